@@ -1,0 +1,415 @@
+//! Who the client is, for limits per client.
+//!
+//! A [`KeyExtractor`] names the client of a request by a [`ClientKey`]. Which one to use depends on
+//! what stands before the server:
+//!
+//! | before the server | extractor |
+//! | --- | --- |
+//! | nothing: clients connect to it | [`PeerIp`] |
+//! | proxies whose addresses are known | [`ForwardedIp`] |
+//! | anything, and clients log in | a [`KeyExtractor`] of your own, or a [`KeyFn`] |
+//!
+//! # Example
+//!
+//! ```
+//! use http::Request;
+//! use sse_guard::client_key::{ClientKey, ForwardedIp, KeyExtractor, PeerAddr};
+//! use std::net::{IpAddr, SocketAddr};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let by_ip = ForwardedIp::new(["10.0.0.0/8".parse()?]);
+//!
+//! let request = Request::builder()
+//!     // The client made up the first address, our proxy at 10.1.2.3 saw the second.
+//!     .header("x-forwarded-for", "127.0.0.1, 203.0.113.7")
+//!     .extension(PeerAddr("10.1.2.3:49152".parse::<SocketAddr>()?))
+//!     .body(())?;
+//! let client: IpAddr = "203.0.113.7".parse()?;
+//! assert_eq!(by_ip.key(&request), Some(ClientKey::Ip(client)));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What the peer's address comes from
+//!
+//! From [`PeerAddr`] in the request's extensions, else, with the feature `axum`, from axum's
+//! `ConnectInfo<SocketAddr>`. A request with neither has no key; the extractor says once, by a
+//! warning, how to mend that.
+
+mod forwarded;
+
+use http::{Extensions, HeaderMap, Request};
+use ipnet::IpNet;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub use forwarded::ForwardedHeader;
+
+/// Hops of a forwarded list that are looked at. Real chains have fewer than ten; a client can send
+/// as many as fit into a header.
+const MAX_HOPS: usize = 64;
+
+/// The extension by which a server tells the peer's address.
+///
+/// Insert it into the extensions of each request where the connection is known. It must be what
+/// the socket says (or a PROXY protocol header from a balancer of yours), never what a header of
+/// the request says: all trust starts here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerAddr(pub SocketAddr);
+
+/// What tells one client from another.
+///
+/// Keys of different kinds are never equal: the name `"192.0.2.1"` is not the address 192.0.2.1.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ClientKey {
+    /// The address the client connects from.
+    Ip(IpAddr),
+    /// A name of the application's own: an account, a tenant, a device.
+    ///
+    /// It is printed as it is in logs, so it should not be a secret.
+    Name(Arc<str>),
+}
+
+/// Names the client of a request.
+///
+/// `None` means that this request can not be told from others; what becomes of it is for the
+/// layer that asked to say.
+///
+/// # Writing one
+///
+/// Two rules keep a limit a limit:
+///
+/// - **Take no client's word for who it is.** A key that is read from a header unchecked lets an
+///   attacker be a new client on each connection. Look it up, or verify its signature, first.
+/// - **Name the account, not the secret.** Keys are kept in tables and printed in logs.
+///
+/// It is called once for each request, before the inner service, so it should not block.
+///
+/// ```
+/// use http::Request;
+/// use sse_guard::client_key::{ClientKey, ForwardedIp, KeyExtractor};
+/// use std::collections::HashMap;
+/// use std::sync::Arc;
+///
+/// /// By account for those who show a key that we know, by address for all others.
+/// #[derive(Clone)]
+/// struct ByApiKey {
+///     accounts: Arc<HashMap<String, Arc<str>>>,
+///     by_ip: ForwardedIp,
+/// }
+///
+/// impl KeyExtractor for ByApiKey {
+///     fn key<B>(&self, request: &Request<B>) -> Option<ClientKey> {
+///         let account = request
+///             .headers()
+///             .get("x-api-key")
+///             .and_then(|key| self.accounts.get(key.to_str().ok()?));
+///         match account {
+///             Some(account) => Some(ClientKey::Name(account.clone())),
+///             None => self.by_ip.key(request),
+///         }
+///     }
+/// }
+/// ```
+pub trait KeyExtractor: Clone + Send + Sync + 'static {
+    /// The client that sent `request`, or `None` if that can not be known.
+    fn key<B>(&self, request: &Request<B>) -> Option<ClientKey>;
+}
+
+/// The address of the peer that connected, whatever the headers say.
+///
+/// For servers that clients reach directly. Behind a proxy all clients would be one, the proxy:
+/// use [`ForwardedIp`] there. If a request suggests that this is the case, by carrying
+/// `X-Forwarded-For` or `Forwarded`, a warning says so once per extractor, all its clones together.
+///
+/// An IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), which is what a dual-stack socket shows
+/// for an IPv4 client, gives the key of the IPv4 address.
+#[derive(Clone, Debug, Default)]
+pub struct PeerIp {
+    hints: Arc<Hints>,
+}
+
+/// The first address, from the right of the forwarded list, that is no trusted proxy's.
+///
+/// Each proxy appends the address of whoever connected to it, so the list reads from the client on
+/// the left to the nearest proxy on the right, and anything left of the first entry that a trusted
+/// proxy wrote may be the client's invention. Therefore:
+///
+/// - The headers count only if the peer itself is trusted. Else the key is the peer's address, and a
+///   warning says once per extractor, all its clones together, what to trust if it is a proxy.
+/// - The list is walked from the right, over all lines of the header in their order (RFC 9110
+///   section 5.3). Entries of trusted proxies are passed over; the first other one is the client.
+/// - An entry that is no address (`unknown` and `_hidden` of RFC 7239 sections 6.2 and 6.3, an
+///   element without `for=`, garbage) ends the walk. The client is then the proxy that reported
+///   it: nothing to the left of it can be checked.
+/// - If all are trusted, the client is the left-most, a machine of your own.
+/// - No more than 64 entries are looked at; the 64th stands for the rest.
+///
+/// Nothing that a client writes into the header changes what is read from the entries that trusted
+/// proxies appended after it, neither by quotes left open nor by sheer length.
+///
+/// # Which header
+///
+/// One, `X-Forwarded-For` unless [`header`](Self::header) says otherwise. The other is not even a
+/// fallback: a proxy that maintains one of the two passes the other on as the client sent it.
+///
+/// # Trust
+///
+/// A trusted network should hold proxies and nothing else: each machine in it can be any client it
+/// likes to be. Trusted proxies must append to the header or replace it; one that passes it on
+/// untouched hands the choice to the client. Trusting `0.0.0.0/0` makes the header's first entry,
+/// the client's own text, the key.
+///
+/// IPv4-mapped IPv6 addresses are IPv4 addresses here, in the list as well as on the socket, so
+/// trusted networks are to be given as IPv4.
+#[derive(Clone, Debug)]
+pub struct ForwardedIp {
+    trusted: Arc<[IpNet]>,
+    header: ForwardedHeader,
+    hints: Arc<Hints>,
+}
+
+/// A [`KeyExtractor`] made of a function of the request's headers and extensions.
+///
+/// See there for the rules such a function should keep.
+///
+/// ```
+/// use sse_guard::client_key::{ClientKey, KeyFn};
+/// use std::sync::Arc;
+///
+/// /// Left in the extensions by the layer that checks logins.
+/// #[derive(Clone)]
+/// struct Account(Arc<str>);
+///
+/// let by_account = KeyFn::new(|_headers, extensions| {
+///     let Account(name) = extensions.get()?;
+///     Some(ClientKey::Name(name.clone()))
+/// });
+/// # use sse_guard::client_key::KeyExtractor;
+/// # let request = http::Request::builder().extension(Account("acme".into())).body(()).unwrap();
+/// # assert_eq!(by_account.key(&request), Some(ClientKey::from("acme")));
+/// ```
+#[derive(Clone, Copy)]
+pub struct KeyFn<F> {
+    function: F,
+}
+
+/// What has been said to the operator already. Once is enough: a hint per request would be a way
+/// to fill the disk.
+#[derive(Debug, Default)]
+struct Hints {
+    untrusted_proxy: AtomicBool,
+    no_peer: AtomicBool,
+}
+
+impl ClientKey {
+    /// The network a client counts as: an IPv6 address cut to its first `ipv6_prefix` bits (more
+    /// than 128 are 128), an IPv4-mapped one made IPv4; IPv4 addresses and names as they are.
+    ///
+    /// An IPv6 host has a whole /64 to take addresses from (RFC 4291 section 2.5.4, RFC 8981), so
+    /// that a limit on single addresses would limit nobody.
+    pub(crate) fn network(self, ipv6_prefix: u8) -> Self {
+        let Self::Ip(ip) = self else { return self };
+        Self::Ip(match ip.to_canonical() {
+            IpAddr::V6(ip) => {
+                let host_bits = 128_u32.saturating_sub(ipv6_prefix.into());
+                // A shift by all 128 bits overflows; what it means is that nothing is left.
+                let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+                Ipv6Addr::from_bits(ip.to_bits() & mask).into()
+            }
+            v4 => v4,
+        })
+    }
+}
+
+/// The address or the name, as it is.
+impl fmt::Display for ClientKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+impl From<IpAddr> for ClientKey {
+    fn from(ip: IpAddr) -> Self {
+        Self::Ip(ip)
+    }
+}
+
+/// A name, also if it looks like an address.
+impl From<&str> for ClientKey {
+    fn from(name: &str) -> Self {
+        Self::Name(name.into())
+    }
+}
+
+/// A name, also if it looks like an address.
+impl From<String> for ClientKey {
+    fn from(name: String) -> Self {
+        Self::Name(name.into())
+    }
+}
+
+impl PeerIp {
+    /// The extractor; what it has said stays with it and its clones.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl KeyExtractor for PeerIp {
+    fn key<B>(&self, request: &Request<B>) -> Option<ClientKey> {
+        let peer = self.hints.peer(request.extensions())?;
+        self.hints.untrusted(peer, request.headers());
+        Some(ClientKey::Ip(peer))
+    }
+}
+
+impl ForwardedIp {
+    /// Believes proxies in the networks `trusted`, by their `X-Forwarded-For`.
+    ///
+    /// With no network at all it is a [`PeerIp`].
+    #[must_use]
+    pub fn new(trusted: impl IntoIterator<Item = IpNet>) -> Self {
+        Self {
+            trusted: trusted.into_iter().collect(),
+            header: ForwardedHeader::default(),
+            hints: Arc::default(),
+        }
+    }
+
+    /// Reads `header` instead, and it alone.
+    #[must_use]
+    pub fn header(mut self, header: ForwardedHeader) -> Self {
+        self.header = header;
+        self
+    }
+
+    /// Whether `addr` is in one of the trusted networks; an IPv4-mapped address is taken as IPv4.
+    ///
+    /// A proxy asks this to know whether to extend the forwarded headers of a request or to
+    /// replace them.
+    #[must_use]
+    pub fn is_trusted(&self, addr: IpAddr) -> bool {
+        let addr = addr.to_canonical();
+        self.trusted.iter().any(|network| network.contains(&addr))
+    }
+
+    /// The client according to `peer`, a trusted one.
+    fn walk(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        // Each hop vouches for the next one to the left only as far as it is trusted itself.
+        let mut client = peer;
+        for hop in self.header.hops(headers).take(MAX_HOPS) {
+            let Some(addr) = hop else { break };
+            client = addr;
+            if !self.is_trusted(addr) {
+                break;
+            }
+        }
+        client
+    }
+}
+
+impl KeyExtractor for ForwardedIp {
+    fn key<B>(&self, request: &Request<B>) -> Option<ClientKey> {
+        let peer = self.hints.peer(request.extensions())?;
+        Some(ClientKey::Ip(if self.is_trusted(peer) {
+            self.walk(peer, request.headers())
+        } else {
+            self.hints.untrusted(peer, request.headers());
+            peer
+        }))
+    }
+}
+
+impl<F> KeyFn<F>
+where
+    F: Fn(&HeaderMap, &Extensions) -> Option<ClientKey> + Clone + Send + Sync + 'static,
+{
+    /// The extractor that asks `function`.
+    #[must_use]
+    pub fn new(function: F) -> Self {
+        Self { function }
+    }
+}
+
+impl<F> KeyExtractor for KeyFn<F>
+where
+    F: Fn(&HeaderMap, &Extensions) -> Option<ClientKey> + Clone + Send + Sync + 'static,
+{
+    fn key<B>(&self, request: &Request<B>) -> Option<ClientKey> {
+        (self.function)(request.headers(), request.extensions())
+    }
+}
+
+impl<F> fmt::Debug for KeyFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KeyFn")
+            .field(&format_args!("{}", std::any::type_name::<F>()))
+            .finish()
+    }
+}
+
+impl Hints {
+    /// The peer's address in its canonical form; the first time there is none, how to provide it.
+    fn peer(&self, extensions: &Extensions) -> Option<IpAddr> {
+        let peer = peer_addr(extensions);
+        if peer.is_none() && first(&self.no_peer) {
+            tracing::warn!(
+                "requests carry no peer address, so limits per client can not tell clients apart. \
+                 With axum, enable the feature `axum` of sse-guard and serve by \
+                 `into_make_service_with_connect_info::<SocketAddr>()`; with any other server, \
+                 insert `PeerAddr` into the extensions of each request. (Said once.)"
+            );
+        }
+        Some(peer?.ip().to_canonical())
+    }
+
+    /// To be told of requests by peers that are not trusted; the first time one of them looks
+    /// like a proxy's, how to trust it.
+    fn untrusted(&self, peer: IpAddr, headers: &HeaderMap) {
+        let header = ForwardedHeader::ALL
+            .iter()
+            .map(|header| header.name())
+            .find(|name| headers.contains_key(*name));
+        // Anybody can send the header, so this may as well be a client that hopes to be trusted.
+        if let Some(header) = header
+            && first(&self.untrusted_proxy)
+        {
+            tracing::warn!(
+                %peer,
+                header,
+                "a peer that is not trusted sends `{header}`. If {peer} is a proxy of yours, limits \
+                 per IP now count it and all clients behind it as one client: set \
+                 `trusted_proxies = [\"{network}\"]` (in code: `ForwardedIp::new`). If it is not, \
+                 the header is its own invention and nothing is wrong. (Said once.)",
+                network = IpNet::from(peer),
+            );
+        }
+    }
+}
+
+/// True for the first caller. The load keeps all later ones from writing to a shared cache line.
+fn first(said: &AtomicBool) -> bool {
+    !said.load(Ordering::Relaxed) && !said.swap(true, Ordering::Relaxed)
+}
+
+fn peer_addr(extensions: &Extensions) -> Option<SocketAddr> {
+    if let Some(PeerAddr(addr)) = extensions.get() {
+        return Some(*addr);
+    }
+    #[cfg(feature = "axum")]
+    if let Some(axum::extract::ConnectInfo(addr)) = extensions.get() {
+        return Some(*addr);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,23 @@
+//! The bytes of an event stream: where in it are we, and what has passed.
+//!
+//! The only module that knows what an event looks like on the wire
+//! ([WHATWG HTML, section 9.2.5](https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream)).
+//!
+//! - [`Aligner`] cuts a stream of chunks so that what leaves it are whole events;
+//! - [`Scanner`] looks into the events that pass, without a copy;
+//! - `words` writes what we say ourselves, in the stream's own line end.
+
+mod align;
+#[cfg(test)]
+pub(crate) mod oracle;
+mod position;
+#[cfg(test)]
+mod properties;
+mod scan;
+mod words;
+
+pub use align::{Aligner, DEFAULT_HOLD};
+pub use position::LineEnd;
+pub use scan::{RawEvent, Scanner};
+pub use words::WordsError;
+pub(crate) use words::{Words, check_line};

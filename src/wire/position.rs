@@ -1,0 +1,275 @@
+//! The state machine over bytes: which line are we in, and does an event lie open.
+
+use memchr::memchr2;
+
+const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
+const LF: u8 = b'\n';
+const CR: u8 = b'\r';
+
+/// How a stream ends its lines. All three are legal, also mixed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LineEnd {
+    /// `\n`, and what is taken for granted until the stream shows another.
+    #[default]
+    Lf,
+    /// `\r\n`
+    CrLf,
+    /// `\r`
+    Cr,
+}
+
+impl LineEnd {
+    /// Its bytes.
+    pub fn as_bytes(self) -> &'static [u8] {
+        match self {
+            Self::Lf => b"\n",
+            Self::CrLf => b"\r\n",
+            Self::Cr => b"\r",
+        }
+    }
+}
+
+/// The boundaries that lie in a run of bytes, as offsets behind their last byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Boundaries {
+    pub(super) first: usize,
+    pub(super) last: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    /// Nothing of the stream has come but so many bytes of a byte order mark.
+    StreamStart(u8),
+    /// At the start of a line.
+    Start,
+    /// Behind a CR. It has ended its line, but an LF that follows belongs to it.
+    BehindCr,
+    /// In a line.
+    Inside,
+}
+
+/// Where a run of bytes ends, seen from the line grammar.
+///
+/// An *event boundary* is a place where a line starts and no field stands open: behind a blank
+/// line, behind a comment that follows one, and at the start of the stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Position {
+    line: Line,
+    /// A field has begun since the last blank line.
+    open: bool,
+    line_end: Option<LineEnd>,
+}
+
+impl Position {
+    pub(super) const START: Self = Self {
+        line: Line::StreamStart(0),
+        open: false,
+        line_end: None,
+    };
+
+    /// The line end seen last.
+    pub(super) fn line_end(&self) -> LineEnd {
+        self.line_end.unwrap_or_default()
+    }
+
+    pub(super) fn at_boundary(&self) -> bool {
+        !self.open
+            && match self.line {
+                Line::StreamStart(bom) => bom == 0,
+                Line::Start => true,
+                Line::BehindCr => self.cr_stands_alone(),
+                Line::Inside => false,
+            }
+    }
+
+    /// In the middle of what may become a byte order mark.
+    pub(super) fn in_bom(&self) -> bool {
+        matches!(self.line, Line::StreamStart(1..))
+    }
+
+    pub(super) fn behind_cr(&self) -> bool {
+        self.line == Line::BehindCr
+    }
+
+    /// Whether a CR at the end of what has come is believed to be the whole line end. Where lines
+    /// end in CRLF its LF is on the way, and a stream that has not shown its line end yet may be
+    /// of that kind. Waiting for ever in a stream of bare CRs would delay each event by one.
+    fn cr_stands_alone(&self) -> bool {
+        matches!(self.line_end, Some(LineEnd::Cr | LineEnd::Lf))
+    }
+
+    /// Takes the LF of a CRLF whose CR came before.
+    pub(super) fn skip_lf(&mut self) {
+        self.line = Line::Start;
+        self.line_end = Some(LineEnd::CrLf);
+    }
+
+    /// Whether `chunk` ends at a boundary, told from its last bytes alone; if so moves there.
+    /// A `false` tells nothing: use [`advance`](Self::advance).
+    pub(super) fn jump(&mut self, chunk: &[u8]) -> bool {
+        let (line, line_end) = match *chunk {
+            [.., LF, LF] => (Line::Start, LineEnd::Lf),
+            [.., LF | CR, CR, LF] => (Line::Start, LineEnd::CrLf),
+            [.., CR, CR] => (Line::BehindCr, LineEnd::Cr),
+            _ => return false,
+        };
+        *self = Self {
+            line,
+            open: false,
+            line_end: Some(line_end),
+        };
+        true
+    }
+
+    /// Moves over `bytes`; tells the boundaries in it, the one at offset 0 only if these bytes
+    /// settled it (a CR that turned out to stand alone).
+    pub(super) fn advance(&mut self, bytes: &[u8]) -> Option<Boundaries> {
+        let mut found: Option<Boundaries> = None;
+        let mut mark = |at: usize| {
+            let first = found.map_or(at, |found| found.first);
+            found = Some(Boundaries { first, last: at });
+        };
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            match self.line {
+                Line::StreamStart(seen) => {
+                    if byte == BOM[usize::from(seen)] {
+                        at += 1;
+                        self.line = match seen {
+                            2 => Line::Start,
+                            _ => Line::StreamStart(seen + 1),
+                        };
+                    } else if seen == 0 {
+                        self.line = Line::Start;
+                    } else {
+                        self.line = Line::Inside;
+                        self.open = true;
+                    }
+                }
+                Line::BehindCr if byte == LF => {
+                    self.skip_lf();
+                    at += 1;
+                    if !self.open {
+                        mark(at);
+                    }
+                }
+                Line::BehindCr => {
+                    self.line = Line::Start;
+                    self.line_end = Some(LineEnd::Cr);
+                    if !self.open {
+                        mark(at);
+                    }
+                }
+                Line::Start => {
+                    match byte {
+                        LF | CR => self.open = false,
+                        b':' => {}
+                        _ => self.open = true,
+                    }
+                    self.line = Line::Inside;
+                }
+                Line::Inside => match memchr2(CR, LF, &bytes[at..]) {
+                    None => return found,
+                    Some(ahead) => {
+                        at += ahead + 1;
+                        if bytes[at - 1] == LF {
+                            self.line = Line::Start;
+                            self.line_end = Some(LineEnd::Lf);
+                            if !self.open {
+                                mark(at);
+                            }
+                        } else {
+                            self.line = Line::BehindCr;
+                            if at == bytes.len() && self.at_boundary() {
+                                mark(at);
+                            }
+                        }
+                    }
+                },
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(bytes: &[u8]) -> (Position, Option<Boundaries>) {
+        let mut position = Position::START;
+        let found = position.advance(bytes);
+        (position, found)
+    }
+
+    #[test]
+    fn boundaries_stand_behind_blank_lines_and_free_comments() {
+        for (bytes, first, last) in [
+            (&b"data: a\n\n"[..], 9, 9),
+            (b"data: a\r\n\r\n", 11, 11),
+            (b"data: a\r\r", 9, 9),
+            (b"data: a\n\r\n", 10, 10),
+            (b"data: a\r\n\n", 10, 10),
+            (b"data: a\r\n\r\ndata", 11, 11),
+            (b"data: a\n\n: c\ndata: b\n\nid", 9, 22),
+            (b": c\n", 4, 4),
+            (b": c\n: d\ndata: x\n: e\n", 4, 8),
+            (b"\n", 1, 1),
+            (b"\xEF\xBB\xBFdata: a\n\n", 12, 12),
+            (b"\xEF\xBB\xBF: c\ndata", 7, 7),
+        ] {
+            assert_eq!(
+                after(bytes).1,
+                Some(Boundaries { first, last }),
+                "{:?}",
+                bytes.escape_ascii().to_string()
+            );
+        }
+    }
+
+    #[test]
+    fn no_boundary_stands_in_an_open_event() {
+        for bytes in [
+            &b"data: a"[..],
+            b"data: a\n",
+            b"data: a\r",
+            b"data: a\n: c\n",
+            b"id: 3\n",
+            b"retry: 3\n",
+            b": c",
+            b"data: a\r\n\r",
+            b": c\r",
+            b"\xEF\xBB",
+            b"\xEF\xBBdata: a\n",
+        ] {
+            let (position, found) = after(bytes);
+            assert_eq!(found, None, "{}", bytes.escape_ascii());
+            assert!(!position.at_boundary(), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_last_bytes_tell_the_same_as_the_walk() {
+        for bytes in [
+            &b"data: a\n\n"[..],
+            b"data: a\r\n\r\n",
+            b"data: a\r\r",
+            b"data: a\n\r\n",
+            b"data: a\r\r\n",
+        ] {
+            let (walked, _) = after(bytes);
+            let mut jumped = Position::START;
+            assert!(jumped.jump(bytes));
+            assert_eq!(walked.line, jumped.line, "{}", bytes.escape_ascii());
+            assert_eq!(walked.line_end(), jumped.line_end());
+            assert!(walked.at_boundary() && jumped.at_boundary());
+        }
+    }
+
+    #[test]
+    fn a_cr_behind_bare_crs_is_a_line_end_at_once() {
+        let (position, found) = after(b"data: a\r\rdata: b\r\r");
+        assert_eq!(found, Some(Boundaries { first: 9, last: 18 }));
+        assert_eq!(position.line_end(), LineEnd::Cr);
+    }
+}

@@ -1,0 +1,242 @@
+//! What the events that pass are, read in place.
+
+use memchr::memchr2;
+
+/// Of a line or a name that is cut between two calls so much is kept.
+const KEEP: usize = 1024;
+
+/// An event as it stood on the wire, borrowed from the bytes that were scanned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawEvent<'a> {
+    /// Its lines and the blank line. If the event came in several calls, the part of the last.
+    pub raw: &'a [u8],
+    /// The last `id` field, unless it is to be ignored because it contains NUL.
+    pub id: Option<&'a [u8]>,
+    /// The last `event` field.
+    pub name: Option<&'a [u8]>,
+    /// Whether a `data` field is in it. A client dispatches only events that have one.
+    pub has_data: bool,
+}
+
+/// Finds the events in the bytes that pass.
+///
+/// Reads in place and allocates only while an event is cut between two calls, a bounded amount:
+/// of a field's value that is itself cut, the first KiB.
+///
+/// ```
+/// use sse_guard::wire::Scanner;
+///
+/// let mut names = Vec::new();
+/// Scanner::default().scan(b"event: ping\ndata\n\n: comment\n\ndata: x\n\n", |event| {
+///     names.push((event.name.map(<[u8]>::to_vec), event.has_data));
+/// });
+/// assert_eq!(names, [(Some(b"ping".to_vec()), true), (None, false), (None, true)]);
+/// ```
+#[derive(Debug, Default)]
+pub struct Scanner {
+    started: bool,
+    behind_cr: bool,
+    cut: Option<Box<Cut>>,
+}
+
+/// What is known of an event whose end has not come.
+#[derive(Debug, Default)]
+struct Cut {
+    line: Vec<u8>,
+    id: Option<Vec<u8>>,
+    name: Option<Vec<u8>>,
+    has_data: bool,
+}
+
+/// What the lines of an event have told so far.
+#[derive(Clone, Copy, Default)]
+struct Fields<'a> {
+    id: Option<&'a [u8]>,
+    name: Option<&'a [u8]>,
+    has_data: bool,
+}
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, line: &'a [u8]) {
+        match line {
+            [b'd', b'a', b't', b'a', rest @ ..] if value(rest).is_some() => self.has_data = true,
+            [b'e', b'v', b'e', b'n', b't', rest @ ..] => self.name = value(rest).or(self.name),
+            [b'i', b'd', rest @ ..] => {
+                let id = value(rest).filter(|id| !id.contains(&0));
+                self.id = id.or(self.id);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The value, given what follows a field's name; nothing if the name goes on.
+fn value(rest: &[u8]) -> Option<&[u8]> {
+    match rest {
+        [] => Some(rest),
+        [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
+        _ => None,
+    }
+}
+
+impl Scanner {
+    /// Calls `found` for each event that ends in `bytes`, which follow those of the last call.
+    pub fn scan(&mut self, bytes: &[u8], mut found: impl FnMut(RawEvent<'_>)) {
+        let mut rest = bytes;
+        if !self.started && !rest.is_empty() {
+            self.started = true;
+            rest = rest.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(rest);
+        }
+        if std::mem::take(&mut self.behind_cr) {
+            rest = rest.strip_prefix(b"\n").unwrap_or(rest);
+        }
+        let cut = self.cut.take();
+        let mut kept_line = &[][..];
+        let mut fields = Fields::default();
+        let joined;
+        if let Some(cut) = &cut {
+            fields = Fields {
+                id: cut.id.as_deref(),
+                name: cut.name.as_deref(),
+                has_data: cut.has_data,
+            };
+            kept_line = &cut.line;
+        }
+        let mut event = rest;
+        if !kept_line.is_empty() {
+            let end = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
+            let mut line = kept_line.to_vec();
+            line.extend_from_slice(&rest[..end.min(KEEP.saturating_sub(line.len()))]);
+            joined = line;
+            if end == rest.len() {
+                self.keep(fields, &joined);
+                return;
+            }
+            fields.take(&joined);
+            rest = self.behind_line_end(&rest[end..]);
+        }
+        while let Some(end) = memchr2(b'\r', b'\n', rest) {
+            let line = &rest[..end];
+            rest = self.behind_line_end(&rest[end..]);
+            if line.is_empty() {
+                found(RawEvent {
+                    raw: &event[..event.len() - rest.len()],
+                    id: fields.id,
+                    name: fields.name,
+                    has_data: fields.has_data,
+                });
+                fields = Fields::default();
+                event = rest;
+            } else {
+                fields.take(line);
+            }
+        }
+        if !event.is_empty() || fields.has_data || fields.name.is_some() || fields.id.is_some() {
+            self.keep(fields, &rest[..rest.len().min(KEEP)]);
+        }
+    }
+
+    /// `at` starts with a CR or an LF: what follows the line end.
+    fn behind_line_end<'a>(&mut self, at: &'a [u8]) -> &'a [u8] {
+        match at {
+            [b'\r', b'\n', rest @ ..] => rest,
+            [b'\r'] => {
+                self.behind_cr = true;
+                &[]
+            }
+            _ => &at[1..],
+        }
+    }
+
+    fn keep(&mut self, fields: Fields<'_>, line: &[u8]) {
+        let short = |value: &[u8]| value[..value.len().min(KEEP)].to_vec();
+        // Comments alone leave nothing to remember.
+        if line.is_empty() && fields.name.is_none() && fields.id.is_none() && !fields.has_data {
+            return;
+        }
+        self.cut = Some(Box::new(Cut {
+            line: line.to_vec(),
+            id: fields.id.map(short),
+            name: fields.name.map(short),
+            has_data: fields.has_data,
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Seen = (Option<String>, Option<String>, bool);
+
+    fn text(bytes: Option<&[u8]>) -> Option<String> {
+        bytes.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    fn scan(chunks: &[&[u8]]) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        let mut scanner = Scanner::default();
+        for chunk in chunks {
+            scanner.scan(chunk, |event| {
+                seen.push((text(event.id), text(event.name), event.has_data));
+            });
+        }
+        seen
+    }
+
+    fn seen(id: Option<&str>, name: Option<&str>, has_data: bool) -> Seen {
+        (id.map(Into::into), name.map(Into::into), has_data)
+    }
+
+    #[test]
+    fn fields_are_those_of_the_specification() {
+        for (stream, expected) in [
+            ("data: x\n\n", seen(None, None, true)),
+            ("data\n\n", seen(None, None, true)),
+            ("data:\n\n", seen(None, None, true)),
+            ("dataset: x\n\n", seen(None, None, false)),
+            (" data: x\n\n", seen(None, None, false)),
+            ("Data: x\n\n", seen(None, None, false)),
+            ("event: a\nevent: b\n\n", seen(None, Some("b"), false)),
+            ("event\n\n", seen(None, Some(""), false)),
+            ("id: 1\ndata\n\n", seen(Some("1"), None, true)),
+            ("id:  1\n\n", seen(Some(" 1"), None, false)),
+            ("id: 1\nid: \0\n\n", seen(Some("1"), None, false)),
+            (": data: x\n\n", seen(None, None, false)),
+            ("\u{feff}data: x\n\n", seen(None, None, true)),
+        ] {
+            assert_eq!(scan(&[stream.as_bytes()]), [expected], "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn every_cut_in_two_finds_the_same_events() {
+        for stream in [
+            "id: 7\nevent: ping\ndata: x\n\ndata: y\n\n: c\n\n",
+            "id: 7\r\nevent: ping\r\ndata: x\r\n\r\ndata: y\r\n\r\n: c\r\n\r\n",
+            "id: 7\revent: ping\rdata: x\r\rdata: y\r\r: c\r\r",
+        ] {
+            let whole = scan(&[stream.as_bytes()]);
+            assert_eq!(whole.len(), 3, "{stream:?}");
+            assert_eq!(whole[0], seen(Some("7"), Some("ping"), true));
+            for cut in 0..=stream.len() {
+                let (head, tail) = stream.as_bytes().split_at(cut);
+                assert_eq!(scan(&[head, tail]), whole, "{stream:?} at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_line_that_comes_in_pieces_a_bounded_part_is_kept() {
+        let mut scanner = Scanner::default();
+        scanner.scan(b"data: ", |_| unreachable!());
+        for _ in 0..100 {
+            scanner.scan(&[b'x'; 100], |_| unreachable!());
+        }
+        assert!(scanner.cut.as_ref().unwrap().line.len() <= KEEP);
+        let mut count = 0;
+        scanner.scan(b"\n\n", |event| count += usize::from(event.has_data));
+        assert_eq!(count, 1);
+        assert!(scanner.cut.is_none());
+    }
+}

@@ -1,0 +1,136 @@
+//! What we say on a stream, in the stream's own line end.
+
+use super::position::LineEnd;
+use bytes::Bytes;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// A text can not stand in an event stream.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WordsError {
+    /// The text of a comment, an event's name or its data contains CR or LF and would end its line.
+    #[error("{text:?} contains a line end: it would break out of its field")]
+    LineEnd {
+        /// The text that was refused.
+        text: String,
+    },
+    /// An event's name or data is empty. Some clients crash on either.
+    #[error("an event needs a name and data that are not empty: some clients crash without")]
+    Empty,
+}
+
+/// Refuses what would end the line it stands in.
+pub(crate) fn check_line(text: &str) -> Result<(), WordsError> {
+    if text.contains(['\r', '\n']) {
+        return Err(WordsError::LineEnd { text: text.into() });
+    }
+    Ok(())
+}
+
+/// Lines of ours, written once for each line end, so that saying them is no work.
+#[derive(Clone, Debug)]
+pub(crate) struct Words([Bytes; 3]);
+
+impl Words {
+    /// Lines, of which an empty one is a blank line.
+    fn lines(lines: &[String]) -> Self {
+        Self([LineEnd::Lf, LineEnd::CrLf, LineEnd::Cr].map(|end| {
+            let mut bytes = Vec::new();
+            for line in lines {
+                bytes.extend_from_slice(line.as_bytes());
+                bytes.extend_from_slice(end.as_bytes());
+            }
+            bytes.into()
+        }))
+    }
+
+    /// A comment line, with a blank line behind it if it is to be a block.
+    pub(crate) fn comment(text: &str, block: bool) -> Result<Self, WordsError> {
+        check_line(text)?;
+        let mut lines = vec![match text {
+            "" => ":".to_owned(),
+            text => format!(": {text}"),
+        }];
+        lines.extend(block.then(String::new));
+        Ok(Self::lines(&lines))
+    }
+
+    /// A whole event.
+    pub(crate) fn event(name: &str, data: &str) -> Result<Self, WordsError> {
+        check_line(name)?;
+        check_line(data)?;
+        if name.is_empty() || data.is_empty() {
+            return Err(WordsError::Empty);
+        }
+        let lines = [format!("event: {name}"), format!("data: {data}"), String::new()];
+        Ok(Self::lines(&lines))
+    }
+
+    pub(crate) fn in_line_end(&self, line_end: LineEnd) -> Bytes {
+        let [lf, crlf, cr] = &self.0;
+        match line_end {
+            LineEnd::Lf => lf,
+            LineEnd::CrLf => crlf,
+            LineEnd::Cr => cr,
+        }
+        .clone()
+    }
+
+    /// The last words of a stream: when to come back, glued in front of an event if there is one.
+    /// The `retry` line has no blank line of its own, which some clients take for an empty event.
+    pub(crate) fn farewell(
+        retry: Option<Duration>,
+        event: Option<&Self>,
+        line_end: LineEnd,
+    ) -> Option<Bytes> {
+        let event = event.map(|event| event.in_line_end(line_end));
+        let Some(retry) = retry else {
+            return event;
+        };
+        let mut text = String::new();
+        // Writing to a string can not fail.
+        let _ = write!(text, "retry: {}", retry.as_millis());
+        let mut bytes = text.into_bytes();
+        bytes.extend_from_slice(line_end.as_bytes());
+        bytes.extend_from_slice(&event.unwrap_or_default());
+        Some(bytes.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_form_is_written_in_the_line_end_asked_for() {
+        let line = Words::comment("hi", false).unwrap();
+        let block = Words::comment("", true).unwrap();
+        let event = Words::event("ping", "{}").unwrap();
+        let second = Some(Duration::from_secs(1));
+        assert_eq!(line.in_line_end(LineEnd::Lf), ": hi\n");
+        assert_eq!(line.in_line_end(LineEnd::CrLf), ": hi\r\n");
+        assert_eq!(block.in_line_end(LineEnd::Cr), ":\r\r");
+        assert_eq!(event.in_line_end(LineEnd::Lf), "event: ping\ndata: {}\n\n");
+        for (retry, event, expected) in [
+            (None, None, None),
+            (second, None, Some("retry: 1000\r\n")),
+            (None, Some(&event), Some("event: ping\r\ndata: {}\r\n\r\n")),
+            (second, Some(&event), Some("retry: 1000\r\nevent: ping\r\ndata: {}\r\n\r\n")),
+        ] {
+            let words = Words::farewell(retry, event, LineEnd::CrLf);
+            assert_eq!(words.as_deref(), expected.map(str::as_bytes));
+        }
+    }
+
+    #[test]
+    fn a_text_that_would_end_its_line_is_refused() {
+        for text in ["a\nb", "a\rb", "\n"] {
+            assert!(Words::comment(text, false).is_err());
+            assert!(Words::event(text, "{}").is_err());
+            assert!(Words::event("ping", text).is_err());
+        }
+        assert_eq!(Words::event("ping", "").unwrap_err(), WordsError::Empty);
+        assert_eq!(Words::event("", "{}").unwrap_err(), WordsError::Empty);
+    }
+}
