@@ -1,4 +1,11 @@
 //! wip
-pub mod wire;
-#[allow(dead_code)]
 pub mod client_key;
+pub mod connection_limit;
+mod guard;
+mod head;
+pub mod heartbeat;
+pub mod idle_timeout;
+mod rejection;
+pub mod rotation;
+mod stream;
+pub mod wire;

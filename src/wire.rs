@@ -20,4 +20,4 @@ pub use align::{Aligner, DEFAULT_HOLD};
 pub use position::LineEnd;
 pub use scan::{RawEvent, Scanner};
 pub use words::WordsError;
-pub(crate) use words::{Words, check_line};
+pub(crate) use words::Words;

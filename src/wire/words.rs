@@ -21,7 +21,7 @@ pub enum WordsError {
 }
 
 /// Refuses what would end the line it stands in.
-pub(crate) fn check_line(text: &str) -> Result<(), WordsError> {
+fn check_line(text: &str) -> Result<(), WordsError> {
     if text.contains(['\r', '\n']) {
         return Err(WordsError::LineEnd { text: text.into() });
     }

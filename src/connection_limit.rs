@@ -1,0 +1,330 @@
+//! Limits how many streams a client, and all clients, hold and how fast a client opens new ones.
+//!
+//! # When a slot is taken
+//!
+//! It is *streams* that are limited. A request whose `Accept` names `text/event-stream` takes its
+//! slot before the inner service is called, and gives it back at the response head if the response
+//! is no event stream. Any other request takes one at the head if its response turns out to be an
+//! event stream (also one in a content coding); over the limit that response is dropped and
+//! replaced. A slot is held to the end or the drop of the body, and given back whatever happens
+//! before: the client goes ahead of the head, the inner service fails or panics.
+//!
+//! # Who is counted
+//!
+//! Whoever the [`KeyExtractor`] names; IPv6 addresses by their first 64 bits unless told
+//! otherwise, IPv4-mapped ones as IPv4. Requests without a key count in all only. The table knows
+//! clients that have a stream, or opened one so recently that their rate is not forgotten, and at
+//! most [`max_clients`](ConnectionLimitLayer::max_clients) of them.
+//!
+//! # What the rejected get
+//!
+//! `429` (this client has too many, or opens too fast) or `503` (there are too many in all) with
+//! `Retry-After`. An `EventSource` never comes back after either: with
+//! [`Reject::RetryLater`] a GET that accepts an event stream gets one that says `retry:` and ends.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use sse_guard::client_key::PeerAddr;
+//! use sse_guard::connection_limit::ConnectionLimitLayer;
+//! use std::{convert::Infallible, net::SocketAddr};
+//! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut service = ServiceBuilder::new()
+//!     .layer(ConnectionLimitLayer::new().per_client(1))
+//!     .service(service_fn(|_: Request<()>| async {
+//!         Ok::<_, Infallible>(
+//!             Response::builder()
+//!                 .header("content-type", "text/event-stream")
+//!                 .body(Full::new(Bytes::from("data: 1\n\n")))
+//!                 .unwrap(),
+//!         )
+//!     }));
+//!
+//! let request = || {
+//!     Request::get("/")
+//!         .extension(PeerAddr(SocketAddr::from(([192, 0, 2, 1], 5000))))
+//!         .body(())
+//!         .unwrap()
+//! };
+//! let first = service.ready().await?.call(request()).await?;
+//! let second = service.ready().await?.call(request()).await?;
+//! assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 429));
+//! drop(first);
+//! let third = service.ready().await?.call(request()).await?;
+//! assert_eq!(third.status(), 200);
+//! # Ok(())
+//! # }
+//! ```
+
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use crate::rejection::RejectReason;
+
+use crate::client_key::{ClientKey, KeyExtractor, PeerIp};
+use crate::guard::{Guard, Head, Policy, Rule};
+use crate::head::{Asked, Kind};
+use crate::rejection::Rejection;
+use crate::rotation::jittered;
+use http::Request;
+use ipnet::IpNet;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+use table::{Slot, Table};
+use tower_layer::Layer;
+
+/// Streams per client unless told otherwise: 100, since offices and campuses share an address.
+pub const DEFAULT_PER_CLIENT: u32 = 100;
+/// Streams in all unless told otherwise.
+pub const DEFAULT_TOTAL: u32 = 10_000;
+/// Clients in the table unless told otherwise.
+pub const DEFAULT_MAX_CLIENTS: usize = 65_536;
+
+/// What a request over the limit gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reject {
+    /// 429 or 503.
+    #[default]
+    Status,
+    /// For GETs that accept an event stream 200, `retry:` and the end; the status for others.
+    RetryLater,
+}
+
+/// Limits streams per client and in all. See the [module docs](self).
+///
+/// Clones, and the services made by them, share one table.
+#[derive(Clone, Debug)]
+pub struct ConnectionLimitLayer<K = PeerIp> {
+    config: Config,
+    extractor: K,
+    /// Of the limits as they were when it was made; replaced with them.
+    table: Arc<Table>,
+}
+
+#[derive(Clone, Debug)]
+struct Config {
+    limits: Limits,
+    ipv6_prefix: u8,
+    allow: Arc<[IpNet]>,
+    reject: Reject,
+    retry_after: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    per_client: Option<u32>,
+    total: Option<u32>,
+    rate: Option<governor::Quota>,
+    max_clients: usize,
+}
+
+impl Default for ConnectionLimitLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ConnectionLimitLayer {
+    /// 100 streams per peer address, 10,000 in all, at any rate.
+    pub fn new() -> Self {
+        Self::with_extractor(PeerIp::new())
+    }
+}
+
+impl<K> ConnectionLimitLayer<K> {
+    /// With the default limits, and clients told apart by `extractor`.
+    pub fn with_extractor(extractor: K) -> Self {
+        let limits = Limits {
+            per_client: Some(DEFAULT_PER_CLIENT),
+            total: Some(DEFAULT_TOTAL),
+            rate: None,
+            max_clients: DEFAULT_MAX_CLIENTS,
+        };
+        Self {
+            config: Config {
+                limits,
+                ipv6_prefix: 64,
+                allow: Arc::new([]),
+                reject: Reject::Status,
+                retry_after: Duration::from_secs(5),
+            },
+            extractor,
+            table: Arc::new(Table::new(limits)),
+        }
+    }
+
+    fn limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {
+        change(&mut self.config.limits);
+        self.table = Arc::new(Table::new(self.config.limits));
+        self
+    }
+
+    /// Streams that one client may hold; `None` for any number.
+    #[must_use]
+    pub fn per_client(self, streams: impl Into<Option<u32>>) -> Self {
+        let streams = streams.into();
+        self.limits(|limits| limits.per_client = streams)
+    }
+
+    /// Streams that there may be in all; `None` for any number.
+    #[must_use]
+    pub fn total(self, streams: impl Into<Option<u32>>) -> Self {
+        let streams = streams.into();
+        self.limits(|limits| limits.total = streams)
+    }
+
+    /// New streams that one client may open: `streams` in each `per`, `burst` at once. Counted by
+    /// the generic cell rate algorithm. Off by default.
+    ///
+    /// # Panics
+    ///
+    /// If `per` is shorter than `streams` nanoseconds.
+    #[must_use]
+    pub fn rate(self, streams: NonZeroU32, per: Duration, burst: NonZeroU32) -> Self {
+        let Some(quota) = governor::Quota::with_period(per / streams.get()) else {
+            panic!("a rate of {streams} in {per:?} is beyond the clock");
+        };
+        self.limits(|limits| limits.rate = Some(quota.allow_burst(burst)))
+    }
+
+    /// Clients that the table has room for; more are turned away with a 503. 65,536 by default.
+    #[must_use]
+    pub fn max_clients(self, clients: usize) -> Self {
+        self.limits(|limits| limits.max_clients = clients)
+    }
+
+    /// So many first bits of an IPv6 address make a client. 64 by default, which is what one
+    /// customer gets at least.
+    #[must_use]
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        self.config.ipv6_prefix = bits;
+        self
+    }
+
+    /// Addresses that are not limited, nor counted. None by default.
+    #[must_use]
+    pub fn allow(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
+        self.config.allow = networks.into_iter().collect();
+        self
+    }
+
+    /// What a request over the limit gets.
+    #[must_use]
+    pub fn reject(mut self, reject: Reject) -> Self {
+        self.config.reject = reject;
+        self
+    }
+
+    /// When the rejected are to come back (those over their rate: when it allows, if that is
+    /// later). 5 s by default, as `retry:` jittered by half either way.
+    #[must_use]
+    pub fn retry_after(mut self, time: Duration) -> Self {
+        self.config.retry_after = time;
+        self
+    }
+
+    /// Streams that hold a slot now.
+    pub fn active(&self) -> u64 {
+        self.table.active()
+    }
+
+    /// Clients in the table now.
+    pub fn clients(&self) -> usize {
+        self.table.clients()
+    }
+}
+
+/// The service that [`ConnectionLimitLayer`] makes.
+pub type ConnectionLimit<S, K = PeerIp> = Guard<S, ConnectionLimitLayer<K>>;
+
+impl<S, K: Clone> Layer<S> for ConnectionLimitLayer<K> {
+    type Service = ConnectionLimit<S, K>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Guard::new(inner, self.clone())
+    }
+}
+
+/// Held while the inner service works.
+#[derive(Debug)]
+pub enum Ticket {
+    /// It asked for a stream and has its slot.
+    Holds(Option<Slot>),
+    /// It may turn out to be one.
+    May(Option<ClientKey>),
+}
+
+/// A stream's slot, for as long as its body.
+#[derive(Debug)]
+pub struct Permit {
+    _slot: Option<Slot>,
+}
+
+impl Policy for Permit {}
+
+impl<K: KeyExtractor> ConnectionLimitLayer<K> {
+    /// Nobody is limited whom the list allows.
+    fn allowed(&self, key: Option<&ClientKey>) -> bool {
+        match key {
+            Some(ClientKey::Ip(ip)) => self.config.allow.iter().any(|net| net.contains(ip)),
+            _ => false,
+        }
+    }
+
+    fn take(&self, key: Option<ClientKey>, asked: &Asked) -> Result<Option<Slot>, Rejection> {
+        if self.allowed(key.as_ref()) {
+            return Ok(None);
+        }
+        let key = key.map(|key| key.network(self.config.ipv6_prefix));
+        self.table.take(key).map(Some).map_err(|refused| {
+            let reason = refused.reason;
+            metrics::counter!("sse_guard_rejections_total", "reason" => reason.as_str())
+                .increment(1);
+            let as_stream = self.config.reject == Reject::RetryLater
+                && asked.is_get()
+                && asked.accepts_stream;
+            let wait = self.config.retry_after.max(refused.wait);
+            Rejection {
+                reason,
+                retry_after: if as_stream { jittered(wait) } else { wait },
+                as_stream,
+            }
+        })
+    }
+}
+
+impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
+    type Ticket = Ticket;
+    type Policy = Permit;
+    const READS: bool = false;
+    const SPEAKS: bool = false;
+
+    fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Ticket, Rejection> {
+        let key = self.extractor.key(request);
+        if asked.accepts_stream {
+            self.take(key, asked).map(Ticket::Holds)
+        } else {
+            Ok(Ticket::May(key))
+        }
+    }
+
+    fn open(&self, ticket: Ticket, head: &Head<'_>) -> Result<Option<Permit>, Rejection> {
+        let slot = match (head.kind, ticket) {
+            (Kind::Other, _) => return Ok(None),
+            (_, Ticket::Holds(slot)) => slot,
+            (_, Ticket::May(key)) => self.take(key, head.asked)?,
+        };
+        if let (Some(stream), Some(client)) =
+            (head.stream, slot.as_ref().and_then(|slot| slot.client()))
+        {
+            stream.set_client(client);
+        }
+        Ok(Some(Permit { _slot: slot }))
+    }
+}

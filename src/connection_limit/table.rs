@@ -1,0 +1,268 @@
+//! Who holds how many streams: a bounded table in shards, each under a lock of its own.
+
+use super::Limits;
+use crate::client_key::ClientKey;
+use crate::rejection::RejectReason;
+use governor::clock::{Clock, Reference};
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::state::keyed::ShrinkableKeyedStateStore;
+use governor::RateLimiter;
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A power of two that keeps the cores off each other's locks.
+const SHARDS: usize = 32;
+
+/// Tokio's time, so that tests can pause it.
+#[derive(Clone, Debug, Default)]
+struct TokioClock;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment(tokio::time::Instant);
+
+impl std::ops::Add<Nanos> for Moment {
+    type Output = Self;
+
+    fn add(self, nanos: Nanos) -> Self {
+        Self(self.0 + Duration::from(nanos))
+    }
+}
+
+impl Reference for Moment {
+    fn duration_since(&self, earlier: Self) -> Nanos {
+        self.0.saturating_duration_since(earlier.0).into()
+    }
+
+    fn saturating_sub(&self, duration: Nanos) -> Self {
+        Self(self.0.checked_sub(duration.into()).unwrap_or(self.0))
+    }
+}
+
+impl Clock for TokioClock {
+    type Instant = Moment;
+
+    fn now(&self) -> Moment {
+        Moment(tokio::time::Instant::now())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Client {
+    streams: u32,
+    /// The rate limiter's cell: the theoretical arrival time of the next stream.
+    rate: Option<Nanos>,
+}
+
+type Shard = HashMap<ClientKey, Client>;
+
+#[derive(Debug)]
+struct Clients {
+    shards: [Mutex<Shard>; SHARDS],
+    hasher: RandomState,
+    count: AtomicUsize,
+}
+
+impl Clients {
+    fn shard(&self, key: &ClientKey) -> MutexGuard<'_, Shard> {
+        let hash = self.hasher.hash_one(key);
+        let index = usize::try_from(hash % SHARDS as u64).unwrap_or(0);
+        lock(&self.shards[index])
+    }
+
+    fn forget(&self, shard: &mut Shard, unless: impl Fn(&Client) -> bool) {
+        let before = shard.len();
+        shard.retain(|_, client| client.streams > 0 || unless(client));
+        self.count.fetch_sub(before - shard.len(), Relaxed);
+        // After a burst, give the room back.
+        if shard.capacity() > 64 && shard.len() < shard.capacity() / 4 {
+            shard.shrink_to(64);
+        }
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    // Nothing under the lock can leave a count half changed.
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Rates live beside the counts, so that one bound holds for both.
+#[derive(Debug)]
+struct Rates(Arc<Clients>);
+
+impl StateStore for Rates {
+    type Key = ClientKey;
+
+    fn measure_and_replace<T, F, E>(&self, key: &ClientKey, f: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let mut shard = self.0.shard(key);
+        let known = shard.get_mut(key);
+        let (outcome, rate) = f(known.as_ref().and_then(|client| client.rate))?;
+        if let Some(client) = known {
+            client.rate = Some(rate);
+        }
+        Ok(outcome)
+    }
+}
+
+impl ShrinkableKeyedStateStore<ClientKey> for Rates {
+    fn retain_recent(&self, drop_below: Nanos) {
+        for shard in &self.0.shards {
+            self.0.forget(&mut lock(shard), |client| {
+                client.rate.is_some_and(|rate| rate > drop_below)
+            });
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.0.count.load(Relaxed)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Why there is no slot, and how long there will be none at the least.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) reason: RejectReason,
+    pub(super) wait: Duration,
+}
+
+impl From<RejectReason> for Refused {
+    fn from(reason: RejectReason) -> Self {
+        Self { reason, wait: Duration::ZERO }
+    }
+}
+
+type Rate = RateLimiter<ClientKey, Rates, TokioClock, NoOpMiddleware<Moment>>;
+
+/// Streams of all clients.
+#[derive(Debug)]
+pub(super) struct Table {
+    limits: Limits,
+    active: AtomicU64,
+    clients: Arc<Clients>,
+    rate: Option<Rate>,
+    /// New clients since those that are done were last swept out.
+    unswept: AtomicUsize,
+}
+
+impl Table {
+    pub(super) fn new(limits: Limits) -> Self {
+        let clients = Arc::new(Clients {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+            count: AtomicUsize::new(0),
+        });
+        let rates = |quota| RateLimiter::new(quota, Rates(clients.clone()), TokioClock);
+        Self {
+            rate: limits.rate.map(rates),
+            clients,
+            limits,
+            active: AtomicU64::new(0),
+            unswept: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn active(&self) -> u64 {
+        self.active.load(Relaxed)
+    }
+
+    pub(super) fn clients(&self) -> usize {
+        self.sweep();
+        self.clients.count.load(Relaxed)
+    }
+
+    fn sweep(&self) {
+        self.unswept.store(0, Relaxed);
+        if let Some(rate) = &self.rate {
+            rate.retain_recent();
+        }
+    }
+
+    pub(super) fn take(self: &Arc<Self>, key: Option<ClientKey>) -> Result<Slot, Refused> {
+        let active = self.active.fetch_add(1, Relaxed) + 1;
+        // From here on what was taken is given back by drop, whatever the outcome.
+        let mut slot = Slot { table: self.clone(), client: None };
+        if self.limits.total.is_some_and(|total| active > u64::from(total)) {
+            return Err(RejectReason::Total.into());
+        }
+        if let Some(key) = key {
+            self.count(&key)?;
+            slot.client = Some(key);
+        }
+        if let (Some(rate), Some(key)) = (&self.rate, &slot.client) {
+            rate.check_key(key).map_err(|until| Refused {
+                reason: RejectReason::Rate,
+                wait: until.wait_time_from(TokioClock.now()),
+            })?;
+        }
+        Ok(slot)
+    }
+
+    fn count(&self, key: &ClientKey) -> Result<(), Refused> {
+        // Without this, rates of clients that went would stay until the table is full.
+        if self.rate.is_some() && self.unswept.load(Relaxed) > 1_024 {
+            self.sweep();
+        }
+        if self.clients.count.load(Relaxed) >= self.limits.max_clients {
+            self.sweep();
+        }
+        let mut shard = self.clients.shard(key);
+        let client = match shard.get_mut(key) {
+            Some(client) => client,
+            None if self.clients.count.load(Relaxed) >= self.limits.max_clients => {
+                return Err(RejectReason::Clients.into());
+            }
+            None => {
+                self.clients.count.fetch_add(1, Relaxed);
+                self.unswept.fetch_add(1, Relaxed);
+                shard.entry(key.clone()).or_default()
+            }
+        };
+        if self.limits.per_client.is_some_and(|most| client.streams >= most) {
+            return Err(RejectReason::PerClient.into());
+        }
+        client.streams += 1;
+        Ok(())
+    }
+}
+
+/// One stream's place in the table, given back on drop.
+#[derive(Debug)]
+pub struct Slot {
+    table: Arc<Table>,
+    client: Option<ClientKey>,
+}
+
+impl Slot {
+    pub(super) fn client(&self) -> Option<&ClientKey> {
+        self.client.as_ref()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.table.active.fetch_sub(1, Relaxed);
+        let Some(key) = &self.client else { return };
+        let mut shard = self.table.clients.shard(key);
+        let Some(client) = shard.get_mut(key) else { return };
+        client.streams -= 1;
+        if client.streams == 0 && client.rate.is_none() {
+            shard.remove(key);
+            self.table.clients.count.fetch_sub(1, Relaxed);
+            if shard.is_empty() {
+                shard.shrink_to(64);
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+use super::*;
+use crate::client_key::PeerAddr;
+use crate::guard::testing::{Client, Inner, Upstream, ask};
+use crate::rotation::DrainHandle;
+use http::{Method, Response};
+use std::net::{IpAddr, SocketAddr};
+use tower::{Service, ServiceExt, service_fn};
+
+fn from(ip: &str) -> Request<()> {
+    let ip: IpAddr = ip.parse().unwrap();
+    Request::get("/")
+        .header("accept", "text/event-stream")
+        .extension(PeerAddr(SocketAddr::new(ip, 5000)))
+        .body(())
+        .unwrap()
+}
+
+fn without_accept(ip: &str) -> Request<()> {
+    let mut request = from(ip);
+    request.headers_mut().clear();
+    request
+}
+
+async fn open(limit: &ConnectionLimitLayer, request: Request<()>) -> Client {
+    ask(limit.clone(), request, Upstream::new().send("data: 1\n\n").hang()).await
+}
+
+#[tokio::test]
+async fn a_client_over_its_limit_gets_429_until_one_of_its_streams_is_dropped() {
+    let limit = ConnectionLimitLayer::new().per_client(2);
+    let one = open(&limit, from("192.0.2.1")).await;
+    let _two = open(&limit, from("192.0.2.1")).await;
+    let three = open(&limit, from("192.0.2.1")).await;
+    assert_eq!(three.status(), 429);
+    assert_eq!(three.headers()["retry-after"], "5");
+    assert_eq!(open(&limit, from("192.0.2.2")).await.status(), 200);
+    drop(one);
+    assert_eq!(open(&limit, from("192.0.2.1")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn over_the_limit_of_all_everybody_gets_503() {
+    let limit = ConnectionLimitLayer::new().total(1);
+    let one = open(&limit, from("192.0.2.1")).await;
+    assert_eq!(open(&limit, from("192.0.2.2")).await.status(), 503);
+    drop(one);
+    assert_eq!(limit.active(), 0);
+}
+
+#[tokio::test]
+async fn addresses_count_by_network() {
+    for (limited, other) in [
+        ("2001:db8::1", "2001:db8::ffff:1"),
+        ("192.0.2.1", "::ffff:192.0.2.1"),
+    ] {
+        let limit = ConnectionLimitLayer::new().per_client(1);
+        let _one = open(&limit, from(limited)).await;
+        assert_eq!(open(&limit, from(other)).await.status(), 429);
+        assert_eq!(open(&limit, from("2001:db8:0:1::1")).await.status(), 200);
+    }
+    let limit = ConnectionLimitLayer::new().per_client(1).ipv6_prefix(128);
+    let _one = open(&limit, from("2001:db8::1")).await;
+    assert_eq!(open(&limit, from("2001:db8::2")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn the_allowed_are_neither_limited_nor_counted() {
+    let limit = ConnectionLimitLayer::new().total(0).allow(["192.0.2.0/24".parse().unwrap()]);
+    let one = open(&limit, from("192.0.2.1")).await;
+    assert_eq!((one.status(), limit.active()), (200, 0));
+    assert_eq!(open(&limit, from("198.51.100.1")).await.status(), 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_opens_too_fast_waits_as_long_as_it_is_told() {
+    let [two, three] = [2, 3].map(|n| NonZeroU32::new(n).unwrap());
+    let limit = ConnectionLimitLayer::new()
+        .rate(two, Duration::from_secs(60), three)
+        .retry_after(Duration::from_secs(1));
+    for _ in 0..3 {
+        assert_eq!(open(&limit, from("192.0.2.1")).await.status(), 200);
+    }
+    let rejected = open(&limit, from("192.0.2.1")).await;
+    assert_eq!(rejected.status(), 429);
+    assert_eq!(rejected.headers()["retry-after"], "30");
+    assert_eq!(open(&limit, from("192.0.2.2")).await.status(), 200);
+    tokio::time::advance(Duration::from_secs(30)).await;
+    assert_eq!(open(&limit, from("192.0.2.1")).await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_without_a_stream_are_forgotten_when_their_rate_is_spent() {
+    let one = NonZeroU32::MIN;
+    let limit = ConnectionLimitLayer::new().rate(one, Duration::from_secs(1), one);
+    for n in 0..5_000_u32 {
+        let ip = IpAddr::from(n.to_be_bytes()).to_string();
+        open(&limit, from(&ip)).await;
+    }
+    assert_eq!(limit.clients(), 5_000);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!((limit.clients(), limit.active()), (0, 0));
+}
+
+#[tokio::test]
+async fn the_table_has_a_bound() {
+    let limit = ConnectionLimitLayer::new().max_clients(2);
+    let one = open(&limit, from("192.0.2.1")).await;
+    let _two = open(&limit, from("192.0.2.2")).await;
+    assert_eq!(open(&limit, from("192.0.2.3")).await.status(), 503);
+    assert_eq!(open(&limit, from("192.0.2.2")).await.status(), 200);
+    drop(one);
+    assert_eq!(open(&limit, from("192.0.2.3")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn retry_later_is_for_gets_that_accept_a_stream() {
+    let limit = ConnectionLimitLayer::new().total(0).reject(Reject::RetryLater);
+    let rejected = open(&limit, from("192.0.2.1")).await;
+    assert_eq!(rejected.status(), 200);
+    assert_eq!(rejected.headers()["content-type"], "text/event-stream");
+    let text = rejected.text().await;
+    let millis: u64 = text.strip_prefix("retry: ").unwrap().trim_end().parse().unwrap();
+    assert!((2_500..=7_500).contains(&millis));
+
+    assert_eq!(open(&limit, without_accept("192.0.2.1")).await.status(), 503);
+    let mut post = from("192.0.2.1");
+    *post.method_mut() = Method::POST;
+    assert_eq!(open(&limit, post).await.status(), 503);
+}
+
+#[tokio::test]
+async fn a_response_that_turns_out_to_be_a_stream_takes_a_slot_then() {
+    let limit = ConnectionLimitLayer::new().per_client(1);
+    let one = open(&limit, without_accept("192.0.2.1")).await;
+    assert_eq!((one.status(), limit.active()), (200, 1));
+    assert_eq!(open(&limit, without_accept("192.0.2.1")).await.status(), 429);
+    assert_eq!(limit.active(), 1);
+}
+
+#[tokio::test]
+async fn a_response_that_is_no_stream_gives_its_slot_back_at_the_head() {
+    let limit = ConnectionLimitLayer::new();
+    let plain = Upstream::new().content_type("text/plain").hang();
+    let _response = ask(limit.clone(), from("192.0.2.1"), plain).await;
+    assert_eq!((limit.active(), limit.clients()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_coded_stream_holds_a_slot_to_its_end() {
+    let limit = ConnectionLimitLayer::new();
+    let coded = Upstream::new().header("content-encoding", "gzip").send("x");
+    let response = ask(limit.clone(), from("192.0.2.1"), coded).await;
+    assert_eq!(limit.active(), 1);
+    assert_eq!(response.text().await, "x");
+    assert_eq!(limit.active(), 0);
+}
+
+#[tokio::test]
+async fn the_slot_is_free_at_the_end_of_the_body_though_the_body_is_kept() {
+    let limit = ConnectionLimitLayer::new();
+    let mut response = ask(limit.clone(), from("192.0.2.1"), Upstream::new().send("x")).await;
+    while response.frame().await.is_some() {}
+    assert_eq!(limit.active(), 0);
+}
+
+#[tokio::test]
+async fn a_failed_body_gives_its_slot_back() {
+    let limit = ConnectionLimitLayer::new();
+    let response = ask(limit.clone(), from("192.0.2.1"), Upstream::new().fail()).await;
+    assert!(response.read().await.1.is_err());
+    assert_eq!(limit.active(), 0);
+}
+
+/// A service that neither answers nor fails, or does whatever `respond` does.
+async fn ask_service<F>(limit: &ConnectionLimitLayer, respond: impl Fn() -> F + Clone) -> Result<(), String>
+where
+    F: Future<Output = Result<Response<Empty>, String>>,
+{
+    let service = limit.layer(service_fn(move |_: Request<()>| respond()));
+    service.oneshot(from("192.0.2.1")).await.map(drop)
+}
+
+type Empty = http_body_util::Empty<bytes::Bytes>;
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_before_the_head_gives_its_slot_back() {
+    let limit = ConnectionLimitLayer::new();
+    {
+        let never = ask_service(&limit, std::future::pending);
+        tokio::pin!(never);
+        assert!(futures_util::poll!(&mut never).is_pending());
+        assert_eq!(limit.active(), 1);
+    }
+    assert_eq!((limit.active(), limit.clients()), (0, 0));
+}
+
+#[tokio::test]
+async fn an_inner_service_that_fails_or_panics_gives_the_slot_back() {
+    let limit = ConnectionLimitLayer::new();
+    let failed = ask_service(&limit, || async { Err("no".to_owned()) }).await;
+    assert_eq!((failed, limit.active()), (Err("no".into()), 0));
+
+    let ask = |at_once: bool| {
+        let limit = limit.clone();
+        tokio::spawn(async move {
+            let panics = || {
+                assert!(!at_once, "in the call");
+                async { panic!("in the future") }
+            };
+            ask_service(&limit, panics).await
+        })
+    };
+    for at_once in [true, false] {
+        assert!(ask(at_once).await.unwrap_err().is_panic());
+        assert_eq!((limit.active(), limit.clients()), (0, 0));
+    }
+}
+
+#[tokio::test]
+async fn services_of_one_layer_share_its_limit() {
+    let limit = ConnectionLimitLayer::new().per_client(1);
+    let mut services = [limit.layer(inner()), limit.layer(inner())];
+    let mut statuses = Vec::new();
+    let mut kept = Vec::new();
+    for service in &mut services {
+        let response = service.ready().await.unwrap().call(from("192.0.2.1")).await.unwrap();
+        statuses.push(response.status().as_u16());
+        kept.push(response);
+    }
+    assert_eq!(statuses, [200, 429]);
+}
+
+fn inner() -> Inner {
+    Inner::new(Upstream::new().hang())
+}
+
+#[tokio::test]
+async fn it_works_inside_and_outside_of_other_layers() {
+    let drain = DrainHandle::new();
+    let limit = ConnectionLimitLayer::new().per_client(1);
+    let rotation = crate::rotation::RotationLayer::new().drain(&drain);
+    let both = tower_layer::Stack::new(rotation, limit.clone());
+    let one = ask(both.clone(), from("192.0.2.1"), Upstream::new().hang()).await;
+    assert_eq!(one.stream().client().unwrap().to_string(), "192.0.2.1");
+    let two = ask(both, from("192.0.2.1"), Upstream::new().hang()).await;
+    assert_eq!((two.status(), drain.live()), (429, 1));
+}

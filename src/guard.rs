@@ -1,0 +1,376 @@
+//! The mechanism below all layers: one service, one future, one body.
+//!
+//! A layer is a [`Rule`] for requests and heads, and makes a [`Policy`] for each stream. A policy
+//! has no IO: it is told facts and the time, and answers what to do. [`Guard`] and [`Guarded`] own
+//! sockets' side of things: bodies, timers, wakers. Several rules may stand in one guard (a pair
+//! of rules is a rule), so that a whole stack costs one aligner and one timer.
+
+mod body;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use body::Guarded;
+
+use crate::head::{self, Asked, Kind};
+use crate::rejection::{Rejected, Rejection};
+use crate::stream::{EndReason, Stream};
+use crate::wire::{DEFAULT_HOLD, LineEnd};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::time::Instant;
+use tower_service::Service;
+
+/// What `Into<BoxError>` is about: any error.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why the body of a guarded response failed. The client sees a broken transfer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The inner body failed.
+    #[error("the upstream failed in the middle of its response: {0}")]
+    Upstream(#[source] BoxError),
+    /// A layer ended the stream in a way that the client is to see as a failure.
+    #[error("the stream was cut: {0}")]
+    Ended(EndReason),
+}
+
+impl StreamError {
+    /// Takes a failure of ours out of the box that a body between two layers put it in.
+    fn from_inner(error: impl Into<BoxError>) -> Self {
+        match error.into().downcast::<Self>() {
+            Ok(ours) => *ours,
+            Err(other) => Self::Upstream(other),
+        }
+    }
+}
+
+/// The response head, as a rule sees it.
+pub struct Head<'a> {
+    pub(crate) asked: &'a Asked,
+    pub(crate) kind: Kind,
+    /// The record, if the response is a stream whose bytes are read.
+    pub(crate) stream: Option<&'a Stream>,
+    pub(crate) rejected: bool,
+}
+
+/// Why a ticket came to nothing.
+pub enum Failure {
+    Rejected,
+    Service,
+}
+
+/// What a layer does with requests, and which policy it has for a stream.
+pub trait Rule: Clone {
+    /// What an admitted request holds until its head comes. Dropped if it never does.
+    type Ticket;
+    type Policy: Policy;
+    /// Its policies need to know what passes.
+    const READS: bool;
+    /// Its policies may put bytes of their own into the stream, or end it.
+    const SPEAKS: bool;
+
+    fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Self::Ticket, Rejection>;
+
+    fn open(&self, ticket: Self::Ticket, head: &Head<'_>)
+    -> Result<Option<Self::Policy>, Rejection>;
+
+    fn failed(&self, ticket: Self::Ticket, failure: &Failure) {
+        let _ = (ticket, failure);
+    }
+}
+
+/// The state of things when a policy is asked.
+pub struct At<'a> {
+    pub(crate) now: Instant,
+    pub(crate) stream: &'a Stream,
+    /// Nothing of an event is on the wire without its end: one may speak.
+    pub(crate) boundary: bool,
+    pub(crate) line_end: LineEnd,
+}
+
+/// What a policy wants.
+pub enum Verdict {
+    Wait,
+    /// Put these bytes in. Only at a boundary.
+    Speak(Bytes),
+    End(Ending),
+}
+
+/// How a stream is to end.
+pub struct Ending {
+    pub(crate) reason: EndReason,
+    pub(crate) last_words: Option<Bytes>,
+    /// As a broken transfer, not as a proper end.
+    pub(crate) abort: bool,
+}
+
+/// What to do on one stream. Held to the end of its body, also when it does nothing.
+pub trait Policy {
+    /// When to ask it again, if no byte passes until then.
+    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
+        let _ = at;
+        None
+    }
+
+    /// Asked from its deadline on.
+    fn check(&mut self, at: &At<'_>) -> Verdict {
+        let _ = at;
+        Verdict::Wait
+    }
+
+    /// Bytes left for the client.
+    fn sent(&mut self, stream: &Stream, now: Instant) {
+        let _ = (stream, now);
+    }
+}
+
+impl<P: Policy> Policy for Option<P> {
+    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
+        self.as_ref().and_then(|policy| policy.deadline(at))
+    }
+
+    fn check(&mut self, at: &At<'_>) -> Verdict {
+        self.as_mut().map_or(Verdict::Wait, |policy| policy.check(at))
+    }
+
+    fn sent(&mut self, stream: &Stream, now: Instant) {
+        if let Some(policy) = self {
+            policy.sent(stream, now);
+        }
+    }
+}
+
+impl<A: Policy, B: Policy> Policy for (A, B) {
+    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
+        match (self.0.deadline(at), self.1.deadline(at)) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn check(&mut self, at: &At<'_>) -> Verdict {
+        match self.0.check(at) {
+            Verdict::Wait => self.1.check(at),
+            verdict => verdict,
+        }
+    }
+
+    fn sent(&mut self, stream: &Stream, now: Instant) {
+        self.0.sent(stream, now);
+        self.1.sent(stream, now);
+    }
+}
+
+/// A rule that may be switched off.
+impl<R: Rule> Rule for Option<R> {
+    type Ticket = Option<R::Ticket>;
+    type Policy = R::Policy;
+    const READS: bool = R::READS;
+    const SPEAKS: bool = R::SPEAKS;
+
+    fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Self::Ticket, Rejection> {
+        self.as_ref().map(|rule| rule.admit(request, asked)).transpose()
+    }
+
+    fn open(&self, ticket: Self::Ticket, head: &Head<'_>) -> Result<Option<R::Policy>, Rejection> {
+        match (self, ticket) {
+            (Some(rule), Some(ticket)) => rule.open(ticket, head),
+            _ => Ok(None),
+        }
+    }
+
+    fn failed(&self, ticket: Self::Ticket, failure: &Failure) {
+        if let (Some(rule), Some(ticket)) = (self, ticket) {
+            rule.failed(ticket, failure);
+        }
+    }
+}
+
+/// Two rules, the outer first: it sees requests first and heads last.
+impl<A: Rule, B: Rule> Rule for (A, B) {
+    type Ticket = (A::Ticket, B::Ticket);
+    type Policy = (Option<A::Policy>, Option<B::Policy>);
+    const READS: bool = A::READS || B::READS;
+    const SPEAKS: bool = A::SPEAKS || B::SPEAKS;
+
+    fn admit<T>(&self, request: &Request<T>, asked: &Asked) -> Result<Self::Ticket, Rejection> {
+        let outer = self.0.admit(request, asked)?;
+        match self.1.admit(request, asked) {
+            Ok(inner) => Ok((outer, inner)),
+            Err(rejection) => {
+                self.0.failed(outer, &Failure::Rejected);
+                Err(rejection)
+            }
+        }
+    }
+
+    fn open(
+        &self,
+        (outer, inner): Self::Ticket,
+        head: &Head<'_>,
+    ) -> Result<Option<Self::Policy>, Rejection> {
+        let inner = match self.1.open(inner, head) {
+            Ok(policy) => policy,
+            Err(rejection) => {
+                self.0.failed(outer, &Failure::Rejected);
+                return Err(rejection);
+            }
+        };
+        let outer = self.0.open(outer, head)?;
+        Ok((outer.is_some() || inner.is_some()).then_some((outer, inner)))
+    }
+
+    fn failed(&self, (outer, inner): Self::Ticket, failure: &Failure) {
+        self.1.failed(inner, failure);
+        self.0.failed(outer, failure);
+    }
+}
+
+/// The service that a layer puts around another.
+#[derive(Clone, Debug)]
+pub struct Guard<S, R> {
+    inner: S,
+    rule: R,
+}
+
+impl<S, R> Guard<S, R> {
+    pub(crate) fn new(inner: S, rule: R) -> Self {
+        Self { inner, rule }
+    }
+
+    /// The service inside.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, R, ReqB, B> Service<Request<ReqB>> for Guard<S, R>
+where
+    S: Service<Request<ReqB>, Response = Response<B>>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+    R: Rule,
+{
+    type Response = Response<Guarded<B, R::Policy>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, R>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
+        let asked = Asked::of(&request);
+        if R::SPEAKS && asked.accepts_stream {
+            head::ask_for_identity(request.headers_mut());
+        }
+        match self.rule.admit(&request, &asked) {
+            Ok(ticket) => ResponseFuture::Asked {
+                future: self.inner.call(request),
+                pending: Some((ticket, self.rule.clone(), asked)),
+            },
+            Err(rejection) => ResponseFuture::Rejected { rejection },
+        }
+    }
+}
+
+pin_project! {
+    /// The response to come.
+    #[project = FutureProj]
+    pub enum ResponseFuture<F, R: Rule> {
+        #[doc(hidden)]
+        Asked {
+            #[pin]
+            future: F,
+            pending: Option<(R::Ticket, R, Asked)>,
+        },
+        #[doc(hidden)]
+        Rejected { rejection: Rejection },
+    }
+}
+
+impl<F, R, B, E> Future for ResponseFuture<F, R>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    R: Rule,
+    B: Body<Data = Bytes>,
+{
+    type Output = Result<Response<Guarded<B, R::Policy>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            FutureProj::Rejected { rejection } => {
+                Poll::Ready(Ok(rejection.into_response().map(Guarded::words)))
+            }
+            FutureProj::Asked { future, pending } => {
+                let result = ready!(future.poll(cx));
+                let Some((ticket, rule, asked)) = pending.take() else {
+                    unreachable!("polled again after it was ready");
+                };
+                Poll::Ready(match result {
+                    Ok(response) => Ok(opened(&rule, ticket, &asked, response)),
+                    Err(error) => {
+                        rule.failed(ticket, &Failure::Service);
+                        Err(error)
+                    }
+                })
+            }
+        }
+    }
+}
+
+fn opened<R: Rule, B>(
+    rule: &R,
+    ticket: R::Ticket,
+    asked: &Asked,
+    response: Response<B>,
+) -> Response<Guarded<B, R::Policy>> {
+    let (mut parts, body) = response.into_parts();
+    let rejected = parts.extensions.get::<Rejected>().is_some();
+    let kind = match Kind::of(asked, &parts) {
+        Kind::Stream if rejected => Kind::Other,
+        kind => kind,
+    };
+    let known = parts.extensions.get::<Stream>().cloned();
+    // Who finds no record is the innermost and keeps the record's books.
+    let keeps_books = known.is_none();
+    let stream = match kind {
+        Kind::Stream if R::READS => Some(known.unwrap_or_else(Stream::open)),
+        Kind::Stream => known,
+        Kind::Encoded | Kind::Other => None,
+    };
+    let head = Head {
+        asked,
+        kind,
+        stream: stream.as_ref(),
+        rejected,
+    };
+    let policy = match rule.open(ticket, &head) {
+        Ok(policy) => policy,
+        Err(rejection) => return rejection.into_response().map(Guarded::words),
+    };
+    let body = match (kind, stream) {
+        (Kind::Stream, Some(stream)) if R::READS => {
+            if keeps_books {
+                parts.extensions.insert(stream.clone());
+            }
+            let hold = if R::SPEAKS {
+                head::harden(&mut parts.headers);
+                if stream.align() { 0 } else { DEFAULT_HOLD }
+            } else {
+                0
+            };
+            Guarded::stream(body, policy, stream, keeps_books, hold)
+        }
+        (Kind::Stream | Kind::Encoded, _) => Guarded::carry(body, policy),
+        (Kind::Other, _) => Guarded::pass(body),
+    };
+    Response::from_parts(parts, body)
+}

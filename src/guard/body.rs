@@ -1,0 +1,372 @@
+//! The body of a guarded response.
+
+use super::{At, BoxError, Ending, Policy, StreamError, Verdict};
+use crate::stream::{EndReason, Stream};
+use crate::wire::{Aligner, Scanner};
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// A pause between two polls that is worth the books. Shorter ones are the client taking what it
+/// got.
+const PAUSE: Duration = Duration::from_millis(10);
+
+pin_project! {
+    /// The body of a response that has passed a layer of this crate.
+    ///
+    /// Of an event stream it hands out whole events, and ours between them. Any other body it
+    /// hands out as it is: frames, trailers, size hint and end.
+    pub struct Guarded<B, P> {
+        #[pin]
+        source: Source<B>,
+        #[pin]
+        timer: Option<Sleep>,
+        // Held to the end: permits and counts hang on it.
+        policy: Option<P>,
+        wire: Option<Wire>,
+        state: State,
+    }
+
+    impl<B, P> PinnedDrop for Guarded<B, P> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let (Some(wire), State::Open | State::Ending { .. }) = (this.wire, this.state) {
+                wire.stream.end(EndReason::ClientGone);
+            }
+        }
+    }
+}
+
+pin_project! {
+    #[project = SourceProj]
+    enum Source<B> {
+        Inner { #[pin] body: B },
+        Words { words: Option<Bytes> },
+        Trailers { trailers: Option<HeaderMap> },
+        Gone,
+    }
+}
+
+enum State {
+    Open,
+    /// Nothing more is taken in; what is ready leaves, then this.
+    Ending { failure: Option<StreamError> },
+    Done,
+}
+
+/// What a stream needs beyond what passes through.
+struct Wire {
+    aligner: Aligner,
+    /// Only in the innermost guard, which keeps the stream's books.
+    scanner: Option<Scanner>,
+    stream: Stream,
+    /// The time of the last poll.
+    now: Instant,
+    /// The last poll handed something out, so that nobody waits for the upstream since.
+    idle: bool,
+    /// A deadline passed while bytes kept coming.
+    overdue: bool,
+}
+
+impl Wire {
+    fn at(&self) -> At<'_> {
+        At {
+            now: self.now,
+            stream: &self.stream,
+            boundary: self.aligner.at_boundary(),
+            line_end: self.aligner.line_end(),
+        }
+    }
+
+    fn wake_up(&mut self) {
+        let now = Instant::now();
+        let pause = now.saturating_duration_since(self.now);
+        if std::mem::take(&mut self.idle) && self.scanner.is_some() && pause > PAUSE {
+            self.stream.not_asked_for(pause);
+        }
+        self.now = now;
+    }
+
+    fn take_in(&mut self, chunk: Bytes) {
+        if self.scanner.is_some() && !chunk.is_empty() {
+            self.stream.came(chunk.len(), self.now);
+        }
+        self.aligner.push(chunk);
+    }
+
+    fn hand_out(&mut self, piece: Bytes, policy: &mut impl Policy) -> Frame<Bytes> {
+        if let Some(scanner) = &mut self.scanner {
+            let (mut events, mut life) = (0, 0);
+            scanner.scan(&piece, |event| {
+                if event.has_data {
+                    events += 1;
+                    life += u64::from(!self.stream.is_ping(event.name));
+                }
+            });
+            self.stream.came_events(events, life, self.now);
+        }
+        self.sent(piece, policy)
+    }
+
+    fn sent(&mut self, piece: Bytes, policy: &mut impl Policy) -> Frame<Bytes> {
+        self.idle = true;
+        policy.sent(&self.stream, self.now);
+        self.overdue = policy
+            .deadline(&self.at())
+            .is_some_and(|deadline| deadline <= self.now);
+        Frame::data(piece)
+    }
+
+    /// How to end: `ending`, but honest about an event of which the client has a part.
+    fn end(&mut self, ending: Ending) -> (Option<Bytes>, Option<StreamError>) {
+        let Ending { reason, last_words, abort } = ending;
+        let torn = !self.aligner.at_boundary();
+        self.stream.end(reason);
+        self.stream.dropped(self.aligner.discard());
+        let failure = (abort || torn).then_some(StreamError::Ended(reason));
+        (last_words.filter(|_| !torn), failure)
+    }
+}
+
+impl<B, P> Guarded<B, P> {
+    fn new(source: Source<B>, policy: Option<P>, wire: Option<Wire>) -> Self {
+        Self {
+            source,
+            timer: None,
+            policy,
+            wire,
+            state: State::Open,
+        }
+    }
+
+    /// Not our business.
+    pub(crate) fn pass(body: B) -> Self {
+        Self::new(Source::Inner { body }, None, None)
+    }
+
+    /// Passed as it is, while the policy is held.
+    pub(crate) fn carry(body: B, policy: Option<P>) -> Self {
+        Self::new(Source::Inner { body }, policy, None)
+    }
+
+    /// An answer of our own.
+    pub(crate) fn words(words: Bytes) -> Self {
+        Self::new(Source::Words { words: Some(words) }, None, None)
+    }
+
+    /// An event stream.
+    pub(crate) fn stream(
+        body: B,
+        policy: Option<P>,
+        stream: Stream,
+        keeps_books: bool,
+        hold: usize,
+    ) -> Self {
+        let wire = Wire {
+            aligner: Aligner::with_hold(hold),
+            scanner: keeps_books.then(Scanner::default),
+            now: stream.opened(),
+            stream,
+            idle: true,
+            overdue: false,
+        };
+        Self::new(Source::Inner { body }, policy, Some(wire))
+    }
+}
+
+impl<B> Source<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        match self.project() {
+            SourceProj::Inner { body } => {
+                let frame = ready!(body.poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(StreamError::from_inner)))
+            }
+            SourceProj::Words { words } => {
+                Poll::Ready(words.take().map(|words| Ok(Frame::data(words))))
+            }
+            SourceProj::Trailers { trailers } => {
+                Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+            }
+            SourceProj::Gone => Poll::Ready(None),
+        }
+    }
+}
+
+impl<B, P> Body for Guarded<B, P>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+    P: Policy,
+{
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let mut this = self.project();
+        let Some(wire) = this.wire else {
+            let frame = ready!(this.source.as_mut().poll(cx));
+            if !matches!(frame, Some(Ok(_))) {
+                this.source.set(Source::Gone);
+                *this.policy = None;
+            }
+            return Poll::Ready(frame);
+        };
+        wire.wake_up();
+        loop {
+            if let Some(piece) = wire.aligner.pop() {
+                return Poll::Ready(Some(Ok(wire.hand_out(piece, this.policy))));
+            }
+            match this.state {
+                State::Open => {}
+                State::Ending { failure } => {
+                    let failure = failure.take();
+                    if let (None, SourceProj::Trailers { trailers }) =
+                        (&failure, this.source.as_mut().project())
+                        && let Some(trailers) = trailers.take()
+                    {
+                        return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                    }
+                    *this.state = State::Done;
+                    *this.policy = None;
+                    this.timer.set(None);
+                    return Poll::Ready(failure.map(Err));
+                }
+                State::Done => return Poll::Ready(None),
+            }
+            let verdict = if std::mem::take(&mut wire.overdue) {
+                this.policy.check(&wire.at())
+            } else {
+                Verdict::Wait
+            };
+            let verdict = match verdict {
+                Verdict::Wait => match this.source.as_mut().poll(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        match frame.into_data() {
+                            Ok(chunk) => wire.take_in(chunk),
+                            Err(frame) => {
+                                let trailers = frame.into_trailers().ok();
+                                this.source.set(Source::Trailers { trailers });
+                                *this.state = close(wire);
+                                if let Some(tail) = wire.aligner.finish() {
+                                    return Poll::Ready(Some(Ok(wire.sent(tail, this.policy))));
+                                }
+                            }
+                        }
+                        continue;
+                    }
+                    Poll::Ready(None) => {
+                        this.source.set(Source::Gone);
+                        *this.state = close(wire);
+                        if let Some(tail) = wire.aligner.finish() {
+                            return Poll::Ready(Some(Ok(wire.sent(tail, this.policy))));
+                        }
+                        continue;
+                    }
+                    Poll::Ready(Some(Err(error))) => {
+                        this.source.set(Source::Gone);
+                        wire.stream.end(EndReason::UpstreamError);
+                        wire.stream.dropped(wire.aligner.discard());
+                        *this.state = State::Ending { failure: Some(error) };
+                        continue;
+                    }
+                    Poll::Pending => ready!(wait(wire, this.policy, this.timer.as_mut(), cx)),
+                },
+                verdict => verdict,
+            };
+            match verdict {
+                Verdict::Wait => {}
+                Verdict::Speak(words) => {
+                    wire.aligner.spoke();
+                    return Poll::Ready(Some(Ok(wire.sent(words, this.policy))));
+                }
+                Verdict::End(ending) => {
+                    let (last_words, failure) = wire.end(ending);
+                    this.source.set(Source::Gone);
+                    *this.state = State::Ending { failure };
+                    if let Some(words) = last_words {
+                        return Poll::Ready(Some(Ok(wire.sent(words, this.policy))));
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match (&self.wire, &self.source) {
+            // We may have something to say where the upstream has not.
+            (Some(_), _) => matches!(self.state, State::Done),
+            (None, Source::Inner { body }) => body.is_end_stream(),
+            (None, Source::Words { words }) => words.is_none(),
+            (None, Source::Trailers { .. }) => false,
+            (None, Source::Gone) => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.wire, &self.source) {
+            (Some(_), _) => SizeHint::default(),
+            (None, Source::Inner { body }) => body.size_hint(),
+            (None, Source::Words { words }) => {
+                SizeHint::with_exact(words.as_ref().map_or(0, |words| words.len() as u64))
+            }
+            (None, Source::Trailers { .. } | Source::Gone) => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// The upstream has ended properly.
+fn close(wire: &Wire) -> State {
+    wire.stream.end(EndReason::UpstreamEnd);
+    State::Ending { failure: None }
+}
+
+/// The upstream has nothing: waits for what the policy wants next.
+///
+/// The timer is not moved with each byte. It fires at the deadline it was set to, and is set anew
+/// if that has moved away meanwhile.
+fn wait<P: Policy>(
+    wire: &mut Wire,
+    policy: &mut P,
+    mut timer: Pin<&mut Option<Sleep>>,
+    cx: &mut Context<'_>,
+) -> Poll<Verdict> {
+    wire.stream.listen_for_stop(cx.waker());
+    loop {
+        let Some(deadline) = policy.deadline(&wire.at()) else {
+            return Poll::Pending;
+        };
+        if deadline <= wire.now {
+            return match policy.check(&wire.at()) {
+                // Nothing to be done now in spite of its word: the next byte asks again.
+                Verdict::Wait => Poll::Pending,
+                verdict => Poll::Ready(verdict),
+            };
+        }
+        match timer.as_mut().as_pin_mut() {
+            None => timer.set(Some(sleep_until(deadline))),
+            Some(sleep) if sleep.is_elapsed() || sleep.deadline() > deadline => {
+                sleep.reset(deadline);
+            }
+            Some(_) => {}
+        }
+        if let Some(sleep) = timer.as_mut().as_pin_mut() {
+            ready!(sleep.poll(cx));
+        }
+        wire.now = Instant::now();
+    }
+}

@@ -1,0 +1,75 @@
+//! What holds for any layer: who is touched, how bodies end, what is held and let go.
+
+use super::testing::{Upstream, ask, get};
+use crate::heartbeat::HeartbeatLayer;
+use crate::stream::EndReason;
+use http::{Method, Request};
+use http_body::Body as _;
+use std::time::Duration;
+
+fn layer() -> HeartbeatLayer {
+    HeartbeatLayer::new(Duration::from_secs(10))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_upstream_is_a_failing_body_and_its_half_event_is_dropped() {
+    let upstream = Upstream::new().send("data: 1\n\ndata: ha").fail();
+    let response = get(layer(), upstream).await;
+    let stream = response.stream();
+    let (text, end) = response.read().await;
+    assert_eq!(text, "data: 1\n\n");
+    assert!(end.unwrap_err().to_string().contains("died"));
+    assert_eq!(stream.end_reason(), Some(EndReason::UpstreamError));
+    assert_eq!(stream.dropped_bytes(), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unfinished_event_at_the_end_passes_as_it_came() {
+    let upstream = Upstream::new().send("data: 1\n\ndata: 2\n");
+    let response = get(layer(), upstream).await;
+    let stream = response.stream();
+    assert_eq!(response.text().await, "data: 1\n\ndata: 2\n");
+    assert_eq!(stream.end_reason(), Some(EndReason::UpstreamEnd));
+    assert_eq!(stream.events(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn trailers_come_behind_the_last_bytes() {
+    let mut response = get(layer(), Upstream::new().send("data: 1").trailers()).await;
+    let data = response.frame().await.unwrap().unwrap();
+    assert_eq!(data.into_data().unwrap(), "data: 1");
+    let trailers = response.frame().await.unwrap().unwrap();
+    assert_eq!(trailers.into_trailers().unwrap()["x-trailer"], "1");
+    assert!(response.frame().await.is_none());
+    assert!(response.body().is_end_stream());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_is_noted_as_gone() {
+    let mut response = get(layer(), Upstream::new().send("data: 1\n\n").hang()).await;
+    let stream = response.stream();
+    response.next().await.unwrap().unwrap();
+    drop(response);
+    assert_eq!(stream.end_reason(), Some(EndReason::ClientGone));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_counts_once_through_nested_layers() {
+    let nested = tower_layer::Stack::new(layer(), layer());
+    let response = get(nested, Upstream::new().send("data: 1\n\n").send("da").send("ta: 2\n\n")).await;
+    let stream = response.stream();
+    assert_eq!(response.text().await, "data: 1\n\ndata: 2\n\n");
+    assert_eq!((stream.events(), stream.bytes()), (2, 18));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_coded_stream_a_head_request_and_other_statuses_pass_untouched() {
+    let coded = Upstream::new().header("content-encoding", "gzip").send("data").wait(60).send(": 1");
+    let response = get(layer(), coded).await;
+    assert!(!response.headers().contains_key("x-accel-buffering"));
+    assert_eq!(response.text().await, "data: 1");
+
+    let head = Request::builder().method(Method::HEAD).body(()).unwrap();
+    let response = ask(layer(), head, Upstream::new().send("data").wait(60)).await;
+    assert_eq!(response.text().await, "data");
+}

@@ -1,0 +1,284 @@
+//! Keeps a quiet stream alive: after an interval without a byte to the client, says something.
+//!
+//! Idle cuts on the way (nginx, ALB and Traefik 60 s, Heroku 55 s, Cloudflare 100 s) and clients'
+//! watchdogs see traffic; the events that a client dispatches stay the same. Heartbeats stand at
+//! event boundaries alone, in the stream's own line end, and never count as life of the upstream.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use sse_guard::heartbeat::{HeartbeatLayer, HeartbeatStyle};
+//! use std::{convert::Infallible, time::Duration};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let service = ServiceBuilder::new()
+//!     .layer(
+//!         HeartbeatLayer::new(Duration::from_secs(15))
+//!             .style(HeartbeatStyle::line("still here")?)
+//!             .immediate(true),
+//!     )
+//!     .service(service_fn(|_: Request<()>| async {
+//!         Ok::<_, Infallible>(
+//!             Response::builder()
+//!                 .header("content-type", "text/event-stream")
+//!                 .body(Full::new(Bytes::from("data: 1\n\n")))
+//!                 .unwrap(),
+//!         )
+//!     }));
+//!
+//! let response = service.oneshot(Request::new(())).await?;
+//! assert_eq!(response.headers()["x-accel-buffering"], "no");
+//! assert_eq!(response.into_body().collect().await?.to_bytes(), "data: 1\n\n");
+//! # Ok(())
+//! # }
+//! ```
+
+use crate::guard::{At, Guard, Head, Policy, Rule, Verdict};
+use crate::head::Asked;
+use crate::rejection::Rejection;
+use crate::stream::Stream;
+use crate::wire::{Words, WordsError};
+use http::Request;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tower_layer::Layer;
+
+/// The default interval: 15 s, below every idle cut in common use.
+pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// What a heartbeat looks like on the wire.
+#[derive(Clone, Debug)]
+pub struct HeartbeatStyle(Words);
+
+impl HeartbeatStyle {
+    /// A comment line, `: text`, without a blank line: the one form that no client in common use
+    /// trips over, and the default.
+    ///
+    /// # Errors
+    ///
+    /// If `text` contains CR or LF.
+    pub fn line(text: &str) -> Result<Self, WordsError> {
+        Words::comment(text, false).map(Self)
+    }
+
+    /// A comment line and a blank line, for clients that cut the stream at blank lines. Some
+    /// others take it for an empty event.
+    ///
+    /// # Errors
+    ///
+    /// If `text` contains CR or LF.
+    pub fn block(text: &str) -> Result<Self, WordsError> {
+        Words::comment(text, true).map(Self)
+    }
+
+    /// A named event with data, for client code that watches for one: comments do not reach it.
+    ///
+    /// # Errors
+    ///
+    /// If either is empty or contains CR or LF.
+    pub fn event(name: &str, data: &str) -> Result<Self, WordsError> {
+        Words::event(name, data).map(Self)
+    }
+}
+
+/// Puts heartbeats into quiet event streams. See the [module docs](self).
+#[derive(Clone, Debug)]
+pub struct HeartbeatLayer {
+    interval: Duration,
+    words: Option<Arc<HeartbeatStyle>>,
+    immediate: bool,
+}
+
+impl Default for HeartbeatLayer {
+    fn default() -> Self {
+        Self::new(DEFAULT_INTERVAL)
+    }
+}
+
+impl HeartbeatLayer {
+    /// Speaks after `interval` without a byte to the client, `: heartbeat` unless told otherwise.
+    ///
+    /// # Panics
+    ///
+    /// If `interval` is zero.
+    pub fn new(interval: Duration) -> Self {
+        assert!(!interval.is_zero(), "a heartbeat needs an interval above zero");
+        Self {
+            interval,
+            words: HeartbeatStyle::line("heartbeat").ok().map(Arc::new),
+            immediate: false,
+        }
+    }
+
+    /// What to say.
+    #[must_use]
+    pub fn style(mut self, style: HeartbeatStyle) -> Self {
+        self.words = Some(Arc::new(style));
+        self
+    }
+
+    /// Whether to speak at once when the upstream has nothing to say right behind its head, so
+    /// that peers which wait for the first byte of the body see one. Off by default.
+    #[must_use]
+    pub fn immediate(mut self, immediate: bool) -> Self {
+        self.immediate = immediate;
+        self
+    }
+}
+
+/// The service that [`HeartbeatLayer`] makes.
+pub type Heartbeat<S> = Guard<S, HeartbeatLayer>;
+
+impl<S> Layer<S> for HeartbeatLayer {
+    type Service = Heartbeat<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Guard::new(inner, self.clone())
+    }
+}
+
+impl Rule for HeartbeatLayer {
+    type Ticket = ();
+    type Policy = HeartbeatPolicy;
+    const READS: bool = true;
+    const SPEAKS: bool = true;
+
+    fn admit<B>(&self, _: &Request<B>, _: &Asked) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    fn open(&self, (): (), head: &Head<'_>) -> Result<Option<HeartbeatPolicy>, Rejection> {
+        let policy = |stream: &Stream| {
+            Some(HeartbeatPolicy {
+                style: self.words.clone()?,
+                interval: self.interval,
+                at_once: self.immediate,
+                last_sent: stream.opened(),
+            })
+        };
+        Ok(head.stream.and_then(policy))
+    }
+}
+
+pub struct HeartbeatPolicy {
+    style: Arc<HeartbeatStyle>,
+    interval: Duration,
+    at_once: bool,
+    last_sent: Instant,
+}
+
+impl Policy for HeartbeatPolicy {
+    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
+        match at.boundary {
+            true if self.at_once => Some(self.last_sent),
+            true => self.last_sent.checked_add(self.interval),
+            false => None,
+        }
+    }
+
+    fn check(&mut self, at: &At<'_>) -> Verdict {
+        if self.deadline(at).is_none_or(|deadline| at.now < deadline) {
+            return Verdict::Wait;
+        }
+        at.stream.heartbeat();
+        metrics::counter!("sse_guard_heartbeats_total").increment(1);
+        Verdict::Speak(self.style.0.in_line_end(at.line_end))
+    }
+
+    fn sent(&mut self, _: &Stream, now: Instant) {
+        self.at_once = false;
+        self.last_sent = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::testing::{Upstream, get};
+
+    fn every(secs: u64) -> HeartbeatLayer {
+        HeartbeatLayer::new(Duration::from_secs(secs))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silence_is_filled_each_interval() {
+        let upstream = Upstream::new().send("data: 1\n\n").wait(35).send("data: 2\n\n");
+        let seen = get(every(10), upstream).await.timed().await;
+        assert_eq!(
+            seen,
+            [
+                (0, "data: 1\n\n".to_owned()),
+                (10, ": heartbeat\n".to_owned()),
+                (20, ": heartbeat\n".to_owned()),
+                (30, ": heartbeat\n".to_owned()),
+                (35, "data: 2\n\n".to_owned()),
+            ]
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn traffic_needs_no_heartbeat() {
+        let upstream = Upstream::new().send("data: 1\n\n").wait(9).send("data: 2\n\n").wait(9);
+        assert_eq!(get(every(10), upstream).await.text().await, "data: 1\n\ndata: 2\n\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_an_event_is_held_and_the_heartbeat_goes_before_it() {
+        let upstream = Upstream::new().send("data: a\n\ndata: b").wait(10).send("\n\n");
+        let text = get(every(10).immediate(false), upstream.clone()).await.text().await;
+        assert!(!text.contains("data: b:"), "{text:?}");
+        let text = get(every(7), upstream).await.text().await;
+        assert_eq!(text, "data: a\n\n: heartbeat\ndata: b\n\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_over_the_bound_is_not_interrupted() {
+        let big = format!("data: {}", "x".repeat(70_000));
+        let upstream = Upstream::new().send(&big).wait(100).send("\n\n").wait(15);
+        let text = get(every(10), upstream).await.text().await;
+        assert_eq!(text, format!("{big}\n\n: heartbeat\n"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_speaks_in_the_streams_own_line_end() {
+        for end in ["\n", "\r\n", "\r"] {
+            let event = format!("data: 1{end}{end}");
+            let upstream = Upstream::new().send(&event).wait(15);
+            let text = get(every(10), upstream).await.text().await;
+            assert_eq!(text, format!("{event}: heartbeat{end}"));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_one_may_come_at_once() {
+        let upstream = Upstream::new().wait(5).send("data: 1\n\n");
+        let seen = get(every(10).immediate(true), upstream).await.timed().await;
+        assert_eq!(seen[0], (0, ": heartbeat\n".to_owned()));
+        assert_eq!(seen[1], (5, "data: 1\n\n".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_style_is_written_as_it_says() {
+        for (style, expected) in [
+            (HeartbeatStyle::line(""), ":\n"),
+            (HeartbeatStyle::block("hi"), ": hi\n\n"),
+            (HeartbeatStyle::event("ping", "{}"), "event: ping\ndata: {}\n\n"),
+        ] {
+            let upstream = Upstream::new().wait(15);
+            let layer = every(10).style(style.unwrap());
+            assert_eq!(get(layer, upstream).await.text().await, expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_responses_pass_untouched() {
+        let upstream = Upstream::new().content_type("text/plain").send("a").wait(60).send("b");
+        let response = get(every(10), upstream).await;
+        assert!(!response.headers().contains_key("x-accel-buffering"));
+        assert_eq!(response.text().await, "ab");
+    }
+}

@@ -1,0 +1,373 @@
+//! Ends a stream whose upstream has gone silent.
+//!
+//! Two clocks, each optional: no *byte* for [`timeout`](IdleTimeoutLayer::timeout), and no *event
+//! with data* for [`event_timeout`](IdleTimeoutLayer::event_timeout), which sees through an
+//! upstream that is wedged but still sends comments or pings. Only what the upstream sends feeds
+//! them: heartbeats of ours never do, in whichever order the layers stand. Time in which nobody
+//! asked the upstream, because the client was not reading, is not its silence.
+//!
+//! It is no limit on a stream's age: see [`rotation`](crate::rotation) for that.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use sse_guard::idle_timeout::{IdleAction, IdleTimeoutLayer};
+//! use std::{convert::Infallible, time::Duration};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let service = ServiceBuilder::new()
+//!     .layer(
+//!         IdleTimeoutLayer::new()
+//!             .timeout(Duration::from_secs(600))
+//!             .event_timeout(Duration::from_secs(3600))
+//!             .pings(["ping"])
+//!             .action(IdleAction::error_event("error", r#"{"error":"upstream idle"}"#)?),
+//!     )
+//!     .service(service_fn(|_: Request<()>| async {
+//!         Ok::<_, Infallible>(
+//!             Response::builder()
+//!                 .header("content-type", "text/event-stream")
+//!                 .body(Full::new(Bytes::from("data: 1\n\n")))
+//!                 .unwrap(),
+//!         )
+//!     }));
+//!
+//! let response = service.oneshot(Request::new(())).await?;
+//! assert_eq!(response.into_body().collect().await?.to_bytes(), "data: 1\n\n");
+//! # Ok(())
+//! # }
+//! ```
+
+use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
+use crate::head::Asked;
+use crate::rejection::Rejection;
+use crate::rotation::{DEFAULT_RETRY, jittered};
+use crate::stream::EndReason;
+use crate::wire::{Words, WordsError};
+use http::Request;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tower_layer::Layer;
+
+/// How a stream ends whose upstream is idle.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum IdleAction {
+    /// [`Close`](Self::Close) for a GET, whose client comes back; [`Abort`](Self::Abort) for any
+    /// other method, whose client would take the part for the whole.
+    #[default]
+    Auto,
+    /// Properly, for a GET with a `retry:` line.
+    Close,
+    /// Properly, with a last event that says so.
+    ErrorEvent(ErrorEvent),
+    /// As a broken transfer.
+    Abort,
+}
+
+/// A last event, checked to be one.
+#[derive(Clone, Debug)]
+pub struct ErrorEvent(Words);
+
+impl IdleAction {
+    /// A last event of this name and data, in front of a proper end.
+    ///
+    /// # Errors
+    ///
+    /// If either is empty or contains CR or LF.
+    pub fn error_event(name: &str, data: &str) -> Result<Self, WordsError> {
+        Words::event(name, data).map(ErrorEvent).map(Self::ErrorEvent)
+    }
+}
+
+/// Ends streams whose upstream is silent. See the [module docs](self). Neither clock runs unless
+/// set.
+#[derive(Clone, Debug)]
+pub struct IdleTimeoutLayer {
+    config: Arc<Config>,
+}
+
+#[derive(Clone, Debug)]
+struct Config {
+    timeout: Option<Duration>,
+    event_timeout: Option<Duration>,
+    comments_are_life: bool,
+    pings: Arc<[String]>,
+    action: IdleAction,
+    retry: Option<Duration>,
+}
+
+impl Default for IdleTimeoutLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl IdleTimeoutLayer {
+    /// One whose clocks are off.
+    pub fn new() -> Self {
+        Self {
+            config: Arc::new(Config {
+                timeout: None,
+                event_timeout: None,
+                comments_are_life: true,
+                pings: Arc::new([]),
+                action: IdleAction::Auto,
+                retry: Some(DEFAULT_RETRY),
+            }),
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(Arc::make_mut(&mut self.config));
+        self
+    }
+
+    /// Ends a stream after so long without a byte from the upstream.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.with(|config| config.timeout = Some(timeout))
+    }
+
+    /// Ends a stream after so long without an event with data from the upstream. Comments and
+    /// [`pings`](Self::pings) do not count.
+    #[must_use]
+    pub fn event_timeout(self, timeout: Duration) -> Self {
+        self.with(|config| config.event_timeout = Some(timeout))
+    }
+
+    /// Whether any byte of the upstream feeds the first clock, its comments too: by default, yes.
+    /// If not, that clock too counts events with data alone.
+    #[must_use]
+    pub fn comments_are_life(self, yes: bool) -> Self {
+        self.with(|config| config.comments_are_life = yes)
+    }
+
+    /// Names of events by which the upstream just says that it is there. None by default.
+    #[must_use]
+    pub fn pings<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> Self {
+        self.with(|config| config.pings = names.into_iter().map(Into::into).collect())
+    }
+
+    /// How to end. [`IdleAction::Auto`] by default.
+    #[must_use]
+    pub fn action(self, action: IdleAction) -> Self {
+        self.with(|config| config.action = action)
+    }
+
+    /// When the client of a GET is to come back, jittered by half either way; `None` to leave it
+    /// to the client. 2 s by default.
+    #[must_use]
+    pub fn retry(self, retry: Option<Duration>) -> Self {
+        self.with(|config| config.retry = retry)
+    }
+}
+
+/// The service that [`IdleTimeoutLayer`] makes.
+pub type IdleTimeout<S> = Guard<S, IdleTimeoutLayer>;
+
+impl<S> Layer<S> for IdleTimeoutLayer {
+    type Service = IdleTimeout<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Guard::new(inner, self.clone())
+    }
+}
+
+impl Rule for IdleTimeoutLayer {
+    type Ticket = ();
+    type Policy = IdlePolicy;
+    const READS: bool = true;
+    const SPEAKS: bool = true;
+
+    fn admit<B>(&self, _: &Request<B>, _: &Asked) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    fn open(&self, (): (), head: &Head<'_>) -> Result<Option<IdlePolicy>, Rejection> {
+        let Some(stream) = head.stream else {
+            return Ok(None);
+        };
+        stream.set_pings(&self.config.pings);
+        Ok(Some(IdlePolicy {
+            config: self.config.clone(),
+            is_get: head.asked.is_get(),
+        }))
+    }
+}
+
+pub struct IdlePolicy {
+    config: Arc<Config>,
+    is_get: bool,
+}
+
+impl Policy for IdlePolicy {
+    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
+        let after = |since: Instant, timeout: Option<Duration>| since.checked_add(timeout?);
+        let silent_since = match self.config.comments_are_life {
+            true => at.stream.silent_since(),
+            false => at.stream.eventless_since(),
+        };
+        let bytes = after(silent_since, self.config.timeout);
+        let events = after(at.stream.eventless_since(), self.config.event_timeout);
+        match (bytes, events) {
+            (Some(bytes), Some(events)) => Some(bytes.min(events)),
+            (bytes, events) => bytes.or(events),
+        }
+    }
+
+    fn check(&mut self, at: &At<'_>) -> Verdict {
+        if self.deadline(at).is_none_or(|deadline| at.now < deadline) {
+            return Verdict::Wait;
+        }
+        let retry = self.config.retry.filter(|_| self.is_get).map(jittered);
+        let (last_words, abort) = match &self.config.action {
+            IdleAction::Auto if !self.is_get => (None, true),
+            IdleAction::Auto | IdleAction::Close => {
+                (Words::farewell(retry, None, at.line_end), false)
+            }
+            IdleAction::ErrorEvent(event) => {
+                (Words::farewell(retry, Some(&event.0), at.line_end), false)
+            }
+            IdleAction::Abort => (None, true),
+        };
+        Verdict::End(Ending {
+            reason: EndReason::UpstreamIdle,
+            last_words,
+            abort,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::testing::{Client, Upstream, get, post};
+    use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
+    use tower_layer::Stack;
+
+    fn after(secs: u64) -> IdleTimeoutLayer {
+        IdleTimeoutLayer::new().timeout(Duration::from_secs(secs)).retry(None)
+    }
+
+    fn events_after(secs: u64) -> IdleTimeoutLayer {
+        IdleTimeoutLayer::new().event_timeout(Duration::from_secs(secs)).retry(None)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_upstream_is_ended_at_the_timeout() {
+        let upstream = Upstream::new().send("data: 1\n\n").wait(5).send(":\n").hang();
+        let response = get(after(10), upstream).await;
+        let stream = response.stream();
+        let (text, end) = response.read().await;
+        assert_eq!((text.as_str(), end.is_ok()), ("data: 1\n\n:\n", true));
+        assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
+        assert_eq!(stream.age(), Duration::from_secs(15));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn comments_and_pings_do_not_feed_the_clock_of_events() {
+        let upstream = Upstream::new()
+            .send("data: 1\n\n")
+            .repeat(100, |upstream| upstream.wait(1).send(": x\nevent: ping\ndata: {}\n\n"));
+        let response = get(events_after(10).pings(["ping"]), upstream).await;
+        let stream = response.stream();
+        let _ = response.read().await;
+        assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
+        assert_eq!(stream.age(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn comments_may_be_no_life_for_the_clock_of_bytes() {
+        let upstream = Upstream::new().repeat(100, |upstream| upstream.wait(1).send(":\n"));
+        let response = get(after(10).comments_are_life(false), upstream).await;
+        let stream = response.stream();
+        let _ = response.read().await;
+        assert_eq!(stream.age(), Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_an_event_is_a_byte_and_no_event() {
+        let upstream = || Upstream::new().wait(8).send("data: half").wait(8).send("\n\n").wait(8);
+        let (text, _) = get(after(10), upstream()).await.read().await;
+        assert_eq!(text, "data: half\n\n");
+        let (text, _) = get(events_after(10), upstream()).await.read().await;
+        assert_eq!(text, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn our_heartbeats_are_no_life_in_either_order() {
+        let beat = || {
+            HeartbeatLayer::new(Duration::from_secs(2))
+                .style(HeartbeatStyle::event("alive", "{}").unwrap())
+        };
+        let upstream = Upstream::new().send("data: 1\n\n").hang();
+        for idle in [after(9), events_after(9)] {
+            let inside = get(Stack::new(idle.clone(), beat()), upstream.clone()).await;
+            ends_after_four_beats(inside).await;
+            let outside = get(Stack::new(beat(), idle), upstream.clone()).await;
+            ends_after_four_beats(outside).await;
+        }
+    }
+
+    async fn ends_after_four_beats(response: Client) {
+        let stream = response.stream();
+        let (text, _) = response.read().await;
+        assert_eq!(text.matches("alive").count(), 4, "{text}");
+        assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
+        assert_eq!(stream.age(), Duration::from_secs(9));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_method_decides_how_it_ends() {
+        let upstream = Upstream::new().send("data: 1\n\n").hang();
+        assert!(get(after(10), upstream.clone()).await.read().await.1.is_ok());
+        assert!(post(after(10), upstream).await.read().await.1.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_action_ends_as_it_says() {
+        let error = IdleAction::error_event("oops", "{}").unwrap();
+        let last = "event: oops\r\ndata: {}\r\n\r\n";
+        for (action, expected, clean) in [
+            (IdleAction::Close, "", true),
+            (error, last, true),
+            (IdleAction::Abort, "", false),
+        ] {
+            let upstream = Upstream::new().send("data: 1\r\n\r\n").hang();
+            let (text, end) = get(after(10).action(action), upstream).await.read().await;
+            assert_eq!(text, format!("data: 1\r\n\r\n{expected}"));
+            assert_eq!(end.is_ok(), clean);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_get_is_told_when_to_come_back() {
+        let layer = after(10).action(IdleAction::Close).retry(Some(Duration::from_secs(2)));
+        let (text, _) = get(layer.clone(), Upstream::new().hang()).await.read().await;
+        assert!(text.starts_with("retry: "), "{text}");
+        let (text, _) = post(layer, Upstream::new().hang()).await.read().await;
+        assert_eq!(text, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_of_an_event_over_the_bound_is_not_passed_off_as_an_end() {
+        let upstream = Upstream::new().send(&"x".repeat(70_000)).hang();
+        let (text, end) = get(after(10), upstream).await.read().await;
+        assert_eq!(text.len(), 70_000);
+        assert!(end.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_the_client_did_not_read_is_not_the_upstreams_silence() {
+        let upstream = Upstream::new().send("data: 1\n\n").wait(1).send("data: 2\n\n");
+        let mut response = get(after(10), upstream).await;
+        assert_eq!(response.next().await.unwrap().unwrap(), "data: 1\n\n");
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(response.next().await.unwrap().unwrap(), "data: 2\n\n");
+    }
+}

@@ -1,0 +1,44 @@
+//! The configuration: one table of keys, four places to set them, one typed result.
+//!
+//! Every key has one name in three spellings, all derived from [`KEYS`]:
+//!
+//! | where | spelling |
+//! | --- | --- |
+//! | file | `interval` in `[heartbeat]`, in messages `heartbeat.interval` |
+//! | flag | `--heartbeat-interval` |
+//! | environment | `SSE_GUARD_HEARTBEAT_INTERVAL` |
+//!
+//! # Which value counts
+//!
+//! For the proxy as a whole: flag, else environment, else file, else default. What a `[[route]]` of
+//! the file says about itself is more specific than any of them, and beats them all on its paths;
+//! so `--heartbeat-interval 5s` changes each route but those that name an interval of their own.
+//!
+//! # What a result guarantees
+//!
+//! A [`Config`] holds only values that make sense, alone and together, so nothing behind it has to
+//! check again. Reading does not stop at the first [`Mistake`]: a [`ConfigError`] lists all of them,
+//! each with its place and what would be right, and repeats no value that may hold a secret.
+
+mod check;
+mod cli;
+mod file;
+mod keys;
+mod mistake;
+mod print;
+mod resolve;
+mod route;
+mod settings;
+mod source;
+mod suggest;
+mod value;
+
+pub use cli::{command, load, process_env};
+pub use keys::{KEYS, Key, Kind};
+pub use mistake::{ConfigError, Mistake, Place};
+pub use route::RoutePath;
+pub use settings::{
+    Config, Heartbeat, Idle, IdleAction, Level, Limit, Log, LogFormat, Rate, Reject, Rotation,
+    Route, Settings, Style, TrustedHeader, Upstream,
+};
+pub use source::Loaded;

@@ -1,0 +1,231 @@
+//! What single values can not show: values that do not go together.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use http::Uri;
+use humantime::format_duration;
+
+use super::settings::{Config, Route, Settings};
+
+/// How long a quiet stream lives behind others, the shortest first.
+const PEERS: &[(&str, u64)] = &[
+    ("the Yaffle EventSource polyfill", 45),
+    ("Heroku", 55),
+    ("nginx", 60),
+    ("AWS ALB", 60),
+    ("Traefik", 60),
+    ("Cloudflare", 100),
+    ("Envoy", 300),
+];
+
+/// Whether requests to the upstream would come back to where we listen.
+///
+/// Names other than `localhost` are not looked up: what they mean may change at any time.
+pub(super) fn loops(listen: SocketAddr, upstream: &Uri) -> bool {
+    let port = upstream.port_u16().unwrap_or(80);
+    if port != listen.port() {
+        return false;
+    }
+    let host = upstream.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let host: IpAddr = match host.parse() {
+        Ok(address) => address,
+        Err(_) if host.eq_ignore_ascii_case("localhost") => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Err(_) => return false,
+    };
+    let listening = listen.ip();
+    let named_localhost = upstream
+        .host()
+        .is_some_and(|host| host.eq_ignore_ascii_case("localhost"));
+    // Connecting to the unspecified address reaches this machine's loopback.
+    let here = host.is_loopback() || host.is_unspecified();
+    listening == host
+        || (here && listening.is_unspecified())
+        || ((host.is_unspecified() || named_localhost) && listening.is_loopback())
+}
+
+/// What is allowed but hardly meant; `catch_all` tells that the last route is the implicit one.
+pub(super) fn warnings(config: &Config, catch_all: bool) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if config
+        .trusted_proxies
+        .iter()
+        .any(|net| net.prefix_len() == 0)
+    {
+        warnings.push(
+            "trusted_proxies trusts every address: any client may then claim to be any other; \
+             name your proxies' networks only"
+                .to_owned(),
+        );
+    }
+    let (fallback, routes) = match config.routes.split_last() {
+        Some((last, routes)) if catch_all => (Some(last), routes),
+        _ => (None, config.routes.as_slice()),
+    };
+    let global = fallback
+        .map(|route| of_settings(&route.settings))
+        .unwrap_or_default();
+    for route in routes {
+        let own = of_settings(&route.settings);
+        let own = own.into_iter().filter(|warning| !global.contains(warning));
+        warnings.extend(own.map(|warning| format!("route {}: {warning}", route.path)));
+    }
+    warnings.extend(global);
+    warnings.extend(shadowed(routes));
+    warnings
+}
+
+fn shadowed(routes: &[Route]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (index, route) in routes.iter().enumerate() {
+        let earlier = &routes[..index];
+        if let Some(first) = earlier.iter().find(|first| first.path.shadows(&route.path)) {
+            warnings.push(format!(
+                "route {} is never reached, as route {} stands before it and takes its paths; \
+                 put the narrower route first",
+                route.path, first.path
+            ));
+        }
+    }
+    warnings
+}
+
+fn of_settings(settings: &Settings) -> Vec<String> {
+    let Settings {
+        heartbeat,
+        idle,
+        limit,
+        rotation,
+        ..
+    } = settings;
+    let mut warnings = Vec::new();
+    match (heartbeat.interval, idle.timeout) {
+        (None, None) => warnings.push(
+            "heartbeat.interval and idle.timeout are both off: a stream whose other end is gone \
+             may stay open for ever"
+                .to_owned(),
+        ),
+        (Some(interval), timeout) => {
+            warnings.extend(slow_heartbeat(interval));
+            let late = |name: &str, end: Duration| {
+                format!(
+                    "heartbeat.interval {} is not below {name} {}: streams end before their \
+                     first heartbeat",
+                    format_duration(interval),
+                    format_duration(end)
+                )
+            };
+            if let Some(timeout) = timeout.filter(|timeout| interval >= *timeout) {
+                warnings.push(late("idle.timeout", timeout));
+            }
+            if let Some(max_age) = rotation.max_age.filter(|max_age| interval >= *max_age) {
+                warnings.push(late("rotation.max_age", max_age));
+            }
+        }
+        (None, Some(_)) => {}
+    }
+    if let Some(max_age) = rotation
+        .max_age
+        .filter(|max_age| rotation.retry >= *max_age)
+    {
+        warnings.push(format!(
+            "rotation.retry {} is not below rotation.max_age {}: clients wait longer than they \
+             are connected",
+            format_duration(rotation.retry),
+            format_duration(max_age)
+        ));
+    }
+    if let (Some(per_ip), Some(total)) = (limit.per_ip, limit.total)
+        && per_ip > total
+    {
+        warnings.push(format!(
+            "limit.per_ip {per_ip} is above limit.total {total}: one client may take every stream"
+        ));
+    }
+    warnings
+}
+
+fn slow_heartbeat(interval: Duration) -> Option<String> {
+    let late: Vec<String> = PEERS
+        .iter()
+        .filter(|(_, cut)| interval >= Duration::from_secs(*cut))
+        .map(|(name, cut)| format!("{name} ({})", format_duration(Duration::from_secs(*cut))))
+        .collect();
+    if late.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "heartbeat.interval {} is not below the idle timeout of {}: behind them quiet streams are cut",
+        format_duration(interval),
+        late.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::tests::from_file;
+
+    fn warnings(text: &str) -> Vec<String> {
+        let text = format!("upstream.url = 'http://app'\n{text}");
+        from_file(&text).unwrap().config.warnings
+    }
+
+    #[test]
+    fn a_heartbeat_slower_than_a_peer_names_that_peer() {
+        assert!(warnings("heartbeat.interval = '44s'").is_empty());
+        let nginx = &warnings("heartbeat.interval = '1m'")[0];
+        for name in ["Yaffle", "Heroku (55s)", "nginx (1m)", "ALB", "Traefik"] {
+            assert!(nginx.contains(name), "{nginx}");
+        }
+        assert!(!nginx.contains("Cloudflare"), "{nginx}");
+        assert!(warnings("heartbeat.interval = '5m'")[0].contains("Envoy (5m)"));
+    }
+
+    #[test]
+    fn values_that_defeat_each_other_are_warned_of() {
+        let cases = [
+            (
+                "heartbeat.interval = 'off'\nidle.timeout = 'off'",
+                "both off",
+            ),
+            ("idle.timeout = '15s'", "not below idle.timeout 15s"),
+            ("rotation.max_age = '10s'", "not below rotation.max_age 10s"),
+            ("rotation.retry = '2h'", "clients wait longer"),
+            (
+                "limit.total = 10",
+                "limit.per_ip 100 is above limit.total 10",
+            ),
+            ("trusted_proxies = ['0.0.0.0/0']", "trusts every address"),
+        ];
+        for (text, part) in cases {
+            let warnings = warnings(text);
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            assert!(warnings[0].contains(part), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn one_of_both_off_is_fine() {
+        assert!(warnings("heartbeat.interval = 'off'").is_empty());
+        assert!(warnings("idle.timeout = 'off'").is_empty());
+    }
+
+    #[test]
+    fn a_route_warns_only_of_what_is_its_own() {
+        let text =
+            "limit.total = 10\n[[route]]\npath = '/a'\n[[route]]\npath = '/b'\nidle.timeout = '1s'";
+        let warnings = warnings(text);
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].starts_with("route /b: heartbeat.interval 15s"));
+        assert!(warnings[1].starts_with("limit.per_ip"));
+    }
+
+    #[test]
+    fn a_route_that_is_never_reached_is_warned_of() {
+        let text = "[[route]]\npath = '/v1'\n[[route]]\npath = '/v1/chat'";
+        assert!(warnings(text)[0].starts_with("route /v1/chat is never reached, as route /v1 "));
+        let text = "[[route]]\npath = '/v1/chat'\n[[route]]\npath = '/v1'";
+        assert!(warnings(text).is_empty());
+    }
+}

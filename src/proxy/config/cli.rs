@@ -1,0 +1,351 @@
+//! The command line, built from the key table.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::keys::{ENV_PREFIX, KEYS, Key, Kind};
+use super::mistake::{ConfigError, Mistake, Place};
+use super::source::{self, CONFIG_ENV, FileText, Inputs, Loaded};
+
+const ABOUT: &str = "Makes Server-Sent Events streams survive real life";
+
+const LONG_ABOUT: &str = "\
+Makes Server-Sent Events streams survive real life.
+
+A reverse proxy for event streams: it keeps quiet streams open through CDNs and load balancers, ends
+those whose upstream went silent, limits what one client may open, and lets clients come back spread
+out at deployments. What is no event stream passes through untouched.";
+
+const AFTER_HELP: &str = "\
+Examples:
+  sse-guard demo
+      See it at work, with nothing to set up
+  sse-guard --upstream http://127.0.0.1:3000
+      Guard the server on port 3000; clients connect to 127.0.0.1:8080
+  sse-guard --config sse-guard.toml --heartbeat-interval 5s
+      Take a file, but for one value
+  sse-guard check --config sse-guard.toml
+      Show what would hold, and where each value comes from
+
+Every flag is a key of the file and an environment variable, too:
+  --heartbeat-interval 5s
+  SSE_GUARD_HEARTBEAT_INTERVAL=5s
+  [heartbeat]
+  interval = \"5s\"
+The flag counts first, then the environment, then the file, then the default. A [[route]] of the
+file is more specific than all of them: what it sets holds for its paths whatever a flag says.";
+
+const CHECK_ABOUT: &str =
+    "Validate the config, print the effective one and where each value came from";
+
+const DEMO_ABOUT: &str =
+    "Start an event stream with bad habits and the proxy before it, to try things out";
+
+/// The heading of flags that are in no table.
+const TOP_HEADING: &str = "Proxy";
+
+/// The command line of the proxy: a flag for each of [`KEYS`], `--config`, and the subcommands
+/// `check` and `demo`, which take the same flags.
+///
+/// It looks at nothing but the arguments; [`load`] brings in environment and file.
+#[must_use]
+pub fn command() -> Command {
+    let config = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .help_heading(TOP_HEADING)
+        .help("Config file, in TOML")
+        .long_help(format!("Config file, in TOML\n[env: {CONFIG_ENV}]"))
+        .global(true);
+    Command::new("sse-guard")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .long_about(LONG_ABOUT)
+        .after_help(AFTER_HELP)
+        .arg(config)
+        .args(KEYS.iter().map(flag))
+        .subcommand(Command::new("check").about(CHECK_ABOUT))
+        .subcommand(Command::new("demo").about(DEMO_ABOUT))
+}
+
+/// The variables of this process, in a form that [`load`] takes.
+///
+/// A value that is not UTF-8 gets replacement characters, so that `load` reports it instead of
+/// this panicking.
+pub fn process_env() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().map(|(name, value)| {
+        (
+            name.to_string_lossy().into_owned(),
+            value.to_string_lossy().into_owned(),
+        )
+    })
+}
+
+/// Reads the configuration from the arguments of a [`command`], from the variables in `env`, and
+/// from the file that either of them names.
+///
+/// `overrides` are defaults for this run, as pairs of a key's name and its text in the spelling of
+/// a flag; they rank just above the defaults of [`KEYS`]. Call it again with the same arguments to
+/// reload.
+///
+/// # Errors
+///
+/// Reports every mistake there is, at once; a file that can not be read is one of them.
+pub fn load(
+    matches: &ArgMatches,
+    env: impl Iterator<Item = (String, String)>,
+    overrides: &[(&str, &str)],
+) -> Result<Loaded, ConfigError> {
+    // Flags may stand before a subcommand or after it; clap hands them all down to it.
+    let matches = matches.subcommand().map_or(matches, |(_, inner)| inner);
+    // Sorted, so that mistakes have a stable order; of two with one name the last counts.
+    let env: BTreeMap<String, String> = env
+        .filter(|(name, _)| name.starts_with(ENV_PREFIX))
+        .collect();
+    let flag = matches.get_one::<String>("config");
+    let file = match (flag, env.get(CONFIG_ENV)) {
+        (Some(name), _) => Some((Place::Flag("--config".to_owned()), name)),
+        (None, Some(name)) => Some((Place::Env(CONFIG_ENV.to_owned()), name)),
+        (None, None) => None,
+    };
+    source::read(Inputs {
+        flags: KEYS
+            .iter()
+            .filter_map(|key| {
+                let texts: Vec<&str> = matches
+                    .get_many::<String>(key.name)?
+                    .map(String::as_str)
+                    .collect();
+                Some((key, texts.join(",")))
+            })
+            .collect(),
+        file: file.map(|(place, name)| read_file(place, name)),
+        env: env.into_iter().collect(),
+        demo: overrides
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+            .collect(),
+    })
+}
+
+fn read_file(place: Place, name: &str) -> Result<FileText, Mistake> {
+    match fs::read_to_string(name) {
+        Ok(text) => Ok(FileText {
+            name: name.to_owned(),
+            text,
+        }),
+        Err(error) => Err(Mistake::new(
+            place,
+            "",
+            format!("can not read {name}: {error}"),
+        )),
+    }
+}
+
+fn flag(key: &'static Key) -> Arg {
+    let mut notes = format!("[env: {}]", key.env());
+    if !key.per_route {
+        notes.push_str(" [not per route]");
+    }
+    // A default of many words would bury the flag; its long help has room for it.
+    let default = match key.default {
+        Some("") => " [default: none]".to_owned(),
+        Some(text) => format!(" [default: {text}]"),
+        None => String::new(),
+    };
+    let short_default = if default.len() < 40 {
+        default.as_str()
+    } else {
+        ""
+    };
+    let arg = Arg::new(key.name)
+        .long(key.flag())
+        .value_name(value_name(key.kind))
+        .help(format!("{}{short_default}", key.help))
+        .long_help(format!("{}{default}\n{notes}", key.help))
+        .help_heading(heading(key))
+        .global(true);
+    let arg = if key.name == "upstream.url" {
+        arg.visible_alias("upstream")
+    } else {
+        arg
+    };
+    if key.kind.is_list() {
+        arg.action(ArgAction::Append)
+    } else if key.kind == Kind::Bool {
+        // With `=`, so that a bare flag does not take a subcommand for its value.
+        arg.num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+    } else {
+        arg
+    }
+}
+
+fn heading(key: &Key) -> String {
+    let Some(table) = key.table_and_leaf().0 else {
+        return TOP_HEADING.to_owned();
+    };
+    let (first, rest) = table.split_at(1);
+    format!("{}{rest}", first.to_uppercase())
+}
+
+fn value_name(kind: Kind) -> String {
+    let name = match kind {
+        Kind::Duration | Kind::DurationOrZero => "DURATION",
+        Kind::DurationOrOff => "DURATION|off",
+        Kind::Count => "N",
+        Kind::CountOrOff => "N|off",
+        Kind::RateOrOff => "N/s|off",
+        Kind::Fraction => "0..1",
+        Kind::Bool => "true|false",
+        Kind::Text | Kind::Filled => "TEXT",
+        Kind::FilledOrOff => "TEXT|off",
+        Kind::Address => "IP:PORT",
+        Kind::Url => "URL",
+        Kind::Networks => "CIDR,...",
+        Kind::Words => "NAME,...",
+        Kind::Methods => "METHOD,...",
+        Kind::Prefix => "BITS",
+        Kind::Choice(words) => return words.join("|"),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const UPSTREAM: &str = "--upstream-url=http://app";
+
+    fn matches(args: &[&str]) -> ArgMatches {
+        command()
+            .try_get_matches_from([&["sse-guard"], args].concat())
+            .unwrap()
+    }
+
+    fn load_args(args: &[&str]) -> Loaded {
+        load(&matches(args), std::iter::empty(), &[]).unwrap()
+    }
+
+    #[test]
+    fn clap_finds_nothing_wrong_with_the_table() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_key_is_a_flag() {
+        for key in KEYS {
+            let text = key.default.unwrap_or("http://app");
+            let arg = format!("--{}={text}", key.flag());
+            let mut args = vec![arg.as_str()];
+            if key.name != "upstream.url" {
+                args.push(UPSTREAM);
+            }
+            let loaded = load_args(&args);
+            let place = Place::Flag(format!("--{}", key.flag()));
+            assert_eq!(loaded.global[key.name].place, place);
+        }
+    }
+
+    #[test]
+    fn flags_may_stand_on_either_side_of_the_subcommand() {
+        for name in ["check", "demo"] {
+            let loaded = load_args(&[UPSTREAM, name, "--limit-per-ip", "7"]);
+            let limit = &loaded.config.routes[0].settings.limit;
+            assert_eq!(limit.per_ip.map(std::num::NonZeroU32::get), Some(7));
+        }
+    }
+
+    #[test]
+    fn upstream_is_short_for_upstream_url() {
+        let loaded = load_args(&["--upstream", "http://app"]);
+        assert_eq!(loaded.config.routes.len(), 1);
+    }
+
+    #[test]
+    fn a_bare_switch_is_true_and_takes_no_subcommand_for_its_value() {
+        let args = [UPSTREAM, "--heartbeat-immediate", "check"];
+        assert!(
+            load_args(&args).config.routes[0]
+                .settings
+                .heartbeat
+                .immediate
+        );
+        assert_eq!(matches(&args).subcommand_name(), Some("check"));
+        let loaded = load_args(&[UPSTREAM, "--heartbeat-immediate=false"]);
+        assert!(!loaded.config.routes[0].settings.heartbeat.immediate);
+    }
+
+    #[test]
+    fn lists_take_commas_and_repetition() {
+        let networks = "--trusted-proxies=10.0.0.0/8,::1";
+        let loaded = load_args(&[UPSTREAM, networks, "--trusted-proxies=192.168.0.0/16"]);
+        assert_eq!(loaded.config.trusted_proxies.len(), 3);
+    }
+
+    #[test]
+    fn a_comma_in_a_text_is_a_comma() {
+        let loaded = load_args(&[UPSTREAM, "--heartbeat-text=a, b"]);
+        let style = &loaded.config.routes[0].settings.heartbeat.style;
+        let text = "a, b".to_owned();
+        assert_eq!(*style, super::super::Style::Line { text });
+    }
+
+    #[test]
+    fn defaults_of_the_run_rank_below_what_the_user_says() {
+        let overrides = [
+            ("upstream.url", "http://demo"),
+            ("heartbeat.interval", "2s"),
+        ];
+        let loaded = load(&matches(&["demo"]), std::iter::empty(), &overrides).unwrap();
+        assert_eq!(loaded.global["heartbeat.interval"].place, Place::Demo);
+        let args = matches(&["demo", "--heartbeat-interval=3s"]);
+        let loaded = load(&args, std::iter::empty(), &overrides).unwrap();
+        let interval = loaded.config.routes[0].settings.heartbeat.interval;
+        assert_eq!(interval, Some(std::time::Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn the_file_is_named_by_flag_or_environment() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.toml");
+        fs::write(&path, "upstream.url = 'http://app'").unwrap();
+        let name = path.to_str().unwrap();
+        assert!(load(&matches(&["--config", name]), std::iter::empty(), &[]).is_ok());
+        let env = [(CONFIG_ENV.to_owned(), name.to_owned())];
+        assert!(load(&matches(&[]), env.into_iter(), &[]).is_ok());
+    }
+
+    #[test]
+    fn a_missing_file_is_a_mistake_of_who_named_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing.toml");
+        assert!(!Path::exists(&missing));
+        let name = missing.to_str().unwrap();
+        let error = load(&matches(&["--config", name]), std::iter::empty(), &[]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("--config: can not read"), "{text}");
+        let env = [(CONFIG_ENV.to_owned(), name.to_owned())];
+        let error = load(&matches(&[]), env.into_iter(), &[]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("SSE_GUARD_CONFIG: can not read")
+        );
+    }
+
+    #[test]
+    fn help_teaches_every_key_and_the_precedence() {
+        let help = command().render_long_help().to_string();
+        for key in KEYS {
+            assert!(help.contains(&format!("--{}", key.flag())), "{}", key.name);
+            assert!(help.contains(&key.env()), "{}", key.name);
+        }
+        assert!(help.contains("The flag counts first"));
+    }
+}

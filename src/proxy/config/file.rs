@@ -1,0 +1,349 @@
+//! The config file: TOML, with the line of everything in it.
+
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+use super::keys::{KEYS, find, tables};
+use super::mistake::{Mistake, Place};
+use super::source::{Given, Layer, RouteLayer};
+use super::value::Value;
+use super::{RoutePath, suggest};
+
+/// What a file sets: for the proxy as a whole, and per route.
+#[derive(Default)]
+pub(super) struct FileLayers {
+    pub(super) global: Layer,
+    pub(super) routes: Vec<RouteLayer>,
+}
+
+/// Reads a file and adds its mistakes, in the order of its lines.
+///
+/// Returns nothing for text that is no TOML: what such a file would set is unknown.
+pub(super) fn read(name: &str, text: &str, mistakes: &mut Vec<Mistake>) -> Option<FileLayers> {
+    let mut reader = Reader {
+        name: Arc::from(name),
+        text,
+        mistakes: Vec::new(),
+    };
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let layers = if errors.is_empty() {
+        Some(reader.root(root.get_ref()))
+    } else {
+        for error in errors {
+            // Not its `Display`: that one quotes the line, which may hold a secret.
+            let place = reader.place(error.span().map_or(0, |span| span.start));
+            let problem = format!("not TOML: {}", error.message());
+            reader.mistakes.push(Mistake::new(place, "", problem));
+        }
+        // One slip confuses a parser more than once.
+        reader.mistakes.dedup_by(|b, a| a.place == b.place);
+        None
+    };
+    reader.mistakes.sort_by_key(|mistake| match mistake.place {
+        Place::File { line, .. } => line,
+        _ => 0,
+    });
+    mistakes.append(&mut reader.mistakes);
+    layers
+}
+
+/// Which part of the file is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Global,
+    Route,
+}
+
+struct Reader<'a> {
+    name: Arc<str>,
+    text: &'a str,
+    mistakes: Vec<Mistake>,
+}
+
+impl Reader<'_> {
+    fn place(&self, offset: usize) -> Place {
+        let before = self.text.as_bytes().iter().take(offset);
+        Place::File {
+            name: Arc::clone(&self.name),
+            line: 1 + before.filter(|byte| **byte == b'\n').count(),
+        }
+    }
+
+    fn mistake(&mut self, offset: usize, key: &str, problem: impl AsRef<str>) {
+        let place = self.place(offset);
+        self.mistakes.push(Mistake::new(place, key, problem));
+    }
+
+    fn root(&mut self, root: &DeTable<'_>) -> FileLayers {
+        let mut layers = FileLayers::default();
+        for (key, value) in root {
+            if key.get_ref() == "route" {
+                layers.routes = self.routes(key.span().start, value.get_ref());
+            } else {
+                self.entry(Part::Global, "", key, value, &mut layers.global);
+            }
+        }
+        layers
+    }
+
+    fn routes(&mut self, offset: usize, value: &DeValue<'_>) -> Vec<RouteLayer> {
+        let Some(items) = value.as_array() else {
+            self.mistake(offset, "route", "is a list of tables; write [[route]]");
+            return Vec::new();
+        };
+        let mut routes = Vec::new();
+        for item in items {
+            match item.get_ref().as_table() {
+                Some(table) => routes.extend(self.route(item.span().start, table)),
+                None => self.mistake(item.span().start, "route", "is a table; write [[route]]"),
+            }
+        }
+        routes
+    }
+
+    fn route(&mut self, offset: usize, table: &DeTable<'_>) -> Option<RouteLayer> {
+        let mut path = None;
+        let mut path_given = false;
+        let mut given = Layer::new();
+        for (key, value) in table {
+            if key.get_ref() != "path" {
+                self.entry(Part::Route, "", key, value, &mut given);
+                continue;
+            }
+            path_given = true;
+            let parsed = match value.get_ref().as_str() {
+                Some(text) => RoutePath::parse(text),
+                None => Err("is a text in quotes, such as \"/v1\"".to_owned()),
+            };
+            match parsed {
+                Ok(parsed) => path = Some(parsed),
+                Err(problem) => self.mistake(key.span().start, "route.path", problem),
+            }
+        }
+        if !path_given {
+            let problem = "missing; write one such as path = \"/v1\"";
+            self.mistake(offset, "route.path", problem);
+        }
+        Some(RouteLayer {
+            path: path?,
+            place: self.place(offset),
+            given,
+        })
+    }
+
+    fn entry(
+        &mut self,
+        part: Part,
+        table: &str,
+        key: &Spanned<DeString<'_>>,
+        value: &Spanned<DeValue<'_>>,
+        layer: &mut Layer,
+    ) {
+        let offset = key.span().start;
+        let name = if table.is_empty() {
+            key.get_ref().to_string()
+        } else {
+            format!("{table}.{}", key.get_ref())
+        };
+        let Some(known) = find(&name) else {
+            return match value.get_ref().as_table() {
+                Some(inner) if tables().contains(&name.as_str()) => {
+                    for (key, value) in inner {
+                        self.entry(part, &name, key, value, layer);
+                    }
+                }
+                _ => self.mistake(offset, &name, unknown(part, &name)),
+            };
+        };
+        if part == Part::Route && !known.per_route {
+            let problem = "is for the proxy as a whole; write it above the first [[route]]";
+            return self.mistake(offset, &name, problem);
+        }
+        match Value::from_toml(known.kind, value.get_ref()) {
+            Ok(value) => {
+                let place = self.place(offset);
+                layer.insert(known.name, Given { value, place });
+            }
+            Err(problem) => self.mistake(offset, &name, problem),
+        }
+    }
+}
+
+/// The problem of a name that is no key.
+fn unknown(part: Part, name: &str) -> String {
+    if tables().contains(&name) {
+        return format!("is a table; write [{name}] and its keys below");
+    }
+    if name == "path" {
+        return "is a key of a route; write it below [[route]]".to_owned();
+    }
+    let keys = KEYS
+        .iter()
+        .filter(|key| part == Part::Global || key.per_route)
+        .map(|key| key.name);
+    let extra = if part == Part::Global {
+        "route"
+    } else {
+        "path"
+    };
+    let candidates = keys.chain(tables()).chain([extra]);
+    match suggest::nearest(name, candidates) {
+        Some("route") => "unknown; did you mean [[route]]?".to_owned(),
+        Some(near) if tables().contains(&near) => format!("unknown; did you mean [{near}]?"),
+        Some(near) => format!("unknown key; did you mean {near}?"),
+        None => "unknown key; `sse-guard --help` lists them all".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::tests::{from_file, problems};
+
+    /// Each case is a file and the lines of its error.
+    fn check(cases: &[(&str, &[&str])]) {
+        for (text, lines) in cases {
+            let text = format!("upstream.url = 'http://app'\n{text}");
+            assert_eq!(problems(&text), *lines, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_names_file_line_key_and_what_would_be_right() {
+        check(&[
+            (
+                "[heartbeat]\n# fifteen\ninterval = 15",
+                &["sse-guard.toml:4: heartbeat.interval: 15 has no unit; write \"15s\""],
+            ),
+            (
+                "heartbeat = { interval = false }",
+                &[
+                    "sse-guard.toml:2: heartbeat.interval: false switches nothing off; write \"off\"",
+                ],
+            ),
+            (
+                "[limit]\r\nper_ip = true",
+                &[
+                    "sse-guard.toml:3: limit.per_ip: is of type boolean; write a number such as 100, or \"off\"",
+                ],
+            ),
+        ]);
+    }
+
+    #[test]
+    fn an_unknown_name_gets_a_hint() {
+        check(&[
+            (
+                "[heartbeat]\nintervall = '1s'",
+                &[
+                    "sse-guard.toml:3: heartbeat.intervall: unknown key; did you mean heartbeat.interval?",
+                ],
+            ),
+            (
+                "[hartbeat]\ninterval = '1s'",
+                &["sse-guard.toml:2: hartbeat: unknown; did you mean [heartbeat]?"],
+            ),
+            (
+                "per_ip = 1",
+                &["sse-guard.toml:2: per_ip: unknown key; did you mean limit.per_ip?"],
+            ),
+            (
+                "[[routes]]\npath = '/'",
+                &["sse-guard.toml:2: routes: unknown; did you mean [[route]]?"],
+            ),
+            (
+                "colour = 1",
+                &["sse-guard.toml:2: colour: unknown key; `sse-guard --help` lists them all"],
+            ),
+            (
+                "heartbeat = '15s'",
+                &["sse-guard.toml:2: heartbeat: is a table; write [heartbeat] and its keys below"],
+            ),
+            (
+                "path = '/v1'",
+                &["sse-guard.toml:2: path: is a key of a route; write it below [[route]]"],
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_route_has_a_path_and_nothing_of_the_whole_proxy() {
+        check(&[
+            (
+                "\n[[route]]\n[route.limit]\nper_ip = 1",
+                &["sse-guard.toml:3: route.path: missing; write one such as path = \"/v1\""],
+            ),
+            (
+                "[[route]]\npath = 'v1'",
+                &[
+                    "sse-guard.toml:3: route.path: a path begins with a slash; write one such as \"/v1\"",
+                ],
+            ),
+            (
+                "[[route]]\npath = 1",
+                &["sse-guard.toml:3: route.path: is a text in quotes, such as \"/v1\""],
+            ),
+            (
+                "[[route]]\npath = '/'\nlisten = '127.0.0.1:1'\ndrain.window = '1s'",
+                &[
+                    "sse-guard.toml:4: listen: is for the proxy as a whole; write it above the first [[route]]",
+                    "sse-guard.toml:5: drain.window: is for the proxy as a whole; write it above the first [[route]]",
+                ],
+            ),
+            (
+                "[route]\npath = '/'",
+                &["sse-guard.toml:2: route: is a list of tables; write [[route]]"],
+            ),
+            (
+                "route = [1]",
+                &["sse-guard.toml:2: route: is a table; write [[route]]"],
+            ),
+        ]);
+    }
+
+    #[test]
+    fn what_is_no_toml_is_reported_by_line_and_not_repeated() {
+        let lines = problems("listen = '127.0.0.1:1'\n[upstream]\nurl = hunter2\n");
+        assert!(
+            lines[0].starts_with("sse-guard.toml:3: not TOML: "),
+            "{lines:?}"
+        );
+        assert!(!lines.join("\n").contains("hunter2"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_whatever_the_file_holds() {
+        let lines = problems("\"a\\n\\u001bb\" = 1\nupstream.url = 'http://app'");
+        let line = "sse-guard.toml:1: a  b: unknown key; `sse-guard --help` lists them all";
+        assert_eq!(lines, [line]);
+    }
+
+    #[test]
+    fn all_spellings_of_a_table_are_read() {
+        let files = [
+            "upstream.url = 'http://app'",
+            "upstream = { url = 'http://app' }",
+            "[upstream]\nurl = 'http://app'",
+            "[[route]]\npath = '/'\nupstream.url = 'http://app'",
+            "[[route]]\npath = '/'\n[route.upstream]\nurl = 'http://app'",
+            "route = [{ path = '/', upstream = { url = 'http://app' } }]",
+        ];
+        for text in files {
+            let config = from_file(text).unwrap().config;
+            assert_eq!(
+                config.routes[0].settings.upstream.url, "http://app/",
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic() {
+        let text = "[upstream]\nurl = 'http://app'\n[[route]]\npath = \"/ä\"\nlimit.per_ip = 3\n";
+        for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
+            let _ = from_file(&text[..end]);
+            let _ = from_file(&text[end..]);
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! The table that owns every key.
+//!
+//! Flags, environment variables, the file's spelling, help texts and defaults all derive from
+//! [`KEYS`]; a key that is not here does not exist anywhere.
+
+/// What a key's value looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A length of time above zero: `15s`.
+    Duration,
+    /// A length of time, zero included: `0s`.
+    DurationOrZero,
+    /// A length of time above zero, or `off`.
+    DurationOrOff,
+    /// A whole number above zero.
+    Count,
+    /// A whole number above zero, or `off`.
+    CountOrOff,
+    /// So many in a second, minute or hour, or `off`: `50/s`.
+    RateOrOff,
+    /// A number from 0 to 1.
+    Fraction,
+    /// `true` or `false`.
+    Bool,
+    /// One line of text, which may be empty.
+    Text,
+    /// One line of text that is not empty.
+    Filled,
+    /// One line of text that is not empty, or `off`.
+    FilledOrOff,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// An IP address and a port: `127.0.0.1:8080`.
+    Address,
+    /// An `http://` URL without credentials, query and fragment.
+    Url,
+    /// A list of networks: `10.0.0.0/8`.
+    Networks,
+    /// A list of words.
+    Words,
+    /// A list of HTTP methods, with at least one.
+    Methods,
+    /// The length of an IPv6 prefix, 1 to 128.
+    Prefix,
+}
+
+impl Kind {
+    /// Whether `off` is a value of this kind.
+    #[must_use]
+    pub fn takes_off(self) -> bool {
+        matches!(
+            self,
+            Self::DurationOrOff | Self::CountOrOff | Self::RateOrOff | Self::FilledOrOff
+        )
+    }
+
+    /// Whether the value is a list: an array in the file, comma-separated elsewhere.
+    #[must_use]
+    pub fn is_list(self) -> bool {
+        matches!(self, Self::Networks | Self::Words | Self::Methods)
+    }
+}
+
+/// One key of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The name, with the table in front if it is in one: `heartbeat.interval`.
+    pub name: &'static str,
+    /// What its value looks like.
+    pub kind: Kind,
+    /// The value when nobody sets one, in the spelling of a flag.
+    pub default: Option<&'static str>,
+    /// Whether a `[[route]]` may set it for itself.
+    pub per_route: bool,
+    /// One sentence that teaches what it does.
+    pub help: &'static str,
+}
+
+/// What the name of every environment variable of ours begins with.
+pub(super) const ENV_PREFIX: &str = "SSE_GUARD_";
+
+impl Key {
+    /// The flag without its dashes: `heartbeat-interval`.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        self.name.replace(['.', '_'], "-")
+    }
+
+    /// The environment variable: `SSE_GUARD_HEARTBEAT_INTERVAL`.
+    #[must_use]
+    pub fn env(&self) -> String {
+        format!("{ENV_PREFIX}{}", self.name.replace('.', "_").to_uppercase())
+    }
+
+    /// The table that the key is in, and its name there; no table for the keys at the top.
+    #[must_use]
+    pub fn table_and_leaf(&self) -> (Option<&'static str>, &'static str) {
+        match self.name.split_once('.') {
+            Some((table, leaf)) => (Some(table), leaf),
+            None => (None, self.name),
+        }
+    }
+}
+
+/// The key of this name.
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The names of all tables, in the order of [`KEYS`].
+pub(super) fn tables() -> Vec<&'static str> {
+    let mut tables: Vec<_> = KEYS
+        .iter()
+        .filter_map(|key| key.table_and_leaf().0)
+        .collect();
+    tables.dedup();
+    tables
+}
+
+const fn proxy(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key {
+        name,
+        kind,
+        default: Some(default),
+        per_route: false,
+        help,
+    }
+}
+
+const fn route(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
+    Key {
+        name,
+        kind,
+        default: Some(default),
+        per_route: true,
+        help,
+    }
+}
+
+/// Every key there is; keys of one table stand together, in the order of the help and of `check`.
+pub static KEYS: &[Key] = &[
+    proxy(
+        "listen",
+        Kind::Address,
+        "127.0.0.1:8080",
+        "Address to accept clients on; 0.0.0.0:8080 for all interfaces",
+    ),
+    proxy(
+        "trusted_proxies",
+        Kind::Networks,
+        "",
+        "Networks whose word on the client's address is believed, such as your load balancer's",
+    ),
+    proxy(
+        "trusted_header",
+        Kind::Choice(&["x-forwarded-for", "forwarded"]),
+        "x-forwarded-for",
+        "Header in which trusted proxies name the client; they must overwrite or append to it",
+    ),
+    Key {
+        name: "upstream.url",
+        kind: Kind::Url,
+        default: None,
+        per_route: true,
+        help: "Server to forward to, such as http://127.0.0.1:3000",
+    },
+    route(
+        "upstream.connect_timeout",
+        Kind::Duration,
+        "5s",
+        "How long the upstream may take to accept a connection",
+    ),
+    route(
+        "upstream.head_timeout",
+        Kind::Duration,
+        "2m",
+        "How long the upstream may take to begin its answer; models think",
+    ),
+    route(
+        "heartbeat.interval",
+        Kind::DurationOrOff,
+        "15s",
+        "Speak after so long without a byte to the client; stay below the idle timeout of what is between",
+    ),
+    route(
+        "heartbeat.style",
+        Kind::Choice(&["line", "block", "event"]),
+        "line",
+        "Comment line (every client ignores it), block (comment and blank line), or a named event",
+    ),
+    route(
+        "heartbeat.text",
+        Kind::Text,
+        "heartbeat",
+        "What the comment of the styles line and block says",
+    ),
+    route(
+        "heartbeat.event",
+        Kind::Filled,
+        "ping",
+        "Name of the event of style event",
+    ),
+    route(
+        "heartbeat.data",
+        Kind::Filled,
+        "{}",
+        "Data of the event of style event; clients drop an event without data",
+    ),
+    route(
+        "heartbeat.immediate",
+        Kind::Bool,
+        "false",
+        "Send the first heartbeat at once, so that buffering proxies let go of the head",
+    ),
+    route(
+        "idle.timeout",
+        Kind::DurationOrOff,
+        "10m",
+        "End a stream whose upstream sent no byte for so long",
+    ),
+    route(
+        "idle.event_timeout",
+        Kind::DurationOrOff,
+        "off",
+        "End a stream whose upstream sent no event with data for so long, whatever comments it sends",
+    ),
+    route(
+        "idle.pings",
+        Kind::Words,
+        "",
+        "Names of events that idle.event_timeout does not take for life",
+    ),
+    route(
+        "idle.action",
+        Kind::Choice(&["auto", "close", "error-event", "abort"]),
+        "auto",
+        "How an idle stream ends; auto: close for GET, else abort, as clients take close for success",
+    ),
+    route(
+        "idle.error_event",
+        Kind::Filled,
+        "error",
+        "Name of the last event of action error-event",
+    ),
+    route(
+        "idle.error_data",
+        Kind::Filled,
+        r#"{"type":"error","error":{"type":"upstream_idle","message":"the upstream went silent"}}"#,
+        "Data of the last event of action error-event",
+    ),
+    route(
+        "limit.per_ip",
+        Kind::CountOrOff,
+        "100",
+        "Streams that one client address may hold open; offices share one address",
+    ),
+    route(
+        "limit.total",
+        Kind::CountOrOff,
+        "10000",
+        "Streams that may be open in all",
+    ),
+    route(
+        "limit.rate",
+        Kind::RateOrOff,
+        "50/s",
+        "New streams that one client address may open, in the long run",
+    ),
+    route(
+        "limit.burst",
+        Kind::Count,
+        "100",
+        "New streams that one client address may open at once, ahead of limit.rate",
+    ),
+    route(
+        "limit.ipv6_prefix",
+        Kind::Prefix,
+        "64",
+        "IPv6 addresses that share so many bits count as one client",
+    ),
+    route(
+        "limit.allow",
+        Kind::Networks,
+        "",
+        "Networks without a limit per address, such as your monitoring",
+    ),
+    route(
+        "limit.reject",
+        Kind::Choice(&["status", "retry-later"]),
+        "status",
+        "Answer over the limit: status (429, 503), or retry-later (an empty stream; browsers try again)",
+    ),
+    route(
+        "limit.retry_after",
+        Kind::Duration,
+        "5s",
+        "When a client over the limit is told to come back",
+    ),
+    route(
+        "rotation.max_age",
+        Kind::DurationOrOff,
+        "1h",
+        "End a stream at this age, so that its client comes back on a fresh connection",
+    ),
+    route(
+        "rotation.jitter",
+        Kind::Fraction,
+        "0.1",
+        "Share of rotation.max_age by which ends are spread, so that clients do not come back in a herd",
+    ),
+    route(
+        "rotation.retry",
+        Kind::Duration,
+        "2s",
+        "How long a client waits before it comes back, told to it in a retry: line",
+    ),
+    route(
+        "rotation.methods",
+        Kind::Methods,
+        "GET",
+        "Methods whose streams are rotated; others are one answer in pieces, which must not be cut",
+    ),
+    route(
+        "rotation.event",
+        Kind::FilledOrOff,
+        "off",
+        "Name of a last event, for client code that wants to know of the rotation",
+    ),
+    route(
+        "rotation.data",
+        Kind::Filled,
+        "{}",
+        "Data of the last event that rotation.event names",
+    ),
+    proxy(
+        "drain.window",
+        Kind::DurationOrZero,
+        "10s",
+        "Time over which streams end at shutdown, so that clients come back spread out",
+    ),
+    proxy(
+        "log.format",
+        Kind::Choice(&["text", "json"]),
+        "text",
+        "How log lines are written",
+    ),
+    proxy(
+        "log.level",
+        Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+        "info",
+        "The least severe line that is logged",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::super::value::Value;
+    use super::*;
+
+    #[test]
+    fn one_name_has_three_spellings() {
+        let key = find("limit.per_ip").unwrap();
+        assert_eq!(key.flag(), "limit-per-ip");
+        assert_eq!(key.env(), "SSE_GUARD_LIMIT_PER_IP");
+        assert_eq!(key.table_and_leaf(), (Some("limit"), "per_ip"));
+    }
+
+    #[test]
+    fn no_two_keys_share_a_spelling() {
+        let mut seen = HashSet::new();
+        for key in KEYS {
+            assert!(seen.insert(key.flag()), "{}", key.name);
+            assert!(seen.insert(key.env()), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn every_default_is_a_value_of_its_kind() {
+        for key in KEYS {
+            if let Some(text) = key.default {
+                assert!(Value::from_text(key.kind, text).is_ok(), "{}", key.name);
+            }
+        }
+    }
+
+    #[test]
+    fn keys_of_one_table_stand_together() {
+        let tables = tables();
+        let distinct: HashSet<_> = tables.iter().collect();
+        assert_eq!(distinct.len(), tables.len());
+    }
+}

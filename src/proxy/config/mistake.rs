@@ -1,0 +1,89 @@
+//! Where a value came from, and what may be wrong with it.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Where a value was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere: the default of the key table.
+    Default,
+    /// A default of this run, as `sse-guard demo` has them.
+    Demo,
+    /// A line of the config file.
+    File {
+        /// The file's name as it was given.
+        name: Arc<str>,
+        /// The line, counted from 1.
+        line: usize,
+    },
+    /// A flag, with its dashes.
+    Flag(String),
+    /// An environment variable.
+    Env(String),
+    /// The configuration as a whole, for what is missing from it.
+    Config,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Demo => f.write_str("demo"),
+            Self::File { name, line } => write!(f, "{name}:{line}"),
+            Self::Flag(name) | Self::Env(name) => f.write_str(name),
+            Self::Config => f.write_str("config"),
+        }
+    }
+}
+
+/// One thing that is wrong with a configuration.
+///
+/// Its text says what would be right, and holds no value that could be a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where it is.
+    pub place: Place,
+    /// The key it is about, in dotted spelling; empty if it is about no key.
+    pub key: String,
+    /// What is wrong, and what would be right.
+    pub problem: String,
+}
+
+impl Mistake {
+    pub(super) fn new(place: Place, key: &str, problem: impl AsRef<str>) -> Self {
+        // Keys and parser messages come from the file: a line break in them would look like a
+        // second mistake, an escape would reach the terminal.
+        let one_line = |text: &str| text.replace(char::is_control, " ");
+        Self {
+            place,
+            key: one_line(key),
+            problem: one_line(problem.as_ref()),
+        }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A flag or a variable is a spelling of the key already.
+        let names_the_key = matches!(self.place, Place::Flag(_) | Place::Env(_));
+        if self.key.is_empty() || names_the_key {
+            write!(f, "{}: {}", self.place, self.problem)
+        } else {
+            write!(f, "{}: {}: {}", self.place, self.key, self.problem)
+        }
+    }
+}
+
+/// Everything that is wrong with a configuration; displayed as one line per mistake.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", lines(.mistakes))]
+pub struct ConfigError {
+    /// The mistakes, at least one, in the order flags, environment, file by line, combinations.
+    pub mistakes: Vec<Mistake>,
+}
+
+fn lines(mistakes: &[Mistake]) -> String {
+    let lines: Vec<String> = mistakes.iter().map(Mistake::to_string).collect();
+    lines.join("\n")
+}

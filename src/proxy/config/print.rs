@@ -1,0 +1,262 @@
+//! What `sse-guard check` prints.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use humantime::format_duration;
+
+use super::keys::{KEYS, Key};
+use super::mistake::Place;
+use super::settings::Rate;
+use super::source::{Given, Layer, Loaded};
+use super::value::Value;
+
+impl Loaded {
+    /// The effective configuration as a config file: each value with a comment that tells where it
+    /// came from, routes with what they override, warnings last.
+    ///
+    /// Read as a file, it gives the same [`Config`](super::Config).
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        let mut lines = Vec::new();
+        let mut table = None;
+        for key in KEYS {
+            let (own_table, leaf) = key.table_and_leaf();
+            if own_table != table {
+                table = own_table;
+                lines.push(Line::plain(""));
+                lines.extend(table.map(|table| Line::plain(format!("[{table}]"))));
+            }
+            lines.push(match self.global.get(key.name) {
+                Some(given) => Line::new(leaf, given),
+                None => Line::plain(format!("# {leaf} is not set")),
+            });
+        }
+        for route in &self.routes {
+            lines.push(Line::plain(""));
+            lines.push(Line::plain("[[route]]"));
+            let path = Value::Text(route.path.as_str().to_owned());
+            let place = route.place.clone();
+            lines.push(Line::new("path", &Given { value: path, place }));
+            lines.extend(overrides(&route.given).map(|(key, given)| Line::new(key.name, given)));
+        }
+        let mut text = render(&lines);
+        if !self.config.warnings.is_empty() {
+            text.push('\n');
+        }
+        for warning in &self.config.warnings {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "# warning: {}", one_line(warning));
+        }
+        text
+    }
+}
+
+/// What a route sets, in the order of the key table.
+fn overrides(given: &Layer) -> impl Iterator<Item = (&'static Key, &Given)> {
+    KEYS.iter()
+        .filter_map(|key| Some((key, given.get(key.name)?)))
+}
+
+/// A line of the file, and perhaps where it came from.
+struct Line {
+    code: String,
+    origin: Option<String>,
+}
+
+impl Line {
+    fn plain(code: impl Into<String>) -> Self {
+        Self {
+            code: code.into(),
+            origin: None,
+        }
+    }
+
+    fn new(name: &str, given: &Given) -> Self {
+        let origin = match &given.place {
+            place @ Place::File { .. } => format!("file {place}"),
+            place => place.to_string(),
+        };
+        Self {
+            code: format!("{name} = {}", toml(&given.value)),
+            origin: Some(one_line(&origin)),
+        }
+    }
+}
+
+fn render(lines: &[Line]) -> String {
+    // A few long values shall not push every comment out of sight.
+    const WIDEST: usize = 40;
+    let width = |line: &Line| line.code.chars().count();
+    let codes = lines.iter().filter(|line| line.origin.is_some());
+    let column = codes
+        .map(width)
+        .filter(|width| *width <= WIDEST)
+        .max()
+        .unwrap_or(0);
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&line.code);
+        if let Some(origin) = &line.origin {
+            let gap = column.saturating_sub(width(line)) + 2;
+            text.push_str(&" ".repeat(gap));
+            text.push_str("# ");
+            text.push_str(origin);
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The text without what would end a comment.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+/// The value in the file's spelling.
+fn toml(value: &Value) -> String {
+    match value {
+        Value::Off => quote("off"),
+        Value::Duration(duration) => quote(&format_duration(*duration).to_string()),
+        Value::Count(count) => count.to_string(),
+        Value::Rate(rate) => quote(&rate_text(*rate)),
+        // With the point that makes it a float.
+        Value::Fraction(number) => format!("{number:?}"),
+        Value::Bool(value) => value.to_string(),
+        Value::Text(text) => quote(text),
+        Value::Address(address) => quote(&address.to_string()),
+        Value::Url(url) => quote(&url.to_string()),
+        Value::Networks(networks) => array(networks.iter().map(ToString::to_string)),
+        Value::Words(words) => array(words.iter().cloned()),
+        Value::Methods(methods) => array(methods.iter().map(ToString::to_string)),
+        Value::Prefix(bits) => bits.to_string(),
+    }
+}
+
+fn rate_text(rate: Rate) -> String {
+    const MINUTE: Duration = Duration::from_secs(60);
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    let unit = match rate.per {
+        MINUTE => "m",
+        HOUR => "h",
+        _ => "s",
+    };
+    format!("{}/{unit}", rate.count)
+}
+
+fn array(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.map(|item| quote(&item)).collect();
+    format!("[{}]", items.join(", "))
+}
+
+/// The text as a TOML string: literal where that spares backslashes, else basic.
+fn quote(text: &str) -> String {
+    let needs_escape = |c: char| c == '"' || c == '\\' || c.is_control();
+    if !text.contains(needs_escape) {
+        return format!("\"{text}\"");
+    }
+    if !text.contains(|c: char| c == '\'' || c.is_control()) {
+        return format!("'{text}'");
+    }
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::find;
+    use super::super::source::tests::from_file;
+    use super::super::source::{FileText, Inputs, read};
+
+    fn same_again(text: &str) -> String {
+        let first = from_file(text).unwrap();
+        let printed = first.to_toml();
+        match from_file(&printed) {
+            Ok(second) => assert_eq!(second.config, first.config, "{printed}"),
+            Err(error) => panic!("{error}\n{printed}"),
+        }
+        printed
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_as_the_same_config() {
+        same_again("upstream.url = 'http://app'");
+        same_again("[[route]]\npath = '/v1'\nupstream.url = 'http://app'");
+        same_again(
+            r#"
+            listen = "0.0.0.0:80"
+            trusted_proxies = ["10.0.0.0/8", "::1"]
+            trusted_header = "forwarded"
+            upstream.url = "http://app:3000/base"
+            heartbeat = { interval = "1m 30s", style = "event", data = "it's \"\\\" \t ä \u007f" }
+            idle = { timeout = "off", event_timeout = "1500ms", pings = ["ping", "a\"b"] }
+            limit = { per_ip = "off", total = 5, rate = "10/m", allow = ["::/0"], ipv6_prefix = 48 }
+            rotation = { max_age = "off", jitter = 1, methods = ["GET", "POST"], event = "bye" }
+            drain.window = "0s"
+            log = { format = "json", level = "trace" }
+            [[route]]
+            path = "/v1/*/{a,b}\\*"
+            upstream.head_timeout = "10m"
+            limit.rate = "7/h"
+            [[route]]
+            path = "/"
+            "#,
+        );
+    }
+
+    #[test]
+    fn each_value_tells_where_it_came_from() {
+        let loaded = read(Inputs {
+            flags: vec![(find("heartbeat.interval").unwrap(), "5s".to_owned())],
+            env: vec![("SSE_GUARD_LIMIT_PER_IP".to_owned(), "7".to_owned())],
+            file: Some(Ok(FileText {
+                name: "sse-guard.toml".to_owned(),
+                text: "[idle]\ntimeout = '1h'\n[[route]]\npath = '/v1'\nlimit.total = 3".to_owned(),
+            })),
+            demo: vec![("upstream.url".to_owned(), "http://app".to_owned())],
+        });
+        let printed = loaded.unwrap().to_toml();
+        let squeezed: Vec<String> = printed
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        let expected = [
+            "listen = \"127.0.0.1:8080\" # default",
+            "[upstream]",
+            "url = \"http://app/\" # demo",
+            "interval = \"5s\" # --heartbeat-interval",
+            "timeout = \"1h\" # file sse-guard.toml:2",
+            "per_ip = 7 # SSE_GUARD_LIMIT_PER_IP",
+            "path = \"/v1\" # file sse-guard.toml:3",
+            "limit.total = 3 # file sse-guard.toml:5",
+            "# warning: route /v1: limit.per_ip 7 is above limit.total 3: one client may take every stream",
+        ];
+        for line in expected {
+            assert!(
+                squeezed.iter().any(|other| other == line),
+                "{line}\n{printed}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_route_shows_only_what_it_overrides() {
+        let printed = same_again("upstream.url = 'http://app'\n[[route]]\npath = '/v1'");
+        let route = printed.split("[[route]]").nth(1).unwrap();
+        assert_eq!(route.trim().lines().count(), 1, "{route}");
+    }
+
+    #[test]
+    fn what_is_not_set_is_said_to_be_so() {
+        let printed = same_again("[[route]]\npath = '/v1'\nupstream.url = 'http://app'");
+        assert!(printed.contains("# url is not set"));
+    }
+}

@@ -1,0 +1,289 @@
+//! From layers of values to the typed [`Config`].
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use http::{Method, Uri};
+use ipnet::IpNet;
+
+use super::mistake::{Mistake, Place};
+use super::settings::{
+    Config, Heartbeat, Idle, IdleAction, Level, Limit, Log, LogFormat, Rate, Reject, Rotation,
+    Route, Settings, Style, TrustedHeader, Upstream,
+};
+use super::source::{Given, Layer, RouteLayer};
+use super::value::Value;
+use super::{RoutePath, check};
+
+/// Builds the config, or adds to the mistakes.
+///
+/// `global` holds a value for each key that has a default; that is what makes it succeed.
+pub(super) fn resolve(
+    global: &Layer,
+    routes: &[RouteLayer],
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Config> {
+    let mut problems = Vec::new();
+    let config = build(global, routes, &mut problems);
+    // A URL that was refused is not missing, too.
+    let refused = mistakes.iter().any(|mistake| mistake.key == URL);
+    problems.retain(|problem| !(refused && problem.key == URL));
+    mistakes.append(&mut problems);
+    match config {
+        Ok(config) => Some(config),
+        Err(mistake) => {
+            if mistakes.is_empty() {
+                mistakes.push(mistake);
+            }
+            None
+        }
+    }
+}
+
+const URL: &str = "upstream.url";
+
+fn build(
+    global: &Layer,
+    overrides: &[RouteLayer],
+    problems: &mut Vec<Mistake>,
+) -> Result<Config, Mistake> {
+    let proxy = Scope {
+        global,
+        route: None,
+    };
+    let listen: SocketAddr = proxy.get("listen")?;
+    let mut routes = Vec::new();
+    let mut looping: Vec<Place> = Vec::new();
+    let mut add = |path: RoutePath, scope: Scope<'_>| {
+        let own_limits = scope
+            .route
+            .is_some_and(|given| given.keys().any(|name| name.starts_with("limit.")));
+        let settings = settings(scope)?;
+        if check::loops(listen, &settings.upstream.url) {
+            looping.extend(scope.given(URL).map(|given| given.place.clone()));
+        }
+        routes.push(Route {
+            path,
+            settings,
+            own_limits,
+        });
+        Ok(())
+    };
+
+    for over in overrides {
+        let scope = Scope {
+            global,
+            route: Some(&over.given),
+        };
+        if scope.given(URL).is_some() {
+            add(over.path.clone(), scope)?;
+        } else {
+            let problem = "missing: neither this route nor the proxy as a whole has one; \
+                           write one such as upstream.url = \"http://127.0.0.1:3000\"";
+            problems.push(Mistake::new(over.place.clone(), URL, problem));
+        }
+    }
+    if proxy.given(URL).is_some() {
+        add(RoutePath::everything(), proxy)?;
+    } else if overrides.is_empty() {
+        let problem = "missing; say where to forward to, such as \
+                       --upstream-url http://127.0.0.1:3000, or try `sse-guard demo`";
+        problems.push(Mistake::new(Place::Config, URL, problem));
+    }
+
+    // Routes that share the global URL share its mistake.
+    looping.dedup();
+    for place in looping {
+        let problem = "is this proxy's own address (listen): each request would go round for ever; \
+                       name the server behind the proxy";
+        problems.push(Mistake::new(place, URL, problem));
+    }
+    let mut config = Config {
+        listen,
+        trusted_proxies: proxy.get("trusted_proxies")?,
+        trusted_header: proxy.get("trusted_header")?,
+        drain_window: proxy.get("drain.window")?,
+        log: Log {
+            format: proxy.get("log.format")?,
+            level: proxy.get("log.level")?,
+        },
+        routes,
+        warnings: Vec::new(),
+    };
+    let catch_all = proxy.given(URL).is_some();
+    config.warnings = check::warnings(&config, catch_all);
+    Ok(config)
+}
+
+fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
+    Ok(Settings {
+        upstream: Upstream {
+            url: scope.get(URL)?,
+            connect_timeout: scope.get("upstream.connect_timeout")?,
+            head_timeout: scope.get("upstream.head_timeout")?,
+        },
+        heartbeat: Heartbeat {
+            interval: scope.get("heartbeat.interval")?,
+            style: style(scope)?,
+            immediate: scope.get("heartbeat.immediate")?,
+        },
+        idle: Idle {
+            timeout: scope.get("idle.timeout")?,
+            event_timeout: scope.get("idle.event_timeout")?,
+            action: scope.get("idle.action")?,
+            error_event: scope.get("idle.error_event")?,
+            error_data: scope.get("idle.error_data")?,
+            pings: scope.get("idle.pings")?,
+        },
+        limit: Limit {
+            per_ip: scope.get("limit.per_ip")?,
+            total: scope.get("limit.total")?,
+            rate: scope.get("limit.rate")?,
+            burst: scope.get("limit.burst")?,
+            ipv6_prefix: scope.get("limit.ipv6_prefix")?,
+            allow: scope.get("limit.allow")?,
+            reject: scope.get("limit.reject")?,
+            retry_after: scope.get("limit.retry_after")?,
+        },
+        rotation: Rotation {
+            max_age: scope.get("rotation.max_age")?,
+            jitter: scope.get("rotation.jitter")?,
+            retry: scope.get("rotation.retry")?,
+            methods: scope.get("rotation.methods")?,
+            event: match scope.get("rotation.event")? {
+                Some(name) => Some((name, scope.get("rotation.data")?)),
+                None => None,
+            },
+        },
+    })
+}
+
+fn style(scope: Scope<'_>) -> Result<Style, Mistake> {
+    let style: String = scope.get("heartbeat.style")?;
+    Ok(match style.as_str() {
+        "block" => Style::Block {
+            text: scope.get("heartbeat.text")?,
+        },
+        "event" => Style::Event {
+            name: scope.get("heartbeat.event")?,
+            data: scope.get("heartbeat.data")?,
+        },
+        _ => Style::Line {
+            text: scope.get("heartbeat.text")?,
+        },
+    })
+}
+
+/// The values that hold for a route, or for the proxy as a whole.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    global: &'a Layer,
+    route: Option<&'a Layer>,
+}
+
+impl<'a> Scope<'a> {
+    fn given(self, name: &str) -> Option<&'a Given> {
+        self.route
+            .and_then(|route| route.get(name))
+            .or_else(|| self.global.get(name))
+    }
+
+    fn get<T: FromValue>(self, name: &str) -> Result<T, Mistake> {
+        let missing = || Mistake::new(Place::Config, name, "missing");
+        let given = self.given(name).ok_or_else(missing)?;
+        T::from_value(&given.value)
+            .ok_or_else(|| Mistake::new(given.place.clone(), name, "is of another kind"))
+    }
+}
+
+/// What a [`Value`] of the right kind becomes in the typed config.
+trait FromValue: Sized {
+    fn from_value(value: &Value) -> Option<Self>;
+}
+
+impl<T: FromValue> FromValue for Option<T> {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Off => Some(None),
+            value => T::from_value(value).map(Some),
+        }
+    }
+}
+
+/// One impl per type that a variant holds as it is.
+macro_rules! from_variant {
+    ($($variant:ident => $type:ty,)*) => {
+        $(impl FromValue for $type {
+            fn from_value(value: &Value) -> Option<Self> {
+                match value {
+                    Value::$variant(inner) => Some(inner.clone()),
+                    _ => None,
+                }
+            }
+        })*
+    };
+}
+
+from_variant! {
+    Duration => Duration,
+    Count => NonZeroU32,
+    Rate => Rate,
+    Fraction => f64,
+    Bool => bool,
+    Text => String,
+    Address => SocketAddr,
+    Url => Uri,
+    Networks => Vec<IpNet>,
+    Words => Vec<String>,
+    Methods => Vec<Method>,
+    Prefix => u8,
+}
+
+/// One impl per type whose values are words of a choice.
+macro_rules! from_words {
+    ($($type:ident { $($word:literal => $variant:ident,)* })*) => {
+        $(impl FromValue for $type {
+            fn from_value(value: &Value) -> Option<Self> {
+                match value {
+                    Value::Text(word) => match word.as_str() {
+                        $($word => Some(Self::$variant),)*
+                        _ => None,
+                    },
+                    _ => None,
+                }
+            }
+        })*
+    };
+}
+
+from_words! {
+    TrustedHeader {
+        "x-forwarded-for" => XForwardedFor,
+        "forwarded" => Forwarded,
+    }
+    LogFormat {
+        "text" => Text,
+        "json" => Json,
+    }
+    Level {
+        "error" => Error,
+        "warn" => Warn,
+        "info" => Info,
+        "debug" => Debug,
+        "trace" => Trace,
+    }
+    IdleAction {
+        "auto" => Auto,
+        "close" => Close,
+        "error-event" => ErrorEvent,
+        "abort" => Abort,
+    }
+    Reject {
+        "status" => Status,
+        "retry-later" => RetryLater,
+    }
+}
+
+#[cfg(test)]
+mod tests;

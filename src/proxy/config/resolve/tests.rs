@@ -1,0 +1,158 @@
+use super::super::keys::{KEYS, Kind};
+use super::super::source::tests::{from_file, problems};
+use super::*;
+
+fn config(text: &str) -> Config {
+    match from_file(text) {
+        Ok(loaded) => loaded.config,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn an_upstream_is_all_that_is_needed() {
+    let config = config("upstream.url = 'http://127.0.0.1:3000'");
+    assert_eq!(config.listen, SocketAddr::from(([127, 0, 0, 1], 8080)));
+    assert_eq!(config.trusted_header, TrustedHeader::XForwardedFor);
+    assert_eq!(config.drain_window, Duration::from_secs(10));
+    assert_eq!(config.log.level.as_str(), "info");
+    assert_eq!(config.warnings, Vec::<String>::new());
+    assert_eq!(config.routes.len(), 1);
+    let route = &config.routes[0];
+    assert_eq!(route.path.as_str(), "/");
+    assert!(!route.own_limits);
+    let Settings {
+        heartbeat,
+        idle,
+        limit,
+        rotation,
+        ..
+    } = &route.settings;
+    assert_eq!(heartbeat.interval, Some(Duration::from_secs(15)));
+    assert_eq!(
+        heartbeat.style,
+        Style::Line {
+            text: "heartbeat".to_owned()
+        }
+    );
+    assert_eq!(idle.timeout, Some(Duration::from_secs(600)));
+    assert_eq!(idle.event_timeout, None);
+    assert_eq!(idle.action, IdleAction::Auto);
+    assert_eq!(limit.total.map(NonZeroU32::get), Some(10_000));
+    assert_eq!(limit.rate.map(|rate| rate.count.get()), Some(50));
+    assert_eq!(rotation.max_age, Some(Duration::from_secs(3600)));
+    assert_eq!(rotation.methods, [Method::GET]);
+    assert_eq!(rotation.event, None);
+}
+
+#[test]
+fn every_word_of_every_choice_means_something() {
+    for key in KEYS {
+        let Kind::Choice(words) = key.kind else {
+            continue;
+        };
+        let mut seen = Vec::new();
+        for word in words {
+            let config = config(&format!(
+                "upstream.url = 'http://app'\n{} = '{word}'",
+                key.name
+            ));
+            assert!(!seen.contains(&config), "{} = {word}", key.name);
+            seen.push(config);
+        }
+    }
+}
+
+#[test]
+fn off_is_none_wherever_it_is_allowed() {
+    let mut text = "upstream.url = 'http://app'\n".to_owned();
+    for key in KEYS.iter().filter(|key| key.kind.takes_off()) {
+        text.push_str(&format!("{} = 'off'\n", key.name));
+    }
+    let settings = &config(&text).routes[0].settings;
+    assert_eq!(settings.heartbeat.interval, None);
+    assert_eq!(settings.idle.timeout, None);
+    assert_eq!(settings.limit.per_ip, None);
+    assert_eq!(settings.limit.total, None);
+    assert_eq!(settings.limit.rate, None);
+    assert_eq!(settings.rotation.max_age, None);
+    assert_eq!(settings.rotation.event, None);
+}
+
+#[test]
+fn a_route_inherits_what_it_does_not_override() {
+    let config = config(
+        "[upstream]\nurl = 'http://app'\n[heartbeat]\ninterval = '5s'\n\
+         [[route]]\npath = '/v1'\nheartbeat.style = 'event'\n\
+         [[route]]\npath = '/v2'\nlimit.per_ip = 'off'\nrotation.event = 'bye'",
+    );
+    let route = config.route_for("/v1/chat").unwrap();
+    assert_eq!(route.path.as_str(), "/v1");
+    let heartbeat = &route.settings.heartbeat;
+    assert_eq!(heartbeat.interval, Some(Duration::from_secs(5)));
+    let (name, data) = ("ping".to_owned(), "{}".to_owned());
+    assert_eq!(heartbeat.style, Style::Event { name, data });
+    assert!(!route.own_limits);
+
+    let route = config.route_for("/v2").unwrap();
+    assert!(route.own_limits);
+    let event = Some(("bye".to_owned(), "{}".to_owned()));
+    assert_eq!(route.settings.rotation.event, event);
+    assert_eq!(config.route_for("/").unwrap().path.as_str(), "/");
+}
+
+#[test]
+fn routes_with_upstreams_of_their_own_need_no_other() {
+    let config = config("[[route]]\npath = '/v1'\nupstream.url = 'http://app'");
+    assert_eq!(config.routes.len(), 1);
+    assert!(config.route_for("/v2").is_none());
+}
+
+#[test]
+fn a_missing_upstream_is_a_mistake_where_it_is_missed() {
+    let missing = problems("");
+    assert!(missing[0].starts_with("config: upstream.url: missing;"));
+
+    let missing =
+        problems("[[route]]\npath = '/v1'\n[[route]]\npath = '/v2'\nupstream.url = 'http://app'");
+    assert_eq!(missing.len(), 1);
+    assert!(missing[0].starts_with("sse-guard.toml:1: upstream.url: missing: neither"));
+}
+
+#[test]
+fn a_refused_upstream_is_not_missing_too() {
+    let lines = problems("upstream.url = 'https://app'");
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].contains("TLS to the upstream is not supported"));
+}
+
+#[test]
+fn a_proxy_that_forwards_to_itself_is_refused() {
+    let cases = [
+        ("127.0.0.1:9000", "http://127.0.0.1:9000", true),
+        ("127.0.0.1:9000", "http://localhost:9000", true),
+        ("0.0.0.0:80", "http://127.0.0.1", true),
+        ("[::]:80", "http://[::1]", true),
+        ("127.0.0.1:9000", "http://0.0.0.0:9000", true),
+        ("127.0.0.1:9000", "http://127.0.0.1:9001", false),
+        ("127.0.0.1:9000", "http://127.0.0.2:9000", false),
+        ("10.0.0.1:9000", "http://localhost:9000", false),
+        ("127.0.0.1:9000", "http://app:9000", false),
+    ];
+    for (listen, url, refused) in cases {
+        let text =
+            format!("listen = '{listen}'\n[upstream]\nurl = '{url}'\n[[route]]\npath = '/a'");
+        match from_file(&text) {
+            Ok(_) => assert!(!refused, "{listen} {url}"),
+            Err(error) => {
+                assert!(refused, "{error}");
+                assert_eq!(error.mistakes.len(), 1, "{error}");
+                assert!(
+                    error
+                        .to_string()
+                        .starts_with("sse-guard.toml:3: upstream.url: is this")
+                );
+            }
+        }
+    }
+}

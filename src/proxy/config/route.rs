@@ -1,0 +1,183 @@
+//! Which requests a route is for.
+
+use std::fmt;
+
+use globset::{GlobBuilder, GlobMatcher};
+
+/// The paths that a route is for: a prefix of whole segments, or a glob.
+///
+/// - `/v1` and `/v1/` are one prefix: they match `/v1`, `/v1/` and `/v1/chat`, but not `/v1x`.
+///   `/` matches every path.
+/// - A path with any of `*?[{` is a glob and matches a path as a whole: `*` and `?` stay within a
+///   segment, `**` goes over any number of them.
+///
+/// Paths are compared as the client spelt them, without decoding of `%2F` or removal of `..`: a
+/// route chooses settings and is no access control.
+#[derive(Clone, Debug)]
+pub struct RoutePath {
+    text: String,
+    matcher: Matcher,
+}
+
+#[derive(Clone, Debug)]
+enum Matcher {
+    /// Without the slash at the end, so that `/` is the empty prefix.
+    Prefix(String),
+    Glob(GlobMatcher),
+}
+
+impl RoutePath {
+    /// Parses a path of a `[[route]]`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if !text.starts_with('/') {
+            return Err("a path begins with a slash; write one such as \"/v1\"".to_owned());
+        }
+        if text.contains(|c: char| c == '#' || c.is_whitespace() || c.is_control()) {
+            return Err("a path has no spaces, control characters or fragment".to_owned());
+        }
+        let matcher = if text.contains(['*', '?', '[', '{']) {
+            let glob = GlobBuilder::new(text)
+                .literal_separator(true)
+                .backslash_escape(true)
+                .build()
+                .map_err(|error| format!("is no valid glob: {}", error.kind()))?;
+            Matcher::Glob(glob.compile_matcher())
+        } else {
+            Matcher::Prefix(text.strip_suffix('/').unwrap_or(text).to_owned())
+        };
+        Ok(Self {
+            text: text.to_owned(),
+            matcher,
+        })
+    }
+
+    /// The path that matches everything, of the implicit last route.
+    pub(super) fn everything() -> Self {
+        Self {
+            text: "/".to_owned(),
+            matcher: Matcher::Prefix(String::new()),
+        }
+    }
+
+    /// Whether a request for this path (without its query) belongs to the route.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        match &self.matcher {
+            Matcher::Prefix(prefix) => path
+                .strip_prefix(prefix.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.is_empty()),
+            Matcher::Glob(glob) => glob.is_match(path),
+        }
+    }
+
+    /// The path as the config file spells it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether no request gets past this route to `later`; `false` where that is hard to tell.
+    pub(super) fn shadows(&self, later: &Self) -> bool {
+        if self.text == later.text || self.text == "/**" {
+            return true;
+        }
+        match (&self.matcher, &later.matcher) {
+            (Matcher::Prefix(_), Matcher::Prefix(prefix)) => self.matches(prefix),
+            (Matcher::Prefix(_), Matcher::Glob(_)) => self.matches(later.literal_segments()),
+            (Matcher::Glob(_), _) => false,
+        }
+    }
+
+    /// The segments of a glob that stand before the first wildcard.
+    fn literal_segments(&self) -> &str {
+        let end = self
+            .text
+            .find(['*', '?', '[', '{', '\\'])
+            .unwrap_or(self.text.len());
+        self.text[..end]
+            .rsplit_once('/')
+            .map_or("", |(segments, _)| segments)
+    }
+}
+
+impl PartialEq for RoutePath {
+    fn eq(&self, other: &Self) -> bool {
+        // The matcher is a function of the text.
+        self.text == other.text
+    }
+}
+
+impl Eq for RoutePath {}
+
+impl fmt::Display for RoutePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RoutePath {
+        RoutePath::parse(text).unwrap()
+    }
+
+    #[test]
+    fn paths_match_whole_segments() {
+        let cases = [
+            ("/v1", "/v1", true),
+            ("/v1", "/v1/", true),
+            ("/v1", "/v1/chat", true),
+            ("/v1", "/v1x", false),
+            ("/v1", "/", false),
+            ("/v1/", "/v1", true),
+            ("/v1/", "/v1/chat", true),
+            ("/v1/", "/v1x", false),
+            ("/", "/", true),
+            ("/", "/anything/at/all", true),
+            ("/", "*", true),
+            ("/*/events", "/a/events", true),
+            ("/*/events", "/a/b/events", false),
+            ("/*/events", "/a/events/x", false),
+            ("/v1/**", "/v1/a/b", true),
+            ("/v1/**", "/v2/a", false),
+            ("/{a,b}/x", "/b/x", true),
+            ("/a?c", "/abc", true),
+            ("/a?c", "/a/c", false),
+        ];
+        for (route, request, matches) in cases {
+            assert_eq!(path(route).matches(request), matches, "{route} {request}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_can_match_nothing_is_refused() {
+        for text in ["", "v1", "/a b", "/a#b", "/a\n", "/{a", "/[z-a]"] {
+            assert!(RoutePath::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_wider_route_shadows_those_after_it() {
+        let cases = [
+            ("/v1", "/v1/chat", true),
+            ("/v1", "/v1/", true),
+            ("/v1/chat", "/v1", false),
+            ("/v1", "/v1x", false),
+            ("/v1", "/v1/*/x", true),
+            ("/v1", "/v1*", false),
+            ("/", "/*/x", true),
+            ("/**", "/v1", true),
+            ("/*/x", "/*/x", true),
+            ("/*/x", "/a/x", false),
+        ];
+        for (first, later, shadows) in cases {
+            assert_eq!(
+                path(first).shadows(&path(later)),
+                shadows,
+                "{first} {later}"
+            );
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What the proxy runs by: the typed configuration.
+//!
+//! Every value in here is valid, alone and together with the others; only [`load`](super::load)
+//! makes one.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use http::{Method, Uri};
+use ipnet::IpNet;
+
+use super::RoutePath;
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Peers whose word on the client's address is believed; nobody's by default.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which those peers name the client.
+    pub trusted_header: TrustedHeader,
+    /// Over how long streams end at shutdown; zero ends them at once.
+    pub drain_window: Duration,
+    /// How and how much is logged.
+    pub log: Log,
+    /// The routes, first match first; at least one.
+    ///
+    /// If there is an upstream for the proxy as a whole, the last route takes every path. If there
+    /// is none, a request may match no route.
+    pub routes: Vec<Route>,
+    /// What is allowed but hardly meant, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// The route of a request for this path, given without its query.
+    #[must_use]
+    pub fn route_for(&self, path: &str) -> Option<&Route> {
+        self.routes.iter().find(|route| route.path.matches(path))
+    }
+}
+
+/// A header that names the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrustedHeader {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded`, RFC 7239.
+    Forwarded,
+}
+
+/// How and how much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// How lines are written.
+    pub format: LogFormat,
+    /// The least severe level that is written.
+    pub level: Level,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// How severe a log line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Something failed.
+    Error,
+    /// Something is odd.
+    Warn,
+    /// Something happened.
+    Info,
+    /// What an operator may ask for.
+    Debug,
+    /// What a developer may ask for.
+    Trace,
+}
+
+impl Level {
+    /// The level's name in lower case, as log filters take it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// Some paths and what holds for them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// The paths.
+    pub path: RoutePath,
+    /// What holds for them.
+    pub settings: Settings,
+    /// Whether the route sets a `limit.` key, and so counts its streams apart from the others'.
+    pub own_limits: bool,
+}
+
+/// Everything that a route may have its own way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Where requests go.
+    pub upstream: Upstream,
+    /// What keeps quiet streams open.
+    pub heartbeat: Heartbeat,
+    /// When a silent upstream is given up.
+    pub idle: Idle,
+    /// How many streams there may be.
+    pub limit: Limit,
+    /// When old streams are ended.
+    pub rotation: Rotation,
+}
+
+/// Where requests go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// An absolute `http` URL with a host, and without credentials, query and fragment.
+    pub url: Uri,
+    /// How long connecting may take; above zero.
+    pub connect_timeout: Duration,
+    /// How long the response head may take; above zero.
+    pub head_timeout: Duration,
+}
+
+/// What keeps quiet streams open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// How long a client hears nothing before we speak; above zero; never if `None`.
+    pub interval: Option<Duration>,
+    /// What we say.
+    pub style: Style,
+    /// Whether to speak once at the very start.
+    pub immediate: bool,
+}
+
+/// What a heartbeat looks like; no text in it has a line break.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// A comment line without a blank line.
+    Line {
+        /// The comment, perhaps empty.
+        text: String,
+    },
+    /// A comment line and a blank line.
+    Block {
+        /// The comment, perhaps empty.
+        text: String,
+    },
+    /// An event.
+    Event {
+        /// Its name, not empty.
+        name: String,
+        /// Its data, not empty.
+        data: String,
+    },
+}
+
+/// When a silent upstream is given up, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// How long no byte may come; above zero; for ever if `None`.
+    pub timeout: Option<Duration>,
+    /// How long no event with data may come; above zero; for ever if `None`.
+    pub event_timeout: Option<Duration>,
+    /// How the stream ends.
+    pub action: IdleAction,
+    /// The name of the last event of [`IdleAction::ErrorEvent`]; one line, not empty.
+    pub error_event: String,
+    /// The data of that event; one line, not empty.
+    pub error_data: String,
+    /// Names of events that `event_timeout` does not count.
+    pub pings: Vec<String>,
+}
+
+/// How a stream ends whose upstream went silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdleAction {
+    /// `Close` for GET, `Abort` for other methods.
+    Auto,
+    /// As a complete response.
+    Close,
+    /// With a last event that tells, then as a complete response.
+    ErrorEvent,
+    /// As a broken transfer.
+    Abort,
+}
+
+/// How many streams there may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// At once per client address; any number if `None`.
+    pub per_ip: Option<NonZeroU32>,
+    /// At once in all; any number if `None`.
+    pub total: Option<NonZeroU32>,
+    /// New ones per client address; any number if `None`.
+    pub rate: Option<Rate>,
+    /// How many new ones may come ahead of `rate`.
+    pub burst: NonZeroU32,
+    /// How many bits of an IPv6 address tell clients apart; 1 to 128.
+    pub ipv6_prefix: u8,
+    /// Clients that no limit per address holds for.
+    pub allow: Vec<IpNet>,
+    /// What a client over the limit hears.
+    pub reject: Reject,
+    /// When it is told to come back; above zero.
+    pub retry_after: Duration,
+}
+
+/// So many in a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: NonZeroU32,
+    /// In how long: a second, a minute or an hour.
+    pub per: Duration,
+}
+
+/// What a client over the limit hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// Status 429 or 503, at which a browser's `EventSource` gives up for good.
+    Status,
+    /// An empty event stream with a `retry:` line, after which it tries again.
+    RetryLater,
+}
+
+/// When old streams are ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rotation {
+    /// At which age; above zero; never if `None`.
+    pub max_age: Option<Duration>,
+    /// By which share of `max_age` ends are spread; 0 to 1.
+    pub jitter: f64,
+    /// When the client is told to come back; above zero.
+    pub retry: Duration,
+    /// Whose streams are rotated; at least one method.
+    pub methods: Vec<Method>,
+    /// Name and data of a last event, each one line and not empty.
+    pub event: Option<(String, String)>,
+}

@@ -1,0 +1,329 @@
+//! The places a value may be set in, and which of them counts.
+
+use std::collections::BTreeMap;
+
+use super::keys::{ENV_PREFIX, KEYS, Key, find};
+use super::mistake::{ConfigError, Mistake, Place};
+use super::settings::Config;
+use super::value::Value;
+use super::{RoutePath, file, resolve, suggest};
+
+/// A value, and where it was set.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
+    pub(super) value: Value,
+    pub(super) place: Place,
+}
+
+/// What one place, or several with the stronger on top, set; by the key's name.
+pub(super) type Layer = BTreeMap<&'static str, Given>;
+
+/// A `[[route]]` of the file: its path, and what it overrides.
+#[derive(Clone, Debug)]
+pub(super) struct RouteLayer {
+    pub(super) path: RoutePath,
+    pub(super) place: Place,
+    pub(super) given: Layer,
+}
+
+/// A valid configuration that knows where each value came from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What to run by.
+    pub config: Config,
+    pub(super) global: Layer,
+    pub(super) routes: Vec<RouteLayer>,
+}
+
+/// The name of a config file and its text.
+pub(super) struct FileText {
+    pub(super) name: String,
+    pub(super) text: String,
+}
+
+/// All that a configuration is read from; nothing else is looked at.
+#[derive(Default)]
+pub(super) struct Inputs {
+    pub(super) flags: Vec<(&'static Key, String)>,
+    pub(super) env: Vec<(String, String)>,
+    /// The file, if there is one, or why it can not be read.
+    pub(super) file: Option<Result<FileText, Mistake>>,
+    /// Defaults of this run.
+    pub(super) demo: Vec<(String, String)>,
+}
+
+/// Reads all inputs and reports every mistake in them, or returns what they say together.
+pub(super) fn read(inputs: Inputs) -> Result<Loaded, ConfigError> {
+    let mut mistakes = Vec::new();
+    let mut flags = Layer::new();
+    for (key, text) in &inputs.flags {
+        let place = Place::Flag(format!("--{}", key.flag()));
+        give(&mut flags, key, text, place, &mut mistakes);
+    }
+    let env = read_env(&inputs.env, &mut mistakes);
+    let demo = read_demo(&inputs.demo, &mut mistakes);
+    let file = match inputs.file {
+        None => Some(file::FileLayers::default()),
+        Some(Ok(file)) => file::read(&file.name, &file.text, &mut mistakes),
+        Some(Err(mistake)) => {
+            mistakes.push(mistake);
+            None
+        }
+    };
+    // Without the file, what is missing or does not fit together is anybody's guess.
+    let Some(file) = file else {
+        return Err(ConfigError { mistakes });
+    };
+
+    let mut global = defaults(&mut mistakes);
+    for layer in [demo, file.global, env, flags] {
+        global.extend(layer);
+    }
+    let config = resolve::resolve(&global, &file.routes, &mut mistakes);
+    match config {
+        Some(config) if mistakes.is_empty() => Ok(Loaded {
+            config,
+            global,
+            routes: file.routes,
+        }),
+        _ => Err(ConfigError { mistakes }),
+    }
+}
+
+fn give(
+    layer: &mut Layer,
+    key: &'static Key,
+    text: &str,
+    place: Place,
+    mistakes: &mut Vec<Mistake>,
+) {
+    match Value::from_text(key.kind, text) {
+        Ok(value) => {
+            layer.insert(key.name, Given { value, place });
+        }
+        Err(problem) => mistakes.push(Mistake::new(place, key.name, problem)),
+    }
+}
+
+fn defaults(mistakes: &mut Vec<Mistake>) -> Layer {
+    let mut layer = Layer::new();
+    for key in KEYS {
+        if let Some(text) = key.default {
+            give(&mut layer, key, text, Place::Default, mistakes);
+        }
+    }
+    layer
+}
+
+fn read_demo(demo: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Layer {
+    let mut layer = Layer::new();
+    for (name, text) in demo {
+        match find(name) {
+            Some(key) => give(&mut layer, key, text, Place::Demo, mistakes),
+            None => mistakes.push(Mistake::new(Place::Demo, name, "there is no such key")),
+        }
+    }
+    layer
+}
+
+/// The variable that names the config file.
+pub(super) const CONFIG_ENV: &str = "SSE_GUARD_CONFIG";
+
+fn read_env(variables: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Layer {
+    let mut layer = Layer::new();
+    for (name, text) in variables {
+        if !name.starts_with(ENV_PREFIX) || name == CONFIG_ENV || of_a_container(name, text) {
+            continue;
+        }
+        let place = Place::Env(name.clone());
+        if let Some(key) = KEYS.iter().find(|key| key.env() == *name) {
+            give(&mut layer, key, text, place, mistakes);
+            continue;
+        }
+        let names: Vec<String> = KEYS.iter().map(Key::env).collect();
+        let known = names.iter().map(String::as_str).chain([CONFIG_ENV]);
+        let hint = match suggest::nearest(name, known) {
+            Some(near) => format!("; did you mean {near}?"),
+            None => "; `sse-guard --help` lists them all".to_owned(),
+        };
+        mistakes.push(Mistake::new(place, "", format!("unknown variable{hint}")));
+    }
+    layer
+}
+
+/// Whether the variable is one that Kubernetes or Docker sets for a service called `sse-guard`.
+///
+/// Kubernetes sets `SSE_GUARD_SERVICE_HOST`, `SSE_GUARD_PORT_8080_TCP_ADDR` and the like in every
+/// pod beside such a service; taking them for mistakes would keep the proxy from starting there.
+fn of_a_container(name: &str, text: &str) -> bool {
+    let protocols = ["TCP", "UDP", "SCTP"];
+    let parts: Vec<&str> = name.split('_').collect();
+    let port_link = parts.windows(3).any(|parts| {
+        parts[0] == "PORT"
+            && parts[1].bytes().all(|byte| byte.is_ascii_digit())
+            && protocols.contains(&parts[2])
+    });
+    let service = name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT");
+    port_link || service || (name.ends_with("_PORT") && text.contains("://"))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Reads a file that is called `sse-guard.toml`.
+    pub(in super::super) fn from_file(text: &str) -> Result<Loaded, ConfigError> {
+        read(Inputs {
+            file: Some(Ok(FileText {
+                name: "sse-guard.toml".to_owned(),
+                text: text.to_owned(),
+            })),
+            ..Inputs::default()
+        })
+    }
+
+    /// The lines of the error that the file brings about.
+    pub(in super::super) fn problems(text: &str) -> Vec<String> {
+        let error = from_file(text).unwrap_err();
+        error.to_string().lines().map(str::to_owned).collect()
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+            .collect()
+    }
+
+    fn from_env(variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+        let mut env = pairs(variables);
+        env.push(("SSE_GUARD_UPSTREAM_URL".to_owned(), "http://app".to_owned()));
+        read(Inputs {
+            env,
+            ..Inputs::default()
+        })
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file_beats_demo_beats_default() {
+        let key = find("heartbeat.interval").unwrap();
+        let text = "[upstream]\nurl = 'http://app'\n[heartbeat]\ninterval = '3s'";
+        let seconds = |flag: bool, env: bool, file: bool, demo: bool| {
+            let name = "sse-guard.toml".to_owned();
+            let text = if file {
+                text
+            } else {
+                "upstream.url = 'http://app'"
+            }
+            .to_owned();
+            let loaded = read(Inputs {
+                flags: flag.then(|| (key, "1s".to_owned())).into_iter().collect(),
+                env: if env {
+                    pairs(&[("SSE_GUARD_HEARTBEAT_INTERVAL", "2s")])
+                } else {
+                    Vec::new()
+                },
+                file: Some(Ok(FileText { name, text })),
+                demo: if demo {
+                    pairs(&[("heartbeat.interval", "4s")])
+                } else {
+                    Vec::new()
+                },
+            });
+            let route = loaded.unwrap().config.routes.remove(0);
+            route.settings.heartbeat.interval.unwrap().as_secs()
+        };
+        assert_eq!(seconds(true, true, true, true), 1);
+        assert_eq!(seconds(false, true, true, true), 2);
+        assert_eq!(seconds(false, false, true, true), 3);
+        assert_eq!(seconds(false, false, false, true), 4);
+        assert_eq!(seconds(false, false, false, false), 15);
+    }
+
+    #[test]
+    fn an_override_of_a_route_beats_a_flag() {
+        let text = "[upstream]\nurl = 'http://app'\n[[route]]\npath = '/v1'\nlimit.per_ip = 3";
+        let loaded = read(Inputs {
+            flags: vec![(find("limit.per_ip").unwrap(), "7".to_owned())],
+            file: Some(Ok(FileText {
+                name: "a.toml".to_owned(),
+                text: text.to_owned(),
+            })),
+            ..Inputs::default()
+        });
+        let routes = loaded.unwrap().config.routes;
+        let per_ip = routes
+            .iter()
+            .map(|route| route.settings.limit.per_ip.unwrap().get());
+        assert_eq!(per_ip.collect::<Vec<_>>(), [3, 7]);
+    }
+
+    #[test]
+    fn an_unknown_variable_is_a_mistake_with_a_hint() {
+        let error = from_env(&[
+            ("SSE_GUARD_HEARTBEAT_INTERVALL", "1s"),
+            ("SSE_GUARD_X", "1"),
+        ]);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "SSE_GUARD_HEARTBEAT_INTERVALL: unknown variable; did you mean SSE_GUARD_HEARTBEAT_INTERVAL?\n\
+             SSE_GUARD_X: unknown variable; `sse-guard --help` lists them all"
+        );
+    }
+
+    #[test]
+    fn variables_of_others_are_let_be() {
+        let loaded = from_env(&[
+            ("PATH", "/bin"),
+            ("SSE_GUARD_CONFIG", "a.toml"),
+            ("SSE_GUARD_SERVICE_HOST", "10.0.0.1"),
+            ("SSE_GUARD_SERVICE_PORT_HTTP", "80"),
+            ("SSE_GUARD_PORT", "tcp://10.0.0.1:80"),
+            ("SSE_GUARD_PORT_80_TCP", "tcp://10.0.0.1:80"),
+            ("SSE_GUARD_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ]);
+        assert!(loaded.is_ok(), "{loaded:?}");
+    }
+
+    #[test]
+    fn no_key_looks_like_a_variable_of_a_container() {
+        for key in KEYS {
+            assert!(!of_a_container(&key.env(), "http://app"), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn mistakes_of_all_places_are_reported_at_once() {
+        let error = read(Inputs {
+            flags: vec![(find("listen").unwrap(), "8080".to_owned())],
+            env: pairs(&[("SSE_GUARD_IDLE_TIMEOUT", "10")]),
+            file: Some(Ok(FileText {
+                name: "a.toml".to_owned(),
+                text: "limit.per_ip = 0\nheartbeat.style = 'lines'".to_owned(),
+            })),
+            demo: pairs(&[("no.key", "1")]),
+        });
+        let mistakes = error.unwrap_err().mistakes;
+        let places: Vec<String> = mistakes.iter().map(|m| m.place.to_string()).collect();
+        let all = [
+            "--listen",
+            "SSE_GUARD_IDLE_TIMEOUT",
+            "demo",
+            "a.toml:1",
+            "a.toml:2",
+            "config",
+        ];
+        assert_eq!(places, all);
+    }
+
+    #[test]
+    fn a_file_that_can_not_be_read_hides_no_other_mistake() {
+        let unreadable = Mistake::new(Place::Flag("--config".to_owned()), "", "can not read it");
+        let error = read(Inputs {
+            env: pairs(&[("SSE_GUARD_IDLE_TIMEOUT", "10")]),
+            file: Some(Err(unreadable)),
+            ..Inputs::default()
+        });
+        assert_eq!(error.unwrap_err().mistakes.len(), 2);
+    }
+}

@@ -1,0 +1,383 @@
+//! Values: from text or TOML to what a [`Kind`] asks for, with problems that say what would be right.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use http::{Method, Uri};
+use ipnet::IpNet;
+use toml::de::DeValue;
+
+use super::keys::Kind;
+use super::settings::Rate;
+use super::suggest;
+
+/// A valid value of some [`Kind`].
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
+    Off,
+    Duration(Duration),
+    Count(NonZeroU32),
+    Rate(Rate),
+    Fraction(f64),
+    Bool(bool),
+    Text(String),
+    Address(SocketAddr),
+    Url(Uri),
+    Networks(Vec<IpNet>),
+    Words(Vec<String>),
+    Methods(Vec<Method>),
+    Prefix(u8),
+}
+
+/// The longest duration: far above any use, far below where adding it to a clock overflows.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// The shortest one that is not zero: timers and `retry:` count in milliseconds.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+impl Value {
+    /// Reads the text of a flag, a variable, a default, or of a string in the file.
+    ///
+    /// The problem it returns says what would be right.
+    pub(super) fn from_text(kind: Kind, text: &str) -> Result<Self, String> {
+        if kind.takes_off() && text == "off" {
+            return Ok(Self::Off);
+        }
+        match kind {
+            Kind::Duration | Kind::DurationOrZero | Kind::DurationOrOff => duration(kind, text),
+            Kind::Count | Kind::CountOrOff => count(kind, text).map(Self::Count),
+            Kind::RateOrOff => rate(text).map(Self::Rate),
+            Kind::Fraction => fraction(text),
+            Kind::Bool => match text {
+                "true" => Ok(Self::Bool(true)),
+                "false" => Ok(Self::Bool(false)),
+                _ => Err(format!("{} is neither true nor false", echo(text))),
+            },
+            Kind::Text => line(text, true),
+            Kind::Filled | Kind::FilledOrOff => line(text, false),
+            Kind::Choice(words) => choice(words, text),
+            Kind::Address => address(text).map(Self::Address),
+            Kind::Url => url(text).map(Self::Url),
+            Kind::Prefix => match text.parse() {
+                Ok(bits @ 1..=128) => Ok(Self::Prefix(bits)),
+                _ => Err(format!(
+                    "{} is no prefix length; write a number from 1 to 128, such as 64",
+                    echo(text)
+                )),
+            },
+            Kind::Networks | Kind::Words | Kind::Methods => {
+                let items = text.split(',').map(str::trim);
+                list(kind, items.filter(|_| !text.trim().is_empty()))
+            }
+        }
+    }
+
+    /// Reads a value of the file, in the TOML type that is natural for the kind.
+    pub(super) fn from_toml(kind: Kind, value: &DeValue<'_>) -> Result<Self, String> {
+        let number = matches!(
+            kind,
+            Kind::Count | Kind::CountOrOff | Kind::Prefix | Kind::Fraction
+        );
+        match value {
+            DeValue::String(text) if kind.takes_off() && text == "off" => Ok(Self::Off),
+            DeValue::String(text) if number || kind == Kind::Bool => {
+                Self::from_text(kind, text)?;
+                Err(format!("{text} is written without quotes"))
+            }
+            DeValue::String(text) if kind.is_list() => {
+                list(kind, [text.as_ref()])?;
+                Err("is a list; put brackets around it: [\"...\"]".to_owned())
+            }
+            DeValue::String(text) => Self::from_text(kind, text),
+            DeValue::Integer(digits) if number => {
+                match i64::from_str_radix(digits.as_str(), digits.radix()) {
+                    Ok(number) => Self::from_text(kind, &number.to_string()),
+                    Err(_) => Err("the number is too large".to_owned()),
+                }
+            }
+            DeValue::Float(digits) if number => Self::from_text(kind, digits.as_str()),
+            DeValue::Boolean(value) if kind == Kind::Bool => Ok(Self::Bool(*value)),
+            DeValue::Array(items) if kind.is_list() => {
+                let texts: Option<Vec<&str>> =
+                    items.iter().map(|item| item.get_ref().as_str()).collect();
+                match texts {
+                    Some(texts) => list(kind, texts),
+                    None => Err("every item of the list is a text; put each in quotes".to_owned()),
+                }
+            }
+            DeValue::Integer(digits) => Err(unit_missing(kind, digits.as_str())
+                .unwrap_or_else(|| format!("is a number; write {}", example(kind)))),
+            DeValue::Boolean(false) if kind.takes_off() => {
+                Err("false switches nothing off; write \"off\"".to_owned())
+            }
+            other => Err(format!(
+                "is of type {}; write {}",
+                other.type_str(),
+                example(kind)
+            )),
+        }
+    }
+}
+
+/// The text in quotes, unless it is long or could hold a secret.
+fn echo(text: &str) -> String {
+    let secretive = text.contains(['@', '?', '=']) || text.contains("://");
+    if secretive || text.chars().count() > 40 {
+        "the value".to_owned()
+    } else {
+        format!("{text:?}")
+    }
+}
+
+/// A value of the kind, as the file spells it.
+fn example(kind: Kind) -> String {
+    let text = match kind {
+        Kind::Duration | Kind::DurationOrZero => "\"15s\"",
+        Kind::DurationOrOff => "\"15s\" or \"off\"",
+        Kind::Count => "a number such as 100",
+        Kind::CountOrOff => "a number such as 100, or \"off\"",
+        Kind::RateOrOff => "\"50/s\" or \"off\"",
+        Kind::Fraction => "a number from 0 to 1, such as 0.1",
+        Kind::Bool => "true or false",
+        Kind::Text | Kind::Filled => "a text in quotes",
+        Kind::FilledOrOff => "a text in quotes, or \"off\"",
+        Kind::Address => "\"127.0.0.1:8080\"",
+        Kind::Url => "\"http://127.0.0.1:3000\"",
+        Kind::Networks => "[\"10.0.0.0/8\"]",
+        Kind::Words => "[\"ping\"]",
+        Kind::Methods => "[\"GET\"]",
+        Kind::Prefix => "a number from 1 to 128, such as 64",
+        Kind::Choice(words) => return format!("one of \"{}\"", words.join("\", \"")),
+    };
+    text.to_owned()
+}
+
+/// The problem of a number where a number with a unit belongs.
+fn unit_missing(kind: Kind, digits: &str) -> Option<String> {
+    let unit = match kind {
+        Kind::Duration | Kind::DurationOrZero | Kind::DurationOrOff => "s",
+        Kind::RateOrOff => "/s",
+        _ => return None,
+    };
+    let number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !number {
+        return None;
+    }
+    if kind.takes_off() && digits.bytes().all(|byte| byte == b'0') {
+        return Some(format!("{digits} is no way to say never; write \"off\""));
+    }
+    Some(format!("{digits} has no unit; write \"{digits}{unit}\""))
+}
+
+fn duration(kind: Kind, text: &str) -> Result<Value, String> {
+    if let Some(problem) = unit_missing(kind, text) {
+        return Err(problem);
+    }
+    let or_off = if kind.takes_off() { ", or \"off\"" } else { "" };
+    let Ok(duration) = humantime::parse_duration(text) else {
+        return Err(format!(
+            "{} is no duration; write a number and a unit, such as \"200ms\", \"15s\", \"10m\" or \"1h\"{or_off}",
+            echo(text)
+        ));
+    };
+    if duration.is_zero() {
+        return match kind {
+            Kind::DurationOrZero => Ok(Value::Duration(duration)),
+            Kind::DurationOrOff => Err("zero is no way to say never; write \"off\"".to_owned()),
+            _ => Err("must be above zero, such as \"15s\"".to_owned()),
+        };
+    }
+    if duration < SHORTEST {
+        return Err("is too short; the shortest is \"1ms\"".to_owned());
+    }
+    if duration > LONGEST {
+        return Err(format!("is longer than a year; write less{or_off}"));
+    }
+    Ok(Value::Duration(duration))
+}
+
+fn count(kind: Kind, text: &str) -> Result<NonZeroU32, String> {
+    let or_off = if kind.takes_off() {
+        ", or \"off\" for no limit"
+    } else {
+        ""
+    };
+    match text.parse::<u32>().map(NonZeroU32::new) {
+        Ok(Some(count)) => Ok(count),
+        Ok(None) => Err(format!(
+            "0 would let nothing through; write 1 or more{or_off}"
+        )),
+        Err(_) => Err(format!(
+            "{} is no count; write a whole number from 1 to {}{or_off}",
+            echo(text),
+            u32::MAX
+        )),
+    }
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    if let Some(problem) = unit_missing(Kind::RateOrOff, text) {
+        return Err(problem);
+    }
+    let parsed = text.split_once('/').and_then(|(count, unit)| {
+        let per = match unit.trim() {
+            "s" => 1,
+            "m" => 60,
+            "h" => 60 * 60,
+            _ => return None,
+        };
+        let count = count.trim().parse::<NonZeroU32>().ok()?;
+        Some(Rate {
+            count,
+            per: Duration::from_secs(per),
+        })
+    });
+    parsed.ok_or_else(|| {
+        format!(
+            "{} is no rate; write a number above zero and a time, such as \"50/s\", \"10/m\" or \"100/h\", or \"off\"",
+            echo(text)
+        )
+    })
+}
+
+fn fraction(text: &str) -> Result<Value, String> {
+    match text.parse::<f64>() {
+        // Also refuses what is not a number.
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(Value::Fraction(number)),
+        _ => Err(format!(
+            "{} is no share; write a number from 0 (none) to 1 (all), such as 0.1",
+            echo(text)
+        )),
+    }
+}
+
+/// Text for the wire: a line break in it would end the field, or the event.
+fn line(text: &str, may_be_empty: bool) -> Result<Value, String> {
+    if text.contains(['\r', '\n']) {
+        return Err(
+            "has a line break, which would end the line on the wire; write one line".into(),
+        );
+    }
+    if text.is_empty() && !may_be_empty {
+        return Err("is empty, and clients drop an event without data or mistake one without a name; write a text".into());
+    }
+    Ok(Value::Text(text.to_owned()))
+}
+
+fn choice(words: &[&'static str], text: &str) -> Result<Value, String> {
+    if words.contains(&text) {
+        return Ok(Value::Text(text.to_owned()));
+    }
+    let hint = match suggest::nearest(text, words.iter().copied()) {
+        Some(word) => format!("; did you mean \"{word}\"?"),
+        None => String::new(),
+    };
+    Err(format!(
+        "{} is not one of {}{hint}",
+        echo(text),
+        words.join(", ")
+    ))
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let port = text.rsplit_once(':').map_or(text, |(_, port)| port);
+        let port = port.parse::<u16>().unwrap_or(8080);
+        format!(
+            "{} is no IP address and port; write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for all interfaces",
+            echo(text)
+        )
+    })
+}
+
+/// No problem of a URL repeats it: it may hold a password or a token.
+fn url(text: &str) -> Result<Uri, String> {
+    const RIGHT: &str = "write one such as \"http://127.0.0.1:3000\"";
+    let scheme = text
+        .split_once("://")
+        .map(|(scheme, _)| scheme.to_ascii_lowercase());
+    match scheme.as_deref() {
+        Some("http") => {}
+        Some("https") => {
+            return Err(
+                "TLS to the upstream is not supported in this release; use http:// to a server \
+                 on a network you trust, or to a TLS tunnel beside this proxy"
+                    .to_owned(),
+            );
+        }
+        _ => return Err(format!("is no http:// URL; {RIGHT}")),
+    }
+    if text.contains(['?', '#']) {
+        return Err("has a query or fragment; write the URL without it".to_owned());
+    }
+    let uri: Uri = text
+        .parse()
+        .map_err(|_| format!("is no valid URL; {RIGHT}"))?;
+    let Some(authority) = uri
+        .authority()
+        .filter(|authority| !authority.host().is_empty())
+    else {
+        return Err(format!("names no host; {RIGHT}"));
+    };
+    if authority.as_str().contains('@') {
+        return Err(
+            "has a user name or password, which would end up in logs; write the URL without it"
+                .to_owned(),
+        );
+    }
+    let has_port = authority.as_str().len() > authority.host().len();
+    if has_port && !matches!(authority.port_u16(), Some(1..)) {
+        return Err("the port is no number from 1 to 65535".to_owned());
+    }
+    Ok(uri)
+}
+
+fn list<'a>(kind: Kind, items: impl IntoIterator<Item = &'a str>) -> Result<Value, String> {
+    let items = items.into_iter();
+    match kind {
+        Kind::Networks => items
+            .map(network)
+            .collect::<Result<_, _>>()
+            .map(Value::Networks),
+        Kind::Methods => {
+            let methods: Vec<Method> = items.map(method).collect::<Result<_, _>>()?;
+            if methods.is_empty() {
+                return Err("names no method; write [\"GET\"]".to_owned());
+            }
+            Ok(Value::Methods(methods))
+        }
+        _ => {
+            let wrong = |word: &str| word.is_empty() || word.contains(['\r', '\n']);
+            let words: Vec<String> = items.map(str::to_owned).collect();
+            if words.iter().any(|word| wrong(word)) {
+                return Err("has an empty item or one with a line break".to_owned());
+            }
+            Ok(Value::Words(words))
+        }
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(IpNet::from(address));
+    }
+    match text.parse::<IpNet>() {
+        Ok(network) => Ok(network.trunc()),
+        Err(_) => Err(format!(
+            "{} is no network; write one such as \"10.0.0.0/8\" or \"2001:db8::/32\"",
+            echo(text)
+        )),
+    }
+}
+
+fn method(text: &str) -> Result<Method, String> {
+    // Methods are case-sensitive: `get` would be valid, and match no request.
+    if text != text.to_ascii_uppercase() {
+        let right = echo(&text.to_ascii_uppercase());
+        return Err(format!("methods are in capitals; write {right}"));
+    }
+    Method::from_bytes(text.as_bytes()).map_err(|_| format!("{} is no HTTP method", echo(text)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+use super::*;
+
+fn problem(kind: Kind, text: &str) -> String {
+    Value::from_text(kind, text).unwrap_err()
+}
+
+/// Reads a value as the file spells it.
+fn toml(kind: Kind, text: &str) -> Result<Value, String> {
+    Value::from_toml(kind, DeValue::parse(text).unwrap().get_ref())
+}
+
+#[test]
+fn a_duration_has_a_unit() {
+    let kind = Kind::DurationOrOff;
+    let fifteen = Value::Duration(Duration::from_secs(15));
+    assert_eq!(Value::from_text(kind, "15s"), Ok(fifteen));
+    assert_eq!(problem(kind, "15"), "15 has no unit; write \"15s\"");
+    assert_eq!(
+        toml(kind, "15"),
+        Err("15 has no unit; write \"15s\"".into())
+    );
+    assert!(problem(kind, "15x").contains("\"15x\" is no duration"));
+    assert!(problem(kind, "").contains("is no duration"));
+    assert!(problem(kind, "-5s").contains("is no duration"));
+}
+
+#[test]
+fn zero_is_a_duration_only_where_it_makes_sense() {
+    assert!(Value::from_text(Kind::DurationOrZero, "0s").is_ok());
+    assert!(problem(Kind::Duration, "0s").contains("above zero"));
+    assert!(problem(Kind::DurationOrOff, "0s").contains("\"off\""));
+    assert!(problem(Kind::DurationOrOff, "0").contains("\"off\""));
+}
+
+#[test]
+fn a_duration_fits_every_clock() {
+    assert!(problem(Kind::Duration, "1ns").contains("\"1ms\""));
+    assert!(problem(Kind::Duration, "500years").contains("longer than a year"));
+    assert!(problem(Kind::Duration, "99999999999999999999s").contains("no duration"));
+}
+
+#[test]
+fn only_the_word_off_switches_off() {
+    for kind in [Kind::DurationOrOff, Kind::CountOrOff, Kind::RateOrOff] {
+        assert_eq!(toml(kind, "\"off\""), Ok(Value::Off));
+        assert!(toml(kind, "false").unwrap_err().contains("write \"off\""));
+        assert!(toml(kind, "true").unwrap_err().contains("or \"off\""));
+    }
+    assert!(Value::from_text(Kind::Count, "off").is_err());
+    assert!(Value::from_text(Kind::Duration, "off").is_err());
+}
+
+#[test]
+fn a_count_is_a_number_above_zero_without_quotes() {
+    let hundred = Value::Count(NonZeroU32::new(100).unwrap());
+    assert_eq!(toml(Kind::CountOrOff, "100"), Ok(hundred.clone()));
+    assert_eq!(toml(Kind::CountOrOff, "0x64"), Ok(hundred));
+    assert!(
+        toml(Kind::CountOrOff, "\"100\"")
+            .unwrap_err()
+            .contains("100 is written without quotes")
+    );
+    assert!(
+        toml(Kind::CountOrOff, "0")
+            .unwrap_err()
+            .contains("no limit")
+    );
+    for text in ["-1", "1.5", "4294967296"] {
+        assert!(
+            toml(Kind::Count, text).unwrap_err().contains("no count"),
+            "{text}"
+        );
+    }
+    let beyond = "99999999999999999999999";
+    if let Ok(value) = DeValue::parse(beyond) {
+        assert!(Value::from_toml(Kind::Count, value.get_ref()).is_err());
+    }
+}
+
+#[test]
+fn a_rate_is_a_count_per_time() {
+    let rate = |count, per| {
+        Ok(Value::Rate(Rate {
+            count: NonZeroU32::new(count).unwrap(),
+            per: Duration::from_secs(per),
+        }))
+    };
+    let kind = Kind::RateOrOff;
+    assert_eq!(Value::from_text(kind, "50/s"), rate(50, 1));
+    assert_eq!(Value::from_text(kind, "10/m"), rate(10, 60));
+    assert_eq!(Value::from_text(kind, "1 / h"), rate(1, 3600));
+    assert_eq!(problem(kind, "50"), "50 has no unit; write \"50/s\"");
+    for text in ["0/s", "50/day", "/s", "fast"] {
+        assert!(problem(kind, text).contains("is no rate"), "{text}");
+    }
+}
+
+#[test]
+fn a_share_is_between_none_and_all() {
+    assert_eq!(toml(Kind::Fraction, "0.1"), Ok(Value::Fraction(0.1)));
+    assert_eq!(toml(Kind::Fraction, "1"), Ok(Value::Fraction(1.0)));
+    for text in ["1.1", "-0.1", "nan", "inf", "10"] {
+        assert!(
+            toml(Kind::Fraction, text).unwrap_err().contains("no share"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn text_for_the_wire_is_one_line() {
+    for text in ["a\nb", "a\rb", "a\r\n"] {
+        assert!(problem(Kind::Text, text).contains("line break"));
+        assert!(problem(Kind::Filled, text).contains("line break"));
+    }
+    assert!(Value::from_text(Kind::Text, "").is_ok());
+    assert!(problem(Kind::Filled, "").contains("is empty"));
+}
+
+#[test]
+fn a_choice_knows_its_words() {
+    let kind = Kind::Choice(&["line", "block", "event"]);
+    assert!(Value::from_text(kind, "block").is_ok());
+    assert_eq!(
+        problem(kind, "lines"),
+        "\"lines\" is not one of line, block, event; did you mean \"line\"?"
+    );
+    assert!(toml(kind, "1").unwrap_err().contains("one of \"line\""));
+}
+
+#[test]
+fn an_address_has_numbers_only() {
+    assert!(Value::from_text(Kind::Address, "[::1]:80").is_ok());
+    for text in ["localhost:9000", ":9000", "9000"] {
+        assert!(
+            problem(Kind::Address, text).contains("\"127.0.0.1:9000\""),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn an_upstream_is_plain_http_and_nothing_but_a_place() {
+    for text in [
+        "http://127.0.0.1:3000",
+        "http://app",
+        "HTTP://app/base/",
+        "http://[::1]:1",
+    ] {
+        assert!(Value::from_text(Kind::Url, text).is_ok(), "{text}");
+    }
+    let cases = [
+        ("127.0.0.1:3000", "no http:// URL"),
+        ("ftp://app", "no http:// URL"),
+        ("https://app", "TLS to the upstream is not supported"),
+        ("http://app/?a=1", "query or fragment"),
+        ("http://app/#a", "query or fragment"),
+        ("http://", "URL"),
+        ("http://:80", "host"),
+        ("http://app:0", "port"),
+        ("http://app:", "port"),
+        ("http://app:70000", ""),
+    ];
+    for (text, part) in cases {
+        assert!(
+            problem(Kind::Url, text).contains(part),
+            "{text}: {}",
+            problem(Kind::Url, text)
+        );
+    }
+}
+
+#[test]
+fn no_problem_repeats_a_secret() {
+    let secrets = [
+        "http://user:hunter2@app",
+        "https://user:hunter2@app",
+        "user:hunter2@app",
+        "http://app/?key=hunter2",
+        "key=hunter2",
+    ];
+    let kinds = [
+        Kind::Url,
+        Kind::Address,
+        Kind::Duration,
+        Kind::CountOrOff,
+        Kind::RateOrOff,
+        Kind::Fraction,
+        Kind::Bool,
+        Kind::Prefix,
+        Kind::Networks,
+        Kind::Choice(&["line"]),
+    ];
+    for kind in kinds {
+        for secret in secrets {
+            let problem = problem(kind, secret);
+            assert!(!problem.to_lowercase().contains("hunter2"), "{problem}");
+        }
+    }
+    assert!(
+        !problem(Kind::Methods, "key=hunter2")
+            .to_lowercase()
+            .contains("hunter2")
+    );
+}
+
+#[test]
+fn lists_are_arrays_in_the_file_and_commas_elsewhere() {
+    let networks = toml(Kind::Networks, "[\"10.0.0.0/8\", \"::1\"]");
+    assert_eq!(
+        networks,
+        Value::from_text(Kind::Networks, "10.1.2.3/8, ::1")
+    );
+    assert_eq!(
+        Value::from_text(Kind::Words, ""),
+        Ok(Value::Words(Vec::new()))
+    );
+    assert!(
+        toml(Kind::Networks, "\"10.0.0.0/8\"")
+            .unwrap_err()
+            .contains("brackets")
+    );
+    assert!(toml(Kind::Networks, "[10]").unwrap_err().contains("quotes"));
+    assert!(problem(Kind::Networks, "10.0.0.0/8,,").contains("no network"));
+    assert!(problem(Kind::Networks, "10.0.0.0/33").contains("no network"));
+}
+
+#[test]
+fn methods_are_in_capitals() {
+    let both = Value::Methods(vec![Method::GET, Method::POST]);
+    assert_eq!(toml(Kind::Methods, "[\"GET\", \"POST\"]"), Ok(both));
+    assert!(problem(Kind::Methods, "get").contains("write \"GET\""));
+    assert!(problem(Kind::Methods, "G ET").contains("no HTTP method"));
+    assert!(problem(Kind::Methods, "").contains("no method"));
+}

@@ -1,0 +1,119 @@
+//! A request that is turned away before it becomes a stream.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use std::time::Duration;
+
+/// Why a stream was not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RejectReason {
+    /// The client has as many streams as it may.
+    PerClient,
+    /// There are as many streams as there may be.
+    Total,
+    /// The client opens new streams too fast.
+    Rate,
+    /// More clients than the table has room for.
+    Clients,
+}
+
+impl RejectReason {
+    /// The value of the label `reason` in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PerClient => "per_client",
+            Self::Total => "total",
+            Self::Rate => "rate",
+            Self::Clients => "clients",
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Self::PerClient | Self::Rate => StatusCode::TOO_MANY_REQUESTS,
+            Self::Total | Self::Clients => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Self::PerClient => "too many event streams from this client",
+            Self::Total | Self::Clients => "too many event streams",
+            Self::Rate => "new event streams come too fast from this client",
+        }
+    }
+}
+
+/// Marks a response that is the answer to a rejected request, in its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rejected;
+
+/// A rejection and how to put it to the client.
+#[derive(Clone, Copy, Debug)]
+pub struct Rejection {
+    pub(crate) reason: RejectReason,
+    pub(crate) retry_after: Duration,
+    /// As a stream that ends at once and asks to come back, since an `EventSource` never comes
+    /// back after any status but 200.
+    pub(crate) as_stream: bool,
+}
+
+impl Rejection {
+    pub(crate) fn into_response(self) -> Response<Bytes> {
+        let (status, kind, body) = if self.as_stream {
+            let body = format!("retry: {}\n", self.retry_after.as_millis());
+            (StatusCode::OK, "text/event-stream", body)
+        } else {
+            let body = format!("sse-guard: {}\n", self.reason.text());
+            (self.reason.status(), "text/plain; charset=utf-8", body)
+        };
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = status;
+        response.extensions_mut().insert(Rejected);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if !self.as_stream {
+            // Whole seconds, RFC 9110 section 10.2.3; a client that comes too early is turned
+            // away again.
+            let seconds = self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(reason: RejectReason, as_stream: bool) -> Response<Bytes> {
+        let retry_after = Duration::from_millis(1_500);
+        Rejection { reason, retry_after, as_stream }.into_response()
+    }
+
+    #[test]
+    fn the_status_tells_whose_limit_it_was() {
+        for (reason, status) in [
+            (RejectReason::PerClient, 429),
+            (RejectReason::Rate, 429),
+            (RejectReason::Total, 503),
+            (RejectReason::Clients, 503),
+        ] {
+            let response = response(reason, false);
+            assert_eq!(response.status(), status);
+            assert_eq!(response.headers()[RETRY_AFTER], "2");
+            assert!(response.body().ends_with(b"\n"));
+        }
+    }
+
+    #[test]
+    fn retry_later_is_a_stream_that_says_when_and_ends() {
+        let response = response(RejectReason::Total, true);
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
+        assert_eq!(response.body(), "retry: 1500\n");
+    }
+}

@@ -1,0 +1,394 @@
+//! Ends streams that have grown old, and all streams when it is time to go.
+//!
+//! A stream that lives for ever hides leaks, pins a client to one server and keeps a deployment
+//! waiting. Past [`max_age`](RotationLayer::max_age), which is jittered so that streams opened
+//! together do not end together, a stream ends at its next event boundary with a `retry: n` line,
+//! jittered too. An `EventSource` comes back by itself and tells its `Last-Event-ID`.
+//!
+//! Age ends streams of GET requests alone unless [`methods`](RotationLayer::methods) says
+//! otherwise: to end the answer to a POST is to cancel the work behind it.
+//!
+//! A [`DrainHandle`] ends all streams within a window, or one by its id.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use sse_guard::rotation::{DrainHandle, RotationLayer};
+//! use std::{convert::Infallible, time::Duration};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let drain = DrainHandle::new();
+//! let service = ServiceBuilder::new()
+//!     .layer(RotationLayer::new().max_age(Duration::from_secs(3600), 0.1).drain(&drain))
+//!     .service(service_fn(|_: Request<()>| async {
+//!         Ok::<_, Infallible>(
+//!             Response::builder()
+//!                 .header("content-type", "text/event-stream")
+//!                 .body(Full::new(Bytes::from("data: 1\n\n")))
+//!                 .unwrap(),
+//!         )
+//!     }));
+//!
+//! let response = service.oneshot(Request::new(())).await?;
+//! assert_eq!(drain.live(), 1);
+//! assert_eq!(response.into_body().collect().await?.to_bytes(), "data: 1\n\n");
+//! assert_eq!(drain.live(), 0);
+//!
+//! // On shutdown:
+//! drain.drain(Duration::from_secs(10));
+//! drain.finished().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod drain;
+
+pub use drain::DrainHandle;
+
+use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
+use crate::head::Asked;
+use crate::rejection::Rejection;
+use crate::stream::EndReason;
+use crate::wire::{Words, WordsError};
+use drain::Registered;
+use http::{Method, Request};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tower_layer::Layer;
+
+/// When clients are to come back unless told otherwise: 2 s.
+pub const DEFAULT_RETRY: Duration = Duration::from_secs(2);
+
+/// Half to one and a half of `retry`, so that clients told at the same instant come back at
+/// different ones.
+pub(crate) fn jittered(retry: Duration) -> Duration {
+    retry.mul_f64(0.5 + fastrand::f64())
+}
+
+/// Ends old streams. See the [module docs](self). No age is set by default: it just listens to
+/// its [`DrainHandle`].
+#[derive(Clone, Debug)]
+pub struct RotationLayer {
+    config: Arc<Config>,
+    drain: DrainHandle,
+}
+
+#[derive(Clone, Debug)]
+struct Config {
+    max_age: Option<(Duration, f64)>,
+    retry: Option<Duration>,
+    methods: Vec<Method>,
+    event: Option<Words>,
+}
+
+impl Default for RotationLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RotationLayer {
+    /// One that ends no stream by age.
+    pub fn new() -> Self {
+        Self {
+            config: Arc::new(Config {
+                max_age: None,
+                retry: Some(DEFAULT_RETRY),
+                methods: vec![Method::GET],
+                event: None,
+            }),
+            drain: DrainHandle::new(),
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(Arc::make_mut(&mut self.config));
+        self
+    }
+
+    /// Ends a stream at this age, give or take `jitter` of it (0.1 is ten percent).
+    ///
+    /// # Panics
+    ///
+    /// If `jitter` is not within 0 to 1: no stream ends before it begins.
+    #[must_use]
+    pub fn max_age(self, age: Duration, jitter: f64) -> Self {
+        assert!((0.0..=1.0).contains(&jitter), "jitter is a part of the age, 0 to 1");
+        self.with(|config| config.max_age = Some((age, jitter)))
+    }
+
+    /// When a client is to come back, jittered by half either way; `None` to leave it to the
+    /// client. 2 s by default.
+    #[must_use]
+    pub fn retry(self, retry: Option<Duration>) -> Self {
+        self.with(|config| config.retry = retry)
+    }
+
+    /// The methods whose streams end by age, come back, and so are told when. GET by default.
+    #[must_use]
+    pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
+        self.with(|config| config.methods = methods.into_iter().collect())
+    }
+
+    /// A last event, for client code that wants to know. None by default.
+    ///
+    /// # Errors
+    ///
+    /// If either is empty or contains CR or LF.
+    pub fn event(self, name: &str, data: &str) -> Result<Self, WordsError> {
+        let event = Words::event(name, data)?;
+        Ok(self.with(|config| config.event = Some(event)))
+    }
+
+    /// Who may end its streams. Several layers may share one handle.
+    #[must_use]
+    pub fn drain(mut self, handle: &DrainHandle) -> Self {
+        self.drain = handle.clone();
+        self
+    }
+}
+
+/// The service that [`RotationLayer`] makes.
+pub type Rotation<S> = Guard<S, RotationLayer>;
+
+impl<S> Layer<S> for RotationLayer {
+    type Service = Rotation<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Guard::new(inner, self.clone())
+    }
+}
+
+impl Rule for RotationLayer {
+    type Ticket = ();
+    type Policy = RotationPolicy;
+    const READS: bool = true;
+    const SPEAKS: bool = true;
+
+    fn admit<B>(&self, _: &Request<B>, _: &Asked) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    fn open(&self, (): (), head: &Head<'_>) -> Result<Option<RotationPolicy>, Rejection> {
+        let Some(stream) = head.stream else {
+            return Ok(None);
+        };
+        let comes_back = self.config.methods.contains(&head.asked.method);
+        let age = self.config.max_age.filter(|_| comes_back).map(|(age, jitter)| {
+            age.mul_f64(1.0 + jitter * (2.0 * fastrand::f64() - 1.0))
+        });
+        Ok(Some(RotationPolicy {
+            config: self.config.clone(),
+            comes_back,
+            old_at: age.and_then(|age| stream.opened().checked_add(age)),
+            _registered: self.drain.register(stream, comes_back),
+        }))
+    }
+}
+
+pub struct RotationPolicy {
+    config: Arc<Config>,
+    comes_back: bool,
+    old_at: Option<Instant>,
+    _registered: Registered,
+}
+
+impl RotationPolicy {
+    fn end(&self, at: &At<'_>) -> Option<(Instant, EndReason)> {
+        let old = self.old_at.map(|old_at| (old_at, EndReason::Rotated));
+        match (old, at.stream.asked_to_stop()) {
+            (Some(old), Some(asked)) => Some(if asked.0 <= old.0 { asked } else { old }),
+            (old, asked) => old.or(asked),
+        }
+    }
+}
+
+impl Policy for RotationPolicy {
+    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
+        // A client can do nothing with half an event.
+        self.end(at).filter(|_| at.boundary).map(|(at, _)| at)
+    }
+
+    fn check(&mut self, at: &At<'_>) -> Verdict {
+        let Some((due, reason)) = self.end(at).filter(|_| at.boundary) else {
+            return Verdict::Wait;
+        };
+        if at.now < due {
+            return Verdict::Wait;
+        }
+        let last_words = if self.comes_back {
+            let retry = self.config.retry.map(jittered);
+            Words::farewell(retry, self.config.event.as_ref(), at.line_end)
+        } else {
+            None
+        };
+        Verdict::End(Ending {
+            reason,
+            last_words,
+            // The client of an answer in pieces would take the part for the whole.
+            abort: !self.comes_back,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::testing::{Upstream, get, post};
+
+    fn at_age(secs: u64) -> RotationLayer {
+        RotationLayer::new().max_age(Duration::from_secs(secs), 0.0).retry(None)
+    }
+
+    fn ticking() -> Upstream {
+        Upstream::new().repeat(100, |upstream| upstream.send("data: 1\n\n").wait(1))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_stream_ends_properly_whether_busy_or_quiet() {
+        for upstream in [ticking(), Upstream::new().hang()] {
+            let response = get(at_age(10), upstream).await;
+            let stream = response.stream();
+            let (text, end) = response.read().await;
+            assert!(end.is_ok());
+            assert!(text.is_empty() || text.ends_with("data: 1\n\n"));
+            assert_eq!(stream.end_reason(), Some(EndReason::Rotated));
+            assert_eq!(stream.age(), Duration::from_secs(10));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_never_pauses_ends_too() {
+        let flood = Upstream::new().repeat(10, |upstream| upstream.send("data: 1\n\n"));
+        let mut response = get(at_age(10), flood).await;
+        assert!(response.next().await.unwrap().is_ok());
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert!(response.next().await.unwrap().is_ok());
+        assert!(response.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_client_is_told_when_to_come_back_each_at_another_time() {
+        let mut told = std::collections::BTreeSet::new();
+        for _ in 0..50 {
+            let layer = at_age(1).retry(Some(DEFAULT_RETRY));
+            let (text, _) = get(layer, Upstream::new().hang()).await.read().await;
+            let millis = text.strip_prefix("retry: ").unwrap().strip_suffix('\n').unwrap();
+            told.insert(millis.parse::<u64>().unwrap());
+        }
+        assert!(told.len() > 10);
+        assert!(told.iter().all(|millis| (1_000..=3_000).contains(millis)), "{told:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ages_are_spread_by_the_jitter() {
+        let mut ages = std::collections::BTreeSet::new();
+        for _ in 0..50 {
+            let layer = RotationLayer::new().max_age(Duration::from_secs(100), 0.1);
+            let response = get(layer, Upstream::new().hang()).await;
+            let stream = response.stream();
+            let _ = response.read().await;
+            ages.insert(stream.age().as_millis());
+        }
+        assert!(ages.len() > 10);
+        assert!(ages.iter().all(|age| (90_000..=110_001).contains(age)), "{ages:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_answer_to_a_post_has_no_age() {
+        let upstream = Upstream::new().send("data: 1\n\n").wait(100).send("data: 2\n\n");
+        assert_eq!(post(at_age(10), upstream).await.text().await, "data: 1\n\ndata: 2\n\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_waits_for_the_end_of_an_event_over_the_bound() {
+        let big = format!("data: {}", "x".repeat(70_000));
+        let upstream = Upstream::new().send(&big).wait(60).send("\n\n").hang();
+        let layer = at_age(10).event("rotated", "{}").unwrap();
+        let response = get(layer, upstream).await;
+        let stream = response.stream();
+        let (text, end) = response.read().await;
+        assert!(text.ends_with("x\n\nevent: rotated\ndata: {}\n\n") && end.is_ok());
+        assert_eq!(stream.age(), Duration::from_secs(60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_half_event_is_dropped_when_it_ends() {
+        let upstream = Upstream::new().send("data: 1\n\ndata: ha").hang();
+        let response = get(at_age(10), upstream).await;
+        let stream = response.stream();
+        assert_eq!(response.text().await, "data: 1\n\n");
+        assert_eq!(stream.dropped_bytes(), 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_ends_all_within_its_window_and_not_at_once() {
+        let drain = DrainHandle::new();
+        let mut streams = Vec::new();
+        let mut tasks = Vec::new();
+        for _ in 0..50 {
+            let response = get(RotationLayer::new().drain(&drain), ticking()).await;
+            streams.push(response.stream());
+            tasks.push(tokio::spawn(response.read()));
+        }
+        assert_eq!(drain.live(), 50);
+        let start = Instant::now();
+        drain.drain(Duration::from_secs(20));
+        drain.finished().await;
+        assert!(start.elapsed() <= Duration::from_secs(21), "{:?}", start.elapsed());
+        let mut ends = std::collections::BTreeSet::new();
+        for (stream, task) in streams.iter().zip(tasks) {
+            let (text, end) = task.await.unwrap();
+            assert!(end.is_ok() && text.contains("\nretry: "));
+            assert_eq!(stream.end_reason(), Some(EndReason::Drained));
+            ends.insert(text.len());
+        }
+        assert!(ends.len() > 5, "{ends:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_gives_a_post_the_whole_window_and_then_breaks_it() {
+        let drain = DrainHandle::new();
+        let layer = || RotationLayer::new().drain(&drain);
+        let short = Upstream::new().wait(9).send("data: 1\n\n");
+        let short = tokio::spawn(post(layer(), short).await.read());
+        let long = tokio::spawn(post(layer(), ticking()).await.read());
+        drain.drain(Duration::from_secs(10));
+        let (text, end) = short.await.unwrap();
+        assert!(text == "data: 1\n\n" && end.is_ok());
+        let (text, end) = long.await.unwrap();
+        assert!(!text.contains("retry") && end.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_opens_during_a_drain_ends_within_it() {
+        let drain = DrainHandle::new();
+        drain.drain(Duration::from_secs(10));
+        let response = get(RotationLayer::new().drain(&drain), ticking()).await;
+        let stream = response.stream();
+        let _ = response.read().await;
+        assert_eq!(stream.end_reason(), Some(EndReason::Drained));
+        assert!(stream.age() <= Duration::from_secs(11));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_stream_can_be_ended_by_its_id() {
+        let drain = DrainHandle::new();
+        let one = get(RotationLayer::new().drain(&drain), Upstream::new().hang()).await;
+        let other = get(RotationLayer::new().drain(&drain), Upstream::new().hang()).await;
+        let stream = one.stream();
+        let reading = tokio::spawn(one.read());
+        tokio::task::yield_now().await;
+        assert!(drain.end(stream.id()));
+        assert!(reading.await.unwrap().1.is_ok());
+        assert_eq!(stream.end_reason(), Some(EndReason::Operator));
+        assert_eq!(drain.live(), 1);
+        assert!(!drain.end(stream.id()));
+        drop(other);
+        assert_eq!(drain.live(), 0);
+    }
+}

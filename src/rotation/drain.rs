@@ -1,0 +1,156 @@
+//! The live streams, and the word to end them.
+
+use crate::stream::{EndReason, Stream, StreamId};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Ends the streams of the layers that share it: all over a window, or one.
+///
+/// A clone is another handle to the same streams.
+#[derive(Clone, Default)]
+pub struct DrainHandle(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    live: Mutex<Live>,
+    empty: Notify,
+}
+
+#[derive(Default)]
+struct Live {
+    streams: HashMap<StreamId, Entry>,
+    /// A drain is on, and is to be over by then.
+    drained_by: Option<Instant>,
+}
+
+struct Entry {
+    stream: Stream,
+    comes_back: bool,
+}
+
+impl Shared {
+    fn live(&self) -> MutexGuard<'_, Live> {
+        // Nothing under the lock can leave the table half changed.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// A client that comes back goes at any time before `by`, so that not all come back at once;
+    /// an answer in pieces gets all the time there is.
+    fn drain(&self, by: Instant) {
+        let left = by.saturating_duration_since(Instant::now());
+        let at = match self.comes_back {
+            true => Instant::now() + left.mul_f64(fastrand::f64()),
+            false => by,
+        };
+        self.stream.stop_at(at, EndReason::Drained);
+    }
+}
+
+impl DrainHandle {
+    /// One without streams. Give it to layers with
+    /// [`RotationLayer::drain`](super::RotationLayer::drain).
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks all streams to end within `window`, at times spread over it; streams that open
+    /// later end within it, too. Each ends at an event boundary, with a `retry:` line. Streams
+    /// that rotation does not concern (by default, of methods other than GET) go on to the end of
+    /// the window and are broken off then.
+    pub fn drain(&self, window: Duration) {
+        let by = Instant::now() + window;
+        let mut live = self.0.live();
+        live.drained_by = Some(by);
+        for entry in live.streams.values() {
+            entry.drain(by);
+        }
+    }
+
+    /// Asks one stream to end at its next event boundary. Tells whether it was there.
+    pub fn end(&self, id: StreamId) -> bool {
+        let live = self.0.live();
+        let entry = live.streams.get(&id);
+        if let Some(entry) = entry {
+            entry.stream.stop_at(Instant::now(), EndReason::Operator);
+        }
+        entry.is_some()
+    }
+
+    /// How many streams are live.
+    pub fn live(&self) -> usize {
+        self.0.live().streams.len()
+    }
+
+    /// The live streams.
+    pub fn streams(&self) -> Vec<Stream> {
+        let live = self.0.live();
+        live.streams.values().map(|entry| entry.stream.clone()).collect()
+    }
+
+    /// Waits until no stream is live.
+    pub async fn finished(&self) {
+        loop {
+            let empty = self.0.empty.notified();
+            if self.live() == 0 {
+                return;
+            }
+            empty.await;
+        }
+    }
+
+    /// The process goes without waiting for the rest: notes that as their reason to end.
+    #[cfg_attr(not(feature = "proxy"), allow(dead_code, reason = "the proxy's last step"))]
+    pub(crate) fn give_up(&self) -> usize {
+        let live = self.0.live();
+        for entry in live.streams.values() {
+            entry.stream.end(EndReason::Shutdown);
+        }
+        live.streams.len()
+    }
+
+    pub(super) fn register(&self, stream: &Stream, comes_back: bool) -> Registered {
+        let entry = Entry {
+            stream: stream.clone(),
+            comes_back,
+        };
+        let mut live = self.0.live();
+        if let Some(by) = live.drained_by {
+            entry.drain(by);
+        }
+        live.streams.insert(stream.id(), entry);
+        Registered {
+            id: stream.id(),
+            shared: self.0.clone(),
+        }
+    }
+}
+
+impl fmt::Debug for DrainHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DrainHandle").field("live", &self.live()).finish()
+    }
+}
+
+/// A stream's place among the live ones, given up on drop.
+pub(super) struct Registered {
+    id: StreamId,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut live = self.shared.live();
+        live.streams.remove(&self.id);
+        if live.streams.is_empty() {
+            // After a burst, give the room back.
+            live.streams.shrink_to(64);
+            self.shared.empty.notify_waiters();
+        }
+    }
+}
