@@ -286,9 +286,8 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
             let reason = refused.reason;
             metrics::counter!("sse_guard_rejections_total", "reason" => reason.as_str())
                 .increment(1);
-            let as_stream = self.config.reject == Reject::RetryLater
-                && asked.is_get()
-                && asked.accepts_stream;
+            let as_stream =
+                self.config.reject == Reject::RetryLater && asked.is_get() && asked.accepts_stream;
             let wait = self.config.retry_after.max(refused.wait);
             Rejection {
                 reason,

@@ -78,8 +78,11 @@ pub trait Rule: Clone {
 
     fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Self::Ticket, Rejection>;
 
-    fn open(&self, ticket: Self::Ticket, head: &Head<'_>)
-    -> Result<Option<Self::Policy>, Rejection>;
+    fn open(
+        &self,
+        ticket: Self::Ticket,
+        head: &Head<'_>,
+    ) -> Result<Option<Self::Policy>, Rejection>;
 
     fn failed(&self, ticket: Self::Ticket, failure: &Failure) {
         let _ = (ticket, failure);
@@ -137,7 +140,8 @@ impl<P: Policy> Policy for Option<P> {
     }
 
     fn check(&mut self, at: &At<'_>) -> Verdict {
-        self.as_mut().map_or(Verdict::Wait, |policy| policy.check(at))
+        self.as_mut()
+            .map_or(Verdict::Wait, |policy| policy.check(at))
     }
 
     fn sent(&mut self, stream: &Stream, now: Instant) {
@@ -176,7 +180,9 @@ impl<R: Rule> Rule for Option<R> {
     const SPEAKS: bool = R::SPEAKS;
 
     fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Self::Ticket, Rejection> {
-        self.as_ref().map(|rule| rule.admit(request, asked)).transpose()
+        self.as_ref()
+            .map(|rule| rule.admit(request, asked))
+            .transpose()
     }
 
     fn open(&self, ticket: Self::Ticket, head: &Head<'_>) -> Result<Option<R::Policy>, Rejection> {

@@ -33,7 +33,7 @@ impl Asked {
 
 /// What a response is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// An event stream whose bytes we can read.
     Stream,
     /// An event stream in a content coding: nothing can be put into it.
@@ -63,7 +63,9 @@ impl Kind {
 fn is_event_stream(value: &HeaderValue) -> bool {
     let value = value.as_bytes();
     let essence = value.split(|&byte| byte == b';').next().unwrap_or(value);
-    essence.trim_ascii().eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
+    essence
+        .trim_ascii()
+        .eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
 }
 
 /// Whether `Accept` names event streams; `*/*` does not.
@@ -91,7 +93,10 @@ pub(crate) fn harden(headers: &mut HeaderMap) {
             .any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-store"))
     });
     if !no_store {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+        headers.insert(
+            CACHE_CONTROL,
+            HeaderValue::from_static("no-cache, no-transform"),
+        );
     }
 }
 
@@ -101,7 +106,10 @@ mod tests {
     use http::Response;
 
     fn kind(method: Method, status: u16, headers: &[(HeaderName, &str)]) -> Kind {
-        let asked = Asked { method, accepts_stream: true };
+        let asked = Asked {
+            method,
+            accepts_stream: true,
+        };
         let mut response = Response::builder().status(status);
         for (name, value) in headers {
             response = response.header(name, *value);
@@ -125,7 +133,10 @@ mod tests {
             }
         }
         for content_type in ["text/event-streams", "text/plain", "application/json", ""] {
-            assert_eq!(kind(Method::GET, 200, &[(CONTENT_TYPE, content_type)]), Kind::Other);
+            assert_eq!(
+                kind(Method::GET, 200, &[(CONTENT_TYPE, content_type)]),
+                Kind::Other
+            );
         }
         assert_eq!(kind(Method::GET, 200, &[]), Kind::Other);
     }

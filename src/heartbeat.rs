@@ -106,7 +106,10 @@ impl HeartbeatLayer {
     ///
     /// If `interval` is zero.
     pub fn new(interval: Duration) -> Self {
-        assert!(!interval.is_zero(), "a heartbeat needs an interval above zero");
+        assert!(
+            !interval.is_zero(),
+            "a heartbeat needs an interval above zero"
+        );
         Self {
             interval,
             words: HeartbeatStyle::line("heartbeat").ok().map(Arc::new),
@@ -164,6 +167,8 @@ impl Rule for HeartbeatLayer {
     }
 }
 
+/// Heartbeats of one stream.
+#[derive(Debug)]
 pub struct HeartbeatPolicy {
     style: Arc<HeartbeatStyle>,
     interval: Duration,
@@ -206,7 +211,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silence_is_filled_each_interval() {
-        let upstream = Upstream::new().send("data: 1\n\n").wait(35).send("data: 2\n\n");
+        let upstream = Upstream::new()
+            .send("data: 1\n\n")
+            .wait(35)
+            .send("data: 2\n\n");
         let seen = get(every(10), upstream).await.timed().await;
         assert_eq!(
             seen,
@@ -222,14 +230,27 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn traffic_needs_no_heartbeat() {
-        let upstream = Upstream::new().send("data: 1\n\n").wait(9).send("data: 2\n\n").wait(9);
-        assert_eq!(get(every(10), upstream).await.text().await, "data: 1\n\ndata: 2\n\n");
+        let upstream = Upstream::new()
+            .send("data: 1\n\n")
+            .wait(9)
+            .send("data: 2\n\n")
+            .wait(9);
+        assert_eq!(
+            get(every(10), upstream).await.text().await,
+            "data: 1\n\ndata: 2\n\n"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn half_an_event_is_held_and_the_heartbeat_goes_before_it() {
-        let upstream = Upstream::new().send("data: a\n\ndata: b").wait(10).send("\n\n");
-        let text = get(every(10).immediate(false), upstream.clone()).await.text().await;
+        let upstream = Upstream::new()
+            .send("data: a\n\ndata: b")
+            .wait(10)
+            .send("\n\n");
+        let text = get(every(10).immediate(false), upstream.clone())
+            .await
+            .text()
+            .await;
         assert!(!text.contains("data: b:"), "{text:?}");
         let text = get(every(7), upstream).await.text().await;
         assert_eq!(text, "data: a\n\n: heartbeat\ndata: b\n\n");
@@ -266,7 +287,10 @@ mod tests {
         for (style, expected) in [
             (HeartbeatStyle::line(""), ":\n"),
             (HeartbeatStyle::block("hi"), ": hi\n\n"),
-            (HeartbeatStyle::event("ping", "{}"), "event: ping\ndata: {}\n\n"),
+            (
+                HeartbeatStyle::event("ping", "{}"),
+                "event: ping\ndata: {}\n\n",
+            ),
         ] {
             let upstream = Upstream::new().wait(15);
             let layer = every(10).style(style.unwrap());
@@ -276,7 +300,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn other_responses_pass_untouched() {
-        let upstream = Upstream::new().content_type("text/plain").send("a").wait(60).send("b");
+        let upstream = Upstream::new()
+            .content_type("text/plain")
+            .send("a")
+            .wait(60)
+            .send("b");
         let response = get(every(10), upstream).await;
         assert!(!response.headers().contains_key("x-accel-buffering"));
         assert_eq!(response.text().await, "ab");

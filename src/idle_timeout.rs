@@ -80,7 +80,9 @@ impl IdleAction {
     ///
     /// If either is empty or contains CR or LF.
     pub fn error_event(name: &str, data: &str) -> Result<Self, WordsError> {
-        Words::event(name, data).map(ErrorEvent).map(Self::ErrorEvent)
+        Words::event(name, data)
+            .map(ErrorEvent)
+            .map(Self::ErrorEvent)
     }
 }
 
@@ -200,6 +202,8 @@ impl Rule for IdleTimeoutLayer {
     }
 }
 
+/// The clocks of one stream.
+#[derive(Debug)]
 pub struct IdlePolicy {
     config: Arc<Config>,
     is_get: bool,
@@ -251,16 +255,24 @@ mod tests {
     use tower_layer::Stack;
 
     fn after(secs: u64) -> IdleTimeoutLayer {
-        IdleTimeoutLayer::new().timeout(Duration::from_secs(secs)).retry(None)
+        IdleTimeoutLayer::new()
+            .timeout(Duration::from_secs(secs))
+            .retry(None)
     }
 
     fn events_after(secs: u64) -> IdleTimeoutLayer {
-        IdleTimeoutLayer::new().event_timeout(Duration::from_secs(secs)).retry(None)
+        IdleTimeoutLayer::new()
+            .event_timeout(Duration::from_secs(secs))
+            .retry(None)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_upstream_is_ended_at_the_timeout() {
-        let upstream = Upstream::new().send("data: 1\n\n").wait(5).send(":\n").hang();
+        let upstream = Upstream::new()
+            .send("data: 1\n\n")
+            .wait(5)
+            .send(":\n")
+            .hang();
         let response = get(after(10), upstream).await;
         let stream = response.stream();
         let (text, end) = response.read().await;
@@ -271,9 +283,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn comments_and_pings_do_not_feed_the_clock_of_events() {
-        let upstream = Upstream::new()
-            .send("data: 1\n\n")
-            .repeat(100, |upstream| upstream.wait(1).send(": x\nevent: ping\ndata: {}\n\n"));
+        let upstream = Upstream::new().send("data: 1\n\n").repeat(100, |upstream| {
+            upstream.wait(1).send(": x\nevent: ping\ndata: {}\n\n")
+        });
         let response = get(events_after(10).pings(["ping"]), upstream).await;
         let stream = response.stream();
         let _ = response.read().await;
@@ -292,7 +304,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn half_an_event_is_a_byte_and_no_event() {
-        let upstream = || Upstream::new().wait(8).send("data: half").wait(8).send("\n\n").wait(8);
+        let upstream = || {
+            Upstream::new()
+                .wait(8)
+                .send("data: half")
+                .wait(8)
+                .send("\n\n")
+                .wait(8)
+        };
         let (text, _) = get(after(10), upstream()).await.read().await;
         assert_eq!(text, "data: half\n\n");
         let (text, _) = get(events_after(10), upstream()).await.read().await;
@@ -325,7 +344,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_method_decides_how_it_ends() {
         let upstream = Upstream::new().send("data: 1\n\n").hang();
-        assert!(get(after(10), upstream.clone()).await.read().await.1.is_ok());
+        assert!(
+            get(after(10), upstream.clone())
+                .await
+                .read()
+                .await
+                .1
+                .is_ok()
+        );
         assert!(post(after(10), upstream).await.read().await.1.is_err());
     }
 
@@ -347,8 +373,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_a_get_is_told_when_to_come_back() {
-        let layer = after(10).action(IdleAction::Close).retry(Some(Duration::from_secs(2)));
-        let (text, _) = get(layer.clone(), Upstream::new().hang()).await.read().await;
+        let layer = after(10)
+            .action(IdleAction::Close)
+            .retry(Some(Duration::from_secs(2)));
+        let (text, _) = get(layer.clone(), Upstream::new().hang())
+            .await
+            .read()
+            .await;
         assert!(text.starts_with("retry: "), "{text}");
         let (text, _) = post(layer, Upstream::new().hang()).await.read().await;
         assert_eq!(text, "");
@@ -364,7 +395,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn time_in_which_the_client_did_not_read_is_not_the_upstreams_silence() {
-        let upstream = Upstream::new().send("data: 1\n\n").wait(1).send("data: 2\n\n");
+        let upstream = Upstream::new()
+            .send("data: 1\n\n")
+            .wait(1)
+            .send("data: 2\n\n");
         let mut response = get(after(10), upstream).await;
         assert_eq!(response.next().await.unwrap().unwrap(), "data: 1\n\n");
         tokio::time::advance(Duration::from_secs(60)).await;

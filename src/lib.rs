@@ -1,11 +1,53 @@
-//! wip
+//! Layers that make Server-Sent Events streams survive real life.
+//!
+//! Idle cuts of CDNs and load balancers, upstreams that go silent, greedy clients, deployments, and
+//! streams that nobody ever closes: [`SseGuardLayer`] puts all of the following around any
+//! `tower` service whose responses may be event streams, and each layer works alone.
+//!
+//! | layer | what it does | default in the stack |
+//! | --- | --- | --- |
+//! | [`MetricsLayer`](metrics::MetricsLayer) | counts and times streams; a span for each | on |
+//! | [`ConnectionLimitLayer`](connection_limit::ConnectionLimitLayer) | streams per client and in all, rate of new ones | 100 and 10,000 |
+//! | [`RotationLayer`](rotation::RotationLayer) | ends old streams, and all of them on a drain | drain only |
+//! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | fills silences | 15 s |
+//! | [`IdleTimeoutLayer`](idle_timeout::IdleTimeoutLayer) | ends streams whose upstream is silent | off |
+//!
+//! The order is that of the table, from the client inward. It is the one in which each layer sees
+//! what it is about; any other is harmless.
+//!
+//! # What holds for all of them
+//!
+//! - **Only event streams are touched**: responses with status 200 and media type
+//!   `text/event-stream` to requests other than HEAD. All else passes byte for byte.
+//! - **Same events**: a client that parses by the
+//!   [WHATWG algorithm](https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation)
+//!   dispatches the same events through a layer as without it, whatever the chunks and the moment.
+//! - **We speak at event boundaries only.** Whole events pass at once and without a copy; of an
+//!   event that is cut, at most 64 KiB are held back. A larger one passes as it comes, and nobody
+//!   speaks until it has ended.
+//! - **A stream ends clean**: whole events, our last words if any, a proper end. A failing
+//!   upstream is a failing body, never a proper end.
+//! - **Nothing outlives its client**: all state hangs on the body and goes with it.
+//!
+//! # Features
+//!
+//! None is on by default. `axum` reads the client's address from axum's `ConnectInfo`; `proxy` is
+//! the `sse-guard` binary.
+
 pub mod client_key;
 pub mod connection_limit;
 mod guard;
 mod head;
 pub mod heartbeat;
 pub mod idle_timeout;
+pub mod metrics;
+
 mod rejection;
 pub mod rotation;
+mod stack;
 mod stream;
 pub mod wire;
+
+pub use guard::{BoxError, Guard, Guarded, ResponseFuture, StreamError};
+pub use stack::{SseGuard, SseGuardLayer};
+pub use stream::{EndReason, Stream, StreamId};

@@ -78,7 +78,8 @@ impl Rejection {
         if !self.as_stream {
             // Whole seconds, RFC 9110 section 10.2.3; a client that comes too early is turned
             // away again.
-            let seconds = self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
+            let seconds =
+                self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         response
@@ -91,7 +92,12 @@ mod tests {
 
     fn response(reason: RejectReason, as_stream: bool) -> Response<Bytes> {
         let retry_after = Duration::from_millis(1_500);
-        Rejection { reason, retry_after, as_stream }.into_response()
+        Rejection {
+            reason,
+            retry_after,
+            as_stream,
+        }
+        .into_response()
     }
 
     #[test]

@@ -117,7 +117,10 @@ impl RotationLayer {
     /// If `jitter` is not within 0 to 1: no stream ends before it begins.
     #[must_use]
     pub fn max_age(self, age: Duration, jitter: f64) -> Self {
-        assert!((0.0..=1.0).contains(&jitter), "jitter is a part of the age, 0 to 1");
+        assert!(
+            (0.0..=1.0).contains(&jitter),
+            "jitter is a part of the age, 0 to 1"
+        );
         self.with(|config| config.max_age = Some((age, jitter)))
     }
 
@@ -178,9 +181,11 @@ impl Rule for RotationLayer {
             return Ok(None);
         };
         let comes_back = self.config.methods.contains(&head.asked.method);
-        let age = self.config.max_age.filter(|_| comes_back).map(|(age, jitter)| {
-            age.mul_f64(1.0 + jitter * (2.0 * fastrand::f64() - 1.0))
-        });
+        let age = self
+            .config
+            .max_age
+            .filter(|_| comes_back)
+            .map(|(age, jitter)| age.mul_f64(1.0 + jitter * (2.0 * fastrand::f64() - 1.0)));
         Ok(Some(RotationPolicy {
             config: self.config.clone(),
             comes_back,
@@ -190,6 +195,8 @@ impl Rule for RotationLayer {
     }
 }
 
+/// The age of one stream.
+#[derive(Debug)]
 pub struct RotationPolicy {
     config: Arc<Config>,
     comes_back: bool,
@@ -241,7 +248,9 @@ mod tests {
     use crate::guard::testing::{Upstream, get, post};
 
     fn at_age(secs: u64) -> RotationLayer {
-        RotationLayer::new().max_age(Duration::from_secs(secs), 0.0).retry(None)
+        RotationLayer::new()
+            .max_age(Duration::from_secs(secs), 0.0)
+            .retry(None)
     }
 
     fn ticking() -> Upstream {
@@ -277,11 +286,18 @@ mod tests {
         for _ in 0..50 {
             let layer = at_age(1).retry(Some(DEFAULT_RETRY));
             let (text, _) = get(layer, Upstream::new().hang()).await.read().await;
-            let millis = text.strip_prefix("retry: ").unwrap().strip_suffix('\n').unwrap();
+            let millis = text
+                .strip_prefix("retry: ")
+                .unwrap()
+                .strip_suffix('\n')
+                .unwrap();
             told.insert(millis.parse::<u64>().unwrap());
         }
         assert!(told.len() > 10);
-        assert!(told.iter().all(|millis| (1_000..=3_000).contains(millis)), "{told:?}");
+        assert!(
+            told.iter().all(|millis| (1_000..=3_000).contains(millis)),
+            "{told:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -295,13 +311,22 @@ mod tests {
             ages.insert(stream.age().as_millis());
         }
         assert!(ages.len() > 10);
-        assert!(ages.iter().all(|age| (90_000..=110_001).contains(age)), "{ages:?}");
+        assert!(
+            ages.iter().all(|age| (90_000..=110_001).contains(age)),
+            "{ages:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_answer_to_a_post_has_no_age() {
-        let upstream = Upstream::new().send("data: 1\n\n").wait(100).send("data: 2\n\n");
-        assert_eq!(post(at_age(10), upstream).await.text().await, "data: 1\n\ndata: 2\n\n");
+        let upstream = Upstream::new()
+            .send("data: 1\n\n")
+            .wait(100)
+            .send("data: 2\n\n");
+        assert_eq!(
+            post(at_age(10), upstream).await.text().await,
+            "data: 1\n\ndata: 2\n\n"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -339,7 +364,11 @@ mod tests {
         let start = Instant::now();
         drain.drain(Duration::from_secs(20));
         drain.finished().await;
-        assert!(start.elapsed() <= Duration::from_secs(21), "{:?}", start.elapsed());
+        assert!(
+            start.elapsed() <= Duration::from_secs(21),
+            "{:?}",
+            start.elapsed()
+        );
         let mut ends = std::collections::BTreeSet::new();
         for (stream, task) in streams.iter().zip(tasks) {
             let (text, end) = task.await.unwrap();

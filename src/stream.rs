@@ -318,7 +318,10 @@ impl Stream {
 
     /// Notes why it ends, unless that is known, and counts it.
     pub(crate) fn end(&self, reason: EndReason) {
-        let first = self.0.end.compare_exchange(u8::MAX, reason as u8, Relaxed, Relaxed);
+        let first = self
+            .0
+            .end
+            .compare_exchange(u8::MAX, reason as u8, Relaxed, Relaxed);
         if first.is_ok() {
             metrics::counter!("sse_guard_ends_total", "reason" => reason.as_str()).increment(1);
         }

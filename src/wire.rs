@@ -19,5 +19,5 @@ mod words;
 pub use align::{Aligner, DEFAULT_HOLD};
 pub use position::LineEnd;
 pub use scan::{RawEvent, Scanner};
-pub use words::WordsError;
 pub(crate) use words::Words;
+pub use words::WordsError;

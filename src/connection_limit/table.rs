@@ -3,12 +3,12 @@
 use super::Limits;
 use crate::client_key::ClientKey;
 use crate::rejection::RejectReason;
+use governor::RateLimiter;
 use governor::clock::{Clock, Reference};
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::StateStore;
 use governor::state::keyed::ShrinkableKeyedStateStore;
-use governor::RateLimiter;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -139,7 +139,10 @@ pub(super) struct Refused {
 
 impl From<RejectReason> for Refused {
     fn from(reason: RejectReason) -> Self {
-        Self { reason, wait: Duration::ZERO }
+        Self {
+            reason,
+            wait: Duration::ZERO,
+        }
     }
 }
 
@@ -192,8 +195,15 @@ impl Table {
     pub(super) fn take(self: &Arc<Self>, key: Option<ClientKey>) -> Result<Slot, Refused> {
         let active = self.active.fetch_add(1, Relaxed) + 1;
         // From here on what was taken is given back by drop, whatever the outcome.
-        let mut slot = Slot { table: self.clone(), client: None };
-        if self.limits.total.is_some_and(|total| active > u64::from(total)) {
+        let mut slot = Slot {
+            table: self.clone(),
+            client: None,
+        };
+        if self
+            .limits
+            .total
+            .is_some_and(|total| active > u64::from(total))
+        {
             return Err(RejectReason::Total.into());
         }
         if let Some(key) = key {
@@ -229,7 +239,11 @@ impl Table {
                 shard.entry(key.clone()).or_default()
             }
         };
-        if self.limits.per_client.is_some_and(|most| client.streams >= most) {
+        if self
+            .limits
+            .per_client
+            .is_some_and(|most| client.streams >= most)
+        {
             return Err(RejectReason::PerClient.into());
         }
         client.streams += 1;
@@ -255,7 +269,9 @@ impl Drop for Slot {
         self.table.active.fetch_sub(1, Relaxed);
         let Some(key) = &self.client else { return };
         let mut shard = self.table.clients.shard(key);
-        let Some(client) = shard.get_mut(key) else { return };
+        let Some(client) = shard.get_mut(key) else {
+            return;
+        };
         client.streams -= 1;
         if client.streams == 0 && client.rate.is_none() {
             shard.remove(key);

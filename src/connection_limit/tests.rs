@@ -22,7 +22,12 @@ fn without_accept(ip: &str) -> Request<()> {
 }
 
 async fn open(limit: &ConnectionLimitLayer, request: Request<()>) -> Client {
-    ask(limit.clone(), request, Upstream::new().send("data: 1\n\n").hang()).await
+    ask(
+        limit.clone(),
+        request,
+        Upstream::new().send("data: 1\n\n").hang(),
+    )
+    .await
 }
 
 #[tokio::test]
@@ -65,7 +70,9 @@ async fn addresses_count_by_network() {
 
 #[tokio::test]
 async fn the_allowed_are_neither_limited_nor_counted() {
-    let limit = ConnectionLimitLayer::new().total(0).allow(["192.0.2.0/24".parse().unwrap()]);
+    let limit = ConnectionLimitLayer::new()
+        .total(0)
+        .allow(["192.0.2.0/24".parse().unwrap()]);
     let one = open(&limit, from("192.0.2.1")).await;
     assert_eq!((one.status(), limit.active()), (200, 0));
     assert_eq!(open(&limit, from("198.51.100.1")).await.status(), 503);
@@ -114,15 +121,25 @@ async fn the_table_has_a_bound() {
 
 #[tokio::test]
 async fn retry_later_is_for_gets_that_accept_a_stream() {
-    let limit = ConnectionLimitLayer::new().total(0).reject(Reject::RetryLater);
+    let limit = ConnectionLimitLayer::new()
+        .total(0)
+        .reject(Reject::RetryLater);
     let rejected = open(&limit, from("192.0.2.1")).await;
     assert_eq!(rejected.status(), 200);
     assert_eq!(rejected.headers()["content-type"], "text/event-stream");
     let text = rejected.text().await;
-    let millis: u64 = text.strip_prefix("retry: ").unwrap().trim_end().parse().unwrap();
+    let millis: u64 = text
+        .strip_prefix("retry: ")
+        .unwrap()
+        .trim_end()
+        .parse()
+        .unwrap();
     assert!((2_500..=7_500).contains(&millis));
 
-    assert_eq!(open(&limit, without_accept("192.0.2.1")).await.status(), 503);
+    assert_eq!(
+        open(&limit, without_accept("192.0.2.1")).await.status(),
+        503
+    );
     let mut post = from("192.0.2.1");
     *post.method_mut() = Method::POST;
     assert_eq!(open(&limit, post).await.status(), 503);
@@ -133,7 +150,10 @@ async fn a_response_that_turns_out_to_be_a_stream_takes_a_slot_then() {
     let limit = ConnectionLimitLayer::new().per_client(1);
     let one = open(&limit, without_accept("192.0.2.1")).await;
     assert_eq!((one.status(), limit.active()), (200, 1));
-    assert_eq!(open(&limit, without_accept("192.0.2.1")).await.status(), 429);
+    assert_eq!(
+        open(&limit, without_accept("192.0.2.1")).await.status(),
+        429
+    );
     assert_eq!(limit.active(), 1);
 }
 
@@ -172,7 +192,10 @@ async fn a_failed_body_gives_its_slot_back() {
 }
 
 /// A service that neither answers nor fails, or does whatever `respond` does.
-async fn ask_service<F>(limit: &ConnectionLimitLayer, respond: impl Fn() -> F + Clone) -> Result<(), String>
+async fn ask_service<F>(
+    limit: &ConnectionLimitLayer,
+    respond: impl Fn() -> F + Clone,
+) -> Result<(), String>
 where
     F: Future<Output = Result<Response<Empty>, String>>,
 {
@@ -223,7 +246,13 @@ async fn services_of_one_layer_share_its_limit() {
     let mut statuses = Vec::new();
     let mut kept = Vec::new();
     for service in &mut services {
-        let response = service.ready().await.unwrap().call(from("192.0.2.1")).await.unwrap();
+        let response = service
+            .ready()
+            .await
+            .unwrap()
+            .call(from("192.0.2.1"))
+            .await
+            .unwrap();
         statuses.push(response.status().as_u16());
         kept.push(response);
     }

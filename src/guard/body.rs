@@ -55,7 +55,9 @@ pin_project! {
 enum State {
     Open,
     /// Nothing more is taken in; what is ready leaves, then this.
-    Ending { failure: Option<StreamError> },
+    Ending {
+        failure: Option<StreamError>,
+    },
     Done,
 }
 
@@ -124,7 +126,11 @@ impl Wire {
 
     /// How to end: `ending`, but honest about an event of which the client has a part.
     fn end(&mut self, ending: Ending) -> (Option<Bytes>, Option<StreamError>) {
-        let Ending { reason, last_words, abort } = ending;
+        let Ending {
+            reason,
+            last_words,
+            abort,
+        } = ending;
         let torn = !self.aligner.at_boundary();
         self.stream.end(reason);
         self.stream.dropped(self.aligner.discard());
@@ -196,9 +202,11 @@ where
             SourceProj::Words { words } => {
                 Poll::Ready(words.take().map(|words| Ok(Frame::data(words))))
             }
-            SourceProj::Trailers { trailers } => {
-                Poll::Ready(trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
-            }
+            SourceProj::Trailers { trailers } => Poll::Ready(
+                trailers
+                    .take()
+                    .map(|trailers| Ok(Frame::trailers(trailers))),
+            ),
             SourceProj::Gone => Poll::Ready(None),
         }
     }
@@ -281,7 +289,9 @@ where
                         this.source.set(Source::Gone);
                         wire.stream.end(EndReason::UpstreamError);
                         wire.stream.dropped(wire.aligner.discard());
-                        *this.state = State::Ending { failure: Some(error) };
+                        *this.state = State::Ending {
+                            failure: Some(error),
+                        };
                         continue;
                     }
                     Poll::Pending => ready!(wait(wire, this.policy, this.timer.as_mut(), cx)),

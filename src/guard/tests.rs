@@ -56,7 +56,14 @@ async fn a_client_that_goes_is_noted_as_gone() {
 #[tokio::test(start_paused = true)]
 async fn an_event_counts_once_through_nested_layers() {
     let nested = tower_layer::Stack::new(layer(), layer());
-    let response = get(nested, Upstream::new().send("data: 1\n\n").send("da").send("ta: 2\n\n")).await;
+    let response = get(
+        nested,
+        Upstream::new()
+            .send("data: 1\n\n")
+            .send("da")
+            .send("ta: 2\n\n"),
+    )
+    .await;
     let stream = response.stream();
     assert_eq!(response.text().await, "data: 1\n\ndata: 2\n\n");
     assert_eq!((stream.events(), stream.bytes()), (2, 18));
@@ -64,7 +71,11 @@ async fn an_event_counts_once_through_nested_layers() {
 
 #[tokio::test(start_paused = true)]
 async fn a_coded_stream_a_head_request_and_other_statuses_pass_untouched() {
-    let coded = Upstream::new().header("content-encoding", "gzip").send("data").wait(60).send(": 1");
+    let coded = Upstream::new()
+        .header("content-encoding", "gzip")
+        .send("data")
+        .wait(60)
+        .send(": 1");
     let response = get(layer(), coded).await;
     assert!(!response.headers().contains_key("x-accel-buffering"));
     assert_eq!(response.text().await, "data: 1");

@@ -14,19 +14,20 @@ use tokio::time::Instant;
 #[derive(Clone, Default)]
 pub struct DrainHandle(Arc<Shared>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Shared {
     live: Mutex<Live>,
     empty: Notify,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Live {
     streams: HashMap<StreamId, Entry>,
     /// A drain is on, and is to be over by then.
     drained_by: Option<Instant>,
 }
 
+#[derive(Debug)]
 struct Entry {
     stream: Stream,
     comes_back: bool,
@@ -90,7 +91,10 @@ impl DrainHandle {
     /// The live streams.
     pub fn streams(&self) -> Vec<Stream> {
         let live = self.0.live();
-        live.streams.values().map(|entry| entry.stream.clone()).collect()
+        live.streams
+            .values()
+            .map(|entry| entry.stream.clone())
+            .collect()
     }
 
     /// Waits until no stream is live.
@@ -105,7 +109,10 @@ impl DrainHandle {
     }
 
     /// The process goes without waiting for the rest: notes that as their reason to end.
-    #[cfg_attr(not(feature = "proxy"), allow(dead_code, reason = "the proxy's last step"))]
+    #[cfg_attr(
+        not(feature = "proxy"),
+        allow(dead_code, reason = "the proxy's last step")
+    )]
     pub(crate) fn give_up(&self) -> usize {
         let live = self.0.live();
         for entry in live.streams.values() {
@@ -133,11 +140,14 @@ impl DrainHandle {
 
 impl fmt::Debug for DrainHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DrainHandle").field("live", &self.live()).finish()
+        f.debug_struct("DrainHandle")
+            .field("live", &self.live())
+            .finish()
     }
 }
 
 /// A stream's place among the live ones, given up on drop.
+#[derive(Debug)]
 pub(super) struct Registered {
     id: StreamId,
     shared: Arc<Shared>,

@@ -137,9 +137,7 @@ impl Aligner {
         if piece.is_empty() {
             return;
         }
-        if std::mem::take(&mut self.nothing_left_yet)
-            && self.spoke_first
-            && piece.starts_with(BOM)
+        if std::mem::take(&mut self.nothing_left_yet) && self.spoke_first && piece.starts_with(BOM)
         {
             piece.advance(BOM.len());
             if piece.is_empty() {
@@ -243,7 +241,10 @@ mod tests {
     fn a_comment_line_of_the_upstream_leaves_at_once() {
         let mut aligner = Aligner::new();
         assert_eq!(all(&mut aligner, b":\n"), [":\n"]);
-        assert_eq!(all(&mut aligner, b"data: 1\n\n: a\n: b"), ["data: 1\n\n: a\n"]);
+        assert_eq!(
+            all(&mut aligner, b"data: 1\n\n: a\n: b"),
+            ["data: 1\n\n: a\n"]
+        );
         assert_eq!(all(&mut aligner, b"\n"), [": b\n"]);
     }
 

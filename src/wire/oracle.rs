@@ -25,7 +25,11 @@ pub(crate) fn parse(stream: &[u8]) -> Vec<Dispatched> {
             let (name, mut data) = (std::mem::take(&mut name), std::mem::take(&mut data));
             if data.pop().is_some() {
                 events.push(Dispatched {
-                    name: if name.is_empty() { "message".into() } else { name },
+                    name: if name.is_empty() {
+                        "message".into()
+                    } else {
+                        name
+                    },
                     data,
                     last_event_id: id.clone(),
                 });
@@ -53,7 +57,11 @@ mod tests {
 
     fn event(name: &str, data: &str, last_event_id: &str) -> Dispatched {
         let [name, data, last_event_id] = [name, data, last_event_id].map(Into::into);
-        Dispatched { name, data, last_event_id }
+        Dispatched {
+            name,
+            data,
+            last_event_id,
+        }
     }
 
     #[test]

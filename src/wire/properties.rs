@@ -34,7 +34,12 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(line, 0..30),
         prop::sample::select(vec!["\n", "\r\n", "\r"]),
     )
-        .prop_map(|(lines, end)| lines.iter().flat_map(|line| [*line, end]).collect::<String>())
+        .prop_map(|(lines, end)| {
+            lines
+                .iter()
+                .flat_map(|line| [*line, end])
+                .collect::<String>()
+        })
         .prop_map(String::into_bytes);
     (any::<bool>(), prop_oneof![mixed, uniform]).prop_map(|(bom, rest)| {
         let bom: &[u8] = if bom { b"\xEF\xBB\xBF" } else { b"" };
@@ -81,7 +86,12 @@ fn chunks(stream: &[u8], cuts: &[(usize, bool)]) -> Vec<(Bytes, bool)> {
 }
 
 /// What a client gets, and the offsets in it at which we spoke.
-fn through(stream: &[u8], cuts: &[(usize, bool)], style: Style, hold: usize) -> (Vec<u8>, Vec<usize>) {
+fn through(
+    stream: &[u8],
+    cuts: &[(usize, bool)],
+    style: Style,
+    hold: usize,
+) -> (Vec<u8>, Vec<usize>) {
     let (mut aligner, words) = (Aligner::with_hold(hold), style.words());
     let (mut client, mut spoken) = (Vec::new(), Vec::new());
     for (chunk, speak) in chunks(stream, cuts) {
@@ -103,7 +113,10 @@ fn through(stream: &[u8], cuts: &[(usize, bool)], style: Style, hold: usize) -> 
 }
 
 fn without_ours(events: Vec<Dispatched>) -> Vec<Dispatched> {
-    events.into_iter().filter(|event| event.name != OURS).collect()
+    events
+        .into_iter()
+        .filter(|event| event.name != OURS)
+        .collect()
 }
 
 proptest! {

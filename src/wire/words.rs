@@ -63,7 +63,11 @@ impl Words {
         if name.is_empty() || data.is_empty() {
             return Err(WordsError::Empty);
         }
-        let lines = [format!("event: {name}"), format!("data: {data}"), String::new()];
+        let lines = [
+            format!("event: {name}"),
+            format!("data: {data}"),
+            String::new(),
+        ];
         Ok(Self::lines(&lines))
     }
 
@@ -116,7 +120,11 @@ mod tests {
             (None, None, None),
             (second, None, Some("retry: 1000\r\n")),
             (None, Some(&event), Some("event: ping\r\ndata: {}\r\n\r\n")),
-            (second, Some(&event), Some("retry: 1000\r\nevent: ping\r\ndata: {}\r\n\r\n")),
+            (
+                second,
+                Some(&event),
+                Some("retry: 1000\r\nevent: ping\r\ndata: {}\r\n\r\n"),
+            ),
         ] {
             let words = Words::farewell(retry, event, LineEnd::CrLf);
             assert_eq!(words.as_deref(), expected.map(str::as_bytes));

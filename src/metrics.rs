@@ -1,0 +1,578 @@
+//! Counts and times streams, and gives each a `tracing` span.
+//!
+//! Numbers go to the [`metrics`](https://docs.rs/metrics) facade, so that the application chooses
+//! the exporter; install it before the first request. A cheap [`Snapshot`] serves code.
+//!
+//! | metric | kind | what |
+//! | --- | --- | --- |
+//! | `sse_guard_streams_active` | gauge | streams open now, by `route` |
+//! | `sse_guard_streams_total` | counter | requests that asked for a stream or got one, by `route` and [`Outcome`] |
+//! | `sse_guard_stream_duration_seconds` | histogram | age at the end, by `route` |
+//! | `sse_guard_time_to_first_event_seconds` | histogram | from the head to the first event with data, by `route` |
+//! | `sse_guard_event_gap_seconds` | histogram | from one chunk with events to the next, by `route` |
+//! | `sse_guard_events_total` | counter | events with data from the upstream, by `route` |
+//! | `sse_guard_bytes_total` | counter | bytes from the upstream, by `route` |
+//! | `sse_guard_dropped_bytes_total` | counter | bytes of unfinished events, dropped when a stream failed or was ended, by `route` |
+//! | `sse_guard_heartbeats_total` | counter | heartbeats, of all [`HeartbeatLayer`](crate::heartbeat::HeartbeatLayer)s |
+//! | `sse_guard_rejections_total` | counter | by `reason`, of all [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer)s |
+//! | `sse_guard_ends_total` | counter | by `reason`, an [`EndReason`], of all layers |
+//!
+//! The last three are written by the layers that do the thing, with or without this one.
+//!
+//! The span `stream` has `id`, `route`, `client` and `path`, never the query: tokens travel there.
+//! In it an event at level INFO tells the end: `age`, `events`, `bytes`, `heartbeats`, `reason`.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use sse_guard::metrics::MetricsLayer;
+//! use std::convert::Infallible;
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let metrics = MetricsLayer::new().route("/feed");
+//! let service = ServiceBuilder::new()
+//!     .layer(metrics.clone())
+//!     .service(service_fn(|_: Request<()>| async {
+//!         Ok::<_, Infallible>(
+//!             Response::builder()
+//!                 .header("content-type", "text/event-stream")
+//!                 .body(Full::new(Bytes::from("data: 1\n\ndata: 2\n\n")))
+//!                 .unwrap(),
+//!         )
+//!     }));
+//!
+//! service.oneshot(Request::new(())).await?.into_body().collect().await?;
+//! let snapshot = metrics.snapshot();
+//! assert_eq!((snapshot.active, snapshot.opened, snapshot.events), (0, 1, 2));
+//! # Ok(())
+//! # }
+//! ```
+
+use crate::guard::{Failure, Guard, Head, Policy, Rule};
+use crate::head::{Asked, Kind};
+use crate::rejection::Rejection;
+use crate::stream::{EndReason, Stream};
+use ::metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use http::Request;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tracing::{Span, info, info_span, warn};
+
+/// What became of a request that asked for a stream, or got one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It became a stream.
+    Opened,
+    /// It became a stream in a content coding, which passes untouched.
+    Encoded,
+    /// The response was something else.
+    Other,
+    /// It was turned away.
+    Rejected,
+    /// The inner service failed.
+    Failed,
+    /// The client went before the head.
+    ClientGone,
+}
+
+impl Outcome {
+    const ALL: [Self; 6] = [
+        Self::Opened,
+        Self::Encoded,
+        Self::Other,
+        Self::Rejected,
+        Self::Failed,
+        Self::ClientGone,
+    ];
+
+    /// The value of the label `outcome`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Encoded => "encoded",
+            Self::Other => "other",
+            Self::Rejected => "rejected",
+            Self::Failed => "failed",
+            Self::ClientGone => "client_gone",
+        }
+    }
+}
+
+/// The numbers of a [`MetricsLayer`] and its clones at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Streams open now.
+    pub active: u64,
+    /// Streams opened.
+    pub opened: u64,
+    /// Requests that were turned away.
+    pub rejected: u64,
+    /// Events with data from upstreams.
+    pub events: u64,
+    /// Bytes from upstreams.
+    pub bytes: u64,
+    /// Heartbeats in streams that have ended.
+    pub heartbeats: u64,
+    ends: [u64; EndReason::ALL.len()],
+}
+
+impl Snapshot {
+    /// Streams that ended for this reason.
+    pub fn ended(&self, reason: EndReason) -> u64 {
+        self.ends[reason as usize]
+    }
+}
+
+impl std::ops::Add for Snapshot {
+    type Output = Self;
+
+    /// The numbers of two layers together.
+    fn add(self, other: Self) -> Self {
+        Self {
+            active: self.active + other.active,
+            opened: self.opened + other.opened,
+            rejected: self.rejected + other.rejected,
+            events: self.events + other.events,
+            bytes: self.bytes + other.bytes,
+            heartbeats: self.heartbeats + other.heartbeats,
+            ends: std::array::from_fn(|reason| self.ends[reason] + other.ends[reason]),
+        }
+    }
+}
+
+/// Counts and times streams. See the [module docs](self). Clones share their numbers.
+#[derive(Clone, Debug)]
+pub struct MetricsLayer {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    route: Arc<str>,
+    active: AtomicU64,
+    events: AtomicU64,
+    bytes: AtomicU64,
+    heartbeats: AtomicU64,
+    outcomes: [AtomicU64; Outcome::ALL.len()],
+    ends: [AtomicU64; EndReason::ALL.len()],
+    /// Bound to their labels at the first request, when the exporter is there.
+    instruments: OnceLock<Instruments>,
+}
+
+struct Instruments {
+    active: Gauge,
+    outcomes: [Counter; Outcome::ALL.len()],
+    duration: Histogram,
+    first_event: Histogram,
+    gap: Histogram,
+    events: Counter,
+    bytes: Counter,
+    dropped: Counter,
+}
+
+impl std::fmt::Debug for Instruments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instruments").finish_non_exhaustive()
+    }
+}
+
+impl Instruments {
+    fn new(route: &Arc<str>) -> Self {
+        let route = || route.to_string();
+        Self {
+            active: gauge!("sse_guard_streams_active", "route" => route()),
+            outcomes: Outcome::ALL.map(|outcome| {
+                counter!("sse_guard_streams_total", "route" => route(), "outcome" => outcome.as_str())
+            }),
+            duration: histogram!("sse_guard_stream_duration_seconds", "route" => route()),
+            first_event: histogram!("sse_guard_time_to_first_event_seconds", "route" => route()),
+            gap: histogram!("sse_guard_event_gap_seconds", "route" => route()),
+            events: counter!("sse_guard_events_total", "route" => route()),
+            bytes: counter!("sse_guard_bytes_total", "route" => route()),
+            dropped: counter!("sse_guard_dropped_bytes_total", "route" => route()),
+        }
+    }
+}
+
+impl Shared {
+    fn instruments(&self) -> &Instruments {
+        self.instruments
+            .get_or_init(|| Instruments::new(&self.route))
+    }
+
+    fn outcome(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].fetch_add(1, Relaxed);
+        self.instruments().outcomes[outcome as usize].increment(1);
+    }
+}
+
+impl Default for MetricsLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MetricsLayer {
+    /// One whose route is called `default`.
+    pub fn new() -> Self {
+        Self::with_route("default".into())
+    }
+
+    fn with_route(route: Arc<str>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                route,
+                active: AtomicU64::new(0),
+                events: AtomicU64::new(0),
+                bytes: AtomicU64::new(0),
+                heartbeats: AtomicU64::new(0),
+                outcomes: Default::default(),
+                ends: Default::default(),
+                instruments: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// The value of the label `route`: a name or pattern, never a raw path, so that there are few.
+    /// Its numbers start anew.
+    #[must_use]
+    pub fn route(self, route: &str) -> Self {
+        Self::with_route(route.into())
+    }
+
+    /// The numbers now.
+    pub fn snapshot(&self) -> Snapshot {
+        let shared = &self.shared;
+        let outcome = |outcome: Outcome| shared.outcomes[outcome as usize].load(Relaxed);
+        Snapshot {
+            active: shared.active.load(Relaxed),
+            opened: outcome(Outcome::Opened),
+            rejected: outcome(Outcome::Rejected),
+            events: shared.events.load(Relaxed),
+            bytes: shared.bytes.load(Relaxed),
+            heartbeats: shared.heartbeats.load(Relaxed),
+            ends: std::array::from_fn(|reason| shared.ends[reason].load(Relaxed)),
+        }
+    }
+}
+
+/// The service that [`MetricsLayer`] makes.
+pub type Metrics<S> = Guard<S, MetricsLayer>;
+
+impl<S> Layer<S> for MetricsLayer {
+    type Service = Metrics<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Guard::new(inner, self.clone())
+    }
+}
+
+/// A request that waits for its head. Dropped before, its client went.
+#[derive(Debug)]
+pub struct Ticket {
+    shared: Option<Arc<Shared>>,
+    path: Option<Box<str>>,
+}
+
+impl Ticket {
+    fn resolve(&mut self, outcome: Outcome) {
+        if let Some(shared) = self.shared.take() {
+            shared.outcome(outcome);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.resolve(Outcome::ClientGone);
+    }
+}
+
+impl Rule for MetricsLayer {
+    type Ticket = Ticket;
+    type Policy = MetricsPolicy;
+    const READS: bool = true;
+    const SPEAKS: bool = false;
+
+    fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Ticket, Rejection> {
+        // The path is for the span alone, and costs an allocation.
+        let wanted = tracing::enabled!(tracing::Level::INFO);
+        Ok(Ticket {
+            shared: asked.accepts_stream.then(|| self.shared.clone()),
+            path: wanted.then(|| request.uri().path().into()),
+        })
+    }
+
+    fn open(
+        &self,
+        mut ticket: Ticket,
+        head: &Head<'_>,
+    ) -> Result<Option<MetricsPolicy>, Rejection> {
+        ticket.resolve(match head.kind {
+            _ if head.rejected => Outcome::Rejected,
+            Kind::Stream => Outcome::Opened,
+            Kind::Encoded => Outcome::Encoded,
+            Kind::Other => Outcome::Other,
+        });
+        let Some(stream) = head.stream else {
+            if head.kind == Kind::Encoded {
+                if !head.asked.accepts_stream {
+                    self.shared.outcome(Outcome::Encoded);
+                }
+                warn!(
+                    route = &*self.shared.route,
+                    "the upstream sends its event stream compressed: it passes untouched, without \
+                     heartbeats or rotation; let it honour `Accept-Encoding: identity`"
+                );
+            }
+            return Ok(None);
+        };
+        // A stream that nobody had asked for by name.
+        if !head.asked.accepts_stream {
+            self.shared.outcome(Outcome::Opened);
+        }
+        stream.set_route(&self.shared.route);
+        self.shared.active.fetch_add(1, Relaxed);
+        self.shared.instruments().active.increment(1);
+        let span = info_span!(
+            "stream",
+            id = stream.id().as_u64(),
+            route = &*self.shared.route,
+            client = stream.client().map(tracing::field::display),
+            path = ticket.path.take().map(tracing::field::display),
+        );
+        Ok(Some(MetricsPolicy {
+            shared: self.shared.clone(),
+            stream: stream.clone(),
+            span,
+            events: 0,
+            bytes: 0,
+            last_event: None,
+        }))
+    }
+
+    fn failed(&self, mut ticket: Ticket, failure: &Failure) {
+        ticket.resolve(match failure {
+            Failure::Rejected => Outcome::Rejected,
+            Failure::Service => Outcome::Failed,
+        });
+    }
+}
+
+/// Books of one stream.
+#[derive(Debug)]
+pub struct MetricsPolicy {
+    shared: Arc<Shared>,
+    stream: Stream,
+    span: Span,
+    /// How much of the record is in the sums.
+    events: u64,
+    bytes: u64,
+    last_event: Option<Instant>,
+}
+
+impl MetricsPolicy {
+    fn add_up(&mut self) -> u64 {
+        let (events, bytes) = (self.stream.events(), self.stream.bytes());
+        let (new_events, new_bytes) = (events - self.events, bytes - self.bytes);
+        (self.events, self.bytes) = (events, bytes);
+        self.shared.events.fetch_add(new_events, Relaxed);
+        self.shared.bytes.fetch_add(new_bytes, Relaxed);
+        let instruments = self.shared.instruments();
+        instruments.events.increment(new_events);
+        instruments.bytes.increment(new_bytes);
+        new_events
+    }
+}
+
+impl Policy for MetricsPolicy {
+    fn sent(&mut self, stream: &Stream, now: Instant) {
+        if self.add_up() == 0 {
+            return;
+        }
+        let instruments = self.shared.instruments();
+        match self.last_event.replace(now) {
+            Some(last) => instruments.gap.record(now.saturating_duration_since(last)),
+            None => {
+                if let Some(time) = stream.time_to_first_event() {
+                    instruments.first_event.record(time);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for MetricsPolicy {
+    fn drop(&mut self) {
+        self.add_up();
+        let stream = &self.stream;
+        let reason = stream.end_reason().unwrap_or(EndReason::ClientGone);
+        let age = stream.age();
+        self.shared.active.fetch_sub(1, Relaxed);
+        self.shared.ends[reason as usize].fetch_add(1, Relaxed);
+        self.shared
+            .heartbeats
+            .fetch_add(stream.heartbeats(), Relaxed);
+        let instruments = self.shared.instruments();
+        instruments.active.decrement(1);
+        instruments.duration.record(age);
+        instruments.dropped.increment(stream.dropped_bytes());
+        self.span.in_scope(|| {
+            info!(
+                ?age,
+                events = self.events,
+                bytes = self.bytes,
+                heartbeats = stream.heartbeats(),
+                %reason,
+                "stream ended"
+            );
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection_limit::ConnectionLimitLayer;
+    use crate::guard::testing::{Client, Upstream, get, post};
+    use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+    use std::time::Duration;
+    use tower_layer::Stack;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_counts_from_head_to_end() {
+        let layer = MetricsLayer::new();
+        let upstream = Upstream::new()
+            .send("data: 1\n\n: c\n\n")
+            .wait(1)
+            .send("data: 2\n\n");
+        let response = get(layer.clone(), upstream).await;
+        assert_eq!(layer.snapshot().active, 1);
+        let _ = response.read().await;
+        let snapshot = layer.snapshot();
+        assert_eq!((snapshot.active, snapshot.opened), (0, 1));
+        assert_eq!((snapshot.events, snapshot.bytes), (2, 23));
+        assert_eq!(snapshot.ended(EndReason::UpstreamEnd), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn our_own_events_are_heartbeats_and_no_events_in_either_order() {
+        let beat = || {
+            HeartbeatLayer::new(Duration::from_secs(1))
+                .style(HeartbeatStyle::event("ping", "{}").unwrap())
+        };
+        async fn check(layer: &MetricsLayer, response: Client) {
+            let _ = response.read().await;
+            let snapshot = layer.snapshot();
+            assert_eq!(
+                (snapshot.events, snapshot.bytes, snapshot.heartbeats),
+                (1, 9, 2)
+            );
+        }
+        let upstream = Upstream::new().wait(3).send("data: 1\n\n").wait(1);
+        let layer = MetricsLayer::new();
+        check(
+            &layer,
+            get(Stack::new(beat(), layer.clone()), upstream.clone()).await,
+        )
+        .await;
+        let layer = MetricsLayer::new();
+        check(
+            &layer,
+            get(Stack::new(layer.clone(), beat()), upstream).await,
+        )
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn alone_it_leaves_head_and_chunks_as_they_are() {
+        let upstream = Upstream::new()
+            .header("content-length", "18")
+            .send("data: 1\n")
+            .wait(1)
+            .send("\n");
+        let mut response = get(MetricsLayer::new(), upstream).await;
+        assert_eq!(response.headers()["content-length"], "18");
+        assert!(!response.headers().contains_key("cache-control"));
+        assert_eq!(response.next().await.unwrap().unwrap(), "data: 1\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_came_to_nothing_counts_by_its_outcome() {
+        let layer = MetricsLayer::new();
+        let limit = ConnectionLimitLayer::new().total(0);
+        let stack = Stack::new(limit, layer.clone());
+        assert_eq!(get(stack, Upstream::new()).await.status(), 503);
+        get(layer.clone(), Upstream::new().content_type("text/html")).await;
+        post(layer.clone(), Upstream::new().content_type("text/html")).await;
+        let count = |outcome: Outcome| layer.shared.outcomes[outcome as usize].load(Relaxed);
+        assert_eq!(Outcome::ALL.map(count), [0, 0, 1, 1, 0, 0]);
+        assert_eq!(layer.snapshot().rejected, 1);
+    }
+
+    #[test]
+    fn the_facade_gets_every_number_that_the_table_names() {
+        let recorder = DebuggingRecorder::new();
+        let seen = recorder.snapshotter();
+        ::metrics::with_local_recorder(&recorder, || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let beat = HeartbeatLayer::new(Duration::from_secs(1));
+                let layer = Stack::new(beat, MetricsLayer::new().route("/r"));
+                let upstream = Upstream::new()
+                    .wait(2)
+                    .send("data: 1\n\n")
+                    .wait(1)
+                    .send("data: 2\n\n");
+                let _ = get(layer, upstream).await.read().await;
+                let limit = ConnectionLimitLayer::new().total(0);
+                get(limit, Upstream::new()).await;
+            });
+        });
+        let values: std::collections::BTreeMap<String, DebugValue> = seen
+            .snapshot()
+            .into_vec()
+            .into_iter()
+            .filter(|(_, _, _, value)| !matches!(value, DebugValue::Counter(0)))
+            .map(|(key, _, _, value)| (key.key().name().to_owned(), value))
+            .collect();
+        assert_eq!(values["sse_guard_streams_total"], DebugValue::Counter(1));
+        assert_eq!(values["sse_guard_events_total"], DebugValue::Counter(2));
+        assert_eq!(values["sse_guard_bytes_total"], DebugValue::Counter(18));
+        assert_eq!(values["sse_guard_ends_total"], DebugValue::Counter(1));
+        assert_eq!(values["sse_guard_rejections_total"], DebugValue::Counter(1));
+        assert!(matches!(
+            values["sse_guard_heartbeats_total"],
+            DebugValue::Counter(1..)
+        ));
+        assert_eq!(
+            values["sse_guard_streams_active"],
+            DebugValue::Gauge(0.0.into())
+        );
+        for (name, secs) in [
+            ("sse_guard_stream_duration_seconds", 3.0),
+            ("sse_guard_time_to_first_event_seconds", 2.0),
+            ("sse_guard_event_gap_seconds", 1.0),
+        ] {
+            let DebugValue::Histogram(values) = &values[name] else {
+                panic!("{name} is no histogram");
+            };
+            assert!(
+                values.len() == 1 && (values[0].0 - secs).abs() < 0.1,
+                "{name}: {values:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! All layers in the right order, in one line.
+//!
+//! From the client inward: metrics, connection limit, rotation, heartbeat, idle timeout. They share
+//! one body, one timer and one look at the bytes; a wrong order would do no harm, but costs more.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use sse_guard::SseGuardLayer;
+//! use std::{convert::Infallible, time::Duration};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let service = ServiceBuilder::new()
+//!     .layer(SseGuardLayer::new())
+//!     .service(service_fn(|_: Request<()>| async {
+//!         Ok::<_, Infallible>(
+//!             Response::builder()
+//!                 .header("content-type", "text/event-stream")
+//!                 .body(Full::new(Bytes::from("data: 1\n\n")))
+//!                 .unwrap(),
+//!         )
+//!     }));
+//!
+//! let response = service.oneshot(Request::new(())).await?;
+//! assert_eq!(response.headers()["cache-control"], "no-cache, no-transform");
+//! assert_eq!(response.headers()["x-accel-buffering"], "no");
+//! # Ok(())
+//! # }
+//! ```
+
+use crate::client_key::PeerIp;
+use crate::connection_limit::ConnectionLimitLayer;
+use crate::guard::Guard;
+use crate::heartbeat::HeartbeatLayer;
+use crate::idle_timeout::IdleTimeoutLayer;
+use crate::metrics::MetricsLayer;
+use crate::rotation::RotationLayer;
+use tower_layer::Layer;
+
+/// The whole stack. See the [module docs](self).
+///
+/// By default with metrics, 100 streams per peer address and 10,000 in all, and a heartbeat after
+/// 15 s; without rotation by age and idle timeout, which only the application can choose. A layer
+/// set to `None` is off.
+///
+/// To the upstream service, requests that accept an event stream say `Accept-Encoding: identity`.
+/// The heads of event streams lose `Content-Length` and get `X-Accel-Buffering: no` and, unless
+/// they say `no-store`, `Cache-Control: no-cache, no-transform`.
+#[derive(Clone, Debug)]
+pub struct SseGuardLayer<K = PeerIp> {
+    metrics: Option<MetricsLayer>,
+    limit: Option<ConnectionLimitLayer<K>>,
+    rotation: Option<RotationLayer>,
+    heartbeat: Option<HeartbeatLayer>,
+    idle: Option<IdleTimeoutLayer>,
+}
+
+impl Default for SseGuardLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SseGuardLayer {
+    /// The default stack.
+    pub fn new() -> Self {
+        Self {
+            metrics: Some(MetricsLayer::new()),
+            limit: Some(ConnectionLimitLayer::new()),
+            rotation: Some(RotationLayer::new()),
+            heartbeat: Some(HeartbeatLayer::default()),
+            idle: None,
+        }
+    }
+}
+
+impl<K> SseGuardLayer<K> {
+    /// What counts and times.
+    #[must_use]
+    pub fn metrics(mut self, layer: impl Into<Option<MetricsLayer>>) -> Self {
+        self.metrics = layer.into();
+        self
+    }
+
+    /// What limits streams per client and in all.
+    #[must_use]
+    pub fn limit<L>(self, layer: impl Into<Option<ConnectionLimitLayer<L>>>) -> SseGuardLayer<L> {
+        SseGuardLayer {
+            metrics: self.metrics,
+            limit: layer.into(),
+            rotation: self.rotation,
+            heartbeat: self.heartbeat,
+            idle: self.idle,
+        }
+    }
+
+    /// What ends old streams, and all on a drain.
+    #[must_use]
+    pub fn rotation(mut self, layer: impl Into<Option<RotationLayer>>) -> Self {
+        self.rotation = layer.into();
+        self
+    }
+
+    /// What fills silences.
+    #[must_use]
+    pub fn heartbeat(mut self, layer: impl Into<Option<HeartbeatLayer>>) -> Self {
+        self.heartbeat = layer.into();
+        self
+    }
+
+    /// What ends streams of silent upstreams.
+    #[must_use]
+    pub fn idle_timeout(mut self, layer: impl Into<Option<IdleTimeoutLayer>>) -> Self {
+        self.idle = layer.into();
+        self
+    }
+}
+
+/// The rules of the stack, the outermost first.
+type Rules<K> = (
+    Option<MetricsLayer>,
+    (
+        Option<ConnectionLimitLayer<K>>,
+        (
+            Option<RotationLayer>,
+            (Option<HeartbeatLayer>, Option<IdleTimeoutLayer>),
+        ),
+    ),
+);
+
+/// The service that [`SseGuardLayer`] makes.
+pub type SseGuard<S, K = PeerIp> = Guard<S, Rules<K>>;
+
+impl<S, K: Clone> Layer<S> for SseGuardLayer<K> {
+    type Service = SseGuard<S, K>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let Self {
+            metrics,
+            limit,
+            rotation,
+            heartbeat,
+            idle,
+        } = self.clone();
+        Guard::new(inner, (metrics, (limit, (rotation, (heartbeat, idle)))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::testing::{Upstream, get};
+    use crate::stream::EndReason;
+    use std::time::Duration;
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_five_work_on_one_body() {
+        let (metrics, limit) = (MetricsLayer::new(), ConnectionLimitLayer::new().total(1));
+        let stack = SseGuardLayer::new()
+            .metrics(metrics.clone())
+            .limit(limit.clone())
+            .rotation(RotationLayer::new().max_age(secs(100), 0.0).retry(None))
+            .heartbeat(HeartbeatLayer::new(secs(10)))
+            .idle_timeout(IdleTimeoutLayer::new().timeout(secs(35)).retry(None));
+
+        let upstream = Upstream::new().send("data: 1\n\n").hang();
+        let response = get(stack.clone(), upstream).await;
+        let stream = response.stream();
+        assert_eq!(get(stack.clone(), Upstream::new()).await.status(), 503);
+        let beats = ": heartbeat\n".repeat(3);
+        assert_eq!(response.text().await, format!("data: 1\n\n{beats}"));
+        assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
+        assert_eq!((limit.active(), metrics.snapshot().active), (0, 0));
+
+        let upstream = Upstream::new().repeat(9, |upstream| upstream.wait(30).send("data: 1\n\n"));
+        let response = get(stack, upstream).await;
+        let stream = response.stream();
+        response.read().await.1.unwrap();
+        assert_eq!(stream.end_reason(), Some(EndReason::Rotated));
+        assert_eq!(metrics.snapshot().ended(EndReason::Rotated), 1);
+        assert_eq!(metrics.snapshot().rejected, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_all_off_the_events_pass() {
+        let stack = SseGuardLayer::new()
+            .metrics(None)
+            .limit(None::<ConnectionLimitLayer>)
+            .rotation(None)
+            .heartbeat(None);
+        let upstream = Upstream::new()
+            .send("data: 1\n\n")
+            .wait(60)
+            .send("data: 2\n\n");
+        assert_eq!(
+            get(stack, upstream).await.text().await,
+            "data: 1\n\ndata: 2\n\n"
+        );
+    }
+}
