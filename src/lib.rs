@@ -41,6 +41,8 @@ mod head;
 pub mod heartbeat;
 pub mod idle_timeout;
 pub mod metrics;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 
 mod rejection;
 pub mod rotation;

@@ -1,0 +1,18 @@
+//! The reverse proxy behind the `sse-guard` binary: the crate's layers in front of any upstream.
+//!
+//! A request goes accept loop (`server`), client and route (`router`), the public layers,
+//! `upstream`; its response goes back through the same layers. There is no private variant of a
+//! layer here.
+//!
+//! Not part of the crate's stable interface: the binary and its tests use it.
+
+mod cli;
+pub mod config;
+mod demo;
+mod headers;
+mod logging;
+mod router;
+mod server;
+mod upstream;
+
+pub use cli::main;

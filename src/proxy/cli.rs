@@ -1,0 +1,122 @@
+//! From the command line to an exit code.
+
+use super::config::{self, Config, Loaded};
+use super::{demo, logging, router::Router, server};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use tokio::net::TcpListener;
+
+/// The process could do its work.
+const OK: ExitCode = ExitCode::SUCCESS;
+/// It could not, for a reason that was told.
+const FAILED: u8 = 1;
+/// The command line or the config is wrong; clap uses the same.
+const USAGE: u8 = 2;
+
+/// Runs the binary: reads command line, environment and config file, and does what they say.
+///
+/// Exits with 0 when the work was done (for a proxy: when it was told to stop and has), 1 when it
+/// could not be, 2 when command line or config are wrong.
+pub fn main() -> ExitCode {
+    let matches = config::command().get_matches();
+    let subcommand = matches.subcommand_name();
+    let defaults = match subcommand {
+        Some("demo") => demo::DEFAULTS,
+        _ => &[],
+    };
+    let loaded = match config::load(&matches, config::process_env(), defaults) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    match subcommand {
+        Some("check") => check(&loaded),
+        Some("demo") => run(&loaded.config, true),
+        _ => run(&loaded.config, false),
+    }
+}
+
+fn check(loaded: &Loaded) -> ExitCode {
+    print!("{}", loaded.to_toml());
+    OK
+}
+
+fn run(config: &Config, demo: bool) -> ExitCode {
+    logging::start(&config.log);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime does not start: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let result = runtime.block_on(serve(config, demo));
+    // What is left are connections that had their time.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => OK,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("listen = \"{address}\": {error}{hint}")]
+    Listen {
+        address: SocketAddr,
+        error: std::io::Error,
+        hint: &'static str,
+    },
+    #[error("config: {0}")]
+    Words(#[from] crate::wire::WordsError),
+    #[error("signals can not be received: {0}")]
+    Signals(std::io::Error),
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|error| RunError::Listen {
+        address,
+        hint: match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "; another process listens there: stop it, or choose another address with --listen"
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 need privileges: choose another with --listen"
+            }
+            _ => "",
+        },
+        error,
+    })
+}
+
+async fn serve(config: &Config, is_demo: bool) -> Result<(), RunError> {
+    let signals = server::Signals::new().map_err(RunError::Signals)?;
+    let origin = if is_demo {
+        Some(listen(demo::origin_address(config)).await?)
+    } else {
+        None
+    };
+    let listener = listen(config.listen).await?;
+    let address = listener.local_addr().unwrap_or(config.listen);
+    if let Some(origin) = origin {
+        demo::start(origin, address);
+    }
+    let router = Router::new(config)?;
+    for route in &config.routes {
+        tracing::info!(path = %route.path, upstream = %route.settings.upstream.url, "route");
+    }
+    tracing::info!("listening on http://{address}");
+    server::run(listener, router, config.drain_window, signals).await;
+    Ok(())
+}

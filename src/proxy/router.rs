@@ -1,0 +1,201 @@
+//! Which upstream and which layers a request meets.
+
+use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
+use super::upstream::Upstream;
+use crate::client_key::{ForwardedHeader, ForwardedIp, PeerAddr};
+use crate::connection_limit::{ConnectionLimitLayer, Reject};
+use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
+use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
+use crate::metrics::{MetricsLayer, Snapshot};
+use crate::rotation::{DrainHandle, RotationLayer};
+use crate::wire::WordsError;
+use crate::{SseGuard, SseGuardLayer};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use std::net::SocketAddr;
+use tower_layer::Layer;
+use tower_service::Service;
+
+type Limit = ConnectionLimitLayer<ForwardedIp>;
+type Guarded = SseGuard<Upstream, ForwardedIp>;
+type GuardedBody = <<Guarded as Service<Request<Incoming>>>::Response as IntoBody>::Body;
+
+/// Names the body of a response type.
+pub(super) trait IntoBody {
+    type Body;
+}
+
+impl<B> IntoBody for Response<B> {
+    type Body = B;
+}
+
+/// What goes to the client.
+pub(super) type ResponseBody = Either<GuardedBody, Full<Bytes>>;
+
+/// All routes, in the order of the config.
+pub(super) struct Router {
+    routes: Vec<Route>,
+    drain: DrainHandle,
+    limits: Vec<Limit>,
+}
+
+struct Route {
+    path: RoutePath,
+    metrics: MetricsLayer,
+    service: Guarded,
+}
+
+impl Router {
+    /// # Errors
+    ///
+    /// If a text of the config can not stand in an event stream, which its own checks rule out.
+    pub(super) fn new(config: &Config) -> Result<Self, WordsError> {
+        let drain = DrainHandle::new();
+        let header = match config.trusted_header {
+            TrustedHeader::XForwardedFor => ForwardedHeader::XForwardedFor,
+            TrustedHeader::Forwarded => ForwardedHeader::Forwarded,
+        };
+        let clients = ForwardedIp::new(config.trusted_proxies.iter().copied()).header(header);
+        // One table for all routes but those with limits of their own.
+        let mut shared: Option<Limit> = None;
+        let mut limits = Vec::new();
+        let mut routes = Vec::new();
+        for route in &config.routes {
+            let settings = &route.settings;
+            let limit = match &shared {
+                Some(limit) if !route.own_limits => limit.clone(),
+                _ => {
+                    let limit = limit(&settings.limit, clients.clone());
+                    limits.push(limit.clone());
+                    if !route.own_limits {
+                        shared = Some(limit.clone());
+                    }
+                    limit
+                }
+            };
+            let metrics = MetricsLayer::new().route(route.path.as_str());
+            let layer = SseGuardLayer::new()
+                .metrics(metrics.clone())
+                .limit(limit)
+                .rotation(rotation(&settings.rotation)?.drain(&drain))
+                .heartbeat(heartbeat(&settings.heartbeat)?)
+                .idle_timeout(idle_timeout(settings)?);
+            routes.push(Route {
+                path: route.path.clone(),
+                metrics,
+                service: layer.layer(Upstream::new(&settings.upstream, clients.clone())),
+            });
+        }
+        Ok(Self {
+            routes,
+            drain,
+            limits,
+        })
+    }
+
+    pub(super) fn drain(&self) -> &DrainHandle {
+        &self.drain
+    }
+
+    /// The numbers of all routes.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let snapshots = self.routes.iter().map(|route| route.metrics.snapshot());
+        snapshots.fold(Snapshot::default(), |sum, route| sum + route)
+    }
+
+    /// Streams that hold a slot.
+    pub(super) fn slots(&self) -> u64 {
+        self.limits.iter().map(Limit::active).sum()
+    }
+
+    pub(super) async fn answer(
+        &self,
+        peer: SocketAddr,
+        mut request: Request<Incoming>,
+    ) -> Response<ResponseBody> {
+        let path = request.uri().path();
+        let Some(route) = self.routes.iter().find(|route| route.path.matches(path)) else {
+            let text = Full::from("sse-guard: no route for this path\n");
+            let mut response = Response::new(Either::Right(text));
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            return response;
+        };
+        request.extensions_mut().insert(PeerAddr(peer));
+        match route.service.clone().call(request).await {
+            Ok(response) => response.map(Either::Left),
+        }
+    }
+}
+
+fn limit(config: &config::Limit, clients: ForwardedIp) -> Limit {
+    let layer = ConnectionLimitLayer::with_extractor(clients)
+        .per_client(config.per_ip.map(u32::from))
+        .total(config.total.map(u32::from))
+        .ipv6_prefix(config.ipv6_prefix)
+        .allow(config.allow.iter().copied())
+        .retry_after(config.retry_after)
+        .reject(match config.reject {
+            config::Reject::Status => Reject::Status,
+            config::Reject::RetryLater => Reject::RetryLater,
+        });
+    match config.rate {
+        Some(rate) => layer.rate(rate.count, rate.per, config.burst),
+        None => layer,
+    }
+}
+
+fn rotation(config: &config::Rotation) -> Result<RotationLayer, WordsError> {
+    let mut layer = RotationLayer::new()
+        .retry(Some(config.retry))
+        .methods(config.methods.iter().cloned());
+    if let Some(age) = config.max_age {
+        layer = layer.max_age(age, config.jitter);
+    }
+    match &config.event {
+        Some((name, data)) => layer.event(name, data),
+        None => Ok(layer),
+    }
+}
+
+fn heartbeat(config: &config::Heartbeat) -> Result<Option<HeartbeatLayer>, WordsError> {
+    let Some(interval) = config.interval else {
+        return Ok(None);
+    };
+    let style = match &config.style {
+        Style::Line { text } => HeartbeatStyle::line(text),
+        Style::Block { text } => HeartbeatStyle::block(text),
+        Style::Event { name, data } => HeartbeatStyle::event(name, data),
+    }?;
+    Ok(Some(
+        HeartbeatLayer::new(interval)
+            .style(style)
+            .immediate(config.immediate),
+    ))
+}
+
+fn idle_timeout(settings: &Settings) -> Result<Option<IdleTimeoutLayer>, WordsError> {
+    let config = &settings.idle;
+    if config.timeout.is_none() && config.event_timeout.is_none() {
+        return Ok(None);
+    }
+    let mut layer = IdleTimeoutLayer::new()
+        .pings(config.pings.iter().cloned())
+        .retry(Some(settings.rotation.retry))
+        .action(match config.action {
+            config::IdleAction::Auto => IdleAction::Auto,
+            config::IdleAction::Close => IdleAction::Close,
+            config::IdleAction::Abort => IdleAction::Abort,
+            config::IdleAction::ErrorEvent => {
+                IdleAction::error_event(&config.error_event, &config.error_data)?
+            }
+        });
+    if let Some(timeout) = config.timeout {
+        layer = layer.timeout(timeout);
+    }
+    if let Some(timeout) = config.event_timeout {
+        layer = layer.event_timeout(timeout);
+    }
+    Ok(Some(layer))
+}

@@ -1,0 +1,274 @@
+//! The service at the bottom: asks the upstream, and answers for it when it does not.
+
+use super::headers;
+use crate::client_key::{ForwardedIp, PeerAddr};
+use crate::proxy::config;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Instant;
+use tower_service::Service;
+
+/// The upstream's body, or a short text of ours.
+pub(super) type UpstreamBody = Either<Incoming, Full<Bytes>>;
+
+type RequestBody = UnsyncBoxBody<Bytes, hyper::Error>;
+
+/// One upstream of one route, with its pool of connections.
+#[derive(Clone)]
+pub(super) struct Upstream {
+    client: Client<HttpConnector, RequestBody>,
+    target: Arc<Target>,
+}
+
+struct Target {
+    /// As it stands in the config, for the log.
+    url: Uri,
+    authority: Option<Authority>,
+    /// Put in front of the request's path; without a slash at its end.
+    base: String,
+    head_timeout: Duration,
+    trusted: ForwardedIp,
+}
+
+/// Why there is no response of the upstream. The client is told the kind, the log the cause and
+/// what to do.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("can not connect to the upstream")]
+    Connect(#[source] hyper_util::client::legacy::Error),
+    #[error("the upstream broke off before its response head")]
+    Broken(#[source] hyper_util::client::legacy::Error),
+    #[error("the upstream sent no response head in time")]
+    HeadTimeout,
+    #[error("the request can not be put to the upstream")]
+    Request(#[source] http::Error),
+    #[error("this proxy opens no tunnels")]
+    Connects,
+}
+
+impl Failure {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Connect(_) | Self::Broken(_) => StatusCode::BAD_GATEWAY,
+            Self::HeadTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Request(_) => StatusCode::BAD_REQUEST,
+            Self::Connects => StatusCode::METHOD_NOT_ALLOWED,
+        }
+    }
+
+    /// For the operator, who can do something about it.
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => {
+                "is it running, and does upstream.url name its address? upstream.connect_timeout \
+                 bounds the wait"
+            }
+            Self::Broken(_) => "see the upstream's own log",
+            Self::HeadTimeout => {
+                "if it needs longer to think, raise upstream.head_timeout; else see its own log"
+            }
+            Self::Request(_) | Self::Connects => "the client's request is at fault",
+        }
+    }
+
+    /// The whole chain of causes on one line.
+    fn cause(&self) -> String {
+        let mut cause = String::new();
+        let mut next = self.source();
+        while let Some(error) = next {
+            if !cause.is_empty() {
+                cause.push_str(": ");
+            }
+            cause.push_str(&error.to_string());
+            next = error.source();
+        }
+        cause
+    }
+}
+
+impl Upstream {
+    pub(super) fn new(config: &config::Upstream, trusted: ForwardedIp) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_keepalive(Some(Duration::from_secs(60)));
+        connector.set_connect_timeout(Some(config.connect_timeout));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            .build(connector);
+        Self {
+            client,
+            target: Arc::new(Target {
+                authority: config.url.authority().cloned(),
+                base: config.url.path().trim_end_matches('/').to_owned(),
+                url: config.url.clone(),
+                head_timeout: config.head_timeout,
+                trusted,
+            }),
+        }
+    }
+
+    async fn ask(&self, mut request: Request<Incoming>) -> Result<Response<UpstreamBody>, Failure> {
+        if request.method() == Method::CONNECT {
+            return Err(Failure::Connects);
+        }
+        let protocol = headers::upgrade(request.headers());
+        let client_side = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
+        let (request, progress) = self.request(request, protocol).map_err(Failure::Request)?;
+        let mut response = self.head(request, &progress).await?;
+        let agreed = headers::upgrade(response.headers());
+        headers::remove_hop_by_hop(response.headers_mut());
+        *response.version_mut() = Version::HTTP_11;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let (Some(client_side), Some(protocol)) = (client_side, agreed)
+        {
+            headers::set_upgrade(response.headers_mut(), protocol);
+            let upstream_side = hyper::upgrade::on(&mut response);
+            tokio::spawn(tunnel(client_side, upstream_side));
+        }
+        Ok(response.map(Either::Left))
+    }
+
+    /// The request as the upstream gets it.
+    fn request(
+        &self,
+        request: Request<Incoming>,
+        protocol: Option<HeaderValue>,
+    ) -> Result<(Request<RequestBody>, Progress), http::Error> {
+        let (mut parts, body) = request.into_parts();
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = self.target.authority.clone();
+        let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        uri.path_and_query = Some(match self.target.base.as_str() {
+            "" => PathAndQuery::try_from(path)?,
+            base => PathAndQuery::try_from(format!("{base}{path}"))?,
+        });
+        parts.uri = Uri::from_parts(uri)?;
+        parts.version = Version::HTTP_11;
+        headers::remove_hop_by_hop(&mut parts.headers);
+        if let Some(protocol) = protocol {
+            headers::set_upgrade(&mut parts.headers, protocol);
+        }
+        if let Some(PeerAddr(peer)) = parts.extensions.remove() {
+            headers::forward(&mut parts.headers, peer, &self.target.trusted);
+        }
+        let progress = Progress::default();
+        let sending = progress.clone();
+        let body = body.map_frame(move |frame| {
+            sending.made();
+            frame
+        });
+        Ok((Request::from_parts(parts, body.boxed_unsync()), progress))
+    }
+
+    /// Waits for the head, no longer than the timeout since the last of the request was sent.
+    async fn head(
+        &self,
+        request: Request<RequestBody>,
+        progress: &Progress,
+    ) -> Result<Response<Incoming>, Failure> {
+        let response = self.client.request(request);
+        tokio::pin!(response);
+        loop {
+            let deadline = progress.last() + self.target.head_timeout;
+            tokio::select! {
+                result = &mut response => {
+                    return result.map_err(|error| match error.is_connect() {
+                        true => Failure::Connect(error),
+                        false => Failure::Broken(error),
+                    });
+                }
+                () = tokio::time::sleep_until(deadline) => {
+                    if progress.last() + self.target.head_timeout <= deadline {
+                        return Err(Failure::HeadTimeout);
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer_for(&self, failure: &Failure) -> Response<UpstreamBody> {
+        let status = failure.status();
+        tracing::error!(
+            status = status.as_u16(),
+            upstream = %self.target.url,
+            cause = failure.cause(),
+            "{failure}: {}",
+            failure.advice()
+        );
+        let mut response =
+            Response::new(Either::Right(Full::from(format!("sse-guard: {failure}\n"))));
+        *response.status_mut() = status;
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, text);
+        response
+    }
+}
+
+impl Service<Request<Incoming>> for Upstream {
+    type Response = Response<UpstreamBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let upstream = self.clone();
+        Box::pin(async move {
+            Ok(match upstream.ask(request).await {
+                Ok(response) => response,
+                Err(failure) => upstream.answer_for(&failure),
+            })
+        })
+    }
+}
+
+/// When the last part of a request's body went by.
+#[derive(Clone)]
+struct Progress(Arc<Mutex<Instant>>);
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+}
+
+impl Progress {
+    fn made(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn last(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Both sides have switched protocols: bytes pass, until either side ends.
+async fn tunnel(client_side: OnUpgrade, upstream_side: OnUpgrade) {
+    let (Ok(client), Ok(upstream)) = tokio::join!(client_side, upstream_side) else {
+        tracing::debug!("one side went before the switch of protocols was done");
+        return;
+    };
+    let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
+        tracing::debug!(%error, "tunnel ended");
+    }
+}
