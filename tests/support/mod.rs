@@ -1,0 +1,382 @@
+//! The real binary, an origin that sends just the bytes it is told to, and a client that sees the
+//! bytes that come: all on plain sockets, so that neither side hides anything.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// Longer than anything takes here: a test that waits so long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running `sse-guard`, killed on drop.
+pub struct Proxy {
+    child: Child,
+    pub addr: SocketAddr,
+    log: Arc<(Mutex<String>, Condvar)>,
+}
+
+impl Proxy {
+    /// In front of `origin`, on a free port, with more flags.
+    pub fn start(origin: SocketAddr, flags: &[&str]) -> Self {
+        let upstream = format!("http://{origin}");
+        let mut all = vec!["--upstream-url", &upstream];
+        all.extend(flags);
+        Self::with_flags(&all)
+    }
+
+    /// On a free port, with just these flags.
+    pub fn with_flags(flags: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_sse-guard"))
+            .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(flags)
+            .env_clear()
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new((Mutex::new(String::new()), Condvar::new()));
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let lines = log.clone();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let mut text = lines.0.lock().unwrap();
+                text.push_str(&line);
+                text.push('\n');
+                lines.1.notify_all();
+            }
+        });
+        let mut proxy = Self {
+            child,
+            addr: ([127, 0, 0, 1], 0).into(),
+            log,
+        };
+        let line = proxy.wait_for_log("listening on http://");
+        let addr = line.split("listening on http://").nth(1).unwrap();
+        proxy.addr = addr.split('"').next().unwrap().parse().unwrap();
+        proxy
+    }
+
+    /// The first line of the log with `text` in it, when it is there.
+    pub fn wait_for_log(&self, text: &str) -> String {
+        self.wait_for_log_lines(text, 1).remove(0)
+    }
+
+    /// All lines with `text` in them, when there are so many.
+    pub fn wait_for_log_lines(&self, text: &str, count: usize) -> Vec<String> {
+        let (log, more) = &*self.log;
+        let lines = |log: &String| -> Vec<String> {
+            log.lines()
+                .filter(|line| line.contains(text))
+                .map(Into::into)
+                .collect()
+        };
+        let (log, _) = more
+            .wait_timeout_while(log.lock().unwrap(), PATIENCE, |log| {
+                lines(log).len() < count
+            })
+            .unwrap();
+        let found = lines(&log);
+        assert!(
+            found.len() >= count,
+            "no {count} lines with {text:?} in the log:\n{log}"
+        );
+        found
+    }
+
+    pub fn log(&self) -> String {
+        self.log.0.lock().unwrap().clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args([signal, &pid]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// SIGTERM, then the numbers of its last log line.
+    pub fn stop(&mut self) -> serde_json::Value {
+        self.signal("-TERM");
+        assert!(self.wait().success());
+        serde_json::from_str(&self.wait_for_log("\"stopped\"")).unwrap()
+    }
+
+    /// Opens a connection and sends a request for `path` that accepts an event stream.
+    pub fn get(&self, path: &str) -> Client {
+        self.ask(&format!(
+            "GET {path} HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n\r\n"
+        ))
+    }
+
+    /// Opens a connection and sends `bytes`.
+    pub fn ask(&self, bytes: &str) -> Client {
+        let mut client = Client::connect(self.addr);
+        client.send(bytes);
+        client
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How a response ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By its framing, or for one without by the connection's end.
+    Clean,
+    /// The connection ended before the framing did.
+    Broken,
+}
+
+/// A client's connection.
+pub struct Client {
+    pub socket: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Client {
+    pub fn connect(addr: SocketAddr) -> Self {
+        let socket = TcpStream::connect(addr).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        let reader = BufReader::new(socket.try_clone().unwrap());
+        Self { socket, reader }
+    }
+
+    pub fn send(&mut self, bytes: &str) {
+        self.socket.write_all(bytes.as_bytes()).unwrap();
+    }
+
+    /// The response head, in lower case, with `\n` for line ends.
+    pub fn head(&mut self) -> String {
+        let mut head = String::new();
+        loop {
+            let mut line = String::new();
+            assert!(
+                self.reader.read_line(&mut line).unwrap() > 0,
+                "no whole head: {head:?}"
+            );
+            let line = line.trim_end();
+            if line.is_empty() {
+                return head;
+            }
+            head.push_str(&line.to_ascii_lowercase());
+            head.push('\n');
+        }
+    }
+
+    /// The next HTTP chunk's data; empty at the last, nothing if the connection ends before.
+    pub fn chunk(&mut self) -> Option<Vec<u8>> {
+        let mut size = String::new();
+        if !matches!(self.reader.read_line(&mut size), Ok(1..)) {
+            return None;
+        }
+        let size = usize::from_str_radix(size.trim_end(), 16).unwrap();
+        let mut data = vec![0; size + 2];
+        self.reader.read_exact(&mut data).ok()?;
+        data.truncate(size);
+        Some(data)
+    }
+
+    /// Chunked data until `text` is in it.
+    pub fn read_until(&mut self, text: &str) -> String {
+        let mut seen = String::new();
+        while !seen.contains(text) {
+            match self.chunk() {
+                Some(data) if !data.is_empty() => seen.push_str(&String::from_utf8(data).unwrap()),
+                _ => panic!("the stream ended before {text:?}: {seen:?}"),
+            }
+        }
+        seen
+    }
+
+    /// All the chunked data that is left, and how it ended.
+    pub fn rest(&mut self) -> (Vec<u8>, End) {
+        let mut seen = Vec::new();
+        loop {
+            match self.chunk() {
+                None => return (seen, End::Broken),
+                Some(data) if data.is_empty() => return (seen, End::Clean),
+                Some(data) => seen.extend(data),
+            }
+        }
+    }
+
+    /// Everything up to the end of the connection, as it is.
+    pub fn raw(&mut self) -> Vec<u8> {
+        let mut seen = Vec::new();
+        // A reset tells as much as an end.
+        let _ = self.reader.read_to_end(&mut seen);
+        seen
+    }
+}
+
+/// A request, as it came to the origin.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Request line and fields, with `\n` for line ends.
+    pub head: String,
+    pub path: String,
+}
+
+impl Asked {
+    /// The value of a field.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (field, value) = line.split_once(':')?;
+            field.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+}
+
+/// An upstream: each connection is one request, answered by a function that writes what it likes.
+pub struct Origin {
+    pub addr: SocketAddr,
+    open: Arc<(Mutex<usize>, Condvar)>,
+    served: Arc<AtomicUsize>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+/// The connection to whoever asked the origin.
+pub struct Answer {
+    pub socket: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Answer {
+    /// Bytes as they are. Whether they were taken.
+    pub fn raw(&mut self, bytes: &[u8]) -> bool {
+        self.socket.write_all(bytes).is_ok()
+    }
+
+    /// The head of a chunked event stream.
+    pub fn stream(&mut self) -> bool {
+        self.raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+    }
+
+    /// One HTTP chunk.
+    pub fn chunk(&mut self, data: impl AsRef<[u8]>) -> bool {
+        let data = data.as_ref();
+        let mut bytes = format!("{:x}\r\n", data.len()).into_bytes();
+        bytes.extend_from_slice(data);
+        bytes.extend_from_slice(b"\r\n");
+        self.raw(&bytes)
+    }
+
+    /// The last chunk: the proper end of the message.
+    pub fn end(&mut self) -> bool {
+        self.raw(b"0\r\n\r\n")
+    }
+
+    /// Takes exactly so many bytes of the request's body as they come.
+    pub fn body(&mut self, len: usize) -> Vec<u8> {
+        let mut body = vec![0; len];
+        self.reader.read_exact(&mut body).unwrap();
+        body
+    }
+
+    /// Waits until the other side is gone. Whether it went in time.
+    pub fn wait_for_close(&mut self) -> bool {
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut rest = Vec::new();
+        match self.reader.read_to_end(&mut rest) {
+            Ok(_) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+impl Origin {
+    /// On a free port; `answer` runs on a thread of its own for each request.
+    pub fn start(answer: impl Fn(Asked, &mut Answer) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let origin = Self {
+            addr: listener.local_addr().unwrap(),
+            open: Arc::default(),
+            served: Arc::default(),
+            asked: Arc::default(),
+        };
+        let (open, served, asked) = (
+            origin.open.clone(),
+            origin.served.clone(),
+            origin.asked.clone(),
+        );
+        let answer = Arc::new(answer);
+        thread::spawn(move || {
+            for socket in listener.incoming().map_while(Result::ok) {
+                let (answer, open) = (answer.clone(), open.clone());
+                let (served, asked) = (served.clone(), asked.clone());
+                *open.0.lock().unwrap() += 1;
+                thread::spawn(move || {
+                    socket.set_nodelay(true).unwrap();
+                    let mut reader = BufReader::new(socket.try_clone().unwrap());
+                    if let Some(request) = read_request(&mut reader) {
+                        served.fetch_add(1, SeqCst);
+                        asked.lock().unwrap().push(request.clone());
+                        let mut to = Answer { socket, reader };
+                        answer(request, &mut to);
+                        let _ = to.socket.shutdown(Shutdown::Both);
+                    }
+                    *open.0.lock().unwrap() -= 1;
+                    open.1.notify_all();
+                });
+            }
+        });
+        origin
+    }
+
+    /// Requests that came.
+    pub fn served(&self) -> usize {
+        self.served.load(SeqCst)
+    }
+
+    /// The last request that came.
+    pub fn asked(&self) -> Asked {
+        self.asked.lock().unwrap().last().unwrap().clone()
+    }
+
+    /// Waits until so many connections are open, and asserts that it comes to that.
+    pub fn wait_for_open(&self, count: usize) {
+        let (open, changed) = &*self.open;
+        let (open, _) = changed
+            .wait_timeout_while(open.lock().unwrap(), PATIENCE, |open| *open != count)
+            .unwrap();
+        assert_eq!(*open, count, "connections open at the origin");
+    }
+}
+
+fn read_request(reader: &mut impl BufRead) -> Option<Asked> {
+    let mut head = String::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let line = line.trim_end();
+        if line.is_empty() {
+            break;
+        }
+        head.push_str(line);
+        head.push('\n');
+    }
+    let path = head.split(' ').nth(1)?.to_owned();
+    Some(Asked { head, path })
+}
