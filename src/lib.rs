@@ -53,3 +53,8 @@ pub mod wire;
 pub use guard::{BoxError, Guard, Guarded, ResponseFuture, StreamError};
 pub use stack::{SseGuard, SseGuardLayer};
 pub use stream::{EndReason, Stream, StreamId};
+
+/// Keeps the README's example compiling.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -282,7 +282,7 @@ pub static KEYS: &[Key] = &[
         "limit.allow",
         Kind::Networks,
         "",
-        "Networks without a limit per address, such as your monitoring",
+        "Networks that are neither limited nor counted, such as your monitoring",
     ),
     route(
         "limit.reject",

@@ -1,0 +1,22 @@
+//! The README's config reference is that of the code.
+
+use sse_guard::proxy::config::KEYS;
+
+#[test]
+fn the_readme_explains_every_key_as_the_code_does() {
+    let readme = include_str!("../README.md");
+    let mut missing = Vec::new();
+    for key in KEYS {
+        let default = match key.default {
+            None => "none".into(),
+            Some("") if key.kind.is_list() => "`[]`".into(),
+            Some(default) => format!("`{default}`"),
+        };
+        let route = if key.per_route { "yes" } else { "" };
+        let row = format!("| `{}` | {default} | {route} | {} |", key.name, key.help);
+        if !readme.contains(&row) {
+            missing.push(row);
+        }
+    }
+    assert!(missing.is_empty(), "not in the README:\n{}", missing.join("\n"));
+}

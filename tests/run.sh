@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Everything that has to hold, in one command: formatting, lints and docs on all feature sets, unit
+# tests, tests over real sockets, doc tests, examples, benches (built, and run once).
+# Needs a Rust toolchain with cargo; installs what else it takes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+
+# With rustup the components may be missing; without it, the toolchain has them or not.
+for component in rustfmt clippy; do
+    if ! cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1; then
+        step "installing $component"
+        rustup component add "$component"
+    fi
+done
+
+step "format"
+cargo fmt --check
+
+# The feature sets: none, each alone, all.
+for features in "" axum proxy axum,proxy; do
+    step "lints, features: ${features:-none}"
+    cargo clippy --all-targets --features "$features" -- -D warnings
+done
+
+step "docs"
+RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
+
+step "tests, layers alone"
+cargo test --lib --bins
+
+step "tests, all features: unit, wire, examples and benches build"
+cargo test --all-features --all-targets
+
+step "doc tests"
+cargo test --doc --all-features
+
+step "all is well"
