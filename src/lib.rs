@@ -46,7 +46,7 @@ pub mod proxy;
 
 mod rejection;
 pub mod rotation;
-mod stack;
+pub mod stack;
 mod stream;
 pub mod wire;
 

@@ -18,5 +18,9 @@ fn the_readme_explains_every_key_as_the_code_does() {
             missing.push(row);
         }
     }
-    assert!(missing.is_empty(), "not in the README:\n{}", missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "not in the README:\n{}",
+        missing.join("\n")
+    );
 }

@@ -1,7 +1,11 @@
 //! The real binary, an origin that sends just the bytes it is told to, and a client that sees the
 //! bytes that come: all on plain sockets, so that neither side hides anything.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
