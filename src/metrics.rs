@@ -57,7 +57,7 @@ use crate::rejection::Rejection;
 use crate::stream::{EndReason, Stream};
 use ::metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use http::Request;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 use tower_layer::Layer;
@@ -162,6 +162,8 @@ struct Shared {
     heartbeats: AtomicU64,
     outcomes: [AtomicU64; Outcome::ALL.len()],
     ends: [AtomicU64; EndReason::ALL.len()],
+    /// An upstream that compresses does so with each stream: said once.
+    warned: AtomicBool,
     /// Bound to their labels at the first request, when the exporter is there.
     instruments: OnceLock<Instruments>,
 }
@@ -235,6 +237,7 @@ impl MetricsLayer {
                 heartbeats: AtomicU64::new(0),
                 outcomes: Default::default(),
                 ends: Default::default(),
+                warned: AtomicBool::new(false),
                 instruments: OnceLock::new(),
             }),
         }
@@ -322,10 +325,10 @@ impl Rule for MetricsLayer {
             Kind::Other => Outcome::Other,
         });
         let Some(stream) = head.stream else {
-            if head.kind == Kind::Encoded {
-                if !head.asked.accepts_stream {
-                    self.shared.outcome(Outcome::Encoded);
-                }
+            if head.kind == Kind::Encoded && !head.asked.accepts_stream {
+                self.shared.outcome(Outcome::Encoded);
+            }
+            if head.kind == Kind::Encoded && !self.shared.warned.swap(true, Relaxed) {
                 warn!(
                     route = &*self.shared.route,
                     "the upstream sends its event stream compressed: it passes untouched, without \

@@ -12,6 +12,10 @@ use tokio::time::Instant;
 /// Stands for "not yet" in the record's times.
 const NEVER: u64 = u64::MAX;
 
+/// Room for an [`EndReason`]; what is left of 64 bits of nanoseconds are 36 years.
+const REASON_BITS: u32 = 4;
+const REASON_MASK: u64 = (1 << REASON_BITS) - 1;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Names a stream among all of this process.
@@ -121,8 +125,8 @@ struct Record {
     first_event: AtomicU64,
     silent_since: AtomicU64,
     eventless_since: AtomicU64,
-    stop_at: AtomicU64,
-    stop_reason: AtomicU8,
+    /// When it is asked to end, and in the lowest bits why: one value, so that both change at once.
+    stop: AtomicU64,
     stop_waker: AtomicWaker,
     end: AtomicU8,
 }
@@ -148,8 +152,7 @@ impl Stream {
             first_event: AtomicU64::new(NEVER),
             silent_since: AtomicU64::new(0),
             eventless_since: AtomicU64::new(0),
-            stop_at: AtomicU64::new(NEVER),
-            stop_reason: AtomicU8::new(EndReason::Drained as u8),
+            stop: AtomicU64::new(NEVER),
             stop_waker: AtomicWaker::new(),
             end: AtomicU8::new(u8::MAX),
         }))
@@ -295,10 +298,8 @@ impl Stream {
 
     /// Asks it to end at its next event boundary from `at` on. The earliest such wish stands.
     pub(crate) fn stop_at(&self, at: Instant, reason: EndReason) {
-        let at = self.nanos(at);
-        if self.0.stop_at.fetch_min(at, Relaxed) > at {
-            self.0.stop_reason.store(reason as u8, Relaxed);
-        }
+        let stop = self.nanos(at) << REASON_BITS | reason as u64;
+        self.0.stop.fetch_min(stop, Relaxed);
         self.0.stop_waker.wake();
     }
 
@@ -307,11 +308,11 @@ impl Stream {
     }
 
     pub(crate) fn asked_to_stop(&self) -> Option<(Instant, EndReason)> {
-        match self.0.stop_at.load(Relaxed) {
+        match self.0.stop.load(Relaxed) {
             NEVER => None,
-            at => {
-                let reason = usize::from(self.0.stop_reason.load(Relaxed));
-                Some((self.instant(at), EndReason::ALL[reason]))
+            stop => {
+                let reason = EndReason::ALL.get((stop & REASON_MASK) as usize)?;
+                Some((self.instant(stop >> REASON_BITS), *reason))
             }
         }
     }
