@@ -1,0 +1,368 @@
+//! The config through the real binary: what `check` shows, what is a mistake, and how it is told.
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+/// A run of the binary that ends by itself, beside a config file called `guard.toml`.
+#[derive(Default)]
+struct Run<'a> {
+    file: Option<&'a str>,
+    env: &'a [(&'a str, &'a str)],
+    args: &'a [&'a str],
+}
+
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Run<'_> {
+    fn end(&self) -> Ended {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sse-guard"));
+        command.env_clear().envs(self.env.iter().copied());
+        command.current_dir(dir.path()).args(self.args);
+        if let Some(text) = self.file {
+            fs::write(dir.path().join("guard.toml"), text).unwrap();
+            command.args(["--config", "guard.toml"]);
+        }
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = command.output().unwrap();
+        Ended {
+            code: status.code(),
+            out: String::from_utf8(stdout).unwrap(),
+            err: String::from_utf8(stderr).unwrap(),
+        }
+    }
+}
+
+const CHECK: &[&str] = &["check", "--upstream-url", "http://127.0.0.1:3000"];
+
+/// Lines with single spaces.
+fn squeezed(text: &str) -> Vec<String> {
+    text.lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+#[track_caller]
+fn assert_line(text: &str, line: &str) {
+    assert!(
+        squeezed(text).iter().any(|other| other == line),
+        "{line}\n{text}"
+    );
+}
+
+#[test]
+fn check_prints_each_value_and_where_it_came_from() {
+    let ended = Run {
+        file: Some("[idle]\ntimeout = '1h'\n\n[[route]]\npath = '/v1'\nlimit.per_ip = 3\n"),
+        env: &[("SSE_GUARD_LIMIT_PER_IP", "7")],
+        args: &[
+            "check",
+            "--upstream",
+            "http://127.0.0.1:3000",
+            "--heartbeat-interval",
+            "5s",
+        ],
+    }
+    .end();
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+    for line in [
+        "listen = \"127.0.0.1:8080\" # default",
+        "url = \"http://127.0.0.1:3000/\" # --upstream-url",
+        "interval = \"5s\" # --heartbeat-interval",
+        "timeout = \"1h\" # file guard.toml:2",
+        "per_ip = 7 # SSE_GUARD_LIMIT_PER_IP",
+        "[[route]]",
+        "path = \"/v1\" # file guard.toml:4",
+        "limit.per_ip = 3 # file guard.toml:6",
+    ] {
+        assert_line(&ended.out, line);
+    }
+}
+
+#[test]
+fn what_check_prints_is_a_config_file_of_the_same_meaning() {
+    let without_places = |text: &str| -> Vec<String> {
+        let code = |line: String| line.split(" # ").next().unwrap().to_owned();
+        squeezed(text).into_iter().map(code).collect()
+    };
+    let args = [
+        CHECK,
+        &[
+            "--limit-rate",
+            "7/m",
+            "--trusted-proxies",
+            "10.0.0.0/8,::1/128",
+        ],
+    ]
+    .concat();
+    let first = Run {
+        args: &args,
+        ..Run::default()
+    }
+    .end();
+    assert_eq!(first.code, Some(0), "{}", first.err);
+    let again = Run {
+        file: Some(&first.out),
+        args: &["check"],
+        ..Run::default()
+    }
+    .end();
+    assert_eq!(again.code, Some(0), "{}", again.err);
+    assert_eq!(without_places(&first.out), without_places(&again.out));
+}
+
+#[test]
+fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+    let file = "upstream.url = 'http://127.0.0.1:3000'\nheartbeat.interval = '3s'\n";
+    let env = &[("SSE_GUARD_HEARTBEAT_INTERVAL", "2s")][..];
+    let flag = &["check", "--heartbeat-interval", "1s"][..];
+    let run = |file, env, args| Run { file, env, args }.end().out;
+    for (printed, line) in [
+        (
+            run(Some(file), env, flag),
+            "interval = \"1s\" # --heartbeat-interval",
+        ),
+        (
+            run(Some(file), env, &["check"]),
+            "interval = \"2s\" # SSE_GUARD_HEARTBEAT_INTERVAL",
+        ),
+        (
+            run(Some(file), &[], &["check"]),
+            "interval = \"3s\" # file guard.toml:2",
+        ),
+        (run(None, &[], CHECK), "interval = \"15s\" # default"),
+    ] {
+        assert_line(&printed, line);
+    }
+}
+
+#[test]
+fn the_environment_may_name_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("other.toml");
+    fs::write(
+        &path,
+        "upstream.url = 'http://127.0.0.1:3000'\nlimit.total = 5\nlimit.per_ip = 5\n",
+    )
+    .unwrap();
+    let name = path.to_str().unwrap();
+    let ended = Run {
+        env: &[("SSE_GUARD_CONFIG", name)],
+        args: &["check"],
+        ..Run::default()
+    }
+    .end();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert_line(&ended.out, &format!("total = 5 # file {name}:2"));
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_each_with_its_place_and_key() {
+    let file = "\
+upstream.url = 'https://127.0.0.1:3000'
+
+[heartbeat]
+intervall = '5s'
+style = 'lines'
+
+[limit]
+per_ip = 0
+rate = '50'
+
+[[route]]
+path = '/v1'
+drain.window = '1s'
+";
+    for args in [&["check", "--listen", "8080"][..], &["--listen", "8080"]] {
+        let ended = Run {
+            file: Some(file),
+            env: &[
+                ("SSE_GUARD_IDLE_TIMEOUT", "10"),
+                ("SSE_GUARD_HEARTBEAT_INTERVALL", "1s"),
+            ],
+            args,
+        }
+        .end();
+        assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""));
+        let lines: Vec<&str> = ended.err.lines().collect();
+        let starts = [
+            "--listen: ",
+            "SSE_GUARD_HEARTBEAT_INTERVALL: unknown variable; did you mean SSE_GUARD_HEARTBEAT_INTERVAL?",
+            "SSE_GUARD_IDLE_TIMEOUT: ",
+            "guard.toml:1: upstream.url: ",
+            "guard.toml:4: heartbeat.intervall: unknown key; did you mean heartbeat.interval?",
+            "guard.toml:5: heartbeat.style: ",
+            "guard.toml:8: limit.per_ip: ",
+            "guard.toml:9: limit.rate: ",
+            "guard.toml:13: drain.window: ",
+        ];
+        assert_eq!(lines.len(), starts.len(), "{}", ended.err);
+        for (line, start) in lines.iter().zip(starts) {
+            assert!(line.starts_with(start), "{start}\n{}", ended.err);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_with_its_line_and_without_its_text() {
+    let file = "upstream.url = 'http://127.0.0.1:3000'\nlimit.total = = topsecret\n";
+    let ended = Run {
+        file: Some(file),
+        args: &["check"],
+        ..Run::default()
+    }
+    .end();
+    assert_eq!(ended.code, Some(2));
+    assert!(
+        ended.err.starts_with("guard.toml:2: not TOML: "),
+        "{}",
+        ended.err
+    );
+    assert!(!ended.err.contains("topsecret"), "{}", ended.err);
+}
+
+#[test]
+fn an_unknown_variable_is_a_mistake_and_one_of_a_container_is_none() {
+    for (name, value, code) in [
+        ("SSE_GUARD_X", "1", 2),
+        ("SSE_GUARD_SERVICE_HOST", "10.0.0.1", 0),
+        ("OTHER", "1", 0),
+    ] {
+        let ended = Run {
+            env: &[(name, value)],
+            args: CHECK,
+            ..Run::default()
+        }
+        .end();
+        assert_eq!(ended.code, Some(code), "{name}: {}", ended.err);
+        assert_eq!(
+            ended.err.starts_with(&format!("{name}: unknown variable")),
+            code == 2
+        );
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let args = [CHECK, &["--config", "missing.toml"]].concat();
+    let ended = Run {
+        args: &args,
+        ..Run::default()
+    }
+    .end();
+    assert_eq!(ended.code, Some(2));
+    assert!(
+        ended
+            .err
+            .starts_with("--config: can not read missing.toml: "),
+        "{}",
+        ended.err
+    );
+}
+
+#[test]
+fn without_an_upstream_it_says_how_to_name_one() {
+    for args in [&[][..], &["check"]] {
+        let ended = Run {
+            args,
+            ..Run::default()
+        }
+        .end();
+        assert_eq!(ended.code, Some(2));
+        assert!(
+            ended.err.contains("--upstream-url http://127.0.0.1:3000"),
+            "{}",
+            ended.err
+        );
+    }
+}
+
+#[test]
+fn an_unknown_flag_is_a_mistake_with_a_suggestion() {
+    let ended = Run {
+        args: &["check", "--heartbeat-intervall", "5s"],
+        ..Run::default()
+    }
+    .end();
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.err.contains("--heartbeat-interval"), "{}", ended.err);
+}
+
+#[test]
+fn values_that_hardly_go_together_are_warned_of() {
+    let args = [CHECK, &["--limit-total", "10"]].concat();
+    let ended = Run {
+        args: &args,
+        ..Run::default()
+    }
+    .end();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    let warning = ended
+        .out
+        .lines()
+        .find(|line| line.starts_with("# warning: "));
+    assert!(
+        warning.is_some_and(|line| line.contains("limit.per_ip 100")),
+        "{}",
+        ended.out
+    );
+}
+
+#[test]
+fn the_help_knows_each_key_in_all_its_spellings() {
+    let short = Run {
+        args: &["-h"],
+        ..Run::default()
+    }
+    .end();
+    let long = Run {
+        args: &["--help"],
+        ..Run::default()
+    }
+    .end();
+    assert_eq!((short.code, long.code), (Some(0), Some(0)));
+    for key in sse_guard::proxy::config::KEYS {
+        let flag = format!("--{} ", key.flag());
+        let bool_flag = format!("--{}[=", key.flag());
+        for help in [&short.out, &long.out] {
+            let known = help.contains(&flag) || help.contains(&bool_flag);
+            assert!(known, "{}\n{help}", key.name);
+        }
+        assert!(
+            long.out.contains(&format!("[env: {}]", key.env())),
+            "{}",
+            key.name
+        );
+    }
+    assert!(long.out.contains("--config <FILE>"), "{}", long.out);
+}
+
+#[test]
+fn a_port_in_use_is_an_error_that_says_what_to_do() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let args = ["--upstream-url", "http://127.0.0.1:1", "--listen", &address];
+    let ended = Run {
+        args: &args,
+        ..Run::default()
+    }
+    .end();
+    assert_eq!(ended.code, Some(1), "{}", ended.err);
+    let error = ended.err.lines().last().unwrap();
+    assert!(
+        error.starts_with(&format!("error: listen = \"{address}\": ")),
+        "{error}"
+    );
+    assert!(
+        error.contains("choose another address with --listen"),
+        "{error}"
+    );
+}

@@ -1,0 +1,262 @@
+//! How the real binary goes: what a signal does to streams, connections and the process.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use support::{Client, End, Origin, PATIENCE, Proxy};
+
+/// What the origin waits at until the test lets it go on.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let (open, changed) = &*self.0;
+        let _ = changed
+            .wait_timeout_while(open.lock().unwrap(), PATIENCE, |open| !*open)
+            .unwrap();
+    }
+}
+
+/// One event, then silence until the other side goes.
+fn held() -> Origin {
+    Origin::start(|_, to| {
+        to.stream();
+        to.chunk("data: 1\n\n");
+        to.wait_for_close();
+    })
+}
+
+fn post(proxy: &Proxy) -> Client {
+    proxy.ask(
+        "POST / HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n\
+         Content-Length: 0\r\n\r\n",
+    )
+}
+
+/// A stream that has begun.
+fn begun(mut client: Client) -> Client {
+    let head = client.head();
+    assert!(head.starts_with("http/1.1 200 "), "{head}");
+    assert_eq!(client.read_until("data: 1\n\n"), "data: 1\n\n");
+    client
+}
+
+fn terminate(proxy: &Proxy) {
+    proxy.signal("-TERM");
+    proxy.wait_for_log("\"stopping");
+}
+
+/// The fields of the last line, of a process that went by itself.
+fn stopped(proxy: &mut Proxy) -> serde_json::Value {
+    assert_eq!(proxy.wait().code(), Some(0));
+    serde_json::from_str(&proxy.wait_for_log("\"stopped\"")).unwrap()
+}
+
+fn retry(last_words: &[u8]) -> u64 {
+    let text = std::str::from_utf8(last_words).unwrap();
+    let millis = text
+        .strip_prefix("retry: ")
+        .and_then(|n| n.strip_suffix('\n'));
+    millis
+        .unwrap_or_else(|| panic!("{text:?}"))
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn sigterm_ends_streams_properly_and_tells_each_another_time_to_come_back() {
+    for signal in ["-TERM", "-INT"] {
+        let origin = held();
+        let mut proxy = Proxy::start(origin.addr, &["--drain-window", "500ms"]);
+        let mut clients: Vec<Client> = (0..20).map(|_| begun(proxy.get("/"))).collect();
+        proxy.signal(signal);
+        let mut told = BTreeSet::new();
+        for client in &mut clients {
+            let (last_words, end) = client.rest();
+            assert_eq!(end, End::Clean);
+            told.insert(retry(&last_words));
+        }
+        assert!(told.len() > 10, "{told:?}");
+        assert!(
+            told.iter().all(|ms| (1_000..=3_000).contains(ms)),
+            "{told:?}"
+        );
+        let last = stopped(&mut proxy);
+        for (name, count) in [("active", 0), ("slots", 0), ("cut_off", 0), ("opened", 20)] {
+            assert_eq!(last[name], count, "{name}: {last}");
+        }
+        let ended = proxy.wait_for_log_lines("stream ended", 20);
+        assert!(
+            ended.iter().all(|line| line.contains("\"drained\"")),
+            "{ended:?}"
+        );
+        origin.wait_for_open(0);
+    }
+}
+
+#[test]
+fn the_answer_to_a_post_that_ends_within_the_window_ends_properly() {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let origin = Origin::start(move |_, to| {
+        to.stream();
+        to.chunk("data: 1\n\n");
+        wait.wait();
+        to.chunk("data: 2\n\n");
+        to.end();
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "30s"]);
+    let mut client = begun(post(&proxy));
+    terminate(&proxy);
+    gate.open();
+    assert_eq!(client.rest(), (b"data: 2\n\n".to_vec(), End::Clean));
+    assert_eq!(stopped(&mut proxy)["cut_off"], 0);
+}
+
+#[test]
+fn the_answer_to_a_post_that_does_not_end_in_time_is_broken_off() {
+    let origin = held();
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "200ms"]);
+    let mut client = begun(post(&proxy));
+    terminate(&proxy);
+    assert_eq!(client.rest(), (Vec::new(), End::Broken));
+    let last = stopped(&mut proxy);
+    assert_eq!((&last["active"], &last["slots"]), (&0.into(), &0.into()));
+    origin.wait_for_open(0);
+}
+
+#[test]
+fn nobody_new_is_let_in_while_streams_drain() {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let origin = Origin::start(move |_, to| {
+        to.stream();
+        to.chunk("data: 1\n\n");
+        wait.wait();
+        to.end();
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "30s"]);
+    let mut client = begun(post(&proxy));
+    terminate(&proxy);
+    let refused = TcpStream::connect(proxy.addr).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    gate.open();
+    assert_eq!(client.rest(), (Vec::new(), End::Clean));
+    stopped(&mut proxy);
+}
+
+#[test]
+fn a_second_signal_ends_all_at_once_and_no_client_takes_that_for_an_end() {
+    let origin = held();
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "10h"]);
+    let mut clients = [begun(proxy.get("/")), begun(post(&proxy))];
+    terminate(&proxy);
+    proxy.signal("-TERM");
+    for client in &mut clients {
+        assert_eq!(client.rest(), (Vec::new(), End::Broken));
+    }
+    let last = stopped(&mut proxy);
+    for (name, count) in [("active", 0), ("slots", 0), ("cut_off", 2)] {
+        assert_eq!(last[name], count, "{name}: {last}");
+    }
+    let ended = proxy.wait_for_log_lines("stream ended", 2);
+    assert!(
+        ended.iter().all(|line| line.contains("\"shutdown\"")),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_stream_whose_head_comes_during_the_drain_does_not_say_connection_close() {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let (asked, has_asked) = mpsc::channel();
+    let origin = Origin::start(move |_, to| {
+        asked.send(()).unwrap();
+        wait.wait();
+        to.stream();
+        to.chunk("data: 1\n\n");
+        to.wait_for_close();
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "1s"]);
+    let mut clients = [proxy.get("/"), post(&proxy)];
+    for _ in &clients {
+        has_asked.recv_timeout(PATIENCE).unwrap();
+    }
+    terminate(&proxy);
+    gate.open();
+    let ends = clients.each_mut().map(|client| {
+        let head = client.head();
+        assert!(head.starts_with("http/1.1 200 "), "{head}");
+        assert!(!head.contains("connection: close"), "{head}");
+        assert_eq!(client.read_until("data: 1\n\n"), "data: 1\n\n");
+        client.rest().1
+    });
+    assert_eq!(ends, [End::Clean, End::Broken]);
+    stopped(&mut proxy);
+}
+
+#[test]
+fn a_client_that_comes_back_is_not_sent_half_an_event_at_the_end() {
+    let origin = Origin::start(|_, to| {
+        to.stream();
+        to.chunk("data: 1\n\ndata: ha");
+        to.wait_for_close();
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "0s"]);
+    let mut client = begun(proxy.get("/"));
+    terminate(&proxy);
+    let (last_words, end) = client.rest();
+    retry(&last_words);
+    assert_eq!(end, End::Clean);
+    stopped(&mut proxy);
+}
+
+#[test]
+fn a_download_under_way_is_finished() {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let origin = Origin::start(move |_, to| {
+        to.raw(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n",
+        );
+        to.chunk("some");
+        wait.wait();
+        to.chunk(" more");
+        to.end();
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "0s"]);
+    let mut client = proxy.get("/");
+    client.head();
+    client.read_until("some");
+    terminate(&proxy);
+    gate.open();
+    assert_eq!(client.rest(), (b" more".to_vec(), End::Clean));
+    stopped(&mut proxy);
+}
+
+#[test]
+fn idle_connections_do_not_hold_it_up() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "10h"]);
+    let mut after_a_response = proxy.get("/");
+    after_a_response.head();
+    let mut fresh = Client::connect(proxy.addr);
+    // The second is surely accepted when one that came later is answered.
+    proxy.get("/").head();
+    proxy.signal("-TERM");
+    assert!(after_a_response.raw().is_empty());
+    assert!(fresh.raw().is_empty());
+    assert_eq!(stopped(&mut proxy)["cut_off"], 0);
+}
