@@ -1,5 +1,10 @@
 //! Limits through the real binary: who is counted, what the rejected get, and that slots come back.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
 mod support;
 
 use support::{Answer, Asked, Client, End, Origin, Proxy};

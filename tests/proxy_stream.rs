@@ -1,21 +1,348 @@
 //! A stream through the real binary: the same events, ours at boundaries, ends that tell the truth.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
 mod support;
 
-use support::{Origin, Proxy};
+use support::{Answer, End, Origin, Proxy};
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
+
+/// An origin whose answer to everything is a stream.
+fn streaming(answer: impl Fn(&mut Answer) + Send + Sync + 'static) -> Origin {
+    Origin::start(move |_, to| {
+        to.stream();
+        answer(to);
+    })
+}
+
+const POST: &str =
+    "POST / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nContent-Length: 0\r\n\r\n";
 
 #[test]
 fn an_event_reaches_the_client_as_it_was_sent() {
-    let origin = Origin::start(|_, to| {
-        to.stream();
+    let origin = streaming(|to| {
         to.chunk("id: 1\ndata: hello\n\n");
         to.wait_for_close();
     });
     let proxy = Proxy::start(origin.addr, &[]);
     let mut client = proxy.get("/");
-    let head = client.head();
-    assert!(head.starts_with("http/1.1 200 ok\n"), "{head}");
+    assert!(client.head().starts_with("http/1.1 200 ok\n"));
     assert_eq!(client.read_until("\n\n"), "id: 1\ndata: hello\n\n");
     drop(client);
     origin.wait_for_open(0);
+}
+
+/// W2 and W3, for each line end and style: cut at every byte, with a heartbeat wherever one fits.
+#[test]
+fn heartbeats_stand_between_events_however_the_bytes_are_cut() {
+    for (end, style, beat) in [
+        ("\n", "line", ": hb{end}"),
+        ("\r\n", "line", ": hb{end}"),
+        ("\r", "line", ": hb{end}"),
+        ("\r\n", "block", ": hb{end}{end}"),
+        ("\n", "event", "event: hb{end}data: {}{end}{end}"),
+    ] {
+        let events: Vec<String> = (0..4)
+            .map(|n| format!("id: {n}{end}event: e{end}data: a{end}data: b{end}{end}"))
+            .collect();
+        let stream = events.concat();
+        let sent = stream.clone();
+        let (heard, hears) = std::sync::mpsc::channel::<()>();
+        let hears = std::sync::Mutex::new(hears);
+        let origin = streaming(move |to| {
+            for byte in sent.bytes() {
+                to.chunk([byte]);
+            }
+            // The end comes when the client has heard a heartbeat.
+            hears.lock().unwrap().recv().unwrap();
+            to.end();
+        });
+        let flags = ["--heartbeat-interval", "2ms", "--heartbeat-text", "hb"];
+        let mut flags = flags.to_vec();
+        flags.extend(["--heartbeat-style", style, "--heartbeat-event", "hb"]);
+        let proxy = Proxy::start(origin.addr, &flags);
+        let mut client = proxy.get("/");
+        client.head();
+        let beat = beat.replace("{end}", end);
+        let mut seen = client.read_until(events.last().unwrap());
+        if !seen.ends_with(&beat) {
+            seen.push_str(&client.read_until(&beat));
+        }
+        heard.send(()).unwrap();
+        let (rest, how) = client.rest();
+        seen.push_str(&text(rest));
+        assert_eq!(how, End::Clean);
+        assert_eq!(seen.replace(&beat, ""), stream, "{end:?} {style}");
+        // Whole events alone lie between two heartbeats.
+        for between in seen.split(beat.as_str()) {
+            let whole = between.is_empty()
+                || between.starts_with("id: ") && between.ends_with(&format!("{end}{end}"));
+            assert!(whole, "{between:?} in {seen:?}");
+        }
+    }
+}
+
+#[test]
+fn a_heartbeat_ahead_of_the_byte_order_mark_takes_its_place() {
+    let (heard, hears) = std::sync::mpsc::channel::<()>();
+    let hears = std::sync::Mutex::new(hears);
+    let origin = streaming(move |to| {
+        hears.lock().unwrap().recv().unwrap();
+        to.chunk("\u{feff}data: 1\n\n");
+        to.end();
+    });
+    let proxy = Proxy::start(
+        origin.addr,
+        &["--heartbeat-immediate", "--heartbeat-interval", "1h"],
+    );
+    let mut client = proxy.get("/");
+    client.head();
+    assert_eq!(client.read_until("\n"), ": heartbeat\n");
+    heard.send(()).unwrap();
+    assert_eq!(text(client.rest().0), "data: 1\n\n");
+}
+
+#[test]
+fn a_large_event_passes_whole_and_nobody_speaks_in_it() {
+    let big = format!("data: {}", "x".repeat(1 << 20));
+    let sent = big.clone();
+    let origin = streaming(move |to| {
+        for part in sent.as_bytes().chunks(10_000) {
+            to.chunk(part);
+        }
+        to.chunk("\n\n");
+        to.end();
+    });
+    let proxy = Proxy::start(origin.addr, &["--heartbeat-interval", "1ms"]);
+    let mut client = proxy.get("/");
+    client.head();
+    let (seen, end) = client.rest();
+    let seen = text(seen).replace(": heartbeat\n", "");
+    assert_eq!(end, End::Clean);
+    assert!(seen == format!("{big}\n\n"), "{} bytes", seen.len());
+}
+
+#[test]
+fn an_old_stream_ends_between_events_with_a_retry_and_its_connection_lives_on() {
+    let origin = streaming(|to| {
+        to.chunk("data: 1\n\ndata: ha");
+        to.wait_for_close();
+    });
+    let flags = ["--rotation-max-age", "50ms", "--heartbeat-interval", "10ms"];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let mut client = proxy.get("/");
+    for _ in 0..3 {
+        client.head();
+        let (seen, end) = client.rest();
+        let seen = text(seen).replace(": heartbeat\n", "");
+        let retry = seen.strip_prefix("data: 1\n\nretry: ").unwrap();
+        assert!(
+            retry.strip_suffix('\n').unwrap().parse::<u32>().is_ok(),
+            "{seen:?}"
+        );
+        assert_eq!(end, End::Clean);
+        client.send("GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n");
+    }
+    proxy.wait_for_log("\"reason\":\"rotated\"");
+}
+
+#[test]
+fn the_answer_to_a_post_is_not_rotated() {
+    let origin = streaming(|to| {
+        to.chunk("data: 1\n\n");
+        // Longer than the age, as far as the proxy can tell: it counts in heartbeats.
+        to.wait_for_close();
+    });
+    let flags = ["--rotation-max-age", "5ms", "--heartbeat-interval", "10ms"];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let mut client = proxy.ask(POST);
+    client.head();
+    for _ in 0..10 {
+        assert!(!client.read_until(": heartbeat\n").contains("retry"));
+    }
+}
+
+#[test]
+fn an_upstream_that_breaks_off_is_a_broken_transfer_of_whole_events() {
+    let origin = streaming(|to| {
+        to.chunk("data: 1\n\ndata: ha");
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client = proxy.get("/");
+    client.head();
+    let (seen, end) = client.rest();
+    assert_eq!((text(seen).as_str(), end), ("data: 1\n\n", End::Broken));
+    proxy.wait_for_log("\"reason\":\"upstream_error\"");
+}
+
+#[test]
+fn an_upstream_that_ends_by_closing_its_connection_ends_clean() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\ndata: 2\n");
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client = proxy.get("/");
+    client.head();
+    let (seen, end) = client.rest();
+    assert_eq!(
+        (text(seen).as_str(), end),
+        ("data: 1\n\ndata: 2\n", End::Clean)
+    );
+}
+
+#[test]
+fn a_silent_upstream_is_ended_though_we_send_heartbeats() {
+    let flags = ["--idle-timeout", "100ms", "--heartbeat-interval", "10ms"];
+    let origin = streaming(|to| {
+        to.chunk("data: 1\n\n");
+        assert!(to.wait_for_close());
+    });
+    let proxy = Proxy::start(origin.addr, &flags);
+    let mut get = proxy.get("/");
+    get.head();
+    let (seen, end) = get.rest();
+    assert!(text(seen).contains("\nretry: "));
+    assert_eq!(end, End::Clean);
+    let mut post = proxy.ask(POST);
+    post.head();
+    let (seen, end) = post.rest();
+    assert!(!text(seen).contains("retry"));
+    assert_eq!(end, End::Broken);
+    proxy.wait_for_log_lines("\"reason\":\"upstream_idle\"", 2);
+    origin.wait_for_open(0);
+}
+
+#[test]
+fn an_upstream_that_only_sends_comments_is_found_out_by_its_events() {
+    let origin = streaming(|to| while to.chunk(": busy\n\n") {});
+    let flags = [
+        "--idle-event-timeout",
+        "100ms",
+        "--idle-action",
+        "error-event",
+    ];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let mut client = proxy.get("/");
+    client.head();
+    let (seen, end) = client.rest();
+    let seen = text(seen);
+    let last = seen.rsplit(": busy\n\n").next().unwrap();
+    assert!(
+        last.starts_with("retry: ") && last.contains("\nevent: error\ndata: {"),
+        "{last:?}"
+    );
+    assert_eq!(end, End::Clean);
+}
+
+#[test]
+fn a_client_that_goes_takes_its_upstream_request_along() {
+    let origin = streaming(|to| {
+        to.chunk("data: 1\n\n");
+        assert!(to.wait_for_close());
+    });
+    let mut proxy = Proxy::start(origin.addr, &[]);
+    let mut client = proxy.get("/");
+    client.head();
+    client.read_until("data: 1\n\n");
+    drop(client);
+    origin.wait_for_open(0);
+    proxy.wait_for_log("\"reason\":\"client_gone\"");
+    let sums = proxy.stop();
+    assert_eq!(
+        (sums["active"].as_u64(), sums["slots"].as_u64()),
+        (Some(0), Some(0))
+    );
+}
+
+#[test]
+fn also_before_the_response_head() {
+    let origin = Origin::start(|_, to| assert!(to.wait_for_close()));
+    let mut proxy = Proxy::start(origin.addr, &[]);
+    let client = proxy.get("/");
+    origin.wait_for_open(1);
+    drop(client);
+    origin.wait_for_open(0);
+    assert_eq!(proxy.stop()["slots"].as_u64(), Some(0));
+}
+
+#[test]
+fn the_head_of_a_stream_says_what_those_on_the_way_need_to_hear() {
+    let origin = Origin::start(|asked, to| {
+        let more = match asked.path.as_str() {
+            "/no-store" => "Cache-Control: private, no-store\r\n",
+            _ => {
+                "Cache-Control: max-age=60\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n"
+            }
+        };
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream;charset=utf-8\r\nContent-Length: 9\r\n";
+        to.raw(format!("{head}{more}\r\ndata: 1\n\n").as_bytes());
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let head = proxy.get("/").head();
+    assert!(
+        head.contains("\ncache-control: no-cache, no-transform\n"),
+        "{head}"
+    );
+    assert!(head.contains("\nx-accel-buffering: no\n"), "{head}");
+    for absent in [
+        "content-length",
+        "connection:",
+        "x-hop",
+        "keep-alive",
+        "max-age",
+    ] {
+        assert!(!head.contains(absent), "{absent} in {head}");
+    }
+    let head = proxy.get("/no-store").head();
+    assert!(
+        head.contains("\ncache-control: private, no-store\n"),
+        "{head}"
+    );
+}
+
+#[test]
+fn the_upstream_is_asked_for_plain_bytes_and_told_who_the_client_is() {
+    let origin = streaming(|to| {
+        to.end();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let ask = |proxy: &Proxy, accept: &str| {
+        let fields = "Accept-Encoding: gzip\r\nConnection: X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nLast-Event-ID: 7\r\nX-Forwarded-For: 1.2.3.4";
+        let mut client = proxy.ask(&format!(
+            "GET /a?b=c HTTP/1.1\r\nHost: proxy.test\r\nAccept: {accept}\r\n{fields}\r\n\r\n"
+        ));
+        client.head();
+        origin.asked()
+    };
+    let asked = ask(&proxy, "text/event-stream");
+    assert!(
+        asked.head.starts_with("GET /a?b=c HTTP/1.1\n"),
+        "{}",
+        asked.head
+    );
+    assert_eq!(asked.field("accept-encoding"), Some("identity"));
+    assert_eq!(asked.field("last-event-id"), Some("7"));
+    assert_eq!(asked.field("host"), Some("proxy.test"));
+    assert_eq!(asked.field("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(
+        asked.field("forwarded"),
+        Some("for=127.0.0.1;host=\"proxy.test\";proto=http")
+    );
+    for absent in ["connection", "x-hop", "te"] {
+        assert_eq!(asked.field(absent), None, "{}", asked.head);
+    }
+    assert_eq!(
+        ask(&proxy, "text/html").field("accept-encoding"),
+        Some("gzip")
+    );
+
+    let trusting = Proxy::start(origin.addr, &["--trusted-proxies", "127.0.0.0/8"]);
+    let asked = ask(&trusting, "text/event-stream");
+    assert_eq!(asked.field("x-forwarded-for"), Some("1.2.3.4, 127.0.0.1"));
 }

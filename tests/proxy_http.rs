@@ -1,0 +1,228 @@
+//! What is no event stream passes the real binary untouched, and its failures are told.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
+mod support;
+
+use std::io::{Read, Write};
+use support::{Client, End, Origin, Proxy};
+
+const CLOSE: &str = "Host: x\r\nConnection: close\r\n\r\n";
+
+/// The whole response to a GET, head and body.
+fn get(proxy: &Proxy, path: &str) -> (String, Vec<u8>) {
+    let mut client = proxy.ask(&format!("GET {path} HTTP/1.1\r\n{CLOSE}"));
+    (client.head(), client.raw())
+}
+
+fn status(head: &str) -> &str {
+    head.split(' ').nth(1).unwrap()
+}
+
+#[test]
+fn other_responses_pass_byte_for_byte() {
+    let body: Vec<u8> = (0..1 << 20)
+        .map(|n: u32| n.to_le_bytes()[n as usize % 3])
+        .collect();
+    let sent = body.clone();
+    let origin = Origin::start(move |asked, to| {
+        match asked.path.as_str() {
+        "/204" => drop(to.raw(b"HTTP/1.1 204 No Content\r\nContent-Type: text/event-stream\r\n\r\n")),
+        "/304" => drop(to.raw(b"HTTP/1.1 304 Not Modified\r\nContent-Type: text/event-stream\r\n\r\n")),
+        "/404" => drop(to.raw(b"HTTP/1.1 404 Not Found\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\r\ndata: x\n\n")),
+        _ => {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n", sent.len());
+            to.raw(head.as_bytes());
+            to.raw(&sent);
+        }
+    }
+    });
+    let proxy = Proxy::start(origin.addr, &["--heartbeat-interval", "1ms"]);
+    for (path, code, expected) in [
+        ("/", "200", &body[..]),
+        ("/204", "204", b""),
+        ("/304", "304", b""),
+        ("/404", "404", b"data: x\n\n"),
+    ] {
+        let (head, seen) = get(&proxy, path);
+        assert_eq!(status(&head), code);
+        assert!(!head.contains("x-accel-buffering"), "{head}");
+        assert!(seen == expected, "{path}: {} bytes", seen.len());
+    }
+}
+
+#[test]
+fn a_head_request_gets_the_head_alone() {
+    let origin = Origin::start(|_, to| {
+        to.stream();
+        to.wait_for_close();
+    });
+    let proxy = Proxy::start(origin.addr, &["--heartbeat-interval", "1ms"]);
+    let mut client = proxy.ask(&format!("HEAD / HTTP/1.1\r\n{CLOSE}"));
+    let head = client.head();
+    assert_eq!(status(&head), "200");
+    assert!(!head.contains("x-accel-buffering"), "{head}");
+    assert_eq!(client.raw(), b"");
+}
+
+#[test]
+fn a_compressed_stream_passes_untouched_and_is_warned_of() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\n\n");
+    });
+    let proxy = Proxy::start(origin.addr, &["--heartbeat-interval", "1ms"]);
+    let mut client = proxy.get("/");
+    let head = client.head();
+    assert!(
+        head.contains("content-length: 4\n") && !head.contains("x-accel-buffering"),
+        "{head}"
+    );
+    proxy.wait_for_log("sends its event stream compressed");
+}
+
+#[test]
+fn a_protocol_switch_passes_and_then_bytes_both_ways() {
+    let origin = Origin::start(|asked, to| {
+        assert_eq!(asked.field("upgrade"), Some("websocket"));
+        assert_eq!(asked.field("connection"), Some("upgrade"));
+        to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        let came = to.body(4);
+        to.raw(&came);
+        to.wait_for_close();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client =
+        proxy.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    let head = client.head();
+    assert_eq!(status(&head), "101");
+    assert!(head.contains("upgrade: websocket\n"), "{head}");
+    client.socket.write_all(b"ping").unwrap();
+    let mut back = [0; 4];
+    client.socket.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"ping");
+    drop(client);
+    origin.wait_for_open(0);
+}
+
+#[test]
+fn a_request_body_streams() {
+    let (came, comes) = std::sync::mpsc::channel::<Vec<u8>>();
+    let came = std::sync::Mutex::new(came);
+    let origin = Origin::start(move |_, to| {
+        came.lock().unwrap().send(to.body(5)).unwrap();
+        to.body(5);
+        to.stream();
+        to.chunk("data: done\n\n");
+        to.end();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client = proxy.ask("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nfirst");
+    // The rest is sent when the first part has arrived.
+    assert_eq!(comes.recv_timeout(support::PATIENCE).unwrap(), b"first");
+    client.send("later");
+    client.head();
+    assert_eq!(client.rest(), (b"data: done\n\n".to_vec(), End::Clean));
+}
+
+#[test]
+fn an_upstream_that_is_not_there_is_a_502_with_advice_in_the_log() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let proxy = Proxy::start(nobody, &[]);
+    let (head, body) = get(&proxy, "/");
+    assert_eq!(status(&head), "502");
+    assert_eq!(body, b"sse-guard: can not connect to the upstream\n");
+    let line = proxy.wait_for_log("\"status\":502");
+    assert!(
+        line.contains("upstream.url") && line.contains(&nobody.to_string()),
+        "{line}"
+    );
+}
+
+#[test]
+fn an_upstream_that_does_not_answer_in_time_is_a_504_and_let_go() {
+    let origin = Origin::start(|_, to| assert!(to.wait_for_close()));
+    let proxy = Proxy::start(origin.addr, &["--upstream-head-timeout", "100ms"]);
+    let (head, body) = get(&proxy, "/");
+    assert_eq!(status(&head), "504");
+    assert_eq!(
+        body,
+        b"sse-guard: the upstream sent no response head in time\n"
+    );
+    assert!(
+        proxy
+            .wait_for_log("\"status\":504")
+            .contains("upstream.head_timeout")
+    );
+    origin.wait_for_open(0);
+}
+
+#[test]
+fn an_http_1_0_client_gets_a_stream_that_ends_with_its_connection() {
+    let origin = Origin::start(|_, to| {
+        to.stream();
+        to.chunk("data: 1\n\n");
+        to.end();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client = proxy.ask("GET / HTTP/1.0\r\n\r\n");
+    let head = client.head();
+    assert!(!head.contains("transfer-encoding"), "{head}");
+    assert_eq!(client.raw(), b"data: 1\n\n");
+}
+
+#[test]
+fn routes_choose_the_upstream_and_the_first_that_matches_counts() {
+    let named = |name: &'static str| {
+        Origin::start(move |_, to| {
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}",
+                name.len()
+            );
+            to.raw(head.as_bytes());
+        })
+    };
+    let (api, rest) = (named("api"), named("rest"));
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let config = format!(
+        "upstream.url = 'http://{}'\n[[route]]\npath = '/api/*/events'\nupstream.url = 'http://{}/base/'\n",
+        rest.addr, api.addr
+    );
+    file.write_all(config.as_bytes()).unwrap();
+    let proxy = Proxy::with_flags(&["--config", file.path().to_str().unwrap()]);
+    assert_eq!(get(&proxy, "/api/1/events?x=1").1, b"api");
+    assert_eq!(api.asked().path, "/base/api/1/events?x=1");
+    assert_eq!(get(&proxy, "/api/1/2/events").1, b"rest");
+    assert_eq!(get(&proxy, "/").1, b"rest");
+}
+
+#[test]
+fn a_token_in_the_query_is_in_no_log_line() {
+    let origin = Origin::start(|asked, to| {
+        if asked.path.starts_with("/stream") {
+            to.stream();
+            to.chunk("data: 1\n\n");
+            to.end();
+        } else if asked.path.starts_with("/plain") {
+            to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--log-level", "trace"]);
+    for path in [
+        "/stream?token=hunter2",
+        "/plain?token=hunter2",
+        "/broken?token=hunter2",
+    ] {
+        let mut client: Client = proxy.get(path);
+        client.head();
+    }
+    proxy.wait_for_log("\"status\":502");
+    proxy.wait_for_log("\"path\":\"/stream\"");
+    proxy.stop();
+    assert!(!proxy.log().contains("hunter2"), "{}", proxy.log());
+}
