@@ -329,6 +329,7 @@ impl Origin {
                 let (answer, open) = (answer.clone(), open.clone());
                 let (served, asked) = (served.clone(), asked.clone());
                 *open.0.lock().unwrap() += 1;
+                open.1.notify_all();
                 thread::spawn(move || {
                     socket.set_nodelay(true).unwrap();
                     let mut reader = BufReader::new(socket.try_clone().unwrap());
