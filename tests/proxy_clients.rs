@@ -1,5 +1,10 @@
 //! A client that was not written here, through the real binary, over a bad network.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
 mod support;
 
 use eventsource_client::{Client as _, ClientBuilder, ReconnectOptions, SSE};
@@ -39,7 +44,7 @@ fn tell(to: &mut Answer, connection: u64, mut next: u64) {
             return;
         }
         // The origin's pace, with pauses that are longer than the heartbeat's interval.
-        let pause = if next % 10 == 0 { 60 } else { 4 };
+        let pause = if next.is_multiple_of(10) { 60 } else { 4 };
         thread::sleep(Duration::from_millis(pause));
         next += 1;
     }

@@ -1,5 +1,10 @@
 //! The config through the real binary: what `check` shows, what is a mistake, and how it is told.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
 use std::fs;
 use std::net::TcpListener;
 use std::process::{Command, Output};

@@ -1,5 +1,10 @@
 //! Many streams at once and many one after the other: nothing is lost, nothing is left behind.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
 mod support;
 
 use std::fmt::Write;

@@ -150,6 +150,17 @@ pub enum End {
     Broken,
 }
 
+/// Nothing if the other side has gone; silence is no end.
+fn in_time<T>(result: std::io::Result<T>) -> Option<T> {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    match result {
+        Err(error) if matches!(error.kind(), TimedOut | WouldBlock) => {
+            panic!("nothing came in time: {error}")
+        }
+        result => result.ok(),
+    }
+}
+
 /// A client's connection.
 pub struct Client {
     pub socket: TcpStream,
@@ -190,12 +201,12 @@ impl Client {
     /// The next HTTP chunk's data; empty at the last, nothing if the connection ends before.
     pub fn chunk(&mut self) -> Option<Vec<u8>> {
         let mut size = String::new();
-        if !matches!(self.reader.read_line(&mut size), Ok(1..)) {
+        if in_time(self.reader.read_line(&mut size))? == 0 {
             return None;
         }
         let size = usize::from_str_radix(size.trim_end(), 16).unwrap();
         let mut data = vec![0; size + 2];
-        self.reader.read_exact(&mut data).ok()?;
+        in_time(self.reader.read_exact(&mut data))?;
         data.truncate(size);
         Some(data)
     }
@@ -228,7 +239,7 @@ impl Client {
     pub fn raw(&mut self) -> Vec<u8> {
         let mut seen = Vec::new();
         // A reset tells as much as an end.
-        let _ = self.reader.read_to_end(&mut seen);
+        in_time(self.reader.read_to_end(&mut seen));
         seen
     }
 }
