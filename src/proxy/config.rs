@@ -24,6 +24,7 @@ mod check;
 mod cli;
 mod file;
 mod keys;
+mod layer;
 mod mistake;
 mod print;
 mod resolve;

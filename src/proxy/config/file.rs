@@ -6,8 +6,8 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::keys::{KEYS, find, tables};
+use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
-use super::source::{Given, Layer, RouteLayer};
 use super::value::Value;
 use super::{RoutePath, suggest};
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use humantime::format_duration;
 
 use super::keys::{KEYS, Key};
+use super::layer::{Given, Layer};
 use super::mistake::Place;
 use super::settings::Rate;
-use super::source::{Given, Layer, Loaded};
+use super::source::Loaded;
 use super::value::Value;
 
 impl Loaded {

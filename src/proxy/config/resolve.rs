@@ -7,12 +7,12 @@ use std::time::Duration;
 use http::{Method, Uri};
 use ipnet::IpNet;
 
+use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::settings::{
     Config, Heartbeat, Idle, IdleAction, Level, Limit, Log, LogFormat, Rate, Reject, Rotation,
     Route, Settings, Style, TrustedHeader, Upstream,
 };
-use super::source::{Given, Layer, RouteLayer};
 use super::value::Value;
 use super::{RoutePath, check};
 

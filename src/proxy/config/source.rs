@@ -3,28 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::keys::{ENV_PREFIX, KEYS, Key, find};
+use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{ConfigError, Mistake, Place};
 use super::settings::Config;
 use super::value::Value;
-use super::{RoutePath, file, resolve, suggest};
-
-/// A value, and where it was set.
-#[derive(Clone, Debug)]
-pub(super) struct Given {
-    pub(super) value: Value,
-    pub(super) place: Place,
-}
-
-/// What one place, or several with the stronger on top, set; by the key's name.
-pub(super) type Layer = BTreeMap<&'static str, Given>;
-
-/// A `[[route]]` of the file: its path, and what it overrides.
-#[derive(Clone, Debug)]
-pub(super) struct RouteLayer {
-    pub(super) path: RoutePath,
-    pub(super) place: Place,
-    pub(super) given: Layer,
-}
+use super::{file, resolve, suggest};
 
 /// A valid configuration that knows where each value came from.
 #[derive(Clone, Debug)]

@@ -1,0 +1,136 @@
+use super::*;
+use crate::connection_limit::ConnectionLimitLayer;
+use crate::guard::testing::{Client, Upstream, get, post};
+use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use std::time::Duration;
+use tower_layer::Stack;
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_counts_from_head_to_end() {
+    let layer = MetricsLayer::new();
+    let upstream = Upstream::new()
+        .send("data: 1\n\n: c\n\n")
+        .wait(1)
+        .send("data: 2\n\n");
+    let response = get(layer.clone(), upstream).await;
+    assert_eq!(layer.snapshot().active, 1);
+    let _ = response.read().await;
+    let snapshot = layer.snapshot();
+    assert_eq!((snapshot.active, snapshot.opened), (0, 1));
+    assert_eq!((snapshot.events, snapshot.bytes), (2, 23));
+    assert_eq!(snapshot.ended(EndReason::UpstreamEnd), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn our_own_events_are_heartbeats_and_no_events_in_either_order() {
+    let beat = || {
+        HeartbeatLayer::new(Duration::from_secs(1))
+            .style(HeartbeatStyle::event("ping", "{}").unwrap())
+    };
+    async fn check(layer: &MetricsLayer, response: Client) {
+        let _ = response.read().await;
+        let snapshot = layer.snapshot();
+        assert_eq!(
+            (snapshot.events, snapshot.bytes, snapshot.heartbeats),
+            (1, 9, 2)
+        );
+    }
+    let upstream = Upstream::new().wait(3).send("data: 1\n\n").wait(1);
+    let layer = MetricsLayer::new();
+    check(
+        &layer,
+        get(Stack::new(beat(), layer.clone()), upstream.clone()).await,
+    )
+    .await;
+    let layer = MetricsLayer::new();
+    check(
+        &layer,
+        get(Stack::new(layer.clone(), beat()), upstream).await,
+    )
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn alone_it_leaves_head_and_chunks_as_they_are() {
+    let upstream = Upstream::new()
+        .header("content-length", "18")
+        .send("data: 1\n")
+        .wait(1)
+        .send("\n");
+    let mut response = get(MetricsLayer::new(), upstream).await;
+    assert_eq!(response.headers()["content-length"], "18");
+    assert!(!response.headers().contains_key("cache-control"));
+    assert_eq!(response.next().await.unwrap().unwrap(), "data: 1\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_came_to_nothing_counts_by_its_outcome() {
+    let layer = MetricsLayer::new();
+    let limit = ConnectionLimitLayer::new().total(0);
+    let stack = Stack::new(limit, layer.clone());
+    assert_eq!(get(stack, Upstream::new()).await.status(), 503);
+    get(layer.clone(), Upstream::new().content_type("text/html")).await;
+    post(layer.clone(), Upstream::new().content_type("text/html")).await;
+    let count = |outcome: Outcome| layer.shared.outcomes[outcome as usize].load(Relaxed);
+    assert_eq!(Outcome::ALL.map(count), [0, 0, 1, 1, 0, 0]);
+    assert_eq!(layer.snapshot().rejected, 1);
+}
+
+#[test]
+fn the_facade_gets_every_number_that_the_table_names() {
+    let recorder = DebuggingRecorder::new();
+    let seen = recorder.snapshotter();
+    ::metrics::with_local_recorder(&recorder, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let beat = HeartbeatLayer::new(Duration::from_secs(1));
+            let layer = Stack::new(beat, MetricsLayer::new().route("/r"));
+            let upstream = Upstream::new()
+                .wait(2)
+                .send("data: 1\n\n")
+                .wait(1)
+                .send("data: 2\n\n");
+            let _ = get(layer, upstream).await.read().await;
+            let limit = ConnectionLimitLayer::new().total(0);
+            get(limit, Upstream::new()).await;
+        });
+    });
+    let values: std::collections::BTreeMap<String, DebugValue> = seen
+        .snapshot()
+        .into_vec()
+        .into_iter()
+        .filter(|(_, _, _, value)| !matches!(value, DebugValue::Counter(0)))
+        .map(|(key, _, _, value)| (key.key().name().to_owned(), value))
+        .collect();
+    assert_eq!(values["sse_guard_streams_total"], DebugValue::Counter(1));
+    assert_eq!(values["sse_guard_events_total"], DebugValue::Counter(2));
+    assert_eq!(values["sse_guard_bytes_total"], DebugValue::Counter(18));
+    assert_eq!(values["sse_guard_ends_total"], DebugValue::Counter(1));
+    assert_eq!(values["sse_guard_rejections_total"], DebugValue::Counter(1));
+    assert!(matches!(
+        values["sse_guard_heartbeats_total"],
+        DebugValue::Counter(1..)
+    ));
+    assert_eq!(
+        values["sse_guard_streams_active"],
+        DebugValue::Gauge(0.0.into())
+    );
+    for (name, secs) in [
+        ("sse_guard_stream_duration_seconds", 3.0),
+        ("sse_guard_time_to_first_event_seconds", 2.0),
+        ("sse_guard_event_gap_seconds", 1.0),
+    ] {
+        let DebugValue::Histogram(values) = &values[name] else {
+            panic!("{name} is no histogram");
+        };
+        assert!(
+            values.len() == 1 && (values[0].0 - secs).abs() < 0.1,
+            "{name}: {values:?}"
+        );
+    }
+}
