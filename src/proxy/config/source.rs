@@ -1,7 +1,5 @@
 //! The places a value may be set in, and which of them counts.
 
-use std::collections::BTreeMap;
-
 use super::keys::{ENV_PREFIX, KEYS, Key, find};
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{ConfigError, Mistake, Place};
