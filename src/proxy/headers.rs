@@ -15,10 +15,16 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The protocol that a message asks or agrees to switch to, RFC 9110 section 7.8.
+/// The protocol that a message asks or agrees to switch to, RFC 9110 section 7.8, if it is
+/// WebSocket. Another, such as h2c, would carry requests past routes and limits.
 pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let names_upgrade = connection_options(headers).any(|option| option == UPGRADE);
-    headers.get(UPGRADE).filter(|_| names_upgrade).cloned()
+    let websocket = |value: &&HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"websocket");
+    headers
+        .get(UPGRADE)
+        .filter(|_| names_upgrade)
+        .filter(websocket)
+        .cloned()
 }
 
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {
@@ -62,12 +68,12 @@ pub(super) fn forward(headers: &mut HeaderMap, peer: SocketAddr, trusted: &Forwa
     let host = headers.get(HOST).cloned();
     let believed = trusted.is_trusted(ip);
     if !believed {
-        for name in [
-            FORWARDED,
-            X_FORWARDED_FOR,
-            X_FORWARDED_HOST,
-            X_FORWARDED_PROTO,
-        ] {
+        let claims = |name: &&HeaderName| {
+            **name == FORWARDED
+                || name.as_str() == "x-real-ip"
+                || name.as_str().starts_with("x-forwarded-")
+        };
+        for name in headers.keys().filter(claims).cloned().collect::<Vec<_>>() {
             headers.remove(name);
         }
     }
@@ -152,6 +158,8 @@ mod tests {
         ]);
         assert_eq!(upgrade(&asked).unwrap(), "websocket");
         assert_eq!(upgrade(&headers(&[("upgrade", "websocket")])), None);
+        let h2c = headers(&[("connection", "upgrade"), ("upgrade", "h2c")]);
+        assert_eq!(upgrade(&h2c), None);
     }
 
     #[test]
@@ -162,6 +170,8 @@ mod tests {
                 ("x-forwarded-for", "1.2.3.4"),
                 ("x-forwarded-proto", "https"),
                 ("x-forwarded-host", "evil"),
+                ("x-forwarded-prefix", "/evil"),
+                ("x-real-ip", "1.2.3.4"),
                 ("forwarded", "for=1.2.3.4"),
             ],
             "192.0.2.1:5000",
@@ -169,6 +179,7 @@ mod tests {
         assert_eq!(headers["x-forwarded-for"], "192.0.2.1");
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "example.com");
+        assert!(!headers.contains_key("x-real-ip") && !headers.contains_key("x-forwarded-prefix"));
         assert_eq!(
             headers["forwarded"],
             "for=192.0.2.1;host=\"example.com\";proto=http"

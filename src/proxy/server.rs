@@ -19,8 +19,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
-/// A client has so long for its request head.
-const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client has so long for its request head, and a connection to be idle between two: longer than
+/// load balancers keep theirs, which must be the ones to close.
+const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(75);
 /// Behind the drain window: for ends on their way out and requests that are no streams.
 const GRACE: Duration = Duration::from_secs(5);
 /// Between two tries to accept when files are exhausted.
@@ -30,6 +31,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Caught, since it would kill the process; there is no reload yet.
+    _hangup: Signal,
 }
 
 impl Signals {
@@ -38,6 +41,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            _hangup: signal(SignalKind::hangup())?,
         })
     }
 
