@@ -288,10 +288,14 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
                 .increment(1);
             let as_stream =
                 self.config.reject == Reject::RetryLater && asked.is_get() && asked.accepts_stream;
-            let wait = self.config.retry_after.max(refused.wait);
+            let retry_after = match as_stream {
+                true => jittered(self.config.retry_after),
+                false => self.config.retry_after,
+            };
             Rejection {
                 reason,
-                retry_after: if as_stream { jittered(wait) } else { wait },
+                // Who comes before its rate allows is turned away again.
+                retry_after: retry_after.max(refused.wait),
                 as_stream,
             }
         })

@@ -39,7 +39,7 @@
 //!
 //! // On shutdown:
 //! drain.drain(Duration::from_secs(10));
-//! drain.finished().await;
+//! let _ = tokio::time::timeout(Duration::from_secs(15), drain.finished()).await;
 //! # Ok(())
 //! # }
 //! ```
@@ -66,8 +66,11 @@ pub const DEFAULT_RETRY: Duration = Duration::from_secs(2);
 /// Half to one and a half of `retry`, so that clients told at the same instant come back at
 /// different ones.
 pub(crate) fn jittered(retry: Duration) -> Duration {
-    retry.mul_f64(0.5 + fastrand::f64())
+    retry.min(LONGEST).mul_f64(0.5 + fastrand::f64())
 }
+
+/// Longer than anything lives; arithmetic with it stays in range.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Ends old streams. See the [module docs](self). No age is set by default: it just listens to
 /// its [`DrainHandle`].
@@ -121,7 +124,7 @@ impl RotationLayer {
             (0.0..=1.0).contains(&jitter),
             "jitter is a part of the age, 0 to 1"
         );
-        self.with(|config| config.max_age = Some((age, jitter)))
+        self.with(|config| config.max_age = Some((age.min(LONGEST), jitter)))
     }
 
     /// When a client is to come back, jittered by half either way; `None` to leave it to the

@@ -198,6 +198,7 @@ impl Table {
         let mut slot = Slot {
             table: self.clone(),
             client: None,
+            counted: false,
         };
         if self
             .limits
@@ -206,8 +207,16 @@ impl Table {
         {
             return Err(RejectReason::Total.into());
         }
+        // Without a limit of its own no client needs to be known.
+        let per_client = self.limits.per_client.is_some() || self.rate.is_some();
+        if key.is_some() && self.limits.per_client == Some(0) {
+            return Err(RejectReason::PerClient.into());
+        }
         if let Some(key) = key {
-            self.count(&key)?;
+            if per_client {
+                self.count(&key)?;
+            }
+            slot.counted = per_client;
             slot.client = Some(key);
         }
         if let (Some(rate), Some(key)) = (&self.rate, &slot.client) {
@@ -256,6 +265,7 @@ impl Table {
 pub struct Slot {
     table: Arc<Table>,
     client: Option<ClientKey>,
+    counted: bool,
 }
 
 impl Slot {
@@ -267,7 +277,9 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.table.active.fetch_sub(1, Relaxed);
-        let Some(key) = &self.client else { return };
+        let Some(key) = self.client.as_ref().filter(|_| self.counted) else {
+            return;
+        };
         let mut shard = self.table.clients.shard(key);
         let Some(client) = shard.get_mut(key) else {
             return;

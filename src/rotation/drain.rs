@@ -64,8 +64,11 @@ impl DrainHandle {
     /// later end within it, too. Each ends at an event boundary, with a `retry:` line. Streams
     /// that rotation does not concern (by default, of methods other than GET) go on to the end of
     /// the window and are broken off then.
+    ///
+    /// A stream whose client does not read, or that is inside an event which does not end, can not
+    /// end in time: bound the wait for [`finished`](Self::finished).
     pub fn drain(&self, window: Duration) {
-        let by = Instant::now() + window;
+        let by = Instant::now() + window.min(super::LONGEST);
         let mut live = self.0.live();
         live.drained_by = Some(by);
         for entry in live.streams.values() {
