@@ -301,6 +301,12 @@ impl ForwardedIp {
         self.trusted.iter().any(|network| network.contains(&addr))
     }
 
+    /// The header that is believed.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn believed(&self) -> ForwardedHeader {
+        self.header
+    }
+
     /// The client according to `peer`, a trusted one.
     fn walk(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         // Each hop vouches for the next one to the left only as far as it is trusted itself.

@@ -1,6 +1,6 @@
 //! What a proxy does to heads: hop-by-hop fields go, what we know of the client is added.
 
-use crate::client_key::ForwardedIp;
+use crate::client_key::{ForwardedHeader, ForwardedIp};
 use http::header::{
     CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
     UPGRADE,
@@ -77,6 +77,11 @@ pub(super) fn forward(headers: &mut HeaderMap, peer: SocketAddr, trusted: &Forwa
             headers.remove(name);
         }
     }
+    // A proxy that writes one of the two passes the other on as a stranger sent it.
+    match trusted.believed() {
+        ForwardedHeader::XForwardedFor => headers.remove(FORWARDED),
+        ForwardedHeader::Forwarded => headers.remove(X_FORWARDED_FOR),
+    };
     append(headers, X_FORWARDED_FOR, &ip.to_string());
     append(headers, FORWARDED, &forwarded_element(ip, host.as_ref()));
     headers
@@ -199,7 +204,7 @@ mod tests {
         );
         assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 5.6.7.8, 10.0.0.1");
         assert_eq!(headers["x-forwarded-proto"], "https");
-        assert_eq!(headers["forwarded"], "for=1.2.3.4, for=10.0.0.1;proto=http");
+        assert_eq!(headers["forwarded"], "for=10.0.0.1;proto=http");
     }
 
     #[test]

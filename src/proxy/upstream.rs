@@ -4,7 +4,7 @@ use super::headers;
 use crate::client_key::{ForwardedIp, PeerAddr};
 use crate::proxy::config;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -159,6 +159,12 @@ impl Upstream {
             "" => PathAndQuery::try_from(path)?,
             base => PathAndQuery::try_from(format!("{base}{path}"))?,
         });
+        // RFC 9112 section 3.2.2: the authority of an absolute target counts, not Host.
+        if let Some(authority) = parts.uri.authority()
+            && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        {
+            parts.headers.insert(HOST, host);
+        }
         parts.uri = Uri::from_parts(uri)?;
         parts.version = Version::HTTP_11;
         headers::remove_hop_by_hop(&mut parts.headers);
