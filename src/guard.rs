@@ -116,6 +116,12 @@ pub struct Ending {
 
 /// What to do on one stream. Held to the end of its body, also when it does nothing.
 pub trait Policy {
+    /// Whether it heeds a wish to stop: only such a one may take the record's waker, which another
+    /// task's guard may need.
+    fn stops(&self) -> bool {
+        false
+    }
+
     /// When to ask it again, if no byte passes until then.
     fn deadline(&self, at: &At<'_>) -> Option<Instant> {
         let _ = at;
@@ -135,6 +141,10 @@ pub trait Policy {
 }
 
 impl<P: Policy> Policy for Option<P> {
+    fn stops(&self) -> bool {
+        self.as_ref().is_some_and(P::stops)
+    }
+
     fn deadline(&self, at: &At<'_>) -> Option<Instant> {
         self.as_ref().and_then(|policy| policy.deadline(at))
     }
@@ -152,6 +162,10 @@ impl<P: Policy> Policy for Option<P> {
 }
 
 impl<A: Policy, B: Policy> Policy for (A, B) {
+    fn stops(&self) -> bool {
+        self.0.stops() || self.1.stops()
+    }
+
     fn deadline(&self, at: &At<'_>) -> Option<Instant> {
         match (self.0.deadline(at), self.1.deadline(at)) {
             (Some(a), Some(b)) => Some(a.min(b)),

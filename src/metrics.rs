@@ -365,6 +365,10 @@ impl Rule for MetricsLayer {
     }
 
     fn failed(&self, mut ticket: Ticket, failure: &Failure) {
+        // Turned away at the head: its response was a stream though it had not asked for one.
+        if ticket.shared.is_none() && matches!(failure, Failure::Rejected) {
+            self.shared.outcome(Outcome::Rejected);
+        }
         ticket.resolve(match failure {
             Failure::Rejected => Outcome::Rejected,
             Failure::Service => Outcome::Failed,

@@ -218,6 +218,10 @@ impl RotationPolicy {
 }
 
 impl Policy for RotationPolicy {
+    fn stops(&self) -> bool {
+        true
+    }
+
     fn deadline(&self, at: &At<'_>) -> Option<Instant> {
         // A client can do nothing with half an event.
         self.end(at).filter(|_| at.boundary).map(|(at, _)| at)

@@ -355,7 +355,9 @@ fn wait<P: Policy>(
     mut timer: Pin<&mut Option<Sleep>>,
     cx: &mut Context<'_>,
 ) -> Poll<Verdict> {
-    wire.stream.listen_for_stop(cx.waker());
+    if policy.stops() {
+        wire.stream.listen_for_stop(cx.waker());
+    }
     loop {
         let Some(deadline) = policy.deadline(&wire.at()) else {
             return Poll::Pending;
