@@ -346,3 +346,14 @@ fn the_upstream_is_asked_for_plain_bytes_and_told_who_the_client_is() {
     let asked = ask(&trusting, "text/event-stream");
     assert_eq!(asked.field("x-forwarded-for"), Some("1.2.3.4, 127.0.0.1"));
 }
+
+#[test]
+fn also_when_it_had_sent_the_start_of_another_request() {
+    let origin = Origin::start(|_, to| assert!(to.wait_for_close()));
+    let proxy = Proxy::start(origin.addr, &[]);
+    let client =
+        proxy.ask("GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\nGET /next");
+    origin.wait_for_open(1);
+    drop(client);
+    origin.wait_for_open(0);
+}

@@ -2,14 +2,15 @@
 //!
 //! The one place that knows how a connection is driven: hyper does it for its whole life.
 
+mod io;
+
 use super::router::Router;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub(super) struct Signals {
 
 impl Signals {
     /// From here on they no longer kill the process.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -125,12 +126,12 @@ async fn accept(
 }
 
 /// The error is about the connection that was to be accepted, not about the listener.
-fn of_one_connection(error: &io::Error) -> bool {
+fn of_one_connection(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
+        std::io::ErrorKind::ConnectionAborted
+            | std::io::ErrorKind::ConnectionReset
+            | std::io::ErrorKind::ConnectionRefused
     )
 }
 
@@ -145,6 +146,7 @@ async fn drive(
         tracing::debug!(%error, "a client went at once");
         return;
     }
+    let (client, watch) = io::watched(stream);
     let awaiting_head = Arc::new(Mutex::new(()));
     let service = service_fn({
         let awaiting_head = awaiting_head.clone();
@@ -159,7 +161,7 @@ async fn drive(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_READ_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(client, service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let stop = async {
@@ -169,13 +171,20 @@ async fn drive(
         // take a truncated stream for a whole one. So the one under way goes out first.
         let _ = awaiting_head.lock().await;
     };
+    let connection = async {
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => result,
+            () = stop => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
     let result = tokio::select! {
         biased;
-        result = connection.as_mut() => result,
-        () = stop => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+        result = connection => result,
+        () = watch.gone() => Ok(()),
     };
     if let Err(error) = result {
         // Clients that go are no fault; what ended a stream is in the stream's own line.
