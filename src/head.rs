@@ -86,17 +86,18 @@ pub(crate) fn ask_for_identity(headers: &mut HeaderMap) {
 pub(crate) fn harden(headers: &mut HeaderMap) {
     headers.remove(CONTENT_LENGTH);
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    let no_store = headers.get_all(CACHE_CONTROL).iter().any(|value| {
-        value
-            .as_bytes()
-            .split(|&byte| byte == b',')
-            .any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-store"))
-    });
-    if !no_store {
-        headers.insert(
-            CACHE_CONTROL,
-            HeaderValue::from_static("no-cache, no-transform"),
-        );
+    let says = |directive: &[u8]| {
+        headers.get_all(CACHE_CONTROL).iter().any(|value| {
+            let mut directives = value.as_bytes().split(|&byte| byte == b',');
+            directives.any(|said| said.trim_ascii().eq_ignore_ascii_case(directive))
+        })
+    };
+    if !says(b"no-store") {
+        let value = match says(b"private") {
+            true => "private, no-cache, no-transform",
+            false => "no-cache, no-transform",
+        };
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static(value));
     }
 }
 
@@ -176,6 +177,17 @@ mod tests {
         assert_eq!(headers[CACHE_CONTROL], "no-cache, no-transform");
         assert_eq!(headers[X_ACCEL_BUFFERING], "no");
         assert!(!headers.contains_key(CONTENT_LENGTH));
+    }
+
+    #[test]
+    fn what_is_private_stays_so() {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            CACHE_CONTROL,
+            HeaderValue::from_static("max-age=60, Private"),
+        );
+        harden(&mut headers);
+        assert_eq!(headers[CACHE_CONTROL], "private, no-cache, no-transform");
     }
 
     #[test]

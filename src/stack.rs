@@ -43,7 +43,7 @@ use tower_layer::Layer;
 /// The whole stack. See the [module docs](self).
 ///
 /// By default with metrics, 100 streams per peer address and 10,000 in all, and a heartbeat after
-/// 15 s; without rotation by age and idle timeout, which only the application can choose. A layer
+/// 15 s; without rotation, drain and idle timeout, which only the application can choose. A layer
 /// set to `None` is off.
 ///
 /// To the upstream service, requests that accept an event stream say `Accept-Encoding: identity`.
@@ -70,7 +70,7 @@ impl SseGuardLayer {
         Self {
             metrics: Some(MetricsLayer::new()),
             limit: Some(ConnectionLimitLayer::new()),
-            rotation: Some(RotationLayer::new()),
+            rotation: None,
             heartbeat: Some(HeartbeatLayer::default()),
             idle: None,
         }

@@ -108,6 +108,18 @@ fn a_protocol_switch_passes_and_then_bytes_both_ways() {
 }
 
 #[test]
+fn a_question_about_the_server_keeps_its_asterisk() {
+    let origin = Origin::start(|asked, to| {
+        assert_eq!(asked.head.lines().next(), Some("OPTIONS * HTTP/1.1"));
+        to.raw(b"HTTP/1.1 204 No Content\r\n\r\n");
+    });
+    let url = format!("http://{}/base", origin.addr);
+    let proxy = Proxy::with_flags(&["--upstream-url", &url]);
+    let mut client = proxy.ask("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(status(&client.head()), "204");
+}
+
+#[test]
 fn a_request_body_streams() {
     let (came, comes) = std::sync::mpsc::channel::<Vec<u8>>();
     let came = std::sync::Mutex::new(came);

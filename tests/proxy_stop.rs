@@ -8,7 +8,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use support::{Client, End, Origin, PATIENCE, Proxy};
@@ -269,4 +269,26 @@ fn idle_connections_do_not_hold_it_up() {
     assert!(after_a_response.raw().is_empty());
     assert!(fresh.raw().is_empty());
     assert_eq!(stopped(&mut proxy)["cut_off"], 0);
+}
+
+#[test]
+fn a_tunnel_goes_on_within_the_window() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        let came = to.body(4);
+        to.raw(&came);
+        to.wait_for_close();
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "1m"]);
+    let mut client =
+        proxy.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert!(client.head().starts_with("http/1.1 101 "));
+    terminate(&proxy);
+    client.send("ping");
+    let mut back = [0; 4];
+    client.socket.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"ping");
+    // And nothing waits for the rest of the window.
+    drop(client);
+    stopped(&mut proxy);
 }

@@ -15,16 +15,19 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A power of two that keeps the cores off each other's locks.
 const SHARDS: usize = 32;
+/// Between two sweeps of a full table.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// Tokio's time, so that tests can pause it.
 #[derive(Clone, Debug, Default)]
 struct TokioClock;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Moment(tokio::time::Instant);
+struct Moment(Instant);
 
 impl std::ops::Add<Nanos> for Moment {
     type Output = Self;
@@ -48,7 +51,7 @@ impl Clock for TokioClock {
     type Instant = Moment;
 
     fn now(&self) -> Moment {
-        Moment(tokio::time::Instant::now())
+        Moment(Instant::now())
     }
 }
 
@@ -157,6 +160,8 @@ pub(super) struct Table {
     rate: Option<Rate>,
     /// New clients since those that are done were last swept out.
     unswept: AtomicUsize,
+    /// When a full table was last swept.
+    swept: Mutex<Option<Instant>>,
 }
 
 impl Table {
@@ -173,6 +178,7 @@ impl Table {
             limits,
             active: AtomicU64::new(0),
             unswept: AtomicUsize::new(0),
+            swept: Mutex::default(),
         }
     }
 
@@ -189,6 +195,22 @@ impl Table {
         self.unswept.store(0, Relaxed);
         if let Some(rate) = &self.rate {
             rate.retain_recent();
+        }
+    }
+
+    /// A sweep looks at every client: while the table is full, not for each that comes.
+    fn sweep_when_due(&self) {
+        let now = Instant::now();
+        let due = {
+            let mut last = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = last.is_none_or(|last| now.saturating_duration_since(last) >= SWEEP_PAUSE);
+            if due {
+                *last = Some(now);
+            }
+            due
+        };
+        if due {
+            self.sweep();
         }
     }
 
@@ -234,7 +256,7 @@ impl Table {
             self.sweep();
         }
         if self.clients.count.load(Relaxed) >= self.limits.max_clients {
-            self.sweep();
+            self.sweep_when_due();
         }
         let mut shard = self.clients.shard(key);
         let client = match shard.get_mut(key) {

@@ -119,6 +119,22 @@ async fn the_table_has_a_bound() {
     assert_eq!(open(&limit, from("192.0.2.3")).await.status(), 200);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_full_table_is_swept_of_old_rates_once_a_second() {
+    let one = NonZeroU32::MIN;
+    let limit =
+        ConnectionLimitLayer::new()
+            .max_clients(1)
+            .rate(one, Duration::from_millis(100), one);
+    drop(open(&limit, from("192.0.2.1")).await);
+    // The first refusal has swept, too early.
+    assert_eq!(open(&limit, from("192.0.2.2")).await.status(), 503);
+    tokio::time::advance(Duration::from_millis(900)).await;
+    assert_eq!(open(&limit, from("192.0.2.2")).await.status(), 503);
+    tokio::time::advance(Duration::from_millis(100)).await;
+    assert_eq!(open(&limit, from("192.0.2.2")).await.status(), 200);
+}
+
 #[tokio::test]
 async fn retry_later_is_for_gets_that_accept_a_stream() {
     let limit = ConnectionLimitLayer::new()

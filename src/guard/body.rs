@@ -210,6 +210,11 @@ where
             SourceProj::Gone => Poll::Ready(None),
         }
     }
+
+    /// The upstream has said that nothing follows.
+    fn is_over(&self) -> bool {
+        matches!(self, Self::Inner { body } if body.is_end_stream())
+    }
 }
 
 impl<B, P> Body for Guarded<B, P>
@@ -237,7 +242,12 @@ where
         wire.wake_up();
         loop {
             if let Some(piece) = wire.aligner.pop() {
-                return Poll::Ready(Some(Ok(wire.hand_out(piece, this.policy))));
+                let frame = wire.hand_out(piece, this.policy);
+                if wire.aligner.is_empty() && this.source.is_over() {
+                    // Whoever knows its length drops the body here, without asking for its end.
+                    wire.stream.end(EndReason::UpstreamEnd);
+                }
+                return Poll::Ready(Some(Ok(frame)));
             }
             match this.state {
                 State::Open => {}

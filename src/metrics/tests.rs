@@ -65,6 +65,24 @@ async fn alone_it_leaves_head_and_chunks_as_they_are() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_knows_the_length_drops_the_body_at_the_upstreams_end() {
+    let layer = MetricsLayer::new();
+    let upstream = tower::service_fn(|_: http::Request<()>| async {
+        let body = http_body_util::Full::new(bytes::Bytes::from("data: 1\n\n"));
+        let mut response = http::Response::new(body);
+        let stream = http::HeaderValue::from_static("text/event-stream");
+        response.headers_mut().insert("content-type", stream);
+        Ok::<_, std::convert::Infallible>(response)
+    });
+    let service = tower_layer::Layer::layer(&layer, upstream);
+    let response = tower::ServiceExt::oneshot(service, http::Request::new(())).await;
+    let mut body = Box::pin(response.unwrap().into_body());
+    assert!(http_body_util::BodyExt::frame(&mut body).await.is_some());
+    drop(body);
+    assert_eq!(layer.snapshot().ended(EndReason::UpstreamEnd), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_came_to_nothing_counts_by_its_outcome() {
     let layer = MetricsLayer::new();
     let limit = ConnectionLimitLayer::new().total(0);

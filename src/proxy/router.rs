@@ -15,6 +15,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use std::net::SocketAddr;
+use tokio_util::task::TaskTracker;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -39,6 +40,7 @@ pub(super) struct Router {
     routes: Vec<Route>,
     drain: DrainHandle,
     limits: Vec<Limit>,
+    tunnels: TaskTracker,
 }
 
 struct Route {
@@ -62,6 +64,7 @@ impl Router {
         let mut shared: Option<Limit> = None;
         let mut limits = Vec::new();
         let mut routes = Vec::new();
+        let tunnels = TaskTracker::new();
         for route in &config.routes {
             let settings = &route.settings;
             let limit = match &shared {
@@ -85,18 +88,28 @@ impl Router {
             routes.push(Route {
                 path: route.path.clone(),
                 metrics,
-                service: layer.layer(Upstream::new(&settings.upstream, clients.clone())),
+                service: layer.layer(Upstream::new(
+                    &settings.upstream,
+                    clients.clone(),
+                    tunnels.clone(),
+                )),
             });
         }
         Ok(Self {
             routes,
             drain,
             limits,
+            tunnels,
         })
     }
 
     pub(super) fn drain(&self) -> &DrainHandle {
         &self.drain
+    }
+
+    /// Connections that have switched protocols.
+    pub(super) fn tunnels(&self) -> &TaskTracker {
+        &self.tunnels
     }
 
     /// The numbers of all routes.
@@ -133,6 +146,7 @@ fn limit(config: &config::Limit, clients: ForwardedIp) -> Limit {
     let layer = ConnectionLimitLayer::with_extractor(clients)
         .per_client(config.per_ip.map(u32::from))
         .total(config.total.map(u32::from))
+        .max_clients(usize::try_from(config.max_clients.get()).unwrap_or(usize::MAX))
         .ipv6_prefix(config.ipv6_prefix)
         .allow(config.allow.iter().copied())
         .retry_after(config.retry_after)

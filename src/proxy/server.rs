@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// A client has so long for its request head, and a connection to be idle between two: longer than
 /// load balancers keep theirs, which must be the ones to close.
@@ -75,10 +76,16 @@ pub(super) async fn run(
         ?window,
         "stopping: no new connections, streams end over the window; a second signal ends at once"
     );
+    let stopped_at = Instant::now();
     router.drain().drain(window);
     // Connections end with the response they are at.
     drop(stop);
-    let done = async { while connections.join_next().await.is_some() {} };
+    let done = async {
+        while connections.join_next().await.is_some() {}
+        // Nobody can end a foreign protocol in good order: tunnels get the window to end by themselves.
+        router.tunnels().close();
+        let _ = tokio::time::timeout_at(stopped_at + window, router.tunnels().wait()).await;
+    };
     tokio::select! {
         () = done => {}
         () = tokio::time::sleep(window + GRACE) => {}

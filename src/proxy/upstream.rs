@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 /// The upstream's body, or a short text of ours.
@@ -43,6 +44,7 @@ struct Target {
     base: String,
     head_timeout: Duration,
     trusted: ForwardedIp,
+    tunnels: TaskTracker,
 }
 
 /// Why there is no response of the upstream. The client is told the kind, the log the cause and
@@ -71,7 +73,7 @@ impl Failure {
         }
     }
 
-    /// For the operator, who can do something about it.
+    /// For the operator, who can do something about those of the upstream.
     fn advice(&self) -> &'static str {
         match self {
             Self::Connect(_) => {
@@ -82,7 +84,7 @@ impl Failure {
             Self::HeadTimeout => {
                 "if it needs longer to think, raise upstream.head_timeout; else see its own log"
             }
-            Self::Request(_) | Self::Connects => "the client's request is at fault",
+            Self::Request(_) | Self::Connects => "the client has to mend its request",
         }
     }
 
@@ -102,7 +104,12 @@ impl Failure {
 }
 
 impl Upstream {
-    pub(super) fn new(config: &config::Upstream, trusted: ForwardedIp) -> Self {
+    /// Connections that switch protocols are `tunnels` from then on.
+    pub(super) fn new(
+        config: &config::Upstream,
+        trusted: ForwardedIp,
+        tunnels: TaskTracker,
+    ) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_keepalive(Some(Duration::from_secs(60)));
@@ -119,6 +126,7 @@ impl Upstream {
                 url: config.url.clone(),
                 head_timeout: config.head_timeout,
                 trusted,
+                tunnels,
             }),
         }
     }
@@ -139,7 +147,8 @@ impl Upstream {
         {
             headers::set_upgrade(response.headers_mut(), protocol);
             let upstream_side = hyper::upgrade::on(&mut response);
-            tokio::spawn(tunnel(client_side, upstream_side));
+            let tunnel = tunnel(client_side, upstream_side);
+            self.target.tunnels.spawn(tunnel);
         }
         Ok(response.map(Either::Left))
     }
@@ -156,6 +165,8 @@ impl Upstream {
         uri.authority = self.target.authority.clone();
         let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         uri.path_and_query = Some(match self.target.base.as_str() {
+            // RFC 9112 section 3.2.4: `*` is the server, whatever lies below it.
+            _ if path == "*" => PathAndQuery::from_static("*"),
             "" => PathAndQuery::try_from(path)?,
             base => PathAndQuery::try_from(format!("{base}{path}"))?,
         });
@@ -211,13 +222,22 @@ impl Upstream {
 
     fn answer_for(&self, failure: &Failure) -> Response<UpstreamBody> {
         let status = failure.status();
-        tracing::error!(
-            status = status.as_u16(),
-            upstream = %self.target.url,
-            cause = failure.cause(),
-            "{failure}: {}",
-            failure.advice()
-        );
+        if status.is_server_error() {
+            tracing::error!(
+                status = status.as_u16(),
+                upstream = %self.target.url,
+                cause = failure.cause(),
+                "{failure}: {}",
+                failure.advice()
+            );
+        } else {
+            // A client's fault is nothing to wake the operator for.
+            tracing::debug!(
+                status = status.as_u16(),
+                cause = failure.cause(),
+                "{failure}"
+            );
+        }
         let mut response =
             Response::new(Either::Right(Full::from(format!("sse-guard: {failure}\n"))));
         *response.status_mut() = status;

@@ -27,7 +27,7 @@ struct Live {
     drained_by: Option<Instant>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     stream: Stream,
     comes_back: bool,
@@ -61,7 +61,7 @@ impl DrainHandle {
     }
 
     /// Asks all streams to end within `window`, at times spread over it; streams that open
-    /// later end within it, too. Each ends at an event boundary, with a `retry:` line. Streams
+    /// later end within it, too, and for good: a drain is not taken back. Each ends at an event boundary, with a `retry:` line. Streams
     /// that rotation does not concern (by default, of methods other than GET) go on to the end of
     /// the window and are broken off then.
     ///
@@ -71,19 +71,26 @@ impl DrainHandle {
         let by = Instant::now() + window.min(super::LONGEST);
         let mut live = self.0.live();
         live.drained_by = Some(by);
-        for entry in live.streams.values() {
+        let entries: Vec<Entry> = live.streams.values().cloned().collect();
+        // Whoever is woken may drop its stream at once, which takes the lock.
+        drop(live);
+        for entry in entries {
             entry.drain(by);
         }
     }
 
     /// Asks one stream to end at its next event boundary. Tells whether it was there.
     pub fn end(&self, id: StreamId) -> bool {
-        let live = self.0.live();
-        let entry = live.streams.get(&id);
-        if let Some(entry) = entry {
-            entry.stream.stop_at(Instant::now(), EndReason::Operator);
+        let stream = self
+            .0
+            .live()
+            .streams
+            .get(&id)
+            .map(|entry| entry.stream.clone());
+        if let Some(stream) = &stream {
+            stream.stop_at(Instant::now(), EndReason::Operator);
         }
-        entry.is_some()
+        stream.is_some()
     }
 
     /// How many streams are live.

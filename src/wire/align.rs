@@ -195,6 +195,11 @@ impl Aligner {
         self.position.line_end()
     }
 
+    /// Whether all that has come has left.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.ready[0].is_none()
+    }
+
     /// How many bytes are held back.
     pub fn held(&self) -> usize {
         self.held.len()

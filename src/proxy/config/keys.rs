@@ -261,6 +261,12 @@ pub static KEYS: &[Key] = &[
         "Streams that may be open in all",
     ),
     route(
+        "limit.max_clients",
+        Kind::Count,
+        "65536",
+        "Client addresses that are kept count of; over it, new ones get a 503",
+    ),
+    route(
         "limit.rate",
         Kind::RateOrOff,
         "50/s",

@@ -139,6 +139,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
         limit: Limit {
             per_ip: scope.get("limit.per_ip")?,
             total: scope.get("limit.total")?,
+            max_clients: scope.get("limit.max_clients")?,
             rate: scope.get("limit.rate")?,
             burst: scope.get("limit.burst")?,
             ipv6_prefix: scope.get("limit.ipv6_prefix")?,

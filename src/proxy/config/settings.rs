@@ -205,6 +205,8 @@ pub struct Limit {
     pub per_ip: Option<NonZeroU32>,
     /// At once in all; any number if `None`.
     pub total: Option<NonZeroU32>,
+    /// How many client addresses are kept count of.
+    pub max_clients: NonZeroU32,
     /// New ones per client address; any number if `None`.
     pub rate: Option<Rate>,
     /// How many new ones may come ahead of `rate`.
