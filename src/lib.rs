@@ -31,8 +31,8 @@
 //!
 //! # Features
 //!
-//! None is on by default. `axum` reads the client's address from axum's `ConnectInfo`; `proxy` is
-//! the `sse-guard` binary.
+//! None is on by default. `axum` reads the client's address from axum's `ConnectInfo`; `serve` is
+//! a server on which quiet streams cost next to nothing; `proxy` is the `sse-guard` binary.
 
 pub mod client_key;
 pub mod connection_limit;
@@ -46,6 +46,8 @@ pub mod proxy;
 
 mod rejection;
 pub mod rotation;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod stack;
 mod stream;
 pub mod wire;

@@ -69,8 +69,13 @@ fn heartbeats_stand_between_events_however_the_bytes_are_cut() {
         let proxy = Proxy::start(origin.addr, &flags);
         let mut client = proxy.get("/");
         client.head();
+        // Ahead of the first line nothing tells the stream's line end yet.
+        let early = beat.replace("{end}", "\n");
         let beat = beat.replace("{end}", end);
         let mut seen = client.read_until(events.last().unwrap());
+        while let Some(rest) = seen.strip_prefix(&early) {
+            seen = rest.to_owned();
+        }
         if !seen.ends_with(&beat) {
             seen.push_str(&client.read_until(&beat));
         }

@@ -2,6 +2,7 @@
 
 use super::config::{self, Config, Loaded};
 use super::{demo, logging, router::Router, server};
+use crate::serve::Server;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use tokio::net::TcpListener;
@@ -117,6 +118,7 @@ async fn serve(config: &Config, is_demo: bool) -> Result<(), RunError> {
         tracing::info!(path = %route.path, upstream = %route.settings.upstream.url, "route");
     }
     tracing::info!("listening on http://{address}");
-    server::run(listener, router, config.drain_window, signals).await;
+    let server = Server::new();
+    server::run(listener, server, router, config.drain_window, signals).await;
     Ok(())
 }

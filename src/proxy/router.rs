@@ -2,26 +2,29 @@
 
 use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
 use super::upstream::Upstream;
-use crate::client_key::{ForwardedHeader, ForwardedIp, PeerAddr};
+use crate::client_key::{ForwardedHeader, ForwardedIp};
 use crate::connection_limit::{ConnectionLimitLayer, Reject};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
 use crate::metrics::{MetricsLayer, Snapshot};
 use crate::rotation::{DrainHandle, RotationLayer};
+use crate::serve::RequestBody;
 use crate::wire::WordsError;
 use crate::{SseGuard, SseGuardLayer};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
-use std::net::SocketAddr;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use tokio_util::task::TaskTracker;
 use tower_layer::Layer;
 use tower_service::Service;
 
 type Limit = ConnectionLimitLayer<ForwardedIp>;
 type Guarded = SseGuard<Upstream, ForwardedIp>;
-type GuardedBody = <<Guarded as Service<Request<Incoming>>>::Response as IntoBody>::Body;
+type GuardedBody = <<Guarded as Service<Request<RequestBody>>>::Response as IntoBody>::Body;
 
 /// Names the body of a response type.
 pub(super) trait IntoBody {
@@ -123,11 +126,7 @@ impl Router {
         self.limits.iter().map(Limit::active).sum()
     }
 
-    pub(super) async fn answer(
-        &self,
-        peer: SocketAddr,
-        mut request: Request<Incoming>,
-    ) -> Response<ResponseBody> {
+    async fn answer(&self, request: Request<RequestBody>) -> Response<ResponseBody> {
         let path = request.uri().path();
         let Some(route) = self.routes.iter().find(|route| route.path.matches(path)) else {
             let text = Full::from("sse-guard: no route for this path\n");
@@ -135,10 +134,34 @@ impl Router {
             *response.status_mut() = StatusCode::NOT_FOUND;
             return response;
         };
-        request.extensions_mut().insert(PeerAddr(peer));
         match route.service.clone().call(request).await {
             Ok(response) => response.map(Either::Left),
         }
+    }
+}
+
+/// The router as a service.
+#[derive(Clone)]
+pub(super) struct Handler(Arc<Router>);
+
+impl Handler {
+    pub(super) fn new(router: &Arc<Router>) -> Self {
+        Self(router.clone())
+    }
+}
+
+impl Service<Request<RequestBody>> for Handler {
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+        let router = self.0.clone();
+        Box::pin(async move { Ok(router.answer(request).await) })
     }
 }
 

@@ -3,6 +3,7 @@
 use super::headers;
 use crate::client_key::{ForwardedIp, PeerAddr};
 use crate::proxy::config;
+use crate::serve::RequestBody;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -27,12 +28,12 @@ use tower_service::Service;
 /// The upstream's body, or a short text of ours.
 pub(super) type UpstreamBody = Either<Incoming, Full<Bytes>>;
 
-type RequestBody = UnsyncBoxBody<Bytes, hyper::Error>;
+type SentBody = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// One upstream of one route, with its pool of connections.
 #[derive(Clone)]
 pub(super) struct Upstream {
-    client: Client<HttpConnector, RequestBody>,
+    client: Client<HttpConnector, SentBody>,
     target: Arc<Target>,
 }
 
@@ -131,7 +132,10 @@ impl Upstream {
         }
     }
 
-    async fn ask(&self, mut request: Request<Incoming>) -> Result<Response<UpstreamBody>, Failure> {
+    async fn ask(
+        &self,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<UpstreamBody>, Failure> {
         if request.method() == Method::CONNECT {
             return Err(Failure::Connects);
         }
@@ -156,9 +160,9 @@ impl Upstream {
     /// The request as the upstream gets it.
     fn request(
         &self,
-        request: Request<Incoming>,
+        request: Request<RequestBody>,
         protocol: Option<HeaderValue>,
-    ) -> Result<(Request<RequestBody>, Progress), http::Error> {
+    ) -> Result<(Request<SentBody>, Progress), http::Error> {
         let (mut parts, body) = request.into_parts();
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(Scheme::HTTP);
@@ -197,7 +201,7 @@ impl Upstream {
     /// Waits for the head, no longer than the timeout since the last of the request was sent.
     async fn head(
         &self,
-        request: Request<RequestBody>,
+        request: Request<SentBody>,
         progress: &Progress,
     ) -> Result<Response<Incoming>, Failure> {
         let response = self.client.request(request);
@@ -247,7 +251,7 @@ impl Upstream {
     }
 }
 
-impl Service<Request<Incoming>> for Upstream {
+impl Service<Request<RequestBody>> for Upstream {
     type Response = Response<UpstreamBody>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -256,7 +260,7 @@ impl Service<Request<Incoming>> for Upstream {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let upstream = self.clone();
         Box::pin(async move {
             Ok(match upstream.ask(request).await {

@@ -1,0 +1,322 @@
+//! A server whose event streams cost next to nothing while they are quiet.
+//!
+//! hyper reads requests and answers all that is no event stream. The connection of an event stream
+//! is taken from it: head and chunks are written here, from the same layered body, so that a quiet
+//! stream holds no buffers, a busy one leaves in one write per read, and a client that stops
+//! reading is seen (see [`write_stall`](Server::write_stall)). When the stream ends, the
+//! connection goes back.
+//!
+//! What is an event stream is the rule of the whole crate: status 200 and media type
+//! `text/event-stream`. One of known length, and the answer to a request whose body is still
+//! coming, stay with hyper.
+//!
+//! ```no_run
+//! # #[cfg(feature = "axum")]
+//! # async fn run() -> std::io::Result<()> {
+//! use sse_guard::SseGuardLayer;
+//! use sse_guard::serve::Server;
+//!
+//! let app = axum::Router::new()
+//!     .route("/events", axum::routing::get(|| async {}))
+//!     .layer(SseGuardLayer::new());
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//! Server::new().serve(listener, app).await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod body;
+mod encode;
+mod io;
+mod pump;
+mod talk;
+
+pub use body::RequestBody;
+
+use crate::guard::BoxError;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use io::ClientIo;
+use pump::Pump;
+use socket2::{SockRef, TcpKeepalive};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use talk::talk;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tower_service::Service;
+
+/// Between two tries to accept when files are exhausted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves HTTP/1.1 on a listener. See the [module docs](self).
+#[derive(Clone, Debug, Default)]
+pub struct Server {
+    settings: Settings,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    head_timeout: Duration,
+    max_head: usize,
+    write_stall: Option<Duration>,
+    unsent: Option<u32>,
+    send_buffer: Option<usize>,
+    keepalive: Option<Duration>,
+    user_timeout: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            head_timeout: Duration::from_secs(75),
+            max_head: 64 * 1024,
+            write_stall: Some(Duration::from_secs(30)),
+            unsent: Some(16 * 1024),
+            send_buffer: None,
+            keepalive: Some(Duration::from_secs(60)),
+            user_timeout: Some(Duration::from_secs(60)),
+        }
+    }
+}
+
+impl Server {
+    /// One with the defaults that its methods name.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A client has so long for its request's head, and a connection to be idle between two
+    /// requests. 75 s by default: longer than load balancers keep theirs, which must be the ones to
+    /// close.
+    #[must_use]
+    pub fn head_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.head_timeout = timeout;
+        self
+    }
+
+    /// Bytes that a request's head may have; a longer one gets a 431. 64 KiB by default, 8 KiB at
+    /// the least.
+    #[must_use]
+    pub fn max_head(mut self, bytes: usize) -> Self {
+        self.settings.max_head = bytes.max(8 * 1024);
+        self
+    }
+
+    /// A client that takes nothing for so long, while something waits for it, is reset, and its
+    /// stream ends as [`ClientStalled`](crate::EndReason::ClientStalled). 30 s by default.
+    ///
+    /// A kernel tells of room when there is some worth the while: a client must take about half of
+    /// what is [unsent](Self::unsent) in this time to count as reading.
+    #[must_use]
+    pub fn write_stall(mut self, patience: impl Into<Option<Duration>>) -> Self {
+        self.settings.write_stall = patience.into();
+        self
+    }
+
+    /// Bytes that may wait in the kernel before they are sent (`TCP_NOTSENT_LOWAT`, where there
+    /// is one), so that a slow client's events do not grow stale there by megabytes. 16 KiB by
+    /// default; `None` leaves it to the kernel.
+    #[must_use]
+    pub fn unsent(mut self, bytes: impl Into<Option<u32>>) -> Self {
+        self.settings.unsent = bytes.into();
+        self
+    }
+
+    /// The kernel's send buffer (`SO_SNDBUF`), which bounds what is sent and not yet acknowledged,
+    /// too. The kernel's choice by default, which grows with the connection.
+    #[must_use]
+    pub fn send_buffer(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.settings.send_buffer = bytes.into();
+        self
+    }
+
+    /// The kernel asks a client that has been silent for so long whether it is there, three times
+    /// at a quarter of this interval, and resets it else. 60 s by default.
+    #[must_use]
+    pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
+        self.settings.keepalive = after.into();
+        self
+    }
+
+    /// A client that acknowledges nothing for so long is gone (`TCP_USER_TIMEOUT`, on Linux). 60 s
+    /// by default.
+    #[must_use]
+    pub fn user_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.user_timeout = timeout.into();
+        self
+    }
+
+    /// Serves for ever. Each request carries a [`PeerAddr`](crate::client_key::PeerAddr) (with the
+    /// feature `axum` a `ConnectInfo`, too).
+    pub async fn serve<S, B>(&self, listener: TcpListener, service: S)
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
+        self.serve_until(listener, service, std::future::pending())
+            .await;
+    }
+
+    /// Serves until `stop`, then accepts no more and waits until all connections have ended, each
+    /// with the response it is at. Streams do not end by themselves: give them a
+    /// [`DrainHandle`](crate::rotation::DrainHandle) and bound the wait.
+    pub async fn serve_until<S, B>(
+        &self,
+        listener: TcpListener,
+        service: S,
+        stop: impl Future<Output = ()>,
+    ) where
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
+        let mut connections = self.connections();
+        tokio::select! {
+            () = connections.accept(&listener, &service) => {}
+            () = stop => {}
+        }
+        drop(listener);
+        connections.finish().await;
+    }
+}
+
+impl Server {
+    pub(crate) fn connections(&self) -> Connections {
+        Connections {
+            settings: Arc::new(self.settings.clone()),
+            tasks: JoinSet::new(),
+            stop: watch::Sender::new(()),
+        }
+    }
+}
+
+/// The connections of a server, and the word to end them.
+pub(crate) struct Connections {
+    settings: Arc<Settings>,
+    tasks: JoinSet<()>,
+    stop: watch::Sender<()>,
+}
+
+impl Connections {
+    pub(crate) async fn accept<S, B>(&mut self, listener: &TcpListener, service: &S)
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                // What ended gives its memory back at once.
+                Some(_) = self.tasks.join_next() => continue,
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    let stopping = self.stop.subscribe();
+                    let settings = self.settings.clone();
+                    let service = service.clone();
+                    self.tasks
+                        .spawn(drive(socket, peer, service, settings, stopping));
+                }
+                Err(error) if of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!(
+                        %error,
+                        "can not accept connections: if files are exhausted, raise the limit \
+                         (ulimit -n)"
+                    );
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Connections end with the response they are at. Waits for the last; to stop waiting is to cut
+    /// off the rest, when this is dropped.
+    pub(crate) async fn finish(&mut self) {
+        self.stop.send_replace(());
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    /// Cuts off what is left, and waits until it is gone.
+    #[cfg(feature = "proxy")]
+    pub(crate) async fn cut_off(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+/// The error is about the connection that was to be accepted, not about the listener.
+fn of_one_connection(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::ConnectionAborted
+            | std::io::ErrorKind::ConnectionReset
+            | std::io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// A connection from its start to its end.
+async fn drive<S, B>(
+    socket: TcpStream,
+    peer: SocketAddr,
+    service: S,
+    settings: Arc<Settings>,
+    stopping: watch::Receiver<()>,
+) where
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError> + Send,
+{
+    if let Err(error) = tune(&socket, &settings) {
+        tracing::debug!(%error, "a client went at once");
+        return;
+    }
+    let mut io = ClientIo::new(socket, settings.write_stall);
+    loop {
+        // On the heap each, so that a quiet stream does not hold the room of a request's parsing.
+        let talk = talk(&io, peer, service.clone(), &settings, stopping.clone());
+        let Some(taken) = Box::pin(talk).await else {
+            return;
+        };
+        let Some(back) = Box::pin(Pump::new(io, *taken)).await else {
+            return;
+        };
+        io = back;
+    }
+}
+
+fn tune(socket: &TcpStream, settings: &Settings) -> std::io::Result<()> {
+    // Events are small and must not wait for each other.
+    socket.set_nodelay(true)?;
+    let socket = SockRef::from(socket);
+    if let Some(bytes) = settings.send_buffer {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(after) = settings.keepalive {
+        let interval = (after / 4).max(Duration::from_secs(1));
+        let keepalive = TcpKeepalive::new().with_time(after).with_interval(interval);
+        socket.set_tcp_keepalive(&keepalive.with_retries(3))?;
+    }
+    #[cfg(target_os = "linux")]
+    {
+        socket.set_tcp_user_timeout(settings.user_timeout)?;
+        if let Some(bytes) = settings.unsent {
+            socket.set_tcp_notsent_lowat(bytes)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! Heads and chunks of event streams in the bytes of HTTP/1.1 (RFC 9112).
+
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+use std::time::SystemTime;
+
+pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+pub(super) const CRLF: &[u8] = b"\r\n";
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// How the client learns where a stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// By its last chunk.
+    Chunked,
+    /// By the end of the connection: HTTP/1.0 knows no chunks.
+    Close,
+}
+
+impl Framing {
+    pub(super) fn of(client: Version) -> Self {
+        match client {
+            Version::HTTP_11 => Self::Chunked,
+            _ => Self::Close,
+        }
+    }
+}
+
+/// The response's head. It never says `Connection: close`: some clients then take a truncated
+/// stream for a whole one.
+pub(super) fn head(status: StatusCode, headers: &HeaderMap, framing: Framing) -> Vec<u8> {
+    let version: &[u8] = match framing {
+        Framing::Chunked => b"HTTP/1.1 ",
+        Framing::Close => b"HTTP/1.0 ",
+    };
+    let mut head = Vec::with_capacity(256);
+    head.extend_from_slice(version);
+    head.extend_from_slice(status.as_str().as_bytes());
+    head.push(b' ');
+    head.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    head.extend_from_slice(CRLF);
+    let ours = [CONNECTION, KEEP_ALIVE, TRANSFER_ENCODING, CONTENT_LENGTH];
+    for (name, value) in headers.iter().filter(|(name, _)| !ours.contains(name)) {
+        field(&mut head, name, value);
+    }
+    if !headers.contains_key(DATE) {
+        let now = httpdate::fmt_http_date(SystemTime::now());
+        head.extend_from_slice(b"date: ");
+        head.extend_from_slice(now.as_bytes());
+        head.extend_from_slice(CRLF);
+    }
+    if framing == Framing::Chunked {
+        head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    head.extend_from_slice(CRLF);
+    head
+}
+
+fn field(to: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    to.extend_from_slice(name.as_str().as_bytes());
+    to.extend_from_slice(b": ");
+    to.extend_from_slice(value.as_bytes());
+    to.extend_from_slice(CRLF);
+}
+
+/// The last chunk with trailers behind it.
+pub(super) fn trailers(trailers: &HeaderMap) -> Vec<u8> {
+    let mut section = b"0\r\n".to_vec();
+    // RFC 9110 section 6.5.1: what frames a message can not come behind it.
+    let framing = [TRANSFER_ENCODING, CONTENT_LENGTH, CONNECTION];
+    for (name, value) in trailers.iter().filter(|(name, _)| !framing.contains(name)) {
+        field(&mut section, name, value);
+    }
+    section.extend_from_slice(CRLF);
+    section
+}
+
+/// The line ahead of a chunk, on the stack.
+#[derive(Clone, Copy)]
+pub(super) struct ChunkSize {
+    bytes: [u8; 18],
+    start: usize,
+}
+
+impl ChunkSize {
+    pub(super) fn new(mut len: usize) -> Self {
+        let mut bytes = [0; 18];
+        bytes[16..].copy_from_slice(CRLF);
+        let mut start = 16;
+        loop {
+            start -= 1;
+            bytes[start] = b"0123456789abcdef"[len & 0xf];
+            len >>= 4;
+            if len == 0 {
+                return Self { bytes, start };
+            }
+        }
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_in_hex_without_leading_zeros() {
+        for (len, line) in [
+            (0, "0\r\n"),
+            (9, "9\r\n"),
+            (255, "ff\r\n"),
+            (usize::MAX, "ffffffffffffffff\r\n"),
+        ] {
+            assert_eq!(ChunkSize::new(len).as_bytes(), line.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_head_says_what_the_service_said_but_for_the_framing() {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            "content-type",
+            HeaderValue::from_static("text/event-stream"),
+        );
+        headers.insert(DATE, HeaderValue::from_static("today"));
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        headers.append("x-a", HeaderValue::from_static("1"));
+        headers.append("x-a", HeaderValue::from_static("2"));
+        let head = |framing| String::from_utf8(head(StatusCode::OK, &headers, framing)).unwrap();
+        let fields = "content-type: text/event-stream\r\ndate: today\r\nx-a: 1\r\nx-a: 2\r\n";
+        assert_eq!(
+            head(Framing::Chunked),
+            format!("HTTP/1.1 200 OK\r\n{fields}transfer-encoding: chunked\r\n\r\n")
+        );
+        assert_eq!(
+            head(Framing::Close),
+            format!("HTTP/1.0 200 OK\r\n{fields}\r\n")
+        );
+    }
+
+    #[test]
+    fn trailers_stand_behind_the_last_chunk() {
+        let mut fields = HeaderMap::new();
+        fields.insert("x-sum", HeaderValue::from_static("7"));
+        fields.insert(CONTENT_LENGTH, HeaderValue::from_static("7"));
+        assert_eq!(trailers(&fields), b"0\r\nx-sum: 7\r\n\r\n");
+    }
+}

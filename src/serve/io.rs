@@ -1,0 +1,216 @@
+//! A client's socket: what hyper and the pump read and write, with an eye on clients that go and
+//! clients that stall.
+
+use bytes::{Buf, BytesMut};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+
+/// Bytes that one read takes at the most; hyper's own buffer starts at as much.
+const READ: usize = 8 * 1024;
+/// Bytes that are read ahead of a request's turn, to see the end of the input behind them.
+const AHEAD: usize = 8 * 1024;
+
+/// Why a write fails when the guard has run out of patience.
+#[derive(Debug, thiserror::Error)]
+#[error("the client took nothing for {0:?}")]
+pub(super) struct Stalled(Duration);
+
+/// One client's socket. A clone is another handle to it.
+#[derive(Clone)]
+pub(super) struct ClientIo(Arc<Shared>);
+
+struct Shared {
+    socket: TcpStream,
+    write_stall: Option<Duration>,
+    /// Bytes wait for room in the kernel.
+    blocked: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Read, and not asked for yet.
+    ahead: BytesMut,
+    /// Runs while `blocked`.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl ClientIo {
+    pub(super) fn new(socket: TcpStream, write_stall: Option<Duration>) -> Self {
+        Self(Arc::new(Shared {
+            socket,
+            write_stall,
+            blocked: AtomicBool::new(false),
+            state: Mutex::default(),
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing under the lock can leave the state half changed.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether something that was to be written waits still.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.0.blocked.load(Relaxed)
+    }
+
+    /// Puts back what was read and not used.
+    pub(super) fn unread(&self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut state = self.state();
+        let mut ahead = BytesMut::from(bytes);
+        ahead.extend_from_slice(&state.ahead);
+        state.ahead = ahead;
+    }
+
+    /// Until the client has closed its side, for whoever expects nothing of it. Bytes of the next
+    /// request are kept for their turn; behind too many of them the end is not seen.
+    ///
+    /// A client that has closed its side alone can not be told from one that went.
+    pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [0; 512];
+        loop {
+            if ready!(self.0.socket.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let mut state = self.state();
+            if state.ahead.len() >= AHEAD {
+                return Poll::Pending;
+            }
+            match self.0.socket.try_read(&mut bytes) {
+                Ok(0) => return Poll::Ready(()),
+                Ok(read) => state.ahead.extend_from_slice(&bytes[..read]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Writes what the kernel has room for. Fails when it had none for too long, and the connection
+    /// is to be reset then: its client would never learn of a proper end.
+    pub(super) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match self.0.socket.try_write_vectored(bufs) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => {
+                    if self.0.blocked.swap(false, Relaxed) {
+                        self.state().patience = None;
+                    }
+                    return Poll::Ready(result);
+                }
+            }
+            match self.0.socket.poll_write_ready(cx) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => return self.poll_stalled(cx).map(Err),
+            }
+        }
+    }
+
+    fn poll_stalled(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.0.blocked.store(true, Relaxed);
+        let Some(stall) = self.0.write_stall else {
+            return Poll::Pending;
+        };
+        let mut state = self.state();
+        let patience = state.patience.get_or_insert_with(|| Box::pin(sleep(stall)));
+        ready!(patience.as_mut().poll(cx));
+        self.reset_on_close();
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, Stalled(stall)))
+    }
+
+    /// From now on to close is to reset: what the kernel still holds is dropped, and the client
+    /// learns that this is no proper end.
+    pub(super) fn reset_on_close(&self) {
+        let socket = socket2::SockRef::from(&self.0.socket);
+        if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "can not reset a connection");
+        }
+    }
+
+    /// Tells the client that no more will come.
+    pub(super) fn shutdown(&self) -> io::Result<()> {
+        let socket = socket2::SockRef::from(&self.0.socket);
+        match socket.shutdown(std::net::Shutdown::Write) {
+            Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Read for ClientIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut state = self.state();
+        if !state.ahead.is_empty() {
+            let len = state.ahead.len().min(buf.remaining());
+            buf.put_slice(&state.ahead[..len]);
+            state.ahead.advance(len);
+            if state.ahead.is_empty() {
+                state.ahead = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        drop(state);
+        let mut bytes = [0; READ];
+        let room = buf.remaining().min(READ);
+        loop {
+            ready!(self.0.socket.poll_read_ready(cx))?;
+            match self.0.socket.try_read(&mut bytes[..room]) {
+                Ok(read) => {
+                    buf.put_slice(&bytes[..read]);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl Write for ClientIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Self::poll_write(&self, cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Self::poll_write(&self, cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.shutdown())
+    }
+}

@@ -1,0 +1,263 @@
+//! From a layered body to a socket: an event stream's connection while it runs.
+//!
+//! hyper would keep its buffers for as long, and blind us to clients that stop reading. Here an
+//! idle stream holds no buffer at all; what is ready at once leaves in one write, as one chunk.
+
+use super::encode::{self, CRLF, ChunkSize, Framing, LAST_CHUNK};
+use super::io::{ClientIo, Stalled};
+use super::talk::Taken;
+use crate::guard::BoxError;
+use crate::stream::{EndReason, Stream};
+use bytes::Bytes;
+use http_body::Body;
+use pin_project_lite::pin_project;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+/// No more is gathered for one write once there is so much.
+const ENOUGH: usize = 8 * 1024;
+/// Pieces of a body that leave as one chunk at the most.
+const PIECES: usize = 4;
+/// Writes in one poll at the most, so that a client that takes all at once leaves time to others.
+const ROUNDS: usize = 32;
+/// Slices of one write: a head, a size, the pieces, and what comes behind them.
+const SLICES: usize = PIECES + 4;
+
+pin_project! {
+    /// Resolves to the socket if it can serve another request.
+    pub(super) struct Pump<B> {
+        io: ClientIo,
+        #[pin]
+        body: Option<B>,
+        stream: Option<Stream>,
+        framing: Framing,
+        keep_alive: bool,
+        wants_trailers: bool,
+        state: State,
+        // What the kernel had no room for, and how much of it has left since.
+        left: Vec<u8>,
+        sent: usize,
+    }
+}
+
+enum State {
+    /// The head is to go out with whatever is there by then.
+    Head(Vec<u8>),
+    Open,
+    /// The last of the message is written, or waits in `left`.
+    Over,
+    /// The message is not to end properly.
+    Broken,
+}
+
+/// What the next write is made of.
+#[derive(Default)]
+struct Batch {
+    pieces: [Bytes; PIECES],
+    count: usize,
+    len: usize,
+    end: Option<End>,
+}
+
+enum End {
+    Proper,
+    Trailers(Vec<u8>),
+    Broken,
+}
+
+impl Batch {
+    fn push(&mut self, piece: Bytes) {
+        self.len += piece.len();
+        self.pieces[self.count] = piece;
+        self.count += 1;
+    }
+
+    fn is_full(&self) -> bool {
+        self.end.is_some() || self.count == PIECES || self.len >= ENOUGH
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len == 0 && self.end.is_none()
+    }
+}
+
+impl<B> Pump<B> {
+    pub(super) fn new(io: ClientIo, taken: Taken<B>) -> Self {
+        let (parts, body) = taken.response.into_parts();
+        let framing = Framing::of(taken.client.version);
+        Self {
+            io,
+            body: Some(body),
+            stream: parts.extensions.get::<Stream>().cloned(),
+            framing,
+            keep_alive: framing == Framing::Chunked && !taken.client.closes,
+            wants_trailers: taken.client.takes_trailers,
+            state: State::Head(encode::head(parts.status, &parts.headers, framing)),
+            left: Vec::new(),
+            sent: 0,
+        }
+    }
+}
+
+impl<B> Future for Pump<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Output = Option<ClientIo>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ClientIo>> {
+        let mut this = self.project();
+        if this.io.poll_gone(cx).is_ready() {
+            // The body's drop notes why.
+            this.body.set(None);
+            return Poll::Ready(None);
+        }
+        for _ in 0..ROUNDS {
+            while *this.sent < this.left.len() {
+                let rest = [IoSlice::new(&this.left[*this.sent..])];
+                match ready!(this.io.poll_write(cx, &rest)) {
+                    Ok(wrote @ 1..) => *this.sent += wrote,
+                    result => {
+                        failed(result, this.stream.as_ref());
+                        this.body.set(None);
+                        return Poll::Ready(None);
+                    }
+                }
+            }
+            if !this.left.is_empty() {
+                (*this.left, *this.sent) = (Vec::new(), 0);
+            }
+            match this.state {
+                State::Head(_) | State::Open => {}
+                State::Over => {
+                    if *this.keep_alive {
+                        return Poll::Ready(Some(this.io.clone()));
+                    }
+                    let _ = this.io.shutdown();
+                    return Poll::Ready(None);
+                }
+                State::Broken => {
+                    // Behind chunks the end of the connection says so itself.
+                    if *this.framing == Framing::Close {
+                        this.io.reset_on_close();
+                    }
+                    return Poll::Ready(None);
+                }
+            }
+            let mut batch = Batch::default();
+            while !batch.is_full() {
+                let Some(body) = this.body.as_mut().as_pin_mut() else {
+                    break;
+                };
+                match body.poll_frame(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(None) => batch.end = Some(End::Proper),
+                    Poll::Ready(Some(Err(error))) => {
+                        tracing::debug!(error = error.into(), "a stream is broken off");
+                        batch.end = Some(End::Broken);
+                    }
+                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                        Ok(piece) => batch.push(piece),
+                        Err(frame) => {
+                            if let (true, Ok(trailers)) =
+                                (*this.wants_trailers, frame.into_trailers())
+                            {
+                                batch.end = Some(End::Trailers(encode::trailers(&trailers)));
+                            }
+                        }
+                    },
+                }
+            }
+            let head = match std::mem::replace(this.state, State::Open) {
+                State::Head(head) => head,
+                _ if batch.is_empty() => return Poll::Pending,
+                _ => Vec::new(),
+            };
+            match &batch.end {
+                None => {}
+                Some(End::Broken) => *this.state = State::Broken,
+                Some(End::Proper | End::Trailers(_)) => *this.state = State::Over,
+            }
+            if batch.end.is_some() {
+                // Permits and counts end with the stream, not with its last byte's way out.
+                this.body.set(None);
+            }
+            match write(this.io, cx, &head, &batch, *this.framing) {
+                Ok(left) => *this.left = left,
+                Err(error) => {
+                    failed(Err(error), this.stream.as_ref());
+                    this.body.set(None);
+                    return Poll::Ready(None);
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// Writes what the kernel has room for, and gives back a copy of the rest: the pieces themselves
+/// are parts of larger buffers, which are not to wait for a slow client.
+fn write(
+    io: &ClientIo,
+    cx: &mut Context<'_>,
+    head: &[u8],
+    batch: &Batch,
+    framing: Framing,
+) -> io::Result<Vec<u8>> {
+    let size = ChunkSize::new(batch.len);
+    let mut slices = [IoSlice::new(&[]); SLICES];
+    let mut count = 0;
+    let mut add = |bytes| {
+        slices[count] = IoSlice::new(bytes);
+        count += 1;
+    };
+    if !head.is_empty() {
+        add(head);
+    }
+    let chunked = framing == Framing::Chunked;
+    if batch.len > 0 {
+        if chunked {
+            add(size.as_bytes());
+        }
+        for piece in &batch.pieces[..batch.count] {
+            add(piece);
+        }
+        if chunked {
+            add(CRLF);
+        }
+    }
+    match &batch.end {
+        Some(End::Proper) if chunked => add(LAST_CHUNK),
+        Some(End::Trailers(section)) if chunked => add(section),
+        _ => {}
+    }
+    let mut slices = &mut slices[..count];
+    while !slices.is_empty() {
+        match io.poll_write(cx, slices) {
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(wrote)) => IoSlice::advance_slices(&mut slices, wrote),
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => {
+                let mut left = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+                for slice in slices {
+                    left.extend_from_slice(slice);
+                }
+                return Ok(left);
+            }
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn failed(result: io::Result<usize>, stream: Option<&Stream>) {
+    let Err(error) = result else { return };
+    tracing::debug!(%error, "a client can not be written to");
+    let stalled = error.get_ref().is_some_and(|error| error.is::<Stalled>());
+    if let (true, Some(stream)) = (stalled, stream) {
+        stream.end(EndReason::ClientStalled);
+    }
+}

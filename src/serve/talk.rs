@@ -1,0 +1,220 @@
+//! A connection while hyper drives it: until it ends, or a response turns out to be an event
+//! stream.
+
+use super::Settings;
+use super::body::{RequestBody, Upload};
+use super::io::ClientIo;
+use crate::client_key::PeerAddr;
+use crate::guard::BoxError;
+use crate::head::{Asked, Kind};
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, TE};
+use http::{HeaderMap, HeaderName, Request, Response, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioTimer;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use tokio::sync::watch;
+use tower_service::Service;
+
+/// A response that is taken from hyper, and what its client said of the connection.
+pub(super) struct Taken<B> {
+    pub(super) response: Response<B>,
+    pub(super) client: Client,
+}
+
+/// What a request says about the way its response is to come.
+#[derive(Clone, Copy)]
+pub(super) struct Client {
+    pub(super) version: Version,
+    /// It wants no other request on this connection.
+    pub(super) closes: bool,
+    pub(super) takes_trailers: bool,
+}
+
+impl Client {
+    fn of<B>(request: &Request<B>) -> Self {
+        let headers = request.headers();
+        Self {
+            version: request.version(),
+            closes: names(headers, &CONNECTION, b"close"),
+            takes_trailers: names(headers, &TE, b"trailers"),
+        }
+    }
+}
+
+fn names(headers: &HeaderMap, name: &HeaderName, option: &[u8]) -> bool {
+    let mut values = headers.get_all(name).iter();
+    values.any(|value| {
+        let mut options = value.as_bytes().split(|&byte| byte == b',');
+        options.any(|said| said.trim_ascii().eq_ignore_ascii_case(option))
+    })
+}
+
+/// Where the service's side leaves word for the connection's side.
+struct Desk<B>(Arc<Mutex<Note<B>>>);
+
+impl<B> Clone for Desk<B> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+enum Note<B> {
+    /// No request is under way, or its response is on its way.
+    Idle,
+    /// A request has been asked, with its body's state.
+    Asked(Upload),
+    /// Its response is an event stream.
+    Stream(Box<Taken<B>>),
+}
+
+impl<B> Desk<B> {
+    fn note(&self) -> MutexGuard<'_, Note<B>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave(&self, note: Note<B>) {
+        *self.note() = note;
+    }
+
+    fn take(&self) -> Option<Box<Taken<B>>> {
+        match std::mem::replace(&mut *self.note(), Note::Idle) {
+            Note::Stream(taken) => Some(taken),
+            Note::Idle | Note::Asked(_) => None,
+        }
+    }
+}
+
+/// The service as hyper calls it.
+struct Attendant<S, B> {
+    service: S,
+    peer: SocketAddr,
+    desk: Desk<B>,
+}
+
+// Nothing here is ever pinned.
+impl<S, B> Unpin for Attendant<S, B> {}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Attendant<S, B>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+{
+    type Response = Response<B>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, S::Error>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let (client, asked) = (Client::of(&request), Asked::of(&request));
+        let (mut parts, incoming) = request.into_parts();
+        let (body, upload) = RequestBody::new(incoming);
+        self.desk.leave(Note::Asked(upload.clone()));
+        parts.extensions.insert(PeerAddr(self.peer));
+        #[cfg(feature = "axum")]
+        parts
+            .extensions
+            .insert(axum::extract::ConnectInfo(self.peer));
+        let mut service = self.service.clone();
+        let desk = self.desk.clone();
+        Box::pin(async move {
+            poll_fn(|cx| service.poll_ready(cx)).await?;
+            let response = service.call(Request::from_parts(parts, body)).await?;
+            let (parts, body) = response.into_parts();
+            let is_stream = Kind::of(&asked, &parts) != Kind::Other
+                && !parts.headers.contains_key(CONTENT_LENGTH)
+                && body.size_hint().exact().is_none();
+            let response = Response::from_parts(parts, body);
+            // While the request's body is coming, its connection can not change hands.
+            if is_stream && upload.is_over() {
+                let taken = Taken { response, client };
+                desk.leave(Note::Stream(Box::new(taken)));
+                // The connection is taken from hyper meanwhile, and this future dropped.
+                return std::future::pending().await;
+            }
+            desk.leave(Note::Idle);
+            Ok(response)
+        })
+    }
+}
+
+/// Has hyper serve `io`, until the connection is over or a response is an event stream: then the
+/// socket comes back together with it.
+pub(super) async fn talk<S, B>(
+    io: &ClientIo,
+    peer: SocketAddr,
+    service: S,
+    settings: &Settings,
+    mut stopping: watch::Receiver<()>,
+) -> Option<Box<Taken<B>>>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let desk = Desk(Arc::new(Mutex::new(Note::Idle)));
+    let attendant = Attendant {
+        service,
+        peer,
+        desk: desk.clone(),
+    };
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.head_timeout)
+        .max_buf_size(settings.max_head)
+        .serve_connection(io.clone(), attendant)
+        .with_upgrades();
+    let mut stop = pin!(async {
+        // If the sender is gone, so is the server.
+        let _ = stopping.changed().await;
+    });
+    let (mut is_stopping, mut was_told) = (false, false);
+    let result = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            let (under_way, expects_nothing) = match &*desk.note() {
+                // What hyper has to say before, such as 100 Continue, has to be out.
+                Note::Stream(_) if !io.is_blocked() => return Poll::Ready(None),
+                Note::Stream(_) => (true, true),
+                Note::Asked(upload) => (true, upload.is_over()),
+                Note::Idle => (false, false),
+            };
+            if expects_nothing && io.poll_gone(cx).is_ready() {
+                return Poll::Ready(Some(Ok(())));
+            }
+            is_stopping = is_stopping || stop.as_mut().poll(cx).is_ready();
+            // A head that is written from then on says `Connection: close`. So the one under way
+            // goes out first.
+            if !is_stopping || was_told || under_way {
+                return Poll::Pending;
+            }
+            was_told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+    })
+    .await;
+    match result {
+        None => {
+            let parts = connection.into_parts()?;
+            io.unread(&parts.read_buf);
+            desk.take()
+        }
+        Some(result) => {
+            if let Err(error) = result {
+                // Clients that go are no fault; what ended a stream is in the stream's own line.
+                tracing::debug!(%peer, %error, "connection ended");
+            }
+            None
+        }
+    }
+}
