@@ -16,3 +16,5 @@ mod server;
 mod upstream;
 
 pub use cli::main;
+#[doc(hidden)]
+pub use upstream::chunked;

@@ -32,6 +32,8 @@ mod pump;
 mod talk;
 
 pub use body::RequestBody;
+#[cfg(feature = "proxy")]
+pub(crate) use body::Upload;
 
 use crate::guard::BoxError;
 use bytes::Bytes;

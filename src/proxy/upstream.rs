@@ -1,46 +1,63 @@
 //! The service at the bottom: asks the upstream, and answers for it when it does not.
 
+mod body;
+pub mod chunked;
+mod exchange;
+mod head_io;
+mod pool;
+
+use self::body::StreamBody;
+use self::exchange::Failed;
+use self::pool::Pool;
 use super::headers;
 use crate::client_key::{ForwardedIp, PeerAddr};
+use crate::guard::BoxError;
 use crate::proxy::config;
-use crate::serve::RequestBody;
+use crate::serve::{RequestBody, Upload};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Either, Full};
+use http_body_util::{BodyExt, Either, Empty, Full};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
-/// The upstream's body, or a short text of ours.
-pub(super) type UpstreamBody = Either<Incoming, Full<Bytes>>;
+/// The kernel asks a silent upstream after so long whether it is there, and takes one that
+/// acknowledges nothing for so long as gone.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
-type SentBody = UnsyncBoxBody<Bytes, hyper::Error>;
+/// An event stream read by us, another body read by hyper, or a short text of ours.
+pub(super) type UpstreamBody = Either<StreamBody, Either<Incoming, Full<Bytes>>>;
 
-/// One upstream of one route, with its pool of connections.
+/// A request's body on its way to the upstream.
+type BoxedBody = UnsyncBoxBody<Bytes, hyper::Error>;
+
+/// One upstream of one route, with its idle connections.
 #[derive(Clone)]
 pub(super) struct Upstream {
-    client: Client<HttpConnector, SentBody>,
+    connector: HttpConnector,
+    pool: Arc<Pool>,
     target: Arc<Target>,
 }
 
 struct Target {
     /// As it stands in the config, for the log.
     url: Uri,
-    authority: Option<Authority>,
+    /// For requests that name no host.
+    authority: Option<HeaderValue>,
     /// Put in front of the request's path; without a slash at its end.
     base: String,
     head_timeout: Duration,
@@ -53,9 +70,9 @@ struct Target {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("can not connect to the upstream")]
-    Connect(#[source] hyper_util::client::legacy::Error),
-    #[error("the upstream broke off before its response head")]
-    Broken(#[source] hyper_util::client::legacy::Error),
+    Connect(#[source] BoxError),
+    #[error("the upstream gave no proper response head")]
+    Broken(#[source] Failed),
     #[error("the upstream sent no response head in time")]
     HeadTimeout,
     #[error("the request can not be put to the upstream")]
@@ -113,16 +130,18 @@ impl Upstream {
     ) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        connector.set_keepalive(Some(Duration::from_secs(60)));
+        connector.set_keepalive(Some(KEEPALIVE));
         connector.set_connect_timeout(Some(config.connect_timeout));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(60))
-            .build(connector);
+        connector.set_keepalive_interval(Some(KEEPALIVE / 4));
+        connector.set_keepalive_retries(Some(3));
+        #[cfg(target_os = "linux")]
+        connector.set_tcp_user_timeout(Some(KEEPALIVE));
+        let authority = config.url.authority().map(Authority::as_str);
         Self {
-            client,
+            connector,
+            pool: Arc::default(),
             target: Arc::new(Target {
-                authority: config.url.authority().cloned(),
+                authority: authority.and_then(|authority| HeaderValue::from_str(authority).ok()),
                 base: config.url.path().trim_end_matches('/').to_owned(),
                 url: config.url.clone(),
                 head_timeout: config.head_timeout,
@@ -141,8 +160,11 @@ impl Upstream {
         }
         let protocol = headers::upgrade(request.headers());
         let client_side = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
+        let switches = protocol.is_some();
+        let upload = request.body().upload();
         let (request, progress) = self.request(request, protocol).map_err(Failure::Request)?;
-        let mut response = self.head(request, &progress).await?;
+        let response = self.obtain(request, &upload, switches);
+        let mut response = self.in_time(response, &progress).await?;
         let agreed = headers::upgrade(response.headers());
         headers::remove_hop_by_hop(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
@@ -154,7 +176,7 @@ impl Upstream {
             let tunnel = tunnel(client_side, upstream_side);
             self.target.tunnels.spawn(tunnel);
         }
-        Ok(response.map(Either::Left))
+        Ok(response)
     }
 
     /// The request as the upstream gets it.
@@ -162,25 +184,26 @@ impl Upstream {
         &self,
         request: Request<RequestBody>,
         protocol: Option<HeaderValue>,
-    ) -> Result<(Request<SentBody>, Progress), http::Error> {
+    ) -> Result<(Request<BoxedBody>, Progress), http::Error> {
         let (mut parts, body) = request.into_parts();
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(Scheme::HTTP);
-        uri.authority = self.target.authority.clone();
         let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        uri.path_and_query = Some(match self.target.base.as_str() {
+        let path = match self.target.base.as_str() {
             // RFC 9112 section 3.2.4: `*` is the server, whatever lies below it.
             _ if path == "*" => PathAndQuery::from_static("*"),
             "" => PathAndQuery::try_from(path)?,
             base => PathAndQuery::try_from(format!("{base}{path}"))?,
-        });
+        };
         // RFC 9112 section 3.2.2: the authority of an absolute target counts, not Host.
         if let Some(authority) = parts.uri.authority()
             && let Ok(host) = HeaderValue::from_str(authority.as_str())
         {
             parts.headers.insert(HOST, host);
         }
-        parts.uri = Uri::from_parts(uri)?;
+        if let (Some(authority), false) = (&self.target.authority, parts.headers.contains_key(HOST))
+        {
+            parts.headers.insert(HOST, authority.clone());
+        }
+        parts.uri = Uri::from(path);
         parts.version = Version::HTTP_11;
         headers::remove_hop_by_hop(&mut parts.headers);
         if let Some(protocol) = protocol {
@@ -198,23 +221,58 @@ impl Upstream {
         Ok((Request::from_parts(parts, body.boxed_unsync()), progress))
     }
 
-    /// Waits for the head, no longer than the timeout since the last of the request was sent.
-    async fn head(
+    /// By an idle connection if there is one, else by a new one.
+    async fn obtain(
         &self,
-        request: Request<SentBody>,
+        mut request: Request<BoxedBody>,
+        upload: &Upload,
+        switches: bool,
+    ) -> Result<Response<UpstreamBody>, Failure> {
+        if switches {
+            let socket = self.connect().await?;
+            return exchange::switch(socket, request)
+                .await
+                .map_err(Failure::Broken);
+        }
+        if let Some(socket) = self.pool.take() {
+            let again = repeated(&request, upload);
+            match exchange::exchange(socket, self.pool.home(), request, upload).await {
+                Ok(response) => return Ok(response),
+                // The upstream may have closed the connection while the request was on its way.
+                Err(Failed::Unsent(unsent)) => request = *unsent,
+                Err(failed @ Failed::Http(_)) => {
+                    request = again.ok_or(Failure::Broken(failed))?;
+                }
+                Err(failed) => return Err(Failure::Broken(failed)),
+            }
+        }
+        let socket = self.connect().await?;
+        exchange::exchange(socket, self.pool.home(), request, upload)
+            .await
+            .map_err(Failure::Broken)
+    }
+
+    async fn connect(&self) -> Result<TcpStream, Failure> {
+        let mut connector = self.connector.clone();
+        let failed = |error| Failure::Connect(Box::new(error));
+        std::future::poll_fn(|cx| connector.poll_ready(cx))
+            .await
+            .map_err(failed)?;
+        let connected = connector.call(self.target.url.clone()).await;
+        Ok(connected.map_err(failed)?.into_inner())
+    }
+
+    /// Waits for the head, no longer than the timeout since the last of the request was sent.
+    async fn in_time(
+        &self,
+        response: impl Future<Output = Result<Response<UpstreamBody>, Failure>>,
         progress: &Progress,
-    ) -> Result<Response<Incoming>, Failure> {
-        let response = self.client.request(request);
+    ) -> Result<Response<UpstreamBody>, Failure> {
         tokio::pin!(response);
         loop {
             let deadline = progress.last() + self.target.head_timeout;
             tokio::select! {
-                result = &mut response => {
-                    return result.map_err(|error| match error.is_connect() {
-                        true => Failure::Connect(error),
-                        false => Failure::Broken(error),
-                    });
-                }
+                result = &mut response => return result,
                 () = tokio::time::sleep_until(deadline) => {
                     if progress.last() + self.target.head_timeout <= deadline {
                         return Err(Failure::HeadTimeout);
@@ -242,8 +300,8 @@ impl Upstream {
                 "{failure}"
             );
         }
-        let mut response =
-            Response::new(Either::Right(Full::from(format!("sse-guard: {failure}\n"))));
+        let text = Full::from(format!("sse-guard: {failure}\n"));
+        let mut response = Response::new(Either::Right(Either::Right(text)));
         *response.status_mut() = status;
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, text);
@@ -269,6 +327,19 @@ impl Service<Request<RequestBody>> for Upstream {
             })
         })
     }
+}
+
+/// The same request once more, if to put it twice is to put it once and its body was empty.
+fn repeated(request: &Request<BoxedBody>, upload: &Upload) -> Option<Request<BoxedBody>> {
+    if !request.method().is_safe() || !upload.is_over() {
+        return None;
+    }
+    let nothing = Empty::new().map_err(|never| match never {});
+    let mut again = Request::new(nothing.boxed_unsync());
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.headers_mut() = request.headers().clone();
+    Some(again)
 }
 
 /// When the last part of a request's body went by.

@@ -17,10 +17,10 @@ pub struct RequestBody {
 
 /// Whether all of a request's body has been taken from the connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Upload(Arc<AtomicBool>);
+pub(crate) struct Upload(Arc<AtomicBool>);
 
 impl Upload {
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.0.load(Relaxed)
     }
 }
@@ -34,6 +34,12 @@ impl RequestBody {
         };
         body.note();
         (body, upload)
+    }
+
+    /// What tells when it has been taken.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn upload(&self) -> Upload {
+        self.upload.clone()
     }
 
     fn note(&self) {

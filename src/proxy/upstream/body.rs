@@ -1,0 +1,243 @@
+//! An event stream's body, read from the upstream's socket by ourselves.
+//!
+//! hyper makes a frame of each chunk. Here all chunks of one read are one frame, and a stream that
+//! is quiet holds no buffer: there is one per thread, for whoever has something to read.
+
+use super::chunked::{BadChunk, Chunked};
+use super::pool::Home;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, response};
+use http_body::{Body, Frame, SizeHint};
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+/// Bytes that one read takes at the most.
+const READ: usize = 16 * 1024;
+/// Room below which the buffer is not worth a read.
+const ROOM: usize = 4 * 1024;
+/// Fields of a trailer section.
+const MAX_TRAILER_FIELDS: usize = 32;
+
+thread_local! {
+    static BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+/// Reads what is there into the thread's buffer; nothing at the end of the input.
+///
+/// The room is used again once what was read before is gone: whoever keeps some of it for long
+/// should keep a copy.
+pub(super) fn read(socket: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<BytesMut>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.capacity() < ROOM {
+            buffer.reserve(READ);
+        }
+        ready!(poll_read_buf(Pin::new(socket), cx, buffer))?;
+        Poll::Ready(Ok(buffer.split()))
+    })
+}
+
+/// Why a stream's bytes are not whole.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::proxy) enum BodyError {
+    #[error("the upstream broke off")]
+    Broken,
+    #[error("the upstream's connection failed")]
+    Io(#[from] io::Error),
+    #[error("the upstream's chunks are malformed")]
+    Chunk(#[from] BadChunk),
+    #[error("the upstream's trailers are malformed")]
+    Trailers,
+}
+
+/// Why a response's head does not say where its body ends.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadFraming {
+    #[error("both Transfer-Encoding and Content-Length")]
+    Both,
+    #[error("a Transfer-Encoding other than chunked")]
+    Coding,
+    #[error("a Content-Length that is no number, or two that differ")]
+    Length,
+}
+
+/// Where a body ends.
+#[derive(Debug)]
+pub(super) enum Framing {
+    Chunked(Chunked),
+    Length(u64),
+    Close,
+}
+
+impl Framing {
+    /// RFC 9112 section 6.3, without its leniencies.
+    pub(super) fn of(head: &response::Parts) -> Result<Self, BadFraming> {
+        let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+        let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+        match (codings.next(), lengths.next()) {
+            (Some(_), Some(_)) => Err(BadFraming::Both),
+            (Some(coding), None) => {
+                let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+                match chunked && codings.next().is_none() && head.version == Version::HTTP_11 {
+                    true => Ok(Self::Chunked(Chunked::default())),
+                    false => Err(BadFraming::Coding),
+                }
+            }
+            (None, Some(length)) => {
+                if lengths.any(|other| other != length) {
+                    return Err(BadFraming::Length);
+                }
+                let digits = length.to_str().unwrap_or_default();
+                let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+                let length = digits.parse().ok().filter(|_| plain);
+                length.map(Self::Length).ok_or(BadFraming::Length)
+            }
+            (None, None) => Ok(Self::Close),
+        }
+    }
+}
+
+/// The body of an event stream.
+#[derive(Debug)]
+pub(in crate::proxy) struct StreamBody {
+    /// Until the end.
+    socket: Option<TcpStream>,
+    /// Where the socket goes then.
+    home: Option<Home>,
+    /// What came with the head.
+    ahead: BytesMut,
+    framing: Framing,
+}
+
+impl StreamBody {
+    pub(super) fn new(
+        socket: TcpStream,
+        home: Option<Home>,
+        ahead: BytesMut,
+        framing: Framing,
+    ) -> Self {
+        Self {
+            socket: Some(socket),
+            home,
+            ahead,
+            framing,
+        }
+    }
+
+    fn take(&mut self, bytes: &mut BytesMut) -> Result<bool, BodyError> {
+        let (payload, used, over) = match &mut self.framing {
+            Framing::Chunked(chunked) => {
+                let decoded = chunked.decode(bytes)?;
+                (decoded.payload, decoded.used, chunked.is_done())
+            }
+            Framing::Length(left) => {
+                let there = bytes.len();
+                let take = usize::try_from(*left).map_or(there, |left| left.min(there));
+                *left -= take as u64;
+                (take, take, *left == 0)
+            }
+            Framing::Close => (bytes.len(), bytes.len(), false),
+        };
+        if over {
+            let socket = self.socket.take();
+            // Bytes behind the message are an answer that nobody has asked for.
+            if let (Some(socket), Some(home), true) =
+                (socket, self.home.take(), used == bytes.len())
+            {
+                home.put(socket);
+            }
+        }
+        bytes.truncate(payload);
+        Ok(over)
+    }
+
+    /// The input has ended.
+    fn end(&mut self) -> Result<(), BodyError> {
+        self.socket = None;
+        match self.framing {
+            Framing::Close | Framing::Length(0) => Ok(()),
+            Framing::Chunked(_) | Framing::Length(_) => Err(BodyError::Broken),
+        }
+    }
+
+    fn trailers(&mut self) -> Option<Result<Frame<Bytes>, BodyError>> {
+        let Framing::Chunked(chunked) = &self.framing else {
+            return None;
+        };
+        let lines = chunked.trailers();
+        if lines.is_empty() {
+            return None;
+        }
+        let fields = parse(lines).ok_or(BodyError::Trailers);
+        self.framing = Framing::Close;
+        Some(fields.map(Frame::trailers))
+    }
+
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            let Some(socket) = &mut self.socket else {
+                return Poll::Ready(self.trailers());
+            };
+            let mut bytes = match self.ahead.is_empty() {
+                true => ready!(read(socket, cx))?,
+                false => std::mem::take(&mut self.ahead),
+            };
+            if bytes.is_empty() {
+                self.end()?;
+                continue;
+            }
+            self.take(&mut bytes)?;
+            if !bytes.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(bytes.freeze()))));
+            }
+        }
+    }
+}
+
+fn parse(lines: &[u8]) -> Option<HeaderMap> {
+    let mut lines = lines.to_vec();
+    lines.extend_from_slice(b"\r\n");
+    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
+    let httparse::Status::Complete((_, fields)) =
+        httparse::parse_headers(&lines, &mut fields).ok()?
+    else {
+        return None;
+    };
+    fields
+        .iter()
+        .map(|field| {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+            Some((name, HeaderValue::from_bytes(field.value).ok()?))
+        })
+        .collect()
+}
+
+impl Body for StreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(self.next(cx));
+        if matches!(frame, Some(Err(_))) {
+            self.socket = None;
+            self.framing = Framing::Close;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.socket.is_none()
+            && !matches!(&self.framing, Framing::Chunked(chunked) if !chunked.trailers().is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}

@@ -1,0 +1,305 @@
+//! A strict reader of the chunked transfer coding (RFC 9112 section 7.1).
+//!
+//! What a lenient reader makes of a doubtful chunk another reader on the way may take for something
+//! else, which is how messages are smuggled. So there are no guesses: every line ends in CRLF, sizes
+//! are hex digits and not too many, and all that is not payload has a bound.
+
+/// Digits of a chunk's size: as many as fit into 64 bits.
+const MAX_DIGITS: u8 = 16;
+/// Bytes of all chunk extensions of a message together: nobody uses them, and they could go on for
+/// ever.
+const MAX_EXTENSIONS: usize = 16 * 1024;
+/// Bytes of a trailer section.
+const MAX_TRAILERS: usize = 8 * 1024;
+
+/// What is wrong with the chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadChunk {
+    /// Not a number in hex, or none.
+    #[error("a chunk's size is no hex number")]
+    Size,
+    /// More than 64 bits.
+    #[error("a chunk's size has too many digits")]
+    Digits,
+    /// A CR without its LF, or the other way round.
+    #[error("a line of the chunked coding does not end in CRLF")]
+    LineEnd,
+    /// Payload goes on where the chunk should end.
+    #[error("a chunk is longer than its size says")]
+    Overlong,
+    /// Over the bound.
+    #[error("chunk extensions of more than {MAX_EXTENSIONS} bytes")]
+    Extensions,
+    /// Over the bound.
+    #[error("trailers of more than {MAX_TRAILERS} bytes")]
+    Trailers,
+}
+
+/// Where in the coding the next byte is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Size {
+        value: u64,
+        digits: u8,
+    },
+    /// Blanks behind the size, which some servers pad with.
+    Padding {
+        value: u64,
+    },
+    Extension {
+        value: u64,
+    },
+    SizeLf {
+        value: u64,
+    },
+    Data {
+        left: u64,
+    },
+    DataCr,
+    DataLf,
+    TrailerStart,
+    Trailer,
+    TrailerLf,
+    LastLf,
+    Done,
+}
+
+/// What came of some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// So many bytes of payload stand at the front now.
+    pub payload: usize,
+    /// So many bytes belonged to the message.
+    pub used: usize,
+}
+
+/// The reader's state between two reads.
+#[derive(Debug)]
+pub struct Chunked {
+    at: At,
+    extensions: usize,
+    trailers: Vec<u8>,
+}
+
+impl Default for Chunked {
+    fn default() -> Self {
+        Self {
+            at: At::Size {
+                value: 0,
+                digits: 0,
+            },
+            extensions: 0,
+            trailers: Vec::new(),
+        }
+    }
+}
+
+impl Chunked {
+    /// Moves the payload of all chunks in `bytes` to their front. Stops behind the message.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not the chunked coding of anything.
+    pub fn decode(&mut self, bytes: &mut [u8]) -> Result<Decoded, BadChunk> {
+        let (mut payload, mut used) = (0, 0);
+        while used < bytes.len() && self.at != At::Done {
+            if let At::Data { left } = self.at {
+                let there = bytes.len() - used;
+                let take = usize::try_from(left).map_or(there, |left| left.min(there));
+                if payload != used {
+                    bytes.copy_within(used..used + take, payload);
+                }
+                (payload, used) = (payload + take, used + take);
+                self.at = match left - take as u64 {
+                    0 => At::DataCr,
+                    left => At::Data { left },
+                };
+            } else {
+                self.at = self.step(bytes[used])?;
+                used += 1;
+            }
+        }
+        Ok(Decoded { payload, used })
+    }
+
+    fn step(&mut self, byte: u8) -> Result<At, BadChunk> {
+        Ok(match (self.at, byte) {
+            (At::Size { value, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                if digits == MAX_DIGITS {
+                    return Err(BadChunk::Digits);
+                }
+                let digit = match byte {
+                    b'0'..=b'9' => byte - b'0',
+                    _ => (byte | 0x20) - b'a' + 10,
+                };
+                At::Size {
+                    value: value << 4 | u64::from(digit),
+                    digits: digits + 1,
+                }
+            }
+            (At::Size { digits: 0, .. }, _) => return Err(BadChunk::Size),
+            (At::Size { value, .. } | At::Padding { value }, b' ' | b'\t') => {
+                self.count_extension()?;
+                At::Padding { value }
+            }
+            (At::Size { value, .. } | At::Padding { value }, b';') => At::Extension { value },
+            (At::Size { value, .. } | At::Padding { value } | At::Extension { value }, b'\r') => {
+                At::SizeLf { value }
+            }
+            (At::Size { .. } | At::Padding { .. }, _) => return Err(BadChunk::Size),
+            (At::Extension { .. }, b'\n') => return Err(BadChunk::LineEnd),
+            (At::Extension { value }, _) => {
+                self.count_extension()?;
+                At::Extension { value }
+            }
+            (At::SizeLf { value: 0 }, b'\n') => At::TrailerStart,
+            (At::SizeLf { value }, b'\n') => At::Data { left: value },
+            (At::DataCr, b'\r') => At::DataLf,
+            (At::DataLf, b'\n') => At::Size {
+                value: 0,
+                digits: 0,
+            },
+            (At::DataCr | At::DataLf, _) => return Err(BadChunk::Overlong),
+            (At::TrailerStart, b'\r') => At::LastLf,
+            (At::LastLf, b'\n') => At::Done,
+            (At::TrailerStart | At::Trailer, b'\n') => return Err(BadChunk::LineEnd),
+            (At::Trailer, b'\r') => {
+                self.keep_trailer(byte)?;
+                At::TrailerLf
+            }
+            (At::TrailerStart | At::Trailer, _) => {
+                self.keep_trailer(byte)?;
+                At::Trailer
+            }
+            (At::TrailerLf, b'\n') => {
+                self.keep_trailer(byte)?;
+                At::TrailerStart
+            }
+            (At::SizeLf { .. } | At::TrailerLf | At::LastLf, _) => return Err(BadChunk::LineEnd),
+            (at @ (At::Data { .. } | At::Done), _) => at,
+        })
+    }
+
+    fn count_extension(&mut self) -> Result<(), BadChunk> {
+        self.extensions += 1;
+        match self.extensions > MAX_EXTENSIONS {
+            true => Err(BadChunk::Extensions),
+            false => Ok(()),
+        }
+    }
+
+    fn keep_trailer(&mut self, byte: u8) -> Result<(), BadChunk> {
+        if self.trailers.len() == MAX_TRAILERS {
+            return Err(BadChunk::Trailers);
+        }
+        self.trailers.push(byte);
+        Ok(())
+    }
+
+    /// Whether the message has ended.
+    pub fn is_done(&self) -> bool {
+        self.at == At::Done
+    }
+
+    /// The lines of the trailer section.
+    pub fn trailers(&self) -> &[u8] {
+        &self.trailers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The payload, and what stands behind the message.
+    fn decode(cuts: &[&[u8]]) -> Result<(Chunked, Vec<u8>, Vec<u8>), BadChunk> {
+        let mut chunked = Chunked::default();
+        let (mut payload, mut behind) = (Vec::new(), Vec::new());
+        for cut in cuts {
+            let mut bytes = cut.to_vec();
+            let decoded = chunked.decode(&mut bytes)?;
+            payload.extend_from_slice(&bytes[..decoded.payload]);
+            behind.extend_from_slice(&cut[decoded.used..]);
+        }
+        Ok((chunked, payload, behind))
+    }
+
+    #[test]
+    fn every_cut_in_two_gives_the_same() {
+        let all = b"3\r\nabc\r\n00A;x=\"y\"\r\n0123456789\r\n1 \r\n\n\r\n0\r\nX-A: 1\r\nX-B: 2\r\n\r\nnext";
+        for cut in 0..=all.len() {
+            let (chunked, payload, behind) = decode(&[&all[..cut], &all[cut..]]).unwrap();
+            assert_eq!(payload, b"abc0123456789\n", "cut at {cut}");
+            assert_eq!(behind, b"next", "cut at {cut}");
+            assert_eq!(chunked.trailers(), b"X-A: 1\r\nX-B: 2\r\n");
+            assert!(chunked.is_done());
+        }
+    }
+
+    #[test]
+    fn doubtful_framing_is_no_framing() {
+        for (bytes, why) in [
+            (&b"\r\n"[..], BadChunk::Size),
+            (b" 3\r\nabc\r\n", BadChunk::Size),
+            (b"+3\r\nabc\r\n", BadChunk::Size),
+            (b"0x3\r\nabc\r\n", BadChunk::Size),
+            (b"3 3\r\nabc\r\n", BadChunk::Size),
+            (b"3\nabc\r\n", BadChunk::Size),
+            (b";x\r\n", BadChunk::Size),
+            (b"00000000000000003\r\nabc\r\n", BadChunk::Digits),
+            (b"fffffffffffffffff\r\n", BadChunk::Digits),
+            (b"3\rabc\r\n", BadChunk::LineEnd),
+            (b"3;x\nabc\r\n", BadChunk::LineEnd),
+            (b"3;x\ry\r\nabc\r\n", BadChunk::LineEnd),
+            (b"3\r\nabcd\r\n", BadChunk::Overlong),
+            (b"3\r\nabc\n", BadChunk::Overlong),
+            (b"3\r\nabc\rx", BadChunk::Overlong),
+            (b"0\r\nX: 1\n\r\n", BadChunk::LineEnd),
+            (b"0\r\nX: 1\r\r\n", BadChunk::LineEnd),
+            (b"0\r\n\n", BadChunk::LineEnd),
+            (b"0\r\n\rx", BadChunk::LineEnd),
+        ] {
+            let shown = String::from_utf8_lossy(bytes);
+            assert_eq!(decode(&[bytes]).unwrap_err(), why, "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_payload_has_a_bound() {
+        let long = vec![b'x'; MAX_EXTENSIONS + 1];
+        let extension = [b"1;", &long[..]].concat();
+        assert_eq!(decode(&[&extension]).unwrap_err(), BadChunk::Extensions);
+        let padding = [b"1", &vec![b' '; MAX_EXTENSIONS + 1][..]].concat();
+        assert_eq!(decode(&[&padding]).unwrap_err(), BadChunk::Extensions);
+        // Also in sum.
+        let some = [b"1;", &long[..MAX_EXTENSIONS / 2], b"\r\na\r\n"].concat();
+        assert!(decode(&[&some, &some]).is_ok());
+        assert_eq!(
+            decode(&[&some, &some, b"1;x"]).unwrap_err(),
+            BadChunk::Extensions
+        );
+        let trailers = [b"0\r\n", &long[..=MAX_TRAILERS]].concat();
+        assert_eq!(decode(&[&trailers]).unwrap_err(), BadChunk::Trailers);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_decoded(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..50), 0..8),
+            cut in 1..64_usize,
+        ) {
+            let mut wire = Vec::new();
+            for chunk in &chunks {
+                wire.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                wire.extend_from_slice(chunk);
+                wire.extend_from_slice(b"\r\n");
+            }
+            wire.extend_from_slice(b"0\r\n\r\n");
+            let cuts: Vec<&[u8]> = wire.chunks(cut).collect();
+            let (chunked, payload, behind) = decode(&cuts).unwrap();
+            prop_assert_eq!(payload, chunks.concat());
+            prop_assert!(chunked.is_done() && behind.is_empty());
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! An upstream's socket while hyper asks for the response's head.
+//!
+//! hyper reads what it can get, and would hold the start of the body. So it gets no byte past the
+//! head until somebody has decided who reads the body.
+
+use super::body::read;
+use bytes::{Buf, BytesMut};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use tokio::net::TcpStream;
+
+/// What is told to, and known of, a socket that hyper holds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gate(Arc<GateState>);
+
+#[derive(Debug, Default)]
+struct GateState {
+    open: AtomicBool,
+    blocked: AtomicBool,
+}
+
+impl Gate {
+    /// hyper may read on. Whoever opens polls hyper's connection afterwards.
+    pub(super) fn open(&self) {
+        self.0.open.store(true, Relaxed);
+    }
+
+    /// Whether something of the request waits for room in the kernel.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.0.blocked.load(Relaxed)
+    }
+}
+
+/// The socket that hyper gets.
+#[derive(Debug)]
+pub(super) struct HeadIo {
+    socket: TokioIo<TcpStream>,
+    gate: Gate,
+    scan: HeadScan,
+    /// Read, and not given to hyper yet.
+    ahead: BytesMut,
+    /// So much of `ahead` belongs to the head.
+    head: usize,
+}
+
+impl HeadIo {
+    pub(super) fn new(socket: TcpStream) -> (Self, Gate) {
+        let gate = Gate::default();
+        let io = Self {
+            socket: TokioIo::new(socket),
+            gate: gate.clone(),
+            scan: HeadScan::default(),
+            ahead: BytesMut::new(),
+            head: 0,
+        };
+        (io, gate)
+    }
+
+    /// The socket, and what was read of it behind the head.
+    pub(super) fn into_parts(self) -> (TcpStream, BytesMut) {
+        (self.socket.into_inner(), self.ahead)
+    }
+}
+
+impl Read for HeadIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            let open = this.gate.0.open.load(Relaxed);
+            if open && this.ahead.is_empty() {
+                return Pin::new(&mut this.socket).poll_read(cx, buf);
+            }
+            let there = if open { this.ahead.len() } else { this.head };
+            if there > 0 {
+                let len = there.min(buf.remaining());
+                buf.put_slice(&this.ahead[..len]);
+                this.ahead.advance(len);
+                this.head = this.head.saturating_sub(len);
+                return Poll::Ready(Ok(()));
+            }
+            if this.scan.is_over() {
+                // Nobody is woken: see `Gate::open`.
+                return Poll::Pending;
+            }
+            let bytes = ready!(read(this.socket.inner_mut(), cx))?;
+            if bytes.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            this.head = this.scan.advance(&bytes);
+            this.ahead.extend_from_slice(&bytes);
+        }
+    }
+}
+
+impl HeadIo {
+    fn note<T>(&self, result: Poll<T>) -> Poll<T> {
+        self.gate.0.blocked.store(result.is_pending(), Relaxed);
+        result
+    }
+}
+
+impl Write for HeadIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.socket).poll_write(cx, buf);
+        self.note(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        self.note(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+/// Bytes of a status line that tell whether it is an interim one: `HTTP/1.1 1`.
+const STATUS: usize = 12;
+
+/// Looks for the end of the final response's head.
+#[derive(Debug, Default)]
+struct HeadScan {
+    /// The start of the status line.
+    status: [u8; STATUS],
+    seen: usize,
+    at_line_start: bool,
+    over: bool,
+}
+
+impl HeadScan {
+    /// How many of `bytes` belong to heads.
+    fn advance(&mut self, bytes: &[u8]) -> usize {
+        for (index, &byte) in bytes.iter().enumerate() {
+            match byte {
+                // Empty lines ahead of a status line are none of its business.
+                b'\r' | b'\n' if self.seen == 0 => {}
+                b'\n' if self.at_line_start => {
+                    if !self.is_interim() {
+                        self.over = true;
+                        return index + 1;
+                    }
+                    *self = Self::default();
+                }
+                b'\n' => self.at_line_start = true,
+                b'\r' => {}
+                _ => {
+                    if let Some(place) = self.status.get_mut(self.seen) {
+                        *place = byte;
+                    }
+                    self.seen += 1;
+                    self.at_line_start = false;
+                }
+            }
+        }
+        bytes.len()
+    }
+
+    /// RFC 9110 section 15.2: another head follows, but for a switch of protocols.
+    fn is_interim(&self) -> bool {
+        let code = &self.status[STATUS - 3..];
+        self.status.starts_with(b"HTTP/1.") && code[0] == b'1' && code != b"101"
+    }
+
+    fn is_over(&self) -> bool {
+        self.over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What of `bytes` belongs to heads, whatever the cut.
+    fn head(bytes: &str) -> &str {
+        let mut lens = Vec::new();
+        for cut in 0..=bytes.len() {
+            let mut scan = HeadScan::default();
+            let first = scan.advance(&bytes.as_bytes()[..cut]);
+            let second = match scan.is_over() {
+                true => 0,
+                false => scan.advance(&bytes.as_bytes()[cut..]),
+            };
+            lens.push(first + second);
+        }
+        assert!(lens.iter().all(|len| *len == lens[0]), "{lens:?}");
+        &bytes[..lens[0]]
+    }
+
+    #[test]
+    fn the_head_ends_at_the_first_empty_line() {
+        for end in ["\r\n", "\n"] {
+            let whole = format!("HTTP/1.1 200 OK{end}A: b{end}{end}");
+            assert_eq!(head(&format!("{whole}data: 1\n\n")), whole);
+        }
+        assert_eq!(
+            head("\r\nHTTP/1.1 200\r\n\r\nx"),
+            "\r\nHTTP/1.1 200\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn interim_heads_are_not_the_last() {
+        let heads = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nA: b\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
+        assert_eq!(head(&format!("{heads}body")), heads);
+        let switch = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
+        assert_eq!(head(&format!("{switch}frames")), switch);
+    }
+}

@@ -1,0 +1,144 @@
+//! Upstream connections between two requests: bare sockets, which hold no buffer and no task.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
+
+/// Connections that are kept per upstream.
+const MOST: usize = 64;
+/// A connection is kept so long.
+const KEEP: Duration = Duration::from_secs(60);
+
+/// The idle connections to one upstream, the newest last.
+#[derive(Debug, Default)]
+pub(super) struct Pool(Arc<Mutex<Idle>>);
+
+#[derive(Debug, Default)]
+struct Idle {
+    sockets: Vec<(Instant, TcpStream)>,
+    /// Somebody waits to close the old ones.
+    watched: bool,
+}
+
+/// Where a connection goes back to, if the pool is still there by then.
+#[derive(Clone, Debug)]
+pub(super) struct Home(Weak<Mutex<Idle>>);
+
+fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
+    // Nothing under the lock can leave the list half changed.
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    pub(super) fn home(&self) -> Home {
+        Home(Arc::downgrade(&self.0))
+    }
+
+    /// A connection that the upstream has neither closed nor spoken on.
+    pub(super) fn take(&self) -> Option<TcpStream> {
+        loop {
+            let (since, socket) = lock(&self.0).sockets.pop()?;
+            if since.elapsed() < KEEP && is_quiet(&socket) {
+                return Some(socket);
+            }
+        }
+    }
+}
+
+/// What tokio knows of a socket may be older than its end. So the kernel is asked.
+fn is_quiet(socket: &TcpStream) -> bool {
+    let mut byte = [std::mem::MaybeUninit::uninit()];
+    let peeked = socket2::SockRef::from(socket).peek(&mut byte);
+    matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+impl Home {
+    pub(super) fn put(&self, socket: TcpStream) {
+        let Some(idle) = self.0.upgrade() else { return };
+        let mut list = lock(&idle);
+        if list.sockets.len() == MOST {
+            list.sockets.remove(0);
+        }
+        list.sockets.push((Instant::now(), socket));
+        if !std::mem::replace(&mut list.watched, true) {
+            tokio::spawn(close_old(self.0.clone()));
+        }
+    }
+}
+
+/// Until none is left.
+async fn close_old(idle: Weak<Mutex<Idle>>) {
+    loop {
+        let oldest = {
+            let Some(idle) = idle.upgrade() else { return };
+            let mut list = lock(&idle);
+            list.sockets.retain(|(since, _)| since.elapsed() < KEEP);
+            match list.sockets.first() {
+                Some((since, _)) => *since,
+                None => {
+                    list.watched = false;
+                    list.sockets.shrink_to_fit();
+                    return;
+                }
+            }
+        };
+        sleep_until(oldest + KEEP).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    async fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let ours = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, theirs) = tokio::join!(ours, listener.accept());
+        (ours.unwrap(), theirs.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_upstream_has_closed_or_spoken_on_is_not_used_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::default();
+        let (good, _theirs) = pair(&listener).await;
+        let (closed, closes) = pair(&listener).await;
+        let (spoken, speaks) = pair(&listener).await;
+        let address = good.local_addr().unwrap();
+        drop(closes);
+        speaks.try_write(b"x").unwrap();
+        // Loopback delivers before the call returns; tokio has not looked yet.
+        for socket in [good, closed, spoken] {
+            pool.home().put(socket);
+        }
+        assert_eq!(pool.take().unwrap().local_addr().unwrap(), address);
+        assert!(pool.take().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn old_connections_are_closed_though_nobody_asks() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::default();
+        let (ours, mut theirs) = pair(&listener).await;
+        pool.home().put(ours);
+        assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0);
+        assert!(pool.take().is_none());
+        assert!(!lock(&pool.0).watched);
+    }
+
+    #[tokio::test]
+    async fn the_newest_are_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::default();
+        let mut theirs = Vec::new();
+        for _ in 0..=MOST {
+            let (ours, other) = pair(&listener).await;
+            pool.home().put(ours);
+            theirs.push(other);
+        }
+        assert_eq!(lock(&pool.0).sockets.len(), MOST);
+        assert_eq!(theirs[0].read(&mut [0]).await.unwrap(), 0);
+    }
+}
