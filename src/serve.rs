@@ -30,6 +30,7 @@ mod encode;
 mod io;
 mod pump;
 mod talk;
+mod workers;
 
 pub use body::RequestBody;
 #[cfg(feature = "proxy")]
@@ -51,6 +52,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower_service::Service;
+pub(crate) use workers::Workers;
 
 /// Between two tries to accept when files are exhausted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -182,7 +184,7 @@ impl Server {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError> + Send,
     {
-        let mut connections = self.connections();
+        let mut connections = self.connections(Workers::here());
         tokio::select! {
             () = connections.accept(&listener, &service) => {}
             () = stop => {}
@@ -193,8 +195,9 @@ impl Server {
 }
 
 impl Server {
-    pub(crate) fn connections(&self) -> Connections {
+    pub(crate) fn connections(&self, workers: Workers) -> Connections {
         Connections {
+            workers,
             settings: Arc::new(self.settings.clone()),
             tasks: JoinSet::new(),
             stop: watch::Sender::new(()),
@@ -205,6 +208,7 @@ impl Server {
 /// The connections of a server, and the word to end them.
 pub(crate) struct Connections {
     settings: Arc<Settings>,
+    workers: Workers,
     tasks: JoinSet<()>,
     stop: watch::Sender<()>,
 }
@@ -229,8 +233,10 @@ impl Connections {
                     let stopping = self.stop.subscribe();
                     let settings = self.settings.clone();
                     let service = service.clone();
-                    self.tasks
-                        .spawn(drive(socket, peer, service, settings, stopping));
+                    let connection = |socket| drive(socket, peer, service, settings, stopping);
+                    if let Err(error) = self.workers.spawn(socket, connection, &mut self.tasks) {
+                        tracing::debug!(%error, "a client went at once");
+                    }
                 }
                 Err(error) if of_one_connection(&error) => {}
                 Err(error) => {
@@ -294,7 +300,7 @@ async fn drive<S, B>(
         let Some(taken) = Box::pin(talk).await else {
             return;
         };
-        let Some(back) = Box::pin(Pump::new(io, *taken)).await else {
+        let Some(back) = Pump::boxed(io, taken).await else {
             return;
         };
         io = back;

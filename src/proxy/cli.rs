@@ -2,8 +2,9 @@
 
 use super::config::{self, Config, Loaded};
 use super::{demo, logging, router::Router, server};
-use crate::serve::Server;
+use crate::serve::{Server, Workers};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use tokio::net::TcpListener;
 
@@ -49,7 +50,7 @@ fn run(config: &Config, demo: bool) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
+    let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
     {
@@ -71,6 +72,10 @@ fn run(config: &Config, demo: bool) -> ExitCode {
     }
 }
 
+fn threads() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
 #[derive(Debug, thiserror::Error)]
 enum RunError {
     #[error("listen = \"{address}\": {error}{hint}")]
@@ -81,6 +86,8 @@ enum RunError {
     },
     #[error("config: {0}")]
     Words(#[from] crate::wire::WordsError),
+    #[error("threads can not be started: {0}")]
+    Workers(std::io::Error),
     #[error("signals can not be received: {0}")]
     Signals(std::io::Error),
 }
@@ -119,6 +126,15 @@ async fn serve(config: &Config, is_demo: bool) -> Result<(), RunError> {
     }
     tracing::info!("listening on http://{address}");
     let server = Server::new();
-    server::run(listener, server, router, config.drain_window, signals).await;
+    let workers = Workers::start(threads()).map_err(RunError::Workers)?;
+    server::run(
+        listener,
+        server,
+        workers,
+        router,
+        config.drain_window,
+        signals,
+    )
+    .await;
     Ok(())
 }

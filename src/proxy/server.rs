@@ -1,7 +1,7 @@
 //! Serves until told to stop, and stops in good order.
 
 use super::router::{Handler, Router};
-use crate::serve::Server;
+use crate::serve::{Server, Workers};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -42,12 +42,13 @@ impl Signals {
 pub(super) async fn run(
     listener: TcpListener,
     server: Server,
+    workers: Workers,
     router: Router,
     window: Duration,
     mut signals: Signals,
 ) {
     let router = Arc::new(router);
-    let mut connections = server.connections();
+    let mut connections = server.connections(workers);
     let handler = Handler::new(&router);
     tokio::select! {
         () = connections.accept(&listener, &handler) => {}

@@ -84,7 +84,13 @@ impl Batch {
 }
 
 impl<B> Pump<B> {
-    pub(super) fn new(io: ClientIo, taken: Taken<B>) -> Self {
+    /// On the heap, and what was taken from there is freed: in a future that waits for this it would
+    /// live as long.
+    pub(super) fn boxed(io: ClientIo, taken: Box<Taken<B>>) -> Pin<Box<Self>> {
+        Box::pin(Self::new(io, *taken))
+    }
+
+    fn new(io: ClientIo, taken: Taken<B>) -> Self {
         let (parts, body) = taken.response.into_parts();
         let framing = Framing::of(taken.client.version);
         Self {

@@ -1,8 +1,9 @@
-//! Upstream connections between two requests: bare sockets, which hold no buffer and no task.
+//! Upstream connections between two requests: bare sockets, which hold no buffer and no task, and
+//! belong to no thread.
 
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 /// Connections that are kept per upstream.
@@ -36,17 +37,16 @@ impl Pool {
     }
 
     /// A connection that the upstream has neither closed nor spoken on.
-    pub(super) fn take(&self) -> Option<TcpStream> {
+    pub(super) fn take(&self) -> Option<tokio::net::TcpStream> {
         loop {
             let (since, socket) = lock(&self.0).sockets.pop()?;
             if since.elapsed() < KEEP && is_quiet(&socket) {
-                return Some(socket);
+                return tokio::net::TcpStream::from_std(socket).ok();
             }
         }
     }
 }
 
-/// What tokio knows of a socket may be older than its end. So the kernel is asked.
 fn is_quiet(socket: &TcpStream) -> bool {
     let mut byte = [std::mem::MaybeUninit::uninit()];
     let peeked = socket2::SockRef::from(socket).peek(&mut byte);
@@ -54,8 +54,10 @@ fn is_quiet(socket: &TcpStream) -> bool {
 }
 
 impl Home {
-    pub(super) fn put(&self, socket: TcpStream) {
-        let Some(idle) = self.0.upgrade() else { return };
+    pub(super) fn put(&self, socket: tokio::net::TcpStream) {
+        let (Some(idle), Ok(socket)) = (self.0.upgrade(), socket.into_std()) else {
+            return;
+        };
         let mut list = lock(&idle);
         if list.sockets.len() == MOST {
             list.sockets.remove(0);
@@ -93,6 +95,8 @@ mod tests {
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
+    use tokio::net::TcpStream;
+
     async fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
         let ours = TcpStream::connect(listener.local_addr().unwrap());
         let (ours, theirs) = tokio::join!(ours, listener.accept());
@@ -109,7 +113,7 @@ mod tests {
         let address = good.local_addr().unwrap();
         drop(closes);
         speaks.try_write(b"x").unwrap();
-        // Loopback delivers before the call returns; tokio has not looked yet.
+        // Loopback delivers before the calls return.
         for socket in [good, closed, spoken] {
             pool.home().put(socket);
         }
