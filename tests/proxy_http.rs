@@ -7,7 +7,8 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use support::{Client, End, Origin, Proxy};
 
 const CLOSE: &str = "Host: x\r\nConnection: close\r\n\r\n";
@@ -16,6 +17,12 @@ const CLOSE: &str = "Host: x\r\nConnection: close\r\n\r\n";
 fn get(proxy: &Proxy, path: &str) -> (String, Vec<u8>) {
     let mut client = proxy.ask(&format!("GET {path} HTTP/1.1\r\n{CLOSE}"));
     (client.head(), client.raw())
+}
+
+/// An address at which nobody listens.
+fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
 }
 
 fn status(head: &str) -> &str {
@@ -30,11 +37,11 @@ fn other_responses_pass_byte_for_byte() {
     let sent = body.clone();
     let origin = Origin::start(move |asked, to| {
         match asked.path.as_str() {
-        "/204" => drop(to.raw(b"HTTP/1.1 204 No Content\r\nContent-Type: text/event-stream\r\n\r\n")),
-        "/304" => drop(to.raw(b"HTTP/1.1 304 Not Modified\r\nContent-Type: text/event-stream\r\n\r\n")),
-        "/404" => drop(to.raw(b"HTTP/1.1 404 Not Found\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\r\ndata: x\n\n")),
+        "/204" => drop(to.raw(b"HTTP/1.1 204 No Content\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n")),
+        "/304" => drop(to.raw(b"HTTP/1.1 304 Not Modified\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n")),
+        "/404" => drop(to.raw(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\r\ndata: x\n\n")),
         _ => {
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n", sent.len());
+            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n", sent.len());
             to.raw(head.as_bytes());
             to.raw(&sent);
         }
@@ -77,10 +84,13 @@ fn a_compressed_stream_passes_untouched_and_is_warned_of() {
     let mut client = proxy.get("/");
     let head = client.head();
     assert!(
-        head.contains("content-length: 4\n") && !head.contains("x-accel-buffering"),
+        head.contains("content-length: 4\n") && head.contains("content-encoding: gzip\n"),
         "{head}"
     );
-    proxy.wait_for_log("sends its event stream compressed");
+    assert!(!head.contains("x-accel-buffering"), "{head}");
+    assert_eq!(client.bytes(4), b"\x1f\x8b\n\n");
+    let warning = proxy.wait_for_log("sends its event stream compressed");
+    assert!(warning.contains("\"WARN\""), "{warning}");
 }
 
 #[test]
@@ -88,7 +98,8 @@ fn a_protocol_switch_passes_and_then_bytes_both_ways() {
     let origin = Origin::start(|asked, to| {
         assert_eq!(asked.field("upgrade"), Some("websocket"));
         assert_eq!(asked.field("connection"), Some("upgrade"));
-        to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        // Its first bytes come with the head.
+        to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello");
         let came = to.body(4);
         to.raw(&came);
         to.wait_for_close();
@@ -99,10 +110,9 @@ fn a_protocol_switch_passes_and_then_bytes_both_ways() {
     let head = client.head();
     assert_eq!(status(&head), "101");
     assert!(head.contains("upgrade: websocket\n"), "{head}");
-    client.socket.write_all(b"ping").unwrap();
-    let mut back = [0; 4];
-    client.socket.read_exact(&mut back).unwrap();
-    assert_eq!(&back, b"ping");
+    assert_eq!(client.bytes(5), b"hello");
+    client.send("ping");
+    assert_eq!(client.bytes(4), b"ping");
     drop(client);
     origin.wait_for_open(0);
 }
@@ -134,6 +144,7 @@ fn a_request_body_streams() {
     let mut client = proxy.ask("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nfirst");
     // The rest is sent when the first part has arrived.
     assert_eq!(comes.recv_timeout(support::PATIENCE).unwrap(), b"first");
+    assert_eq!(origin.asked().field("content-length"), Some("10"));
     client.send("later");
     client.head();
     assert_eq!(client.rest(), (b"data: done\n\n".to_vec(), End::Clean));
@@ -141,10 +152,7 @@ fn a_request_body_streams() {
 
 #[test]
 fn an_upstream_that_is_not_there_is_a_502_with_advice_in_the_log() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let nobody = nobody();
     let proxy = Proxy::start(nobody, &[]);
     let (head, body) = get(&proxy, "/");
     assert_eq!(status(&head), "502");
@@ -154,6 +162,33 @@ fn an_upstream_that_is_not_there_is_a_502_with_advice_in_the_log() {
         line.contains("upstream.url") && line.contains(&nobody.to_string()),
         "{line}"
     );
+}
+
+/// Linux drops what does not fit into a listener's queue, so that to connect takes for ever.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_upstream_that_takes_no_connection_in_time_is_a_502() {
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    full.bind(&any.into()).unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(client) =
+        std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(200))
+    {
+        queued.push(client);
+    }
+    let flags = [
+        "--upstream-connect-timeout=50ms",
+        "--upstream-head-timeout=4s",
+    ];
+    let proxy = Proxy::start(address, &flags);
+    let (head, _) = get(&proxy, "/");
+    // Later it would be a 504.
+    assert_eq!(status(&head), "502");
+    let line = proxy.wait_for_log("\"status\":502");
+    assert!(line.contains("upstream.connect_timeout"), "{line}");
 }
 
 #[test]
@@ -175,6 +210,21 @@ fn an_upstream_that_does_not_answer_in_time_is_a_504_and_let_go() {
 }
 
 #[test]
+fn an_upstream_that_closes_a_kept_connection_when_it_is_used_again_is_no_failure() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        // Gone with the first byte of the next request.
+        let _ = to.socket.peek(&mut [0]);
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    for nth in 1..=20 {
+        let (head, body) = get(&proxy, "/");
+        assert_eq!((status(&head), &body[..]), ("200", &b"ok"[..]));
+        assert_eq!(origin.served(), nth);
+    }
+}
+
+#[test]
 fn an_http_1_0_client_gets_a_stream_that_ends_with_its_connection() {
     let origin = Origin::start(|_, to| {
         to.stream();
@@ -193,7 +243,7 @@ fn routes_choose_the_upstream_and_the_first_that_matches_counts() {
     let named = |name: &'static str| {
         Origin::start(move |_, to| {
             let head = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}",
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{name}",
                 name.len()
             );
             to.raw(head.as_bytes());
@@ -221,7 +271,7 @@ fn a_token_in_the_query_is_in_no_log_line() {
             to.chunk("data: 1\n\n");
             to.end();
         } else if asked.path.starts_with("/plain") {
-            to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
         }
     });
     let mut proxy = Proxy::start(origin.addr, &["--log-level", "trace"]);
@@ -236,5 +286,10 @@ fn a_token_in_the_query_is_in_no_log_line() {
     proxy.wait_for_log("\"status\":502");
     proxy.wait_for_log("\"path\":\"/stream\"");
     proxy.stop();
-    assert!(!proxy.log().contains("hunter2"), "{}", proxy.log());
+    let refused = Proxy::start(nobody(), &["--log-level", "trace"]);
+    refused.get("/refused?token=hunter2").head();
+    refused.wait_for_log("\"status\":502");
+    for log in [proxy.log(), refused.log()] {
+        assert!(!log.contains("hunter2"), "{log}");
+    }
 }

@@ -297,6 +297,25 @@ fn a_client_that_opens_streams_too_fast_gets_429_though_it_holds_none() {
 }
 
 #[test]
+fn clients_for_whom_there_is_no_room_get_503_until_another_has_gone() {
+    let origin = origin();
+    let flags = [
+        "--trusted-proxies=127.0.0.0/8",
+        "--limit-max-clients=1",
+        "--limit-rate=off",
+    ];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let one = || get_with(&proxy, "X-Forwarded-For: 192.0.2.1");
+    let other = || get_with(&proxy, "X-Forwarded-For: 192.0.2.2");
+    let mut streams = [one(), one()];
+    assert_eq!(streams.each_mut().map(status), [200, 200]);
+    assert_eq!(status(&mut other()), 503);
+    drop(streams);
+    let gets_in = (0..10_000).any(|_| status(&mut other()) == 200);
+    assert!(gets_in, "{}", proxy.log());
+}
+
+#[test]
 fn requests_that_are_no_streams_take_no_slot() {
     let origin = origin();
     let mut proxy = Proxy::start(origin.addr, &["--limit-per-ip", "1", "--limit-total", "1"]);

@@ -257,7 +257,7 @@ fn a_download_under_way_is_finished() {
 #[test]
 fn idle_connections_do_not_hold_it_up() {
     let origin = Origin::start(|_, to| {
-        to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     });
     let mut proxy = Proxy::start(origin.addr, &["--drain-window", "10h"]);
     let mut after_a_response = proxy.get("/");
@@ -291,4 +291,42 @@ fn a_tunnel_goes_on_within_the_window() {
     // And nothing waits for the rest of the window.
     drop(client);
     stopped(&mut proxy);
+}
+
+#[test]
+fn a_tunnel_is_cut_at_the_end_of_the_window() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        to.wait_for_close();
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "200ms"]);
+    let mut client =
+        proxy.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert!(client.head().starts_with("http/1.1 101 "));
+    terminate(&proxy);
+    assert_eq!(client.raw(), b"");
+    stopped(&mut proxy);
+    origin.wait_for_open(0);
+}
+
+#[test]
+fn a_hangup_ends_nothing() {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let origin = Origin::start(move |_, to| {
+        to.stream();
+        to.chunk("data: 1\n\n");
+        wait.wait();
+        to.chunk("data: 2\n\n");
+        to.end();
+    });
+    let mut proxy = Proxy::start(origin.addr, &[]);
+    let mut before = begun(proxy.get("/"));
+    proxy.signal("-HUP");
+    let mut after = begun(proxy.get("/"));
+    gate.open();
+    for client in [&mut before, &mut after] {
+        assert_eq!(client.rest(), (b"data: 2\n\n".to_vec(), End::Clean));
+    }
+    assert_eq!(proxy.stop()["opened"], 2);
 }

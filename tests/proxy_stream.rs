@@ -139,7 +139,11 @@ fn an_old_stream_ends_between_events_with_a_retry_and_its_connection_lives_on() 
         to.chunk("data: 1\n\ndata: ha");
         to.wait_for_close();
     });
-    let flags = ["--rotation-max-age", "50ms", "--heartbeat-interval", "10ms"];
+    let flags = [
+        "--rotation-max-age=200ms",
+        "--heartbeat-interval=10ms",
+        "--limit-per-ip=1",
+    ];
     let proxy = Proxy::start(origin.addr, &flags);
     let mut client = proxy.get("/");
     for _ in 0..3 {
@@ -282,7 +286,7 @@ fn the_head_of_a_stream_says_what_those_on_the_way_need_to_hear() {
         let more = match asked.path.as_str() {
             "/no-store" => "Cache-Control: private, no-store\r\n",
             _ => {
-                "Cache-Control: max-age=60\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n"
+                "Cache-Control: max-age=60\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n"
             }
         };
         let head = "HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream;charset=utf-8\r\nContent-Length: 9\r\n";

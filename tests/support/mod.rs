@@ -1,16 +1,24 @@
 //! The real binary, an origin that sends just the bytes it is told to, and a client that sees the
 //! bytes that come: all on plain sockets, so that neither side hides anything.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each test binary uses its part"
+)]
 #![allow(
     clippy::unwrap_used,
     reason = "a failed expectation is how a test fails"
 )]
 
+mod origin;
+
+pub use origin::{Answer, Asked, Origin};
+
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -36,8 +44,13 @@ impl Proxy {
 
     /// On a free port, with just these flags.
     pub fn with_flags(flags: &[&str]) -> Self {
+        Self::listening("127.0.0.1:0", flags)
+    }
+
+    /// On this address, with just these flags.
+    pub fn listening(address: &str, flags: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sse-guard"))
-            .args(["--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(["--listen", address, "--log-format", "json"])
             .args(flags)
             .env_clear()
             .stdout(Stdio::null())
@@ -235,6 +248,13 @@ impl Client {
         }
     }
 
+    /// Exactly so many bytes, as they are.
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.reader.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
     /// Everything up to the end of the connection, as it is.
     pub fn raw(&mut self) -> Vec<u8> {
         let mut seen = Vec::new();
@@ -242,157 +262,4 @@ impl Client {
         in_time(self.reader.read_to_end(&mut seen));
         seen
     }
-}
-
-/// A request, as it came to the origin.
-#[derive(Clone, Debug)]
-pub struct Asked {
-    /// Request line and fields, with `\n` for line ends.
-    pub head: String,
-    pub path: String,
-}
-
-impl Asked {
-    /// The value of a field.
-    pub fn field(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| {
-            let (field, value) = line.split_once(':')?;
-            field.eq_ignore_ascii_case(name).then_some(value.trim())
-        })
-    }
-}
-
-/// An upstream: each connection is one request, answered by a function that writes what it likes.
-pub struct Origin {
-    pub addr: SocketAddr,
-    open: Arc<(Mutex<usize>, Condvar)>,
-    served: Arc<AtomicUsize>,
-    asked: Arc<Mutex<Vec<Asked>>>,
-}
-
-/// The connection to whoever asked the origin.
-pub struct Answer {
-    pub socket: TcpStream,
-    reader: BufReader<TcpStream>,
-}
-
-impl Answer {
-    /// Bytes as they are. Whether they were taken.
-    pub fn raw(&mut self, bytes: &[u8]) -> bool {
-        self.socket.write_all(bytes).is_ok()
-    }
-
-    /// The head of a chunked event stream.
-    pub fn stream(&mut self) -> bool {
-        self.raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-    }
-
-    /// One HTTP chunk.
-    pub fn chunk(&mut self, data: impl AsRef<[u8]>) -> bool {
-        let data = data.as_ref();
-        let mut bytes = format!("{:x}\r\n", data.len()).into_bytes();
-        bytes.extend_from_slice(data);
-        bytes.extend_from_slice(b"\r\n");
-        self.raw(&bytes)
-    }
-
-    /// The last chunk: the proper end of the message.
-    pub fn end(&mut self) -> bool {
-        self.raw(b"0\r\n\r\n")
-    }
-
-    /// Takes exactly so many bytes of the request's body as they come.
-    pub fn body(&mut self, len: usize) -> Vec<u8> {
-        let mut body = vec![0; len];
-        self.reader.read_exact(&mut body).unwrap();
-        body
-    }
-
-    /// Waits until the other side is gone. Whether it went in time.
-    pub fn wait_for_close(&mut self) -> bool {
-        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut rest = Vec::new();
-        match self.reader.read_to_end(&mut rest) {
-            Ok(_) => true,
-            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
-        }
-    }
-}
-
-impl Origin {
-    /// On a free port; `answer` runs on a thread of its own for each request.
-    pub fn start(answer: impl Fn(Asked, &mut Answer) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let origin = Self {
-            addr: listener.local_addr().unwrap(),
-            open: Arc::default(),
-            served: Arc::default(),
-            asked: Arc::default(),
-        };
-        let (open, served, asked) = (
-            origin.open.clone(),
-            origin.served.clone(),
-            origin.asked.clone(),
-        );
-        let answer = Arc::new(answer);
-        thread::spawn(move || {
-            for socket in listener.incoming().map_while(Result::ok) {
-                let (answer, open) = (answer.clone(), open.clone());
-                let (served, asked) = (served.clone(), asked.clone());
-                *open.0.lock().unwrap() += 1;
-                open.1.notify_all();
-                thread::spawn(move || {
-                    socket.set_nodelay(true).unwrap();
-                    let mut reader = BufReader::new(socket.try_clone().unwrap());
-                    if let Some(request) = read_request(&mut reader) {
-                        served.fetch_add(1, SeqCst);
-                        asked.lock().unwrap().push(request.clone());
-                        let mut to = Answer { socket, reader };
-                        answer(request, &mut to);
-                        let _ = to.socket.shutdown(Shutdown::Both);
-                    }
-                    *open.0.lock().unwrap() -= 1;
-                    open.1.notify_all();
-                });
-            }
-        });
-        origin
-    }
-
-    /// Requests that came.
-    pub fn served(&self) -> usize {
-        self.served.load(SeqCst)
-    }
-
-    /// The last request that came.
-    pub fn asked(&self) -> Asked {
-        self.asked.lock().unwrap().last().unwrap().clone()
-    }
-
-    /// Waits until so many connections are open, and asserts that it comes to that.
-    pub fn wait_for_open(&self, count: usize) {
-        let (open, changed) = &*self.open;
-        let (open, _) = changed
-            .wait_timeout_while(open.lock().unwrap(), PATIENCE, |open| *open != count)
-            .unwrap();
-        assert_eq!(*open, count, "connections open at the origin");
-    }
-}
-
-fn read_request(reader: &mut impl BufRead) -> Option<Asked> {
-    let mut head = String::new();
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line).ok()? == 0 {
-            return None;
-        }
-        let line = line.trim_end();
-        if line.is_empty() {
-            break;
-        }
-        head.push_str(line);
-        head.push('\n');
-    }
-    let path = head.split(' ').nth(1)?.to_owned();
-    Some(Asked { head, path })
 }

@@ -1,0 +1,179 @@
+//! Heads through the real binary: who is said to ask, and what concerns one connection alone.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
+mod support;
+
+use support::{Asked, Client, Origin, Proxy};
+
+/// An origin that answers everything with this.
+fn says(response: &'static str) -> Origin {
+    Origin::start(move |_, to| {
+        to.raw(response.as_bytes());
+    })
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// What the origin gets when a client sends these fields.
+fn put(origin: &Origin, flags: &[&str], fields: &str) -> Asked {
+    let proxy = Proxy::start(origin.addr, flags);
+    let mut client = proxy.ask(&format!(
+        "GET / HTTP/1.1\r\nHost: site.test\r\n{fields}\r\n\r\n"
+    ));
+    assert!(client.head().starts_with("http/1.1 200 ok\n"));
+    origin.asked()
+}
+
+#[track_caller]
+fn assert_fields(asked: &Asked, expected: &[(&str, Option<&str>)]) {
+    for &(name, value) in expected {
+        assert_eq!(asked.field(name), value, "{name} of {}", asked.head);
+        let lines = asked.head.lines().skip(1);
+        let count = lines
+            .filter(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")))
+            .count();
+        assert_eq!(
+            count,
+            usize::from(value.is_some()),
+            "{name}, {}",
+            asked.head
+        );
+    }
+}
+
+const CLAIMS: &str = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.2\r\n\
+                      Forwarded: for=192.0.2.3\r\nForwarded: for=192.0.2.4;proto=https\r\n\
+                      X-Forwarded-Proto: https\r\nX-Forwarded-Host: public.test";
+
+#[test]
+fn what_a_stranger_says_of_itself_does_not_reach_the_upstream() {
+    let fields = format!("{CLAIMS}\r\nX-Forwarded-Prefix: /x\r\nX-Real-IP: 192.0.2.5");
+    let asked = put(&says(OK), &[], &fields);
+    assert_fields(
+        &asked,
+        &[
+            ("x-forwarded-for", Some("127.0.0.1")),
+            (
+                "forwarded",
+                Some("for=127.0.0.1;host=\"site.test\";proto=http"),
+            ),
+            ("x-forwarded-proto", Some("http")),
+            ("x-forwarded-host", Some("site.test")),
+            ("x-forwarded-prefix", None),
+            ("x-real-ip", None),
+        ],
+    );
+    assert!(!asked.head.contains("192.0.2."), "{}", asked.head);
+}
+
+#[test]
+fn what_a_trusted_proxy_says_is_extended_in_the_header_that_is_its_own() {
+    let own = "for=127.0.0.1;host=\"site.test\";proto=http";
+    let all = format!("for=192.0.2.3, for=192.0.2.4;proto=https, {own}");
+    for (header, list, forwarded) in [
+        ("x-forwarded-for", "192.0.2.1, 192.0.2.2, 127.0.0.1", own),
+        ("forwarded", "127.0.0.1", &all),
+    ] {
+        let flags = ["--trusted-proxies=127.0.0.0/8", "--trusted-header", header];
+        let asked = put(&says(OK), &flags, CLAIMS);
+        assert_fields(
+            &asked,
+            &[
+                ("x-forwarded-for", Some(list)),
+                ("forwarded", Some(forwarded)),
+                ("x-forwarded-proto", Some("https")),
+                ("x-forwarded-host", Some("public.test")),
+            ],
+        );
+    }
+}
+
+#[test]
+fn the_authority_of_an_absolute_target_is_the_host() {
+    let origin = says(OK);
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client =
+        proxy.ask("GET http://real.test:8000/a?b=c HTTP/1.1\r\nHost: lie.test\r\n\r\n");
+    assert!(client.head().starts_with("http/1.1 200 ok\n"));
+    let asked = origin.asked();
+    assert!(
+        asked.head.starts_with("GET /a?b=c HTTP/1.1\n"),
+        "{}",
+        asked.head
+    );
+    assert_fields(
+        &asked,
+        &[
+            ("host", Some("real.test:8000")),
+            ("x-forwarded-host", Some("real.test:8000")),
+        ],
+    );
+}
+
+#[test]
+fn what_concerns_the_clients_connection_alone_does_not_reach_the_upstream() {
+    let fields = "Connection: X-Hop, keep-alive\r\nConnection: close\r\nX-Hop: 1\r\n\
+                  Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: trailers\r\n\
+                  Proxy-Authorization: Basic eDp5\r\nX-Other: 2";
+    assert_fields(
+        &put(&says(OK), &[], fields),
+        &[
+            ("connection", None),
+            ("x-hop", None),
+            ("keep-alive", None),
+            ("proxy-connection", None),
+            ("te", None),
+            ("proxy-authorization", None),
+            ("x-other", Some("2")),
+        ],
+    );
+}
+
+#[test]
+fn a_response_keeps_its_head_but_for_what_concerns_the_upstreams_connection() {
+    let origin = says(
+        "HTTP/1.1 201 Made\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nETag: \"x\"\r\n\
+         Cache-Control: max-age=60\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
+         Connection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n\r\nok",
+    );
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client = Client::connect(proxy.addr);
+    // The client's connection outlives the upstream's.
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        let head = client.head();
+        let mut lines: Vec<&str> = head.lines().filter(|l| !l.starts_with("date:")).collect();
+        lines[1..].sort_unstable();
+        assert!(lines[0].starts_with("http/1.1 201 "), "{head}");
+        assert_eq!(
+            lines[1..],
+            [
+                "cache-control: max-age=60",
+                "content-length: 2",
+                "content-type: text/plain",
+                "etag: \"x\"",
+                "set-cookie: a=1",
+                "set-cookie: b=2",
+            ]
+        );
+        assert_eq!(client.bytes(2), b"ok");
+    }
+}
+
+#[test]
+fn a_switch_to_another_protocol_than_websocket_is_not_asked_of_the_upstream() {
+    let origin = says(OK);
+    let fields = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk";
+    assert_fields(
+        &put(&origin, &[], fields),
+        &[
+            ("connection", None),
+            ("upgrade", None),
+            ("http2-settings", None),
+        ],
+    );
+}
