@@ -41,7 +41,6 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use io::ClientIo;
-use pump::Pump;
 use socket2::{SockRef, TcpKeepalive};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -297,10 +296,10 @@ async fn drive<S, B>(
     loop {
         // On the heap each, so that a quiet stream does not hold the room of a request's parsing.
         let talk = talk(&io, peer, service.clone(), &settings, stopping.clone());
-        let Some(taken) = Box::pin(talk).await else {
+        let Some(pump) = Box::pin(talk).await else {
             return;
         };
-        let Some(back) = Pump::boxed(io, taken).await else {
+        let Some(back) = pump.await else {
             return;
         };
         io = back;

@@ -5,10 +5,11 @@
 
 use super::encode::{self, CRLF, ChunkSize, Framing, LAST_CHUNK};
 use super::io::{ClientIo, Stalled};
-use super::talk::Taken;
+use super::talk::Client;
 use crate::guard::BoxError;
 use crate::stream::{EndReason, Stream};
 use bytes::Bytes;
+use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::future::Future;
@@ -84,22 +85,16 @@ impl Batch {
 }
 
 impl<B> Pump<B> {
-    /// On the heap, and what was taken from there is freed: in a future that waits for this it would
-    /// live as long.
-    pub(super) fn boxed(io: ClientIo, taken: Box<Taken<B>>) -> Pin<Box<Self>> {
-        Box::pin(Self::new(io, *taken))
-    }
-
-    fn new(io: ClientIo, taken: Taken<B>) -> Self {
-        let (parts, body) = taken.response.into_parts();
-        let framing = Framing::of(taken.client.version);
+    pub(super) fn new(io: ClientIo, response: Response<B>, client: Client) -> Self {
+        let (parts, body) = response.into_parts();
+        let framing = Framing::of(client.version);
         Self {
             io,
             body: Some(body),
             stream: parts.extensions.get::<Stream>().cloned(),
             framing,
-            keep_alive: framing == Framing::Chunked && !taken.client.closes,
-            wants_trailers: taken.client.takes_trailers,
+            keep_alive: framing == Framing::Chunked && !client.closes,
+            wants_trailers: client.takes_trailers,
             state: State::Head(encode::head(parts.status, &parts.headers, framing)),
             left: Vec::new(),
             sent: 0,

@@ -4,6 +4,7 @@
 use super::Settings;
 use super::body::{RequestBody, Upload};
 use super::io::ClientIo;
+use super::pump::Pump;
 use crate::client_key::PeerAddr;
 use crate::guard::BoxError;
 use crate::head::{Asked, Kind};
@@ -21,12 +22,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use tokio::sync::watch;
 use tower_service::Service;
-
-/// A response that is taken from hyper, and what its client said of the connection.
-pub(super) struct Taken<B> {
-    pub(super) response: Response<B>,
-    pub(super) client: Client,
-}
 
 /// What a request says about the way its response is to come.
 #[derive(Clone, Copy)]
@@ -71,7 +66,7 @@ enum Note<B> {
     /// A request has been asked, with its body's state.
     Asked(Upload),
     /// Its response is an event stream.
-    Stream(Box<Taken<B>>),
+    Stream(Pin<Box<Pump<B>>>),
 }
 
 impl<B> Desk<B> {
@@ -83,9 +78,9 @@ impl<B> Desk<B> {
         *self.note() = note;
     }
 
-    fn take(&self) -> Option<Box<Taken<B>>> {
+    fn take(&self) -> Option<Pin<Box<Pump<B>>>> {
         match std::mem::replace(&mut *self.note(), Note::Idle) {
-            Note::Stream(taken) => Some(taken),
+            Note::Stream(pump) => Some(pump),
             Note::Idle | Note::Asked(_) => None,
         }
     }
@@ -94,6 +89,7 @@ impl<B> Desk<B> {
 /// The service as hyper calls it.
 struct Attendant<S, B> {
     service: S,
+    io: ClientIo,
     peer: SocketAddr,
     desk: Desk<B>,
 }
@@ -122,7 +118,7 @@ where
             .extensions
             .insert(axum::extract::ConnectInfo(self.peer));
         let mut service = self.service.clone();
-        let desk = self.desk.clone();
+        let (desk, io) = (self.desk.clone(), self.io.clone());
         Box::pin(async move {
             poll_fn(|cx| service.poll_ready(cx)).await?;
             let response = service.call(Request::from_parts(parts, body)).await?;
@@ -133,8 +129,7 @@ where
             let response = Response::from_parts(parts, body);
             // While the request's body is coming, its connection can not change hands.
             if is_stream && upload.is_over() {
-                let taken = Taken { response, client };
-                desk.leave(Note::Stream(Box::new(taken)));
+                desk.leave(Note::Stream(Box::pin(Pump::new(io, response, client))));
                 // The connection is taken from hyper meanwhile, and this future dropped.
                 return std::future::pending().await;
             }
@@ -145,14 +140,14 @@ where
 }
 
 /// Has hyper serve `io`, until the connection is over or a response is an event stream: then the
-/// socket comes back together with it.
+/// socket is the pump's.
 pub(super) async fn talk<S, B>(
     io: &ClientIo,
     peer: SocketAddr,
     service: S,
     settings: &Settings,
     mut stopping: watch::Receiver<()>,
-) -> Option<Box<Taken<B>>>
+) -> Option<Pin<Box<Pump<B>>>>
 where
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
@@ -163,6 +158,7 @@ where
     let desk = Desk(Arc::new(Mutex::new(Note::Idle)));
     let attendant = Attendant {
         service,
+        io: io.clone(),
         peer,
         desk: desk.clone(),
     };
