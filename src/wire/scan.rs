@@ -5,6 +5,8 @@ use memchr::memchr2;
 /// Of a line or a name that is cut between two calls so much is kept.
 const KEEP: usize = 1024;
 
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
 /// An event as it stood on the wire, borrowed from the bytes that were scanned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawEvent<'a> {
@@ -20,8 +22,9 @@ pub struct RawEvent<'a> {
 
 /// Finds the events in the bytes that pass.
 ///
-/// Reads in place and allocates only while an event is cut between two calls, a bounded amount:
-/// of a field's value that is itself cut, the first KiB.
+/// Reads in place and allocates only while an event is cut between two calls, a bounded amount: of
+/// a line that is cut, and of each value in an event that is, the first KiB. What lies beyond is not
+/// looked at, so that a NUL there does not make an `id` one to be ignored.
 ///
 /// ```
 /// use sse_guard::wire::Scanner;
@@ -34,7 +37,10 @@ pub struct RawEvent<'a> {
 /// ```
 #[derive(Debug, Default)]
 pub struct Scanner {
+    /// Whether a byte order mark has come is settled.
     started: bool,
+    /// So many bytes of one have come.
+    mark: usize,
     behind_cr: bool,
     cut: Option<Box<Cut>>,
 }
@@ -82,10 +88,16 @@ fn value(rest: &[u8]) -> Option<&[u8]> {
 impl Scanner {
     /// Calls `found` for each event that ends in `bytes`, which follow those of the last call.
     pub fn scan(&mut self, bytes: &[u8], mut found: impl FnMut(RawEvent<'_>)) {
+        // No bytes settle nothing, neither a mark nor whether an LF follows a CR.
+        if bytes.is_empty() {
+            return;
+        }
         let mut rest = bytes;
-        if !self.started && !rest.is_empty() {
-            self.started = true;
-            rest = rest.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(rest);
+        if !self.started {
+            let Some(behind) = self.behind_mark(rest) else {
+                return;
+            };
+            rest = behind;
         }
         if std::mem::take(&mut self.behind_cr) {
             rest = rest.strip_prefix(b"\n").unwrap_or(rest);
@@ -134,6 +146,25 @@ impl Scanner {
         if !event.is_empty() || fields.has_data || fields.name.is_some() || fields.id.is_some() {
             self.keep(fields, &rest[..rest.len().min(KEEP)]);
         }
+    }
+
+    /// What follows the byte order mark, if one is there; `None` while it may yet become one.
+    fn behind_mark<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let (came, missing) = BOM.split_at(self.mark);
+        if bytes.len() < missing.len() && missing.starts_with(bytes) {
+            self.mark += bytes.len();
+            return None;
+        }
+        self.started = true;
+        let behind = bytes.strip_prefix(missing);
+        if behind.is_none() && !came.is_empty() {
+            // It was none, but how the first line starts.
+            self.cut = Some(Box::new(Cut {
+                line: came.to_vec(),
+                ..Cut::default()
+            }));
+        }
+        Some(behind.unwrap_or(bytes))
     }
 
     /// `at` starts with a CR or an LF: what follows the line end.
@@ -207,6 +238,22 @@ mod tests {
         ] {
             assert_eq!(scan(&[stream.as_bytes()]), [expected], "{stream:?}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_one_however_it_is_cut() {
+        let chunks: [&[u8]; 4] = [b"\xEF", b"\xBB", b"", b"\xBFdata: x\n\n"];
+        assert_eq!(scan(&chunks), [seen(None, None, true)]);
+        let broken: [&[u8]; 2] = [b"\xEF\xBB", b"data: x\n\ndata: y\n\n"];
+        let expected = [seen(None, None, false), seen(None, None, true)];
+        assert_eq!(scan(&broken), expected);
+        assert_eq!(scan(&[&broken.concat()]), expected);
+    }
+
+    #[test]
+    fn nothing_between_the_halves_of_a_crlf_makes_no_line() {
+        let chunks: [&[u8]; 5] = [b"data: x\r", b"", b"\ndata: y\r\n\r", b"", b"\n"];
+        assert_eq!(scan(&chunks), [seen(None, None, true)]);
     }
 
     #[test]
