@@ -22,7 +22,8 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 ///   the line already.
 ///
 /// A chunk that ends at a boundary leaves as it is: no copy and no look at more than its last
-/// bytes. At most the bound is held, and nothing is held while no event is cut.
+/// bytes. At most the bound is held (but always what may become a byte order mark, up to two
+/// bytes), and nothing is held while no event is cut.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -122,7 +123,7 @@ impl Aligner {
             self.oversize = true;
             let mut held = std::mem::take(&mut self.held);
             // So little may be a part of the mark, which must not leave in two pieces.
-            if held.len() < BOM.len() {
+            if (1..BOM.len()).contains(&held.len()) {
                 held.extend_from_slice(&chunk);
                 chunk.clear();
             }
@@ -179,7 +180,8 @@ impl Aligner {
         std::mem::take(&mut self.held).len()
     }
 
-    /// Whether what has left ends at an event boundary.
+    /// Whether what has left ends at an event boundary, once all that is ready has been taken with
+    /// [`pop`](Self::pop).
     pub fn at_boundary(&self) -> bool {
         !self.held.is_empty() || self.position.at_boundary()
     }
@@ -225,6 +227,19 @@ mod tests {
             assert_eq!(left.as_ptr(), chunk.as_ptr());
             assert_eq!(left.len(), chunk.len());
             assert_eq!(aligner.held(), 0);
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_held_no_chunk_is_copied() {
+        let mut aligner = Aligner::with_hold(0);
+        for chunk in [&b"\xEF\xBB\xBF"[..], b"data: 1", b"2\n\ndata: 3"] {
+            let chunk = Bytes::copy_from_slice(chunk);
+            aligner.push(chunk.clone());
+            assert_eq!(aligner.pop().unwrap().as_ptr(), chunk.as_ptr());
+            while let Some(piece) = aligner.pop() {
+                assert!(chunk.as_ptr_range().contains(&piece.as_ptr()));
+            }
         }
     }
 
