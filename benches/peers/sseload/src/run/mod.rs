@@ -1,0 +1,7 @@
+//! The workloads.
+
+pub mod churn;
+pub mod idle;
+pub mod latency;
+pub mod slow;
+pub mod throughput;
