@@ -30,6 +30,76 @@ fn status(head: &str) -> &str {
 }
 
 #[test]
+fn a_switch_that_nobody_asked_for_is_a_502() {
+    let origin = Origin::start(|_, to| {
+        to.raw(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\nfoo",
+        );
+        to.wait_for_close();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let (head, body) = get(&proxy, "/");
+    assert_eq!(status(&head), "502");
+    assert_eq!(
+        body,
+        b"sse-guard: the upstream switched protocols unasked\n"
+    );
+}
+
+#[test]
+fn a_body_that_is_too_long_is_a_413_told_before_or_not() {
+    let origin = Origin::start(|asked, to| {
+        if asked.path == "/" {
+            to.body(5);
+            to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        } else {
+            to.wait_for_close();
+        }
+    });
+    let proxy = Proxy::start(origin.addr, &["--upstream-max-body", "5B"]);
+    for (path, body, code) in [
+        ("/", "Content-Length: 5\r\n\r\n12345", "200"),
+        ("/long", "Content-Length: 6\r\n\r\n123456", "413"),
+        (
+            "/long",
+            "Transfer-Encoding: chunked\r\n\r\n3\r\n123\r\n3\r\n456\r\n0\r\n\r\n",
+            "413",
+        ),
+    ] {
+        let mut client = proxy.ask(&format!("POST {path} HTTP/1.1\r\nHost: x\r\n{body}"));
+        assert_eq!(status(&client.head()), code);
+    }
+}
+
+#[test]
+fn more_requests_than_may_wait_for_the_upstream_get_a_503() {
+    let origin = Origin::start(|asked, to| {
+        if asked.path == "/slow" {
+            to.wait_for_close();
+        } else {
+            to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let flags = ["--upstream-max-waiting", "1", "--limit-retry-after", "7s"];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let waits = proxy.get("/slow");
+    origin.wait_for_open(1);
+    let (head, body) = get(&proxy, "/");
+    assert_eq!(status(&head), "503");
+    assert!(head.contains("retry-after: 7\n"), "{head}");
+    assert_eq!(
+        body,
+        b"sse-guard: too many requests wait for the upstream already\n"
+    );
+    drop(waits);
+    origin.wait_for_open(0);
+    let mut next = proxy.get("/");
+    while status(&next.head()) != "200" {
+        next = proxy.get("/");
+    }
+}
+
+#[test]
 fn other_responses_pass_byte_for_byte() {
     let body: Vec<u8> = (0..1 << 20)
         .map(|n: u32| n.to_le_bytes()[n as usize % 3])

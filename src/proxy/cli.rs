@@ -72,8 +72,22 @@ fn run(config: &Config, demo: bool) -> ExitCode {
     }
 }
 
-fn threads() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+fn threads(config: &Config) -> NonZeroUsize {
+    let given = config.threads.and_then(|count| count.try_into().ok());
+    given
+        .or_else(|| std::thread::available_parallelism().ok())
+        .unwrap_or(NonZeroUsize::MIN)
+}
+
+fn client(config: &config::Client) -> Server {
+    Server::new()
+        .head_timeout(config.head_timeout)
+        .max_head(config.max_head)
+        .write_stall(config.write_stall)
+        .unsent(config.unsent)
+        .send_buffer(config.send_buffer)
+        .keepalive(config.keepalive)
+        .user_timeout(config.user_timeout)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -125,8 +139,8 @@ async fn serve(config: &Config, is_demo: bool) -> Result<(), RunError> {
         tracing::info!(path = %route.path, upstream = %route.settings.upstream.url, "route");
     }
     tracing::info!("listening on http://{address}");
-    let server = Server::new();
-    let workers = Workers::start(threads()).map_err(RunError::Workers)?;
+    let server = client(&config.client);
+    let workers = Workers::start(threads(config)).map_err(RunError::Workers)?;
     server::run(
         listener,
         server,

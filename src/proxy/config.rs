@@ -39,7 +39,7 @@ pub use keys::{KEYS, Key, Kind};
 pub use mistake::{ConfigError, Mistake, Place};
 pub use route::RoutePath;
 pub use settings::{
-    Config, Heartbeat, Idle, IdleAction, Level, Limit, Log, LogFormat, Rate, Reject, Rotation,
-    Route, Settings, Style, TrustedHeader, Upstream,
+    Client, Config, Heartbeat, Idle, IdleAction, Level, Limit, Log, LogFormat, Rate, Reject,
+    Rotation, Route, Settings, Style, TrustedHeader, Upstream,
 };
 pub use source::Loaded;

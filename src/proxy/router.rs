@@ -91,11 +91,7 @@ impl Router {
             routes.push(Route {
                 path: route.path.clone(),
                 metrics,
-                service: layer.layer(Upstream::new(
-                    &settings.upstream,
-                    clients.clone(),
-                    tunnels.clone(),
-                )),
+                service: layer.layer(Upstream::new(settings, clients.clone(), tunnels.clone())),
             });
         }
         Ok(Self {

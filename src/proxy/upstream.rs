@@ -3,11 +3,13 @@
 mod body;
 pub mod chunked;
 mod exchange;
+mod failure;
 mod head_io;
 mod pool;
 
 use self::body::StreamBody;
 use self::exchange::Failed;
+use self::failure::Failure;
 use self::pool::Pool;
 use super::headers;
 use crate::client_key::{ForwardedIp, PeerAddr};
@@ -15,22 +17,23 @@ use crate::guard::BoxError;
 use crate::proxy::config;
 use crate::serve::{RequestBody, Upload};
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::HOST;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Either, Empty, Full};
+use http_body_util::{BodyExt, Either, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
-use std::error::Error;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
@@ -43,7 +46,7 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 pub(super) type UpstreamBody = Either<StreamBody, Either<Incoming, Full<Bytes>>>;
 
 /// A request's body on its way to the upstream.
-type BoxedBody = UnsyncBoxBody<Bytes, hyper::Error>;
+type BoxedBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// One upstream of one route, with its idle connections.
 #[derive(Clone)]
@@ -61,73 +64,22 @@ struct Target {
     /// Put in front of the request's path; without a slash at its end.
     base: String,
     head_timeout: Duration,
+    waiting: Option<Semaphore>,
+    max_body: Option<u64>,
+    /// For those who can not wait any more.
+    retry_after: HeaderValue,
     trusted: ForwardedIp,
     tunnels: TaskTracker,
-}
-
-/// Why there is no response of the upstream. The client is told the kind, the log the cause and
-/// what to do.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("can not connect to the upstream")]
-    Connect(#[source] BoxError),
-    #[error("the upstream gave no proper response head")]
-    Broken(#[source] Failed),
-    #[error("the upstream sent no response head in time")]
-    HeadTimeout,
-    #[error("the request can not be put to the upstream")]
-    Request(#[source] http::Error),
-    #[error("this proxy opens no tunnels")]
-    Connects,
-}
-
-impl Failure {
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::Connect(_) | Self::Broken(_) => StatusCode::BAD_GATEWAY,
-            Self::HeadTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Request(_) => StatusCode::BAD_REQUEST,
-            Self::Connects => StatusCode::METHOD_NOT_ALLOWED,
-        }
-    }
-
-    /// For the operator, who can do something about those of the upstream.
-    fn advice(&self) -> &'static str {
-        match self {
-            Self::Connect(_) => {
-                "is it running, and does upstream.url name its address? upstream.connect_timeout \
-                 bounds the wait"
-            }
-            Self::Broken(_) => "see the upstream's own log",
-            Self::HeadTimeout => {
-                "if it needs longer to think, raise upstream.head_timeout; else see its own log"
-            }
-            Self::Request(_) | Self::Connects => "the client has to mend its request",
-        }
-    }
-
-    /// The whole chain of causes on one line.
-    fn cause(&self) -> String {
-        let mut cause = String::new();
-        let mut next = self.source();
-        while let Some(error) = next {
-            if !cause.is_empty() {
-                cause.push_str(": ");
-            }
-            cause.push_str(&error.to_string());
-            next = error.source();
-        }
-        cause
-    }
 }
 
 impl Upstream {
     /// Connections that switch protocols are `tunnels` from then on.
     pub(super) fn new(
-        config: &config::Upstream,
+        settings: &config::Settings,
         trusted: ForwardedIp,
         tunnels: TaskTracker,
     ) -> Self {
+        let config = &settings.upstream;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_keepalive(Some(KEEPALIVE));
@@ -145,6 +97,13 @@ impl Upstream {
                 base: config.url.path().trim_end_matches('/').to_owned(),
                 url: config.url.clone(),
                 head_timeout: config.head_timeout,
+                waiting: config.max_waiting.map(|most| {
+                    let most = usize::try_from(most.get()).unwrap_or(usize::MAX);
+                    Semaphore::new(most.min(Semaphore::MAX_PERMITS))
+                }),
+                max_body: config.max_body,
+                // A client that comes back at once finds no room.
+                retry_after: settings.limit.retry_after.as_secs().max(1).into(),
                 trusted,
                 tunnels,
             }),
@@ -161,6 +120,15 @@ impl Upstream {
         let protocol = headers::upgrade(request.headers());
         let client_side = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let switches = protocol.is_some();
+        let target = &self.target;
+        let waits = target.waiting.as_ref().map(Semaphore::try_acquire);
+        let _waits = waits.transpose().map_err(|_| Failure::Busy)?;
+        if target
+            .max_body
+            .is_some_and(|most| request.body().size_hint().lower() > most)
+        {
+            return Err(Failure::TooLong);
+        }
         let upload = request.body().upload();
         let (request, progress) = self.request(request, protocol).map_err(Failure::Request)?;
         let response = self.obtain(request, &upload, switches);
@@ -168,9 +136,10 @@ impl Upstream {
         let agreed = headers::upgrade(response.headers());
         headers::remove_hop_by_hop(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS
-            && let (Some(client_side), Some(protocol)) = (client_side, agreed)
-        {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let (Some(client_side), Some(protocol)) = (client_side, agreed) else {
+                return Err(Failure::Switched);
+            };
             headers::set_upgrade(response.headers_mut(), protocol);
             let upstream_side = hyper::upgrade::on(&mut response);
             let tunnel = tunnel(client_side, upstream_side);
@@ -218,6 +187,8 @@ impl Upstream {
             sending.made();
             frame
         });
+        let most = self.target.max_body.and_then(|most| most.try_into().ok());
+        let body = Limited::new(body, most.unwrap_or(usize::MAX));
         Ok((Request::from_parts(parts, body.boxed_unsync()), progress))
     }
 
@@ -230,9 +201,7 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, Failure> {
         if switches {
             let socket = self.connect().await?;
-            return exchange::switch(socket, request)
-                .await
-                .map_err(Failure::Broken);
+            return Ok(exchange::switch(socket, request).await?);
         }
         if let Some(socket) = self.pool.take() {
             let again = repeated(&request, upload);
@@ -241,15 +210,13 @@ impl Upstream {
                 // The upstream may have closed the connection while the request was on its way.
                 Err(Failed::Unsent(unsent)) => request = *unsent,
                 Err(failed @ Failed::Http(_)) => {
-                    request = again.ok_or(Failure::Broken(failed))?;
+                    request = again.ok_or(failed)?;
                 }
-                Err(failed) => return Err(Failure::Broken(failed)),
+                Err(failed) => return Err(failed.into()),
             }
         }
         let socket = self.connect().await?;
-        exchange::exchange(socket, self.pool.home(), request, upload)
-            .await
-            .map_err(Failure::Broken)
+        Ok(exchange::exchange(socket, self.pool.home(), request, upload).await?)
     }
 
     async fn connect(&self) -> Result<TcpStream, Failure> {
@@ -281,32 +248,6 @@ impl Upstream {
             }
         }
     }
-
-    fn answer_for(&self, failure: &Failure) -> Response<UpstreamBody> {
-        let status = failure.status();
-        if status.is_server_error() {
-            tracing::error!(
-                status = status.as_u16(),
-                upstream = %self.target.url,
-                cause = failure.cause(),
-                "{failure}: {}",
-                failure.advice()
-            );
-        } else {
-            // A client's fault is nothing to wake the operator for.
-            tracing::debug!(
-                status = status.as_u16(),
-                cause = failure.cause(),
-                "{failure}"
-            );
-        }
-        let text = Full::from(format!("sse-guard: {failure}\n"));
-        let mut response = Response::new(Either::Right(Either::Right(text)));
-        *response.status_mut() = status;
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(CONTENT_TYPE, text);
-        response
-    }
 }
 
 impl Service<Request<RequestBody>> for Upstream {
@@ -323,7 +264,7 @@ impl Service<Request<RequestBody>> for Upstream {
         Box::pin(async move {
             Ok(match upstream.ask(request).await {
                 Ok(response) => response,
-                Err(failure) => upstream.answer_for(&failure),
+                Err(failure) => failure.answer(&upstream.target.url, &upstream.target.retry_after),
             })
         })
     }

@@ -198,6 +198,8 @@ fn value_name(kind: Kind) -> String {
         Kind::DurationOrOff => "DURATION|off",
         Kind::Count => "N",
         Kind::CountOrOff => "N|off",
+        Kind::Size(..) => "SIZE",
+        Kind::SizeOrOff(..) => "SIZE|off",
         Kind::RateOrOff => "N/s|off",
         Kind::Fraction => "0..1",
         Kind::Bool => "true|false",
@@ -240,7 +242,10 @@ mod tests {
     #[test]
     fn every_key_is_a_flag() {
         for key in KEYS {
-            let text = key.default.unwrap_or("http://app");
+            let text = key.default.unwrap_or(match key.kind {
+                Kind::Count => "2",
+                _ => "http://app",
+            });
             let arg = format!("--{}={text}", key.flag());
             let mut args = vec![arg.as_str()];
             if key.name != "upstream.url" {

@@ -18,6 +18,10 @@ pub enum Kind {
     CountOrOff,
     /// So many in a second, minute or hour, or `off`: `50/s`.
     RateOrOff,
+    /// A number of bytes from the first to the second: `64KiB`.
+    Size(u64, u64),
+    /// The same, or `off`.
+    SizeOrOff(u64, u64),
     /// A number from 0 to 1.
     Fraction,
     /// `true` or `false`.
@@ -50,7 +54,11 @@ impl Kind {
     pub fn takes_off(self) -> bool {
         matches!(
             self,
-            Self::DurationOrOff | Self::CountOrOff | Self::RateOrOff | Self::FilledOrOff
+            Self::DurationOrOff
+                | Self::CountOrOff
+                | Self::RateOrOff
+                | Self::SizeOrOff(..)
+                | Self::FilledOrOff
         )
     }
 
@@ -117,6 +125,9 @@ pub(super) fn tables() -> Vec<&'static str> {
     tables
 }
 
+const KIB: u64 = 1 << 10;
+const GIB: u64 = 1 << 30;
+
 const fn proxy(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
     Key {
         name,
@@ -158,6 +169,55 @@ pub static KEYS: &[Key] = &[
         "Header in which trusted proxies name the client; they must overwrite or append to it",
     ),
     Key {
+        name: "threads",
+        kind: Kind::Count,
+        default: None,
+        per_route: false,
+        help: "Threads that serve; when not set, one for each core that this process may use",
+    },
+    proxy(
+        "client.head_timeout",
+        Kind::Duration,
+        "75s",
+        "How long a client may take for a request's head, and stay without one; above your load balancer's",
+    ),
+    proxy(
+        "client.max_head",
+        Kind::Size(8 * KIB, GIB),
+        "64KiB",
+        "Bytes that a request's head may have; a longer one gets a 431",
+    ),
+    proxy(
+        "client.write_stall",
+        Kind::DurationOrOff,
+        "30s",
+        "Reset a client that takes nothing for so long while something waits for it",
+    ),
+    proxy(
+        "client.unsent",
+        Kind::SizeOrOff(KIB, GIB),
+        "16KiB",
+        "Bytes that may wait in the kernel unsent (TCP_NOTSENT_LOWAT), so that slow clients get no stale events",
+    ),
+    proxy(
+        "client.send_buffer",
+        Kind::SizeOrOff(4 * KIB, GIB),
+        "off",
+        "The kernel's send buffer (SO_SNDBUF), with what is sent and not acknowledged; off: the kernel's choice",
+    ),
+    proxy(
+        "client.keepalive",
+        Kind::DurationOrOff,
+        "60s",
+        "Have the kernel ask a client that was silent for so long whether it is there",
+    ),
+    proxy(
+        "client.user_timeout",
+        Kind::DurationOrOff,
+        "60s",
+        "Give up a client that acknowledges nothing for so long (TCP_USER_TIMEOUT)",
+    ),
+    Key {
         name: "upstream.url",
         kind: Kind::Url,
         default: None,
@@ -175,6 +235,18 @@ pub static KEYS: &[Key] = &[
         Kind::Duration,
         "2m",
         "How long the upstream may take to begin its answer; models think",
+    ),
+    route(
+        "upstream.max_waiting",
+        Kind::CountOrOff,
+        "10000",
+        "Requests that may wait for the upstream's answer at once; over it, new ones get a 503",
+    ),
+    route(
+        "upstream.max_body",
+        Kind::SizeOrOff(1, 1024 * GIB),
+        "off",
+        "Bytes that a request's body may have; a longer one gets a 413",
     ),
     route(
         "heartbeat.interval",

@@ -10,7 +10,7 @@ use super::layer::{Given, Layer};
 use super::mistake::Place;
 use super::settings::Rate;
 use super::source::Loaded;
-use super::value::Value;
+use super::value::{Value, size_text};
 
 impl Loaded {
     /// The effective configuration as a config file: each value with a comment that tells where it
@@ -120,6 +120,7 @@ fn toml(value: &Value) -> String {
         Value::Off => quote("off"),
         Value::Duration(duration) => quote(&format_duration(*duration).to_string()),
         Value::Count(count) => count.to_string(),
+        Value::Size(bytes) => quote(&size_text(*bytes)),
         Value::Rate(rate) => quote(&rate_text(*rate)),
         // With the point that makes it a float.
         Value::Fraction(number) => format!("{number:?}"),
@@ -201,6 +202,8 @@ mod tests {
             idle = { timeout = "off", event_timeout = "1500ms", pings = ["ping", "a\"b"] }
             limit = { per_ip = "off", total = 5, rate = "10/m", allow = ["::/0"], ipv6_prefix = 48 }
             rotation = { max_age = "off", jitter = 1, methods = ["GET", "POST"], event = "bye" }
+            client = { max_head = "8193B", write_stall = "off", unsent = "1MiB" }
+            threads = 3
             drain.window = "0s"
             log = { format = "json", level = "trace" }
             [[route]]

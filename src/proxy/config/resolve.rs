@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::settings::{
-    Config, Heartbeat, Idle, IdleAction, Level, Limit, Log, LogFormat, Rate, Reject, Rotation,
-    Route, Settings, Style, TrustedHeader, Upstream,
+    Client, Config, Heartbeat, Idle, IdleAction, Level, Limit, Log, LogFormat, Rate, Reject,
+    Rotation, Route, Settings, Style, TrustedHeader, Upstream,
 };
 use super::value::Value;
 use super::{RoutePath, check};
@@ -103,6 +103,19 @@ fn build(
         listen,
         trusted_proxies: proxy.get("trusted_proxies")?,
         trusted_header: proxy.get("trusted_header")?,
+        threads: match proxy.given("threads") {
+            Some(_) => proxy.get("threads")?,
+            None => None,
+        },
+        client: Client {
+            head_timeout: proxy.get("client.head_timeout")?,
+            max_head: proxy.get("client.max_head")?,
+            write_stall: proxy.get("client.write_stall")?,
+            unsent: proxy.get("client.unsent")?,
+            send_buffer: proxy.get("client.send_buffer")?,
+            keepalive: proxy.get("client.keepalive")?,
+            user_timeout: proxy.get("client.user_timeout")?,
+        },
         drain_window: proxy.get("drain.window")?,
         log: Log {
             format: proxy.get("log.format")?,
@@ -122,6 +135,8 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             url: scope.get(URL)?,
             connect_timeout: scope.get("upstream.connect_timeout")?,
             head_timeout: scope.get("upstream.head_timeout")?,
+            max_waiting: scope.get("upstream.max_waiting")?,
+            max_body: scope.get("upstream.max_body")?,
         },
         heartbeat: Heartbeat {
             interval: scope.get("heartbeat.interval")?,
@@ -229,6 +244,7 @@ macro_rules! from_variant {
 from_variant! {
     Duration => Duration,
     Count => NonZeroU32,
+    Size => u64,
     Rate => Rate,
     Fraction => f64,
     Bool => bool,
@@ -240,6 +256,19 @@ from_variant! {
     Methods => Vec<Method>,
     Prefix => u8,
 }
+
+/// One impl per type of a size whose kind leaves no room for what does not fit.
+macro_rules! from_size {
+    ($($type:ty,)*) => {
+        $(impl FromValue for $type {
+            fn from_value(value: &Value) -> Option<Self> {
+                u64::from_value(value)?.try_into().ok()
+            }
+        })*
+    };
+}
+
+from_size! { u32, usize, }
 
 /// One impl per type whose values are words of a choice.
 macro_rules! from_words {

@@ -21,6 +21,10 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// The header in which those peers name the client.
     pub trusted_header: TrustedHeader,
+    /// How many threads serve; one per core if `None`.
+    pub threads: Option<NonZeroU32>,
+    /// What clients may take and are given.
+    pub client: Client,
     /// Over how long streams end at shutdown; zero ends them at once.
     pub drain_window: Duration,
     /// How and how much is logged.
@@ -49,6 +53,25 @@ pub enum TrustedHeader {
     XForwardedFor,
     /// `Forwarded`, RFC 7239.
     Forwarded,
+}
+
+/// What clients may take and are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// How long a request's head may take; above zero.
+    pub head_timeout: Duration,
+    /// How many bytes it may have; 8 KiB or more.
+    pub max_head: usize,
+    /// How long a client may take nothing that waits for it; above zero; for ever if `None`.
+    pub write_stall: Option<Duration>,
+    /// How many bytes may wait in the kernel unsent; the kernel's choice if `None`.
+    pub unsent: Option<u32>,
+    /// The kernel's send buffer in bytes; the kernel's choice if `None`.
+    pub send_buffer: Option<usize>,
+    /// After how long the kernel asks a silent client; above zero; never if `None`.
+    pub keepalive: Option<Duration>,
+    /// How long a client may acknowledge nothing; above zero; the kernel's choice if `None`.
+    pub user_timeout: Option<Duration>,
 }
 
 /// How and how much is logged.
@@ -133,6 +156,10 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// How long the response head may take; above zero.
     pub head_timeout: Duration,
+    /// How many requests may wait for it; any number if `None`.
+    pub max_waiting: Option<NonZeroU32>,
+    /// How many bytes a request's body may have; any number if `None`.
+    pub max_body: Option<u64>,
 }
 
 /// What keeps quiet streams open.

@@ -18,6 +18,8 @@ pub(super) enum Value {
     Off,
     Duration(Duration),
     Count(NonZeroU32),
+    /// Bytes.
+    Size(u64),
     Rate(Rate),
     Fraction(f64),
     Bool(bool),
@@ -29,6 +31,14 @@ pub(super) enum Value {
     Methods(Vec<Method>),
     Prefix(u8),
 }
+
+/// Units of sizes, the largest first.
+const SIZES: &[(&str, u64)] = &[
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+];
 
 /// The longest duration: far above any use, far below where adding it to a clock overflows.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
@@ -46,6 +56,9 @@ impl Value {
         match kind {
             Kind::Duration | Kind::DurationOrZero | Kind::DurationOrOff => duration(kind, text),
             Kind::Count | Kind::CountOrOff => count(kind, text).map(Self::Count),
+            Kind::Size(least, most) | Kind::SizeOrOff(least, most) => {
+                size(kind, text, least, most).map(Self::Size)
+            }
             Kind::RateOrOff => rate(text).map(Self::Rate),
             Kind::Fraction => fraction(text),
             Kind::Bool => match text {
@@ -136,6 +149,8 @@ fn example(kind: Kind) -> String {
         Kind::DurationOrOff => "\"15s\" or \"off\"",
         Kind::Count => "a number such as 100",
         Kind::CountOrOff => "a number such as 100, or \"off\"",
+        Kind::Size(..) => "\"64KiB\"",
+        Kind::SizeOrOff(..) => "\"64KiB\" or \"off\"",
         Kind::RateOrOff => "\"50/s\" or \"off\"",
         Kind::Fraction => "a number from 0 to 1, such as 0.1",
         Kind::Bool => "true or false",
@@ -156,6 +171,7 @@ fn example(kind: Kind) -> String {
 fn unit_missing(kind: Kind, digits: &str) -> Option<String> {
     let unit = match kind {
         Kind::Duration | Kind::DurationOrZero | Kind::DurationOrOff => "s",
+        Kind::Size(..) | Kind::SizeOrOff(..) => "KiB",
         Kind::RateOrOff => "/s",
         _ => return None,
     };
@@ -213,6 +229,39 @@ fn count(kind: Kind, text: &str) -> Result<NonZeroU32, String> {
             u32::MAX
         )),
     }
+}
+
+fn size(kind: Kind, text: &str, least: u64, most: u64) -> Result<u64, String> {
+    if let Some(problem) = unit_missing(kind, text) {
+        return Err(problem);
+    }
+    let or_off = if kind.takes_off() { ", or \"off\"" } else { "" };
+    let bytes = SIZES.iter().find_map(|(unit, size)| {
+        let number: u64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+        number.checked_mul(*size)
+    });
+    let bound = |bytes| format!("\"{}\"", size_text(bytes));
+    match bytes {
+        Some(bytes) if bytes < least => Err(format!(
+            "is too little; the least is {}{or_off}",
+            bound(least)
+        )),
+        Some(bytes) if bytes > most => {
+            Err(format!("is too much; the most is {}{or_off}", bound(most)))
+        }
+        Some(bytes) => Ok(bytes),
+        None => Err(format!(
+            "{} is no size; write a number and a unit, such as \"16KiB\" or \"1MiB\"{or_off}",
+            echo(text)
+        )),
+    }
+}
+
+/// The size in the largest unit that it is a multiple of.
+pub(super) fn size_text(bytes: u64) -> String {
+    let whole = |(_, size): &&(&str, u64)| bytes.is_multiple_of(*size);
+    let (unit, size) = SIZES.iter().find(whole).unwrap_or(&("B", 1));
+    format!("{}{unit}", bytes / size)
 }
 
 fn rate(text: &str) -> Result<Rate, String> {

@@ -51,6 +51,47 @@ fn only_the_word_off_switches_off() {
 }
 
 #[test]
+fn a_size_has_a_unit_and_bounds() {
+    let kind = Kind::SizeOrOff(1024, 1 << 30);
+    for (text, bytes) in [
+        ("1024B", 1024),
+        ("16KiB", 16 << 10),
+        ("2 MiB", 2 << 20),
+        ("1GiB", 1 << 30),
+    ] {
+        assert_eq!(Value::from_text(kind, text), Ok(Value::Size(bytes)));
+        assert_eq!(
+            size_text(bytes),
+            text.replace(' ', "").replace("1024B", "1KiB")
+        );
+    }
+    assert_eq!(size_text(1500), "1500B");
+    assert_eq!(toml(kind, "\"off\""), Ok(Value::Off));
+    assert_eq!(
+        toml(kind, "16"),
+        Err("16 has no unit; write \"16KiB\"".into())
+    );
+    assert_eq!(
+        problem(kind, "1023B"),
+        "is too little; the least is \"1KiB\", or \"off\""
+    );
+    assert_eq!(
+        problem(kind, "2GiB"),
+        "is too much; the most is \"1GiB\", or \"off\""
+    );
+    for text in [
+        "",
+        "KiB",
+        "16kb",
+        "-1KiB",
+        "1.5MiB",
+        "99999999999999999999GiB",
+    ] {
+        assert!(problem(kind, text).contains("no size"), "{text}");
+    }
+}
+
+#[test]
 fn a_count_is_a_number_above_zero_without_quotes() {
     let hundred = Value::Count(NonZeroU32::new(100).unwrap());
     assert_eq!(toml(Kind::CountOrOff, "100"), Ok(hundred.clone()));

@@ -1,0 +1,121 @@
+//! Why there is no response of the upstream, and what is answered instead.
+
+use super::UpstreamBody;
+use super::exchange::Failed;
+use crate::guard::BoxError;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode, Uri};
+use http_body_util::{Either, Full, LengthLimitError};
+use std::error::Error;
+
+/// Why there is no response of the upstream. The client is told the kind, the log the cause and
+/// what to do.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("can not connect to the upstream")]
+    Connect(#[source] BoxError),
+    #[error("the upstream gave no proper response head")]
+    Broken(#[source] Failed),
+    #[error("the upstream sent no response head in time")]
+    HeadTimeout,
+    #[error("the request can not be put to the upstream")]
+    Request(#[source] http::Error),
+    #[error("the upstream switched protocols unasked")]
+    Switched,
+    #[error("too many requests wait for the upstream already")]
+    Busy,
+    #[error("the request's body is too long")]
+    TooLong,
+    #[error("this proxy opens no tunnels")]
+    Connects,
+}
+
+impl Failure {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Connect(_) | Self::Broken(_) | Self::Switched => StatusCode::BAD_GATEWAY,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Request(_) => StatusCode::BAD_REQUEST,
+            Self::Connects => StatusCode::METHOD_NOT_ALLOWED,
+        }
+    }
+
+    /// For the operator, who can do something about those of the upstream.
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => {
+                "is it running, and does upstream.url name its address? upstream.connect_timeout \
+                 bounds the wait"
+            }
+            Self::Broken(_) | Self::Switched => "see the upstream's own log",
+            Self::Busy => {
+                "it does not keep up; upstream.max_waiting bounds how many may wait at once"
+            }
+            Self::TooLong => "upstream.max_body bounds it",
+            Self::HeadTimeout => {
+                "if it needs longer to think, raise upstream.head_timeout; else see its own log"
+            }
+            Self::Request(_) | Self::Connects => "the client has to mend its request",
+        }
+    }
+
+    /// The whole chain of causes on one line.
+    fn cause(&self) -> String {
+        let mut cause = String::new();
+        let mut next = self.source();
+        while let Some(error) = next {
+            if !cause.is_empty() {
+                cause.push_str(": ");
+            }
+            cause.push_str(&error.to_string());
+            next = error.source();
+        }
+        cause
+    }
+
+    /// Tells both: the log, and the client by this response.
+    pub(super) fn answer(
+        &self,
+        upstream: &Uri,
+        retry_after: &HeaderValue,
+    ) -> Response<UpstreamBody> {
+        let status = self.status();
+        if status.is_server_error() {
+            tracing::error!(
+                status = status.as_u16(),
+                %upstream,
+                cause = self.cause(),
+                "{self}: {}",
+                self.advice()
+            );
+        } else {
+            // A client's fault is nothing to wake the operator for.
+            tracing::debug!(status = status.as_u16(), cause = self.cause(), "{self}");
+        }
+        let text = Full::from(format!("sse-guard: {self}\n"));
+        let mut response = Response::new(Either::Right(Either::Right(text)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        headers.insert(CONTENT_TYPE, text);
+        if let Self::Busy = self {
+            headers.insert(RETRY_AFTER, retry_after.clone());
+        }
+        response
+    }
+}
+
+impl From<Failed> for Failure {
+    fn from(failed: Failed) -> Self {
+        let mut next: Option<&(dyn Error + 'static)> = Some(&failed);
+        while let Some(error) = next {
+            if error.is::<LengthLimitError>() {
+                return Self::TooLong;
+            }
+            next = error.source();
+        }
+        Self::Broken(failed)
+    }
+}
