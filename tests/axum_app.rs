@@ -23,11 +23,17 @@ async fn start() -> SocketAddr {
         let one = stream::iter([Ok::<_, Infallible>(Event::default().data("1"))]);
         Sse::new(one.chain(stream::pending()))
     };
+    let dies = || async {
+        let event = stream::iter([Ok(Event::default().data("1"))]);
+        let death = stream::once(async { Err(std::io::Error::other("died")) });
+        Sse::new(event.chain(death))
+    };
     let guard = SseGuardLayer::new()
         .limit(ConnectionLimitLayer::new().per_client(1))
         .heartbeat(HeartbeatLayer::new(Duration::from_millis(5)));
     let app = Router::new()
         .route("/events", get(events))
+        .route("/dies", get(dies))
         .route("/plain", get(|| async { "plain" }))
         .layer(guard)
         .into_make_service_with_connect_info::<SocketAddr>();
@@ -68,6 +74,15 @@ async fn a_stream_gets_heartbeats_and_a_client_its_limit() {
     line_with(&mut one, ": heartbeat").await;
     let mut two = ask(addr, "/events").await;
     assert!(line_with(&mut two, "HTTP/1.1").await.contains("429"));
+}
+
+#[tokio::test]
+async fn the_last_whole_event_ahead_of_a_failure_arrives() {
+    let mut response = String::new();
+    let mut client = ask(start().await, "/dies").await;
+    client.read_to_string(&mut response).await.unwrap();
+    // Without the last chunk: this was no proper end.
+    assert!(response.ends_with("\r\n9\r\ndata: 1\n\n\r\n"), "{response}");
 }
 
 #[tokio::test]

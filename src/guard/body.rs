@@ -85,13 +85,16 @@ impl Wire {
         }
     }
 
-    fn wake_up(&mut self) {
+    /// Whether the last poll handed something out.
+    fn wake_up(&mut self) -> bool {
         let now = Instant::now();
         let pause = now.saturating_duration_since(self.now);
-        if std::mem::take(&mut self.idle) && self.scanner.is_some() && pause > PAUSE {
+        let idle = std::mem::take(&mut self.idle);
+        if idle && self.scanner.is_some() && pause > PAUSE {
             self.stream.not_asked_for(pause);
         }
         self.now = now;
+        idle
     }
 
     fn take_in(&mut self, chunk: Bytes) {
@@ -239,7 +242,7 @@ where
             }
             return Poll::Ready(frame);
         };
-        wire.wake_up();
+        let handed_out = wire.wake_up();
         loop {
             if let Some(piece) = wire.aligner.pop() {
                 let frame = wire.hand_out(piece, this.policy);
@@ -251,6 +254,12 @@ where
             }
             match this.state {
                 State::Open => {}
+                State::Ending { failure: Some(_) } if handed_out => {
+                    // hyper drops what it has not flushed when a body fails, and flushes when
+                    // a body has nothing.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 State::Ending { failure } => {
                     let failure = failure.take();
                     if let (None, SourceProj::Trailers { trailers }) =

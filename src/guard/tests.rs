@@ -5,7 +5,10 @@ use crate::heartbeat::HeartbeatLayer;
 use crate::stream::EndReason;
 use http::{Method, Request};
 use http_body::Body as _;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use tower_layer::Stack;
 
 fn layer() -> HeartbeatLayer {
     HeartbeatLayer::new(Duration::from_secs(10))
@@ -21,6 +24,18 @@ async fn a_failing_upstream_is_a_failing_body_and_its_half_event_is_dropped() {
     assert!(end.unwrap_err().to_string().contains("died"));
     assert_eq!(stream.end_reason(), Some(EndReason::UpstreamError));
     assert_eq!(stream.dropped_bytes(), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_writes_a_body_can_flush_before_it_fails() {
+    let upstream = Upstream::new().send("data: 1\n\n").fail();
+    let mut client = get(Stack::new(layer(), layer()), upstream).await;
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut poll = || pin!(client.frame()).poll(&mut cx);
+    assert!(matches!(poll(), Poll::Ready(Some(Ok(_)))));
+    assert!(poll().is_pending());
+    assert!(matches!(poll(), Poll::Ready(Some(Err(_)))));
+    assert!(matches!(poll(), Poll::Ready(None)));
 }
 
 #[tokio::test(start_paused = true)]
