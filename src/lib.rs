@@ -34,6 +34,8 @@
 //! None is on by default. `axum` reads the client's address from axum's `ConnectInfo`; `serve` is
 //! a server on which quiet streams cost next to nothing; `proxy` is the `sse-guard` binary.
 
+#![forbid(unsafe_code)]
+
 pub mod client_key;
 pub mod connection_limit;
 mod guard;

@@ -20,11 +20,11 @@
 //!     .route("/events", axum::routing::get(|| async {}))
 //!     .layer(SseGuardLayer::new());
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
-//! Server::new().serve(listener, app).await;
-//! # Ok(())
+//! Server::new().serve(listener, app).await
 //! # }
 //! ```
 
+mod accept;
 mod body;
 mod encode;
 mod io;
@@ -32,6 +32,7 @@ mod pump;
 mod talk;
 mod workers;
 
+pub(crate) use accept::Connections;
 pub use body::RequestBody;
 #[cfg(feature = "proxy")]
 pub(crate) use body::Upload;
@@ -44,22 +45,20 @@ use io::ClientIo;
 use socket2::{SockRef, TcpKeepalive};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use talk::talk;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tower_service::Service;
-pub(crate) use workers::Workers;
-
-/// Between two tries to accept when files are exhausted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use workers::Workers;
 
 /// Serves HTTP/1.1 on a listener. See the [module docs](self).
 #[derive(Clone, Debug, Default)]
 pub struct Server {
     settings: Settings,
+    threads: Option<NonZeroUsize>,
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +90,17 @@ impl Server {
     /// One with the defaults that its methods name.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Connections run on so many threads of the server's own, each with a runtime of its own, and
+    /// stay where they are: that costs least, above all with a thread for each core. By default they
+    /// run on the runtime that the server is on.
+    ///
+    /// Whatever the service spawns runs on those threads, too.
+    #[must_use]
+    pub fn threads(mut self, count: impl Into<Option<NonZeroUsize>>) -> Self {
+        self.threads = count.into();
+        self
     }
 
     /// A client has so long for its request's head, and a connection to be idle between two
@@ -154,9 +164,9 @@ impl Server {
         self
     }
 
-    /// Serves for ever. Each request carries a [`PeerAddr`](crate::client_key::PeerAddr) (with the
+    /// Serves for ever, unless [`threads`](Self::threads) can not be started. Each request carries a [`PeerAddr`](crate::client_key::PeerAddr) (with the
     /// feature `axum` a `ConnectInfo`, too).
-    pub async fn serve<S, B>(&self, listener: TcpListener, service: S)
+    pub async fn serve<S, B>(&self, listener: TcpListener, service: S) -> std::io::Result<()>
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
         S::Error: Into<BoxError>,
@@ -165,7 +175,7 @@ impl Server {
         B::Error: Into<BoxError> + Send,
     {
         self.serve_until(listener, service, std::future::pending())
-            .await;
+            .await
     }
 
     /// Serves until `stop`, then accepts no more and waits until all connections have ended, each
@@ -176,44 +186,7 @@ impl Server {
         listener: TcpListener,
         service: S,
         stop: impl Future<Output = ()>,
-    ) where
-        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError> + Send,
-    {
-        let mut connections = self.connections(Workers::here());
-        tokio::select! {
-            () = connections.accept(&listener, &service) => {}
-            () = stop => {}
-        }
-        drop(listener);
-        connections.finish().await;
-    }
-}
-
-impl Server {
-    pub(crate) fn connections(&self, workers: Workers) -> Connections {
-        Connections {
-            workers,
-            settings: Arc::new(self.settings.clone()),
-            tasks: JoinSet::new(),
-            stop: watch::Sender::new(()),
-        }
-    }
-}
-
-/// The connections of a server, and the word to end them.
-pub(crate) struct Connections {
-    settings: Arc<Settings>,
-    workers: Workers,
-    tasks: JoinSet<()>,
-    stop: watch::Sender<()>,
-}
-
-impl Connections {
-    pub(crate) async fn accept<S, B>(&mut self, listener: &TcpListener, service: &S)
+    ) -> std::io::Result<()>
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
         S::Error: Into<BoxError>,
@@ -221,57 +194,25 @@ impl Connections {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError> + Send,
     {
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                // What ended gives its memory back at once.
-                Some(_) = self.tasks.join_next() => continue,
-            };
-            match accepted {
-                Ok((socket, peer)) => {
-                    let stopping = self.stop.subscribe();
-                    let settings = self.settings.clone();
-                    let service = service.clone();
-                    let connection = |socket| drive(socket, peer, service, settings, stopping);
-                    if let Err(error) = self.workers.spawn(socket, connection, &mut self.tasks) {
-                        tracing::debug!(%error, "a client went at once");
-                    }
-                }
-                Err(error) if of_one_connection(&error) => {}
-                Err(error) => {
-                    tracing::error!(
-                        %error,
-                        "can not accept connections: if files are exhausted, raise the limit \
-                         (ulimit -n)"
-                    );
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
+        let mut connections = self.connections()?;
+        tokio::select! {
+            () = connections.accept(&listener, &service) => {}
+            () = stop => {}
         }
-    }
-
-    /// Connections end with the response they are at. Waits for the last; to stop waiting is to cut
-    /// off the rest, when this is dropped.
-    pub(crate) async fn finish(&mut self) {
-        self.stop.send_replace(());
-        while self.tasks.join_next().await.is_some() {}
-    }
-
-    /// Cuts off what is left, and waits until it is gone.
-    #[cfg(feature = "proxy")]
-    pub(crate) async fn cut_off(mut self) {
-        self.tasks.shutdown().await;
+        drop(listener);
+        connections.finish().await;
+        Ok(())
     }
 }
 
-/// The error is about the connection that was to be accepted, not about the listener.
-fn of_one_connection(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        std::io::ErrorKind::ConnectionAborted
-            | std::io::ErrorKind::ConnectionReset
-            | std::io::ErrorKind::ConnectionRefused
-    )
+impl Server {
+    pub(crate) fn connections(&self) -> std::io::Result<Connections> {
+        let workers = match self.threads {
+            Some(count) => Workers::start(count)?,
+            None => Workers::here(),
+        };
+        Ok(Connections::new(workers, Arc::new(self.settings.clone())))
+    }
 }
 
 /// A connection from its start to its end.

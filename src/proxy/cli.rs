@@ -2,7 +2,7 @@
 
 use super::config::{self, Config, Loaded};
 use super::{demo, logging, router::Router, server};
-use crate::serve::{Server, Workers};
+use crate::serve::Server;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -101,7 +101,7 @@ enum RunError {
     #[error("config: {0}")]
     Words(#[from] crate::wire::WordsError),
     #[error("threads can not be started: {0}")]
-    Workers(std::io::Error),
+    Threads(std::io::Error),
     #[error("signals can not be received: {0}")]
     Signals(std::io::Error),
 }
@@ -139,16 +139,8 @@ async fn serve(config: &Config, is_demo: bool) -> Result<(), RunError> {
         tracing::info!(path = %route.path, upstream = %route.settings.upstream.url, "route");
     }
     tracing::info!("listening on http://{address}");
-    let server = client(&config.client);
-    let workers = Workers::start(threads(config)).map_err(RunError::Workers)?;
-    server::run(
-        listener,
-        server,
-        workers,
-        router,
-        config.drain_window,
-        signals,
-    )
-    .await;
-    Ok(())
+    let server = client(&config.client).threads(threads(config));
+    server::run(listener, &server, router, config.drain_window, signals)
+        .await
+        .map_err(RunError::Threads)
 }

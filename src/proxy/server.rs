@@ -1,7 +1,7 @@
 //! Serves until told to stop, and stops in good order.
 
 use super::router::{Handler, Router};
-use crate::serve::{Server, Workers};
+use crate::serve::Server;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -39,16 +39,16 @@ impl Signals {
 
 /// Serves until a signal, then drains: no new connections, streams end spread over `window`. Back
 /// when all is done, at the latest a few seconds behind the window, at once on a second signal.
+/// Fails if it can not begin.
 pub(super) async fn run(
     listener: TcpListener,
-    server: Server,
-    workers: Workers,
+    server: &Server,
     router: Router,
     window: Duration,
     mut signals: Signals,
-) {
+) -> std::io::Result<()> {
     let router = Arc::new(router);
-    let mut connections = server.connections(workers);
+    let mut connections = server.connections()?;
     let handler = Handler::new(&router);
     tokio::select! {
         () = connections.accept(&listener, &handler) => {}
@@ -73,11 +73,13 @@ pub(super) async fn run(
         () = tokio::time::sleep(window + GRACE) => {}
         () = signals.next() => {}
     }
+    let accept_failures = connections.accept_failures();
     let left = router.drain().give_up();
     connections.cut_off().await;
     let sums = router.snapshot();
     tracing::info!(
         cut_off = left,
+        accept_failures,
         active = sums.active,
         slots = router.slots(),
         opened = sums.opened,
@@ -86,4 +88,5 @@ pub(super) async fn run(
         heartbeats = sums.heartbeats,
         "stopped"
     );
+    Ok(())
 }

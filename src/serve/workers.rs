@@ -1,26 +1,34 @@
 //! Where connections run.
 //!
 //! A proxy's event costs little beside what it takes to wake another thread for it. So a connection
-//! stays on the thread that it was given to, with both its sockets and its timers: one thread per
-//! core, each with a runtime of its own, and connections go to the one that has the fewest.
+//! stays on the thread that it was given to, with both its sockets, its timers and its memory: one
+//! thread per core, each with a runtime of its own, and connections go to the one that has the
+//! fewest.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// The threads of a server, or none of its own. They end when this is dropped.
-pub(crate) struct Workers(Vec<Worker>);
+/// The threads of a server, or none of its own. What runs there ends when this is dropped.
+pub(super) enum Workers {
+    /// Connections run where they are accepted.
+    Here(JoinSet<()>),
+    Own(Vec<Worker>),
+}
 
-struct Worker {
-    runtime: Handle,
+/// What a worker does is made there: memory that one thread takes and another gives back stays with
+/// the first until it comes by.
+type Job = Box<dyn FnOnce() + Send>;
+
+pub(super) struct Worker {
+    jobs: mpsc::UnboundedSender<Job>,
     connections: Arc<AtomicUsize>,
-    _stop: oneshot::Sender<()>,
 }
 
 /// A connection's place in the count of its worker.
@@ -41,64 +49,77 @@ impl Drop for Place {
 
 impl Workers {
     /// Connections run where they are accepted.
-    pub(crate) fn here() -> Self {
-        Self(Vec::new())
+    pub(super) fn here() -> Self {
+        Self::Here(JoinSet::new())
     }
 
     /// Starts `count` threads.
-    pub(crate) fn start(count: NonZeroUsize) -> io::Result<Self> {
-        (0..count.get())
-            .map(|n| {
-                let runtime = Builder::new_current_thread().enable_all().build()?;
-                let handle = runtime.handle().clone();
-                let (stop, stopped) = oneshot::channel::<()>();
-                std::thread::Builder::new()
-                    .name(format!("worker-{n}"))
-                    .spawn(move || {
-                        // Nothing is ever sent: its end is the word.
-                        let _ = runtime.block_on(stopped);
-                        runtime.shutdown_background();
-                    })?;
-                Ok(Worker {
-                    runtime: handle,
-                    connections: Arc::default(),
-                    _stop: stop,
-                })
+    pub(super) fn start(count: NonZeroUsize) -> io::Result<Self> {
+        let workers = (0..count.get()).map(|n| {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let (jobs, mut todo) = mpsc::unbounded_channel::<Job>();
+            std::thread::Builder::new()
+                .name(format!("worker-{n}"))
+                .spawn(move || {
+                    runtime.block_on(async {
+                        while let Some(job) = todo.recv().await {
+                            job();
+                        }
+                    });
+                    runtime.shutdown_background();
+                })?;
+            Ok(Worker {
+                jobs,
+                connections: Arc::default(),
             })
-            .collect::<io::Result<_>>()
-            .map(Self)
+        });
+        workers.collect::<io::Result<_>>().map(Self::Own)
     }
 
     /// Runs a connection on the worker that has the fewest.
-    pub(crate) fn spawn<F>(
-        &self,
+    pub(super) fn spawn<F>(
+        &mut self,
         socket: TcpStream,
-        connection: impl FnOnce(TcpStream) -> F,
-        tasks: &mut JoinSet<()>,
+        connection: impl FnOnce(TcpStream) -> F + Send + 'static,
     ) -> io::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let fewest = self
-            .0
-            .iter()
-            .min_by_key(|worker| worker.connections.load(Relaxed));
-        let Some(worker) = fewest else {
-            tasks.spawn(connection(socket));
+        let workers = match self {
+            Self::Here(tasks) => {
+                tasks.spawn(connection(socket));
+                return Ok(());
+            }
+            Self::Own(workers) => workers,
+        };
+        let fewest = |worker: &&Worker| worker.connections.load(Relaxed);
+        let Some(worker) = workers.iter().min_by_key(fewest) else {
             return Ok(());
         };
         let place = Place::of(&worker.connections);
-        let socket = socket.into_std()?;
         // Its events come to the thread that it is registered on.
-        let connection = {
-            let _here = worker.runtime.enter();
-            connection(TcpStream::from_std(socket)?)
+        let socket = socket.into_std()?;
+        let job = move || match TcpStream::from_std(socket) {
+            Ok(socket) => {
+                let connection = connection(socket);
+                tokio::spawn(async move {
+                    let _place = place;
+                    connection.await;
+                });
+            }
+            Err(error) => tracing::debug!(%error, "a client went at once"),
         };
-        let connection = async move {
-            let _place = place;
-            connection.await;
-        };
-        tasks.spawn_on(connection, &worker.runtime);
-        Ok(())
+        worker
+            .jobs
+            .send(Box::new(job))
+            .map_err(|_| io::Error::other("the thread has ended"))
+    }
+
+    /// Until one has ended that has to be cleared away.
+    pub(super) async fn reap(&mut self) {
+        match self {
+            Self::Here(tasks) if !tasks.is_empty() => drop(tasks.join_next().await),
+            _ => pending().await,
+        }
     }
 }

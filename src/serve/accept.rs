@@ -1,0 +1,131 @@
+//! Takes connections from a listener, and has them end.
+
+use super::workers::Workers;
+use super::{RequestBody, Settings, drive};
+use crate::guard::BoxError;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tower_service::Service;
+
+/// Between two tries to accept when files are exhausted.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The connections of a server, and the word to end them.
+pub(crate) struct Connections {
+    settings: Arc<Settings>,
+    workers: Workers,
+    /// Each connection has a receiver.
+    stop: watch::Sender<()>,
+    failures: Failures,
+}
+
+/// Tries to accept that failed.
+#[derive(Default)]
+struct Failures {
+    all: u64,
+    /// Without a success since.
+    running: u64,
+}
+
+impl Connections {
+    pub(super) fn new(workers: Workers, settings: Arc<Settings>) -> Self {
+        Self {
+            settings,
+            workers,
+            stop: watch::Sender::new(()),
+            failures: Failures::default(),
+        }
+    }
+
+    pub(crate) async fn accept<S, B>(&mut self, listener: &TcpListener, service: &S)
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.workers.reap() => continue,
+            };
+            match accepted {
+                Ok((socket, peer)) => {
+                    self.failures.over();
+                    let stopping = self.stop.subscribe();
+                    let settings = self.settings.clone();
+                    let service = service.clone();
+                    let connection = move |socket| drive(socket, peer, service, settings, stopping);
+                    if let Err(error) = self.workers.spawn(socket, connection) {
+                        tracing::debug!(%error, "a client went at once");
+                    }
+                }
+                Err(error) if of_one_connection(&error) => {}
+                Err(error) => {
+                    self.failures.one(&error);
+                    // Clients wait in the kernel meanwhile; to try at once would be to spin.
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// How many tries to accept have failed, for want of files most likely.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn accept_failures(&self) -> u64 {
+        self.failures.all
+    }
+
+    /// Connections end with the response they are at. Waits for the last; to stop waiting is to cut
+    /// off the rest, when this is dropped.
+    pub(crate) async fn finish(&mut self) {
+        self.stop.send_replace(());
+        self.stop.closed().await;
+    }
+
+    /// Cuts off what is left, and waits until it is gone.
+    #[cfg(feature = "proxy")]
+    pub(crate) async fn cut_off(self) {
+        drop(self.workers);
+        self.stop.closed().await;
+    }
+}
+
+impl Failures {
+    fn one(&mut self, error: &io::Error) {
+        self.all += 1;
+        self.running += 1;
+        // A try each pause; one line tells of them all.
+        if self.running == 1 {
+            tracing::error!(
+                %error,
+                "can not accept connections, they wait: if files are exhausted, raise the limit \
+                 (ulimit -n)"
+            );
+        }
+    }
+
+    fn over(&mut self) {
+        let failed = std::mem::take(&mut self.running);
+        if failed > 0 {
+            tracing::info!(failed, "accepting connections again");
+        }
+    }
+}
+
+/// The error is about the connection that was to be accepted, not about the listener.
+fn of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}
