@@ -9,6 +9,7 @@
 mod cli;
 pub mod config;
 mod demo;
+mod files;
 mod headers;
 mod logging;
 mod router;

@@ -1,7 +1,7 @@
 //! From the command line to an exit code.
 
 use super::config::{self, Config, Loaded};
-use super::{demo, logging, router::Router, server};
+use super::{demo, files, logging, router::Router, server};
 use crate::serve::Server;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -50,6 +50,7 @@ fn run(config: &Config, demo: bool) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    files::raise_limit(config);
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -43,3 +43,5 @@ pub use settings::{
     Rotation, Route, Settings, Style, TrustedHeader, Upstream,
 };
 pub use source::Loaded;
+#[cfg(test)]
+pub(super) use source::tests::from_file;

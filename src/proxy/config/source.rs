@@ -149,11 +149,11 @@ fn of_a_container(name: &str, text: &str) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::proxy) mod tests {
     use super::*;
 
     /// Reads a file that is called `sse-guard.toml`.
-    pub(in super::super) fn from_file(text: &str) -> Result<Loaded, ConfigError> {
+    pub(in crate::proxy) fn from_file(text: &str) -> Result<Loaded, ConfigError> {
         read(Inputs {
             file: Some(Ok(FileText {
                 name: "sse-guard.toml".to_owned(),
