@@ -101,14 +101,17 @@ impl Aligner {
     }
 
     fn push_unaligned(&mut self, mut chunk: Bytes) {
-        if let Some(found) = self.position.advance(&chunk) {
-            let mut complete = chunk.split_to(found.last);
-            if !self.held.is_empty() {
-                self.held.extend_from_slice(&complete.split_to(found.first));
-                let joined = std::mem::take(&mut self.held).freeze();
-                self.release(joined);
-            }
-            self.release(complete);
+        if !self.held.is_empty()
+            && let Some(first) = self.position.next_boundary(&chunk)
+        {
+            self.held.extend_from_slice(&chunk.split_to(first));
+            let joined = std::mem::take(&mut self.held).freeze();
+            self.release(joined);
+        }
+        if self.held.is_empty()
+            && let Some(last) = self.position.last_boundary(&chunk)
+        {
+            self.release(chunk.split_to(last));
             self.oversize = false;
         }
         // A byte order mark is held whatever the bound: it may have to be dropped whole.

@@ -1,6 +1,6 @@
 //! The state machine over bytes: which line are we in, and does an event lie open.
 
-use memchr::memchr2;
+use memchr::{memchr2, memrchr2_iter};
 
 const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 const LF: u8 = b'\n';
@@ -27,13 +27,6 @@ impl LineEnd {
             Self::Cr => b"\r",
         }
     }
-}
-
-/// The boundaries that lie in a run of bytes, as offsets behind their last byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Boundaries {
-    pub(super) first: usize,
-    pub(super) last: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +98,7 @@ impl Position {
     }
 
     /// Whether `chunk` ends at a boundary, told from its last bytes alone; if so moves there.
-    /// A `false` tells nothing: use [`advance`](Self::advance).
+    /// A `false` tells nothing.
     pub(super) fn jump(&mut self, chunk: &[u8]) -> bool {
         let (line, line_end) = match *chunk {
             [.., LF, LF] => (Line::Start, LineEnd::Lf),
@@ -121,14 +114,25 @@ impl Position {
         true
     }
 
-    /// Moves over `bytes`; tells the boundaries in it, the one at offset 0 only if these bytes
-    /// settled it (a CR that turned out to stand alone).
-    pub(super) fn advance(&mut self, bytes: &[u8]) -> Option<Boundaries> {
-        let mut found: Option<Boundaries> = None;
-        let mut mark = |at: usize| {
-            let first = found.map_or(at, |found| found.first);
-            found = Some(Boundaries { first, last: at });
-        };
+    /// Moves over all of `bytes`, and tells where the last boundary in them is.
+    ///
+    /// What stands ahead of the last blank line is not looked at: no matter what it was, behind
+    /// the line is a boundary.
+    pub(super) fn last_boundary(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut line_ends = memrchr2_iter(CR, LF, bytes);
+        let blank = line_ends.find(|&end| self.jump(&bytes[..=end]));
+        let mut last = blank.map(|end| end + 1);
+        let mut at = last.unwrap_or(0);
+        while let Some(ahead) = self.next_boundary(&bytes[at..]) {
+            at += ahead;
+            last = Some(at);
+        }
+        last
+    }
+
+    /// Moves to the first boundary in `bytes`, the one at offset 0 only if these bytes settle it (a
+    /// CR that turns out to stand alone), and tells where that is; over all of them if there is none.
+    pub(super) fn next_boundary(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             match self.line {
@@ -150,14 +154,14 @@ impl Position {
                     self.skip_lf();
                     at += 1;
                     if !self.open {
-                        mark(at);
+                        return Some(at);
                     }
                 }
                 Line::BehindCr => {
                     self.line = Line::Start;
                     self.line_end = Some(LineEnd::Cr);
                     if !self.open {
-                        mark(at);
+                        return Some(at);
                     }
                 }
                 Line::Start => {
@@ -169,26 +173,26 @@ impl Position {
                     self.line = Line::Inside;
                 }
                 Line::Inside => match memchr2(CR, LF, &bytes[at..]) {
-                    None => return found,
+                    None => return None,
                     Some(ahead) => {
                         at += ahead + 1;
                         if bytes[at - 1] == LF {
                             self.line = Line::Start;
                             self.line_end = Some(LineEnd::Lf);
                             if !self.open {
-                                mark(at);
+                                return Some(at);
                             }
                         } else {
                             self.line = Line::BehindCr;
                             if at == bytes.len() && self.at_boundary() {
-                                mark(at);
+                                return Some(at);
                             }
                         }
                     }
                 },
             }
         }
-        found
+        None
     }
 }
 
@@ -196,9 +200,24 @@ impl Position {
 mod tests {
     use super::*;
 
-    fn after(bytes: &[u8]) -> (Position, Option<Boundaries>) {
-        let mut position = Position::START;
-        let found = position.advance(bytes);
+    /// Where a walk from boundary to boundary ends, with the first and the last of them.
+    fn after(bytes: &[u8]) -> (Position, Option<(usize, usize)>) {
+        let (mut position, mut found) = (Position::START, None);
+        let mut at = 0;
+        while let Some(ahead) = position.next_boundary(&bytes[at..]) {
+            at += ahead;
+            found = Some((found.map_or(at, |(first, _)| first), at));
+        }
+        let mut short = Position::START;
+        let last = short.last_boundary(bytes);
+        assert_eq!(
+            last,
+            found.map(|(_, last)| last),
+            "{}",
+            bytes.escape_ascii()
+        );
+        assert_eq!((short.line, short.open), (position.line, position.open));
+        assert_eq!(short.line_end(), position.line_end());
         (position, found)
     }
 
@@ -220,7 +239,7 @@ mod tests {
         ] {
             assert_eq!(
                 after(bytes).1,
-                Some(Boundaries { first, last }),
+                Some((first, last)),
                 "{:?}",
                 bytes.escape_ascii().to_string()
             );
@@ -269,7 +288,7 @@ mod tests {
     #[test]
     fn a_cr_behind_bare_crs_is_a_line_end_at_once() {
         let (position, found) = after(b"data: a\r\rdata: b\r\r");
-        assert_eq!(found, Some(Boundaries { first: 9, last: 18 }));
+        assert_eq!(found, Some((9, 18)));
         assert_eq!(position.line_end(), LineEnd::Cr);
     }
 }

@@ -85,6 +85,15 @@ fn value(rest: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// How long the first line is, if its end is there.
+fn line_len(bytes: &[u8]) -> Option<usize> {
+    match bytes {
+        // A blank line is every other one in most streams.
+        [b'\r' | b'\n', ..] => Some(0),
+        _ => memchr2(b'\r', b'\n', bytes),
+    }
+}
+
 impl Scanner {
     /// Calls `found` for each event that ends in `bytes`, which follow those of the last call.
     pub fn scan(&mut self, bytes: &[u8], mut found: impl FnMut(RawEvent<'_>)) {
@@ -127,7 +136,7 @@ impl Scanner {
             fields.take(&joined);
             rest = self.behind_line_end(&rest[end..]);
         }
-        while let Some(end) = memchr2(b'\r', b'\n', rest) {
+        while let Some(end) = line_len(rest) {
             let line = &rest[..end];
             rest = self.behind_line_end(&rest[end..]);
             if line.is_empty() {
