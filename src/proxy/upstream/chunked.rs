@@ -4,6 +4,8 @@
 //! else, which is how messages are smuggled. So there are no guesses: every line ends in CRLF, sizes
 //! are hex digits and not too many, and all that is not payload has a bound.
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+
 /// Digits of a chunk's size: as many as fit into 64 bits.
 const MAX_DIGITS: u8 = 16;
 /// Bytes of all chunk extensions of a message together: nobody uses them, and they could go on for
@@ -11,6 +13,8 @@ const MAX_DIGITS: u8 = 16;
 const MAX_EXTENSIONS: usize = 16 * 1024;
 /// Bytes of a trailer section.
 const MAX_TRAILERS: usize = 8 * 1024;
+/// Fields of a trailer section.
+const MAX_TRAILER_FIELDS: usize = 32;
 
 /// What is wrong with the chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -204,6 +208,24 @@ impl Chunked {
     /// The lines of the trailer section.
     pub fn trailers(&self) -> &[u8] {
         &self.trailers
+    }
+
+    /// The fields of the trailer section; none at all if they are malformed or too many.
+    pub fn fields(&self) -> Option<HeaderMap> {
+        let lines = [&self.trailers[..], b"\r\n"].concat();
+        let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
+        let httparse::Status::Complete((_, fields)) =
+            httparse::parse_headers(&lines, &mut fields).ok()?
+        else {
+            return None;
+        };
+        fields
+            .iter()
+            .map(|field| {
+                let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+                Some((name, HeaderValue::from_bytes(field.value).ok()?))
+            })
+            .collect()
     }
 }
 
