@@ -66,6 +66,8 @@ enum At {
     TrailerLf,
     LastLf,
     Done,
+    /// Nothing behind it can be told.
+    Bad(BadChunk),
 }
 
 /// What came of some bytes.
@@ -103,8 +105,11 @@ impl Chunked {
     ///
     /// # Errors
     ///
-    /// If the bytes are not the chunked coding of anything.
+    /// If the bytes are not the chunked coding of anything; then it stays so.
     pub fn decode(&mut self, bytes: &mut [u8]) -> Result<Decoded, BadChunk> {
+        if let At::Bad(why) = self.at {
+            return Err(why);
+        }
         let (mut payload, mut used) = (0, 0);
         while used < bytes.len() && self.at != At::Done {
             if let At::Data { left } = self.at {
@@ -119,7 +124,10 @@ impl Chunked {
                     left => At::Data { left },
                 };
             } else {
-                self.at = self.step(bytes[used])?;
+                self.at = self.step(bytes[used]).unwrap_or_else(At::Bad);
+                if let At::Bad(why) = self.at {
+                    return Err(why);
+                }
                 used += 1;
             }
         }
@@ -180,7 +188,7 @@ impl Chunked {
                 At::TrailerStart
             }
             (At::SizeLf { .. } | At::TrailerLf | At::LastLf, _) => return Err(BadChunk::LineEnd),
-            (at @ (At::Data { .. } | At::Done), _) => at,
+            (at @ (At::Data { .. } | At::Done | At::Bad(_)), _) => at,
         })
     }
 
@@ -303,6 +311,17 @@ mod tests {
         );
         let trailers = [b"0\r\n", &long[..=MAX_TRAILERS]].concat();
         assert_eq!(decode(&[&trailers]).unwrap_err(), BadChunk::Trailers);
+    }
+
+    #[test]
+    fn nothing_is_handed_out_behind_what_is_bad() {
+        let mut chunked = Chunked::default();
+        let bad = chunked.decode(&mut b"3\r\nabcd".to_vec());
+        assert_eq!(bad, Err(BadChunk::Overlong));
+        let well = chunked.decode(&mut b"\r\n1\r\nx\r\n0\r\n\r\n".to_vec());
+        assert_eq!(well, bad);
+        assert!(!chunked.is_done());
+        assert_eq!(chunked.decode(&mut []), bad);
     }
 
     proptest! {
