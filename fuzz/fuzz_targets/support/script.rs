@@ -10,7 +10,7 @@
 //! | `\` and a byte | that byte |
 //! | any other byte | itself |
 //!
-//! None of these has a meaning in an event stream.
+//! None of these has a meaning in an event stream, nor in the chunked coding.
 
 // Each target takes what it needs.
 #![allow(dead_code)]
@@ -43,12 +43,16 @@ pub struct Script {
 
 impl Script {
     pub fn read(text: &[u8]) -> Self {
+        Self::read_up_to(MAX_STREAM, text)
+    }
+
+    pub fn read_up_to(max_stream: usize, text: &[u8]) -> Self {
         let mut stream = Vec::new();
         let mut cuts = Vec::new();
         let mut fails = false;
         let mut bytes = text.iter().copied();
         while let Some(byte) = bytes.next()
-            && stream.len() < MAX_STREAM
+            && stream.len() < max_stream
         {
             match byte {
                 b'|' => cuts.push((stream.len(), None)),

@@ -7,7 +7,7 @@ use super::chunked::{BadChunk, Chunked};
 use super::pool::Home;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Version, response};
+use http::{Version, response};
 use http_body::{Body, Frame, SizeHint};
 use std::cell::RefCell;
 use std::io;
@@ -20,8 +20,6 @@ use tokio_util::io::poll_read_buf;
 const READ: usize = 16 * 1024;
 /// Room below which the buffer is not worth a read.
 const ROOM: usize = 4 * 1024;
-/// Fields of a trailer section.
-const MAX_TRAILER_FIELDS: usize = 32;
 
 thread_local! {
     static BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
@@ -168,11 +166,10 @@ impl StreamBody {
         let Framing::Chunked(chunked) = &self.framing else {
             return None;
         };
-        let lines = chunked.trailers();
-        if lines.is_empty() {
+        if chunked.trailers().is_empty() {
             return None;
         }
-        let fields = parse(lines).ok_or(BodyError::Trailers);
+        let fields = chunked.fields().ok_or(BodyError::Trailers);
         self.framing = Framing::Close;
         Some(fields.map(Frame::trailers))
     }
@@ -196,24 +193,6 @@ impl StreamBody {
             }
         }
     }
-}
-
-fn parse(lines: &[u8]) -> Option<HeaderMap> {
-    let mut lines = lines.to_vec();
-    lines.extend_from_slice(b"\r\n");
-    let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
-    let httparse::Status::Complete((_, fields)) =
-        httparse::parse_headers(&lines, &mut fields).ok()?
-    else {
-        return None;
-    };
-    fields
-        .iter()
-        .map(|field| {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-            Some((name, HeaderValue::from_bytes(field.value).ok()?))
-        })
-        .collect()
 }
 
 impl Body for StreamBody {

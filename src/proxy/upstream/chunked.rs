@@ -4,13 +4,19 @@
 //! else, which is how messages are smuggled. So there are no guesses: every line ends in CRLF, sizes
 //! are hex digits and not too many, and all that is not payload has a bound.
 
+use http::{HeaderMap, HeaderName, HeaderValue};
+
 /// Digits of a chunk's size: as many as fit into 64 bits.
 const MAX_DIGITS: u8 = 16;
+/// Blanks behind a size. Not counted in sum, as those who pad do it all their stream long.
+const MAX_PADDING: u8 = 64;
 /// Bytes of all chunk extensions of a message together: nobody uses them, and they could go on for
-/// ever.
-const MAX_EXTENSIONS: usize = 16 * 1024;
+/// ever. To hyper 16 KiB are too many, and what is refused elsewhere is not taken here.
+const MAX_EXTENSIONS: usize = 16 * 1024 - 1;
 /// Bytes of a trailer section.
 const MAX_TRAILERS: usize = 8 * 1024;
+/// Fields of a trailer section.
+const MAX_TRAILER_FIELDS: usize = 32;
 
 const NO_HEX: u8 = 0xff;
 
@@ -42,6 +48,9 @@ pub enum BadChunk {
     #[error("a chunk is longer than its size says")]
     Overlong,
     /// Over the bound.
+    #[error("a chunk's size is padded with more than {MAX_PADDING} blanks")]
+    Padding,
+    /// Over the bound.
     #[error("chunk extensions of more than {MAX_EXTENSIONS} bytes")]
     Extensions,
     /// Over the bound.
@@ -59,6 +68,7 @@ enum At {
     /// Blanks behind the size, which some servers pad with.
     Padding {
         value: u64,
+        blanks: u8,
     },
     Extension {
         value: u64,
@@ -76,6 +86,8 @@ enum At {
     TrailerLf,
     LastLf,
     Done,
+    /// Nothing behind it can be told.
+    Bad(BadChunk),
 }
 
 /// What came of some bytes.
@@ -113,8 +125,11 @@ impl Chunked {
     ///
     /// # Errors
     ///
-    /// If the bytes are not the chunked coding of anything.
+    /// If the bytes are not the chunked coding of anything; then it stays so.
     pub fn decode(&mut self, bytes: &mut [u8]) -> Result<Decoded, BadChunk> {
+        if let At::Bad(why) = self.at {
+            return Err(why);
+        }
         let (mut payload, mut used) = (0, 0);
         while used < bytes.len() && self.at != At::Done {
             if let At::Data { left } = self.at {
@@ -131,7 +146,10 @@ impl Chunked {
             } else if let Some((at, len)) = self.stride(&bytes[used..]) {
                 (self.at, used) = (at, used + len);
             } else {
-                self.at = self.step(bytes[used])?;
+                self.at = self.step(bytes[used]).unwrap_or_else(At::Bad);
+                if let At::Bad(why) = self.at {
+                    return Err(why);
+                }
                 used += 1;
             }
         }
@@ -178,14 +196,21 @@ impl Chunked {
                 }
             }
             (At::Size { digits: 0, .. }, _) => return Err(BadChunk::Size),
-            (At::Size { value, .. } | At::Padding { value }, b' ' | b'\t') => {
-                self.count_extension()?;
-                At::Padding { value }
+            (At::Size { value, .. }, b' ' | b'\t') => At::Padding { value, blanks: 1 },
+            (At::Padding { value, blanks }, b' ' | b'\t') => {
+                if blanks == MAX_PADDING {
+                    return Err(BadChunk::Padding);
+                }
+                At::Padding {
+                    value,
+                    blanks: blanks + 1,
+                }
             }
-            (At::Size { value, .. } | At::Padding { value }, b';') => At::Extension { value },
-            (At::Size { value, .. } | At::Padding { value } | At::Extension { value }, b'\r') => {
-                At::SizeLf { value }
-            }
+            (At::Size { value, .. } | At::Padding { value, .. }, b';') => At::Extension { value },
+            (
+                At::Size { value, .. } | At::Padding { value, .. } | At::Extension { value },
+                b'\r',
+            ) => At::SizeLf { value },
             (At::Size { .. } | At::Padding { .. }, _) => return Err(BadChunk::Size),
             (At::Extension { .. }, b'\n') => return Err(BadChunk::LineEnd),
             (At::Extension { value }, _) => {
@@ -216,7 +241,7 @@ impl Chunked {
                 At::TrailerStart
             }
             (At::SizeLf { .. } | At::TrailerLf | At::LastLf, _) => return Err(BadChunk::LineEnd),
-            (at @ (At::Data { .. } | At::Done), _) => at,
+            (at @ (At::Data { .. } | At::Done | At::Bad(_)), _) => at,
         })
     }
 
@@ -244,6 +269,24 @@ impl Chunked {
     /// The lines of the trailer section.
     pub fn trailers(&self) -> &[u8] {
         &self.trailers
+    }
+
+    /// The fields of the trailer section; none at all if they are malformed or too many.
+    pub fn fields(&self) -> Option<HeaderMap> {
+        let lines = [&self.trailers[..], b"\r\n"].concat();
+        let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
+        let httparse::Status::Complete((_, fields)) =
+            httparse::parse_headers(&lines, &mut fields).ok()?
+        else {
+            return None;
+        };
+        fields
+            .iter()
+            .map(|field| {
+                let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+                Some((name, HeaderValue::from_bytes(field.value).ok()?))
+            })
+            .collect()
     }
 }
 
@@ -310,17 +353,40 @@ mod tests {
         let long = vec![b'x'; MAX_EXTENSIONS + 1];
         let extension = [b"1;", &long[..]].concat();
         assert_eq!(decode(&[&extension]).unwrap_err(), BadChunk::Extensions);
-        let padding = [b"1", &vec![b' '; MAX_EXTENSIONS + 1][..]].concat();
-        assert_eq!(decode(&[&padding]).unwrap_err(), BadChunk::Extensions);
+        let padding = [b"1", &[b' '; MAX_PADDING as usize + 1][..]].concat();
+        assert_eq!(decode(&[&padding]).unwrap_err(), BadChunk::Padding);
         // Also in sum.
         let some = [b"1;", &long[..MAX_EXTENSIONS / 2], b"\r\na\r\n"].concat();
-        assert!(decode(&[&some, &some]).is_ok());
+        assert!(decode(&[&some, &some, b"1;x"]).is_ok());
         assert_eq!(
-            decode(&[&some, &some, b"1;x"]).unwrap_err(),
+            decode(&[&some, &some, b"1;xx"]).unwrap_err(),
             BadChunk::Extensions
         );
         let trailers = [b"0\r\n", &long[..=MAX_TRAILERS]].concat();
         assert_eq!(decode(&[&trailers]).unwrap_err(), BadChunk::Trailers);
+    }
+
+    #[test]
+    fn a_stream_that_pads_its_sizes_may_go_on_for_ever() {
+        let padded = [b"1", &[b' '; MAX_PADDING as usize][..], b"\r\na\r\n"].concat();
+        assert!(decode(&[&padded[..]; MAX_EXTENSIONS]).is_ok());
+    }
+
+    #[test]
+    fn no_more_extensions_are_taken_than_hyper_takes() {
+        let long = [b"1;", &[b'x'; 16 * 1024][..]].concat();
+        assert_eq!(decode(&[&long]).unwrap_err(), BadChunk::Extensions);
+    }
+
+    #[test]
+    fn nothing_is_handed_out_behind_what_is_bad() {
+        let mut chunked = Chunked::default();
+        let bad = chunked.decode(&mut b"3\r\nabcd".to_vec());
+        assert_eq!(bad, Err(BadChunk::Overlong));
+        let well = chunked.decode(&mut b"\r\n1\r\nx\r\n0\r\n\r\n".to_vec());
+        assert_eq!(well, bad);
+        assert!(!chunked.is_done());
+        assert_eq!(chunked.decode(&mut []), bad);
     }
 
     proptest! {
