@@ -17,14 +17,41 @@ mod origin;
 pub use origin::{Answer, Asked, Origin};
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
 /// Longer than anything takes here: a test that waits so long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where one side of a test waits for a word of the other.
+pub struct Gate(Mutex<Receiver<()>>);
+
+pub fn gate() -> (Sender<()>, Gate) {
+    let (open, gate) = channel();
+    (open, Gate(Mutex::new(gate)))
+}
+
+impl Gate {
+    pub fn wait(&self) {
+        self.0.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+    }
+
+    /// Until a word comes, or none can come any more.
+    pub fn opens(&self) -> bool {
+        self.0.lock().unwrap().recv().is_ok()
+    }
+
+    /// For a word from now on.
+    pub fn wait_anew(&self) {
+        let gate = self.0.lock().unwrap();
+        while gate.try_recv().is_ok() {}
+        gate.recv_timeout(PATIENCE).unwrap();
+    }
+}
 
 /// A running `sse-guard`, killed on drop.
 pub struct Proxy {
@@ -163,6 +190,21 @@ pub enum End {
     Broken,
 }
 
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// The other side has nothing more to say.
+    Closed,
+    /// What was under way is lost.
+    Reset,
+}
+
+/// To close `socket` is to reset it, once nobody holds it.
+fn reset_on_close(socket: &TcpStream) {
+    let socket = socket2::SockRef::from(socket);
+    socket.set_linger(Some(Duration::ZERO)).unwrap();
+}
+
 /// Nothing if the other side has gone; silence is no end.
 fn in_time<T>(result: std::io::Result<T>) -> Option<T> {
     use std::io::ErrorKind::{TimedOut, WouldBlock};
@@ -261,5 +303,26 @@ impl Client {
         // A reset tells as much as an end.
         in_time(self.reader.read_to_end(&mut seen));
         seen
+    }
+
+    /// Everything up to the end of the connection, and which end that was.
+    pub fn raw_and_end(&mut self) -> (Vec<u8>, Gone) {
+        let mut seen = Vec::new();
+        let gone = match in_time(self.reader.read_to_end(&mut seen)) {
+            Some(_) => Gone::Closed,
+            None => Gone::Reset,
+        };
+        (seen, gone)
+    }
+
+    /// Says that no more will come, and listens on.
+    pub fn close_own_side(&self) {
+        // Whoever was reset meanwhile has nothing left to close.
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+
+    /// Goes without a farewell.
+    pub fn reset(self) {
+        reset_on_close(&self.socket);
     }
 }
