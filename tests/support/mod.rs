@@ -52,6 +52,8 @@ impl Gate {
     }
 }
 
+const BINARY: &str = env!("CARGO_BIN_EXE_sse-guard");
+
 /// A running `sse-guard`, killed on drop.
 pub struct Proxy {
     child: Child,
@@ -75,7 +77,22 @@ impl Proxy {
 
     /// On this address, with just these flags.
     pub fn listening(address: &str, flags: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sse-guard"))
+        Self::run(Command::new(BINARY), address, flags)
+    }
+
+    /// In front of `origin`, on a free port, with so many files at the most.
+    pub fn with_few_files(limit: usize, origin: SocketAddr, flags: &[&str]) -> Self {
+        let upstream = format!("http://{origin}");
+        let mut all = vec!["--upstream-url", &upstream];
+        all.extend(flags);
+        let mut shell = Command::new("/bin/sh");
+        let limited = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &limited, BINARY]);
+        Self::run(shell, "127.0.0.1:0", &all)
+    }
+
+    fn run(mut command: Command, address: &str, flags: &[&str]) -> Self {
+        let mut child = command
             .args(["--listen", address, "--log-format", "json"])
             .args(flags)
             .env_clear()
