@@ -8,32 +8,9 @@
 
 mod support;
 
-use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use support::{Answer, Client, End, Origin, PATIENCE, Proxy};
+use support::{Answer, Client, End, Origin, Proxy, gate};
 
 const BEAT: &str = ": heartbeat\n";
-
-/// Where the origin waits for a word of the client.
-struct Gate(Mutex<Receiver<()>>);
-
-fn gate() -> (Sender<()>, Gate) {
-    let (open, gate) = channel();
-    (open, Gate(Mutex::new(gate)))
-}
-
-impl Gate {
-    fn wait(&self) {
-        self.0.lock().unwrap().recv_timeout(PATIENCE).unwrap();
-    }
-
-    /// For a word from now on.
-    fn wait_anew(&self) {
-        let gate = self.0.lock().unwrap();
-        while gate.try_recv().is_ok() {}
-        gate.recv_timeout(PATIENCE).unwrap();
-    }
-}
 
 fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap()
@@ -288,7 +265,7 @@ fn an_upstream_that_only_pings_is_found_out_by_its_other_events() {
         // Each answers one that was heard, so that there is always a next one in time; more than
         // fit into the timeout, but not for ever.
         for _ in 0..50_000 {
-            if !to.chunk(PING) || hears.0.lock().unwrap().recv().is_err() {
+            if !to.chunk(PING) || !hears.opens() {
                 return;
             }
         }

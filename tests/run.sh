@@ -19,7 +19,7 @@ step "format"
 cargo fmt --check
 
 # The feature sets: none, each alone, all.
-for features in "" axum proxy axum,proxy; do
+for features in "" axum serve proxy axum,serve axum,proxy; do
     step "lints, features: ${features:-none}"
     cargo clippy --all-targets --features "$features" -- -D warnings
 done

@@ -41,6 +41,18 @@ pin_project! {
         left: Vec<u8>,
         sent: usize,
     }
+
+    impl<B> PinnedDrop for Pump<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            let is_whole = matches!(this.state, State::Over) && *this.sent == this.left.len();
+            // However it is cut, the end of the connection must not say that this was all. Behind
+            // chunks it does not.
+            if *this.framing == Framing::Close && !is_whole {
+                this.io.reset_on_close();
+            }
+        }
+    }
 }
 
 enum State {
@@ -140,13 +152,7 @@ where
                     let _ = this.io.shutdown();
                     return Poll::Ready(None);
                 }
-                State::Broken => {
-                    // Behind chunks the end of the connection says so itself.
-                    if *this.framing == Framing::Close {
-                        this.io.reset_on_close();
-                    }
-                    return Poll::Ready(None);
-                }
+                State::Broken => return Poll::Ready(None),
             }
             let mut batch = Batch::default();
             while !batch.is_full() {

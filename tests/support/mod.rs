@@ -12,19 +12,47 @@
     reason = "a failed expectation is how a test fails"
 )]
 
+mod client;
 mod origin;
 
+use client::reset_on_close;
+pub use client::{Client, End, Gone, PATIENCE, wait_until};
 pub use origin::{Answer, Asked, Origin};
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
 
-/// Longer than anything takes here: a test that waits so long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Where one side of a test waits for a word of the other.
+pub struct Gate(Mutex<Receiver<()>>);
+
+pub fn gate() -> (Sender<()>, Gate) {
+    let (open, gate) = channel();
+    (open, Gate(Mutex::new(gate)))
+}
+
+impl Gate {
+    pub fn wait(&self) {
+        self.0.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+    }
+
+    /// Until a word comes, or none can come any more.
+    pub fn opens(&self) -> bool {
+        self.0.lock().unwrap().recv().is_ok()
+    }
+
+    /// For a word from now on.
+    pub fn wait_anew(&self) {
+        let gate = self.0.lock().unwrap();
+        while gate.try_recv().is_ok() {}
+        gate.recv_timeout(PATIENCE).unwrap();
+    }
+}
+
+const BINARY: &str = env!("CARGO_BIN_EXE_sse-guard");
 
 /// A running `sse-guard`, killed on drop.
 pub struct Proxy {
@@ -49,7 +77,22 @@ impl Proxy {
 
     /// On this address, with just these flags.
     pub fn listening(address: &str, flags: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sse-guard"))
+        Self::run(Command::new(BINARY), address, flags)
+    }
+
+    /// In front of `origin`, on a free port, with so many files at the most.
+    pub fn with_few_files(limit: usize, origin: SocketAddr, flags: &[&str]) -> Self {
+        let upstream = format!("http://{origin}");
+        let mut all = vec!["--upstream-url", &upstream];
+        all.extend(flags);
+        let mut shell = Command::new("/bin/sh");
+        let limited = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &limited, BINARY]);
+        Self::run(shell, "127.0.0.1:0", &all)
+    }
+
+    fn run(mut command: Command, address: &str, flags: &[&str]) -> Self {
+        let mut child = command
             .args(["--listen", address, "--log-format", "json"])
             .args(flags)
             .env_clear()
@@ -114,6 +157,13 @@ impl Proxy {
         self.child.id()
     }
 
+    /// How many files it has open.
+    #[cfg(target_os = "linux")]
+    pub fn files(&self) -> usize {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        files.unwrap().count()
+    }
+
     pub fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         let status = Command::new("kill").args([signal, &pid]).status().unwrap();
@@ -151,115 +201,5 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// How a response ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// By its framing, or for one without by the connection's end.
-    Clean,
-    /// The connection ended before the framing did.
-    Broken,
-}
-
-/// Nothing if the other side has gone; silence is no end.
-fn in_time<T>(result: std::io::Result<T>) -> Option<T> {
-    use std::io::ErrorKind::{TimedOut, WouldBlock};
-    match result {
-        Err(error) if matches!(error.kind(), TimedOut | WouldBlock) => {
-            panic!("nothing came in time: {error}")
-        }
-        result => result.ok(),
-    }
-}
-
-/// A client's connection.
-pub struct Client {
-    pub socket: TcpStream,
-    reader: BufReader<TcpStream>,
-}
-
-impl Client {
-    pub fn connect(addr: SocketAddr) -> Self {
-        let socket = TcpStream::connect(addr).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.set_nodelay(true).unwrap();
-        let reader = BufReader::new(socket.try_clone().unwrap());
-        Self { socket, reader }
-    }
-
-    pub fn send(&mut self, bytes: &str) {
-        self.socket.write_all(bytes.as_bytes()).unwrap();
-    }
-
-    /// The response head, in lower case, with `\n` for line ends.
-    pub fn head(&mut self) -> String {
-        let mut head = String::new();
-        loop {
-            let mut line = String::new();
-            assert!(
-                self.reader.read_line(&mut line).unwrap() > 0,
-                "no whole head: {head:?}"
-            );
-            let line = line.trim_end();
-            if line.is_empty() {
-                return head;
-            }
-            head.push_str(&line.to_ascii_lowercase());
-            head.push('\n');
-        }
-    }
-
-    /// The next HTTP chunk's data; empty at the last, nothing if the connection ends before.
-    pub fn chunk(&mut self) -> Option<Vec<u8>> {
-        let mut size = String::new();
-        if in_time(self.reader.read_line(&mut size))? == 0 {
-            return None;
-        }
-        let size = usize::from_str_radix(size.trim_end(), 16).unwrap();
-        let mut data = vec![0; size + 2];
-        in_time(self.reader.read_exact(&mut data))?;
-        data.truncate(size);
-        Some(data)
-    }
-
-    /// Chunked data until `text` is in it.
-    pub fn read_until(&mut self, text: &str) -> String {
-        let mut seen = String::new();
-        while !seen.contains(text) {
-            match self.chunk() {
-                Some(data) if !data.is_empty() => seen.push_str(&String::from_utf8(data).unwrap()),
-                _ => panic!("the stream ended before {text:?}: {seen:?}"),
-            }
-        }
-        seen
-    }
-
-    /// All the chunked data that is left, and how it ended.
-    pub fn rest(&mut self) -> (Vec<u8>, End) {
-        let mut seen = Vec::new();
-        loop {
-            match self.chunk() {
-                None => return (seen, End::Broken),
-                Some(data) if data.is_empty() => return (seen, End::Clean),
-                Some(data) => seen.extend(data),
-            }
-        }
-    }
-
-    /// Exactly so many bytes, as they are.
-    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        self.reader.read_exact(&mut bytes).unwrap();
-        bytes
-    }
-
-    /// Everything up to the end of the connection, as it is.
-    pub fn raw(&mut self) -> Vec<u8> {
-        let mut seen = Vec::new();
-        // A reset tells as much as an end.
-        in_time(self.reader.read_to_end(&mut seen));
-        seen
     }
 }

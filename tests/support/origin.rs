@@ -1,6 +1,6 @@
 //! A server that sends just the bytes it is told to.
 
-use super::PATIENCE;
+use super::{PATIENCE, reset_on_close};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -39,6 +39,7 @@ pub struct Origin {
 pub struct Answer {
     pub socket: TcpStream,
     reader: BufReader<TcpStream>,
+    resets: bool,
 }
 
 impl Answer {
@@ -74,6 +75,16 @@ impl Answer {
         let mut body = vec![0; len];
         self.reader.read_exact(&mut body).unwrap();
         body
+    }
+
+    /// The next request on this connection, if one comes.
+    pub fn next_request(&mut self) -> Option<Asked> {
+        read_request(&mut self.reader)
+    }
+
+    /// The connection is reset when the answer is done, not closed.
+    pub fn reset(&mut self) {
+        self.resets = true;
     }
 
     /// Waits until the other side is gone. Whether it went in time.
@@ -123,9 +134,17 @@ impl Origin {
                     if let Some(request) = read_request(&mut reader) {
                         served.fetch_add(1, SeqCst);
                         asked.lock().unwrap().push(request.clone());
-                        let mut to = Answer { socket, reader };
+                        let mut to = Answer {
+                            socket,
+                            reader,
+                            resets: false,
+                        };
                         answer(request, &mut to);
-                        let _ = to.socket.shutdown(Shutdown::Both);
+                        if to.resets {
+                            reset_on_close(&to.socket);
+                        } else {
+                            let _ = to.socket.shutdown(Shutdown::Both);
+                        }
                     }
                     *open.0.lock().unwrap() -= 1;
                     open.1.notify_all();

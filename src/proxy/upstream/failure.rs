@@ -26,6 +26,8 @@ pub(super) enum Failure {
     Busy,
     #[error("the request's body is too long")]
     TooLong,
+    #[error("the request's body broke off")]
+    Upload(#[source] Failed),
     #[error("this proxy opens no tunnels")]
     Connects,
 }
@@ -37,7 +39,7 @@ impl Failure {
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Request(_) => StatusCode::BAD_REQUEST,
+            Self::Request(_) | Self::Upload(_) => StatusCode::BAD_REQUEST,
             Self::Connects => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
@@ -57,7 +59,9 @@ impl Failure {
             Self::HeadTimeout => {
                 "if it needs longer to think, raise upstream.head_timeout; else see its own log"
             }
-            Self::Request(_) | Self::Connects => "the client has to mend its request",
+            Self::Request(_) | Self::Upload(_) | Self::Connects => {
+                "the client has to mend its request"
+            }
         }
     }
 
@@ -116,6 +120,15 @@ impl From<Failed> for Failure {
             }
             next = error.source();
         }
-        Self::Broken(failed)
+        // The body is the client's connection's, which has an error of its own.
+        let of_the_client = failed
+            .source()
+            .is_some_and(|cause| cause.is::<hyper::Error>());
+        match failed {
+            Failed::Http(error) if error.is_user() && of_the_client => {
+                Self::Upload(Failed::Http(error))
+            }
+            failed => Self::Broken(failed),
+        }
     }
 }
