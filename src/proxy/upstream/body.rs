@@ -5,7 +5,7 @@
 
 use super::chunked::{BadChunk, Chunked};
 use super::pool::Home;
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Version, response};
 use http_body::{Body, Frame, SizeHint};
@@ -16,25 +16,58 @@ use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
-/// Bytes that one read takes at the most.
+/// Bytes that one read takes at the most: what a client has no room for is kept for it, and many
+/// clients may be slow.
 const READ: usize = 16 * 1024;
-/// Room below which the buffer is not worth a read.
-const ROOM: usize = 4 * 1024;
+/// The same for a stream that has come at full speed for long enough, and was taken so. It costs
+/// half as much then.
+const FAST_READ: usize = 64 * 1024;
+/// So many full reads in a row are long enough: 4 MiB, which is more than a client that does not
+/// read is sent.
+const RUN_UP: u16 = 256;
 
 thread_local! {
     static BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+/// How fast the bytes of a connection come.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// Full reads in a row.
+    full: u16,
+}
+
+impl Pace {
+    fn most(&self) -> usize {
+        match self.full {
+            RUN_UP => FAST_READ,
+            _ => READ,
+        }
+    }
+
+    fn note(&mut self, read: usize) {
+        self.full = match read {
+            READ.. => RUN_UP.min(self.full + 1),
+            _ => 0,
+        };
+    }
 }
 
 /// Reads what is there into the thread's buffer; nothing at the end of the input.
 ///
 /// The room is used again once what was read before is gone: whoever keeps some of it for long
 /// should keep a copy.
-pub(super) fn read(socket: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<BytesMut>> {
+pub(super) fn read(
+    socket: &mut TcpStream,
+    pace: &mut Pace,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<BytesMut>> {
     BUFFER.with_borrow_mut(|buffer| {
-        if buffer.capacity() < ROOM {
-            buffer.reserve(READ);
-        }
-        ready!(poll_read_buf(Pin::new(socket), cx, buffer))?;
+        let most = pace.most();
+        buffer.reserve(most);
+        let mut room = (&mut *buffer).limit(most);
+        let read = ready!(poll_read_buf(Pin::new(socket), cx, &mut room))?;
+        pace.note(read);
         Poll::Ready(Ok(buffer.split()))
     })
 }
@@ -108,6 +141,7 @@ pub(in crate::proxy) struct StreamBody {
     home: Option<Home>,
     /// What came with the head.
     ahead: BytesMut,
+    pace: Pace,
     framing: Framing,
 }
 
@@ -122,6 +156,7 @@ impl StreamBody {
             socket: Some(socket),
             home,
             ahead,
+            pace: Pace::default(),
             framing,
         }
     }
@@ -180,7 +215,7 @@ impl StreamBody {
                 return Poll::Ready(self.trailers());
             };
             let mut bytes = match self.ahead.is_empty() {
-                true => ready!(read(socket, cx))?,
+                true => ready!(read(socket, &mut self.pace, cx))?,
                 false => std::mem::take(&mut self.ahead),
             };
             if bytes.is_empty() {

@@ -3,7 +3,7 @@
 //! hyper reads what it can get, and would hold the start of the body. So it gets no byte past the
 //! head until somebody has decided who reads the body.
 
-use super::body::read;
+use super::body::{Pace, read};
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
@@ -91,7 +91,7 @@ impl Read for HeadIo {
                 // Nobody is woken: see `Gate::open`.
                 return Poll::Pending;
             }
-            let bytes = ready!(read(this.socket.inner_mut(), cx))?;
+            let bytes = ready!(read(this.socket.inner_mut(), &mut Pace::default(), cx))?;
             if bytes.is_empty() {
                 return Poll::Ready(Ok(()));
             }
