@@ -22,9 +22,9 @@ const READ: usize = 16 * 1024;
 /// The same for a stream that has come at full speed for long enough, and was taken so. It costs
 /// half as much then.
 const FAST_READ: usize = 64 * 1024;
-/// So many full reads in a row are long enough: 4 MiB, which is more than a client that does not
-/// read is sent.
-const RUN_UP: u16 = 256;
+/// So many reads in a row of at least half as much are long enough: together more than a client that
+/// does not read is sent.
+const RUN_UP: u8 = 24;
 
 thread_local! {
     static BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
@@ -33,22 +33,22 @@ thread_local! {
 /// How fast the bytes of a connection come.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// Full reads in a row.
-    full: u16,
+    /// Large reads in a row.
+    large: u8,
 }
 
 impl Pace {
     fn most(&self) -> usize {
-        match self.full {
+        match self.large {
             RUN_UP => FAST_READ,
             _ => READ,
         }
     }
 
     fn note(&mut self, read: usize) {
-        self.full = match read {
-            READ.. => RUN_UP.min(self.full + 1),
-            _ => 0,
+        self.large = match read >= READ / 2 {
+            true => RUN_UP.min(self.large + 1),
+            false => 0,
         };
     }
 }
