@@ -10,7 +10,7 @@
 #   SECS=10          seconds to measure latency
 #   EVENTS=200000    events on each stream of throughput
 #   TARGETS="sse-guard nginx haproxy tcp"   also LABEL=PROGRAM: another build of sse-guard
-#   GUARD_FLAGS="--limit-per-ip off --limit-rate off --limit-total off --log-level warn"
+#   GUARD_FLAGS="--threads $THREADS --limit-per-ip off --limit-rate off --limit-total off --log-level warn"
 #   THREADS=2        of each target
 #   OUT=target/peers results: a file of JSON lines for each workload, and table.txt
 set -euo pipefail
@@ -26,7 +26,7 @@ else
     streams=5000 hold=10 rest=5 held_streams=9500 held=60 stalled=40 churn=60
 fi
 export THREADS=${THREADS:-2}
-export GUARD_FLAGS=${GUARD_FLAGS:---limit-per-ip off --limit-rate off --limit-total off --log-level warn}
+export GUARD_FLAGS=${GUARD_FLAGS:---threads $THREADS --limit-per-ip off --limit-rate off --limit-total off --log-level warn}
 read -ra targets <<<"${TARGETS:-sse-guard nginx haproxy tcp}"
 workloads=("$@")
 [ $# -gt 0 ] || workloads=(idle latency throughput hold slow churn)

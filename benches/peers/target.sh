@@ -51,7 +51,6 @@ start() { # NAME LISTEN ORIGIN RUN
         set -- --listen "$listen" --upstream-url "http://$origin" "${flags[@]}"
         # What the user's own proxy is told does not hold for this one.
         unset "${!SSE_GUARD_@}"
-        export TOKIO_WORKER_THREADS=$THREADS
         ;;
     esac
     # A session of its own, by which `stop` finds all of it.
