@@ -59,6 +59,6 @@ pub use stack::{SseGuard, SseGuardLayer};
 pub use stream::{EndReason, Stream, StreamId};
 
 /// Keeps the README's example compiling.
-#[cfg(all(doctest, feature = "axum"))]
+#[cfg(all(doctest, feature = "axum", feature = "serve"))]
 #[doc = include_str!("../README.md")]
 mod readme {}

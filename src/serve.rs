@@ -10,6 +10,22 @@
 //! `text/event-stream`. One of known length, and the answer to a request whose body is still
 //! coming, stay with hyper.
 //!
+//! # Threads
+//!
+//! An event's way through costs little beside waking another thread for it. So with
+//! [`threads`](Server::threads) a connection stays where it was put, sockets, timers, memory and all,
+//! and one that comes goes to the thread with the fewest. Beside a runtime that shares its work among
+//! threads, on as many cores, that took 7 % less CPU time for an event, and half of the time to
+//! deliver it. A listener for each thread (`SO_REUSEPORT`) would spread connections by chance, which
+//! evens out for requests, not for streams of hours; and what waits at one of them is lost when it
+//! closes.
+//!
+//! # Memory
+//!
+//! What a quiet stream keeps is its two tasks' state and its layers', some 2 KB. What the process
+//! holds depends on the allocator as much: connections that come all at once leave the room of their
+//! requests' parsing between what stays. The proxy's binary has mimalloc, told to give back at once.
+//!
 //! ```no_run
 //! # #[cfg(feature = "axum")]
 //! # async fn run() -> std::io::Result<()> {
