@@ -77,6 +77,20 @@ fn retry(last_words: &[u8]) -> u64 {
         .unwrap()
 }
 
+/// An origin whose streams are two events, the second when the gate is opened.
+fn two_events() -> (Origin, Gate) {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let origin = Origin::start(move |_, to| {
+        to.stream();
+        to.chunk("data: 1\n\n");
+        wait.wait();
+        to.chunk("data: 2\n\n");
+        to.end();
+    });
+    (origin, gate)
+}
+
 #[test]
 fn sigterm_ends_streams_properly_and_tells_each_another_time_to_come_back() {
     for signal in ["-TERM", "-INT"] {
@@ -110,15 +124,7 @@ fn sigterm_ends_streams_properly_and_tells_each_another_time_to_come_back() {
 
 #[test]
 fn the_answer_to_a_post_that_ends_within_the_window_ends_properly() {
-    let gate = Gate::default();
-    let wait = gate.clone();
-    let origin = Origin::start(move |_, to| {
-        to.stream();
-        to.chunk("data: 1\n\n");
-        wait.wait();
-        to.chunk("data: 2\n\n");
-        to.end();
-    });
+    let (origin, gate) = two_events();
     let mut proxy = Proxy::start(origin.addr, &["--drain-window", "30s"]);
     let mut client = begun(post(&proxy));
     terminate(&proxy);
@@ -311,15 +317,7 @@ fn a_tunnel_is_cut_at_the_end_of_the_window() {
 
 #[test]
 fn a_hangup_ends_nothing() {
-    let gate = Gate::default();
-    let wait = gate.clone();
-    let origin = Origin::start(move |_, to| {
-        to.stream();
-        to.chunk("data: 1\n\n");
-        wait.wait();
-        to.chunk("data: 2\n\n");
-        to.end();
-    });
+    let (origin, gate) = two_events();
     let mut proxy = Proxy::start(origin.addr, &[]);
     let mut before = begun(proxy.get("/"));
     proxy.signal("-HUP");
