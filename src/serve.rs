@@ -44,6 +44,7 @@ mod accept;
 mod body;
 mod encode;
 mod io;
+mod liveness;
 mod pump;
 mod talk;
 mod workers;
@@ -52,13 +53,14 @@ pub(crate) use accept::Connections;
 pub use body::RequestBody;
 #[cfg(feature = "proxy")]
 pub(crate) use body::Upload;
+pub(crate) use liveness::Liveness;
 
 use crate::guard::BoxError;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use io::ClientIo;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -84,8 +86,7 @@ struct Settings {
     write_stall: Option<Duration>,
     unsent: Option<u32>,
     send_buffer: Option<usize>,
-    keepalive: Option<Duration>,
-    user_timeout: Option<Duration>,
+    liveness: Liveness,
 }
 
 impl Default for Settings {
@@ -96,8 +97,10 @@ impl Default for Settings {
             write_stall: Some(Duration::from_secs(30)),
             unsent: Some(16 * 1024),
             send_buffer: None,
-            keepalive: Some(Duration::from_secs(60)),
-            user_timeout: Some(Duration::from_secs(60)),
+            liveness: Liveness {
+                keepalive: Some(Duration::from_secs(60)),
+                user_timeout: Some(Duration::from_secs(60)),
+            },
         }
     }
 }
@@ -164,11 +167,13 @@ impl Server {
         self
     }
 
-    /// The kernel asks a client that has been silent for so long whether it is there, three times
-    /// at a quarter of this interval, and resets it else. 60 s by default.
+    /// The kernel asks a client that has been silent for so long whether it is there, and again at
+    /// quarters of this interval. One that does not answer is gone after three of them, or, on
+    /// Linux, once it has been silent for the [user timeout](Self::user_timeout), if there is one.
+    /// 60 s by default; less than 1 s is 1 s.
     #[must_use]
     pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
-        self.settings.keepalive = after.into();
+        self.settings.liveness.keepalive = after.into();
         self
     }
 
@@ -176,7 +181,7 @@ impl Server {
     /// by default.
     #[must_use]
     pub fn user_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.settings.user_timeout = timeout.into();
+        self.settings.liveness.user_timeout = timeout.into();
         self
     }
 
@@ -266,21 +271,14 @@ async fn drive<S, B>(
 fn tune(socket: &TcpStream, settings: &Settings) -> std::io::Result<()> {
     // Events are small and must not wait for each other.
     socket.set_nodelay(true)?;
+    settings.liveness.watch(socket)?;
     let socket = SockRef::from(socket);
     if let Some(bytes) = settings.send_buffer {
         socket.set_send_buffer_size(bytes)?;
     }
-    if let Some(after) = settings.keepalive {
-        let interval = (after / 4).max(Duration::from_secs(1));
-        let keepalive = TcpKeepalive::new().with_time(after).with_interval(interval);
-        socket.set_tcp_keepalive(&keepalive.with_retries(3))?;
-    }
     #[cfg(target_os = "linux")]
-    {
-        socket.set_tcp_user_timeout(settings.user_timeout)?;
-        if let Some(bytes) = settings.unsent {
-            socket.set_tcp_notsent_lowat(bytes)?;
-        }
+    if let Some(bytes) = settings.unsent {
+        socket.set_tcp_notsent_lowat(bytes)?;
     }
     Ok(())
 }

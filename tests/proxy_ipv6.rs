@@ -8,13 +8,13 @@
 mod support;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use support::{Client, Origin, Proxy};
+use support::{Client, Origin, Proxy, skipped};
 
 /// Whether the machine has the address; prints if not.
 fn has(address: &str) -> bool {
     let bound = TcpListener::bind(address);
     if let Err(error) = &bound {
-        println!("skipped: nobody can listen on {address} here: {error}");
+        skipped(&format!("nobody can listen on {address} here: {error}"));
     }
     bound.is_ok()
 }
@@ -49,7 +49,7 @@ fn both(proxy: &Proxy) -> Option<(SocketAddr, SocketAddr)> {
     let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
     if TcpStream::connect(v4).is_err() {
-        println!("skipped: a listener on [::] takes no IPv4 here");
+        skipped("a listener on [::] takes no IPv4 here");
         return None;
     }
     Some((v4, v6))

@@ -15,7 +15,7 @@ use super::headers;
 use crate::client_key::{ForwardedIp, PeerAddr};
 use crate::guard::BoxError;
 use crate::proxy::config;
-use crate::serve::{RequestBody, Upload};
+use crate::serve::{Liveness, RequestBody, Upload};
 use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery};
@@ -38,10 +38,6 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
-/// The kernel asks a silent upstream after so long whether it is there, and takes one that
-/// acknowledges nothing for so long as gone.
-const KEEPALIVE: Duration = Duration::from_secs(60);
-
 /// An event stream read by us, another body read by hyper, or a short text of ours.
 pub(super) type UpstreamBody = Either<StreamBody, Either<Incoming, Full<Bytes>>>;
 
@@ -63,6 +59,7 @@ struct Target {
     authority: Option<HeaderValue>,
     /// Put in front of the request's path; without a slash at its end.
     base: String,
+    liveness: Liveness,
     head_timeout: Duration,
     waiting: Option<Semaphore>,
     max_body: Option<u64>,
@@ -82,12 +79,7 @@ impl Upstream {
         let config = &settings.upstream;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        connector.set_keepalive(Some(KEEPALIVE));
         connector.set_connect_timeout(Some(config.connect_timeout));
-        connector.set_keepalive_interval(Some(KEEPALIVE / 4));
-        connector.set_keepalive_retries(Some(3));
-        #[cfg(target_os = "linux")]
-        connector.set_tcp_user_timeout(Some(KEEPALIVE));
         let authority = config.url.authority().map(Authority::as_str);
         Self {
             connector,
@@ -96,6 +88,10 @@ impl Upstream {
                 authority: authority.and_then(|authority| HeaderValue::from_str(authority).ok()),
                 base: config.url.path().trim_end_matches('/').to_owned(),
                 url: config.url.clone(),
+                liveness: Liveness {
+                    keepalive: config.keepalive,
+                    user_timeout: config.user_timeout,
+                },
                 head_timeout: config.head_timeout,
                 waiting: config.max_waiting.map(|most| {
                     let most = usize::try_from(most.get()).unwrap_or(usize::MAX);
@@ -226,7 +222,12 @@ impl Upstream {
             .await
             .map_err(failed)?;
         let connected = connector.call(self.target.url.clone()).await;
-        Ok(connected.map_err(failed)?.into_inner())
+        let socket = connected.map_err(failed)?.into_inner();
+        if let Err(error) = self.target.liveness.watch(&socket) {
+            // Its use will tell whether it is good for anything.
+            tracing::debug!(%error, "an upstream's connection is not watched");
+        }
+        Ok(socket)
     }
 
     /// Waits for the head, no longer than the timeout since the last of the request was sent.

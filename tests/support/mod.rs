@@ -19,7 +19,7 @@ use client::reset_on_close;
 pub use client::{Client, End, Gone, PATIENCE, wait_until};
 pub use origin::{Answer, Asked, Origin};
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -50,6 +50,12 @@ impl Gate {
         while gate.try_recv().is_ok() {}
         gate.recv_timeout(PATIENCE).unwrap();
     }
+}
+
+/// Tells what the machine can not do, past the harness, which hides what a test that passes says.
+pub fn skipped(why: &str) {
+    let line = format!("skipped: {}\n", why.replace('\n', "; "));
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 const BINARY: &str = env!("CARGO_BIN_EXE_sse-guard");
@@ -89,6 +95,13 @@ impl Proxy {
         let limited = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
         shell.args(["-c", &limited, BINARY]);
         Self::run(shell, "127.0.0.1:0", &all)
+    }
+
+    /// On the host of a network that this file of the kernel's stands for.
+    pub fn in_network(network: &str, address: &str, flags: &[&str]) -> Self {
+        let mut there = Command::new("nsenter");
+        there.arg(format!("--net={network}")).arg(BINARY);
+        Self::run(there, address, flags)
     }
 
     fn run(mut command: Command, address: &str, flags: &[&str]) -> Self {

@@ -209,7 +209,7 @@ pub static KEYS: &[Key] = &[
         "client.keepalive",
         Kind::DurationOrOff,
         "60s",
-        "Have the kernel ask a client that was silent for so long whether it is there",
+        "Have the kernel ask a client that was silent for so long whether it is there; client.user_timeout ends the wait",
     ),
     proxy(
         "client.user_timeout",
@@ -247,6 +247,18 @@ pub static KEYS: &[Key] = &[
         Kind::SizeOrOff(1, 1024 * GIB),
         "off",
         "Bytes that a request's body may have; a longer one gets a 413",
+    ),
+    route(
+        "upstream.keepalive",
+        Kind::DurationOrOff,
+        "60s",
+        "Have the kernel ask an upstream that was silent for so long whether it is there; upstream.user_timeout ends the wait",
+    ),
+    route(
+        "upstream.user_timeout",
+        Kind::DurationOrOff,
+        "60s",
+        "Give up an upstream that acknowledges nothing for so long (TCP_USER_TIMEOUT)",
     ),
     route(
         "heartbeat.interval",

@@ -137,6 +137,8 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             head_timeout: scope.get("upstream.head_timeout")?,
             max_waiting: scope.get("upstream.max_waiting")?,
             max_body: scope.get("upstream.max_body")?,
+            keepalive: scope.get("upstream.keepalive")?,
+            user_timeout: scope.get("upstream.user_timeout")?,
         },
         heartbeat: Heartbeat {
             interval: scope.get("heartbeat.interval")?,

@@ -160,6 +160,10 @@ pub struct Upstream {
     pub max_waiting: Option<NonZeroU32>,
     /// How many bytes a request's body may have; any number if `None`.
     pub max_body: Option<u64>,
+    /// After how long the kernel asks a silent upstream; above zero; never if `None`.
+    pub keepalive: Option<Duration>,
+    /// How long an upstream may acknowledge nothing; above zero; the kernel's choice if `None`.
+    pub user_timeout: Option<Duration>,
 }
 
 /// What keeps quiet streams open.

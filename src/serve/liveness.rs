@@ -1,0 +1,72 @@
+//! How the kernel finds out that the other side is gone without a word.
+
+use socket2::{SockRef, TcpKeepalive};
+use std::io;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// Linux counts in whole seconds, and fails for none or for more than its `MAX_TCP_KEEPIDLE`.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(32767));
+/// It counts in milliseconds, takes none for its own choice, and fails for what is no `int`.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: (Duration, Duration) = (
+    Duration::from_millis(1),
+    Duration::from_millis(i32::MAX as u64),
+);
+
+/// Nothing is asked, and the kernel's choice holds, where there is `None`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Liveness {
+    pub(crate) keepalive: Option<Duration>,
+    pub(crate) user_timeout: Option<Duration>,
+}
+
+impl Liveness {
+    pub(crate) fn watch(&self, socket: &TcpStream) -> io::Result<()> {
+        let socket = SockRef::from(socket);
+        if let Some(after) = self.keepalive {
+            let (least, most) = KEEPALIVE;
+            let after = after.clamp(least, most);
+            let interval = (after / 4).max(least);
+            let keepalive = TcpKeepalive::new().with_time(after).with_interval(interval);
+            socket.set_tcp_keepalive(&keepalive.with_retries(3))?;
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(timeout) = self.user_timeout {
+            let (least, most) = USER_TIMEOUT;
+            socket.set_tcp_user_timeout(Some(timeout.clamp(least, most)))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn any_time_is_one_that_the_kernel_takes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap());
+        let socket = socket.await.unwrap();
+        for time in [
+            Duration::from_nanos(1),
+            Duration::from_millis(999),
+            Duration::from_secs(60),
+            Duration::from_secs(32768),
+            Duration::from_secs(u64::from(u32::MAX)),
+            Duration::MAX,
+        ] {
+            let liveness = Liveness {
+                keepalive: Some(time),
+                user_timeout: Some(time),
+            };
+            liveness.watch(&socket).unwrap();
+            let socket = SockRef::from(&socket);
+            assert!(socket.keepalive().unwrap(), "{time:?}");
+            #[cfg(target_os = "linux")]
+            assert!(socket.tcp_user_timeout().unwrap().is_some(), "{time:?}");
+        }
+    }
+}

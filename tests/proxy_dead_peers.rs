@@ -1,0 +1,358 @@
+//! Clients and upstreams that die without a word: no end, no reset, just no answer any more. What
+//! is proven is that the kernel tells, as fast as it is asked to, and that nothing is left of them;
+//! and that nobody is taken for dead who is not.
+
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
+#[path = "support/network.rs"]
+mod network;
+mod support;
+
+use network::{Network, Side, Unheard, in_a_network};
+use std::net::SocketAddr;
+use support::{Answer, Client, End, Gate, Origin, PATIENCE, Proxy, gate, wait_until};
+
+/// What could end a stream but for what a test is about.
+const ALONE: [&str; 5] = [
+    "--limit-per-ip=1",
+    "--limit-rate=off",
+    "--idle-timeout=off",
+    "--rotation-max-age=off",
+    "--client-write-stall=off",
+];
+
+/// One event, then silence until the other side goes; at `/short` an end, at `/mute` nothing.
+fn held(network: &Network) -> Origin {
+    Origin::listening(&network.upstream(), |asked, to| {
+        if asked.path != "/mute" {
+            to.stream();
+            to.chunk("data: 1\n\n");
+        }
+        if asked.path == "/short" {
+            to.end();
+            return;
+        }
+        to.wait_for_close();
+    })
+}
+
+fn stream(proxy: &Proxy) -> Client {
+    let mut client = proxy.get("/");
+    assert!(client.head().starts_with("http/1.1 200 "));
+    client.read_until("data: 1\n\n");
+    client
+}
+
+fn assert_ended(proxy: &Proxy, reason: &str) {
+    let line = proxy.wait_for_log("\"stream ended\"");
+    assert!(line.contains(&format!("\"reason\":\"{reason}\"")), "{line}");
+}
+
+/// The one place of a client's address is free, and nothing is left at last.
+fn assert_nothing_is_left(mut proxy: Proxy, origin: &Origin) {
+    origin.wait_for_open(0);
+    let mut next = proxy.get("/short");
+    assert!(next.head().starts_with("http/1.1 200 "));
+    assert_eq!(next.rest(), (b"data: 1\n\n".to_vec(), End::Clean));
+    drop(next);
+    let last = proxy.stop();
+    assert_eq!((&last["active"], &last["slots"]), (&0.into(), &0.into()));
+    assert_eq!(last["cut_off"], 0, "{last}");
+}
+
+/// A client dies in its quiet stream, and only these flags could tell.
+fn a_client_that_dies(network: &Network, flags: &[&str]) {
+    let origin = held(network);
+    let proxy = network.proxy(origin.addr, &[&ALONE[..], flags].concat());
+    let dead = stream(&proxy);
+    network.cut(Side::Client);
+    assert_ended(&proxy, "client_gone");
+    origin.wait_for_open(0);
+    network.mend(Side::Client);
+    assert_nothing_is_left(proxy, &origin);
+    drop(dead);
+}
+
+#[test]
+fn a_dead_client_is_found_by_the_heartbeats_that_it_does_not_acknowledge() {
+    in_a_network(|network| {
+        let flags = [
+            "--heartbeat-interval=200ms",
+            "--client-keepalive=off",
+            "--client-user-timeout=2s",
+        ];
+        a_client_that_dies(network, &flags);
+    });
+}
+
+#[test]
+fn a_dead_client_is_found_by_keepalive_where_there_are_no_heartbeats() {
+    in_a_network(|network| {
+        let flags = [
+            "--heartbeat-interval=off",
+            "--client-keepalive=1s",
+            "--client-user-timeout=off",
+        ];
+        a_client_that_dies(network, &flags);
+    });
+}
+
+#[test]
+fn a_user_timeout_ends_the_wait_for_an_answer_to_keepalive() {
+    in_a_network(|network| {
+        let flags = [
+            "--heartbeat-interval=off",
+            "--client-keepalive=1s",
+            "--client-user-timeout=2s",
+        ];
+        a_client_that_dies(network, &flags);
+    });
+}
+
+#[test]
+fn a_dead_client_of_a_busy_stream_has_stalled() {
+    in_a_network(|network| {
+        let (go, goes) = gate();
+        let origin = Origin::listening(&network.upstream(), move |asked, to| {
+            to.stream();
+            to.chunk("data: 1\n\n");
+            if asked.path == "/short" {
+                to.end();
+                return;
+            }
+            goes.wait();
+            let event = format!("data: {}\n\n", "x".repeat(8 * 1024));
+            while to.chunk(&event) {}
+        });
+        let flags = [
+            "--limit-per-ip=1",
+            "--client-keepalive=off",
+            "--client-user-timeout=off",
+            "--client-write-stall=1s",
+        ];
+        let proxy = network.proxy(origin.addr, &flags);
+        let dead = stream(&proxy);
+        network.cut(Side::Client);
+        go.send(()).unwrap();
+        assert_ended(&proxy, "client_stalled");
+        origin.wait_for_open(0);
+        network.mend(Side::Client);
+        assert_nothing_is_left(proxy, &origin);
+        drop(dead);
+    });
+}
+
+/// One event, then silence until `goes` opens, and what is said then.
+fn held_until(
+    network: &Network,
+    goes: Gate,
+    say: impl Fn(&mut Answer) + Send + Sync + 'static,
+) -> Origin {
+    Origin::listening(&network.upstream(), move |asked, to| {
+        if asked.path != "/mute" {
+            to.stream();
+            to.chunk("data: 1\n\n");
+        }
+        if asked.path == "/short" {
+            to.end();
+            return;
+        }
+        goes.wait();
+        say(to);
+    })
+}
+
+/// Of the other side's end an upstream that was dead for it learns by speaking.
+fn speak(to: &mut Answer) {
+    to.chunk("data: 2\n\n");
+    assert!(to.wait_for_close());
+}
+
+/// An upstream dies in its quiet stream, and only these flags could tell.
+fn an_upstream_that_dies(network: &Network, flags: &[&str]) {
+    let (go, goes) = gate();
+    let origin = held_until(network, goes, speak);
+    let proxy = network.proxy(origin.addr, &[&ALONE[..], flags].concat());
+    let mut client = stream(&proxy);
+    network.cut(Side::Upstream);
+    let (rest, end) = client.rest();
+    assert_eq!(end, End::Broken);
+    assert_eq!(rest, b"");
+    assert_ended(&proxy, "upstream_error");
+    network.mend(Side::Upstream);
+    go.send(()).unwrap();
+    assert_nothing_is_left(proxy, &origin);
+}
+
+#[test]
+fn a_dead_upstream_is_found_by_keepalive_and_breaks_its_clients_stream_off() {
+    in_a_network(|network| {
+        let flags = [
+            "--heartbeat-interval=off",
+            "--upstream-keepalive=1s",
+            "--upstream-user-timeout=off",
+        ];
+        an_upstream_that_dies(network, &flags);
+    });
+}
+
+#[test]
+fn a_user_timeout_ends_the_wait_for_an_upstreams_answer_to_keepalive() {
+    in_a_network(|network| {
+        let flags = [
+            "--heartbeat-interval=off",
+            "--upstream-keepalive=1s",
+            "--upstream-user-timeout=2s",
+        ];
+        an_upstream_that_dies(network, &flags);
+    });
+}
+
+#[test]
+fn an_upstream_that_dies_before_its_head_is_a_502() {
+    in_a_network(|network| {
+        let (go, goes) = gate();
+        let origin = held_until(network, goes, speak);
+        let flags = ["--upstream-keepalive=1s", "--upstream-user-timeout=off"];
+        let proxy = network.proxy(origin.addr, &[&ALONE[..], &flags].concat());
+        let mut client = proxy.get("/mute");
+        wait_until("the request", || origin.served() == 1);
+        network.cut(Side::Upstream);
+        let head = client.head();
+        assert!(head.starts_with("http/1.1 502 "), "{head}");
+        drop(client);
+        network.mend(Side::Upstream);
+        go.send(()).unwrap();
+        assert_nothing_is_left(proxy, &origin);
+    });
+}
+
+#[test]
+fn a_request_that_an_idle_connection_swallows_is_put_to_a_new_one() {
+    in_a_network(|network| {
+        let origin = Origin::listening(&network.upstream(), |_, to| {
+            while to.raw(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+                  Transfer-Encoding: chunked\r\n\r\n",
+            ) && to.chunk("data: 1\n\n")
+                && to.end()
+                && to.next_request().is_some()
+            {}
+        });
+        let flags = [
+            "--upstream-keepalive=off",
+            "--upstream-user-timeout=1s",
+            "--upstream-connect-timeout=2s",
+        ];
+        let proxy = network.proxy(origin.addr, &[&ALONE[..], &flags].concat());
+        let whole = |client: &mut Client| {
+            let head = client.head();
+            assert!(head.starts_with("http/1.1 200 "), "{head}");
+            assert_eq!(client.rest(), (b"data: 1\n\n".to_vec(), End::Clean));
+        };
+        whole(&mut proxy.get("/"));
+        network.cut(Side::Upstream);
+        let head = proxy.get("/").head();
+        assert!(head.starts_with("http/1.1 502 "), "{head}");
+        assert!(proxy.wait_for_log("\"status\":502").contains("connect"));
+        network.mend(Side::Upstream);
+        whole(&mut proxy.get("/"));
+    });
+}
+
+/// Nobody who is only away for a while is given up by these.
+const PATIENT: [&str; 4] = [
+    "--client-keepalive=1s",
+    "--client-user-timeout=25s",
+    "--upstream-keepalive=1s",
+    "--upstream-user-timeout=25s",
+];
+
+fn last_words(to: &mut Answer) {
+    for number in 2..=20 {
+        to.chunk(format!("id: {number}\ndata: {number}\n\n"));
+    }
+    to.end();
+}
+
+fn assert_last_words(client: &mut Client) {
+    let (rest, end) = client.rest();
+    let events = (2..=20).map(|number| format!("id: {number}\ndata: {number}\n\n"));
+    assert_eq!(String::from_utf8(rest).unwrap(), events.collect::<String>());
+    assert_eq!(end, End::Clean);
+}
+
+#[test]
+fn a_client_that_was_away_gets_all_that_was_said_meanwhile() {
+    in_a_network(|network| {
+        let (go, goes) = gate();
+        let origin = held_until(network, goes, last_words);
+        let flags = [&ALONE[..], &PATIENT, &["--heartbeat-interval=off"]].concat();
+        let proxy = network.proxy(origin.addr, &flags);
+        let mut client = stream(&proxy);
+        let address = client.socket.local_addr().unwrap();
+        network.cut(Side::Client);
+        go.send(()).unwrap();
+        // It was sent into the void, more than once.
+        Unheard::wait(proxy.pid(), address, "a repeat", |of| of.repeats > 1);
+        network.mend(Side::Client);
+        assert_last_words(&mut client);
+        assert_ended(&proxy, "upstream_end");
+        drop(client);
+        assert_nothing_is_left(proxy, &origin);
+    });
+}
+
+#[test]
+fn an_upstream_that_was_away_is_heard_to_its_end() {
+    in_a_network(|network| {
+        let (go, goes) = gate();
+        let (tell, told) = std::sync::mpsc::channel::<SocketAddr>();
+        let tell = std::sync::Mutex::new(tell);
+        let origin = held_until(network, goes, move |to| {
+            last_words(to);
+            let proxy = to.socket.peer_addr().unwrap();
+            tell.lock().unwrap().send(proxy).unwrap();
+        });
+        let flags = [&ALONE[..], &PATIENT, &["--heartbeat-interval=off"]].concat();
+        let proxy = network.proxy(origin.addr, &flags);
+        let mut client = stream(&proxy);
+        network.cut(Side::Upstream);
+        go.send(()).unwrap();
+        let address = told.recv_timeout(PATIENCE).unwrap();
+        Unheard::wait(std::process::id(), address, "a repeat", |of| of.repeats > 1);
+        network.mend(Side::Upstream);
+        assert_last_words(&mut client);
+        assert_ended(&proxy, "upstream_end");
+        drop(client);
+        assert_nothing_is_left(proxy, &origin);
+    });
+}
+
+#[test]
+fn keepalive_forgives_peers_that_were_away() {
+    in_a_network(|network| {
+        let (go, goes) = gate();
+        let origin = held_until(network, goes, last_words);
+        let flags = [&ALONE[..], &PATIENT, &["--heartbeat-interval=off"]].concat();
+        let proxy = network.proxy(origin.addr, &flags);
+        let mut client = stream(&proxy);
+        let address = client.socket.local_addr().unwrap();
+        for (side, address) in [(Side::Client, address), (Side::Upstream, origin.addr)] {
+            network.cut(side);
+            Unheard::wait(proxy.pid(), address, "a question", |of| of.questions > 0);
+            network.mend(side);
+            let forgiven = |of| of == Unheard::default();
+            Unheard::wait(proxy.pid(), address, "an answer", forgiven);
+        }
+        go.send(()).unwrap();
+        assert_last_words(&mut client);
+        assert_ended(&proxy, "upstream_end");
+        drop(client);
+        assert_nothing_is_left(proxy, &origin);
+    });
+}
