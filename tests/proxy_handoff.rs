@@ -52,61 +52,6 @@ fn assert_answer(client: &mut Client, path: &str) {
     }
 }
 
-/// An origin whose stream is one event; then it waits for a word, and ends as its path says.
-fn held(end: &'static str) -> (std::sync::mpsc::Sender<()>, Origin) {
-    let (go, goes) = gate();
-    let origin = Origin::start(move |_, to| {
-        to.stream();
-        to.chunk("data: 1\n\n");
-        goes.wait();
-        to.raw(end.as_bytes());
-    });
-    (go, origin)
-}
-
-#[test]
-fn an_http_1_0_client_sees_a_whole_stream_end_and_a_broken_one_reset() {
-    let half = "7\r\ndata: h\r\n";
-    for (end, gone) in [
-        ("0\r\n\r\n", Gone::Closed),
-        ("", Gone::Reset),
-        (half, Gone::Reset),
-    ] {
-        for field in ["", "Connection: keep-alive\r\n"] {
-            let (go, origin) = held(end);
-            let proxy = Proxy::start(origin.addr, &[]);
-            let mut client = proxy.ask(&format!("GET / HTTP/1.0\r\n{field}\r\n"));
-            let head = client.head();
-            for absent in ["transfer-encoding", "content-length", "connection"] {
-                assert!(!head.contains(absent), "{head}");
-            }
-            assert_eq!(client.bytes(9), b"data: 1\n\n");
-            go.send(()).unwrap();
-            assert_eq!(client.raw_and_end(), (Vec::new(), gone), "{end:?}");
-        }
-    }
-}
-
-#[test]
-fn an_http_1_0_client_takes_no_cut_of_ours_for_an_end() {
-    let (_go, origin) = held("");
-    let mut proxy = Proxy::start(origin.addr, &["--drain-window=1h"]);
-    let mut halves = proxy.ask("GET / HTTP/1.0\r\n\r\n");
-    halves.head();
-    assert_eq!(halves.bytes(9), b"data: 1\n\n");
-    halves.close_own_side();
-    assert_eq!(halves.raw_and_end(), (Vec::new(), Gone::Reset));
-
-    let mut cut_off = proxy.ask("POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
-    cut_off.head();
-    assert_eq!(cut_off.bytes(9), b"data: 1\n\n");
-    proxy.signal("-TERM");
-    proxy.wait_for_log("stopping");
-    proxy.signal("-TERM");
-    assert_eq!(cut_off.raw_and_end(), (Vec::new(), Gone::Reset));
-    assert!(proxy.wait().success());
-}
-
 #[test]
 fn a_client_that_wants_one_answer_alone_gets_a_whole_one_and_then_the_connections_end() {
     let origin = Origin::start(|asked, to| answer(&asked, to));
