@@ -180,6 +180,31 @@ fn a_client_that_closes_its_side_counts_as_gone() {
 }
 
 #[test]
+fn so_does_one_that_goes_in_the_middle_of_its_upload() {
+    let origin = Origin::start(|_, to| {
+        to.body(5);
+        to.stream();
+        to.chunk("data: 1\n\n");
+        assert!(to.wait_for_close());
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let ways: [fn(Client); 3] = [drop, Client::reset, |mut client| {
+        client.close_own_side();
+        assert_eq!(client.rest(), (Vec::new(), End::Broken));
+    }];
+    for (index, leave) in ways.into_iter().enumerate() {
+        let head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n";
+        let mut client = proxy.ask(&format!("{head}first"));
+        client.head();
+        client.read_until("data: 1\n\n");
+        leave(client);
+        let lines = proxy.wait_for_log_lines("\"stream ended\"", index + 1);
+        let last = &lines[index];
+        assert!(last.contains("\"reason\":\"client_gone\""), "{last}");
+    }
+}
+
+#[test]
 fn trailers_reach_the_client_that_takes_them_and_no_other() {
     let origin = Origin::start(|asked, to| {
         if asked.path == "/plain" {

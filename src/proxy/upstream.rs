@@ -6,11 +6,13 @@ mod exchange;
 mod failure;
 mod head_io;
 mod pool;
+mod relay;
 
 use self::body::StreamBody;
 use self::exchange::Failed;
 use self::failure::Failure;
 use self::pool::Pool;
+use self::relay::Relay;
 use super::headers;
 use crate::client_key::{ForwardedIp, PeerAddr};
 use crate::guard::BoxError;
@@ -23,7 +25,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either, Empty, Full, Limited};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
@@ -43,7 +44,7 @@ use tower_service::Service;
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// An event stream read by us, another body read by hyper, or a short text of ours.
-pub(super) type UpstreamBody = Either<StreamBody, Either<Incoming, Full<Bytes>>>;
+pub(super) type UpstreamBody = Either<StreamBody, Either<Relay, Full<Bytes>>>;
 
 /// A request's body on its way to the upstream.
 type BoxedBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -201,7 +202,7 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, Failure> {
         if switches {
             let socket = self.connect().await?;
-            return Ok(exchange::switch(socket, request).await?);
+            return Ok(exchange::switch(socket, request, upload).await?);
         }
         if let Some(socket) = self.pool.take() {
             let again = repeated(&request, upload);

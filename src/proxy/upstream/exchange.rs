@@ -4,6 +4,7 @@
 use super::body::{BadFraming, Framing, StreamBody};
 use super::head_io::HeadIo;
 use super::pool::Home;
+use super::relay::Relay;
 use super::{BoxedBody, UpstreamBody};
 use crate::head::{Asked, Kind};
 use crate::serve::Upload;
@@ -61,7 +62,7 @@ pub(super) async fn exchange(
     } else {
         gate.open();
         tokio::spawn(rest(sender, driver, home));
-        Either::Right(Either::Left(incoming))
+        Either::Right(Either::Left(Relay::new(incoming, upload)))
     };
     Ok(Response::from_parts(parts, body))
 }
@@ -70,6 +71,7 @@ pub(super) async fn exchange(
 pub(super) async fn switch(
     socket: TcpStream,
     request: Request<BoxedBody>,
+    upload: &Upload,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let (io, gate) = HeadIo::new(socket);
     let (mut sender, driver) = handshake(io).await?;
@@ -80,7 +82,7 @@ pub(super) async fn switch(
         }
     });
     let response = sender.send_request(request).await?;
-    Ok(response.map(|incoming| Either::Right(Either::Left(incoming))))
+    Ok(response.map(|incoming| Either::Right(Either::Left(Relay::new(incoming, upload)))))
 }
 
 async fn head(
