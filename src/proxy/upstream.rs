@@ -5,12 +5,14 @@ pub mod chunked;
 mod exchange;
 mod failure;
 mod head_io;
+mod lookup;
 mod pool;
 mod relay;
 
 use self::body::StreamBody;
 use self::exchange::Failed;
 use self::failure::Failure;
+use self::lookup::Lookup;
 use self::pool::Pool;
 use self::relay::Relay;
 use super::headers;
@@ -52,7 +54,7 @@ type BoxedBody = UnsyncBoxBody<Bytes, BoxError>;
 /// One upstream of one route, with its idle connections.
 #[derive(Clone)]
 pub(super) struct Upstream {
-    connector: HttpConnector,
+    connector: HttpConnector<Lookup>,
     pool: Arc<Pool>,
     target: Arc<Target>,
 }
@@ -81,7 +83,7 @@ impl Upstream {
         tunnels: TaskTracker,
     ) -> Self {
         let config = &settings.upstream;
-        let mut connector = HttpConnector::new();
+        let mut connector = HttpConnector::new_with_resolver(Lookup::new());
         connector.set_nodelay(true);
         connector.set_keepalive(Some(KEEPALIVE));
         connector.set_connect_timeout(Some(config.connect_timeout));
@@ -222,12 +224,11 @@ impl Upstream {
 
     async fn connect(&self) -> Result<TcpStream, Failure> {
         let mut connector = self.connector.clone();
-        let failed = |error| Failure::Connect(Box::new(error));
         std::future::poll_fn(|cx| connector.poll_ready(cx))
             .await
-            .map_err(failed)?;
+            .map_err(Failure::of_connecting)?;
         let connected = connector.call(self.target.url.clone()).await;
-        Ok(connected.map_err(failed)?.into_inner())
+        Ok(connected.map_err(Failure::of_connecting)?.into_inner())
     }
 
     /// Waits for the head, no longer than the timeout since the last of the request was sent.
