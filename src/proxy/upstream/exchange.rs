@@ -46,8 +46,11 @@ pub(super) async fn exchange(
     let response = head(&mut sender, &mut driver, request).await?;
     let (parts, incoming) = response.into_parts();
     let framing = Framing::of(&parts)?;
-    // What is left of the request is hyper's to send.
-    let is_ours = Kind::of(&asked, &parts) != Kind::Other && upload.is_over() && !gate.is_blocked();
+    // What is left of the request is hyper's to send, and an end that came with the head hyper's to
+    // see: nothing would come to tell of it.
+    let is_stream = Kind::of(&asked, &parts) != Kind::Other;
+    let is_empty = matches!(framing, Framing::Length(0));
+    let is_ours = is_stream && !is_empty && upload.is_over() && !gate.is_blocked();
     let body = if is_ours {
         let io = driver.into_parts();
         // Of what hyper read it left nothing: it got the head alone.
