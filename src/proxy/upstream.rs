@@ -120,6 +120,10 @@ impl Upstream {
         if request.method() == Method::CONNECT {
             return Err(Failure::Connects);
         }
+        // RFC 9112 section 3.2: whoever reads the other one sees another request.
+        if request.headers().get_all(HOST).iter().nth(1).is_some() {
+            return Err(Failure::Hosts);
+        }
         let protocol = headers::upgrade(request.headers());
         let client_side = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let switches = protocol.is_some();
@@ -165,6 +169,8 @@ impl Upstream {
             "" => PathAndQuery::try_from(path)?,
             base => PathAndQuery::try_from(format!("{base}{path}"))?,
         };
+        // Also what `Connection` names, which may be the host.
+        headers::remove_hop_by_hop(&mut parts.headers);
         // RFC 9112 section 3.2.2: the authority of an absolute target counts, not Host.
         if let Some(authority) = parts.uri.authority()
             && let Ok(host) = HeaderValue::from_str(authority.as_str())
@@ -177,7 +183,6 @@ impl Upstream {
         }
         parts.uri = Uri::from(path);
         parts.version = Version::HTTP_11;
-        headers::remove_hop_by_hop(&mut parts.headers);
         if let Some(protocol) = protocol {
             headers::set_upgrade(&mut parts.headers, protocol);
         }

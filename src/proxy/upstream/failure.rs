@@ -23,6 +23,8 @@ pub(super) enum Failure {
     HeadTimeout,
     #[error("the request can not be put to the upstream")]
     Request(#[source] http::Error),
+    #[error("the request names more than one host")]
+    Hosts,
     #[error("the upstream switched protocols unasked")]
     Switched,
     #[error("too many requests wait for the upstream already")]
@@ -61,7 +63,7 @@ impl Failure {
             Self::Busy | Self::Files(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Request(_) | Self::Upload(_) => StatusCode::BAD_REQUEST,
+            Self::Request(_) | Self::Hosts | Self::Upload(_) => StatusCode::BAD_REQUEST,
             Self::Connects => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
@@ -84,7 +86,7 @@ impl Failure {
             Self::HeadTimeout => {
                 "if it needs longer to think, raise upstream.head_timeout; else see its own log"
             }
-            Self::Request(_) | Self::Upload(_) | Self::Connects => {
+            Self::Request(_) | Self::Hosts | Self::Upload(_) | Self::Connects => {
                 "the client has to mend its request"
             }
         }
