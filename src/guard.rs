@@ -6,12 +6,14 @@
 //! of rules is a rule), so that a whole stack costs one aligner and one timer.
 
 mod body;
+mod error;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
 pub use body::Guarded;
+pub use error::{BoxError, StreamError};
 
 use crate::head::{self, Asked, Kind};
 use crate::rejection::{Rejected, Rejection};
@@ -25,31 +27,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
 use tower_service::Service;
-
-/// What `Into<BoxError>` is about: any error.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Why the body of a guarded response failed. The client sees a broken transfer.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StreamError {
-    /// The inner body failed.
-    #[error("the upstream failed in the middle of its response: {0}")]
-    Upstream(#[source] BoxError),
-    /// A layer ended the stream in a way that the client is to see as a failure.
-    #[error("the stream was cut: {0}")]
-    Ended(EndReason),
-}
-
-impl StreamError {
-    /// Takes a failure of ours out of the box that a body between two layers put it in.
-    fn from_inner(error: impl Into<BoxError>) -> Self {
-        match error.into().downcast::<Self>() {
-            Ok(ours) => *ours,
-            Err(other) => Self::Upstream(other),
-        }
-    }
-}
 
 /// The response head, as a rule sees it.
 pub struct Head<'a> {

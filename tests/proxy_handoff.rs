@@ -52,61 +52,6 @@ fn assert_answer(client: &mut Client, path: &str) {
     }
 }
 
-/// An origin whose stream is one event; then it waits for a word, and ends as its path says.
-fn held(end: &'static str) -> (std::sync::mpsc::Sender<()>, Origin) {
-    let (go, goes) = gate();
-    let origin = Origin::start(move |_, to| {
-        to.stream();
-        to.chunk("data: 1\n\n");
-        goes.wait();
-        to.raw(end.as_bytes());
-    });
-    (go, origin)
-}
-
-#[test]
-fn an_http_1_0_client_sees_a_whole_stream_end_and_a_broken_one_reset() {
-    let half = "7\r\ndata: h\r\n";
-    for (end, gone) in [
-        ("0\r\n\r\n", Gone::Closed),
-        ("", Gone::Reset),
-        (half, Gone::Reset),
-    ] {
-        for field in ["", "Connection: keep-alive\r\n"] {
-            let (go, origin) = held(end);
-            let proxy = Proxy::start(origin.addr, &[]);
-            let mut client = proxy.ask(&format!("GET / HTTP/1.0\r\n{field}\r\n"));
-            let head = client.head();
-            for absent in ["transfer-encoding", "content-length", "connection"] {
-                assert!(!head.contains(absent), "{head}");
-            }
-            assert_eq!(client.bytes(9), b"data: 1\n\n");
-            go.send(()).unwrap();
-            assert_eq!(client.raw_and_end(), (Vec::new(), gone), "{end:?}");
-        }
-    }
-}
-
-#[test]
-fn an_http_1_0_client_takes_no_cut_of_ours_for_an_end() {
-    let (_go, origin) = held("");
-    let mut proxy = Proxy::start(origin.addr, &["--drain-window=1h"]);
-    let mut halves = proxy.ask("GET / HTTP/1.0\r\n\r\n");
-    halves.head();
-    assert_eq!(halves.bytes(9), b"data: 1\n\n");
-    halves.close_own_side();
-    assert_eq!(halves.raw_and_end(), (Vec::new(), Gone::Reset));
-
-    let mut cut_off = proxy.ask("POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
-    cut_off.head();
-    assert_eq!(cut_off.bytes(9), b"data: 1\n\n");
-    proxy.signal("-TERM");
-    proxy.wait_for_log("stopping");
-    proxy.signal("-TERM");
-    assert_eq!(cut_off.raw_and_end(), (Vec::new(), Gone::Reset));
-    assert!(proxy.wait().success());
-}
-
 #[test]
 fn a_client_that_wants_one_answer_alone_gets_a_whole_one_and_then_the_connections_end() {
     let origin = Origin::start(|asked, to| answer(&asked, to));
@@ -148,7 +93,11 @@ fn streams_and_other_answers_follow_each_other_on_one_connection() {
 fn an_upstreams_connection_serves_the_next_request_after_a_stream() {
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
     let chunked = "Transfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n0\r\n\r\n";
-    for rest in [chunked, "Content-Length: 9\r\n\r\ndata: 1\n\n"] {
+    for (rest, events) in [
+        (chunked, "data: 1\n\n"),
+        ("Content-Length: 9\r\n\r\ndata: 1\n\n", "data: 1\n\n"),
+        ("Content-Length: 0\r\n\r\n", ""),
+    ] {
         let origin = Origin::start(move |_, to| {
             let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n";
             to.raw(format!("{head}{rest}").as_bytes());
@@ -156,10 +105,10 @@ fn an_upstreams_connection_serves_the_next_request_after_a_stream() {
             assert_eq!(next.path, "/next");
             to.raw(OK);
         });
-        let proxy = Proxy::start(origin.addr, &[]);
+        let proxy = Proxy::start(origin.addr, &["--heartbeat-interval=off"]);
         let mut client = proxy.get("/");
         client.head();
-        assert_eq!(client.rest(), (b"data: 1\n\n".to_vec(), End::Clean));
+        assert_eq!(client.rest(), (events.into(), End::Clean), "{rest:?}");
         client.send(&request("/next"));
         client.head();
         assert_eq!(client.bytes(2), b"ok");
@@ -232,6 +181,31 @@ fn a_client_that_closes_its_side_counts_as_gone() {
     proxy.wait_for_log("\"reason\":\"client_gone\"");
     let last = proxy.stop();
     assert_eq!((&last["active"], &last["slots"]), (&0.into(), &0.into()));
+}
+
+#[test]
+fn so_does_one_that_goes_in_the_middle_of_its_upload() {
+    let origin = Origin::start(|_, to| {
+        to.body(5);
+        to.stream();
+        to.chunk("data: 1\n\n");
+        assert!(to.wait_for_close());
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let ways: [fn(Client); 3] = [drop, Client::reset, |mut client| {
+        client.close_own_side();
+        assert_eq!(client.rest(), (Vec::new(), End::Broken));
+    }];
+    for (index, leave) in ways.into_iter().enumerate() {
+        let head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n";
+        let mut client = proxy.ask(&format!("{head}first"));
+        client.head();
+        client.read_until("data: 1\n\n");
+        leave(client);
+        let lines = proxy.wait_for_log_lines("\"stream ended\"", index + 1);
+        let last = &lines[index];
+        assert!(last.contains("\"reason\":\"client_gone\""), "{last}");
+    }
 }
 
 #[test]

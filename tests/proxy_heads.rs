@@ -177,3 +177,27 @@ fn a_switch_to_another_protocol_than_websocket_is_not_asked_of_the_upstream() {
         ],
     );
 }
+
+#[test]
+fn a_request_has_one_host_whatever_its_client_says() {
+    let origin = says(OK);
+    let proxy = Proxy::start(origin.addr, &[]);
+    let ask = |line: &str, fields: &str| {
+        let mut client = proxy.ask(&format!(
+            "GET {line} HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n\r\n"
+        ));
+        client.head()[9..12].to_owned()
+    };
+    for (line, host) in [
+        ("/", origin.addr.to_string()),
+        ("http://real.test/", "real.test".to_owned()),
+    ] {
+        assert_eq!(ask(line, "Connection: Host"), "200");
+        assert_fields(&origin.asked(), &[("host", Some(&host))]);
+    }
+    let before = origin.served();
+    for line in ["/", "http://real.test/"] {
+        assert_eq!(ask(line, "Host: b.test"), "400");
+    }
+    assert_eq!(origin.served(), before);
+}

@@ -306,7 +306,7 @@ where
                     }
                     Poll::Ready(Some(Err(error))) => {
                         this.source.set(Source::Gone);
-                        wire.stream.end(EndReason::UpstreamError);
+                        wire.stream.end(error.reason());
                         wire.stream.dropped(wire.aligner.discard());
                         *this.state = State::Ending {
                             failure: Some(error),

@@ -5,12 +5,16 @@ pub mod chunked;
 mod exchange;
 mod failure;
 mod head_io;
+mod lookup;
 mod pool;
+mod relay;
 
 use self::body::StreamBody;
 use self::exchange::Failed;
 use self::failure::Failure;
+use self::lookup::Lookup;
 use self::pool::Pool;
+use self::relay::Relay;
 use super::headers;
 use crate::client_key::{ForwardedIp, PeerAddr};
 use crate::guard::BoxError;
@@ -23,7 +27,6 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either, Empty, Full, Limited};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
@@ -39,7 +42,7 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 /// An event stream read by us, another body read by hyper, or a short text of ours.
-pub(super) type UpstreamBody = Either<StreamBody, Either<Incoming, Full<Bytes>>>;
+pub(super) type UpstreamBody = Either<StreamBody, Either<Relay, Full<Bytes>>>;
 
 /// A request's body on its way to the upstream.
 type BoxedBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -47,7 +50,7 @@ type BoxedBody = UnsyncBoxBody<Bytes, BoxError>;
 /// One upstream of one route, with its idle connections.
 #[derive(Clone)]
 pub(super) struct Upstream {
-    connector: HttpConnector,
+    connector: HttpConnector<Lookup>,
     pool: Arc<Pool>,
     target: Arc<Target>,
 }
@@ -77,7 +80,7 @@ impl Upstream {
         tunnels: TaskTracker,
     ) -> Self {
         let config = &settings.upstream;
-        let mut connector = HttpConnector::new();
+        let mut connector = HttpConnector::new_with_resolver(Lookup::new());
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(config.connect_timeout));
         let authority = config.url.authority().map(Authority::as_str);
@@ -112,6 +115,10 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, Failure> {
         if request.method() == Method::CONNECT {
             return Err(Failure::Connects);
+        }
+        // RFC 9112 section 3.2: whoever reads the other one sees another request.
+        if request.headers().get_all(HOST).iter().nth(1).is_some() {
+            return Err(Failure::Hosts);
         }
         let protocol = headers::upgrade(request.headers());
         let client_side = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
@@ -158,6 +165,8 @@ impl Upstream {
             "" => PathAndQuery::try_from(path)?,
             base => PathAndQuery::try_from(format!("{base}{path}"))?,
         };
+        // Also what `Connection` names, which may be the host.
+        headers::remove_hop_by_hop(&mut parts.headers);
         // RFC 9112 section 3.2.2: the authority of an absolute target counts, not Host.
         if let Some(authority) = parts.uri.authority()
             && let Ok(host) = HeaderValue::from_str(authority.as_str())
@@ -170,7 +179,6 @@ impl Upstream {
         }
         parts.uri = Uri::from(path);
         parts.version = Version::HTTP_11;
-        headers::remove_hop_by_hop(&mut parts.headers);
         if let Some(protocol) = protocol {
             headers::set_upgrade(&mut parts.headers, protocol);
         }
@@ -197,7 +205,7 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, Failure> {
         if switches {
             let socket = self.connect().await?;
-            return Ok(exchange::switch(socket, request).await?);
+            return Ok(exchange::switch(socket, request, upload).await?);
         }
         if let Some(socket) = self.pool.take() {
             let again = repeated(&request, upload);
@@ -217,12 +225,11 @@ impl Upstream {
 
     async fn connect(&self) -> Result<TcpStream, Failure> {
         let mut connector = self.connector.clone();
-        let failed = |error| Failure::Connect(Box::new(error));
         std::future::poll_fn(|cx| connector.poll_ready(cx))
             .await
-            .map_err(failed)?;
+            .map_err(Failure::of_connecting)?;
         let connected = connector.call(self.target.url.clone()).await;
-        let socket = connected.map_err(failed)?.into_inner();
+        let socket = connected.map_err(Failure::of_connecting)?.into_inner();
         if let Err(error) = self.target.liveness.watch(&socket) {
             // Its use will tell whether it is good for anything.
             tracing::debug!(%error, "an upstream's connection is not watched");

@@ -5,7 +5,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 /// The body of a request that [`Server`](super::Server) hands to a service.
@@ -15,13 +15,28 @@ pub struct RequestBody {
     upload: Upload,
 }
 
-/// Whether all of a request's body has been taken from the connection.
+/// How far the taking of a request's body from the connection has come.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Upload(Arc<AtomicBool>);
+pub(crate) struct Upload(Arc<AtomicU8>);
 
 impl Upload {
+    const OVER: u8 = 1;
+    const BROKEN: u8 = 2;
+
+    /// All of it has been taken.
     pub(crate) fn is_over(&self) -> bool {
-        self.0.load(Relaxed)
+        self.0.load(Relaxed) == Self::OVER
+    }
+
+    /// Its client has broken it off.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn is_broken(&self) -> bool {
+        self.0.load(Relaxed) == Self::BROKEN
+    }
+
+    /// What came first stands.
+    fn set(&self, state: u8) {
+        let _ = self.0.compare_exchange(0, state, Relaxed, Relaxed);
     }
 }
 
@@ -36,7 +51,7 @@ impl RequestBody {
         (body, upload)
     }
 
-    /// What tells when it has been taken.
+    /// What tells how far it has come.
     #[cfg(feature = "proxy")]
     pub(crate) fn upload(&self) -> Upload {
         self.upload.clone()
@@ -44,7 +59,7 @@ impl RequestBody {
 
     fn note(&self) {
         if self.incoming.is_end_stream() {
-            self.upload.0.store(true, Relaxed);
+            self.upload.set(Upload::OVER);
         }
     }
 }
@@ -58,10 +73,11 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        if frame.is_none() {
-            self.upload.0.store(true, Relaxed);
+        match &frame {
+            None => self.upload.set(Upload::OVER),
+            Some(Err(_)) => self.upload.set(Upload::BROKEN),
+            Some(Ok(_)) => self.note(),
         }
-        self.note();
         Poll::Ready(frame)
     }
 

@@ -136,9 +136,18 @@ impl ClientIo {
     /// From now on to close is to reset: what the kernel still holds is dropped, and the client
     /// learns that this is no proper end.
     pub(super) fn reset_on_close(&self) {
+        self.linger(Some(Duration::ZERO));
+    }
+
+    /// To close is no reset any more.
+    pub(super) fn end_on_close(&self) {
+        self.linger(None);
+    }
+
+    fn linger(&self, linger: Option<Duration>) {
         let socket = socket2::SockRef::from(&self.0.socket);
-        if let Err(error) = socket.set_linger(Some(Duration::ZERO)) {
-            tracing::debug!(%error, "can not reset a connection");
+        if let Err(error) = socket.set_linger(linger) {
+            tracing::debug!(%error, "can not choose how a connection is to close");
         }
     }
 

@@ -51,6 +51,15 @@ fn names(headers: &HeaderMap, name: &HeaderName, option: &[u8]) -> bool {
     })
 }
 
+/// Whether all that tells the client where the response ends is the end of the connection. hyper
+/// writes no other response behind such a one.
+fn ends_with_connection<B: Body>(client: Client, response: &Response<B>) -> bool {
+    let is_old = [client.version, response.version()].contains(&Version::HTTP_10);
+    is_old
+        && !response.headers().contains_key(CONTENT_LENGTH)
+        && response.body().size_hint().exact().is_none()
+}
+
 /// Where the service's side leaves word for the connection's side.
 struct Desk<B>(Arc<Mutex<Note<B>>>);
 
@@ -133,6 +142,11 @@ where
                 // The connection is taken from hyper meanwhile, and this future dropped.
                 return std::future::pending().await;
             }
+            if ends_with_connection(client, &response) {
+                // Whoever cuts it, and however: unless hyper has brought it to its end, the end of
+                // the connection must not say that this was all.
+                io.reset_on_close();
+            }
             desk.leave(Note::Idle);
             Ok(response)
         })
@@ -205,11 +219,13 @@ where
             io.unread(&parts.read_buf);
             desk.take()
         }
-        Some(result) => {
-            if let Err(error) = result {
-                // Clients that go are no fault; what ended a stream is in the stream's own line.
-                tracing::debug!(%peer, %error, "connection ended");
-            }
+        Some(Ok(())) => {
+            io.end_on_close();
+            None
+        }
+        Some(Err(error)) => {
+            // Clients that go are no fault; what ended a stream is in the stream's own line.
+            tracing::debug!(%peer, %error, "connection ended");
             None
         }
     }

@@ -19,6 +19,7 @@ use client::reset_on_close;
 pub use client::{Client, End, Gone, PATIENCE, wait_until};
 pub use origin::{Answer, Asked, Origin};
 
+use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -87,7 +88,7 @@ impl Proxy {
     }
 
     /// In front of `origin`, on a free port, with so many files at the most.
-    pub fn with_few_files(limit: usize, origin: SocketAddr, flags: &[&str]) -> Self {
+    pub fn with_few_files(limit: usize, origin: impl Display, flags: &[&str]) -> Self {
         let upstream = format!("http://{origin}");
         let mut all = vec!["--upstream-url", &upstream];
         all.extend(flags);

@@ -4,6 +4,7 @@
 use super::body::{BadFraming, Framing, StreamBody};
 use super::head_io::HeadIo;
 use super::pool::Home;
+use super::relay::Relay;
 use super::{BoxedBody, UpstreamBody};
 use crate::head::{Asked, Kind};
 use crate::serve::Upload;
@@ -45,8 +46,11 @@ pub(super) async fn exchange(
     let response = head(&mut sender, &mut driver, request).await?;
     let (parts, incoming) = response.into_parts();
     let framing = Framing::of(&parts)?;
-    // What is left of the request is hyper's to send.
-    let is_ours = Kind::of(&asked, &parts) != Kind::Other && upload.is_over() && !gate.is_blocked();
+    // What is left of the request is hyper's to send, and an end that came with the head hyper's to
+    // see: nothing would come to tell of it.
+    let is_stream = Kind::of(&asked, &parts) != Kind::Other;
+    let is_empty = matches!(framing, Framing::Length(0));
+    let is_ours = is_stream && !is_empty && upload.is_over() && !gate.is_blocked();
     let body = if is_ours {
         let io = driver.into_parts();
         // Of what hyper read it left nothing: it got the head alone.
@@ -61,7 +65,7 @@ pub(super) async fn exchange(
     } else {
         gate.open();
         tokio::spawn(rest(sender, driver, home));
-        Either::Right(Either::Left(incoming))
+        Either::Right(Either::Left(Relay::new(incoming, upload)))
     };
     Ok(Response::from_parts(parts, body))
 }
@@ -70,6 +74,7 @@ pub(super) async fn exchange(
 pub(super) async fn switch(
     socket: TcpStream,
     request: Request<BoxedBody>,
+    upload: &Upload,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let (io, gate) = HeadIo::new(socket);
     let (mut sender, driver) = handshake(io).await?;
@@ -80,7 +85,7 @@ pub(super) async fn switch(
         }
     });
     let response = sender.send_request(request).await?;
-    Ok(response.map(|incoming| Either::Right(Either::Left(incoming))))
+    Ok(response.map(|incoming| Either::Right(Either::Left(Relay::new(incoming, upload)))))
 }
 
 async fn head(

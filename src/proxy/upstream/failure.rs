@@ -3,10 +3,11 @@
 use super::UpstreamBody;
 use super::exchange::Failed;
 use crate::guard::BoxError;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode, Uri};
 use http_body_util::{Either, Full, LengthLimitError};
 use std::error::Error;
+use std::io;
 
 /// Why there is no response of the upstream. The client is told the kind, the log the cause and
 /// what to do.
@@ -14,12 +15,16 @@ use std::error::Error;
 pub(super) enum Failure {
     #[error("can not connect to the upstream")]
     Connect(#[source] BoxError),
+    #[error("this proxy may open no more files")]
+    Files(#[source] BoxError),
     #[error("the upstream gave no proper response head")]
     Broken(#[source] Failed),
     #[error("the upstream sent no response head in time")]
     HeadTimeout,
     #[error("the request can not be put to the upstream")]
     Request(#[source] http::Error),
+    #[error("the request names more than one host")]
+    Hosts,
     #[error("the upstream switched protocols unasked")]
     Switched,
     #[error("too many requests wait for the upstream already")]
@@ -32,14 +37,33 @@ pub(super) enum Failure {
     Connects,
 }
 
+/// The errors of too many open files: of the process (`EMFILE`), and of the system (`ENFILE`). They
+/// have the same numbers on all of Unix.
+const NO_FILES: [i32; 2] = [24, 23];
+
 impl Failure {
+    /// Whose fault it is that there is no connection.
+    pub(super) fn of_connecting(error: impl Error + Send + Sync + 'static) -> Self {
+        let mut next: Option<&(dyn Error + 'static)> = Some(&error);
+        while let Some(cause) = next {
+            let code = cause
+                .downcast_ref()
+                .and_then(|error: &io::Error| error.raw_os_error());
+            if code.is_some_and(|code| NO_FILES.contains(&code)) {
+                return Self::Files(Box::new(error));
+            }
+            next = cause.source();
+        }
+        Self::Connect(Box::new(error))
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Connect(_) | Self::Broken(_) | Self::Switched => StatusCode::BAD_GATEWAY,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Files(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Request(_) | Self::Upload(_) => StatusCode::BAD_REQUEST,
+            Self::Request(_) | Self::Hosts | Self::Upload(_) => StatusCode::BAD_REQUEST,
             Self::Connects => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
@@ -51,6 +75,9 @@ impl Failure {
                 "is it running, and does upstream.url name its address? upstream.connect_timeout \
                  bounds the wait"
             }
+            Self::Files(_) => {
+                "it is our own limit, no fault of the upstream's: raise it (ulimit -n)"
+            }
             Self::Broken(_) | Self::Switched => "see the upstream's own log",
             Self::Busy => {
                 "it does not keep up; upstream.max_waiting bounds how many may wait at once"
@@ -59,7 +86,7 @@ impl Failure {
             Self::HeadTimeout => {
                 "if it needs longer to think, raise upstream.head_timeout; else see its own log"
             }
-            Self::Request(_) | Self::Upload(_) | Self::Connects => {
+            Self::Request(_) | Self::Hosts | Self::Upload(_) | Self::Connects => {
                 "the client has to mend its request"
             }
         }
@@ -104,8 +131,12 @@ impl Failure {
         let headers = response.headers_mut();
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         headers.insert(CONTENT_TYPE, text);
-        if let Self::Busy = self {
+        if let Self::Busy | Self::Files(_) = self {
             headers.insert(RETRY_AFTER, retry_after.clone());
+        }
+        if let Self::Files(_) = self {
+            // What its connection holds is what there are too few of.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

@@ -1,0 +1,36 @@
+//! Why a body fails.
+
+use crate::stream::EndReason;
+
+/// What `Into<BoxError>` is about: any error.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why the body of a guarded response failed. The client sees a broken transfer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The inner body failed.
+    #[error("the upstream failed in the middle of its response: {0}")]
+    Upstream(#[source] BoxError),
+    /// It was ended in a way that the client is to see as a failure.
+    #[error("the stream was cut: {0}")]
+    Ended(EndReason),
+}
+
+impl StreamError {
+    /// Takes a failure of ours out of the box that a body between two layers put it in.
+    pub(super) fn from_inner(error: impl Into<BoxError>) -> Self {
+        match error.into().downcast::<Self>() {
+            Ok(ours) => *ours,
+            Err(other) => Self::Upstream(other),
+        }
+    }
+
+    /// Why the stream ends: whoever made a failure of ours knows better than the upstream's side.
+    pub(super) fn reason(&self) -> EndReason {
+        match self {
+            Self::Upstream(_) => EndReason::UpstreamError,
+            Self::Ended(reason) => *reason,
+        }
+    }
+}

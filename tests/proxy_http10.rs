@@ -1,0 +1,164 @@
+//! What a client of HTTP/1.0 sees, to whom the end of the connection is the end of the response.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
+mod support;
+
+use std::sync::mpsc::Sender;
+use support::{Gone, Origin, Proxy, gate};
+
+/// An origin whose stream is one event; then it waits for a word, and ends as its path says.
+fn held(end: &'static str) -> (Sender<()>, Origin) {
+    let (go, goes) = gate();
+    let origin = Origin::start(move |_, to| {
+        to.stream();
+        to.chunk("data: 1\n\n");
+        goes.wait();
+        to.raw(end.as_bytes());
+    });
+    (go, origin)
+}
+
+#[test]
+fn an_http_1_0_client_sees_a_whole_stream_end_and_a_broken_one_reset() {
+    let half = "7\r\ndata: h\r\n";
+    for (end, gone) in [
+        ("0\r\n\r\n", Gone::Closed),
+        ("", Gone::Reset),
+        (half, Gone::Reset),
+    ] {
+        for field in ["", "Connection: keep-alive\r\n"] {
+            let (go, origin) = held(end);
+            let proxy = Proxy::start(origin.addr, &[]);
+            let mut client = proxy.ask(&format!("GET / HTTP/1.0\r\n{field}\r\n"));
+            let head = client.head();
+            for absent in ["transfer-encoding", "content-length", "connection"] {
+                assert!(!head.contains(absent), "{head}");
+            }
+            assert_eq!(client.bytes(9), b"data: 1\n\n");
+            go.send(()).unwrap();
+            assert_eq!(client.raw_and_end(), (Vec::new(), gone), "{end:?}");
+        }
+    }
+}
+
+#[test]
+fn an_http_1_0_client_takes_no_cut_of_ours_for_an_end() {
+    let (_go, origin) = held("");
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window=1h"]);
+    let mut halves = proxy.ask("GET / HTTP/1.0\r\n\r\n");
+    halves.head();
+    assert_eq!(halves.bytes(9), b"data: 1\n\n");
+    halves.close_own_side();
+    assert_eq!(halves.raw_and_end(), (Vec::new(), Gone::Reset));
+
+    let mut cut_off = proxy.ask("POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
+    cut_off.head();
+    assert_eq!(cut_off.bytes(9), b"data: 1\n\n");
+    proxy.signal("-TERM");
+    proxy.wait_for_log("stopping");
+    proxy.signal("-TERM");
+    assert_eq!(cut_off.raw_and_end(), (Vec::new(), Gone::Reset));
+    assert!(proxy.wait().success());
+}
+
+/// The same for a response that is no stream.
+fn held_text(end: &'static str) -> (Sender<()>, Origin) {
+    let (go, goes) = gate();
+    let origin = Origin::start(move |_, to| {
+        let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain\r\n";
+        to.raw(format!("{head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").as_bytes());
+        goes.wait();
+        to.raw(end.as_bytes());
+    });
+    (go, origin)
+}
+
+/// How upstreams end, and what that is to the client.
+const ENDS: [(&str, Gone); 3] = [
+    ("0\r\n\r\n", Gone::Closed),
+    ("", Gone::Reset),
+    ("7\r\ndata: h\r\n", Gone::Reset),
+];
+
+#[test]
+fn another_response_that_breaks_off_is_reset_too() {
+    for (end, gone) in ENDS {
+        let (go, origin) = held_text(end);
+        let proxy = Proxy::start(origin.addr, &[]);
+        let mut client = proxy.ask("GET / HTTP/1.0\r\n\r\n");
+        client.head();
+        assert_eq!(client.bytes(5), b"hello");
+        go.send(()).unwrap();
+        let rest = if end.starts_with('7') { "data: h" } else { "" };
+        // What came with the reset may be lost with it.
+        let (seen, how) = client.raw_and_end();
+        assert!(rest.as_bytes().starts_with(&seen), "{end:?}");
+        assert_eq!(how, gone, "{end:?}");
+    }
+}
+
+#[test]
+fn a_response_of_known_length_ends_with_it() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello");
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client = proxy.ask("GET / HTTP/1.0\r\n\r\n");
+    assert!(client.head().contains("content-length: 5\n"));
+    assert_eq!(client.raw_and_end(), (b"hello".to_vec(), Gone::Closed));
+}
+
+#[test]
+fn a_whole_response_arrives_whole_though_it_takes_many_writes() {
+    const LEN: usize = 4 << 20;
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n");
+        to.chunk(vec![b'x'; LEN]);
+        to.end();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client = proxy.ask("GET / HTTP/1.0\r\n\r\n");
+    client.head();
+    assert_eq!(client.bytes(5), b"xxxxx");
+    let (seen, gone) = client.raw_and_end();
+    assert_eq!((seen.len(), gone), (LEN - 5, Gone::Closed));
+}
+
+const UPLOAD: &str = "POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\n";
+
+#[test]
+fn a_stream_that_breaks_off_while_its_requests_body_is_coming_is_reset_too() {
+    for (end, gone) in ENDS {
+        let (go, origin) = held(end);
+        let proxy = Proxy::start(origin.addr, &[]);
+        let mut client = proxy.ask(UPLOAD);
+        client.head();
+        assert_eq!(client.bytes(9), b"data: 1\n\n");
+        go.send(()).unwrap();
+        assert_eq!(client.raw_and_end(), (Vec::new(), gone), "{end:?}");
+    }
+}
+
+#[test]
+fn nor_is_a_cut_of_ours_an_end_while_the_requests_body_is_coming() {
+    let (_go, origin) = held("");
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window=1h"]);
+    let mut halves = proxy.ask(UPLOAD);
+    halves.head();
+    assert_eq!(halves.bytes(9), b"data: 1\n\n");
+    halves.close_own_side();
+    assert_eq!(halves.raw_and_end(), (Vec::new(), Gone::Reset));
+
+    let mut cut_off = proxy.ask(UPLOAD);
+    cut_off.head();
+    assert_eq!(cut_off.bytes(9), b"data: 1\n\n");
+    proxy.signal("-TERM");
+    proxy.wait_for_log("stopping");
+    proxy.signal("-TERM");
+    assert_eq!(cut_off.raw_and_end(), (Vec::new(), Gone::Reset));
+    assert!(proxy.wait().success());
+}
