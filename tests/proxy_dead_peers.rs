@@ -25,9 +25,9 @@ const ALONE: [&str; 5] = [
     "--client-write-stall=off",
 ];
 
-/// One event, then silence until the other side goes; at `/short` an end, at `/mute` nothing.
-fn held(network: &Network) -> Origin {
-    Origin::listening(&network.upstream(), |asked, to| {
+/// One event, and what comes after it; at `/short` the end, at `/mute` nothing before it.
+fn held(network: &Network, after: impl Fn(&mut Answer) + Send + Sync + 'static) -> Origin {
+    Origin::listening(&network.upstream(), move |asked, to| {
         if asked.path != "/mute" {
             to.stream();
             to.chunk("data: 1\n\n");
@@ -36,7 +36,7 @@ fn held(network: &Network) -> Origin {
             to.end();
             return;
         }
-        to.wait_for_close();
+        after(to);
     })
 }
 
@@ -66,7 +66,7 @@ fn assert_nothing_is_left(mut proxy: Proxy, origin: &Origin) {
 
 /// A client dies in its quiet stream, and only these flags could tell.
 fn a_client_that_dies(network: &Network, flags: &[&str]) {
-    let origin = held(network);
+    let origin = held(network, |to| assert!(to.wait_for_close()));
     let proxy = network.proxy(origin.addr, &[&ALONE[..], flags].concat());
     let dead = stream(&proxy);
     network.cut(Side::Client);
@@ -117,13 +117,7 @@ fn a_user_timeout_ends_the_wait_for_an_answer_to_keepalive() {
 fn a_dead_client_of_a_busy_stream_has_stalled() {
     in_a_network(|network| {
         let (go, goes) = gate();
-        let origin = Origin::listening(&network.upstream(), move |asked, to| {
-            to.stream();
-            to.chunk("data: 1\n\n");
-            if asked.path == "/short" {
-                to.end();
-                return;
-            }
+        let origin = held(network, move |to| {
             goes.wait();
             let event = format!("data: {}\n\n", "x".repeat(8 * 1024));
             while to.chunk(&event) {}
@@ -146,28 +140,9 @@ fn a_dead_client_of_a_busy_stream_has_stalled() {
     });
 }
 
-/// One event, then silence until `goes` opens, and what is said then.
-fn held_until(
-    network: &Network,
-    goes: Gate,
-    say: impl Fn(&mut Answer) + Send + Sync + 'static,
-) -> Origin {
-    Origin::listening(&network.upstream(), move |asked, to| {
-        if asked.path != "/mute" {
-            to.stream();
-            to.chunk("data: 1\n\n");
-        }
-        if asked.path == "/short" {
-            to.end();
-            return;
-        }
-        goes.wait();
-        say(to);
-    })
-}
-
 /// Of the other side's end an upstream that was dead for it learns by speaking.
-fn speak(to: &mut Answer) {
+fn speak(goes: &Gate, to: &mut Answer) {
+    goes.wait();
     to.chunk("data: 2\n\n");
     assert!(to.wait_for_close());
 }
@@ -175,7 +150,7 @@ fn speak(to: &mut Answer) {
 /// An upstream dies in its quiet stream, and only these flags could tell.
 fn an_upstream_that_dies(network: &Network, flags: &[&str]) {
     let (go, goes) = gate();
-    let origin = held_until(network, goes, speak);
+    let origin = held(network, move |to| speak(&goes, to));
     let proxy = network.proxy(origin.addr, &[&ALONE[..], flags].concat());
     let mut client = stream(&proxy);
     network.cut(Side::Upstream);
@@ -216,7 +191,7 @@ fn a_user_timeout_ends_the_wait_for_an_upstreams_answer_to_keepalive() {
 fn an_upstream_that_dies_before_its_head_is_a_502() {
     in_a_network(|network| {
         let (go, goes) = gate();
-        let origin = held_until(network, goes, speak);
+        let origin = held(network, move |to| speak(&goes, to));
         let flags = ["--upstream-keepalive=1s", "--upstream-user-timeout=off"];
         let proxy = network.proxy(origin.addr, &[&ALONE[..], &flags].concat());
         let mut client = proxy.get("/mute");
@@ -272,7 +247,8 @@ const PATIENT: [&str; 4] = [
     "--upstream-user-timeout=25s",
 ];
 
-fn last_words(to: &mut Answer) {
+fn last_words(goes: &Gate, to: &mut Answer) {
+    goes.wait();
     for number in 2..=20 {
         to.chunk(format!("id: {number}\ndata: {number}\n\n"));
     }
@@ -290,7 +266,7 @@ fn assert_last_words(client: &mut Client) {
 fn a_client_that_was_away_gets_all_that_was_said_meanwhile() {
     in_a_network(|network| {
         let (go, goes) = gate();
-        let origin = held_until(network, goes, last_words);
+        let origin = held(network, move |to| last_words(&goes, to));
         let flags = [&ALONE[..], &PATIENT, &["--heartbeat-interval=off"]].concat();
         let proxy = network.proxy(origin.addr, &flags);
         let mut client = stream(&proxy);
@@ -313,8 +289,8 @@ fn an_upstream_that_was_away_is_heard_to_its_end() {
         let (go, goes) = gate();
         let (tell, told) = std::sync::mpsc::channel::<SocketAddr>();
         let tell = std::sync::Mutex::new(tell);
-        let origin = held_until(network, goes, move |to| {
-            last_words(to);
+        let origin = held(network, move |to| {
+            last_words(&goes, to);
             let proxy = to.socket.peer_addr().unwrap();
             tell.lock().unwrap().send(proxy).unwrap();
         });
@@ -337,7 +313,7 @@ fn an_upstream_that_was_away_is_heard_to_its_end() {
 fn keepalive_forgives_peers_that_were_away() {
     in_a_network(|network| {
         let (go, goes) = gate();
-        let origin = held_until(network, goes, last_words);
+        let origin = held(network, move |to| last_words(&goes, to));
         let flags = [&ALONE[..], &PATIENT, &["--heartbeat-interval=off"]].concat();
         let proxy = network.proxy(origin.addr, &flags);
         let mut client = stream(&proxy);
