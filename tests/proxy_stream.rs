@@ -366,3 +366,21 @@ fn also_when_it_had_sent_the_start_of_another_request() {
     drop(client);
     origin.wait_for_open(0);
 }
+
+#[test]
+fn a_client_that_stops_reading_is_told_from_one_that_went_also_in_its_upload() {
+    let origin = Origin::start(|_, to| {
+        to.stream();
+        let event = format!("data: {}\n\n", "x".repeat(8_000));
+        while to.chunk(&event) {}
+    });
+    let proxy = Proxy::start(origin.addr, &["--client-write-stall=300ms"]);
+    for (index, length) in [0, 10].into_iter().enumerate() {
+        let _client = proxy.ask(&format!(
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+        ));
+        let lines = proxy.wait_for_log_lines("\"stream ended\"", index + 1);
+        let last = &lines[index];
+        assert!(last.contains("\"reason\":\"client_stalled\""), "{last}");
+    }
+}

@@ -23,6 +23,12 @@ const AHEAD: usize = 8 * 1024;
 #[error("the client took nothing for {0:?}")]
 pub(super) struct Stalled(Duration);
 
+impl Stalled {
+    pub(super) fn is_why(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|error| error.is::<Self>())
+    }
+}
+
 /// One client's socket. A clone is another handle to it.
 #[derive(Clone)]
 pub(super) struct ClientIo(Arc<Shared>);

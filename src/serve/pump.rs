@@ -263,8 +263,7 @@ fn write(
 fn failed(result: io::Result<usize>, stream: Option<&Stream>) {
     let Err(error) = result else { return };
     tracing::debug!(%error, "a client can not be written to");
-    let stalled = error.get_ref().is_some_and(|error| error.is::<Stalled>());
-    if let (true, Some(stream)) = (stalled, stream) {
+    if let (true, Some(stream)) = (Stalled::is_why(&error), stream) {
         stream.end(EndReason::ClientStalled);
     }
 }

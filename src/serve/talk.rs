@@ -3,11 +3,12 @@
 
 use super::Settings;
 use super::body::{RequestBody, Upload};
-use super::io::ClientIo;
+use super::io::{ClientIo, Stalled};
 use super::pump::Pump;
 use crate::client_key::PeerAddr;
 use crate::guard::BoxError;
 use crate::head::{Asked, Kind};
+use crate::stream::{EndReason, Stream};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TE};
 use http::{HeaderMap, HeaderName, Request, Response, Version};
@@ -15,6 +16,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioTimer;
+use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -74,7 +76,9 @@ enum Note<B> {
     Idle,
     /// A request has been asked, with its body's state.
     Asked(Upload),
-    /// Its response is an event stream.
+    /// Its response is an event stream that hyper writes.
+    Written(Stream),
+    /// Its response is an event stream, and ours to write.
     Stream(Pin<Box<Pump<B>>>),
 }
 
@@ -90,7 +94,7 @@ impl<B> Desk<B> {
     fn take(&self) -> Option<Pin<Box<Pump<B>>>> {
         match std::mem::replace(&mut *self.note(), Note::Idle) {
             Note::Stream(pump) => Some(pump),
-            Note::Idle | Note::Asked(_) => None,
+            Note::Idle | Note::Asked(_) | Note::Written(_) => None,
         }
     }
 }
@@ -147,7 +151,8 @@ where
                 // the connection must not say that this was all.
                 io.reset_on_close();
             }
-            desk.leave(Note::Idle);
+            let stream = response.extensions().get().cloned();
+            desk.leave(stream.map_or(Note::Idle, Note::Written));
             Ok(response)
         })
     }
@@ -197,7 +202,7 @@ where
                 Note::Stream(_) if !io.is_blocked() => return Poll::Ready(None),
                 Note::Stream(_) => (true, true),
                 Note::Asked(upload) => (true, upload.is_over()),
-                Note::Idle => (false, false),
+                Note::Idle | Note::Written(_) => (false, false),
             };
             if expects_nothing && io.poll_gone(cx).is_ready() {
                 return Poll::Ready(Some(Ok(())));
@@ -226,6 +231,13 @@ where
         Some(Err(error)) => {
             // Clients that go are no fault; what ended a stream is in the stream's own line.
             tracing::debug!(%peer, %error, "connection ended");
+            let cause = error.source().and_then(|cause| cause.downcast_ref());
+            if let (true, Note::Written(stream)) =
+                (cause.is_some_and(Stalled::is_why), &*desk.note())
+            {
+                // Before hyper drops the body, to which the client would be gone.
+                stream.end(EndReason::ClientStalled);
+            }
             None
         }
     }
