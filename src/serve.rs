@@ -42,6 +42,7 @@
 
 mod accept;
 mod body;
+mod client;
 mod encode;
 mod io;
 mod liveness;

@@ -3,9 +3,9 @@
 //! hyper would keep its buffers for as long, and blind us to clients that stop reading. Here an
 //! idle stream holds no buffer at all; what is ready at once leaves in one write, as one chunk.
 
+use super::client::Client;
 use super::encode::{self, CRLF, ChunkSize, Framing, LAST_CHUNK};
 use super::io::{ClientIo, Stalled};
-use super::talk::Client;
 use crate::guard::BoxError;
 use crate::stream::{EndReason, Stream};
 use bytes::Bytes;

@@ -3,6 +3,7 @@
 
 use super::Settings;
 use super::body::{RequestBody, Upload};
+use super::client::Client;
 use super::io::{ClientIo, Stalled};
 use super::pump::Pump;
 use crate::client_key::PeerAddr;
@@ -10,8 +11,8 @@ use crate::guard::BoxError;
 use crate::head::{Asked, Kind};
 use crate::stream::{EndReason, Stream};
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, TE};
-use http::{HeaderMap, HeaderName, Request, Response, Version};
+use http::header::CONTENT_LENGTH;
+use http::{Request, Response, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -24,34 +25,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use tokio::sync::watch;
 use tower_service::Service;
-
-/// What a request says about the way its response is to come.
-#[derive(Clone, Copy)]
-pub(super) struct Client {
-    pub(super) version: Version,
-    /// It wants no other request on this connection.
-    pub(super) closes: bool,
-    pub(super) takes_trailers: bool,
-}
-
-impl Client {
-    fn of<B>(request: &Request<B>) -> Self {
-        let headers = request.headers();
-        Self {
-            version: request.version(),
-            closes: names(headers, &CONNECTION, b"close"),
-            takes_trailers: names(headers, &TE, b"trailers"),
-        }
-    }
-}
-
-fn names(headers: &HeaderMap, name: &HeaderName, option: &[u8]) -> bool {
-    let mut values = headers.get_all(name).iter();
-    values.any(|value| {
-        let mut options = value.as_bytes().split(|&byte| byte == b',');
-        options.any(|said| said.trim_ascii().eq_ignore_ascii_case(option))
-    })
-}
 
 /// Whether all that tells the client where the response ends is the end of the connection. hyper
 /// writes no other response behind such a one.
