@@ -16,6 +16,13 @@ for component in rustfmt clippy; do
     fi
 done
 
+# For hosts that die without a word. Without it those tests say that they were skipped.
+if ! command -v ip >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    step "installing iproute2"
+    { apt-get update -qq && apt-get install -qq --no-install-recommends iproute2; } >/dev/null ||
+        echo "it can not be installed here: going on without it"
+fi
+
 step "format"
 cargo fmt --check
 
