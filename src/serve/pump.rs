@@ -23,6 +23,8 @@ const ENOUGH: usize = 8 * 1024;
 const PIECES: usize = 4;
 /// Writes in one poll at the most, so that a client that takes all at once leaves time to others.
 const ROUNDS: usize = 32;
+/// So few bytes are copied together for a write: to the kernel, slices cost more.
+const SMALL: usize = 1024;
 /// Slices of one write: a head, a size, the pieces, and what comes behind them.
 const SLICES: usize = PIECES + 4;
 
@@ -242,6 +244,10 @@ fn write(
         Some(End::Trailers(section)) if chunked => add(section),
         _ => {}
     }
+    let mut joined = [0; SMALL];
+    if let Some(len) = join(&slices[..count], &mut joined) {
+        (slices[0], count) = (IoSlice::new(&joined[..len]), 1);
+    }
     let mut slices = &mut slices[..count];
     while !slices.is_empty() {
         match io.poll_write(cx, slices) {
@@ -260,10 +266,40 @@ fn write(
     Ok(Vec::new())
 }
 
+/// Copies the slices behind one another, if they have room; their length in all.
+fn join(slices: &[IoSlice<'_>], room: &mut [u8]) -> Option<usize> {
+    let len = slices.iter().map(|slice| slice.len()).sum();
+    let mut room = room.get_mut(..len)?;
+    for slice in slices {
+        let (start, rest) = room.split_at_mut(slice.len());
+        start.copy_from_slice(slice);
+        room = rest;
+    }
+    Some(len)
+}
+
 fn failed(result: io::Result<usize>, stream: Option<&Stream>) {
     let Err(error) = result else { return };
     tracing::debug!(%error, "a client can not be written to");
     if let (true, Some(stream)) = (Stalled::is_why(&error), stream) {
         stream.end(EndReason::ClientStalled);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_room_is_joined_and_nothing_else() {
+        let slices = [
+            IoSlice::new(b"4\r\n"),
+            IoSlice::new(b"data"),
+            IoSlice::new(b"\r\n"),
+        ];
+        let mut room = [0; 9];
+        assert_eq!(join(&slices, &mut room), Some(9));
+        assert_eq!(&room, b"4\r\ndata\r\n");
+        assert_eq!(join(&slices, &mut room[..8]), None);
     }
 }
