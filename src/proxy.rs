@@ -11,6 +11,7 @@ pub mod config;
 mod demo;
 mod files;
 mod headers;
+mod listen;
 mod logging;
 mod router;
 mod server;

@@ -1,12 +1,11 @@
 //! From the command line to an exit code.
 
 use super::config::{self, Config, Loaded};
+use super::listen::{ListenError, listen};
 use super::{demo, files, logging, router::Router, server};
 use crate::serve::Server;
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
-use tokio::net::TcpListener;
 
 /// The process could do its work.
 const OK: ExitCode = ExitCode::SUCCESS;
@@ -93,12 +92,8 @@ fn client(config: &config::Client) -> Server {
 
 #[derive(Debug, thiserror::Error)]
 enum RunError {
-    #[error("listen = \"{address}\": {error}{hint}")]
-    Listen {
-        address: SocketAddr,
-        error: std::io::Error,
-        hint: &'static str,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     #[error("config: {0}")]
     Words(#[from] crate::wire::WordsError),
     #[error("threads can not be started: {0}")]
@@ -107,30 +102,14 @@ enum RunError {
     Signals(std::io::Error),
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address).await.map_err(|error| RunError::Listen {
-        address,
-        hint: match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                "; another process listens there: stop it, or choose another address with --listen"
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                "; ports below 1024 need privileges: choose another with --listen"
-            }
-            _ => "",
-        },
-        error,
-    })
-}
-
 async fn serve(config: &Config, is_demo: bool) -> Result<(), RunError> {
     let signals = server::Signals::new().map_err(RunError::Signals)?;
     let origin = if is_demo {
-        Some(listen(demo::origin_address(config)).await?)
+        Some(listen("upstream.url", demo::origin_address(config))?)
     } else {
         None
     };
-    let listener = listen(config.listen).await?;
+    let listener = listen("listen", config.listen)?;
     let address = listener.local_addr().unwrap_or(config.listen);
     if let Some(origin) = origin {
         demo::start(origin, address);

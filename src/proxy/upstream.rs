@@ -83,6 +83,7 @@ impl Upstream {
         let mut connector = HttpConnector::new_with_resolver(Lookup::new());
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(config.connect_timeout));
+        connector.set_recv_buffer_size(config.receive_buffer);
         let authority = config.url.authority().map(Authority::as_str);
         Self {
             connector,

@@ -261,6 +261,12 @@ pub static KEYS: &[Key] = &[
         "Give up an upstream that acknowledges nothing for so long (TCP_USER_TIMEOUT)",
     ),
     route(
+        "upstream.receive_buffer",
+        Kind::SizeOrOff(4 * KIB, GIB),
+        "off",
+        "The kernel's receive buffer (SO_RCVBUF), which fills up when a client does not read; off: the kernel's choice",
+    ),
+    route(
         "heartbeat.interval",
         Kind::DurationOrOff,
         "15s",

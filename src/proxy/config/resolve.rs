@@ -139,6 +139,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             max_body: scope.get("upstream.max_body")?,
             keepalive: scope.get("upstream.keepalive")?,
             user_timeout: scope.get("upstream.user_timeout")?,
+            receive_buffer: scope.get("upstream.receive_buffer")?,
         },
         heartbeat: Heartbeat {
             interval: scope.get("heartbeat.interval")?,

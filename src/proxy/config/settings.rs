@@ -164,6 +164,8 @@ pub struct Upstream {
     pub keepalive: Option<Duration>,
     /// How long an upstream may acknowledge nothing; above zero; the kernel's choice if `None`.
     pub user_timeout: Option<Duration>,
+    /// The kernel's receive buffer in bytes; the kernel's choice if `None`.
+    pub receive_buffer: Option<usize>,
 }
 
 /// What keeps quiet streams open.
