@@ -179,6 +179,28 @@ fn a_switch_to_another_protocol_than_websocket_is_not_asked_of_the_upstream() {
 }
 
 #[test]
+fn a_body_in_a_coding_that_is_not_understood_goes_no_further() {
+    let origin = says(OK);
+    let proxy = Proxy::start(origin.addr, &[]);
+    for (codings, status) in [
+        ("Transfer-Encoding: chunked", "200"),
+        ("Transfer-Encoding: Chunked", "200"),
+        ("Transfer-Encoding: gzip, chunked", "501"),
+        (
+            "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+            "501",
+        ),
+    ] {
+        let before = origin.served();
+        let mut client = proxy.ask(&format!(
+            "POST / HTTP/1.1\r\nHost: a.test\r\n{codings}\r\n\r\n0\r\n\r\n"
+        ));
+        assert_eq!(&client.head()[9..12], status, "{codings}");
+        assert_eq!(origin.served() > before, status == "200", "{codings}");
+    }
+}
+
+#[test]
 fn a_request_has_one_host_whatever_its_client_says() {
     let origin = says(OK);
     let proxy = Proxy::start(origin.addr, &[]);

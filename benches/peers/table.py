@@ -102,7 +102,8 @@ TABLES = {
     "slow": (
         "{conns:,} clients that never read an endless stream, watched for {secs:g} s",
         [
-            Row("user space, KB a client at the most", of("pss_peak_bytes_per_conn", KIB), 20, ratio=True),
+            Row("user space, KB a client, held", of("pss_held_bytes_per_conn", KIB), 20, ratio=True),
+            Row("  at the most, while they connect", of("pss_peak_bytes_per_conn", KIB)),
             Row("kernel, KB a client at the most", of("kernel_bytes_per_conn", KIB), 64, ratio=True),
             Row("  not sent to the client", of("unsent_bytes_per_conn", KIB)),
             Row("  not read from the origin", of("unread_bytes_per_conn", KIB)),

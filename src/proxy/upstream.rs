@@ -121,6 +121,9 @@ impl Upstream {
         if request.headers().get_all(HOST).iter().nth(1).is_some() {
             return Err(Failure::Hosts);
         }
+        if !headers::is_chunked_at_most(request.headers()) {
+            return Err(Failure::Coding);
+        }
         let protocol = headers::upgrade(request.headers());
         let client_side = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
         let switches = protocol.is_some();

@@ -25,6 +25,8 @@ pub(super) enum Failure {
     Request(#[source] http::Error),
     #[error("the request names more than one host")]
     Hosts,
+    #[error("the request's body has a transfer coding other than chunked")]
+    Coding,
     #[error("the upstream switched protocols unasked")]
     Switched,
     #[error("too many requests wait for the upstream already")]
@@ -65,12 +67,13 @@ impl Failure {
             Self::HeadTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Request(_) | Self::Hosts | Self::Upload(_) => StatusCode::BAD_REQUEST,
             Self::Connects => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Coding => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
-    /// For the operator, who can do something about those of the upstream.
-    fn advice(&self) -> &'static str {
-        match self {
+    /// What the operator can do about it; nothing about a client's faults.
+    fn advice(&self) -> Option<&'static str> {
+        Some(match self {
             Self::Connect(_) => {
                 "is it running, and does upstream.url name its address? upstream.connect_timeout \
                  bounds the wait"
@@ -82,14 +85,16 @@ impl Failure {
             Self::Busy => {
                 "it does not keep up; upstream.max_waiting bounds how many may wait at once"
             }
-            Self::TooLong => "upstream.max_body bounds it",
             Self::HeadTimeout => {
                 "if it needs longer to think, raise upstream.head_timeout; else see its own log"
             }
-            Self::Request(_) | Self::Hosts | Self::Upload(_) | Self::Connects => {
-                "the client has to mend its request"
-            }
-        }
+            Self::Request(_)
+            | Self::Hosts
+            | Self::Coding
+            | Self::TooLong
+            | Self::Upload(_)
+            | Self::Connects => return None,
+        })
     }
 
     /// The whole chain of causes on one line.
@@ -113,17 +118,12 @@ impl Failure {
         retry_after: &HeaderValue,
     ) -> Response<UpstreamBody> {
         let status = self.status();
-        if status.is_server_error() {
-            tracing::error!(
-                status = status.as_u16(),
-                %upstream,
-                cause = self.cause(),
-                "{self}: {}",
-                self.advice()
-            );
-        } else {
-            // A client's fault is nothing to wake the operator for.
-            tracing::debug!(status = status.as_u16(), cause = self.cause(), "{self}");
+        let code = status.as_u16();
+        match self.advice() {
+            Some(advice) => {
+                tracing::error!(status = code, %upstream, cause = self.cause(), "{self}: {advice}");
+            }
+            None => tracing::debug!(status = code, cause = self.cause(), "{self}"),
         }
         let text = Full::from(format!("sse-guard: {self}\n"));
         let mut response = Response::new(Either::Right(Either::Right(text)));

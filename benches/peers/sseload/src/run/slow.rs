@@ -93,13 +93,16 @@ impl Workload for Slow {
         let ours: HashSet<SocketAddr> = clients.iter().map(|c| c.local_addr()).collect::<Result<_, _>>()?;
 
         let (mut closed, mut reset) = (Gone::default(), Gone::default());
-        let (mut rss, mut pss, mut unsent, mut unread, mut kernel) = (0, 0, 0, 0, 0);
+        let (mut rss, mut pss, mut held, mut unsent, mut unread, mut kernel) = (0, 0, 0, 0, 0, 0);
         let (mut cpu_halfway, mut streams_end) = (None, 0);
         while secs(begin, now_ns()) < self.secs {
             sleep(LOOK).await;
             let at = secs(begin, now_ns());
             let grown = tree.memory()? - memory_before;
             (rss, pss) = (rss.max(grown.rss), pss.max(grown.pss));
+            if at > self.secs / 4.0 {
+                held = held.max(grown.pss);
+            }
             let (mut there, mut open, mut to_clients, mut from_origin) = (0, 0, 0, 0);
             for socket in sockets()? {
                 if socket.local == bench.target.addr && ours.contains(&SocketAddr::V4(socket.remote)) {
@@ -129,6 +132,7 @@ impl Workload for Slow {
         report.number("secs", self.secs);
         report.number("rss_peak_bytes_per_conn", rss as f64 / n);
         report.number("pss_peak_bytes_per_conn", pss as f64 / n);
+        report.number("pss_held_bytes_per_conn", held as f64 / n);
         report.number("unsent_bytes_per_conn", unsent as f64 / n);
         report.number("unread_bytes_per_conn", unread as f64 / n);
         report.number("kernel_bytes_per_conn", kernel as f64 / n);
