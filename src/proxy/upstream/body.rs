@@ -21,7 +21,7 @@ use tokio_util::io::poll_read_buf;
 const READ: usize = 16 * 1024;
 /// The same for a stream that has come at full speed for long enough, and was taken so. It costs
 /// half as much then.
-const FAST_READ: usize = 64 * 1024;
+const FAST_READ: usize = 128 * 1024;
 /// So many reads in a row of at least half as much are long enough: together more than a client that
 /// does not read is sent.
 const RUN_UP: u8 = 24;
