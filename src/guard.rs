@@ -93,9 +93,9 @@ pub struct Ending {
 
 /// What to do on one stream. Held to the end of its body, also when it does nothing.
 pub trait Policy {
-    /// Whether it heeds a wish to stop: only such a one may take the record's waker, which another
-    /// task's guard may need.
-    fn stops(&self) -> bool {
+    /// Whether it heeds what others want of the stream: only such a one may take the record's waker,
+    /// which another task's guard may need.
+    fn heeds(&self) -> bool {
         false
     }
 
@@ -118,8 +118,8 @@ pub trait Policy {
 }
 
 impl<P: Policy> Policy for Option<P> {
-    fn stops(&self) -> bool {
-        self.as_ref().is_some_and(P::stops)
+    fn heeds(&self) -> bool {
+        self.as_ref().is_some_and(P::heeds)
     }
 
     fn deadline(&self, at: &At<'_>) -> Option<Instant> {
@@ -139,8 +139,8 @@ impl<P: Policy> Policy for Option<P> {
 }
 
 impl<A: Policy, B: Policy> Policy for (A, B) {
-    fn stops(&self) -> bool {
-        self.0.stops() || self.1.stops()
+    fn heeds(&self) -> bool {
+        self.0.heeds() || self.1.heeds()
     }
 
     fn deadline(&self, at: &At<'_>) -> Option<Instant> {

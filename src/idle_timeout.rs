@@ -98,7 +98,7 @@ struct Config {
     timeout: Option<Duration>,
     event_timeout: Option<Duration>,
     comments_are_life: bool,
-    pings: Arc<[String]>,
+    pings: Arc<Vec<String>>,
     action: IdleAction,
     retry: Option<Duration>,
 }
@@ -117,7 +117,7 @@ impl IdleTimeoutLayer {
                 timeout: None,
                 event_timeout: None,
                 comments_are_life: true,
-                pings: Arc::new([]),
+                pings: Arc::default(),
                 action: IdleAction::Auto,
                 retry: Some(DEFAULT_RETRY),
             }),
@@ -152,7 +152,8 @@ impl IdleTimeoutLayer {
     /// Names of events by which the upstream just says that it is there. None by default.
     #[must_use]
     pub fn pings<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> Self {
-        self.with(|config| config.pings = names.into_iter().map(Into::into).collect())
+        let pings = names.into_iter().map(Into::into).collect();
+        self.with(|config| config.pings = Arc::new(pings))
     }
 
     /// How to end. [`IdleAction::Auto`] by default.

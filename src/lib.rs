@@ -42,6 +42,7 @@ mod guard;
 mod head;
 pub mod heartbeat;
 pub mod idle_timeout;
+pub mod inject;
 pub mod metrics;
 #[cfg(feature = "proxy")]
 pub mod proxy;

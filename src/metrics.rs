@@ -51,104 +51,26 @@
 //! # }
 //! ```
 
+mod distribution;
+mod snapshot;
 #[cfg(test)]
 mod tests;
+
+pub use distribution::{BUCKETS, Distribution};
+pub use snapshot::{Outcome, Snapshot};
 
 use crate::guard::{Failure, Guard, Head, Policy, Rule};
 use crate::head::{Asked, Kind};
 use crate::rejection::Rejection;
 use crate::stream::{EndReason, Stream};
-use ::metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+use distribution::Times;
 use http::Request;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tracing::{Span, info, info_span, warn};
-
-/// What became of a request that asked for a stream, or got one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// It became a stream.
-    Opened,
-    /// It became a stream in a content coding, which passes untouched.
-    Encoded,
-    /// The response was something else.
-    Other,
-    /// It was turned away.
-    Rejected,
-    /// The inner service failed.
-    Failed,
-    /// The client went before the head.
-    ClientGone,
-}
-
-impl Outcome {
-    const ALL: [Self; 6] = [
-        Self::Opened,
-        Self::Encoded,
-        Self::Other,
-        Self::Rejected,
-        Self::Failed,
-        Self::ClientGone,
-    ];
-
-    /// The value of the label `outcome`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Opened => "opened",
-            Self::Encoded => "encoded",
-            Self::Other => "other",
-            Self::Rejected => "rejected",
-            Self::Failed => "failed",
-            Self::ClientGone => "client_gone",
-        }
-    }
-}
-
-/// The numbers of a [`MetricsLayer`] and its clones at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Snapshot {
-    /// Streams open now.
-    pub active: u64,
-    /// Streams opened.
-    pub opened: u64,
-    /// Requests that were turned away.
-    pub rejected: u64,
-    /// Events with data from upstreams.
-    pub events: u64,
-    /// Bytes from upstreams.
-    pub bytes: u64,
-    /// Heartbeats in streams that have ended.
-    pub heartbeats: u64,
-    ends: [u64; EndReason::ALL.len()],
-}
-
-impl Snapshot {
-    /// Streams that ended for this reason.
-    pub fn ended(&self, reason: EndReason) -> u64 {
-        self.ends[reason as usize]
-    }
-}
-
-impl std::ops::Add for Snapshot {
-    type Output = Self;
-
-    /// The numbers of two layers together.
-    fn add(self, other: Self) -> Self {
-        Self {
-            active: self.active + other.active,
-            opened: self.opened + other.opened,
-            rejected: self.rejected + other.rejected,
-            events: self.events + other.events,
-            bytes: self.bytes + other.bytes,
-            heartbeats: self.heartbeats + other.heartbeats,
-            ends: std::array::from_fn(|reason| self.ends[reason] + other.ends[reason]),
-        }
-    }
-}
 
 /// Counts and times streams. See the [module docs](self). Clones share their numbers.
 #[derive(Clone, Debug)]
@@ -163,12 +85,25 @@ struct Shared {
     events: AtomicU64,
     bytes: AtomicU64,
     heartbeats: AtomicU64,
+    gaps: Times,
+    first_events: Times,
     outcomes: [AtomicU64; Outcome::ALL.len()],
     ends: [AtomicU64; EndReason::ALL.len()],
     /// An upstream that compresses does so with each stream: said once.
     warned: AtomicBool,
     /// Bound to their labels at the first request, when the exporter is there.
     instruments: OnceLock<Instruments>,
+    on_end: Option<OnEnd>,
+}
+
+/// What somebody wants to be called with.
+#[derive(Clone)]
+struct OnEnd(Arc<dyn Fn(&Stream) + Send + Sync>);
+
+impl std::fmt::Debug for OnEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnEnd")
+    }
 }
 
 struct Instruments {
@@ -218,6 +153,42 @@ impl Shared {
     }
 }
 
+/// Tells the recorder that is installed what each metric is, and its unit.
+pub fn describe() {
+    let count = |name, what| ::metrics::describe_counter!(name, Unit::Count, what);
+    let bytes = |name, what| ::metrics::describe_counter!(name, Unit::Bytes, what);
+    let seconds = |name, what| ::metrics::describe_histogram!(name, Unit::Seconds, what);
+    ::metrics::describe_gauge!("sse_guard_streams_active", Unit::Count, "Streams open now");
+    count(
+        "sse_guard_streams_total",
+        "Requests that asked for a stream or got one, by outcome",
+    );
+    count("sse_guard_events_total", "Events with data from upstreams");
+    count("sse_guard_heartbeats_total", "Heartbeats put into streams");
+    count(
+        "sse_guard_rejections_total",
+        "Streams turned away, by reason",
+    );
+    count("sse_guard_ends_total", "Streams that have ended, by reason");
+    bytes("sse_guard_bytes_total", "Bytes from upstreams");
+    bytes(
+        "sse_guard_dropped_bytes_total",
+        "Bytes of unfinished events, dropped when a stream failed or was ended",
+    );
+    seconds(
+        "sse_guard_stream_duration_seconds",
+        "Age of a stream at its end",
+    );
+    seconds(
+        "sse_guard_time_to_first_event_seconds",
+        "From a stream's head to its first event with data",
+    );
+    seconds(
+        "sse_guard_event_gap_seconds",
+        "From one chunk with events to the next",
+    );
+}
+
 impl Default for MetricsLayer {
     fn default() -> Self {
         Self::new()
@@ -227,10 +198,10 @@ impl Default for MetricsLayer {
 impl MetricsLayer {
     /// One whose route is called `default`.
     pub fn new() -> Self {
-        Self::with_route("default".into())
+        Self::with("default".into(), None)
     }
 
-    fn with_route(route: Arc<str>) -> Self {
+    fn with(route: Arc<str>, on_end: Option<OnEnd>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 route,
@@ -238,10 +209,13 @@ impl MetricsLayer {
                 events: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
                 heartbeats: AtomicU64::new(0),
+                gaps: Times::default(),
+                first_events: Times::default(),
                 outcomes: Default::default(),
                 ends: Default::default(),
                 warned: AtomicBool::new(false),
                 instruments: OnceLock::new(),
+                on_end,
             }),
         }
     }
@@ -250,7 +224,16 @@ impl MetricsLayer {
     /// Its numbers start anew.
     #[must_use]
     pub fn route(self, route: &str) -> Self {
-        Self::with_route(route.into())
+        Self::with(route.into(), self.shared.on_end.clone())
+    }
+
+    /// Calls `f` with each stream that has ended, when all about it is known. Its numbers start
+    /// anew.
+    ///
+    /// It runs where the stream did, so it should not block.
+    #[must_use]
+    pub fn on_end(self, f: impl Fn(&Stream) + Send + Sync + 'static) -> Self {
+        Self::with(self.shared.route.clone(), Some(OnEnd(Arc::new(f))))
     }
 
     /// The numbers now.
@@ -264,6 +247,8 @@ impl MetricsLayer {
             events: shared.events.load(Relaxed),
             bytes: shared.bytes.load(Relaxed),
             heartbeats: shared.heartbeats.load(Relaxed),
+            gaps: shared.gaps.snapshot(),
+            first_events: shared.first_events.snapshot(),
             ends: std::array::from_fn(|reason| shared.ends[reason].load(Relaxed)),
         }
     }
@@ -409,9 +394,14 @@ impl Policy for MetricsPolicy {
         }
         let instruments = self.shared.instruments();
         match self.last_event.replace(now) {
-            Some(last) => instruments.gap.record(now.saturating_duration_since(last)),
+            Some(last) => {
+                let gap = now.saturating_duration_since(last);
+                self.shared.gaps.record(gap);
+                instruments.gap.record(gap);
+            }
             None => {
                 if let Some(time) = stream.time_to_first_event() {
+                    self.shared.first_events.record(time);
                     instruments.first_event.record(time);
                 }
             }
@@ -444,5 +434,8 @@ impl Drop for MetricsPolicy {
                 "stream ended"
             );
         });
+        if let Some(OnEnd(f)) = &self.shared.on_end {
+            f(stream);
+        }
     }
 }

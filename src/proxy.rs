@@ -6,6 +6,7 @@
 //!
 //! Not part of the crate's stable interface: the binary and its tests use it.
 
+mod admin;
 mod cli;
 pub mod config;
 mod demo;

@@ -218,7 +218,7 @@ impl RotationPolicy {
 }
 
 impl Policy for RotationPolicy {
-    fn stops(&self) -> bool {
+    fn heeds(&self) -> bool {
         true
     }
 

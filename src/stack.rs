@@ -1,6 +1,6 @@
 //! All layers in the right order, in one line.
 //!
-//! From the client inward: metrics, connection limit, rotation, heartbeat, idle timeout. They share
+//! From the client inward: metrics, connection limit, rotation, injection, heartbeat, idle timeout. They share
 //! one body, one timer and one look at the bytes; a wrong order would do no harm, but costs more.
 //!
 //! ```
@@ -36,6 +36,7 @@ use crate::connection_limit::ConnectionLimitLayer;
 use crate::guard::Guard;
 use crate::heartbeat::HeartbeatLayer;
 use crate::idle_timeout::IdleTimeoutLayer;
+use crate::inject::InjectLayer;
 use crate::metrics::MetricsLayer;
 use crate::rotation::RotationLayer;
 use tower_layer::Layer;
@@ -43,7 +44,7 @@ use tower_layer::Layer;
 /// The whole stack. See the [module docs](self).
 ///
 /// By default with metrics, 100 streams per peer address and 10,000 in all, and a heartbeat after
-/// 15 s; without rotation, drain and idle timeout, which only the application can choose. A layer
+/// 15 s; without rotation, drain, injection and idle timeout, which only the application can choose. A layer
 /// set to `None` is off.
 ///
 /// To the upstream service, requests that accept an event stream say `Accept-Encoding: identity`.
@@ -54,6 +55,7 @@ pub struct SseGuardLayer<K = PeerIp> {
     metrics: Option<MetricsLayer>,
     limit: Option<ConnectionLimitLayer<K>>,
     rotation: Option<RotationLayer>,
+    inject: Option<InjectLayer>,
     heartbeat: Option<HeartbeatLayer>,
     idle: Option<IdleTimeoutLayer>,
 }
@@ -71,6 +73,7 @@ impl SseGuardLayer {
             metrics: Some(MetricsLayer::new()),
             limit: Some(ConnectionLimitLayer::new()),
             rotation: None,
+            inject: None,
             heartbeat: Some(HeartbeatLayer::default()),
             idle: None,
         }
@@ -92,6 +95,7 @@ impl<K> SseGuardLayer<K> {
             metrics: self.metrics,
             limit: layer.into(),
             rotation: self.rotation,
+            inject: self.inject,
             heartbeat: self.heartbeat,
             idle: self.idle,
         }
@@ -101,6 +105,13 @@ impl<K> SseGuardLayer<K> {
     #[must_use]
     pub fn rotation(mut self, layer: impl Into<Option<RotationLayer>>) -> Self {
         self.rotation = layer.into();
+        self
+    }
+
+    /// What puts in events of your own.
+    #[must_use]
+    pub fn inject(mut self, layer: impl Into<Option<InjectLayer>>) -> Self {
+        self.inject = layer.into();
         self
     }
 
@@ -126,7 +137,10 @@ type Rules<K> = (
         Option<ConnectionLimitLayer<K>>,
         (
             Option<RotationLayer>,
-            (Option<HeartbeatLayer>, Option<IdleTimeoutLayer>),
+            (
+                Option<InjectLayer>,
+                (Option<HeartbeatLayer>, Option<IdleTimeoutLayer>),
+            ),
         ),
     ),
 );
@@ -142,10 +156,12 @@ impl<S, K: Clone> Layer<S> for SseGuardLayer<K> {
             metrics,
             limit,
             rotation,
+            inject,
             heartbeat,
             idle,
         } = self.clone();
-        Guard::new(inner, (metrics, (limit, (rotation, (heartbeat, idle)))))
+        let rules = (rotation, (inject, (heartbeat, idle)));
+        Guard::new(inner, (metrics, (limit, rules)))
     }
 }
 

@@ -1,13 +1,27 @@
 //! The record of one stream, which all layers around it share.
 
+mod end_reason;
+mod mail;
+mod pace;
+
+pub use end_reason::EndReason;
+pub use mail::{Message, SendError};
+
 use crate::client_key::ClientKey;
+use crate::wire::LineEnd;
 use atomic_waker::AtomicWaker;
+use bytes::Bytes;
+use mail::Mailbox;
+use pace::Pace;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Of an event's id so many bytes are kept; a longer one is not.
+const LONGEST_ID: usize = 256;
 
 /// Stands for "not yet" in the record's times.
 const NEVER: u64 = u64::MAX;
@@ -40,66 +54,6 @@ impl fmt::Display for StreamId {
     }
 }
 
-/// Why a stream ended. What is noticed first stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum EndReason {
-    /// The upstream ended it properly.
-    UpstreamEnd,
-    /// The upstream's body failed.
-    UpstreamError,
-    /// The upstream was silent for longer than the idle timeout.
-    UpstreamIdle,
-    /// The client went.
-    ClientGone,
-    /// The client stopped reading.
-    ClientStalled,
-    /// It had reached its maximum age.
-    Rotated,
-    /// All streams were asked to end.
-    Drained,
-    /// An operator ended it.
-    Operator,
-    /// The process stopped without waiting for it.
-    Shutdown,
-}
-
-impl EndReason {
-    /// All of them.
-    pub const ALL: [Self; 9] = [
-        Self::UpstreamEnd,
-        Self::UpstreamError,
-        Self::UpstreamIdle,
-        Self::ClientGone,
-        Self::ClientStalled,
-        Self::Rotated,
-        Self::Drained,
-        Self::Operator,
-        Self::Shutdown,
-    ];
-
-    /// The value of the label `reason` in metrics and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::UpstreamEnd => "upstream_end",
-            Self::UpstreamError => "upstream_error",
-            Self::UpstreamIdle => "upstream_idle",
-            Self::ClientGone => "client_gone",
-            Self::ClientStalled => "client_stalled",
-            Self::Rotated => "rotated",
-            Self::Drained => "drained",
-            Self::Operator => "operator",
-            Self::Shutdown => "shutdown",
-        }
-    }
-}
-
-impl fmt::Display for EndReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// One event stream: what it is and what has passed.
 ///
 /// The innermost layer on a response makes it and puts it into the response's extensions, where
@@ -113,21 +67,29 @@ struct Record {
     opened: Instant,
     client: OnceLock<ClientKey>,
     route: OnceLock<Arc<str>>,
+    upstream: OnceLock<Arc<str>>,
+    user: OnceLock<Arc<str>>,
     /// Names of events that are no sign of life.
-    pings: OnceLock<Arc<[String]>>,
+    pings: OnceLock<Arc<Vec<String>>>,
     /// A layer inside cuts it at event boundaries already.
     aligned: AtomicBool,
     events: AtomicU64,
     bytes: AtomicU64,
     dropped: AtomicU64,
     heartbeats: AtomicU64,
+    pace: Pace,
+    last_id: Mutex<Box<[u8]>>,
+    /// Bytes that wait for room in the kernel.
+    unsent: AtomicU32,
+    mail: Mailbox,
     /// Times are in nanoseconds since `opened`.
     first_event: AtomicU64,
     silent_since: AtomicU64,
     eventless_since: AtomicU64,
     /// When it is asked to end, and in the lowest bits why: one value, so that both change at once.
     stop: AtomicU64,
-    stop_waker: AtomicWaker,
+    /// Of the body, for who wants it to end or has something for its client.
+    waker: AtomicWaker,
     end: AtomicU8,
 }
 
@@ -143,17 +105,23 @@ impl Stream {
             opened: Instant::now(),
             client: OnceLock::new(),
             route: OnceLock::new(),
+            upstream: OnceLock::new(),
+            user: OnceLock::new(),
             pings: OnceLock::new(),
             aligned: AtomicBool::new(false),
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             heartbeats: AtomicU64::new(0),
+            pace: Pace::default(),
+            last_id: Mutex::default(),
+            unsent: AtomicU32::new(0),
+            mail: Mailbox::default(),
             first_event: AtomicU64::new(NEVER),
             silent_since: AtomicU64::new(0),
             eventless_since: AtomicU64::new(0),
             stop: AtomicU64::new(NEVER),
-            stop_waker: AtomicWaker::new(),
+            waker: AtomicWaker::new(),
             end: AtomicU8::new(u8::MAX),
         }))
     }
@@ -183,6 +151,16 @@ impl Stream {
         self.0.route.get().map(|route| &**route)
     }
 
+    /// The upstream that the proxy asked.
+    pub fn upstream(&self) -> Option<&str> {
+        self.0.upstream.get().map(|upstream| &**upstream)
+    }
+
+    /// Whose stream it is by the header that the proxy was told to look at.
+    pub fn user(&self) -> Option<&str> {
+        self.0.user.get().map(|user| &**user)
+    }
+
     /// Events with data that the upstream sent.
     pub fn events(&self) -> u64 {
         self.0.events.load(Relaxed)
@@ -201,6 +179,58 @@ impl Stream {
     /// Heartbeats that were put in.
     pub fn heartbeats(&self) -> u64 {
         self.0.heartbeats.load(Relaxed)
+    }
+
+    /// Events with data that came in a second, about the mean of the last ten.
+    pub fn events_per_second(&self) -> f32 {
+        self.0.pace.per_second(self.nanos(Instant::now()))
+    }
+
+    /// When the last event with data came.
+    pub fn last_event(&self) -> Option<Instant> {
+        self.0.pace.last_event().map(|nanos| self.instant(nanos))
+    }
+
+    /// The time that 99 % of the pauses between events were not longer than, to a factor of two;
+    /// nothing before the second event.
+    pub fn gap_p99(&self) -> Option<Duration> {
+        self.0.pace.gap_p99()
+    }
+
+    /// The id of the last event that had one, with which its client would come back. Nothing if it
+    /// is longer than 256 bytes.
+    pub fn last_event_id(&self) -> Option<String> {
+        let id = self
+            .0
+            .last_id
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        (!id.is_empty()).then(|| String::from_utf8_lossy(&id).into_owned())
+    }
+
+    /// Bytes that wait because its client does not read, where [`serve`](crate::serve) writes them.
+    pub fn unsent_bytes(&self) -> u64 {
+        self.0.unsent.load(Relaxed).into()
+    }
+
+    /// Whether somebody wants it to end.
+    pub fn is_ending(&self) -> bool {
+        self.0.stop.load(Relaxed) != NEVER
+    }
+
+    /// Puts an event of your own into the stream, at its next event boundary.
+    ///
+    /// # Errors
+    ///
+    /// If the stream has ended, has no [`InjectLayer`](crate::inject::InjectLayer), or 16 events
+    /// wait in it already.
+    pub fn send(&self, message: &Message) -> Result<(), SendError> {
+        if self.end_reason().is_some() {
+            return Err(SendError::Ended);
+        }
+        self.0.mail.put(message)?;
+        self.0.waker.wake();
+        Ok(())
     }
 
     /// How long after the head the first event with data came.
@@ -226,7 +256,51 @@ impl Stream {
         let _ = self.0.route.set(route.clone());
     }
 
-    pub(crate) fn set_pings(&self, pings: &Arc<[String]>) {
+    #[cfg(feature = "proxy")]
+    pub(crate) fn set_upstream(&self, upstream: &Arc<str>) {
+        let _ = self.0.upstream.set(upstream.clone());
+    }
+
+    #[cfg(feature = "proxy")]
+    pub(crate) fn set_user(&self, user: &str) {
+        let _ = self.0.user.set(user.into());
+    }
+
+    #[cfg(feature = "serve")]
+    pub(crate) fn set_unsent(&self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.0.unsent.store(bytes, Relaxed);
+    }
+
+    /// An `id` field has come, perhaps to take the id away.
+    pub(crate) fn set_last_id(&self, id: &[u8]) {
+        let id = if id.len() <= LONGEST_ID { id } else { &[] };
+        let mut last = self
+            .0
+            .last_id
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // As most are as long as the one before, this allocates next to never.
+        match last.len() == id.len() {
+            true => last.copy_from_slice(id),
+            false => *last = id.into(),
+        }
+    }
+
+    /// From now on messages are taken.
+    pub(crate) fn take_mail(&self) {
+        self.0.mail.open();
+    }
+
+    pub(crate) fn has_mail(&self) -> bool {
+        self.0.mail.is_waiting()
+    }
+
+    pub(crate) fn next_mail(&self, line_end: LineEnd) -> Option<Bytes> {
+        self.0.mail.next(line_end)
+    }
+
+    pub(crate) fn set_pings(&self, pings: &Arc<Vec<String>>) {
         let _ = self.0.pings.set(pings.clone());
     }
 
@@ -263,6 +337,7 @@ impl Stream {
         }
         let now = self.nanos(now);
         add(&self.0.events, events);
+        self.0.pace.note(events, now);
         if life > 0 {
             self.0.eventless_since.store(now, Relaxed);
         }
@@ -300,11 +375,11 @@ impl Stream {
     pub(crate) fn stop_at(&self, at: Instant, reason: EndReason) {
         let stop = self.nanos(at) << REASON_BITS | reason as u64;
         self.0.stop.fetch_min(stop, Relaxed);
-        self.0.stop_waker.wake();
+        self.0.waker.wake();
     }
 
-    pub(crate) fn listen_for_stop(&self, waker: &Waker) {
-        self.0.stop_waker.register(waker);
+    pub(crate) fn listen(&self, waker: &Waker) {
+        self.0.waker.register(waker);
     }
 
     pub(crate) fn asked_to_stop(&self) -> Option<(Instant, EndReason)> {
@@ -369,6 +444,6 @@ mod tests {
 
     #[test]
     fn a_record_stays_small() {
-        assert!(size_of::<Record>() <= 320, "{}", size_of::<Record>());
+        assert!(size_of::<Record>() <= 344, "{}", size_of::<Record>());
     }
 }

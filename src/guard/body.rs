@@ -108,6 +108,9 @@ impl Wire {
         if let Some(scanner) = &mut self.scanner {
             let (mut events, mut life) = (0, 0);
             scanner.scan(&piece, |event| {
+                if let Some(id) = event.id {
+                    self.stream.set_last_id(id);
+                }
                 if event.has_data {
                     events += 1;
                     life += u64::from(!self.stream.is_ping(event.name));
@@ -374,8 +377,8 @@ fn wait<P: Policy>(
     mut timer: Pin<&mut Option<Sleep>>,
     cx: &mut Context<'_>,
 ) -> Poll<Verdict> {
-    if policy.stops() {
-        wire.stream.listen_for_stop(cx.waker());
+    if policy.heeds() {
+        wire.stream.listen(cx.waker());
     }
     loop {
         let Some(deadline) = policy.deadline(&wire.at()) else {

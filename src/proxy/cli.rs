@@ -1,11 +1,15 @@
 //! From the command line to an exit code.
 
+use super::admin::{Admin, Exporter, Journal};
 use super::config::{self, Config, Loaded};
 use super::listen::{ListenError, listen};
 use super::{demo, files, logging, router::Router, server};
 use crate::serve::Server;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 /// The process could do its work.
 const OK: ExitCode = ExitCode::SUCCESS;
@@ -26,7 +30,7 @@ pub fn main() -> ExitCode {
         _ => &[],
     };
     let loaded = match config::load(&matches, config::process_env(), defaults) {
-        Ok(loaded) => loaded,
+        Ok(loaded) => Arc::new(loaded),
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(USAGE);
@@ -34,8 +38,8 @@ pub fn main() -> ExitCode {
     };
     match subcommand {
         Some("check") => check(&loaded),
-        Some("demo") => run(&loaded.config, true),
-        _ => run(&loaded.config, false),
+        Some("demo") => run(&loaded, true),
+        _ => run(&loaded, false),
     }
 }
 
@@ -44,7 +48,8 @@ fn check(loaded: &Loaded) -> ExitCode {
     OK
 }
 
-fn run(config: &Config, demo: bool) -> ExitCode {
+fn run(loaded: &Arc<Loaded>, demo: bool) -> ExitCode {
+    let config = &loaded.config;
     logging::start(&config.log);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -60,7 +65,7 @@ fn run(config: &Config, demo: bool) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let result = runtime.block_on(serve(config, demo));
+    let result = runtime.block_on(serve(loaded, demo));
     // What is left are connections that had their time.
     runtime.shutdown_background();
     match result {
@@ -96,13 +101,16 @@ enum RunError {
     Listen(#[from] ListenError),
     #[error("config: {0}")]
     Words(#[from] crate::wire::WordsError),
+    #[error("metrics can not be counted: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error("threads can not be started: {0}")]
     Threads(std::io::Error),
     #[error("signals can not be received: {0}")]
     Signals(std::io::Error),
 }
 
-async fn serve(config: &Config, is_demo: bool) -> Result<(), RunError> {
+async fn serve(loaded: &Arc<Loaded>, is_demo: bool) -> Result<(), RunError> {
+    let config = &loaded.config;
     let signals = server::Signals::new().map_err(RunError::Signals)?;
     let origin = if is_demo {
         Some(listen("upstream.url", demo::origin_address(config))?)
@@ -110,17 +118,49 @@ async fn serve(config: &Config, is_demo: bool) -> Result<(), RunError> {
         None
     };
     let listener = listen("listen", config.listen)?;
+    let admin = admin_listener(loaded)?;
     let address = listener.local_addr().unwrap_or(config.listen);
     if let Some(origin) = origin {
         demo::start(origin, address);
     }
-    let router = Router::new(config)?;
+    let journal = admin.is_some().then(Arc::<Journal>::default);
+    let exporter = admin.is_some().then(Exporter::install).transpose()?;
+    let router = Arc::new(Router::new(config, journal.as_ref())?);
     for route in &config.routes {
         tracing::info!(path = %route.path, upstream = %route.settings.upstream.url, "route");
     }
     tracing::info!("listening on http://{address}");
+    let operator = Arc::new(Notify::new());
+    if let (Some(listener), Some(journal), Some(exporter)) = (admin, journal, exporter) {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!("metrics, health and stream table on http://{address}");
+        }
+        let admin = Admin::new(
+            router.clone(),
+            loaded.clone(),
+            journal,
+            exporter,
+            operator.clone(),
+        );
+        tokio::spawn(admin.run(listener));
+    }
     let server = client(&config.client).threads(threads(config));
-    server::run(listener, &server, router, config.drain_window, signals)
+    let window = config.drain_window;
+    server::run(listener, &server, &router, window, signals, &operator)
         .await
         .map_err(RunError::Threads)
+}
+
+/// An address that nobody has asked for is no reason not to start: Prometheus itself, or another
+/// sse-guard, may have it.
+fn admin_listener(loaded: &Loaded) -> Result<Option<TcpListener>, ListenError> {
+    const KEY: &str = "admin.listen";
+    let address = loaded.config.admin.listen;
+    match address.map(|address| listen(KEY, address)).transpose() {
+        Err(error) if loaded.is_default(KEY) => {
+            tracing::warn!("going on without metrics, health and stream table: {error}");
+            Ok(None)
+        }
+        result => result,
+    }
 }

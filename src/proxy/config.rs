@@ -37,9 +37,10 @@ mod value;
 pub use cli::{command, load, process_env};
 pub use keys::{KEYS, Key, Kind};
 pub use mistake::{ConfigError, Mistake, Place};
+pub(super) use print::Entry;
 pub use route::RoutePath;
 pub use settings::{
-    Client, Config, Heartbeat, Idle, IdleAction, Level, Limit, Log, LogFormat, Rate, Reject,
+    Admin, Client, Config, Heartbeat, Idle, IdleAction, Level, Limit, Log, LogFormat, Rate, Reject,
     Rotation, Route, Settings, Style, TrustedHeader, Upstream,
 };
 pub use source::Loaded;

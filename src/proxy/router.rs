@@ -1,23 +1,27 @@
 //! Which upstream and which layers a request meets.
 
+use super::admin::Journal;
 use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
-use super::upstream::Upstream;
+use super::upstream::{Health, Upstream};
 use crate::client_key::{ForwardedHeader, ForwardedIp};
 use crate::connection_limit::{ConnectionLimitLayer, Reject};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
+use crate::inject::InjectLayer;
 use crate::metrics::{MetricsLayer, Snapshot};
 use crate::rotation::{DrainHandle, RotationLayer};
 use crate::serve::RequestBody;
+use crate::stream::Stream;
 use crate::wire::WordsError;
 use crate::{SseGuard, SseGuardLayer};
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tokio_util::task::TaskTracker;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -44,11 +48,16 @@ pub(super) struct Router {
     drain: DrainHandle,
     limits: Vec<Limit>,
     tunnels: TaskTracker,
+    /// One for each upstream, however many routes lead to it.
+    upstreams: Vec<Health>,
+    user_header: Option<HeaderName>,
+    stopping: OnceLock<Instant>,
 }
 
 struct Route {
     path: RoutePath,
     metrics: MetricsLayer,
+    upstream: Arc<str>,
     service: Guarded,
 }
 
@@ -56,7 +65,9 @@ impl Router {
     /// # Errors
     ///
     /// If a text of the config can not stand in an event stream, which its own checks rule out.
-    pub(super) fn new(config: &Config) -> Result<Self, WordsError> {
+    ///
+    /// `journal` gets each stream that has ended.
+    pub(super) fn new(config: &Config, journal: Option<&Arc<Journal>>) -> Result<Self, WordsError> {
         let drain = DrainHandle::new();
         let header = match config.trusted_header {
             TrustedHeader::XForwardedFor => ForwardedHeader::XForwardedFor,
@@ -68,6 +79,7 @@ impl Router {
         let mut limits = Vec::new();
         let mut routes = Vec::new();
         let tunnels = TaskTracker::new();
+        let mut upstreams: Vec<Health> = Vec::new();
         for route in &config.routes {
             let settings = &route.settings;
             let limit = match &shared {
@@ -81,17 +93,33 @@ impl Router {
                     limit
                 }
             };
-            let metrics = MetricsLayer::new().route(route.path.as_str());
+            let mut metrics = MetricsLayer::new().route(route.path.as_str());
+            if let Some(journal) = journal.cloned() {
+                metrics = metrics.on_end(move |stream| journal.note(stream));
+            }
+            let url = &settings.upstream.url;
+            let known = upstreams.iter().find(|upstream| upstream.url() == url);
+            let health = known.cloned().unwrap_or_else(|| {
+                upstreams.push(Health::of(url));
+                upstreams[upstreams.len() - 1].clone()
+            });
             let layer = SseGuardLayer::new()
                 .metrics(metrics.clone())
                 .limit(limit)
                 .rotation(rotation(&settings.rotation)?.drain(&drain))
+                .inject(InjectLayer::new())
                 .heartbeat(heartbeat(&settings.heartbeat)?)
                 .idle_timeout(idle_timeout(settings)?);
             routes.push(Route {
                 path: route.path.clone(),
                 metrics,
-                service: layer.layer(Upstream::new(settings, clients.clone(), tunnels.clone())),
+                upstream: url.to_string().into(),
+                service: layer.layer(Upstream::new(
+                    settings,
+                    clients.clone(),
+                    tunnels.clone(),
+                    health,
+                )),
             });
         }
         Ok(Self {
@@ -99,6 +127,9 @@ impl Router {
             drain,
             limits,
             tunnels,
+            upstreams,
+            user_header: config.admin.user_header.clone(),
+            stopping: OnceLock::new(),
         })
     }
 
@@ -109,6 +140,33 @@ impl Router {
     /// Connections that have switched protocols.
     pub(super) fn tunnels(&self) -> &TaskTracker {
         &self.tunnels
+    }
+
+    /// From now on new streams are not welcome.
+    pub(super) fn stop(&self) {
+        self.stopping.get_or_init(Instant::now);
+    }
+
+    /// Since when they are not.
+    pub(super) fn stopping_since(&self) -> Option<Instant> {
+        self.stopping.get().copied()
+    }
+
+    pub(super) fn upstreams(&self) -> &[Health] {
+        &self.upstreams
+    }
+
+    /// Tries those that are said to be away. To be called each second or so.
+    pub(super) fn probe_upstreams(&self) {
+        for upstream in &self.upstreams {
+            upstream.probe();
+        }
+    }
+
+    /// The paths of all routes and their numbers.
+    pub(super) fn routes(&self) -> impl Iterator<Item = (&str, Snapshot)> {
+        let routes = self.routes.iter();
+        routes.map(|route| (route.path.as_str(), route.metrics.snapshot()))
     }
 
     /// The numbers of all routes.
@@ -130,9 +188,16 @@ impl Router {
             *response.status_mut() = StatusCode::NOT_FOUND;
             return response;
         };
-        match route.service.clone().call(request).await {
-            Ok(response) => response.map(Either::Left),
+        let user = self.user_header.as_ref();
+        let user = user.and_then(|name| request.headers().get(name)).cloned();
+        let Ok(response) = route.service.clone().call(request).await;
+        if let Some(stream) = response.extensions().get::<Stream>() {
+            stream.set_upstream(&route.upstream);
+            if let Some(user) = user.as_ref().and_then(|user| user.to_str().ok()) {
+                stream.set_user(user);
+            }
         }
+        response.map(Either::Left)
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Behind the drain window: for ends on their way out and requests that are no streams.
@@ -37,24 +38,26 @@ impl Signals {
     }
 }
 
-/// Serves until a signal, then drains: no new connections, streams end spread over `window`. Back
+/// Serves until a signal or the operator's word, then drains: no new connections, streams end spread over `window`. Back
 /// when all is done, at the latest a few seconds behind the window, at once on a second signal.
 /// Fails if it can not begin.
 pub(super) async fn run(
     listener: TcpListener,
     server: &Server,
-    router: Router,
+    router: &Arc<Router>,
     window: Duration,
     mut signals: Signals,
+    operator: &Notify,
 ) -> std::io::Result<()> {
-    let router = Arc::new(router);
     let mut connections = server.connections()?;
-    let handler = Handler::new(&router);
+    let handler = Handler::new(router);
     tokio::select! {
         () = connections.accept(&listener, &handler) => {}
         () = signals.next() => {}
+        () = operator.notified() => {}
     }
     drop(listener);
+    router.stop();
     tracing::info!(
         streams = router.drain().live(),
         ?window,

@@ -5,6 +5,7 @@ pub mod chunked;
 mod exchange;
 mod failure;
 mod head_io;
+mod health;
 mod lookup;
 mod pool;
 mod relay;
@@ -12,6 +13,7 @@ mod relay;
 use self::body::StreamBody;
 use self::exchange::Failed;
 use self::failure::Failure;
+pub(super) use self::health::Health;
 use self::lookup::Lookup;
 use self::pool::Pool;
 use self::relay::Relay;
@@ -70,6 +72,7 @@ struct Target {
     retry_after: HeaderValue,
     trusted: ForwardedIp,
     tunnels: TaskTracker,
+    health: Health,
 }
 
 impl Upstream {
@@ -78,6 +81,7 @@ impl Upstream {
         settings: &config::Settings,
         trusted: ForwardedIp,
         tunnels: TaskTracker,
+        health: Health,
     ) -> Self {
         let config = &settings.upstream;
         let mut connector = HttpConnector::new_with_resolver(Lookup::new());
@@ -106,6 +110,7 @@ impl Upstream {
                 retry_after: settings.limit.retry_after.as_secs().max(1).into(),
                 trusted,
                 tunnels,
+                health,
             }),
         }
     }
@@ -274,9 +279,18 @@ impl Service<Request<RequestBody>> for Upstream {
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let upstream = self.clone();
         Box::pin(async move {
+            let target = &upstream.target;
             Ok(match upstream.ask(request).await {
-                Ok(response) => response,
-                Err(failure) => failure.answer(&upstream.target.url, &upstream.target.retry_after),
+                Ok(response) => {
+                    target.health.answered();
+                    response
+                }
+                Err(failure) => {
+                    if failure.is_upstreams() {
+                        target.health.failed(&failure);
+                    }
+                    failure.answer(&target.url, &target.retry_after)
+                }
             })
         })
     }

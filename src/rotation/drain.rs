@@ -81,12 +81,7 @@ impl DrainHandle {
 
     /// Asks one stream to end at its next event boundary. Tells whether it was there.
     pub fn end(&self, id: StreamId) -> bool {
-        let stream = self
-            .0
-            .live()
-            .streams
-            .get(&id)
-            .map(|entry| entry.stream.clone());
+        let stream = self.stream(id);
         if let Some(stream) = &stream {
             stream.stop_at(Instant::now(), EndReason::Operator);
         }
@@ -96,6 +91,12 @@ impl DrainHandle {
     /// How many streams are live.
     pub fn live(&self) -> usize {
         self.0.live().streams.len()
+    }
+
+    /// The live stream of this id.
+    pub fn stream(&self, id: StreamId) -> Option<Stream> {
+        let live = self.0.live();
+        live.streams.get(&id).map(|entry| entry.stream.clone())
     }
 
     /// The live streams.

@@ -134,7 +134,10 @@ where
             while *this.sent < this.left.len() {
                 let rest = [IoSlice::new(&this.left[*this.sent..])];
                 match ready!(this.io.poll_write(cx, &rest)) {
-                    Ok(wrote @ 1..) => *this.sent += wrote,
+                    Ok(wrote @ 1..) => {
+                        *this.sent += wrote;
+                        note_unsent(this.stream.as_ref(), this.left.len() - *this.sent);
+                    }
                     result => {
                         failed(result, this.stream.as_ref());
                         this.body.set(None);
@@ -195,7 +198,11 @@ where
                 this.body.set(None);
             }
             match write(this.io, cx, &head, &batch, *this.framing) {
-                Ok(left) => *this.left = left,
+                Ok(left) if left.is_empty() => {}
+                Ok(left) => {
+                    note_unsent(this.stream.as_ref(), left.len());
+                    *this.left = left;
+                }
                 Err(error) => {
                     failed(Err(error), this.stream.as_ref());
                     this.body.set(None);
@@ -276,6 +283,12 @@ fn join(slices: &[IoSlice<'_>], room: &mut [u8]) -> Option<usize> {
         room = rest;
     }
     Some(len)
+}
+
+fn note_unsent(stream: Option<&Stream>, bytes: usize) {
+    if let Some(stream) = stream {
+        stream.set_unsent(bytes);
+    }
 }
 
 fn failed(result: io::Result<usize>, stream: Option<&Stream>) {

@@ -71,6 +71,28 @@ impl Words {
         Ok(Self::lines(&lines))
     }
 
+    /// A whole event of any number of lines of data, with or without a name and a time to come back.
+    pub(crate) fn message(
+        name: Option<&str>,
+        data: &str,
+        retry: Option<Duration>,
+    ) -> Result<Self, WordsError> {
+        if data.is_empty() || name.is_some_and(str::is_empty) {
+            return Err(WordsError::Empty);
+        }
+        let mut lines = Vec::new();
+        lines.extend(retry.map(|retry| format!("retry: {}", retry.as_millis())));
+        if let Some(name) = name {
+            check_line(name)?;
+            lines.push(format!("event: {name}"));
+        }
+        // As clients do: CRLF is one line end.
+        let data = data.replace("\r\n", "\n");
+        lines.extend(data.split(['\r', '\n']).map(|line| format!("data: {line}")));
+        lines.push(String::new());
+        Ok(Self::lines(&lines))
+    }
+
     pub(crate) fn in_line_end(&self, line_end: LineEnd) -> Bytes {
         let [lf, crlf, cr] = &self.0;
         match line_end {
@@ -128,6 +150,19 @@ mod tests {
         ] {
             let words = Words::farewell(retry, event, LineEnd::CrLf);
             assert_eq!(words.as_deref(), expected.map(str::as_bytes));
+        }
+    }
+
+    #[test]
+    fn no_line_of_a_message_breaks_out_of_its_field() {
+        let second = Some(Duration::from_secs(1));
+        let message = Words::message(Some("a"), "1\r\n\rid: 2\n", second).unwrap();
+        assert_eq!(
+            message.in_line_end(LineEnd::Lf),
+            "retry: 1000\nevent: a\ndata: 1\ndata: \ndata: id: 2\ndata: \n\n"
+        );
+        for (name, data) in [(None, ""), (Some(""), "x"), (Some("a\rb"), "x")] {
+            assert!(Words::message(name, data, None).is_err());
         }
     }
 

@@ -110,6 +110,8 @@ impl Proxy {
             .args(["--listen", address, "--log-format", "json"])
             .args(flags)
             .env_clear()
+            // Tests run side by side, and there is one port that it has by default.
+            .env("SSE_GUARD_ADMIN_LISTEN", "off")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -134,6 +136,13 @@ impl Proxy {
         let addr = line.split("listening on http://").nth(1).unwrap();
         proxy.addr = addr.split('"').next().unwrap().parse().unwrap();
         proxy
+    }
+
+    /// The address for the operator, if a flag gives it one.
+    pub fn admin(&self) -> SocketAddr {
+        let line = self.wait_for_log("stream table on http://");
+        let addr = line.split("stream table on http://").nth(1).unwrap();
+        addr.split('"').next().unwrap().parse().unwrap()
     }
 
     /// The first line of the log with `text` in it, when it is there.

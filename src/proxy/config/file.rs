@@ -148,6 +148,15 @@ impl Reader<'_> {
             format!("{table}.{}", key.get_ref())
         };
         let Some(known) = find(&name) else {
+            // `admin = false`: a table whose first key turns all of it off.
+            let switch = find(&format!("{name}.listen")).filter(|key| key.kind.takes_off());
+            if let (Some(key), DeValue::Boolean(false), Part::Global) =
+                (switch, value.get_ref(), part)
+            {
+                let (value, place) = (Value::Off, self.place(offset));
+                layer.insert(key.name, Given { value, place });
+                return;
+            }
             return match value.get_ref().as_table() {
                 Some(inner) if tables().contains(&name.as_str()) => {
                     for (key, value) in inner {

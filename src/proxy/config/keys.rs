@@ -34,8 +34,14 @@ pub enum Kind {
     FilledOrOff,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// The name of a header, or `off`.
+    HeaderOrOff,
+    /// A text that nobody may see, of 16 visible characters or more, or `off`.
+    SecretOrOff,
     /// An IP address and a port: `127.0.0.1:8080`.
     Address,
+    /// The same, or `off`.
+    AddressOrOff,
     /// An `http://` URL without credentials, query and fragment.
     Url,
     /// A list of networks: `10.0.0.0/8`.
@@ -59,6 +65,9 @@ impl Kind {
                 | Self::RateOrOff
                 | Self::SizeOrOff(..)
                 | Self::FilledOrOff
+                | Self::HeaderOrOff
+                | Self::SecretOrOff
+                | Self::AddressOrOff
         )
     }
 
@@ -427,6 +436,24 @@ pub static KEYS: &[Key] = &[
         Kind::Filled,
         "{}",
         "Data of the last event that rotation.event names",
+    ),
+    proxy(
+        "admin.listen",
+        Kind::AddressOrOff,
+        "127.0.0.1:9090",
+        "Address of metrics, health, stream table and dashboard; other than loopback needs admin.token",
+    ),
+    proxy(
+        "admin.token",
+        Kind::SecretOrOff,
+        "off",
+        "Secret that callers of the admin address must show as a bearer token; best set by SSE_GUARD_ADMIN_TOKEN",
+    ),
+    proxy(
+        "admin.user_header",
+        Kind::HeaderOrOff,
+        "off",
+        "Request header that names the user, as your gateway sets it: shown with the stream, and to send events by",
     ),
     proxy(
         "drain.window",

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
-use super::keys::{KEYS, Key};
-use super::layer::{Given, Layer};
+use super::keys::{KEYS, Key, Kind};
+use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::Place;
 use super::settings::Rate;
 use super::source::Loaded;
@@ -16,7 +16,8 @@ impl Loaded {
     /// The effective configuration as a config file: each value with a comment that tells where it
     /// came from, routes with what they override, warnings last.
     ///
-    /// Read as a file, it gives the same [`Config`](super::Config).
+    /// Read as a file, it gives the same [`Config`](super::Config), but for secrets, which are not
+    /// in it.
     #[must_use]
     pub fn to_toml(&self) -> String {
         let mut lines = Vec::new();
@@ -29,6 +30,7 @@ impl Loaded {
                 lines.extend(table.map(|table| Line::plain(format!("[{table}]"))));
             }
             lines.push(match self.global.get(key.name) {
+                Some(given) if is_hidden(key, given) => Line::hidden(leaf, given),
                 Some(given) => Line::new(leaf, given),
                 None => Line::plain(format!("# {leaf} is not set")),
             });
@@ -53,6 +55,63 @@ impl Loaded {
     }
 }
 
+/// A value that holds, and where it came from.
+#[derive(Debug)]
+pub(in crate::proxy) struct Entry {
+    pub(in crate::proxy) key: &'static str,
+    /// As the file spells it; nothing for a secret that is set, and for a key that nobody has set.
+    pub(in crate::proxy) value: Option<String>,
+    pub(in crate::proxy) from: String,
+}
+
+impl Entry {
+    fn new(key: &'static Key, given: &Given) -> Self {
+        Self {
+            key: key.name,
+            value: (!is_hidden(key, given)).then(|| toml(&given.value)),
+            from: from(&given.place),
+        }
+    }
+}
+
+impl Loaded {
+    /// Whether nobody has set this key.
+    pub(in crate::proxy) fn is_default(&self, key: &str) -> bool {
+        let given = self.global.get(key);
+        given.is_none_or(|given| given.place == Place::Default)
+    }
+
+    /// What holds for the proxy as a whole, in the order of the key table, without secrets.
+    pub(in crate::proxy) fn entries(&self) -> Vec<Entry> {
+        let given = |key: &'static Key| Some(Entry::new(key, self.global.get(key.name)?));
+        KEYS.iter().filter_map(given).collect()
+    }
+
+    /// What each route of the file says about itself.
+    pub(in crate::proxy) fn route_entries(&self) -> Vec<(&str, Vec<Entry>)> {
+        let entries = |route: &RouteLayer| {
+            overrides(&route.given)
+                .map(|(key, given)| Entry::new(key, given))
+                .collect()
+        };
+        let routes = self.routes.iter();
+        routes
+            .map(|route| (route.path.as_str(), entries(route)))
+            .collect()
+    }
+}
+
+fn is_hidden(key: &Key, given: &Given) -> bool {
+    matches!(key.kind, Kind::SecretOrOff) && given.value != Value::Off
+}
+
+fn from(place: &Place) -> String {
+    one_line(&match place {
+        Place::File { .. } => format!("file {place}"),
+        place => place.to_string(),
+    })
+}
+
 /// What a route sets, in the order of the key table.
 fn overrides(given: &Layer) -> impl Iterator<Item = (&'static Key, &Given)> {
     KEYS.iter()
@@ -74,13 +133,16 @@ impl Line {
     }
 
     fn new(name: &str, given: &Given) -> Self {
-        let origin = match &given.place {
-            place @ Place::File { .. } => format!("file {place}"),
-            place => place.to_string(),
-        };
         Self {
             code: format!("{name} = {}", toml(&given.value)),
-            origin: Some(one_line(&origin)),
+            origin: Some(from(&given.place)),
+        }
+    }
+
+    fn hidden(name: &str, given: &Given) -> Self {
+        Self {
+            code: format!("# {name} is set, and a secret"),
+            origin: Some(from(&given.place)),
         }
     }
 }

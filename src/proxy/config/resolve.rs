@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::settings::{
-    Client, Config, Heartbeat, Idle, IdleAction, Level, Limit, Log, LogFormat, Rate, Reject,
+    Admin, Client, Config, Heartbeat, Idle, IdleAction, Level, Limit, Log, LogFormat, Rate, Reject,
     Rotation, Route, Settings, Style, TrustedHeader, Upstream,
 };
 use super::value::Value;
@@ -116,6 +116,7 @@ fn build(
             keepalive: proxy.get("client.keepalive")?,
             user_timeout: proxy.get("client.user_timeout")?,
         },
+        admin: admin(proxy, listen, problems)?,
         drain_window: proxy.get("drain.window")?,
         log: Log {
             format: proxy.get("log.format")?,
@@ -127,6 +128,36 @@ fn build(
     let catch_all = proxy.given(URL).is_some();
     config.warnings = check::warnings(&config, catch_all);
     Ok(config)
+}
+
+fn admin(
+    proxy: Scope<'_>,
+    clients: SocketAddr,
+    problems: &mut Vec<Mistake>,
+) -> Result<Admin, Mistake> {
+    const LISTEN: &str = "admin.listen";
+    let header: Option<String> = proxy.get("admin.user_header")?;
+    let given = proxy.given(LISTEN);
+    let admin = Admin {
+        listen: proxy.get(LISTEN)?,
+        token: proxy.get("admin.token")?,
+        user_header: header.and_then(|name| name.parse().ok()),
+    };
+    let mut refuse = |problem| {
+        problems.extend(given.map(|given| Mistake::new(given.place.clone(), LISTEN, problem)));
+    };
+    if let Some(address) = admin.listen {
+        if address == clients {
+            refuse("is the address that clients connect to (listen); choose another, or \"off\"");
+        }
+        if !address.ip().is_loopback() && admin.token.is_none() {
+            refuse(
+                "lets others than this machine steer the proxy: set admin.token, by \
+                 SSE_GUARD_ADMIN_TOKEN or in the file, or listen on 127.0.0.1",
+            );
+        }
+    }
+    Ok(admin)
 }
 
 fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {

@@ -3,11 +3,12 @@
 //! Every value in here is valid, alone and together with the others; only [`load`](super::load)
 //! makes one.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use http::{Method, Uri};
+use http::{HeaderName, Method, Uri};
 use ipnet::IpNet;
 
 use super::RoutePath;
@@ -25,6 +26,8 @@ pub struct Config {
     pub threads: Option<NonZeroU32>,
     /// What clients may take and are given.
     pub client: Client,
+    /// Where the operator looks and steers.
+    pub admin: Admin,
     /// Over how long streams end at shutdown; zero ends them at once.
     pub drain_window: Duration,
     /// How and how much is logged.
@@ -72,6 +75,27 @@ pub struct Client {
     pub keepalive: Option<Duration>,
     /// How long a client may acknowledge nothing; above zero; the kernel's choice if `None`.
     pub user_timeout: Option<Duration>,
+}
+
+/// Where the operator looks and steers.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where; nowhere if `None`. Other than loopback there is a token.
+    pub listen: Option<SocketAddr>,
+    /// What callers have to show; nothing if `None`.
+    pub token: Option<String>,
+    /// The header that names a stream's user.
+    pub user_header: Option<HeaderName>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("listen", &self.listen)
+            .field("token", &self.token.as_ref().map(|_| "..."))
+            .field("user_header", &self.user_header)
+            .finish()
+    }
 }
 
 /// How and how much is logged.

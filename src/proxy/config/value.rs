@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use http::{Method, Uri};
+use http::{HeaderName, Method, Uri};
 use ipnet::IpNet;
 use toml::de::DeValue;
 
@@ -69,7 +69,15 @@ impl Value {
             Kind::Text => line(text, true),
             Kind::Filled | Kind::FilledOrOff => line(text, false),
             Kind::Choice(words) => choice(words, text),
-            Kind::Address => address(text).map(Self::Address),
+            Kind::HeaderOrOff => match HeaderName::try_from(text) {
+                Ok(name) => Ok(Self::Text(name.as_str().to_owned())),
+                Err(_) => Err(format!(
+                    "{} is no header's name; write one such as \"x-user-id\", or \"off\"",
+                    echo(text)
+                )),
+            },
+            Kind::SecretOrOff => secret(text),
+            Kind::Address | Kind::AddressOrOff => address(text).map(Self::Address),
             Kind::Url => url(text).map(Self::Url),
             Kind::Prefix => match text.parse() {
                 Ok(bits @ 1..=128) => Ok(Self::Prefix(bits)),
@@ -156,7 +164,10 @@ fn example(kind: Kind) -> String {
         Kind::Bool => "true or false",
         Kind::Text | Kind::Filled => "a text in quotes",
         Kind::FilledOrOff => "a text in quotes, or \"off\"",
+        Kind::HeaderOrOff => "\"x-user-id\" or \"off\"",
+        Kind::SecretOrOff => "a text of 16 characters or more in quotes, or \"off\"",
         Kind::Address => "\"127.0.0.1:8080\"",
+        Kind::AddressOrOff => "\"127.0.0.1:9090\" or \"off\"",
         Kind::Url => "\"http://127.0.0.1:3000\"",
         Kind::Networks => "[\"10.0.0.0/8\"]",
         Kind::Words => "[\"ping\"]",
@@ -255,6 +266,22 @@ fn size(kind: Kind, text: &str, least: u64, most: u64) -> Result<u64, String> {
             echo(text)
         )),
     }
+}
+
+/// Its problems do not repeat it.
+fn secret(text: &str) -> Result<Value, String> {
+    const SHORTEST: usize = 16;
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(
+            "has characters that can not stand in a header; write visible ASCII".to_owned(),
+        );
+    }
+    if text.len() < SHORTEST {
+        return Err(format!(
+            "can be guessed; write {SHORTEST} characters or more, such as `openssl rand -hex 16` prints"
+        ));
+    }
+    Ok(Value::Text(text.to_owned()))
 }
 
 /// The size in the largest unit that it is a multiple of.

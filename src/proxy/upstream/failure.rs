@@ -71,6 +71,14 @@ impl Failure {
         }
     }
 
+    /// Whether it tells that the upstream is away or does not work.
+    pub(super) fn is_upstreams(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect(_) | Self::HeadTimeout | Self::Broken(_) | Self::Switched
+        )
+    }
+
     /// What the operator can do about it; nothing about a client's faults.
     fn advice(&self) -> Option<&'static str> {
         Some(match self {

@@ -1,0 +1,164 @@
+//! Puts events of your own into live streams: a maintenance notice, a word to one user.
+//!
+//! The layer lets [`Stream::send`] reach a stream; a [`DrainHandle`](crate::rotation::DrainHandle)
+//! lists the live ones. What is sent stands at event boundaries alone, in the stream's own line end,
+//! and never counts as life of the upstream.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use sse_guard::Stream;
+//! use sse_guard::inject::{InjectLayer, Message};
+//! use std::convert::Infallible;
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let service = ServiceBuilder::new()
+//!     .layer(InjectLayer::new())
+//!     .service(service_fn(|_: Request<()>| async {
+//!         Ok::<_, Infallible>(
+//!             Response::builder()
+//!                 .header("content-type", "text/event-stream")
+//!                 .body(Full::new(Bytes::from("data: 1\n\n")))
+//!                 .unwrap(),
+//!         )
+//!     }));
+//!
+//! let response = service.oneshot(Request::new(())).await?;
+//! let stream = response.extensions().get::<Stream>().ok_or("no stream")?.clone();
+//! let mut body = response.into_body();
+//! body.frame().await;
+//! stream.send(&Message::event("notice", "back at 10:00")?)?;
+//! let rest = body.collect().await?.to_bytes();
+//! assert_eq!(rest, "event: notice\ndata: back at 10:00\n\n");
+//! # Ok(())
+//! # }
+//! ```
+
+pub use crate::stream::{Message, SendError};
+
+use crate::guard::{At, Guard, Head, Policy, Rule, Verdict};
+use crate::head::Asked;
+use crate::rejection::Rejection;
+#[cfg(doc)]
+use crate::stream::Stream;
+use http::Request;
+use tokio::time::Instant;
+use tower_layer::Layer;
+
+/// Lets [`Stream::send`] reach streams. See the [module docs](self).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InjectLayer {}
+
+impl InjectLayer {
+    /// One for all streams.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+/// The service that [`InjectLayer`] makes.
+pub type Inject<S> = Guard<S, InjectLayer>;
+
+impl<S> Layer<S> for InjectLayer {
+    type Service = Inject<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Guard::new(inner, *self)
+    }
+}
+
+impl Rule for InjectLayer {
+    type Ticket = ();
+    type Policy = InjectPolicy;
+    const READS: bool = true;
+    const SPEAKS: bool = true;
+
+    fn admit<B>(&self, _: &Request<B>, _: &Asked) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    fn open(&self, (): (), head: &Head<'_>) -> Result<Option<InjectPolicy>, Rejection> {
+        Ok(head.stream.map(|stream| {
+            stream.take_mail();
+            InjectPolicy {}
+        }))
+    }
+}
+
+/// What is put into one stream.
+#[derive(Debug)]
+pub struct InjectPolicy {}
+
+impl Policy for InjectPolicy {
+    fn heeds(&self) -> bool {
+        true
+    }
+
+    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
+        (at.boundary && at.stream.has_mail()).then_some(at.now)
+    }
+
+    fn check(&mut self, at: &At<'_>) -> Verdict {
+        let mail = at.boundary.then(|| at.stream.next_mail(at.line_end));
+        mail.flatten().map_or(Verdict::Wait, Verdict::Speak)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SseGuardLayer;
+    use crate::guard::testing::{Upstream, get};
+
+    fn message(data: &str) -> Message {
+        Message::data(data).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_stream_hears_it_at_once() {
+        let mut response = get(InjectLayer::new(), Upstream::new().hang()).await;
+        let stream = response.stream();
+        let sent = async {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            stream.send(&message("1")).unwrap();
+            stream.send(&message("2")).unwrap();
+        };
+        let (first, ()) = tokio::join!(response.next(), sent);
+        assert_eq!(first.unwrap().unwrap(), "data: 1\n\n");
+        assert_eq!(response.next().await.unwrap().unwrap(), "data: 2\n\n");
+        assert_eq!((stream.events(), stream.bytes()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_waits_for_the_end_of_an_event() {
+        let upstream = Upstream::new()
+            .send("data: a\r\n")
+            .wait(5)
+            .send("\r\ndata: b\r\n\r\n");
+        let response = get(InjectLayer::new(), upstream).await;
+        response.stream().send(&message("x")).unwrap();
+        let text = response.text().await;
+        assert_eq!(text, "data: x\r\n\r\ndata: a\r\n\r\ndata: b\r\n\r\n");
+
+        let big = format!("data: {}", "x".repeat(70_000));
+        let upstream = Upstream::new().send(&big).wait(5).send("\n\n");
+        let mut response = get(InjectLayer::new(), upstream).await;
+        let mut text = response.next().await.unwrap().unwrap();
+        response.stream().send(&message("x")).unwrap();
+        text.push_str(&response.text().await);
+        assert_eq!(text, format!("{big}\n\ndata: x\n\n"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_can_not_hear_says_so() {
+        let stack = SseGuardLayer::new();
+        let response = get(stack, Upstream::new().hang()).await;
+        let stream = response.stream();
+        assert_eq!(stream.send(&message("x")), Err(SendError::Deaf));
+        drop(response);
+        assert_eq!(stream.send(&message("x")), Err(SendError::Ended));
+    }
+}

@@ -1,0 +1,115 @@
+//! How times are spread, for code that can not ask a metrics backend.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Upper ends of the buckets in seconds: from what a model's tokens take to an hour. Exporters that
+/// want buckets do well with the same.
+pub const BUCKETS: [f64; 20] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    120.0, 300.0, 600.0, 1800.0, 3600.0,
+];
+
+/// With the one for what is longer than all.
+const COUNTS: usize = BUCKETS.len() + 1;
+
+/// Times by bucket, counted by many threads.
+#[derive(Debug, Default)]
+pub(super) struct Times([AtomicU64; COUNTS]);
+
+impl Times {
+    pub(super) fn record(&self, time: Duration) {
+        let secs = time.as_secs_f64();
+        let bucket = BUCKETS.partition_point(|bound| *bound < secs);
+        self.0[bucket].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn snapshot(&self) -> Distribution {
+        Distribution(self.0.each_ref().map(|count| count.load(Relaxed)))
+    }
+}
+
+/// How many times fell into which of the [`BUCKETS`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Distribution([u64; COUNTS]);
+
+impl Distribution {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// The time that this share of them (0.99 for 99 %) is not longer than, as far as buckets can
+    /// tell; nothing if there are none. What is longer than all buckets counts as an hour.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        #[expect(clippy::cast_precision_loss, reason = "buckets are no more exact")]
+        let (all, counts) = (self.count() as f64, self.0.map(|count| count as f64));
+        if all == 0.0 {
+            return None;
+        }
+        let rank = share.clamp(0.0, 1.0) * all;
+        let (mut below, mut lower) = (0.0, 0.0);
+        for (count, upper) in counts.into_iter().zip(BUCKETS) {
+            if count > 0.0 && below + count >= rank {
+                let within = ((rank - below) / count).max(0.0);
+                return Some(Duration::from_secs_f64(lower + within * (upper - lower)));
+            }
+            below += count;
+            lower = upper;
+        }
+        Some(Duration::from_secs_f64(lower))
+    }
+
+    /// What has come since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self(std::array::from_fn(|n| {
+            self.0[n].saturating_sub(earlier.0[n])
+        }))
+    }
+}
+
+impl std::ops::Add for Distribution {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self(std::array::from_fn(|n| self.0[n] + other.0[n]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(millis: &[u64]) -> Distribution {
+        let times = Times::default();
+        for ms in millis {
+            times.record(Duration::from_millis(*ms));
+        }
+        times.snapshot()
+    }
+
+    #[test]
+    fn a_quantile_lies_in_the_bucket_of_its_rank() {
+        assert_eq!(Distribution::default().quantile(0.5), None);
+        let spread = of(&[1, 30, 30, 30, 700]);
+        let within = |share: f64, low: u64, high: u64| {
+            let time = spread.quantile(share).unwrap();
+            let range = Duration::from_millis(low)..=Duration::from_millis(high);
+            assert!(range.contains(&time), "{share}: {time:?}");
+        };
+        within(0.0, 0, 1);
+        within(0.5, 25, 50);
+        within(0.99, 500, 1000);
+        let endless = of(&[10_000_000]).quantile(0.5);
+        assert_eq!(endless, Some(Duration::from_secs(3600)));
+    }
+
+    #[test]
+    fn a_window_is_the_difference_of_two_looks() {
+        let (early, late) = (of(&[1]), of(&[1, 40]));
+        assert_eq!(late.since(&early), of(&[40]));
+        assert_eq!(early.clone() + late.since(&early), late);
+        assert_eq!(late.count(), 2);
+    }
+}

@@ -1,0 +1,94 @@
+//! What the layer has counted, for code.
+
+use super::Distribution;
+use crate::stream::EndReason;
+
+/// What became of a request that asked for a stream, or got one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It became a stream.
+    Opened,
+    /// It became a stream in a content coding, which passes untouched.
+    Encoded,
+    /// The response was something else.
+    Other,
+    /// It was turned away.
+    Rejected,
+    /// The inner service failed.
+    Failed,
+    /// The client went before the head.
+    ClientGone,
+}
+
+impl Outcome {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Opened,
+        Self::Encoded,
+        Self::Other,
+        Self::Rejected,
+        Self::Failed,
+        Self::ClientGone,
+    ];
+
+    /// The value of the label `outcome`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Encoded => "encoded",
+            Self::Other => "other",
+            Self::Rejected => "rejected",
+            Self::Failed => "failed",
+            Self::ClientGone => "client_gone",
+        }
+    }
+}
+
+/// The numbers of a [`MetricsLayer`] and its clones at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// Streams open now.
+    pub active: u64,
+    /// Streams opened.
+    pub opened: u64,
+    /// Requests that were turned away.
+    pub rejected: u64,
+    /// Events with data from upstreams.
+    pub events: u64,
+    /// Bytes from upstreams.
+    pub bytes: u64,
+    /// Heartbeats in streams that have ended.
+    pub heartbeats: u64,
+    /// Pauses between the chunks with events of a stream.
+    pub gaps: Distribution,
+    /// From a stream's head to its first event with data.
+    pub first_events: Distribution,
+    pub(super) ends: [u64; EndReason::ALL.len()],
+}
+
+impl Snapshot {
+    /// Streams that ended for this reason.
+    pub fn ended(&self, reason: EndReason) -> u64 {
+        self.ends[reason as usize]
+    }
+}
+
+impl std::ops::Add for Snapshot {
+    type Output = Self;
+
+    /// The numbers of two layers together.
+    fn add(self, other: Self) -> Self {
+        Self {
+            active: self.active + other.active,
+            opened: self.opened + other.opened,
+            rejected: self.rejected + other.rejected,
+            events: self.events + other.events,
+            bytes: self.bytes + other.bytes,
+            heartbeats: self.heartbeats + other.heartbeats,
+            gaps: self.gaps + other.gaps,
+            first_events: self.first_events + other.first_events,
+            ends: std::array::from_fn(|reason| self.ends[reason] + other.ends[reason]),
+        }
+    }
+}

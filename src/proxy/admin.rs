@@ -1,0 +1,135 @@
+//! The operator's address: metrics, health, the table of live streams, and the word to steer them.
+//!
+//! | path | |
+//! | --- | --- |
+//! | `GET /metrics` | Prometheus text |
+//! | `GET /healthz` | 200 as long as the process answers |
+//! | `GET /readyz` | 200 if new streams are welcome, else 503; the JSON says which part is red, and since when |
+//! | `GET /api/summary` | numbers of now |
+//! | `GET /api/history` | numbers of each of the last 900 seconds |
+//! | `GET /api/streams` | live streams: filter, sort, page |
+//! | `GET /api/streams/{id}` | one of them |
+//! | `DELETE /api/streams/{id}` | ends it, with a `retry:` line |
+//! | `GET /api/ends` | streams that have ended, the latest first |
+//! | `POST /api/send` | puts an event into live streams |
+//! | `POST /api/drain` | stops the proxy as SIGTERM does |
+//! | `GET /api/config` | what holds and where it was set, without secrets |
+//! | `GET /api/live` | an event stream: a summary each second, and each end |
+//!
+//! All but the health checks want the token, if there is one.
+
+mod access;
+mod answer;
+mod config;
+mod exporter;
+mod health;
+mod history;
+mod journal;
+mod live;
+mod send;
+mod streams;
+mod summary;
+
+pub(super) use exporter::Exporter;
+pub(super) use journal::Journal;
+
+use super::config::Loaded;
+use super::router::Router;
+use access::Access;
+use axum::routing::{get, post};
+use history::History;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+/// Between two entries of the history.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the operator's address tells and steers.
+pub(super) struct Admin {
+    router: Arc<Router>,
+    loaded: Arc<Loaded>,
+    journal: Arc<Journal>,
+    exporter: Exporter,
+    history: History,
+    started: Instant,
+    drain: Arc<Notify>,
+}
+
+type Shared = Arc<Admin>;
+
+impl Admin {
+    /// `drain` is told when the operator wants the proxy to stop.
+    pub(super) fn new(
+        router: Arc<Router>,
+        loaded: Arc<Loaded>,
+        journal: Arc<Journal>,
+        exporter: Exporter,
+        drain: Arc<Notify>,
+    ) -> Self {
+        Self {
+            router,
+            loaded,
+            journal,
+            exporter,
+            history: History::default(),
+            started: Instant::now(),
+            drain,
+        }
+    }
+
+    /// Serves for ever.
+    pub(super) async fn run(self, listener: TcpListener) -> std::io::Result<()> {
+        let admin = Arc::new(self);
+        let app = admin.app(&listener);
+        let ticking = admin.clone();
+        let ticks = async {
+            let mut ticks = tokio::time::interval(TICK);
+            loop {
+                ticks.tick().await;
+                ticking.tick();
+            }
+        };
+        let server = crate::serve::Server::new();
+        tokio::select! {
+            result = server.serve(listener, app) => result,
+            () = ticks => Ok(()),
+        }
+    }
+
+    fn tick(&self) {
+        self.history.note(&self.router.snapshot());
+        self.router.probe_upstreams();
+        self.exporter.tidy();
+    }
+
+    fn app(self: &Arc<Self>, listener: &TcpListener) -> axum::Router {
+        let access = Access::new(self.loaded.config.admin.token.as_deref(), listener);
+        let guarded = axum::Router::new()
+            .route("/metrics", get(exporter::metrics))
+            .route("/api/summary", get(summary::summary))
+            .route("/api/history", get(history::history))
+            .route("/api/streams", get(streams::list))
+            .route("/api/streams/{id}", get(streams::one).delete(streams::end))
+            .route("/api/ends", get(journal::ends))
+            .route("/api/send", post(send::send))
+            .route("/api/drain", post(health::drain))
+            .route("/api/config", get(config::config))
+            .route("/api/live", get(live::live).layer(live::guard()))
+            .layer(axum::middleware::from_fn_with_state(
+                access.clone(),
+                access::authorize,
+            ));
+        axum::Router::new()
+            .route("/healthz", get(health::healthz))
+            .route("/readyz", get(health::readyz))
+            .merge(guarded)
+            .fallback(answer::unknown)
+            .layer(axum::middleware::from_fn_with_state(
+                access,
+                access::same_site,
+            ))
+            .with_state(self.clone())
+    }
+}

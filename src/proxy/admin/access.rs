@@ -1,0 +1,174 @@
+//! Who may look and steer.
+//!
+//! A browser on the operator's machine reaches loopback for any page that is open in it. A page can
+//! not read what is on another origin, but it can send there, and a name of its own may come to mean
+//! 127.0.0.1 (DNS rebinding). So `Host` has to name this machine unless a token is asked for, which
+//! no foreign page knows, and whatever a page sends has to come from our own.
+
+use super::answer::Refusal;
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::net::IpAddr;
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+use tokio::net::TcpListener;
+
+#[derive(Clone)]
+pub(super) struct Access {
+    token: Option<Arc<str>>,
+    /// Where we listen.
+    address: Option<IpAddr>,
+}
+
+impl Access {
+    pub(super) fn new(token: Option<&str>, listener: &TcpListener) -> Self {
+        Self {
+            token: token.map(Arc::from),
+            address: listener.local_addr().ok().map(|address| address.ip()),
+        }
+    }
+
+    fn knows(&self, host: &str) -> bool {
+        if self.token.is_some() {
+            return true;
+        }
+        let Ok(authority) = host.parse::<Authority>() else {
+            return false;
+        };
+        let name = authority.host();
+        let literal = name.trim_start_matches('[').trim_end_matches(']');
+        match literal.parse::<IpAddr>() {
+            Ok(address) => address.is_loopback() || Some(address) == self.address,
+            Err(_) => name.eq_ignore_ascii_case("localhost"),
+        }
+    }
+
+    fn is_shown(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.token else {
+            return true;
+        };
+        let shown = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let Some((scheme, shown)) = shown.and_then(|shown| shown.split_at_checked(7)) else {
+            return false;
+        };
+        scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(shown.ct_eq(token.as_bytes()))
+    }
+}
+
+/// Whether `origin` is the page that `host` serves.
+fn is_ours(origin: &str, host: &str) -> bool {
+    let rest = origin.strip_prefix("http://");
+    let rest = rest.or_else(|| origin.strip_prefix("https://"));
+    rest.is_some_and(|rest| rest.eq_ignore_ascii_case(host))
+}
+
+/// Turns away what a foreign page has sent.
+pub(super) async fn same_site(
+    State(access): State<Access>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let headers = request.headers();
+    let text = |value: Option<&HeaderValue>| Some(value?.to_str().ok()?.to_owned());
+    let host = text(headers.get(HOST)).unwrap_or_default();
+    if !access.knows(&host) {
+        let problem = "the Host header does not name this machine: call it by its address or as \
+                       localhost, or set admin.token";
+        return Refusal::new(StatusCode::FORBIDDEN, problem).into_response();
+    }
+    if let Some(origin) = headers.get(ORIGIN)
+        && !text(Some(origin)).is_some_and(|origin| is_ours(&origin, &host))
+    {
+        let problem = "the request comes from a page of another origin";
+        return Refusal::new(StatusCode::FORBIDDEN, problem).into_response();
+    }
+    next.run(request).await
+}
+
+/// Turns away who does not show the token.
+pub(super) async fn authorize(
+    State(access): State<Access>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if access.is_shown(request.headers()) {
+        return next.run(request).await;
+    }
+    let problem = "the token is missing or wrong: send `Authorization: Bearer` and admin.token";
+    let mut response = Refusal::new(StatusCode::UNAUTHORIZED, problem).into_response();
+    let scheme = HeaderValue::from_static("Bearer");
+    response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(token: Option<&str>) -> Access {
+        Access {
+            token: token.map(Arc::from),
+            address: Some([10, 0, 0, 1].into()),
+        }
+    }
+
+    #[test]
+    fn a_host_has_to_name_this_machine_unless_there_is_a_token() {
+        for (host, known) in [
+            ("127.0.0.1:9090", true),
+            ("localhost:9090", true),
+            ("LOCALHOST", true),
+            ("[::1]:9090", true),
+            ("10.0.0.1:9090", true),
+            ("10.0.0.2:9090", false),
+            ("evil.test:9090", false),
+            ("localhost.evil.test", false),
+            ("127.0.0.1.evil.test", false),
+            ("", false),
+            ("a b", false),
+        ] {
+            assert_eq!(access(None).knows(host), known, "{host}");
+        }
+        assert!(access(Some("x")).knows("admin.example"));
+    }
+
+    #[test]
+    fn an_origin_is_compared_with_the_host() {
+        assert!(is_ours("http://127.0.0.1:9090", "127.0.0.1:9090"));
+        assert!(is_ours("https://admin.example", "admin.example"));
+        for foreign in [
+            "null",
+            "http://127.0.0.1:9091",
+            "http://evil.test",
+            "127.0.0.1:9090",
+        ] {
+            assert!(!is_ours(foreign, "127.0.0.1:9090"), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_token_has_to_be_shown_whole() {
+        let shown = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_static(value));
+            access(Some("0123456789abcdef")).is_shown(&headers)
+        };
+        assert!(shown("Bearer 0123456789abcdef"));
+        assert!(shown("bearer 0123456789abcdef"));
+        for wrong in [
+            "Bearer 0123456789abcde",
+            "Bearer 0123456789abcdeff",
+            "Bearer ",
+            "Basic 0123456789abcdef",
+            "",
+        ] {
+            assert!(!shown(wrong), "{wrong}");
+        }
+        assert!(!access(Some("x")).is_shown(&HeaderMap::new()));
+        assert!(access(None).is_shown(&HeaderMap::new()));
+    }
+}

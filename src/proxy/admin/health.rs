@@ -1,0 +1,79 @@
+//! `/healthz` and `/readyz`: for those who restart us, and for those who send us clients.
+
+use super::Shared;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CACHE_CONTROL;
+use axum::response::IntoResponse;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::time::{Duration, Instant};
+
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// One thing that has to be well for new streams to be welcome.
+#[derive(Debug, Serialize)]
+struct Part {
+    ok: bool,
+    /// For how long it has been so.
+    since_s: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl Part {
+    fn new(red_since: Option<Duration>, well_since: Instant, reason: impl Into<String>) -> Self {
+        Self {
+            ok: red_since.is_none(),
+            since_s: red_since.unwrap_or_else(|| well_since.elapsed()).as_secs(),
+            reason: red_since.map(|_| reason.into()),
+        }
+    }
+}
+
+/// Whether new streams are welcome, and the parts that tell.
+pub(super) fn readiness(admin: &super::Admin) -> (bool, Map<String, Value>) {
+    let stopping = admin.router.stopping_since();
+    let mut parts = vec![(
+        "listener".to_owned(),
+        Part::new(
+            stopping.map(|since| since.elapsed()),
+            admin.started,
+            "the proxy stops: no new connections, streams are ended",
+        ),
+    )];
+    for upstream in admin.router.upstreams() {
+        let state = upstream.state();
+        let red = (!state.is_reachable).then(|| state.since.elapsed());
+        let reason = state.last_failure.unwrap_or_default();
+        parts.push((
+            format!("upstream {}", upstream.url()),
+            Part::new(red, state.since, reason),
+        ));
+    }
+    let ready = parts.iter().all(|(_, part)| part.ok);
+    let parts = parts.into_iter().map(|(name, part)| (name, json!(part)));
+    (ready, parts.collect())
+}
+
+pub(super) async fn readyz(State(admin): State<Shared>) -> impl IntoResponse {
+    let (ready, parts) = readiness(&admin);
+    let status = match ready {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let body = Json(json!({ "ready": ready, "parts": parts }));
+    (status, [(CACHE_CONTROL, "no-store")], body)
+}
+
+pub(super) async fn drain(State(admin): State<Shared>) -> impl IntoResponse {
+    let window = admin.loaded.config.drain_window;
+    let streams = admin.router.drain().live();
+    tracing::info!(streams, "the operator stops the proxy");
+    admin.drain.notify_one();
+    let body = json!({ "draining": streams, "window_s": window.as_secs_f64() });
+    (StatusCode::ACCEPTED, Json(body))
+}

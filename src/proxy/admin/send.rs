@@ -1,0 +1,105 @@
+//! `/api/send`: an event of the operator's, into the streams of their choice.
+
+use super::Shared;
+use super::answer::Refusal;
+use crate::inject::{Message, SendError};
+use crate::stream::Stream;
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A `retry:` that no client should be told: it would hold to it.
+const LONGEST_RETRY_MS: u64 = 24 * 60 * 60 * 1000;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Order {
+    to: To,
+    event: Option<String>,
+    /// A text, or any other JSON, which is written as such.
+    data: Value,
+    retry_ms: Option<u64>,
+}
+
+/// Streams for which all of this is true.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct To {
+    /// Has to be said to reach all.
+    all: bool,
+    ids: Option<Vec<u64>>,
+    client: Option<String>,
+    route: Option<String>,
+    user: Option<String>,
+}
+
+impl To {
+    fn names_nobody(&self) -> bool {
+        let by_name = [&self.client, &self.route, &self.user];
+        !self.all && self.ids.is_none() && by_name.into_iter().all(Option::is_none)
+    }
+
+    fn takes(&self, stream: &Stream) -> bool {
+        let is = |wanted: &Option<String>, there: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| there == Some(wanted))
+        };
+        let client = stream.client().map(ToString::to_string);
+        self.ids
+            .as_ref()
+            .is_none_or(|ids| ids.contains(&stream.id().as_u64()))
+            && is(&self.client, client.as_deref())
+            && is(&self.route, stream.route())
+            && is(&self.user, stream.user())
+    }
+}
+
+impl Order {
+    fn message(&self) -> Result<Message, Refusal> {
+        let json;
+        let data = match &self.data {
+            Value::String(text) => text,
+            other => {
+                json = other.to_string();
+                &json
+            }
+        };
+        let retry = self.retry_ms.map(|retry| retry.min(LONGEST_RETRY_MS));
+        let message = match (&self.event, retry) {
+            (name, Some(retry)) => {
+                Message::with_retry(name.as_deref(), data, Duration::from_millis(retry))
+            }
+            (Some(name), None) => Message::event(name, data),
+            (None, None) => Message::data(data),
+        };
+        message.map_err(|error| Refusal::bad(error.to_string()))
+    }
+}
+
+pub(super) async fn send(
+    State(admin): State<Shared>,
+    order: Result<Json<Order>, JsonRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let Json(order) = order.map_err(|error| Refusal::new(error.status(), error.body_text()))?;
+    if order.to.names_nobody() {
+        return Err(Refusal::bad(
+            "`to` names no streams: write ids, client, route or user, or all = true",
+        ));
+    }
+    let message = order.message()?;
+    let streams = admin.router.drain().streams();
+    let (mut sent, mut full, mut deaf) = (0, 0, 0);
+    for stream in streams.iter().filter(|stream| order.to.takes(stream)) {
+        match stream.send(&message) {
+            Ok(()) => sent += 1,
+            Err(SendError::Full) => full += 1,
+            // Answers in pieces, whose clients expect no foreign event.
+            Err(SendError::Deaf) => deaf += 1,
+            Err(SendError::Ended) => {}
+        }
+    }
+    tracing::info!(sent, full, deaf, to = ?order.to, event = order.event, "the operator sends an event");
+    Ok(Json(json!({ "sent": sent, "full": full, "not_get": deaf })))
+}

@@ -1,0 +1,255 @@
+//! `/api/streams`: the live streams, and the end of one.
+
+use super::Shared;
+use super::answer::Refusal;
+use super::history::millis;
+use super::journal::since_1970_ms;
+use crate::stream::{Stream, StreamId};
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::cmp::Ordering;
+
+/// Rows of a page, unless the operator says otherwise.
+const PAGE: usize = 100;
+
+/// A live stream.
+#[derive(Debug, Serialize)]
+struct Row {
+    id: u64,
+    state: Condition,
+    route: Option<String>,
+    client: Option<String>,
+    user: Option<String>,
+    upstream: Option<String>,
+    /// Since when, in milliseconds since 1970.
+    opened_ms: u64,
+    age_ms: f64,
+    events: u64,
+    events_per_second: f32,
+    bytes: u64,
+    heartbeats: u64,
+    last_event_ms_ago: Option<f64>,
+    last_event_id: Option<String>,
+    gap_p99_ms: Option<f64>,
+    unsent_bytes: u64,
+}
+
+/// How a live stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Condition {
+    Open,
+    /// Its client does not take what waits for it.
+    Stalled,
+    /// It is to end, at its next event boundary or at its turn in a drain.
+    Ending,
+}
+
+impl Condition {
+    fn of(stream: &Stream) -> Self {
+        match stream {
+            _ if stream.is_ending() => Self::Ending,
+            _ if stream.unsent_bytes() > 0 => Self::Stalled,
+            _ => Self::Open,
+        }
+    }
+}
+
+impl Row {
+    fn of(stream: &Stream) -> Self {
+        let age_ms = millis(stream.age());
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a time since 1970"
+        )]
+        let opened_ms = since_1970_ms().saturating_sub(age_ms as u64);
+        Self {
+            id: stream.id().as_u64(),
+            state: Condition::of(stream),
+            route: stream.route().map(str::to_owned),
+            client: stream.client().map(ToString::to_string),
+            user: stream.user().map(str::to_owned),
+            upstream: stream.upstream().map(str::to_owned),
+            opened_ms,
+            age_ms,
+            events: stream.events(),
+            events_per_second: stream.events_per_second(),
+            bytes: stream.bytes(),
+            heartbeats: stream.heartbeats(),
+            last_event_ms_ago: stream.last_event().map(|at| millis(at.elapsed())),
+            last_event_id: stream.last_event_id(),
+            gap_p99_ms: stream.gap_p99().map(millis),
+            unsent_bytes: stream.unsent_bytes(),
+        }
+    }
+}
+
+/// Which streams, by what they are.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Wanted {
+    /// Text that is in one of their fields.
+    q: Option<String>,
+    route: Option<String>,
+    client: Option<String>,
+    user: Option<String>,
+    upstream: Option<String>,
+    state: Option<Condition>,
+    sort: Sort,
+    order: Order,
+    offset: usize,
+    limit: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Sort {
+    #[default]
+    Id,
+    Route,
+    Client,
+    User,
+    Upstream,
+    State,
+    Age,
+    Events,
+    EventsPerSecond,
+    Bytes,
+    Heartbeats,
+    LastEvent,
+    Gap,
+    Unsent,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Order {
+    #[default]
+    Asc,
+    Desc,
+}
+
+/// A client's name as it is shown, without making a text of each.
+fn client_is(stream: &Stream, wanted: &str) -> bool {
+    stream
+        .client()
+        .is_some_and(|client| client.to_string() == wanted)
+}
+
+impl Wanted {
+    fn matches(&self, stream: &Stream) -> bool {
+        let is = |wanted: &Option<String>, there: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| there == Some(wanted))
+        };
+        is(&self.route, stream.route())
+            && is(&self.user, stream.user())
+            && is(&self.upstream, stream.upstream())
+            && self
+                .client
+                .as_deref()
+                .is_none_or(|wanted| client_is(stream, wanted))
+            && self
+                .state
+                .is_none_or(|state| Condition::of(stream) == state)
+            && self.q.as_deref().is_none_or(|text| mentions(stream, text))
+    }
+
+    fn compare(&self, a: &Stream, b: &Stream) -> Ordering {
+        let order = match self.sort {
+            Sort::Id => Ordering::Equal,
+            Sort::Route => a.route().cmp(&b.route()),
+            Sort::Client => {
+                let client = |stream: &Stream| stream.client().map(ToString::to_string);
+                client(a).cmp(&client(b))
+            }
+            Sort::User => a.user().cmp(&b.user()),
+            Sort::Upstream => a.upstream().cmp(&b.upstream()),
+            Sort::State => Condition::of(a).cmp(&Condition::of(b)),
+            // The oldest has the greatest age.
+            Sort::Age => b.opened().cmp(&a.opened()),
+            Sort::Events => a.events().cmp(&b.events()),
+            Sort::EventsPerSecond => a.events_per_second().total_cmp(&b.events_per_second()),
+            Sort::Bytes => a.bytes().cmp(&b.bytes()),
+            Sort::Heartbeats => a.heartbeats().cmp(&b.heartbeats()),
+            Sort::LastEvent => b.last_event().cmp(&a.last_event()),
+            Sort::Gap => a.gap_p99().cmp(&b.gap_p99()),
+            Sort::Unsent => a.unsent_bytes().cmp(&b.unsent_bytes()),
+        };
+        let order = order.then_with(|| a.id().cmp(&b.id()));
+        match self.order {
+            Order::Asc => order,
+            Order::Desc => order.reverse(),
+        }
+    }
+}
+
+fn mentions(stream: &Stream, text: &str) -> bool {
+    let texts = [stream.route(), stream.user(), stream.upstream()];
+    texts.into_iter().flatten().any(|part| part.contains(text))
+        || stream.id().to_string() == text
+        || stream
+            .client()
+            .is_some_and(|client| client.to_string().contains(text))
+        || stream.last_event_id().is_some_and(|id| id.contains(text))
+}
+
+pub(super) async fn list(
+    State(admin): State<Shared>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text()))?;
+    let mut streams = admin.router.drain().streams();
+    let live = streams.len();
+    streams.retain(|stream| wanted.matches(stream));
+    streams.sort_by(|a, b| wanted.compare(a, b));
+    let page = streams.iter().skip(wanted.offset);
+    let page: Vec<Row> = page
+        .take(wanted.limit.unwrap_or(PAGE))
+        .map(Row::of)
+        .collect();
+    Ok(Json(json!({
+        "live": live,
+        "matched": streams.len(),
+        "offset": wanted.offset,
+        "streams": page,
+    })))
+}
+
+fn none_such(id: u64) -> Refusal {
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        format!("no live stream has the id {id}"),
+    )
+}
+
+fn id(path: Result<Path<u64>, PathRejection>) -> Result<u64, Refusal> {
+    path.map(|Path(id)| id)
+        .map_err(|_| Refusal::bad("the id of a stream is a number"))
+}
+
+pub(super) async fn one(
+    State(admin): State<Shared>,
+    path: Result<Path<u64>, PathRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let id = id(path)?;
+    let stream = admin.router.drain().stream(StreamId::from_u64(id));
+    let row = stream.map(|stream| Row::of(&stream));
+    row.map(|row| Json(json!(row))).ok_or_else(|| none_such(id))
+}
+
+pub(super) async fn end(
+    State(admin): State<Shared>,
+    path: Result<Path<u64>, PathRejection>,
+) -> Result<(StatusCode, Json<Value>), Refusal> {
+    let id = id(path)?;
+    if !admin.router.drain().end(StreamId::from_u64(id)) {
+        return Err(none_such(id));
+    }
+    tracing::info!(id, "the operator ends a stream");
+    Ok((StatusCode::ACCEPTED, Json(json!({ "ending": id }))))
+}

@@ -1,0 +1,80 @@
+//! `/api/summary`: how it is going, on one screen.
+
+use super::Shared;
+use super::health::readiness;
+use super::history::{ends, millis};
+use crate::metrics::Snapshot;
+use crate::stream::Stream;
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+
+/// Clients that are named, those with most streams first.
+const TOP: usize = 10;
+
+fn numbers(snapshot: &Snapshot) -> Value {
+    json!({
+        "active": snapshot.active,
+        "opened": snapshot.opened,
+        "rejected": snapshot.rejected,
+        "events": snapshot.events,
+        "bytes": snapshot.bytes,
+        "ends": ends(|reason| snapshot.ended(reason)),
+        "gap_p50_ms": snapshot.gaps.quantile(0.5).map(millis),
+        "gap_p99_ms": snapshot.gaps.quantile(0.99).map(millis),
+        "first_event_p50_ms": snapshot.first_events.quantile(0.5).map(millis),
+        "first_event_p99_ms": snapshot.first_events.quantile(0.99).map(millis),
+    })
+}
+
+fn top_clients(streams: &[Stream]) -> Vec<Value> {
+    let mut counts = HashMap::<_, usize>::new();
+    for client in streams.iter().filter_map(Stream::client) {
+        *counts.entry(client).or_default() += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    let by_count = |a: &(_, usize), b: &(_, usize)| b.1.cmp(&a.1);
+    if counts.len() > TOP {
+        counts.select_nth_unstable_by(TOP - 1, by_count);
+        counts.truncate(TOP);
+    }
+    counts.sort_by(by_count);
+    let row =
+        |(client, streams)| json!({ "client": ToString::to_string(client), "streams": streams });
+    counts.into_iter().map(row).collect()
+}
+
+pub(super) fn of(admin: &super::Admin) -> Value {
+    let streams = admin.router.drain().streams();
+    let (ready, parts) = readiness(admin);
+    let upstreams = admin.router.upstreams().iter().map(|upstream| {
+        let state = upstream.state();
+        json!({
+            "url": upstream.url().to_string(),
+            "reachable": state.is_reachable,
+            "since_s": state.since.elapsed().as_secs(),
+            "answered": state.answered,
+            "failed": state.failed,
+            "last_failure": state.last_failure,
+        })
+    });
+    let routes = admin.router.routes();
+    let routes =
+        routes.map(|(path, snapshot)| json!({ "path": path, "numbers": numbers(&snapshot) }));
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": admin.started.elapsed().as_secs(),
+        "ready": ready,
+        "parts": parts,
+        "streams": numbers(&admin.router.snapshot()),
+        "second": admin.history.last(),
+        "routes": routes.collect::<Vec<_>>(),
+        "upstreams": upstreams.collect::<Vec<_>>(),
+        "top_clients": top_clients(&streams),
+    })
+}
+
+pub(super) async fn summary(State(admin): State<Shared>) -> Json<Value> {
+    Json(of(&admin))
+}

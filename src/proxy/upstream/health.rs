@@ -1,0 +1,164 @@
+//! Whether an upstream can be reached: by the requests that go to it, and once these fail, by trying.
+
+use http::Uri;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+
+/// Failures in a row that are no accident.
+const ENOUGH: u32 = 3;
+/// Between two tries.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// What a try may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is known of one upstream. A clone is another handle to it.
+#[derive(Clone, Debug)]
+pub(in crate::proxy) struct Health(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    url: Uri,
+    state: Mutex<State>,
+}
+
+/// How an upstream is.
+#[derive(Clone, Debug)]
+pub(in crate::proxy) struct State {
+    /// Nobody has found out otherwise.
+    pub(in crate::proxy) is_reachable: bool,
+    pub(in crate::proxy) since: Instant,
+    /// Requests that it answered, with whatever status.
+    pub(in crate::proxy) answered: u64,
+    /// Requests that it did not answer.
+    pub(in crate::proxy) failed: u64,
+    pub(in crate::proxy) last_failure: Option<String>,
+    in_a_row: u32,
+    tried: Option<Instant>,
+}
+
+impl Health {
+    pub(in crate::proxy) fn of(url: &Uri) -> Self {
+        Self(Arc::new(Shared {
+            url: url.clone(),
+            state: Mutex::new(State {
+                is_reachable: true,
+                since: Instant::now(),
+                answered: 0,
+                failed: 0,
+                last_failure: None,
+                in_a_row: 0,
+                tried: None,
+            }),
+        }))
+    }
+
+    pub(in crate::proxy) fn url(&self) -> &Uri {
+        &self.0.url
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing under the lock can leave the state half changed.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(in crate::proxy) fn state(&self) -> State {
+        self.lock().clone()
+    }
+
+    pub(super) fn answered(&self) {
+        self.lock().answered += 1;
+        self.is_up();
+    }
+
+    fn is_up(&self) {
+        let mut state = self.lock();
+        state.in_a_row = 0;
+        if !std::mem::replace(&mut state.is_reachable, true) {
+            state.since = Instant::now();
+            drop(state);
+            tracing::info!(upstream = %self.0.url, "the upstream is back");
+        }
+    }
+
+    pub(super) fn failed(&self, failure: &impl ToString) {
+        let mut state = self.lock();
+        state.failed += 1;
+        state.in_a_row += 1;
+        state.last_failure = Some(failure.to_string());
+        if state.in_a_row >= ENOUGH && std::mem::replace(&mut state.is_reachable, false) {
+            state.since = Instant::now();
+            drop(state);
+            tracing::warn!(
+                upstream = %self.0.url,
+                "the upstream fails each request: readiness is red until it can be connected to"
+            );
+        }
+    }
+
+    /// Tries to connect if it is said to be away: a balancer that looks at our readiness sends no
+    /// requests by which we would learn that it is back.
+    pub(in crate::proxy) fn probe(&self) {
+        let mut state = self.lock();
+        let is_due = state.tried.is_none_or(|at| at.elapsed() >= PROBE_EVERY);
+        if state.is_reachable || !is_due {
+            return;
+        }
+        state.tried = Some(Instant::now());
+        drop(state);
+        let health = self.clone();
+        tokio::spawn(async move {
+            let url = &health.0.url;
+            let host = url.host().unwrap_or_default();
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let connect = TcpStream::connect((host, url.port_u16().unwrap_or(80)));
+            if let Ok(Ok(_)) = tokio::time::timeout(PROBE_TIMEOUT, connect).await {
+                health.is_up();
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    fn health(address: &str) -> Health {
+        Health::of(&format!("http://{address}/base").parse().unwrap())
+    }
+
+    #[test]
+    fn failures_in_a_row_make_it_unreachable_and_an_answer_reachable() {
+        let health = health("app");
+        for _ in 0..5 {
+            health.failed(&"refused");
+            health.failed(&"refused");
+            assert!(health.state().is_reachable);
+            health.answered();
+        }
+        for _ in 0..ENOUGH {
+            health.failed(&"refused");
+        }
+        let state = health.state();
+        assert!(!state.is_reachable);
+        assert_eq!((state.answered, state.failed), (5, 13));
+        assert_eq!(state.last_failure.as_deref(), Some("refused"));
+        health.answered();
+        assert!(health.state().is_reachable);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_back_is_found_without_a_request() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let health = health(&listener.local_addr().unwrap().to_string());
+        for _ in 0..ENOUGH {
+            health.failed(&"refused");
+        }
+        health.probe();
+        listener.accept().await.unwrap();
+        while !health.state().is_reachable {
+            tokio::task::yield_now().await;
+        }
+    }
+}

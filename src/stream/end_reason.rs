@@ -1,0 +1,63 @@
+//! Why streams end.
+
+use std::fmt;
+
+/// Why a stream ended. What is noticed first stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// The upstream ended it properly.
+    UpstreamEnd,
+    /// The upstream's body failed.
+    UpstreamError,
+    /// The upstream was silent for longer than the idle timeout.
+    UpstreamIdle,
+    /// The client went.
+    ClientGone,
+    /// The client stopped reading.
+    ClientStalled,
+    /// It had reached its maximum age.
+    Rotated,
+    /// All streams were asked to end.
+    Drained,
+    /// An operator ended it.
+    Operator,
+    /// The process stopped without waiting for it.
+    Shutdown,
+}
+
+impl EndReason {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::UpstreamEnd,
+        Self::UpstreamError,
+        Self::UpstreamIdle,
+        Self::ClientGone,
+        Self::ClientStalled,
+        Self::Rotated,
+        Self::Drained,
+        Self::Operator,
+        Self::Shutdown,
+    ];
+
+    /// The value of the label `reason` in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UpstreamEnd => "upstream_end",
+            Self::UpstreamError => "upstream_error",
+            Self::UpstreamIdle => "upstream_idle",
+            Self::ClientGone => "client_gone",
+            Self::ClientStalled => "client_stalled",
+            Self::Rotated => "rotated",
+            Self::Drained => "drained",
+            Self::Operator => "operator",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

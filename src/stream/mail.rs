@@ -1,0 +1,154 @@
+//! Events of the operator's own, on their way into a stream.
+
+use crate::wire::{LineEnd, Words, WordsError};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Messages that may wait in one stream.
+const MOST: usize = 16;
+
+/// An event to be put into live streams, by [`Stream::send`](super::Stream::send).
+///
+/// It has no id: the upstream's ids stay what its clients come back with.
+///
+/// ```
+/// use sse_guard::inject::Message;
+///
+/// # fn main() -> Result<(), sse_guard::wire::WordsError> {
+/// let message = Message::event("maintenance", "back at 10:00\nplease save your work")?;
+/// assert!(Message::data("").is_err());
+/// assert!(Message::event("a\ndata: forged", "x").is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Message(Words);
+
+impl Message {
+    /// One without a name, which clients dispatch as `message`. Each line of `data`, whatever its
+    /// line end, is a `data` field of its own, as clients join them.
+    ///
+    /// # Errors
+    ///
+    /// If `data` is empty.
+    pub fn data(data: &str) -> Result<Self, WordsError> {
+        Words::message(None, data, None).map(Self)
+    }
+
+    /// One with a name.
+    ///
+    /// # Errors
+    ///
+    /// If either is empty, or `name` contains CR or LF.
+    pub fn event(name: &str, data: &str) -> Result<Self, WordsError> {
+        Words::message(Some(name), data, None).map(Self)
+    }
+
+    /// One that also tells clients when to come back once their stream has ended, which they keep
+    /// to from then on.
+    ///
+    /// # Errors
+    ///
+    /// If `data` is empty, or `name` is or contains CR or LF.
+    pub fn with_retry(name: Option<&str>, data: &str, retry: Duration) -> Result<Self, WordsError> {
+        Words::message(name, data, Some(retry)).map(Self)
+    }
+}
+
+/// Why a message can not be put into a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The stream has ended.
+    #[error("the stream has ended")]
+    Ended,
+    /// No [`InjectLayer`](crate::inject::InjectLayer) is on the stream.
+    #[error("the stream takes no events but its upstream's")]
+    Deaf,
+    /// Its client takes too little.
+    #[error("too many events wait in the stream already")]
+    Full,
+}
+
+/// Nobody empties it.
+const CLOSED: u8 = 0;
+const EMPTY: u8 = 1;
+const WAITING: u8 = 2;
+
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    /// What a look at each event may cost: no lock.
+    state: AtomicU8,
+    // Most streams never get any.
+    queue: Mutex<Option<Box<Queue>>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue(VecDeque<Words>);
+
+impl Mailbox {
+    fn queue(&self) -> MutexGuard<'_, Option<Box<Queue>>> {
+        // Nothing under the lock can leave the queue half changed.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn open(&self) {
+        let _ = self.state.compare_exchange(CLOSED, EMPTY, Relaxed, Relaxed);
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.state.load(Relaxed) == WAITING
+    }
+
+    pub(super) fn put(&self, message: &Message) -> Result<(), SendError> {
+        if self.state.load(Relaxed) == CLOSED {
+            return Err(SendError::Deaf);
+        }
+        let mut queue = self.queue();
+        let Queue(waiting) = &mut **queue.get_or_insert_default();
+        if waiting.len() == MOST {
+            return Err(SendError::Full);
+        }
+        waiting.push_back(message.0.clone());
+        self.state.store(WAITING, Relaxed);
+        Ok(())
+    }
+
+    pub(super) fn next(&self, line_end: LineEnd) -> Option<Bytes> {
+        let mut queue = self.queue();
+        let Queue(waiting) = &mut **queue.as_mut()?;
+        let words = waiting.pop_front();
+        if waiting.is_empty() {
+            *queue = None;
+            self.state.store(EMPTY, Relaxed);
+        }
+        words.map(|words| words.in_line_end(line_end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mail_waits_in_order_and_within_bounds() {
+        let mailbox = Mailbox::default();
+        let message = |n: usize| Message::data(&n.to_string()).unwrap();
+        assert_eq!(mailbox.put(&message(0)), Err(SendError::Deaf));
+        mailbox.open();
+        for n in 0..MOST {
+            assert_eq!(mailbox.put(&message(n)), Ok(()));
+        }
+        assert_eq!(mailbox.put(&message(MOST)), Err(SendError::Full));
+        for n in 0..MOST {
+            assert!(mailbox.is_waiting());
+            assert_eq!(mailbox.next(LineEnd::Lf).unwrap(), format!("data: {n}\n\n"));
+        }
+        assert!(!mailbox.is_waiting());
+        assert_eq!(mailbox.next(LineEnd::Lf), None);
+        assert_eq!(mailbox.put(&message(0)), Ok(()));
+    }
+}

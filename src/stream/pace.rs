@@ -1,0 +1,138 @@
+//! How fast a stream's events come, and how long the pauses between them are.
+
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// The rate is a mean over about so many seconds.
+const MEAN_SECS: f32 = 10.0;
+/// Pauses below a millisecond, below two, below four, and so on to above four minutes.
+const BUCKETS: usize = 20;
+/// Stands for "none yet".
+const NEVER: u64 = u64::MAX;
+
+/// Has one writer, the body, so that what belongs together needs no lock. Times are in nanoseconds
+/// since the stream was opened.
+#[derive(Debug)]
+pub(super) struct Pace {
+    last: AtomicU64,
+    /// Events in a second as of `last`, the bits of an `f32`.
+    rate: AtomicU32,
+    gaps: [AtomicU16; BUCKETS],
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            last: AtomicU64::new(NEVER),
+            rate: AtomicU32::new(0),
+            gaps: Default::default(),
+        }
+    }
+}
+
+fn decay(nanos: u64) -> f32 {
+    (-Duration::from_nanos(nanos).as_secs_f32() / MEAN_SECS).exp()
+}
+
+impl Pace {
+    pub(super) fn note(&self, events: u64, now: u64) {
+        let last = self.last.swap(now, Relaxed);
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let more = events as f32 / MEAN_SECS;
+        let rate = f32::from_bits(self.rate.load(Relaxed));
+        let gap = now.saturating_sub(last);
+        self.rate
+            .store((rate * decay(gap) + more).to_bits(), Relaxed);
+        if last != NEVER {
+            self.note_gap(gap);
+        }
+    }
+
+    fn note_gap(&self, gap: u64) {
+        let millis = gap / 1_000_000;
+        let bucket = (u64::BITS - millis.leading_zeros()) as usize;
+        let count = &self.gaps[bucket.min(BUCKETS - 1)];
+        match count.load(Relaxed) {
+            // The shares stay the same.
+            u16::MAX => self.halve(),
+            n => count.store(n + 1, Relaxed),
+        }
+    }
+
+    fn halve(&self) {
+        for count in &self.gaps {
+            count.store(count.load(Relaxed) / 2, Relaxed);
+        }
+    }
+
+    pub(super) fn last_event(&self) -> Option<u64> {
+        Some(self.last.load(Relaxed)).filter(|last| *last != NEVER)
+    }
+
+    pub(super) fn per_second(&self, now: u64) -> f32 {
+        let since = now.saturating_sub(self.last.load(Relaxed));
+        f32::from_bits(self.rate.load(Relaxed)) * decay(since)
+    }
+
+    pub(super) fn gap_p99(&self) -> Option<Duration> {
+        let counts = self
+            .gaps
+            .each_ref()
+            .map(|count| u64::from(count.load(Relaxed)));
+        let all: u64 = counts.iter().sum();
+        // So many may be longer.
+        let mut above = all / 100;
+        for (bucket, count) in counts.iter().enumerate().rev() {
+            if *count > above {
+                return Some(Duration::from_millis(1 << bucket));
+            }
+            above -= count;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEC: u64 = 1_000_000_000;
+
+    #[test]
+    fn a_steady_rate_is_found_and_a_silence_makes_it_fall() {
+        let pace = Pace::default();
+        for tenth in 1..=600 {
+            pace.note(1, tenth * SEC / 10);
+        }
+        let rate = pace.per_second(60 * SEC);
+        assert!((9.0..11.0).contains(&rate), "{rate}");
+        let rate = pace.per_second(90 * SEC);
+        assert!((0.3..0.7).contains(&rate), "{rate}");
+        assert_eq!(pace.last_event(), Some(60 * SEC));
+    }
+
+    #[test]
+    fn a_percentile_is_the_upper_end_of_its_bucket() {
+        let pace = Pace::default();
+        assert_eq!(pace.gap_p99(), None);
+        pace.note(1, 0);
+        assert_eq!(pace.gap_p99(), None);
+        for tenth in 1..=99 {
+            pace.note(1, tenth * SEC / 10);
+        }
+        assert_eq!(pace.gap_p99(), Some(Duration::from_millis(128)));
+        for far in 1..=2 {
+            pace.note(1, (10 + far * 7200) * SEC);
+        }
+        assert_eq!(pace.gap_p99(), Some(Duration::from_millis(1 << 19)));
+    }
+
+    #[test]
+    fn many_events_do_not_overflow_a_bucket() {
+        let pace = Pace::default();
+        for n in 0..200_000 {
+            pace.note(1, n);
+        }
+        assert_eq!(pace.gap_p99(), Some(Duration::from_millis(1)));
+    }
+}
