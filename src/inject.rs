@@ -28,11 +28,9 @@
 //!
 //! let response = service.oneshot(Request::new(())).await?;
 //! let stream = response.extensions().get::<Stream>().ok_or("no stream")?.clone();
-//! let mut body = response.into_body();
-//! body.frame().await;
 //! stream.send(&Message::event("notice", "back at 10:00")?)?;
-//! let rest = body.collect().await?.to_bytes();
-//! assert_eq!(rest, "event: notice\ndata: back at 10:00\n\n");
+//! let text = response.into_body().collect().await?.to_bytes();
+//! assert_eq!(text, "event: notice\ndata: back at 10:00\n\ndata: 1\n\n");
 //! # Ok(())
 //! # }
 //! ```
@@ -44,18 +42,37 @@ use crate::head::Asked;
 use crate::rejection::Rejection;
 #[cfg(doc)]
 use crate::stream::Stream;
-use http::Request;
+use http::{Method, Request};
+use std::sync::Arc;
 use tokio::time::Instant;
 use tower_layer::Layer;
 
 /// Lets [`Stream::send`] reach streams. See the [module docs](self).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct InjectLayer {}
+#[derive(Clone, Debug)]
+pub struct InjectLayer {
+    methods: Arc<[Method]>,
+}
+
+impl Default for InjectLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl InjectLayer {
-    /// One for all streams.
+    /// One for the streams of GET requests.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            methods: [Method::GET].into(),
+        }
+    }
+
+    /// The methods whose streams take events of yours. GET by default: what answers another is one
+    /// answer in pieces, as a model's is, and its client may trip over what is no part of it.
+    #[must_use]
+    pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
+        self.methods = methods.into_iter().collect();
+        self
     }
 }
 
@@ -66,7 +83,7 @@ impl<S> Layer<S> for InjectLayer {
     type Service = Inject<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Guard::new(inner, *self)
+        Guard::new(inner, self.clone())
     }
 }
 
@@ -81,7 +98,9 @@ impl Rule for InjectLayer {
     }
 
     fn open(&self, (): (), head: &Head<'_>) -> Result<Option<InjectPolicy>, Rejection> {
-        Ok(head.stream.map(|stream| {
+        let stream = head.stream;
+        let stream = stream.filter(|_| self.methods.contains(&head.asked.method));
+        Ok(stream.map(|stream| {
             stream.take_mail();
             InjectPolicy {}
         }))
@@ -111,7 +130,7 @@ impl Policy for InjectPolicy {
 mod tests {
     use super::*;
     use crate::SseGuardLayer;
-    use crate::guard::testing::{Upstream, get};
+    use crate::guard::testing::{Upstream, get, post};
 
     fn message(data: &str) -> Message {
         Message::data(data).unwrap()
@@ -150,6 +169,15 @@ mod tests {
         response.stream().send(&message("x")).unwrap();
         text.push_str(&response.text().await);
         assert_eq!(text, format!("{big}\n\ndata: x\n\n"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_in_pieces_takes_none_unless_told_to() {
+        let layer = InjectLayer::new();
+        let response = post(layer.clone(), Upstream::new().hang()).await;
+        assert_eq!(response.stream().send(&message("x")), Err(SendError::Deaf));
+        let response = post(layer.methods([Method::POST]), Upstream::new().hang()).await;
+        assert_eq!(response.stream().send(&message("x")), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,6 +22,8 @@ use tokio::time::Instant;
 
 /// Of an event's id so many bytes are kept; a longer one is not.
 const LONGEST_ID: usize = 256;
+/// Room for it grows by so many bytes.
+const ID_STEP: usize = 32;
 
 /// Stands for "not yet" in the record's times.
 const NEVER: u64 = u64::MAX;
@@ -75,10 +77,10 @@ struct Record {
     aligned: AtomicBool,
     events: AtomicU64,
     bytes: AtomicU64,
-    dropped: AtomicU64,
-    heartbeats: AtomicU64,
+    dropped: AtomicU32,
+    heartbeats: AtomicU32,
     pace: Pace,
-    last_id: Mutex<Box<[u8]>>,
+    last_id: Mutex<Vec<u8>>,
     /// Bytes that wait for room in the kernel.
     unsent: AtomicU32,
     mail: Mailbox,
@@ -111,8 +113,8 @@ impl Stream {
             aligned: AtomicBool::new(false),
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
-            heartbeats: AtomicU64::new(0),
+            dropped: AtomicU32::new(0),
+            heartbeats: AtomicU32::new(0),
             pace: Pace::default(),
             last_id: Mutex::default(),
             unsent: AtomicU32::new(0),
@@ -173,12 +175,12 @@ impl Stream {
 
     /// Bytes of unfinished events that were dropped when the stream failed or was ended.
     pub fn dropped_bytes(&self) -> u64 {
-        self.0.dropped.load(Relaxed)
+        self.0.dropped.load(Relaxed).into()
     }
 
     /// Heartbeats that were put in.
     pub fn heartbeats(&self) -> u64 {
-        self.0.heartbeats.load(Relaxed)
+        self.0.heartbeats.load(Relaxed).into()
     }
 
     /// Events with data that came in a second, about the mean of the last ten.
@@ -280,11 +282,12 @@ impl Stream {
             .last_id
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        // As most are as long as the one before, this allocates next to never.
-        match last.len() == id.len() {
-            true => last.copy_from_slice(id),
-            false => *last = id.into(),
+        last.clear();
+        // Ids grow, digit by digit: room for a few more of them.
+        if last.capacity() < id.len() {
+            last.reserve_exact(id.len().next_multiple_of(ID_STEP));
         }
+        last.extend_from_slice(id);
     }
 
     /// From now on messages are taken.
@@ -364,11 +367,12 @@ impl Stream {
     }
 
     pub(crate) fn heartbeat(&self) {
-        add(&self.0.heartbeats, 1);
+        self.0.heartbeats.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn dropped(&self, bytes: usize) {
-        add(&self.0.dropped, bytes as u64);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.0.dropped.fetch_add(bytes, Relaxed);
     }
 
     /// Asks it to end at its next event boundary from `at` on. The earliest such wish stands.

@@ -107,7 +107,7 @@ impl Router {
                 .metrics(metrics.clone())
                 .limit(limit)
                 .rotation(rotation(&settings.rotation)?.drain(&drain))
-                .inject(InjectLayer::new())
+                .inject(InjectLayer::new().methods(settings.rotation.methods.iter().cloned()))
                 .heartbeat(heartbeat(&settings.heartbeat)?)
                 .idle_timeout(idle_timeout(settings)?);
             routes.push(Route {

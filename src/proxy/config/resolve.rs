@@ -147,7 +147,8 @@ fn admin(
         problems.extend(given.map(|given| Mistake::new(given.place.clone(), LISTEN, problem)));
     };
     if let Some(address) = admin.listen {
-        if address == clients {
+        // Port 0 is another one each time.
+        if address == clients && address.port() != 0 {
             refuse("is the address that clients connect to (listen); choose another, or \"off\"");
         }
         if !address.ip().is_loopback() && admin.token.is_none() {
