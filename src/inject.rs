@@ -30,7 +30,7 @@
 //! let stream = response.extensions().get::<Stream>().ok_or("no stream")?.clone();
 //! stream.send(&Message::event("notice", "back at 10:00")?)?;
 //! let text = response.into_body().collect().await?.to_bytes();
-//! assert_eq!(text, "event: notice\ndata: back at 10:00\n\ndata: 1\n\n");
+//! assert_eq!(text, "data: 1\n\nevent: notice\ndata: back at 10:00\n\n");
 //! # Ok(())
 //! # }
 //! ```
