@@ -20,8 +20,8 @@ use std::task::Waker;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Of an event's id so many bytes are kept; a longer one is not.
-const LONGEST_ID: usize = 256;
+/// A longer id of an event is not kept.
+pub(crate) const LONGEST_ID: usize = 256;
 /// Room for it grows by so many bytes.
 const ID_STEP: usize = 32;
 
@@ -276,7 +276,6 @@ impl Stream {
 
     /// An `id` field has come, perhaps to take the id away.
     pub(crate) fn set_last_id(&self, id: &[u8]) {
-        let id = if id.len() <= LONGEST_ID { id } else { &[] };
         let mut last = self
             .0
             .last_id
@@ -384,6 +383,12 @@ impl Stream {
 
     pub(crate) fn listen(&self, waker: &Waker) {
         self.0.waker.register(waker);
+    }
+
+    /// Its body is gone: the record may stay, and is not to hold the task.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn forget_waker(&self) {
+        drop(self.0.waker.take());
     }
 
     pub(crate) fn asked_to_stop(&self) -> Option<(Instant, EndReason)> {

@@ -1,7 +1,7 @@
 //! The body of a guarded response.
 
 use super::{At, BoxError, Ending, Policy, StreamError, Verdict};
-use crate::stream::{EndReason, Stream};
+use crate::stream::{EndReason, LONGEST_ID, Stream};
 use crate::wire::{Aligner, Scanner};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -75,6 +75,36 @@ struct Wire {
     overdue: bool,
 }
 
+/// The last id in a piece, which may hold hundreds of events: the record is not to be locked for each.
+struct LastId {
+    came: bool,
+    len: usize,
+    bytes: [u8; LONGEST_ID],
+}
+
+impl Default for LastId {
+    fn default() -> Self {
+        Self {
+            came: false,
+            len: 0,
+            bytes: [0; LONGEST_ID],
+        }
+    }
+}
+
+impl LastId {
+    /// One that is too long leaves none.
+    fn take(&mut self, id: Option<&[u8]>) {
+        let Some(id) = id else { return };
+        self.came = true;
+        self.len = 0;
+        if let Some(room) = self.bytes.get_mut(..id.len()) {
+            room.copy_from_slice(id);
+            self.len = id.len();
+        }
+    }
+}
+
 impl Wire {
     fn at(&self) -> At<'_> {
         At {
@@ -107,16 +137,18 @@ impl Wire {
     fn hand_out(&mut self, piece: Bytes, policy: &mut impl Policy) -> Frame<Bytes> {
         if let Some(scanner) = &mut self.scanner {
             let (mut events, mut life) = (0, 0);
+            let mut id = LastId::default();
             scanner.scan(&piece, |event| {
-                if let Some(id) = event.id {
-                    self.stream.set_last_id(id);
-                }
+                id.take(event.id);
                 if event.has_data {
                     events += 1;
                     life += u64::from(!self.stream.is_ping(event.name));
                 }
             });
             self.stream.came_events(events, life, self.now);
+            if id.came {
+                self.stream.set_last_id(&id.bytes[..id.len]);
+            }
         }
         self.sent(piece, policy)
     }

@@ -26,6 +26,7 @@ mod health;
 mod history;
 mod journal;
 mod live;
+mod select;
 mod send;
 mod streams;
 mod summary;

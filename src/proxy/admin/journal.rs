@@ -3,18 +3,19 @@
 use super::Shared;
 use super::answer::Refusal;
 use super::history::millis;
+use super::select::{client_is, is, mentions};
 use crate::stream::{EndReason, Stream};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Ends that are kept.
-const KEPT: usize = 2000;
+const KEPT: usize = 1000;
 
 /// The latest ends.
 #[derive(Debug, Default)]
@@ -27,28 +28,17 @@ struct Ends {
     latest: VecDeque<Ended>,
 }
 
-/// A stream that has ended.
-#[derive(Clone, Debug, Serialize)]
+/// A stream that has ended. What is shown of it is made when somebody looks.
+#[derive(Clone, Debug)]
 pub(super) struct Ended {
     /// Counts ends from 1.
     seq: u64,
-    id: u64,
-    /// When, in milliseconds since 1970.
-    ended_ms: u64,
-    reason: &'static str,
-    route: Option<String>,
-    client: Option<String>,
-    user: Option<String>,
-    upstream: Option<String>,
-    age_ms: f64,
-    events: u64,
-    bytes: u64,
-    heartbeats: u64,
-    first_event_ms: Option<f64>,
-    gap_p99_ms: Option<f64>,
-    last_event_id: Option<String>,
+    at_ms: u64,
+    age: Duration,
+    stream: Stream,
 }
 
+/// Milliseconds since 1970.
 pub(super) fn since_1970_ms() -> u64 {
     let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     time.map_or(0, |time| {
@@ -57,34 +47,29 @@ pub(super) fn since_1970_ms() -> u64 {
 }
 
 impl Ended {
-    fn of(stream: &Stream) -> Self {
-        Self {
-            seq: 0,
-            id: stream.id().as_u64(),
-            ended_ms: since_1970_ms(),
-            reason: stream
-                .end_reason()
-                .unwrap_or(EndReason::ClientGone)
-                .as_str(),
-            route: stream.route().map(str::to_owned),
-            client: stream.client().map(ToString::to_string),
-            user: stream.user().map(str::to_owned),
-            upstream: stream.upstream().map(str::to_owned),
-            age_ms: millis(stream.age()),
-            events: stream.events(),
-            bytes: stream.bytes(),
-            heartbeats: stream.heartbeats(),
-            first_event_ms: stream.time_to_first_event().map(millis),
-            gap_p99_ms: stream.gap_p99().map(millis),
-            last_event_id: stream.last_event_id(),
-        }
+    fn reason(&self) -> EndReason {
+        self.stream.end_reason().unwrap_or(EndReason::ClientGone)
     }
 
-    fn mentions(&self, text: &str) -> bool {
-        let texts = [&self.route, &self.client, &self.user, &self.upstream];
-        self.reason.contains(text)
-            || self.id.to_string() == text
-            || texts.into_iter().flatten().any(|part| part.contains(text))
+    pub(super) fn row(&self) -> Value {
+        let stream = &self.stream;
+        json!({
+            "seq": self.seq,
+            "id": stream.id().as_u64(),
+            "ended_ms": self.at_ms,
+            "reason": self.reason().as_str(),
+            "route": stream.route(),
+            "client": stream.client().map(ToString::to_string),
+            "user": stream.user(),
+            "upstream": stream.upstream(),
+            "age_ms": millis(self.age),
+            "events": stream.events(),
+            "bytes": stream.bytes(),
+            "heartbeats": stream.heartbeats(),
+            "first_event_ms": stream.time_to_first_event().map(millis),
+            "gap_p99_ms": stream.gap_p99().map(millis),
+            "last_event_id": stream.last_event_id(),
+        })
     }
 }
 
@@ -95,10 +80,15 @@ impl Journal {
     }
 
     pub(in crate::proxy) fn note(&self, stream: &Stream) {
-        let mut ended = Ended::of(stream);
+        stream.forget_waker();
         let mut ends = self.ends();
         ends.count += 1;
-        ended.seq = ends.count;
+        let ended = Ended {
+            seq: ends.count,
+            at_ms: since_1970_ms(),
+            age: stream.age(),
+            stream: stream.clone(),
+        };
         if ends.latest.len() == KEPT {
             ends.latest.pop_front();
         }
@@ -133,13 +123,17 @@ pub(super) struct Wanted {
 
 impl Wanted {
     fn matches(&self, ended: &Ended) -> bool {
-        let is = |wanted: &Option<String>, there: Option<&str>| {
-            wanted.as_deref().is_none_or(|wanted| there == Some(wanted))
-        };
-        self.q.as_deref().is_none_or(|text| ended.mentions(text))
-            && is(&self.reason, Some(ended.reason))
-            && is(&self.route, ended.route.as_deref())
-            && is(&self.client, ended.client.as_deref())
+        let (stream, reason) = (&ended.stream, ended.reason().as_str());
+        is(&self.reason, Some(reason))
+            && is(&self.route, stream.route())
+            && self
+                .client
+                .as_deref()
+                .is_none_or(|wanted| client_is(stream, wanted))
+            && self
+                .q
+                .as_deref()
+                .is_none_or(|text| reason.contains(text) || mentions(stream, text))
     }
 }
 
@@ -150,6 +144,7 @@ pub(super) async fn ends(
     let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text()))?;
     let (count, kept) = admin.journal.behind(0, KEPT);
     let latest = kept.iter().rev().filter(|ended| wanted.matches(ended));
-    let latest: Vec<_> = latest.take(wanted.limit.unwrap_or(100)).collect();
+    let latest = latest.take(wanted.limit.unwrap_or(100));
+    let latest: Vec<_> = latest.map(Ended::row).collect();
     Ok(Json(json!({ "count": count, "ends": latest })))
 }

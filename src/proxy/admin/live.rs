@@ -1,5 +1,6 @@
 //! `/api/live`: an event stream of what happens, which our own layers guard.
 
+use super::journal::Ended;
 use super::{Admin, Shared, TICK, summary};
 use crate::SseGuardLayer;
 use crate::connection_limit::ConnectionLimitLayer;
@@ -37,6 +38,7 @@ impl Watcher {
     fn event(&mut self) -> Event {
         let admin: &Admin = &self.admin;
         let (count, ends) = admin.journal.behind(self.seen, ENDS);
+        let ends: Vec<_> = ends.iter().map(Ended::row).collect();
         let missed = count - self.seen - ends.len() as u64;
         self.seen = count;
         let data = json!({ "summary": summary::of(admin), "ends": ends, "missed_ends": missed });

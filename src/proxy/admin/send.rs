@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::answer::Refusal;
+use super::select::{client_is, is};
 use crate::inject::{Message, SendError};
 use crate::stream::Stream;
 use axum::Json;
@@ -43,14 +44,13 @@ impl To {
     }
 
     fn takes(&self, stream: &Stream) -> bool {
-        let is = |wanted: &Option<String>, there: Option<&str>| {
-            wanted.as_deref().is_none_or(|wanted| there == Some(wanted))
-        };
-        let client = stream.client().map(ToString::to_string);
         self.ids
             .as_ref()
             .is_none_or(|ids| ids.contains(&stream.id().as_u64()))
-            && is(&self.client, client.as_deref())
+            && self
+                .client
+                .as_deref()
+                .is_none_or(|wanted| client_is(stream, wanted))
             && is(&self.route, stream.route())
             && is(&self.user, stream.user())
     }

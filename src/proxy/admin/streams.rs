@@ -4,6 +4,7 @@ use super::Shared;
 use super::answer::Refusal;
 use super::history::millis;
 use super::journal::since_1970_ms;
+use super::select::{client_is, is, mentions};
 use crate::stream::{Stream, StreamId};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -134,18 +135,8 @@ enum Order {
     Desc,
 }
 
-/// A client's name as it is shown, without making a text of each.
-fn client_is(stream: &Stream, wanted: &str) -> bool {
-    stream
-        .client()
-        .is_some_and(|client| client.to_string() == wanted)
-}
-
 impl Wanted {
     fn matches(&self, stream: &Stream) -> bool {
-        let is = |wanted: &Option<String>, there: Option<&str>| {
-            wanted.as_deref().is_none_or(|wanted| there == Some(wanted))
-        };
         is(&self.route, stream.route())
             && is(&self.user, stream.user())
             && is(&self.upstream, stream.upstream())
@@ -186,16 +177,6 @@ impl Wanted {
             Order::Desc => order.reverse(),
         }
     }
-}
-
-fn mentions(stream: &Stream, text: &str) -> bool {
-    let texts = [stream.route(), stream.user(), stream.upstream()];
-    texts.into_iter().flatten().any(|part| part.contains(text))
-        || stream.id().to_string() == text
-        || stream
-            .client()
-            .is_some_and(|client| client.to_string().contains(text))
-        || stream.last_event_id().is_some_and(|id| id.contains(text))
 }
 
 pub(super) async fn list(
