@@ -95,6 +95,14 @@ struct Record {
     end: AtomicU8,
 }
 
+/// Names that a copy of costs nothing.
+#[cfg(feature = "proxy")]
+pub(crate) struct SharedNames<'a> {
+    pub(crate) route: Option<&'a Arc<str>>,
+    pub(crate) user: Option<&'a Arc<str>>,
+    pub(crate) upstream: Option<&'a Arc<str>>,
+}
+
 /// The record's counts have one writer, the body: no need for an atomic addition.
 fn add(count: &AtomicU64, more: u64) {
     count.store(count.load(Relaxed) + more, Relaxed);
@@ -258,6 +266,16 @@ impl Stream {
         let _ = self.0.route.set(route.clone());
     }
 
+    /// What many records have in common.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn shared_names(&self) -> SharedNames<'_> {
+        SharedNames {
+            route: self.0.route.get(),
+            user: self.0.user.get(),
+            upstream: self.0.upstream.get(),
+        }
+    }
+
     #[cfg(feature = "proxy")]
     pub(crate) fn set_upstream(&self, upstream: &Arc<str>) {
         let _ = self.0.upstream.set(upstream.clone());
@@ -383,12 +401,6 @@ impl Stream {
 
     pub(crate) fn listen(&self, waker: &Waker) {
         self.0.waker.register(waker);
-    }
-
-    /// Its body is gone: the record may stay, and is not to hold the task.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn forget_waker(&self) {
-        drop(self.0.waker.take());
     }
 
     pub(crate) fn asked_to_stop(&self) -> Option<(Instant, EndReason)> {

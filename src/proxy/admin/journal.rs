@@ -3,7 +3,8 @@
 use super::Shared;
 use super::answer::Refusal;
 use super::history::millis;
-use super::select::{client_is, is, mentions};
+use super::select::{Names, is};
+use crate::client_key::ClientKey;
 use crate::stream::{EndReason, Stream};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -11,7 +12,7 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// Ends that are kept.
@@ -28,14 +29,26 @@ struct Ends {
     latest: VecDeque<Ended>,
 }
 
-/// A stream that has ended. What is shown of it is made when somebody looks.
+/// A stream that has ended. What is shown of it is made when somebody looks; its record itself would
+/// keep a page of memory with it.
 #[derive(Clone, Debug)]
 pub(super) struct Ended {
     /// Counts ends from 1.
     seq: u64,
     at_ms: u64,
+    id: u64,
+    reason: EndReason,
+    route: Option<Arc<str>>,
+    client: Option<ClientKey>,
+    user: Option<Arc<str>>,
+    upstream: Option<Arc<str>>,
     age: Duration,
-    stream: Stream,
+    events: u64,
+    bytes: u64,
+    heartbeats: u64,
+    first_event: Option<Duration>,
+    gap_p99: Option<Duration>,
+    last_event_id: Option<String>,
 }
 
 /// Milliseconds since 1970.
@@ -47,28 +60,54 @@ pub(super) fn since_1970_ms() -> u64 {
 }
 
 impl Ended {
-    fn reason(&self) -> EndReason {
-        self.stream.end_reason().unwrap_or(EndReason::ClientGone)
+    fn of(stream: &Stream, seq: u64) -> Self {
+        let shared = stream.shared_names();
+        Self {
+            seq,
+            at_ms: since_1970_ms(),
+            id: stream.id().as_u64(),
+            reason: stream.end_reason().unwrap_or(EndReason::ClientGone),
+            route: shared.route.cloned(),
+            client: stream.client().cloned(),
+            user: shared.user.cloned(),
+            upstream: shared.upstream.cloned(),
+            age: stream.age(),
+            events: stream.events(),
+            bytes: stream.bytes(),
+            heartbeats: stream.heartbeats(),
+            first_event: stream.time_to_first_event(),
+            gap_p99: stream.gap_p99(),
+            last_event_id: stream.last_event_id(),
+        }
+    }
+
+    fn names(&self) -> Names<'_> {
+        Names {
+            id: self.id,
+            route: self.route.as_deref(),
+            client: self.client.as_ref(),
+            user: self.user.as_deref(),
+            upstream: self.upstream.as_deref(),
+        }
     }
 
     pub(super) fn row(&self) -> Value {
-        let stream = &self.stream;
         json!({
             "seq": self.seq,
-            "id": stream.id().as_u64(),
+            "id": self.id,
             "ended_ms": self.at_ms,
-            "reason": self.reason().as_str(),
-            "route": stream.route(),
-            "client": stream.client().map(ToString::to_string),
-            "user": stream.user(),
-            "upstream": stream.upstream(),
+            "reason": self.reason.as_str(),
+            "route": self.route,
+            "client": self.client.as_ref().map(ToString::to_string),
+            "user": self.user,
+            "upstream": self.upstream,
             "age_ms": millis(self.age),
-            "events": stream.events(),
-            "bytes": stream.bytes(),
-            "heartbeats": stream.heartbeats(),
-            "first_event_ms": stream.time_to_first_event().map(millis),
-            "gap_p99_ms": stream.gap_p99().map(millis),
-            "last_event_id": stream.last_event_id(),
+            "events": self.events,
+            "bytes": self.bytes,
+            "heartbeats": self.heartbeats,
+            "first_event_ms": self.first_event.map(millis),
+            "gap_p99_ms": self.gap_p99.map(millis),
+            "last_event_id": self.last_event_id,
         })
     }
 }
@@ -80,15 +119,9 @@ impl Journal {
     }
 
     pub(in crate::proxy) fn note(&self, stream: &Stream) {
-        stream.forget_waker();
         let mut ends = self.ends();
         ends.count += 1;
-        let ended = Ended {
-            seq: ends.count,
-            at_ms: since_1970_ms(),
-            age: stream.age(),
-            stream: stream.clone(),
-        };
+        let ended = Ended::of(stream, ends.count);
         if ends.latest.len() == KEPT {
             ends.latest.pop_front();
         }
@@ -123,17 +156,11 @@ pub(super) struct Wanted {
 
 impl Wanted {
     fn matches(&self, ended: &Ended) -> bool {
-        let (stream, reason) = (&ended.stream, ended.reason().as_str());
+        let (names, reason) = (ended.names(), ended.reason.as_str());
         is(&self.reason, Some(reason))
-            && is(&self.route, stream.route())
-            && self
-                .client
-                .as_deref()
-                .is_none_or(|wanted| client_is(stream, wanted))
-            && self
-                .q
-                .as_deref()
-                .is_none_or(|text| reason.contains(text) || mentions(stream, text))
+            && is(&self.route, names.route)
+            && names.client_is(&self.client)
+            && (self.q.as_deref() == Some(reason) || names.mention(&self.q))
     }
 }
 

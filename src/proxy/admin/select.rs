@@ -1,26 +1,54 @@
 //! Which streams the operator means.
 
+use crate::client_key::ClientKey;
 use crate::stream::Stream;
+
+/// What names a stream, live or not.
+#[derive(Clone, Copy)]
+pub(super) struct Names<'a> {
+    pub(super) id: u64,
+    pub(super) route: Option<&'a str>,
+    pub(super) client: Option<&'a ClientKey>,
+    pub(super) user: Option<&'a str>,
+    pub(super) upstream: Option<&'a str>,
+}
+
+impl<'a> From<&'a Stream> for Names<'a> {
+    fn from(stream: &'a Stream) -> Self {
+        Self {
+            id: stream.id().as_u64(),
+            route: stream.route(),
+            client: stream.client(),
+            user: stream.user(),
+            upstream: stream.upstream(),
+        }
+    }
+}
 
 /// Whether a field is what is wanted of it, if anything is.
 pub(super) fn is(wanted: &Option<String>, there: Option<&str>) -> bool {
     wanted.as_deref().is_none_or(|wanted| there == Some(wanted))
 }
 
-/// Whether its client is shown by this name.
-pub(super) fn client_is(stream: &Stream, wanted: &str) -> bool {
-    stream
-        .client()
-        .is_some_and(|client| client.to_string() == wanted)
-}
+impl Names<'_> {
+    /// Whether its client is shown by the name that is wanted, if any is.
+    pub(super) fn client_is(&self, wanted: &Option<String>) -> bool {
+        wanted.as_deref().is_none_or(|wanted| {
+            self.client
+                .is_some_and(|client| client.to_string() == wanted)
+        })
+    }
 
-/// Whether the text is its id, or a part of what else names it.
-pub(super) fn mentions(stream: &Stream, text: &str) -> bool {
-    let texts = [stream.route(), stream.user(), stream.upstream()];
-    texts.into_iter().flatten().any(|part| part.contains(text))
-        || stream.id().to_string() == text
-        || stream
-            .client()
-            .is_some_and(|client| client.to_string().contains(text))
-        || stream.last_event_id().is_some_and(|id| id.contains(text))
+    /// Whether the text that is wanted, if any is, is its id or a part of what else names it.
+    pub(super) fn mention(&self, wanted: &Option<String>) -> bool {
+        let Some(text) = wanted.as_deref() else {
+            return true;
+        };
+        let texts = [self.route, self.user, self.upstream];
+        texts.into_iter().flatten().any(|part| part.contains(text))
+            || self.id.to_string() == text
+            || self
+                .client
+                .is_some_and(|client| client.to_string().contains(text))
+    }
 }

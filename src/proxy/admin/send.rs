@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::answer::Refusal;
-use super::select::{client_is, is};
+use super::select::{Names, is};
 use crate::inject::{Message, SendError};
 use crate::stream::Stream;
 use axum::Json;
@@ -44,15 +44,11 @@ impl To {
     }
 
     fn takes(&self, stream: &Stream) -> bool {
-        self.ids
-            .as_ref()
-            .is_none_or(|ids| ids.contains(&stream.id().as_u64()))
-            && self
-                .client
-                .as_deref()
-                .is_none_or(|wanted| client_is(stream, wanted))
-            && is(&self.route, stream.route())
-            && is(&self.user, stream.user())
+        let names = Names::from(stream);
+        self.ids.as_ref().is_none_or(|ids| ids.contains(&names.id))
+            && is(&self.route, names.route)
+            && is(&self.user, names.user)
+            && names.client_is(&self.client)
     }
 }
 

@@ -4,7 +4,7 @@ use super::Shared;
 use super::answer::Refusal;
 use super::history::millis;
 use super::journal::since_1970_ms;
-use super::select::{client_is, is, mentions};
+use super::select::{Names, is};
 use crate::stream::{Stream, StreamId};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -137,17 +137,15 @@ enum Order {
 
 impl Wanted {
     fn matches(&self, stream: &Stream) -> bool {
-        is(&self.route, stream.route())
-            && is(&self.user, stream.user())
-            && is(&self.upstream, stream.upstream())
-            && self
-                .client
-                .as_deref()
-                .is_none_or(|wanted| client_is(stream, wanted))
+        let names = Names::from(stream);
+        is(&self.route, names.route)
+            && is(&self.user, names.user)
+            && is(&self.upstream, names.upstream)
+            && names.client_is(&self.client)
             && self
                 .state
                 .is_none_or(|state| Condition::of(stream) == state)
-            && self.q.as_deref().is_none_or(|text| mentions(stream, text))
+            && names.mention(&self.q)
     }
 
     fn compare(&self, a: &Stream, b: &Stream) -> Ordering {
