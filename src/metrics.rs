@@ -62,7 +62,7 @@ pub use snapshot::{Outcome, Snapshot};
 use crate::guard::{Failure, Guard, Head, Policy, Rule};
 use crate::head::{Asked, Kind};
 use crate::rejection::Rejection;
-use crate::stream::{EndReason, Stream};
+use crate::stream::{EndReason, Labels, Stream};
 use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use distribution::Times;
 use http::Request;
@@ -80,7 +80,7 @@ pub struct MetricsLayer {
 
 #[derive(Debug)]
 struct Shared {
-    route: Arc<str>,
+    labels: Arc<Labels>,
     active: AtomicU64,
     events: AtomicU64,
     bytes: AtomicU64,
@@ -124,7 +124,7 @@ impl std::fmt::Debug for Instruments {
 }
 
 impl Instruments {
-    fn new(route: &Arc<str>) -> Self {
+    fn new(route: &str) -> Self {
         let route = || route.to_string();
         Self {
             active: gauge!("sse_guard_streams_active", "route" => route()),
@@ -144,7 +144,7 @@ impl Instruments {
 impl Shared {
     fn instruments(&self) -> &Instruments {
         self.instruments
-            .get_or_init(|| Instruments::new(&self.route))
+            .get_or_init(|| Instruments::new(&self.labels.route))
     }
 
     fn outcome(&self, outcome: Outcome) {
@@ -198,13 +198,17 @@ impl Default for MetricsLayer {
 impl MetricsLayer {
     /// One whose route is called `default`.
     pub fn new() -> Self {
-        Self::with("default".into(), None)
+        let labels = Labels {
+            route: "default".into(),
+            upstream: None,
+        };
+        Self::with(labels, None)
     }
 
-    fn with(route: Arc<str>, on_end: Option<OnEnd>) -> Self {
+    fn with(labels: Labels, on_end: Option<OnEnd>) -> Self {
         Self {
             shared: Arc::new(Shared {
-                route,
+                labels: Arc::new(labels),
                 active: AtomicU64::new(0),
                 events: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
@@ -224,7 +228,18 @@ impl MetricsLayer {
     /// Its numbers start anew.
     #[must_use]
     pub fn route(self, route: &str) -> Self {
-        Self::with(route.into(), self.shared.on_end.clone())
+        let mut labels = self.labels();
+        labels.route = route.into();
+        Self::with(labels, self.shared.on_end.clone())
+    }
+
+    /// Where the streams come from, for their records alone: no metric has it for a label. Its
+    /// numbers start anew.
+    #[must_use]
+    pub fn upstream(self, upstream: &str) -> Self {
+        let mut labels = self.labels();
+        labels.upstream = Some(upstream.into());
+        Self::with(labels, self.shared.on_end.clone())
     }
 
     /// Calls `f` with each stream that has ended, when all about it is known. Its numbers start
@@ -233,7 +248,11 @@ impl MetricsLayer {
     /// It runs where the stream did, so it should not block.
     #[must_use]
     pub fn on_end(self, f: impl Fn(&Stream) + Send + Sync + 'static) -> Self {
-        Self::with(self.shared.route.clone(), Some(OnEnd(Arc::new(f))))
+        Self::with(self.labels(), Some(OnEnd(Arc::new(f))))
+    }
+
+    fn labels(&self) -> Labels {
+        Labels::clone(&self.shared.labels)
     }
 
     /// The numbers now.
@@ -318,7 +337,7 @@ impl Rule for MetricsLayer {
             }
             if head.kind == Kind::Encoded && !self.shared.warned.swap(true, Relaxed) {
                 warn!(
-                    route = &*self.shared.route,
+                    route = &*self.shared.labels.route,
                     "the upstream sends its event stream compressed: it passes untouched, without \
                      heartbeats or rotation; let it honour `Accept-Encoding: identity`"
                 );
@@ -329,13 +348,13 @@ impl Rule for MetricsLayer {
         if !head.asked.accepts_stream {
             self.shared.outcome(Outcome::Opened);
         }
-        stream.set_route(&self.shared.route);
+        stream.set_labels(&self.shared.labels);
         self.shared.active.fetch_add(1, Relaxed);
         self.shared.instruments().active.increment(1);
         let span = info_span!(
             "stream",
             id = stream.id().as_u64(),
-            route = &*self.shared.route,
+            route = &*self.shared.labels.route,
             client = stream.client().map(tracing::field::display),
             path = ticket.path.take().map(tracing::field::display),
         );

@@ -68,9 +68,8 @@ struct Record {
     id: StreamId,
     opened: Instant,
     client: OnceLock<ClientKey>,
-    route: OnceLock<Arc<str>>,
-    upstream: OnceLock<Arc<str>>,
-    user: OnceLock<Arc<str>>,
+    labels: OnceLock<Arc<Labels>>,
+    user: OnceLock<Arc<String>>,
     /// Names of events that are no sign of life.
     pings: OnceLock<Arc<Vec<String>>>,
     /// A layer inside cuts it at event boundaries already.
@@ -95,12 +94,11 @@ struct Record {
     end: AtomicU8,
 }
 
-/// Names that a copy of costs nothing.
-#[cfg(feature = "proxy")]
-pub(crate) struct SharedNames<'a> {
-    pub(crate) route: Option<&'a Arc<str>>,
-    pub(crate) user: Option<&'a Arc<str>>,
-    pub(crate) upstream: Option<&'a Arc<str>>,
+/// What all streams of a metrics layer have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Labels {
+    pub(crate) route: Box<str>,
+    pub(crate) upstream: Option<Box<str>>,
 }
 
 /// The record's counts have one writer, the body: no need for an atomic addition.
@@ -114,8 +112,7 @@ impl Stream {
             id: StreamId(NEXT_ID.fetch_add(1, Relaxed)),
             opened: Instant::now(),
             client: OnceLock::new(),
-            route: OnceLock::new(),
-            upstream: OnceLock::new(),
+            labels: OnceLock::new(),
             user: OnceLock::new(),
             pings: OnceLock::new(),
             aligned: AtomicBool::new(false),
@@ -158,17 +155,17 @@ impl Stream {
 
     /// The route that the metrics layer names, if there is one.
     pub fn route(&self) -> Option<&str> {
-        self.0.route.get().map(|route| &**route)
+        self.0.labels.get().map(|labels| &*labels.route)
     }
 
-    /// The upstream that the proxy asked.
+    /// The upstream that the metrics layer names, if it does.
     pub fn upstream(&self) -> Option<&str> {
-        self.0.upstream.get().map(|upstream| &**upstream)
+        self.0.labels.get()?.upstream.as_deref()
     }
 
     /// Whose stream it is by the header that the proxy was told to look at.
     pub fn user(&self) -> Option<&str> {
-        self.0.user.get().map(|user| &**user)
+        self.0.user.get().map(|user| user.as_str())
     }
 
     /// Events with data that the upstream sent.
@@ -262,28 +259,23 @@ impl Stream {
         let _ = self.0.client.set(client.clone());
     }
 
-    pub(crate) fn set_route(&self, route: &Arc<str>) {
-        let _ = self.0.route.set(route.clone());
-    }
-
-    /// What many records have in common.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn shared_names(&self) -> SharedNames<'_> {
-        SharedNames {
-            route: self.0.route.get(),
-            user: self.0.user.get(),
-            upstream: self.0.upstream.get(),
-        }
+    pub(crate) fn set_labels(&self, labels: &Arc<Labels>) {
+        let _ = self.0.labels.set(labels.clone());
     }
 
     #[cfg(feature = "proxy")]
-    pub(crate) fn set_upstream(&self, upstream: &Arc<str>) {
-        let _ = self.0.upstream.set(upstream.clone());
+    pub(crate) fn labels(&self) -> Option<&Arc<Labels>> {
+        self.0.labels.get()
     }
 
     #[cfg(feature = "proxy")]
     pub(crate) fn set_user(&self, user: &str) {
-        let _ = self.0.user.set(user.into());
+        let _ = self.0.user.set(Arc::new(user.to_owned()));
+    }
+
+    #[cfg(feature = "proxy")]
+    pub(crate) fn shared_user(&self) -> Option<&Arc<String>> {
+        self.0.user.get()
     }
 
     #[cfg(feature = "serve")]
@@ -465,6 +457,6 @@ mod tests {
 
     #[test]
     fn a_record_stays_small() {
-        assert!(size_of::<Record>() <= 344, "{}", size_of::<Record>());
+        assert!(size_of::<Record>() <= 304, "{}", size_of::<Record>());
     }
 }

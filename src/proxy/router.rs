@@ -57,7 +57,6 @@ pub(super) struct Router {
 struct Route {
     path: RoutePath,
     metrics: MetricsLayer,
-    upstream: Arc<str>,
     service: Guarded,
 }
 
@@ -93,11 +92,13 @@ impl Router {
                     limit
                 }
             };
-            let mut metrics = MetricsLayer::new().route(route.path.as_str());
+            let url = &settings.upstream.url;
+            let mut metrics = MetricsLayer::new()
+                .route(route.path.as_str())
+                .upstream(&url.to_string());
             if let Some(journal) = journal.cloned() {
                 metrics = metrics.on_end(move |stream| journal.note(stream));
             }
-            let url = &settings.upstream.url;
             let known = upstreams.iter().find(|upstream| upstream.url() == url);
             let health = known.cloned().unwrap_or_else(|| {
                 upstreams.push(Health::of(url));
@@ -113,7 +114,6 @@ impl Router {
             routes.push(Route {
                 path: route.path.clone(),
                 metrics,
-                upstream: url.to_string().into(),
                 service: layer.layer(Upstream::new(
                     settings,
                     clients.clone(),
@@ -191,11 +191,9 @@ impl Router {
         let user = self.user_header.as_ref();
         let user = user.and_then(|name| request.headers().get(name)).cloned();
         let Ok(response) = route.service.clone().call(request).await;
-        if let Some(stream) = response.extensions().get::<Stream>() {
-            stream.set_upstream(&route.upstream);
-            if let Some(user) = user.as_ref().and_then(|user| user.to_str().ok()) {
-                stream.set_user(user);
-            }
+        let user = user.as_ref().and_then(|user| user.to_str().ok());
+        if let (Some(user), Some(stream)) = (user, response.extensions().get::<Stream>()) {
+            stream.set_user(user);
         }
         response.map(Either::Left)
     }

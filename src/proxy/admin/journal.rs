@@ -5,7 +5,7 @@ use super::answer::Refusal;
 use super::history::millis;
 use super::select::{Names, is};
 use crate::client_key::ClientKey;
-use crate::stream::{EndReason, Stream};
+use crate::stream::{EndReason, Labels, Stream};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -38,10 +38,9 @@ pub(super) struct Ended {
     at_ms: u64,
     id: u64,
     reason: EndReason,
-    route: Option<Arc<str>>,
+    labels: Option<Arc<Labels>>,
     client: Option<ClientKey>,
-    user: Option<Arc<str>>,
-    upstream: Option<Arc<str>>,
+    user: Option<Arc<String>>,
     age: Duration,
     events: u64,
     bytes: u64,
@@ -61,16 +60,14 @@ pub(super) fn since_1970_ms() -> u64 {
 
 impl Ended {
     fn of(stream: &Stream, seq: u64) -> Self {
-        let shared = stream.shared_names();
         Self {
             seq,
             at_ms: since_1970_ms(),
             id: stream.id().as_u64(),
             reason: stream.end_reason().unwrap_or(EndReason::ClientGone),
-            route: shared.route.cloned(),
+            labels: stream.labels().cloned(),
             client: stream.client().cloned(),
-            user: shared.user.cloned(),
-            upstream: shared.upstream.cloned(),
+            user: stream.shared_user().cloned(),
             age: stream.age(),
             events: stream.events(),
             bytes: stream.bytes(),
@@ -82,25 +79,27 @@ impl Ended {
     }
 
     fn names(&self) -> Names<'_> {
+        let labels = self.labels.as_ref();
         Names {
             id: self.id,
-            route: self.route.as_deref(),
+            route: labels.map(|labels| &*labels.route),
             client: self.client.as_ref(),
-            user: self.user.as_deref(),
-            upstream: self.upstream.as_deref(),
+            user: self.user.as_ref().map(|user| user.as_str()),
+            upstream: labels.and_then(|labels| labels.upstream.as_deref()),
         }
     }
 
     pub(super) fn row(&self) -> Value {
+        let names = self.names();
         json!({
             "seq": self.seq,
-            "id": self.id,
+            "id": names.id,
             "ended_ms": self.at_ms,
             "reason": self.reason.as_str(),
-            "route": self.route,
-            "client": self.client.as_ref().map(ToString::to_string),
-            "user": self.user,
-            "upstream": self.upstream,
+            "route": names.route,
+            "client": names.client.map(ToString::to_string),
+            "user": names.user,
+            "upstream": names.upstream,
             "age_ms": millis(self.age),
             "events": self.events,
             "bytes": self.bytes,
