@@ -19,8 +19,10 @@
 //!
 //! The last three are written by the layers that do the thing, with or without this one.
 //!
-//! The span `stream` has `id`, `route`, `client` and `path`, never the query: tokens travel there.
-//! In it an event at level INFO tells the end: `age`, `events`, `bytes`, `heartbeats`, `reason`.
+//! The span `stream` has `id`, `route`, `client`, `path`, never the query, as tokens travel there,
+//! and the `trace_id` of a `traceparent` header. In it two events at level INFO tell of the opening
+//! and of the end: `age`, `events`, `bytes`, `heartbeats`, `gap_p99`, `reason`. A [`LogLimit`] keeps
+//! a flood of streams from becoming a flood of lines.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -52,11 +54,14 @@
 //! ```
 
 mod distribution;
+mod lines;
+mod log_limit;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
 pub use distribution::{BUCKETS, Distribution};
+pub use log_limit::LogLimit;
 pub use snapshot::{Outcome, Snapshot};
 
 use crate::guard::{Failure, Guard, Head, Policy, Rule};
@@ -66,11 +71,12 @@ use crate::stream::{EndReason, Labels, Stream};
 use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use distribution::Times;
 use http::Request;
+use lines::{Lines, Noted};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 use tower_layer::Layer;
-use tracing::{Span, info, info_span, warn};
+use tracing::warn;
 
 /// Counts and times streams. See the [module docs](self). Clones share their numbers.
 #[derive(Clone, Debug)]
@@ -94,6 +100,7 @@ struct Shared {
     /// Bound to their labels at the first request, when the exporter is there.
     instruments: OnceLock<Instruments>,
     on_end: Option<OnEnd>,
+    log_limit: Option<LogLimit>,
 }
 
 /// What somebody wants to be called with.
@@ -202,13 +209,13 @@ impl MetricsLayer {
             route: "default".into(),
             upstream: None,
         };
-        Self::with(labels, None)
+        Self::with(Arc::new(labels), None, None)
     }
 
-    fn with(labels: Labels, on_end: Option<OnEnd>) -> Self {
+    fn with(labels: Arc<Labels>, on_end: Option<OnEnd>, log_limit: Option<LogLimit>) -> Self {
         Self {
             shared: Arc::new(Shared {
-                labels: Arc::new(labels),
+                labels,
                 active: AtomicU64::new(0),
                 events: AtomicU64::new(0),
                 bytes: AtomicU64::new(0),
@@ -220,26 +227,40 @@ impl MetricsLayer {
                 warned: AtomicBool::new(false),
                 instruments: OnceLock::new(),
                 on_end,
+                log_limit,
             }),
         }
+    }
+
+    /// Another one, whose numbers start anew.
+    fn relabelled(self, change: impl FnOnce(&mut Labels)) -> Self {
+        let mut labels = self.shared.labels.clone();
+        change(Arc::make_mut(&mut labels));
+        let Shared {
+            on_end, log_limit, ..
+        } = &*self.shared;
+        Self::with(labels, on_end.clone(), log_limit.clone())
     }
 
     /// The value of the label `route`: a name or pattern, never a raw path, so that there are few.
     /// Its numbers start anew.
     #[must_use]
     pub fn route(self, route: &str) -> Self {
-        let mut labels = self.labels();
-        labels.route = route.into();
-        Self::with(labels, self.shared.on_end.clone())
+        self.relabelled(|labels| labels.route = route.into())
     }
 
     /// Where the streams come from, for their records alone: no metric has it for a label. Its
     /// numbers start anew.
     #[must_use]
     pub fn upstream(self, upstream: &str) -> Self {
-        let mut labels = self.labels();
-        labels.upstream = Some(upstream.into());
-        Self::with(labels, self.shared.on_end.clone())
+        self.relabelled(|labels| labels.upstream = Some(upstream.into()))
+    }
+
+    /// Logs no more streams than that; all by default. Its numbers start anew.
+    #[must_use]
+    pub fn log_limit(self, limit: &LogLimit) -> Self {
+        let Shared { labels, on_end, .. } = &*self.shared;
+        Self::with(labels.clone(), on_end.clone(), Some(limit.clone()))
     }
 
     /// Calls `f` with each stream that has ended, when all about it is known. Its numbers start
@@ -248,11 +269,10 @@ impl MetricsLayer {
     /// It runs where the stream did, so it should not block.
     #[must_use]
     pub fn on_end(self, f: impl Fn(&Stream) + Send + Sync + 'static) -> Self {
-        Self::with(self.labels(), Some(OnEnd(Arc::new(f))))
-    }
-
-    fn labels(&self) -> Labels {
-        Labels::clone(&self.shared.labels)
+        let Shared {
+            labels, log_limit, ..
+        } = &*self.shared;
+        Self::with(labels.clone(), Some(OnEnd(Arc::new(f))), log_limit.clone())
     }
 
     /// The numbers now.
@@ -288,7 +308,7 @@ impl<S> Layer<S> for MetricsLayer {
 #[derive(Debug)]
 pub struct Ticket {
     shared: Option<Arc<Shared>>,
-    path: Option<Box<str>>,
+    noted: Option<Noted>,
 }
 
 impl Ticket {
@@ -312,11 +332,9 @@ impl Rule for MetricsLayer {
     const SPEAKS: bool = false;
 
     fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Ticket, Rejection> {
-        // The path is for the span alone, and costs an allocation.
-        let wanted = tracing::enabled!(tracing::Level::INFO);
         Ok(Ticket {
             shared: asked.accepts_stream.then(|| self.shared.clone()),
-            path: wanted.then(|| request.uri().path().into()),
+            noted: Noted::of(request),
         })
     }
 
@@ -351,17 +369,13 @@ impl Rule for MetricsLayer {
         stream.set_labels(&self.shared.labels);
         self.shared.active.fetch_add(1, Relaxed);
         self.shared.instruments().active.increment(1);
-        let span = info_span!(
-            "stream",
-            id = stream.id().as_u64(),
-            route = &*self.shared.labels.route,
-            client = stream.client().map(tracing::field::display),
-            path = ticket.path.take().map(tracing::field::display),
-        );
+        let (noted, limit) = (ticket.noted.take(), self.shared.log_limit.as_ref());
+        let route = &self.shared.labels.route;
+        let lines = Lines::open(stream, route, noted.as_ref(), limit);
         Ok(Some(MetricsPolicy {
             shared: self.shared.clone(),
             stream: stream.clone(),
-            span,
+            lines,
             events: 0,
             bytes: 0,
             last_event: None,
@@ -385,7 +399,7 @@ impl Rule for MetricsLayer {
 pub struct MetricsPolicy {
     shared: Arc<Shared>,
     stream: Stream,
-    span: Span,
+    lines: Lines,
     /// How much of the record is in the sums.
     events: u64,
     bytes: u64,
@@ -443,16 +457,7 @@ impl Drop for MetricsPolicy {
         instruments.active.decrement(1);
         instruments.duration.record(age);
         instruments.dropped.increment(stream.dropped_bytes());
-        self.span.in_scope(|| {
-            info!(
-                ?age,
-                events = self.events,
-                bytes = self.bytes,
-                heartbeats = stream.heartbeats(),
-                %reason,
-                "stream ended"
-            );
-        });
+        self.lines.end(stream, reason, age);
         if let Some(OnEnd(f)) = &self.shared.on_end {
             f(stream);
         }

@@ -8,7 +8,7 @@ use crate::connection_limit::{ConnectionLimitLayer, Reject};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
 use crate::inject::InjectLayer;
-use crate::metrics::{MetricsLayer, Snapshot};
+use crate::metrics::{LogLimit, MetricsLayer, Snapshot};
 use crate::rotation::{DrainHandle, RotationLayer};
 use crate::serve::RequestBody;
 use crate::stream::Stream;
@@ -79,6 +79,7 @@ impl Router {
         let mut routes = Vec::new();
         let tunnels = TaskTracker::new();
         let mut upstreams: Vec<Health> = Vec::new();
+        let log_limit = config.log.streams.map(log_limit);
         for route in &config.routes {
             let settings = &route.settings;
             let limit = match &shared {
@@ -96,6 +97,9 @@ impl Router {
             let mut metrics = MetricsLayer::new()
                 .route(route.path.as_str())
                 .upstream(&url.to_string());
+            if let Some(limit) = &log_limit {
+                metrics = metrics.log_limit(limit);
+            }
             if let Some(journal) = journal.cloned() {
                 metrics = metrics.on_end(move |stream| journal.note(stream));
             }
@@ -239,6 +243,14 @@ fn limit(config: &config::Limit, clients: ForwardedIp) -> Limit {
     match config.rate {
         Some(rate) => layer.rate(rate.count, rate.per, config.burst),
         None => layer,
+    }
+}
+
+fn log_limit(rate: config::Rate) -> LogLimit {
+    match rate.per.as_secs() {
+        60 => LogLimit::per_minute(rate.count),
+        3600 => LogLimit::per_hour(rate.count),
+        _ => LogLimit::per_second(rate.count),
     }
 }
 

@@ -112,6 +112,8 @@ impl Proxy {
             .env_clear()
             // Tests run side by side, and there is one port that it has by default.
             .env("SSE_GUARD_ADMIN_LISTEN", "off")
+            // They wait for lines.
+            .env("SSE_GUARD_LOG_STREAMS", "off")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

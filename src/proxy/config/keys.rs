@@ -473,6 +473,12 @@ pub static KEYS: &[Key] = &[
         "info",
         "The least severe line that is logged",
     ),
+    proxy(
+        "log.streams",
+        Kind::RateOrOff,
+        "100/s",
+        "Streams whose opening and end are logged; of a flood of more the rest is counted, and told of later; off: all",
+    ),
 ];
 
 #[cfg(test)]

@@ -121,6 +121,7 @@ fn build(
         log: Log {
             format: proxy.get("log.format")?,
             level: proxy.get("log.level")?,
+            streams: proxy.get("log.streams")?,
         },
         routes,
         warnings: Vec::new(),

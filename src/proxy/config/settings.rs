@@ -105,6 +105,8 @@ pub struct Log {
     pub format: LogFormat,
     /// The least severe level that is written.
     pub level: Level,
+    /// How many streams are logged; all of them if `None`.
+    pub streams: Option<Rate>,
 }
 
 /// How log lines are written.

@@ -1,0 +1,117 @@
+//! What the log says of a stream: a line when it opens and one when it ends, both in its span.
+
+use super::LogLimit;
+use crate::stream::{EndReason, Stream};
+use http::{HeaderMap, HeaderName, Request};
+use std::time::Duration;
+use tracing::{Span, info, info_span};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What of the request is for the log alone.
+#[derive(Debug)]
+pub(super) struct Noted {
+    /// Without the query: tokens travel there.
+    path: Box<str>,
+    trace_id: Option<Box<str>>,
+}
+
+impl Noted {
+    /// Nothing if nobody would read it: it costs an allocation.
+    pub(super) fn of<B>(request: &Request<B>) -> Option<Self> {
+        tracing::enabled!(tracing::Level::INFO).then(|| Self {
+            path: request.uri().path().into(),
+            trace_id: trace_id(request.headers()).map(Box::from),
+        })
+    }
+}
+
+/// The trace that the request is part of, by
+/// [W3C trace context](https://www.w3.org/TR/trace-context/#traceparent-header).
+fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    let mut parts = headers.get(TRACEPARENT)?.to_str().ok()?.split('-');
+    let (version, id) = (parts.next()?, parts.next()?);
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let is_id = id.len() == 32 && id.bytes().all(hex) && id.bytes().any(|byte| byte != b'0');
+    (version.len() == 2 && version != "ff" && is_id).then_some(id)
+}
+
+/// The lines of one stream.
+#[derive(Debug)]
+pub(super) struct Lines {
+    /// None for a stream that opened when the limit was reached.
+    span: Option<Span>,
+}
+
+impl Lines {
+    pub(super) fn open(
+        stream: &Stream,
+        route: &str,
+        noted: Option<&Noted>,
+        limit: Option<&LogLimit>,
+    ) -> Self {
+        if limit.is_some_and(|limit| !limit.takes_one()) {
+            return Self { span: None };
+        }
+        let span = info_span!(
+            "stream",
+            id = stream.id().as_u64(),
+            route,
+            client = stream.client().map(display),
+            path = noted.map(|noted| display(&noted.path)),
+            trace_id = noted.and_then(|noted| noted.trace_id.as_deref()),
+        );
+        let left_out = limit.map_or(0, LogLimit::left_out);
+        span.in_scope(|| match left_out {
+            0 => info!("stream opened"),
+            left_out => info!(
+                left_out,
+                "stream opened, after others that came too fast to log"
+            ),
+        });
+        Self { span: Some(span) }
+    }
+
+    pub(super) fn end(&self, stream: &Stream, reason: EndReason, age: Duration) {
+        let Some(span) = &self.span else { return };
+        span.in_scope(|| {
+            info!(
+                ?age,
+                events = stream.events(),
+                bytes = stream.bytes(),
+                heartbeats = stream.heartbeats(),
+                gap_p99 = stream.gap_p99().map(tracing::field::debug),
+                %reason,
+                "stream ended"
+            );
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn a_trace_is_taken_from_a_well_formed_header_alone() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        for (header, expected) in [
+            (format!("00-{id}-00f067aa0ba902b7-01"), Some(id)),
+            (format!("cc-{id}-00f067aa0ba902b7-01-more"), Some(id)),
+            (format!("ff-{id}-00f067aa0ba902b7-01"), None),
+            (
+                format!("00-{}-00f067aa0ba902b7-01", id.to_uppercase()),
+                None,
+            ),
+            (format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)), None),
+            ("00-4bf9-00f067aa0ba902b7-01".to_owned(), None),
+            (String::new(), None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(TRACEPARENT, HeaderValue::try_from(&header).unwrap());
+            assert_eq!(trace_id(&headers), expected, "{header}");
+        }
+        assert_eq!(trace_id(&HeaderMap::new()), None);
+    }
+}
