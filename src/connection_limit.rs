@@ -229,6 +229,14 @@ impl<K> ConnectionLimitLayer<K> {
         self
     }
 
+    /// Counts together with `other`: for limits that change while streams live. What clients have
+    /// used up of a rate is forgotten if the rate is another one.
+    #[must_use]
+    pub fn counting_with<L>(mut self, other: &ConnectionLimitLayer<L>) -> Self {
+        self.table = Arc::new(other.table.with(self.config.limits));
+        self
+    }
+
     /// Streams that hold a slot now.
     pub fn active(&self) -> u64 {
         self.table.active()

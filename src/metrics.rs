@@ -82,11 +82,21 @@ use tracing::warn;
 #[derive(Clone, Debug)]
 pub struct MetricsLayer {
     shared: Arc<Shared>,
+    setup: Arc<Setup>,
 }
 
+/// What may change while the numbers go on.
+#[derive(Clone, Debug)]
+struct Setup {
+    labels: Arc<Labels>,
+    on_end: Option<OnEnd>,
+    log_limit: Option<LogLimit>,
+}
+
+/// The numbers of a route.
 #[derive(Debug)]
 struct Shared {
-    labels: Arc<Labels>,
+    route: Box<str>,
     active: AtomicU64,
     events: AtomicU64,
     bytes: AtomicU64,
@@ -99,8 +109,6 @@ struct Shared {
     warned: AtomicBool,
     /// Bound to their labels at the first request, when the exporter is there.
     instruments: OnceLock<Instruments>,
-    on_end: Option<OnEnd>,
-    log_limit: Option<LogLimit>,
 }
 
 /// What somebody wants to be called with.
@@ -149,9 +157,25 @@ impl Instruments {
 }
 
 impl Shared {
+    fn new(route: &str) -> Self {
+        Self {
+            route: route.into(),
+            active: AtomicU64::new(0),
+            events: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            heartbeats: AtomicU64::new(0),
+            gaps: Times::default(),
+            first_events: Times::default(),
+            outcomes: Default::default(),
+            ends: Default::default(),
+            warned: AtomicBool::new(false),
+            instruments: OnceLock::new(),
+        }
+    }
+
     fn instruments(&self) -> &Instruments {
         self.instruments
-            .get_or_init(|| Instruments::new(&self.labels.route))
+            .get_or_init(|| Instruments::new(&self.route))
     }
 
     fn outcome(&self, outcome: Outcome) {
@@ -209,70 +233,48 @@ impl MetricsLayer {
             route: "default".into(),
             upstream: None,
         };
-        Self::with(Arc::new(labels), None, None)
-    }
-
-    fn with(labels: Arc<Labels>, on_end: Option<OnEnd>, log_limit: Option<LogLimit>) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                labels,
-                active: AtomicU64::new(0),
-                events: AtomicU64::new(0),
-                bytes: AtomicU64::new(0),
-                heartbeats: AtomicU64::new(0),
-                gaps: Times::default(),
-                first_events: Times::default(),
-                outcomes: Default::default(),
-                ends: Default::default(),
-                warned: AtomicBool::new(false),
-                instruments: OnceLock::new(),
-                on_end,
-                log_limit,
+            shared: Arc::new(Shared::new("default")),
+            setup: Arc::new(Setup {
+                labels: Arc::new(labels),
+                on_end: None,
+                log_limit: None,
             }),
         }
     }
 
-    /// Another one, whose numbers start anew.
-    fn relabelled(self, change: impl FnOnce(&mut Labels)) -> Self {
-        let mut labels = self.shared.labels.clone();
-        change(Arc::make_mut(&mut labels));
-        let Shared {
-            on_end, log_limit, ..
-        } = &*self.shared;
-        Self::with(labels, on_end.clone(), log_limit.clone())
+    fn with(mut self, change: impl FnOnce(&mut Setup)) -> Self {
+        change(Arc::make_mut(&mut self.setup));
+        self
     }
 
     /// The value of the label `route`: a name or pattern, never a raw path, so that there are few.
     /// Its numbers start anew.
     #[must_use]
-    pub fn route(self, route: &str) -> Self {
-        self.relabelled(|labels| labels.route = route.into())
+    pub fn route(mut self, route: &str) -> Self {
+        self.shared = Arc::new(Shared::new(route));
+        self.with(|setup| Arc::make_mut(&mut setup.labels).route = route.into())
     }
 
-    /// Where the streams come from, for their records alone: no metric has it for a label. Its
-    /// numbers start anew.
+    /// Where the streams come from, for their records alone: no metric has it for a label.
     #[must_use]
     pub fn upstream(self, upstream: &str) -> Self {
-        self.relabelled(|labels| labels.upstream = Some(upstream.into()))
+        self.with(|setup| Arc::make_mut(&mut setup.labels).upstream = Some(upstream.into()))
     }
 
-    /// Logs no more streams than that; all by default. Its numbers start anew.
+    /// Logs no more streams than that; `None` for all, the default.
     #[must_use]
-    pub fn log_limit(self, limit: &LogLimit) -> Self {
-        let Shared { labels, on_end, .. } = &*self.shared;
-        Self::with(labels.clone(), on_end.clone(), Some(limit.clone()))
+    pub fn log_limit(self, limit: impl Into<Option<LogLimit>>) -> Self {
+        let limit = limit.into();
+        self.with(|setup| setup.log_limit = limit)
     }
 
-    /// Calls `f` with each stream that has ended, when all about it is known. Its numbers start
-    /// anew.
+    /// Calls `f` with each stream that has ended, when all about it is known.
     ///
     /// It runs where the stream did, so it should not block.
     #[must_use]
     pub fn on_end(self, f: impl Fn(&Stream) + Send + Sync + 'static) -> Self {
-        let Shared {
-            labels, log_limit, ..
-        } = &*self.shared;
-        Self::with(labels.clone(), Some(OnEnd(Arc::new(f))), log_limit.clone())
+        self.with(|setup| setup.on_end = Some(OnEnd(Arc::new(f))))
     }
 
     /// The numbers now.
@@ -355,7 +357,7 @@ impl Rule for MetricsLayer {
             }
             if head.kind == Kind::Encoded && !self.shared.warned.swap(true, Relaxed) {
                 warn!(
-                    route = &*self.shared.labels.route,
+                    route = &*self.shared.route,
                     "the upstream sends its event stream compressed: it passes untouched, without \
                      heartbeats or rotation; let it honour `Accept-Encoding: identity`"
                 );
@@ -366,14 +368,15 @@ impl Rule for MetricsLayer {
         if !head.asked.accepts_stream {
             self.shared.outcome(Outcome::Opened);
         }
-        stream.set_labels(&self.shared.labels);
+        stream.set_labels(&self.setup.labels);
         self.shared.active.fetch_add(1, Relaxed);
         self.shared.instruments().active.increment(1);
-        let (noted, limit) = (ticket.noted.take(), self.shared.log_limit.as_ref());
-        let route = &self.shared.labels.route;
+        let (noted, limit) = (ticket.noted.take(), self.setup.log_limit.as_ref());
+        let route = &self.shared.route;
         let lines = Lines::open(stream, route, noted.as_ref(), limit);
         Ok(Some(MetricsPolicy {
             shared: self.shared.clone(),
+            setup: self.setup.clone(),
             stream: stream.clone(),
             lines,
             events: 0,
@@ -398,6 +401,7 @@ impl Rule for MetricsLayer {
 #[derive(Debug)]
 pub struct MetricsPolicy {
     shared: Arc<Shared>,
+    setup: Arc<Setup>,
     stream: Stream,
     lines: Lines,
     /// How much of the record is in the sums.
@@ -458,7 +462,7 @@ impl Drop for MetricsPolicy {
         instruments.duration.record(age);
         instruments.dropped.increment(stream.dropped_bytes());
         self.lines.end(stream, reason, age);
-        if let Some(OnEnd(f)) = &self.shared.on_end {
+        if let Some(OnEnd(f)) = &self.setup.on_end {
             f(stream);
         }
     }

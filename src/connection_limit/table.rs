@@ -64,11 +64,18 @@ struct Client {
 
 type Shard = HashMap<ClientKey, Client>;
 
+/// Streams of all clients, whatever the limits.
 #[derive(Debug)]
 struct Clients {
+    /// Streams in all.
+    active: AtomicU64,
     shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
     count: AtomicUsize,
+    /// New ones since those that are done were last swept out.
+    unswept: AtomicUsize,
+    /// When a full table was last swept.
+    swept: Mutex<Option<Instant>>,
 }
 
 impl Clients {
@@ -151,39 +158,56 @@ impl From<RejectReason> for Refused {
 
 type Rate = RateLimiter<ClientKey, Rates, TokioClock, NoOpMiddleware<Moment>>;
 
-/// Streams of all clients.
+/// The streams of all clients, and limits for new ones.
 #[derive(Debug)]
 pub(super) struct Table {
     limits: Limits,
-    active: AtomicU64,
     clients: Arc<Clients>,
-    rate: Option<Rate>,
-    /// New clients since those that are done were last swept out.
-    unswept: AtomicUsize,
-    /// When a full table was last swept.
-    swept: Mutex<Option<Instant>>,
+    rate: Option<Arc<Rate>>,
 }
 
 impl Table {
     pub(super) fn new(limits: Limits) -> Self {
         let clients = Arc::new(Clients {
+            active: AtomicU64::new(0),
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             count: AtomicUsize::new(0),
-        });
-        let rates = |quota| RateLimiter::new(quota, Rates(clients.clone()), TokioClock);
-        Self {
-            rate: limits.rate.map(rates),
-            clients,
-            limits,
-            active: AtomicU64::new(0),
             unswept: AtomicUsize::new(0),
             swept: Mutex::default(),
+        });
+        Self::of(clients, limits)
+    }
+
+    fn of(clients: Arc<Clients>, limits: Limits) -> Self {
+        let rates = |quota| RateLimiter::new(quota, Rates(clients.clone()), TokioClock);
+        Self {
+            rate: limits.rate.map(|quota| Arc::new(rates(quota))),
+            clients,
+            limits,
         }
     }
 
+    /// Other limits for the same streams.
+    pub(super) fn with(&self, limits: Limits) -> Self {
+        if limits.rate == self.limits.rate {
+            return Self {
+                limits,
+                clients: self.clients.clone(),
+                rate: self.rate.clone(),
+            };
+        }
+        // A limiter's times count from its own start, which another one can not know.
+        for shard in &self.clients.shards {
+            let mut shard = lock(shard);
+            shard.values_mut().for_each(|client| client.rate = None);
+            self.clients.forget(&mut shard, |_| false);
+        }
+        Self::of(self.clients.clone(), limits)
+    }
+
     pub(super) fn active(&self) -> u64 {
-        self.active.load(Relaxed)
+        self.clients.active.load(Relaxed)
     }
 
     pub(super) fn clients(&self) -> usize {
@@ -192,7 +216,7 @@ impl Table {
     }
 
     fn sweep(&self) {
-        self.unswept.store(0, Relaxed);
+        self.clients.unswept.store(0, Relaxed);
         if let Some(rate) = &self.rate {
             rate.retain_recent();
         }
@@ -202,7 +226,11 @@ impl Table {
     fn sweep_when_due(&self) {
         let now = Instant::now();
         let due = {
-            let mut last = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = self
+                .clients
+                .swept
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let due = last.is_none_or(|last| now.saturating_duration_since(last) >= SWEEP_PAUSE);
             if due {
                 *last = Some(now);
@@ -214,11 +242,11 @@ impl Table {
         }
     }
 
-    pub(super) fn take(self: &Arc<Self>, key: Option<ClientKey>) -> Result<Slot, Refused> {
-        let active = self.active.fetch_add(1, Relaxed) + 1;
+    pub(super) fn take(&self, key: Option<ClientKey>) -> Result<Slot, Refused> {
+        let active = self.clients.active.fetch_add(1, Relaxed) + 1;
         // From here on what was taken is given back by drop, whatever the outcome.
         let mut slot = Slot {
-            table: self.clone(),
+            clients: self.clients.clone(),
             client: None,
             counted: false,
         };
@@ -252,7 +280,7 @@ impl Table {
 
     fn count(&self, key: &ClientKey) -> Result<(), Refused> {
         // Without this, rates of clients that went would stay until the table is full.
-        if self.rate.is_some() && self.unswept.load(Relaxed) > 1_024 {
+        if self.rate.is_some() && self.clients.unswept.load(Relaxed) > 1_024 {
             self.sweep();
         }
         if self.clients.count.load(Relaxed) >= self.limits.max_clients {
@@ -266,7 +294,7 @@ impl Table {
             }
             None => {
                 self.clients.count.fetch_add(1, Relaxed);
-                self.unswept.fetch_add(1, Relaxed);
+                self.clients.unswept.fetch_add(1, Relaxed);
                 shard.entry(key.clone()).or_default()
             }
         };
@@ -285,7 +313,7 @@ impl Table {
 /// One stream's place in the table, given back on drop.
 #[derive(Debug)]
 pub struct Slot {
-    table: Arc<Table>,
+    clients: Arc<Clients>,
     client: Option<ClientKey>,
     counted: bool,
 }
@@ -298,18 +326,18 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.table.active.fetch_sub(1, Relaxed);
+        self.clients.active.fetch_sub(1, Relaxed);
         let Some(key) = self.client.as_ref().filter(|_| self.counted) else {
             return;
         };
-        let mut shard = self.table.clients.shard(key);
+        let mut shard = self.clients.shard(key);
         let Some(client) = shard.get_mut(key) else {
             return;
         };
         client.streams -= 1;
         if client.streams == 0 && client.rate.is_none() {
             shard.remove(key);
-            self.table.clients.count.fetch_sub(1, Relaxed);
+            self.clients.count.fetch_sub(1, Relaxed);
             if shard.is_empty() {
                 shard.shrink_to(64);
             }

@@ -290,3 +290,32 @@ async fn it_works_inside_and_outside_of_other_layers() {
     let two = ask(both, from("192.0.2.1"), Upstream::new().hang()).await;
     assert_eq!((two.status(), drain.live()), (429, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn limits_change_while_streams_live() {
+    let rate = |layer: ConnectionLimitLayer, streams: u32| {
+        let streams = NonZeroU32::new(streams).unwrap();
+        layer.rate(streams, Duration::from_secs(3600), streams)
+    };
+    let old = rate(ConnectionLimitLayer::new().per_client(2), 2);
+    let _one = open(&old, from("192.0.2.1")).await;
+    let two = open(&old, from("192.0.2.1")).await;
+    tokio::time::advance(Duration::from_secs(100)).await;
+
+    let new = rate(ConnectionLimitLayer::new().per_client(3).total(3), 5).counting_with(&old);
+    assert_eq!(new.active(), 2);
+    let three = open(&new, from("192.0.2.1")).await;
+    assert_eq!(three.status(), 200);
+    assert_eq!(open(&new, from("192.0.2.1")).await.status(), 503);
+    drop(two);
+    assert_eq!(open(&new, from("192.0.2.1")).await.status(), 200);
+    drop(three);
+    assert_eq!((new.active(), old.active()), (1, 1));
+
+    // What was used up of a rate that stays the same is not given back.
+    let same = rate(ConnectionLimitLayer::new(), 5).counting_with(&new);
+    for _ in 0..3 {
+        assert_eq!(open(&same, from("192.0.2.1")).await.status(), 200);
+    }
+    assert_eq!(open(&same, from("192.0.2.1")).await.status(), 429);
+}

@@ -96,10 +96,8 @@ impl Router {
             let url = &settings.upstream.url;
             let mut metrics = MetricsLayer::new()
                 .route(route.path.as_str())
-                .upstream(&url.to_string());
-            if let Some(limit) = &log_limit {
-                metrics = metrics.log_limit(limit);
-            }
+                .upstream(&url.to_string())
+                .log_limit(log_limit.clone());
             if let Some(journal) = journal.cloned() {
                 metrics = metrics.on_end(move |stream| journal.note(stream));
             }
