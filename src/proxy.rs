@@ -15,8 +15,10 @@ mod headers;
 mod listen;
 mod logging;
 mod router;
+mod running;
 mod server;
 mod upstream;
+mod watch;
 
 pub use cli::main;
 #[doc(hidden)]

@@ -13,6 +13,7 @@
 //! | `GET /api/ends` | streams that have ended, the latest first |
 //! | `POST /api/send` | puts an event into live streams |
 //! | `POST /api/drain` | stops the proxy as SIGTERM does |
+//! | `POST /api/reload` | reads the config again, as SIGHUP does |
 //! | `GET /api/config` | what holds and where it was set, without secrets |
 //! | `GET /api/live` | an event stream: a summary each second, and each end |
 //!
@@ -34,79 +35,75 @@ mod summary;
 pub(super) use exporter::Exporter;
 pub(super) use journal::Journal;
 
-use super::config::Loaded;
-use super::router::Router;
-use access::Access;
+use super::running::Running;
+use super::server::Word;
+use crate::rotation::DrainHandle;
 use axum::routing::{get, post};
 use history::History;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 
 /// Between two entries of the history.
 const TICK: Duration = Duration::from_secs(1);
 
 /// What the operator's address tells and steers.
 pub(super) struct Admin {
-    router: Arc<Router>,
-    loaded: Arc<Loaded>,
-    journal: Arc<Journal>,
+    running: Arc<Running>,
     exporter: Exporter,
     history: History,
     started: Instant,
-    drain: Arc<Notify>,
+    says: mpsc::Sender<Word>,
 }
 
 type Shared = Arc<Admin>;
 
 impl Admin {
-    /// `drain` is told when the operator wants the proxy to stop.
-    pub(super) fn new(
-        router: Arc<Router>,
-        loaded: Arc<Loaded>,
-        journal: Arc<Journal>,
+    /// Keeps the history from here on; `says` is for what the operator wants done.
+    pub(super) fn start(
+        running: Arc<Running>,
         exporter: Exporter,
-        drain: Arc<Notify>,
-    ) -> Self {
-        Self {
-            router,
-            loaded,
-            journal,
+        says: mpsc::Sender<Word>,
+    ) -> Arc<Self> {
+        let admin = Arc::new(Self {
+            running,
             exporter,
             history: History::default(),
             started: Instant::now(),
-            drain,
-        }
-    }
-
-    /// Serves for ever.
-    pub(super) async fn run(self, listener: TcpListener) -> std::io::Result<()> {
-        let admin = Arc::new(self);
-        let app = admin.app(&listener);
+            says,
+        });
         let ticking = admin.clone();
-        let ticks = async {
+        tokio::spawn(async move {
             let mut ticks = tokio::time::interval(TICK);
             loop {
                 ticks.tick().await;
                 ticking.tick();
             }
-        };
-        let server = crate::serve::Server::new();
-        tokio::select! {
-            result = server.serve(listener, app) => result,
-            () = ticks => Ok(()),
+        });
+        admin
+    }
+
+    /// Serves for ever.
+    pub(super) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let app = self.app();
+        let served = crate::serve::Server::new().serve(listener, app).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the operator's address is not served any more");
         }
     }
 
     fn tick(&self) {
-        self.history.note(&self.router.snapshot());
-        self.router.probe_upstreams();
+        self.history.note(&self.running.common.snapshot());
+        self.running.current().router.probe_upstreams();
         self.exporter.tidy();
     }
 
-    fn app(self: &Arc<Self>, listener: &TcpListener) -> axum::Router {
-        let access = Access::new(self.loaded.config.admin.token.as_deref(), listener);
+    fn streams(&self) -> &DrainHandle {
+        &self.running.common.drain
+    }
+
+    fn app(self: &Arc<Self>) -> axum::Router {
         let guarded = axum::Router::new()
             .route("/metrics", get(exporter::metrics))
             .route("/api/summary", get(summary::summary))
@@ -116,10 +113,11 @@ impl Admin {
             .route("/api/ends", get(journal::ends))
             .route("/api/send", post(send::send))
             .route("/api/drain", post(health::drain))
+            .route("/api/reload", post(config::reload))
             .route("/api/config", get(config::config))
             .route("/api/live", get(live::live).layer(live::guard()))
             .layer(axum::middleware::from_fn_with_state(
-                access.clone(),
+                self.clone(),
                 access::authorize,
             ));
         axum::Router::new()
@@ -128,7 +126,7 @@ impl Admin {
             .merge(guarded)
             .fallback(answer::unknown)
             .layer(axum::middleware::from_fn_with_state(
-                access,
+                self.clone(),
                 access::same_site,
             ))
             .with_state(self.clone())

@@ -1,15 +1,18 @@
 //! From the command line to an exit code.
 
-use super::admin::{Admin, Exporter, Journal};
+use super::admin::{Admin, Exporter};
 use super::config::{self, Config, Loaded};
 use super::listen::{ListenError, listen};
-use super::{demo, files, logging, router::Router, server};
-use crate::serve::Server;
+use super::logging::{self, Logging};
+use super::running::{Common, Running, Source};
+use super::server::{self, AdminServer, Proxy};
+use super::watch::Watch;
+use super::{demo, files};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 
 /// The process could do its work.
 const OK: ExitCode = ExitCode::SUCCESS;
@@ -24,22 +27,23 @@ const USAGE: u8 = 2;
 /// could not be, 2 when command line or config are wrong.
 pub fn main() -> ExitCode {
     let matches = config::command().get_matches();
-    let subcommand = matches.subcommand_name();
-    let defaults = match subcommand {
+    let defaults = match matches.subcommand_name() {
         Some("demo") => demo::DEFAULTS,
         _ => &[],
     };
-    let loaded = match config::load(&matches, config::process_env(), defaults) {
-        Ok(loaded) => Arc::new(loaded),
+    let source = Source { matches, defaults };
+    let watch = Watch::new(source.file());
+    let loaded = match source.load() {
+        Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(USAGE);
         }
     };
-    match subcommand {
+    match source.matches.subcommand_name() {
         Some("check") => check(&loaded),
-        Some("demo") => run(&loaded, true),
-        _ => run(&loaded, false),
+        Some("demo") => run(source, loaded, watch, true),
+        _ => run(source, loaded, watch, false),
     }
 }
 
@@ -48,9 +52,9 @@ fn check(loaded: &Loaded) -> ExitCode {
     OK
 }
 
-fn run(loaded: &Arc<Loaded>, demo: bool) -> ExitCode {
+fn run(source: Source, loaded: Loaded, watch: Watch, demo: bool) -> ExitCode {
     let config = &loaded.config;
-    logging::start(&config.log);
+    let logging = logging::start(&config.log);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -65,7 +69,7 @@ fn run(loaded: &Arc<Loaded>, demo: bool) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let result = runtime.block_on(serve(loaded, demo));
+    let result = runtime.block_on(serve(source, loaded, watch, logging, demo));
     // What is left are connections that had their time.
     runtime.shutdown_background();
     match result {
@@ -84,17 +88,6 @@ fn threads(config: &Config) -> NonZeroUsize {
         .unwrap_or(NonZeroUsize::MIN)
 }
 
-fn client(config: &config::Client) -> Server {
-    Server::new()
-        .head_timeout(config.head_timeout)
-        .max_head(config.max_head)
-        .write_stall(config.write_stall)
-        .unsent(config.unsent)
-        .send_buffer(config.send_buffer)
-        .keepalive(config.keepalive)
-        .user_timeout(config.user_timeout)
-}
-
 #[derive(Debug, thiserror::Error)]
 enum RunError {
     #[error(transparent)]
@@ -109,7 +102,13 @@ enum RunError {
     Signals(std::io::Error),
 }
 
-async fn serve(loaded: &Arc<Loaded>, is_demo: bool) -> Result<(), RunError> {
+async fn serve(
+    source: Source,
+    loaded: Loaded,
+    watch: Watch,
+    logging: Logging,
+    is_demo: bool,
+) -> Result<(), RunError> {
     let config = &loaded.config;
     let signals = server::Signals::new().map_err(RunError::Signals)?;
     let origin = if is_demo {
@@ -118,37 +117,33 @@ async fn serve(loaded: &Arc<Loaded>, is_demo: bool) -> Result<(), RunError> {
         None
     };
     let listener = listen("listen", config.listen)?;
-    let admin = admin_listener(loaded)?;
+    let admin_listener = admin_listener(&loaded)?;
     let address = listener.local_addr().unwrap_or(config.listen);
     if let Some(origin) = origin {
         demo::start(origin, address);
     }
-    let journal = admin.is_some().then(Arc::<Journal>::default);
-    let exporter = admin.is_some().then(Exporter::install).transpose()?;
-    let router = Arc::new(Router::new(config, journal.as_ref())?);
     for route in &config.routes {
         tracing::info!(path = %route.path, upstream = %route.settings.upstream.url, "route");
     }
     tracing::info!("listening on http://{address}");
-    let operator = Arc::new(Notify::new());
-    if let (Some(listener), Some(journal), Some(exporter)) = (admin, journal, exporter) {
-        if let Ok(address) = listener.local_addr() {
-            tracing::info!("metrics, health and stream table on http://{address}");
-        }
-        let admin = Admin::new(
-            router.clone(),
-            loaded.clone(),
-            journal,
-            exporter,
-            operator.clone(),
-        );
-        tokio::spawn(admin.run(listener));
-    }
-    let server = client(&config.client).threads(threads(config));
-    let window = config.drain_window;
-    server::run(listener, &server, &router, window, signals, &operator)
-        .await
-        .map_err(RunError::Threads)
+    let threads = threads(config);
+    let exporter = admin_listener.is_some().then(Exporter::install);
+    let common = Common::new(admin_listener.is_some().then(Arc::default));
+    let running = Arc::new(Running::new(source, loaded, common)?);
+    let (says, operator) = mpsc::channel(1);
+    let exporter = exporter.transpose()?;
+    let admin = exporter.map(|exporter| Admin::start(running.clone(), exporter, says));
+    let proxy = Proxy {
+        running,
+        listener,
+        threads,
+        admin: AdminServer::new(admin, admin_listener),
+        logging,
+        watch,
+        signals,
+        operator,
+    };
+    proxy.run().await.map_err(RunError::Threads)
 }
 
 /// An address that nobody has asked for is no reason not to start: Prometheus itself, or another

@@ -34,6 +34,7 @@ mod source;
 mod suggest;
 mod value;
 
+pub(super) use cli::file_name;
 pub use cli::{command, load, process_env};
 pub use keys::{KEYS, Key, Kind};
 pub use mistake::{ConfigError, Mistake, Place};

@@ -1,20 +1,40 @@
 //! Where `tracing` goes: standard error, as text for people or as JSON for machines.
 
-use super::config::{Log, LogFormat};
+use super::config::{Level, Log, LogFormat};
 use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry};
 
-/// Starts logging. Of other crates only warnings, whatever the level: what they say at lower ones
-/// is about their own workings, and may repeat a query with a token in it.
-pub(super) fn start(log: &Log) {
-    let filter = EnvFilter::new(format!("warn,sse_guard={}", log.level.as_str()));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+/// The log, and how much of it there is.
+pub(super) struct Logging(Handle<EnvFilter, Registry>);
+
+/// Of other crates only warnings, whatever the level: what they say at lower ones is about their own
+/// workings, and may repeat a query with a token in it.
+fn filter(level: Level) -> EnvFilter {
+    EnvFilter::new(format!("warn,sse_guard={}", level.as_str()))
+}
+
+/// Starts logging.
+pub(super) fn start(log: &Log) -> Logging {
+    let (filter, handle) = reload::Layer::new(filter(log.level));
+    let lines = fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
-    match log.format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+    let lines = match log.format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    registry().with(filter).with(lines).init();
+    Logging(handle)
+}
+
+impl Logging {
+    pub(super) fn set_level(&self, level: Level) {
+        if let Err(error) = self.0.reload(filter(level)) {
+            tracing::warn!(%error, "the log stays at its level");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Which upstream and which layers a request meets.
 
-use super::admin::Journal;
 use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
+use super::running::{Common, Current, Running};
 use super::upstream::{Health, Upstream};
 use crate::client_key::{ForwardedHeader, ForwardedIp};
 use crate::connection_limit::{ConnectionLimitLayer, Reject};
@@ -9,20 +9,18 @@ use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
 use crate::inject::InjectLayer;
 use crate::metrics::{LogLimit, MetricsLayer, Snapshot};
-use crate::rotation::{DrainHandle, RotationLayer};
+use crate::rotation::RotationLayer;
 use crate::serve::RequestBody;
 use crate::stream::Stream;
 use crate::wire::WordsError;
 use crate::{SseGuard, SseGuardLayer};
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Full};
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
-use tokio_util::task::TaskTracker;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -45,113 +43,116 @@ pub(super) type ResponseBody = Either<GuardedBody, Full<Bytes>>;
 /// All routes, in the order of the config.
 pub(super) struct Router {
     routes: Vec<Route>,
-    drain: DrainHandle,
-    limits: Vec<Limit>,
-    tunnels: TaskTracker,
+    /// The limits that routes without any of their own share.
+    shared: Option<Limit>,
     /// One for each upstream, however many routes lead to it.
     upstreams: Vec<Health>,
     user_header: Option<HeaderName>,
-    stopping: OnceLock<Instant>,
 }
 
 struct Route {
     path: RoutePath,
     metrics: MetricsLayer,
+    own_limit: Option<Limit>,
+    settings: Settings,
+    upstream: Upstream,
     service: Guarded,
 }
 
 impl Router {
+    /// Counts on where the `old` one has counted, and keeps its connections to upstreams that stay
+    /// the same.
+    ///
     /// # Errors
     ///
     /// If a text of the config can not stand in an event stream, which its own checks rule out.
-    ///
-    /// `journal` gets each stream that has ended.
-    pub(super) fn new(config: &Config, journal: Option<&Arc<Journal>>) -> Result<Self, WordsError> {
-        let drain = DrainHandle::new();
-        let header = match config.trusted_header {
+    pub(super) fn new(
+        config: &Config,
+        common: &Common,
+        old: Option<&Current>,
+    ) -> Result<Self, WordsError> {
+        let clients = ForwardedIp::new(config.trusted_proxies.iter().copied()).header(match config
+            .trusted_header
+        {
             TrustedHeader::XForwardedFor => ForwardedHeader::XForwardedFor,
             TrustedHeader::Forwarded => ForwardedHeader::Forwarded,
+        });
+        let is_trust_the_same = old.is_some_and(|old| {
+            let old = old.config();
+            (&old.trusted_proxies, old.trusted_header)
+                == (&config.trusted_proxies, config.trusted_header)
+        });
+        let before = old.map(|old| &old.router);
+        let limit = |config, before: Option<&Limit>| {
+            let limit = limit(config, clients.clone());
+            before.map_or(limit.clone(), |before| limit.counting_with(before))
         };
-        let clients = ForwardedIp::new(config.trusted_proxies.iter().copied()).header(header);
-        // One table for all routes but those with limits of their own.
-        let mut shared: Option<Limit> = None;
-        let mut limits = Vec::new();
-        let mut routes = Vec::new();
-        let tunnels = TaskTracker::new();
-        let mut upstreams: Vec<Health> = Vec::new();
         let log_limit = config.log.streams.map(log_limit);
+        let mut router = Self {
+            routes: Vec::new(),
+            shared: None,
+            upstreams: Vec::new(),
+            user_header: config.admin.user_header.clone(),
+        };
         for route in &config.routes {
             let settings = &route.settings;
-            let limit = match &shared {
-                Some(limit) if !route.own_limits => limit.clone(),
-                _ => {
-                    let limit = limit(&settings.limit, clients.clone());
-                    limits.push(limit.clone());
-                    if !route.own_limits {
-                        shared = Some(limit.clone());
-                    }
-                    limit
-                }
+            let before_it = before.and_then(|before| before.route(&route.path));
+            let (own_limit, in_use) = if route.own_limits {
+                let own = before_it.and_then(|before| before.own_limit.as_ref());
+                let limit = limit(&settings.limit, own);
+                (Some(limit.clone()), limit)
+            } else {
+                let shared = before.and_then(|before| before.shared.as_ref());
+                let make = || limit(&settings.limit, shared);
+                (None, router.shared.get_or_insert_with(make).clone())
             };
             let url = &settings.upstream.url;
-            let mut metrics = MetricsLayer::new()
-                .route(route.path.as_str())
+            let known = router.upstreams.iter().find(|known| known.url() == url);
+            let health = known.cloned().unwrap_or_else(|| {
+                let known = before.and_then(|before| before.health(url)).cloned();
+                let health = known.unwrap_or_else(|| Health::of(url));
+                router.upstreams.push(health.clone());
+                health
+            });
+            let stays = before_it.filter(|before| {
+                let retry_after = |settings: &Settings| settings.limit.retry_after;
+                is_trust_the_same
+                    && before.settings.upstream == settings.upstream
+                    && retry_after(&before.settings) == retry_after(settings)
+            });
+            let upstream = stays.map_or_else(
+                || Upstream::new(settings, clients.clone(), common.tunnels.clone(), health),
+                |before| before.upstream.clone(),
+            );
+            let metrics = common
+                .metrics(route.path.as_str())
                 .upstream(&url.to_string())
                 .log_limit(log_limit.clone());
-            if let Some(journal) = journal.cloned() {
-                metrics = metrics.on_end(move |stream| journal.note(stream));
-            }
-            let known = upstreams.iter().find(|upstream| upstream.url() == url);
-            let health = known.cloned().unwrap_or_else(|| {
-                upstreams.push(Health::of(url));
-                upstreams[upstreams.len() - 1].clone()
-            });
             let layer = SseGuardLayer::new()
                 .metrics(metrics.clone())
-                .limit(limit)
-                .rotation(rotation(&settings.rotation)?.drain(&drain))
+                .limit(in_use)
+                .rotation(rotation(&settings.rotation)?.drain(&common.drain))
                 .inject(InjectLayer::new().methods(settings.rotation.methods.iter().cloned()))
                 .heartbeat(heartbeat(&settings.heartbeat)?)
                 .idle_timeout(idle_timeout(settings)?);
-            routes.push(Route {
+            router.routes.push(Route {
                 path: route.path.clone(),
                 metrics,
-                service: layer.layer(Upstream::new(
-                    settings,
-                    clients.clone(),
-                    tunnels.clone(),
-                    health,
-                )),
+                own_limit,
+                settings: settings.clone(),
+                service: layer.layer(upstream.clone()),
+                upstream,
             });
         }
-        Ok(Self {
-            routes,
-            drain,
-            limits,
-            tunnels,
-            upstreams,
-            user_header: config.admin.user_header.clone(),
-            stopping: OnceLock::new(),
-        })
+        Ok(router)
     }
 
-    pub(super) fn drain(&self) -> &DrainHandle {
-        &self.drain
+    fn route(&self, path: &RoutePath) -> Option<&Route> {
+        self.routes.iter().find(|route| route.path == *path)
     }
 
-    /// Connections that have switched protocols.
-    pub(super) fn tunnels(&self) -> &TaskTracker {
-        &self.tunnels
-    }
-
-    /// From now on new streams are not welcome.
-    pub(super) fn stop(&self) {
-        self.stopping.get_or_init(Instant::now);
-    }
-
-    /// Since when they are not.
-    pub(super) fn stopping_since(&self) -> Option<Instant> {
-        self.stopping.get().copied()
+    fn health(&self, url: &Uri) -> Option<&Health> {
+        self.upstreams.iter().find(|upstream| upstream.url() == url)
     }
 
     pub(super) fn upstreams(&self) -> &[Health] {
@@ -171,15 +172,13 @@ impl Router {
         routes.map(|route| (route.path.as_str(), route.metrics.snapshot()))
     }
 
-    /// The numbers of all routes.
-    pub(super) fn snapshot(&self) -> Snapshot {
-        let snapshots = self.routes.iter().map(|route| route.metrics.snapshot());
-        snapshots.fold(Snapshot::default(), |sum, route| sum + route)
-    }
-
     /// Streams that hold a slot.
     pub(super) fn slots(&self) -> u64 {
-        self.limits.iter().map(Limit::active).sum()
+        let own = self
+            .routes
+            .iter()
+            .filter_map(|route| route.own_limit.as_ref());
+        own.chain(&self.shared).map(Limit::active).sum()
     }
 
     async fn answer(&self, request: Request<RequestBody>) -> Response<ResponseBody> {
@@ -201,13 +200,13 @@ impl Router {
     }
 }
 
-/// The router as a service.
+/// The router that holds when a request comes, as a service.
 #[derive(Clone)]
-pub(super) struct Handler(Arc<Router>);
+pub(super) struct Handler(Arc<Running>);
 
 impl Handler {
-    pub(super) fn new(router: &Arc<Router>) -> Self {
-        Self(router.clone())
+    pub(super) fn new(running: &Arc<Running>) -> Self {
+        Self(running.clone())
     }
 }
 
@@ -221,8 +220,8 @@ impl Service<Request<RequestBody>> for Handler {
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let router = self.0.clone();
-        Box::pin(async move { Ok(router.answer(request).await) })
+        let current = self.0.current();
+        Box::pin(async move { Ok(current.router.answer(request).await) })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Takes connections from a listener, and has them end.
 
+#[cfg(feature = "proxy")]
+use super::Server;
 use super::workers::Workers;
 use super::{RequestBody, Settings, drive};
 use crate::guard::BoxError;
@@ -41,6 +43,12 @@ impl Connections {
             stop: watch::Sender::new(()),
             failures: Failures::default(),
         }
+    }
+
+    /// New connections keep to the settings of this server.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn retune(&mut self, server: &Server) {
+        self.settings = Arc::new(server.settings.clone());
     }
 
     pub(crate) async fn accept<S, B>(&mut self, listener: &TcpListener, service: &S)

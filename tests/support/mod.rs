@@ -22,6 +22,7 @@ pub use origin::{Answer, Asked, Origin};
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
@@ -105,13 +106,26 @@ impl Proxy {
         Self::run(there, address, flags)
     }
 
+    /// By what this file says, also of its addresses.
+    pub fn from_file(file: &Path) -> Self {
+        let mut command = Command::new(BINARY);
+        command.env_clear().arg("--config").arg(file);
+        Self::spawn(command)
+    }
+
     fn run(mut command: Command, address: &str, flags: &[&str]) -> Self {
-        let mut child = command
-            .args(["--listen", address, "--log-format", "json"])
+        command
+            .args(["--listen", address])
             .args(flags)
             .env_clear()
             // Tests run side by side, and there is one port that it has by default.
-            .env("SSE_GUARD_ADMIN_LISTEN", "off")
+            .env("SSE_GUARD_ADMIN_LISTEN", "off");
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command
+            .args(["--log-format", "json"])
             // They wait for lines.
             .env("SSE_GUARD_LOG_STREAMS", "off")
             .stdout(Stdio::null())

@@ -6,6 +6,7 @@
 //! no foreign page knows, and whatever a page sends has to come from our own.
 
 use super::answer::Refusal;
+use super::{Admin, Shared};
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::uri::Authority;
@@ -13,22 +14,22 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
-use std::sync::Arc;
 use subtle::ConstantTimeEq;
-use tokio::net::TcpListener;
 
-#[derive(Clone)]
-pub(super) struct Access {
-    token: Option<Arc<str>>,
+/// What holds when a request comes.
+struct Access {
+    token: Option<String>,
     /// Where we listen.
     address: Option<IpAddr>,
 }
 
 impl Access {
-    pub(super) fn new(token: Option<&str>, listener: &TcpListener) -> Self {
+    fn of(admin: &Admin) -> Self {
+        let current = admin.running.current();
+        let config = &current.config().admin;
         Self {
-            token: token.map(Arc::from),
-            address: listener.local_addr().ok().map(|address| address.ip()),
+            token: config.token.clone(),
+            address: config.listen.map(|address| address.ip()),
         }
     }
 
@@ -68,10 +69,11 @@ fn is_ours(origin: &str, host: &str) -> bool {
 
 /// Turns away what a foreign page has sent.
 pub(super) async fn same_site(
-    State(access): State<Access>,
+    State(admin): State<Shared>,
     request: Request,
     next: Next,
 ) -> Response {
+    let access = Access::of(&admin);
     let headers = request.headers();
     let text = |value: Option<&HeaderValue>| Some(value?.to_str().ok()?.to_owned());
     let host = text(headers.get(HOST)).unwrap_or_default();
@@ -91,11 +93,11 @@ pub(super) async fn same_site(
 
 /// Turns away who does not show the token.
 pub(super) async fn authorize(
-    State(access): State<Access>,
+    State(admin): State<Shared>,
     request: Request,
     next: Next,
 ) -> Response {
-    if access.is_shown(request.headers()) {
+    if Access::of(&admin).is_shown(request.headers()) {
         return next.run(request).await;
     }
     let problem = "the token is missing or wrong: send `Authorization: Bearer` and admin.token";
@@ -111,7 +113,7 @@ mod tests {
 
     fn access(token: Option<&str>) -> Access {
         Access {
-            token: token.map(Arc::from),
+            token: token.map(str::to_owned),
             address: Some([10, 0, 0, 1].into()),
         }
     }

@@ -1,10 +1,14 @@
-//! `/api/config`: what holds, and where it was set.
+//! `/api/config` and `/api/reload`: what holds, where it was set, and reading it again.
 
 use super::super::config::Entry;
+use super::super::server::Word;
 use super::Shared;
+use super::answer::Refusal;
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 fn entry(entry: &Entry) -> Value {
     json!({
@@ -15,14 +19,29 @@ fn entry(entry: &Entry) -> Value {
 }
 
 pub(super) async fn config(State(admin): State<Shared>) -> Json<Value> {
-    let entries = admin.loaded.entries();
-    let routes = admin.loaded.route_entries();
+    let current = admin.running.current();
+    let entries = current.loaded.entries();
+    let routes = current.loaded.route_entries();
     let routes = routes.iter().map(
         |(path, own)| json!({ "path": path, "config": own.iter().map(entry).collect::<Vec<_>>() }),
     );
     Json(json!({
         "config": entries.iter().map(entry).collect::<Vec<_>>(),
         "routes": routes.collect::<Vec<_>>(),
-        "warnings": admin.loaded.config.warnings,
+        "warnings": current.config().warnings,
     }))
+}
+
+pub(super) async fn reload(State(admin): State<Shared>) -> Result<Json<Value>, Refusal> {
+    let stopping = || Refusal::new(StatusCode::CONFLICT, "the proxy stops");
+    let (tell, told) = oneshot::channel();
+    let word = Word::Reload(Some(tell));
+    admin.says.send(word).await.map_err(|_| stopping())?;
+    match told.await.map_err(|_| stopping())? {
+        Ok((changed, waiting)) => Ok(Json(json!({
+            "changed": changed,
+            "from_the_next_start": waiting,
+        }))),
+        Err(error) => Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error)),
+    }
 }

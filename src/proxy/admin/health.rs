@@ -1,5 +1,6 @@
 //! `/healthz` and `/readyz`: for those who restart us, and for those who send us clients.
 
+use super::super::server::Word;
 use super::Shared;
 use axum::Json;
 use axum::extract::State;
@@ -36,7 +37,7 @@ impl Part {
 
 /// Whether new streams are welcome, and the parts that tell.
 pub(super) fn readiness(admin: &super::Admin) -> (bool, Map<String, Value>) {
-    let stopping = admin.router.stopping_since();
+    let stopping = admin.running.common.stopping_since();
     let mut parts = vec![(
         "listener".to_owned(),
         Part::new(
@@ -45,7 +46,18 @@ pub(super) fn readiness(admin: &super::Admin) -> (bool, Map<String, Value>) {
             "the proxy stops: no new connections, streams are ended",
         ),
     )];
-    for upstream in admin.router.upstreams() {
+    let current = admin.running.current();
+    let refusal = admin.running.last_refusal();
+    parts.push((
+        "config".to_owned(),
+        Part {
+            // The one before holds, so that there is no reason to send clients elsewhere.
+            ok: true,
+            since_s: current.since.elapsed().as_secs(),
+            reason: refusal.map(|why| format!("the last reload was refused: {why}")),
+        },
+    ));
+    for upstream in current.router.upstreams() {
         let state = upstream.state();
         let red = (!state.is_reachable).then(|| state.since.elapsed());
         let reason = state.last_failure.unwrap_or_default();
@@ -70,10 +82,11 @@ pub(super) async fn readyz(State(admin): State<Shared>) -> impl IntoResponse {
 }
 
 pub(super) async fn drain(State(admin): State<Shared>) -> impl IntoResponse {
-    let window = admin.loaded.config.drain_window;
-    let streams = admin.router.drain().live();
+    let window = admin.running.current().config().drain_window;
+    let streams = admin.streams().live();
     tracing::info!(streams, "the operator stops the proxy");
-    admin.drain.notify_one();
+    // One that is said already is enough.
+    let _ = admin.says.try_send(Word::Stop);
     let body = json!({ "draining": streams, "window_s": window.as_secs_f64() });
     (StatusCode::ACCEPTED, Json(body))
 }

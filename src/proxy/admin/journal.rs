@@ -1,9 +1,9 @@
 //! `/api/ends`: streams that have ended.
 
-use super::Shared;
 use super::answer::Refusal;
 use super::history::millis;
 use super::select::{Names, is};
+use super::{Admin, Shared};
 use crate::client_key::ClientKey;
 use crate::stream::{EndReason, Labels, Stream};
 use axum::Json;
@@ -127,18 +127,21 @@ impl Journal {
         ends.latest.push_back(ended);
     }
 
-    /// How many there were.
-    pub(super) fn count(&self) -> u64 {
-        self.ends().count
-    }
-
     /// How many there were, and those behind the one of this number, the oldest first, as far as
     /// they are kept; of more than `most` the latest.
-    pub(super) fn behind(&self, seq: u64, most: usize) -> (u64, Vec<Ended>) {
+    fn behind(&self, seq: u64, most: usize) -> (u64, Vec<Ended>) {
         let ends = self.ends();
         let start = ends.latest.partition_point(|ended| ended.seq <= seq);
         let start = start.max(ends.latest.len().saturating_sub(most));
         (ends.count, ends.latest.range(start..).cloned().collect())
+    }
+}
+
+impl Admin {
+    /// As of the journal, which is there whenever this is.
+    pub(super) fn ends_behind(&self, seq: u64, most: usize) -> (u64, Vec<Ended>) {
+        let journal = self.running.common.journal();
+        journal.map_or((0, Vec::new()), |journal| journal.behind(seq, most))
     }
 }
 
@@ -168,7 +171,7 @@ pub(super) async fn ends(
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Value>, Refusal> {
     let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text()))?;
-    let (count, kept) = admin.journal.behind(0, KEPT);
+    let (count, kept) = admin.ends_behind(0, KEPT);
     let latest = kept.iter().rev().filter(|ended| wanted.matches(ended));
     let latest = latest.take(wanted.limit.unwrap_or(100));
     let latest: Vec<_> = latest.map(Ended::row).collect();

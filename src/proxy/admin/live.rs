@@ -37,7 +37,7 @@ struct Watcher {
 impl Watcher {
     fn event(&mut self) -> Event {
         let admin: &Admin = &self.admin;
-        let (count, ends) = admin.journal.behind(self.seen, ENDS);
+        let (count, ends) = admin.ends_behind(self.seen, ENDS);
         let ends: Vec<_> = ends.iter().map(Ended::row).collect();
         let missed = count - self.seen - ends.len() as u64;
         self.seen = count;
@@ -50,7 +50,7 @@ pub(super) async fn live(
     State(admin): State<Shared>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let watcher = Watcher {
-        seen: admin.journal.count(),
+        seen: admin.ends_behind(u64::MAX, 0).0,
         admin,
         ticks: tokio::time::interval(TICK),
     };

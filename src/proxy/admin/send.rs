@@ -85,7 +85,7 @@ pub(super) async fn send(
         ));
     }
     let message = order.message()?;
-    let streams = admin.router.drain().streams();
+    let streams = admin.streams().streams();
     let (mut sent, mut full, mut deaf) = (0, 0, 0);
     for stream in streams.iter().filter(|stream| order.to.takes(stream)) {
         match stream.send(&message) {

@@ -182,7 +182,7 @@ pub(super) async fn list(
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Value>, Refusal> {
     let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text()))?;
-    let mut streams = admin.router.drain().streams();
+    let mut streams = admin.streams().streams();
     let live = streams.len();
     streams.retain(|stream| wanted.matches(stream));
     streams.sort_by(|a, b| wanted.compare(a, b));
@@ -216,7 +216,7 @@ pub(super) async fn one(
     path: Result<Path<u64>, PathRejection>,
 ) -> Result<Json<Value>, Refusal> {
     let id = id(path)?;
-    let stream = admin.router.drain().stream(StreamId::from_u64(id));
+    let stream = admin.streams().stream(StreamId::from_u64(id));
     let row = stream.map(|stream| Row::of(&stream));
     row.map(|row| Json(json!(row))).ok_or_else(|| none_such(id))
 }
@@ -226,7 +226,7 @@ pub(super) async fn end(
     path: Result<Path<u64>, PathRejection>,
 ) -> Result<(StatusCode, Json<Value>), Refusal> {
     let id = id(path)?;
-    if !admin.router.drain().end(StreamId::from_u64(id)) {
+    if !admin.streams().end(StreamId::from_u64(id)) {
         return Err(none_such(id));
     }
     tracing::info!(id, "the operator ends a stream");

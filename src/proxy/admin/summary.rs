@@ -46,9 +46,10 @@ fn top_clients(streams: &[Stream]) -> Vec<Value> {
 }
 
 pub(super) fn of(admin: &super::Admin) -> Value {
-    let streams = admin.router.drain().streams();
+    let streams = admin.streams().streams();
+    let current = admin.running.current();
     let (ready, parts) = readiness(admin);
-    let upstreams = admin.router.upstreams().iter().map(|upstream| {
+    let upstreams = current.router.upstreams().iter().map(|upstream| {
         let state = upstream.state();
         json!({
             "url": upstream.url().to_string(),
@@ -59,7 +60,7 @@ pub(super) fn of(admin: &super::Admin) -> Value {
             "last_failure": state.last_failure,
         })
     });
-    let routes = admin.router.routes();
+    let routes = current.router.routes();
     let routes =
         routes.map(|(path, snapshot)| json!({ "path": path, "numbers": numbers(&snapshot) }));
     json!({
@@ -67,7 +68,7 @@ pub(super) fn of(admin: &super::Admin) -> Value {
         "uptime_s": admin.started.elapsed().as_secs(),
         "ready": ready,
         "parts": parts,
-        "streams": numbers(&admin.router.snapshot()),
+        "streams": numbers(&admin.running.common.snapshot()),
         "second": admin.history.last(),
         "routes": routes.collect::<Vec<_>>(),
         "upstreams": upstreams.collect::<Vec<_>>(),

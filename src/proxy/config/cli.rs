@@ -130,6 +130,19 @@ pub fn load(
     })
 }
 
+/// The name of the file that [`load`] would read.
+pub(in crate::proxy) fn file_name(
+    matches: &ArgMatches,
+    mut env: impl Iterator<Item = (String, String)>,
+) -> Option<String> {
+    let matches = matches.subcommand().map_or(matches, |(_, inner)| inner);
+    let flag = matches.get_one::<String>("config").cloned();
+    flag.or_else(|| {
+        env.find(|(name, _)| name == CONFIG_ENV)
+            .map(|(_, file)| file)
+    })
+}
+
 fn read_file(place: Place, name: &str) -> Result<FileText, Mistake> {
     match fs::read_to_string(name) {
         Ok(text) => Ok(FileText {

@@ -456,6 +456,12 @@ pub static KEYS: &[Key] = &[
         "Request header that names the user, as your gateway sets it: shown with the stream, and to send events by",
     ),
     proxy(
+        "reload.watch",
+        Kind::DurationOrOff,
+        "off",
+        "Look at the config file so often, and reload when it has changed; SIGHUP reloads at any time",
+    ),
+    proxy(
         "drain.window",
         Kind::DurationOrZero,
         "10s",

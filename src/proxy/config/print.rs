@@ -81,6 +81,31 @@ impl Loaded {
         given.is_none_or(|given| given.place == Place::Default)
     }
 
+    /// The keys that have another value than in `old`; `route` for what a route says of itself.
+    pub(in crate::proxy) fn changes_from(&self, old: &Self) -> Vec<&'static str> {
+        let value =
+            |loaded: &Self, key: &Key| loaded.global.get(key.name).map(|given| given.value.clone());
+        let keys = KEYS
+            .iter()
+            .filter(|key| value(self, key) != value(old, key));
+        let mut changed: Vec<_> = keys.map(|key| key.name).collect();
+        let routes = |loaded: &Self| -> Vec<(String, Vec<(&'static str, Value)>)> {
+            let own = |route: &RouteLayer| {
+                let own = overrides(&route.given);
+                own.map(|(key, given)| (key.name, given.value.clone()))
+                    .collect()
+            };
+            let routes = loaded.routes.iter();
+            routes
+                .map(|route| (route.path.as_str().to_owned(), own(route)))
+                .collect()
+        };
+        if routes(self) != routes(old) {
+            changed.push("route");
+        }
+        changed
+    }
+
     /// What holds for the proxy as a whole, in the order of the key table, without secrets.
     pub(in crate::proxy) fn entries(&self) -> Vec<Entry> {
         let given = |key: &'static Key| Some(Entry::new(key, self.global.get(key.name)?));

@@ -117,6 +117,7 @@ fn build(
             user_timeout: proxy.get("client.user_timeout")?,
         },
         admin: admin(proxy, listen, problems)?,
+        watch: proxy.get("reload.watch")?,
         drain_window: proxy.get("drain.window")?,
         log: Log {
             format: proxy.get("log.format")?,

@@ -28,6 +28,8 @@ pub struct Config {
     pub client: Client,
     /// Where the operator looks and steers.
     pub admin: Admin,
+    /// How often the config file is looked at; never if `None`.
+    pub watch: Option<Duration>,
     /// Over how long streams end at shutdown; zero ends them at once.
     pub drain_window: Duration,
     /// How and how much is logged.

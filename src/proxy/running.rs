@@ -1,0 +1,219 @@
+//! What the proxy runs by, and how that changes while it runs.
+//!
+//! New streams use what holds when they open; live ones keep what they opened with. What streams of
+//! both have in common is in [`Common`]: one drain, one count of each limit, the same numbers.
+
+use super::admin::Journal;
+use super::config::{self, Config, ConfigError, Loaded};
+use super::listen::{ListenError, listen};
+use super::router::Router;
+use crate::metrics::{MetricsLayer, Snapshot};
+use crate::rotation::DrainHandle;
+use crate::wire::WordsError;
+use arc_swap::ArcSwap;
+use clap::ArgMatches;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+/// Where the config comes from, each time it is read.
+pub(super) struct Source {
+    pub(super) matches: ArgMatches,
+    /// Of this run, above those of the keys.
+    pub(super) defaults: &'static [(&'static str, &'static str)],
+}
+
+impl Source {
+    /// The name of the config file, if there is one.
+    pub(super) fn file(&self) -> Option<String> {
+        config::file_name(&self.matches, config::process_env())
+    }
+
+    pub(super) fn load(&self) -> Result<Loaded, ConfigError> {
+        config::load(&self.matches, config::process_env(), self.defaults)
+    }
+}
+
+/// What outlives a reload.
+#[derive(Default)]
+pub(super) struct Common {
+    pub(super) drain: DrainHandle,
+    /// Connections that have switched protocols.
+    pub(super) tunnels: TaskTracker,
+    /// Gets each stream that has ended.
+    journal: Option<Arc<Journal>>,
+    /// The numbers of each path that has been a route.
+    books: Mutex<Vec<(String, MetricsLayer)>>,
+    stopping: OnceLock<Instant>,
+}
+
+impl Common {
+    pub(super) fn new(journal: Option<Arc<Journal>>) -> Self {
+        Self {
+            journal,
+            ..Self::default()
+        }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Vec<(String, MetricsLayer)>> {
+        // Nothing under the lock can leave the list half changed.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The layer that has counted this route's streams so far, or a new one.
+    pub(super) fn metrics(&self, path: &str) -> MetricsLayer {
+        let mut books = self.books();
+        if let Some((_, layer)) = books.iter().find(|(known, _)| known == path) {
+            return layer.clone();
+        }
+        let mut layer = MetricsLayer::new().route(path);
+        if let Some(journal) = self.journal.clone() {
+            layer = layer.on_end(move |stream| journal.note(stream));
+        }
+        books.push((path.to_owned(), layer.clone()));
+        layer
+    }
+
+    pub(super) fn journal(&self) -> Option<&Arc<Journal>> {
+        self.journal.as_ref()
+    }
+
+    /// The numbers of all routes that there have been.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let books = self.books();
+        let all = books.iter().map(|(_, layer)| layer.snapshot());
+        all.fold(Snapshot::default(), |sum, route| sum + route)
+    }
+
+    /// From now on new streams are not welcome.
+    pub(super) fn stop(&self) {
+        self.stopping.get_or_init(Instant::now);
+    }
+
+    /// Since when they are not.
+    pub(super) fn stopping_since(&self) -> Option<Instant> {
+        self.stopping.get().copied()
+    }
+}
+
+/// A config and what was made of it.
+pub(super) struct Current {
+    pub(super) loaded: Loaded,
+    pub(super) router: Router,
+    pub(super) since: Instant,
+}
+
+impl Current {
+    pub(super) fn config(&self) -> &Config {
+        &self.loaded.config
+    }
+}
+
+/// What the proxy runs by.
+pub(super) struct Running {
+    source: Source,
+    pub(super) common: Common,
+    current: ArcSwap<Current>,
+    refused: Mutex<Option<String>>,
+}
+
+/// Why the config stays what it was.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReloadError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("config: {0}")]
+    Words(#[from] WordsError),
+}
+
+/// What has changed with a reload.
+#[derive(Debug, Default)]
+pub(super) struct Reloaded {
+    /// The keys that have another value now; `route` for what a route says of itself.
+    pub(super) changed: Vec<&'static str>,
+    /// Those of them that hold from the next start on.
+    pub(super) waiting: Vec<&'static str>,
+    /// In place of the one there is.
+    pub(super) listener: Option<TcpListener>,
+    /// In place of the one there is, or none from now on.
+    pub(super) admin: Option<Option<TcpListener>>,
+}
+
+/// Threads are started once, and so is the log.
+const AT_START: [&str; 2] = ["threads", "log.format"];
+
+impl Running {
+    pub(super) fn new(source: Source, loaded: Loaded, common: Common) -> Result<Self, WordsError> {
+        let router = Router::new(&loaded.config, &common, None)?;
+        let since = Instant::now();
+        Ok(Self {
+            source,
+            common,
+            current: ArcSwap::from_pointee(Current {
+                loaded,
+                router,
+                since,
+            }),
+            refused: Mutex::default(),
+        })
+    }
+
+    pub(super) fn current(&self) -> Arc<Current> {
+        self.current.load_full()
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Option<String>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the last reload was refused, if it was.
+    pub(super) fn last_refusal(&self) -> Option<String> {
+        self.refused().clone()
+    }
+
+    /// Reads the config again, and has new streams use it. All or nothing: on an error the old one
+    /// holds in every part.
+    pub(super) fn reload(&self) -> Result<Reloaded, ReloadError> {
+        let result = self.try_reload();
+        *self.refused() = result.as_ref().err().map(ToString::to_string);
+        result
+    }
+
+    fn try_reload(&self) -> Result<Reloaded, ReloadError> {
+        let loaded = self.source.load()?;
+        let old = self.current();
+        let changed = loaded.changes_from(&old.loaded);
+        let mut reloaded = Reloaded {
+            waiting: AT_START
+                .into_iter()
+                .filter(|key| changed.contains(key))
+                .collect(),
+            changed,
+            ..Reloaded::default()
+        };
+        let config = &loaded.config;
+        if config.listen != old.config().listen {
+            reloaded.listener = Some(listen("listen", config.listen)?);
+        }
+        let address = config.admin.listen;
+        if address != old.config().admin.listen {
+            if self.common.journal.is_some() {
+                let listener = address.map(|address| listen("admin.listen", address));
+                reloaded.admin = Some(listener.transpose()?);
+            } else {
+                // Nothing was counted for it.
+                reloaded.waiting.push("admin.listen");
+            }
+        }
+        let router = Router::new(config, &self.common, Some(&old))?;
+        self.current.store(Arc::new(Current {
+            loaded,
+            router,
+            since: Instant::now(),
+        }));
+        Ok(reloaded)
+    }
+}
