@@ -2,6 +2,7 @@
 //!
 //! | path | |
 //! | --- | --- |
+//! | `GET /` | the dashboard, in a browser |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | 200 as long as the process answers |
 //! | `GET /readyz` | 200 if new streams are welcome, else 503; the JSON says which part is red, and since when |
@@ -17,7 +18,7 @@
 //! | `GET /api/config` | what holds and where it was set, without secrets |
 //! | `GET /api/live` | an event stream: a summary each second, and each end |
 //!
-//! All but the health checks want the token, if there is one.
+//! All but the dashboard's page and the health checks want the token, if there is one.
 
 mod access;
 mod answer;
@@ -27,6 +28,7 @@ mod health;
 mod history;
 mod journal;
 mod live;
+mod page;
 mod select;
 mod send;
 mod streams;
@@ -121,6 +123,8 @@ impl Admin {
                 access::authorize,
             ));
         axum::Router::new()
+            .route("/", get(page::page))
+            .route("/assets/{name}", get(page::asset))
             .route("/healthz", get(health::healthz))
             .route("/readyz", get(health::readyz))
             .merge(guarded)
