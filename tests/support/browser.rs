@@ -114,13 +114,11 @@ impl Browser {
         result.unwrap_or_else(|error| panic!("{css}: {error}"));
     }
 
-    /// Presses keys, wherever the focus is.
+    /// Presses keys where the focus is; Shift and the like are held to the last of them.
     pub fn press(&self, keys: &str) {
-        let press = async {
-            let chain = self.web().action_chain();
-            chain.send_keys(keys).perform().await
-        };
-        self.runtime.block_on(press).unwrap();
+        let press = async { self.web().active_element().await?.send_keys(keys).await };
+        let result: WebDriverResult<()> = self.runtime.block_on(press);
+        result.unwrap();
     }
 
     /// A command of the browser's own protocol.
@@ -131,7 +129,8 @@ impl Browser {
     }
 
     pub fn resize(&self, width: u32, height: u32) {
-        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        let size =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
         self.command("Emulation.setDeviceMetricsOverride", size);
     }
 

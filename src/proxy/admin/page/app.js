@@ -23,12 +23,19 @@ const health = new Health((client) => {
 });
 const ends = new Ends();
 
-/** Of the last tick, by which a proxy that was started anew is known. */
+/** Milliseconds by which a proxy's age and the browser's clock may disagree. */
+const SLACK = 3000;
+
+/** The last summary, and when the proxy that sent it was started by the browser's clock. */
 let known = null;
+let started = 0;
 let wasLost = false;
 
 feed.addEventListener("open", ({ detail: { summary } }) => {
-  const isAnother = known !== null && summary.uptime_s < known.uptime_s;
+  const startedNow = Date.now() - summary.uptime_s * 1000;
+  // A proxy that is back after a while may be older than the one before it ever was.
+  const isAnother = known !== null && (summary.uptime_s < known.uptime_s || startedNow > started + SLACK);
+  started = startedNow;
   if (isAnother) {
     ends.forget();
     actions.cancel();

@@ -25,8 +25,8 @@ const COLUMNS = [
   { title: "Age", class: "number age", text: (row) => format.age(row.age_ms) },
   { title: "Events", class: "number", text: (row) => format.count(row.events) },
   { title: "Bytes", class: "number", text: (row) => format.bytes(row.bytes) },
-  { title: "First event", class: "number age", text: (row) => format.duration(row.first_event_ms) },
-  { title: "Gap p99", class: "number age", text: (row) => format.duration(row.gap_p99_ms) },
+  { title: "First event", class: "number ago", text: (row) => format.duration(row.first_event_ms) },
+  { title: "Gap p99", class: "number ago", text: (row) => format.duration(row.gap_p99_ms) },
   { title: "Last event id", class: "event-id", isLong: true, text: (row) => row.last_event_id ?? "–" },
 ];
 

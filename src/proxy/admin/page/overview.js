@@ -9,7 +9,7 @@ import { ended } from "./history.js";
 const SPARK = 120;
 const SPARK_HEIGHT = 28;
 
-const perSecond = (value) => `${format.rate(value)}/s`;
+const perSecond = (value, text) => (value === null ? text(value) : `${text(value)}/s`);
 const lastMinute = (value) => (history) => format.count(history.sum(60, value));
 const latest = (history, value) => {
   const second = history.seconds.at(-1);
@@ -18,8 +18,8 @@ const latest = (history, value) => {
 
 const TILES = [
   { name: "Live streams", value: (second) => second.active, text: (h, streams) => format.whole(streams.active) },
-  { name: "Events", value: (second) => second.events, text: (h) => perSecond(latest(h, (s) => s.events)) },
-  { name: "Bytes", value: (second) => second.bytes, text: (h) => `${format.bytes(latest(h, (s) => s.bytes))}/s` },
+  { name: "Events", value: (second) => second.events, text: (h) => perSecond(latest(h, (s) => s.events), format.rate) },
+  { name: "Bytes", value: (second) => second.bytes, text: (h) => perSecond(latest(h, (s) => s.bytes), format.bytes) },
   { name: "Opened, last minute", value: (second) => second.opened, text: lastMinute((s) => s.opened) },
   { name: "Ended, last minute", value: ended, text: lastMinute(ended) },
   { name: "Rejected, last minute", value: (second) => second.rejected, text: lastMinute((s) => s.rejected) },

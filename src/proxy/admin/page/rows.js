@@ -139,7 +139,7 @@ export class Rows {
 }
 
 function spacer() {
-  return make("tr", { class: "spacer", "aria-hidden": "true" }, make("td", { colspan: 99 }));
+  return make("tr", { class: "spacer", "aria-hidden": "true" }, make("td"));
 }
 
 function stretch(row, height) {
