@@ -46,7 +46,7 @@ impl Crowd {
     /// Lets the clients in, which come again as often as they have gone.
     pub(crate) fn connect(&self, proxy: SocketAddr) {
         // A few more than have room.
-        for number in 0..self.streams + 3 {
+        for number in 0..self.streams + self.streams / 100 {
             self.runtime.spawn(async move {
                 // As many at once as the backlog of a listener takes.
                 sleep(Duration::from_millis(number as u64 / 2)).await;
@@ -70,7 +70,7 @@ async fn answer(socket: TcpStream) -> Option<()> {
         if socket.read_line(&mut line).await.ok()? == 0 {
             return None;
         }
-        restless |= line.starts_with("GET /restless");
+        restless |= line.starts_with("GET /v1/answers");
     }
     sleep(Duration::from_millis(fastrand::u64(1..200))).await;
     socket.write_all(HEAD.as_bytes()).await.ok()?;
@@ -80,6 +80,11 @@ async fn answer(socket: TcpStream) -> Option<()> {
         let event = format!("id: {id}\ndata: {data}\n\n");
         socket.write_all(event.as_bytes()).await.ok()?;
         if restless && fastrand::u8(..) < 12 {
+            if fastrand::bool() {
+                // A reset, not an end.
+                let socket = socket2::SockRef::from(socket.get_ref());
+                socket.set_linger(Some(Duration::ZERO)).ok()?;
+            }
             return None;
         }
         let mut byte = [0];
@@ -95,7 +100,11 @@ async fn answer(socket: TcpStream) -> Option<()> {
 /// One stream of a client's, to its end or until it has enough.
 async fn listen(proxy: SocketAddr, number: usize) -> Option<()> {
     let restless = number.is_multiple_of(RESTLESS);
-    let path = ["/feed", "/restless"][usize::from(restless)];
+    let path = match number % 3 {
+        _ if restless => "/v1/answers",
+        0 => "/prices",
+        _ => "/feed",
+    };
     // Some share an address, as offices do.
     let address = match number % 10 {
         0 => Ipv4Addr::new(203, 0, 113, (number / 10 % 7) as u8),

@@ -21,6 +21,7 @@ mod support;
 
 use browser::Browser;
 use crowd::Crowd;
+use std::io::Write;
 use std::time::{Duration, Instant};
 use support::Proxy;
 
@@ -58,6 +59,8 @@ const USE: &str = "
     }, 33);
 ";
 
+const ROUTES: &str = "[[route]]\npath = '/prices'\n[[route]]\npath = '/v1/answers'\n";
+
 fn number(name: &str, default: usize) -> usize {
     let value = std::env::var(name);
     value.map_or(default, |value| value.parse().unwrap())
@@ -74,13 +77,17 @@ fn main() {
         return;
     };
     let crowd = Crowd::start(streams);
+    let mut config = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    config.write_all(ROUTES.as_bytes()).unwrap();
     let proxy = Proxy::start(
         crowd.origin,
         &[
+            "--config",
+            config.path().to_str().unwrap(),
             "--admin-listen=127.0.0.1:0",
             "--limit-per-ip=off",
             "--limit-rate=off",
-            // The last ones are turned away.
+            // Those who come last are turned away.
             &format!("--limit-total={streams}"),
             "--trusted-proxies=127.0.0.1",
         ],

@@ -52,18 +52,20 @@ function fillHealth(cell, { reachable, since_s: since, answered }) {
   cell.className = reachable ? "good" : "bad";
 }
 
+function failures({ failed, last_failure: last }) {
+  return last === null ? format.count(failed) : `${format.count(failed)}, last: ${last}`;
+}
+
 export class Health {
   #upstreams = new List(find("#upstreams"), [
     { title: "Upstream", class: "name", isLong: true, text: (row) => plain(row.url) },
     { title: "State", fill: fillHealth },
     { title: "Answered", class: "number", text: (row) => format.count(row.answered) },
-    { title: "Failed", class: "number", text: (row) => format.count(row.failed) },
-    { title: "Last failure", class: "name", isLong: true, text: (row) => row.last_failure ?? "none" },
+    { title: "Failed", class: "name", isLong: true, text: failures },
   ], "No upstream.");
   #routes = new List(find("#routes"), [
     { title: "Route", class: "name", isLong: true, text: (row) => row.path },
     { title: "Live", class: "number", text: (row) => format.count(row.numbers.active) },
-    { title: "Opened", class: "number", text: (row) => format.count(row.numbers.opened) },
     { title: "Rejected", class: "number", text: (row) => format.count(row.numbers.rejected) },
     { title: "Events", class: "number", text: (row) => format.count(row.numbers.events) },
     { title: "Gap p99", class: "number", text: (row) => format.duration(row.numbers.gap_p99_ms) },
