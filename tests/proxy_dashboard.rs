@@ -26,8 +26,12 @@ const ENDS: &str = "document.querySelector('#end-table tbody').innerText";
 /// One event, whose id is the path without its slash, then silence.
 fn quiet() -> Origin {
     Origin::start(|asked, to| {
+        let mut id = asked.path[1..].to_owned();
+        for (code, sign) in [("%3C", "<"), ("%3E", ">"), ("%22", "\"")] {
+            id = id.replace(code, sign);
+        }
         to.stream();
-        to.chunk(format!("id: {}\ndata: 1\n\n", &asked.path[1..]));
+        to.chunk(format!("id: {id}\ndata: 1\n\n"));
         to.wait_for_close();
     })
 }
@@ -160,6 +164,46 @@ fn a_proxy_that_wants_a_token_is_told_it() {
     browser.write("#login input", &format!("correct-horse-battery{ENTER}"));
     shows(&browser, &["one"]);
     browser.wait_for(LIVE);
+}
+
+#[test]
+fn ends_are_saved_as_they_are_filtered_and_hold_no_formula() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let origin = quiet();
+    let proxy = proxy(&origin, &[]);
+    look(&browser, proxy.admin());
+    browser.wait_for(LIVE);
+    // Files stay in the page here.
+    browser.run(
+        "window.saved = [];
+         URL.createObjectURL = (blob) => { blob.text().then((text) => saved.push(text)); return '#'; };
+         HTMLAnchorElement.prototype.click = () => {};",
+    );
+    for path in ["/=1+1", "/%3Cb%3Ebold,%22two%22", "/plain"] {
+        drop(stream(&proxy, path));
+    }
+    browser.wait_for("document.querySelector('#end-count').innerText === '3 ends'");
+    assert_eq!(
+        browser.run("return document.querySelectorAll('td b').length"),
+        0
+    );
+    browser.click("#csv");
+    browser.wait_for("saved.length === 1");
+    let csv = browser.run("return saved[0]");
+    let csv = csv.as_str().unwrap();
+    assert!(csv.starts_with("seq,id,ended_ms,reason,route,"), "{csv}");
+    assert_eq!(csv.matches("\r\n").count(), 4, "{csv}");
+    assert!(csv.contains(",'=1+1\r\n"), "{csv}");
+    assert!(csv.contains(",\"<b>bold,\"\"two\"\"\"\r\n"), "{csv}");
+    browser.write("#end-filters [name=q]", "plain");
+    browser.wait_for("document.querySelector('#end-count').innerText === '1 of 3 ends'");
+    browser.click("#json");
+    browser.wait_for("saved.length === 2");
+    let json = browser.run("return JSON.parse(saved[1])");
+    assert_eq!(json[0]["last_event_id"], "plain");
+    assert_eq!(json[1], serde_json::Value::Null);
 }
 
 #[test]

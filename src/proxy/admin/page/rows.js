@@ -48,7 +48,8 @@ export class Rows {
   }
 
   #head({ title, key, class: kind }, sort) {
-    if (!key || sort === null) return make("th", { scope: "col", class: kind }, title);
+    const label = title === "" ? "What to do" : null;
+    if (!key || sort === null) return make("th", { scope: "col", class: kind, "aria-label": label }, title);
     const button = make("button", { type: "button", "data-key": key }, title);
     button.addEventListener("click", () => sort(key));
     return make("th", { scope: "col", class: kind, "aria-sort": "none" }, button);

@@ -45,13 +45,16 @@ function fillState(cell, row) {
 
 function prepareEnd(cell, shown, end) {
   const button = make("button", { type: "button", class: "small" }, "End");
-  button.addEventListener("click", () => shown() !== undefined && end(shown()));
+  button.addEventListener("click", () => canEnd(shown()) && end(shown()));
   cell.append(button);
 }
 
+const canEnd = (row) => row !== undefined && row.state !== "ending";
+
 function fillEnd(cell, row) {
   const button = cell.firstChild;
-  button.disabled = row === undefined || row.state === "ending";
+  // One that is disabled would lose the focus of who has just pressed it.
+  mark(button, "aria-disabled", String(!canEnd(row)));
   mark(button, "aria-label", row === undefined ? "End" : `End stream ${row.id}`);
 }
 
