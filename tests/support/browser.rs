@@ -190,6 +190,8 @@ fn wishes() -> WebDriverResult<thirtyfour::ChromeCapabilities> {
         "--window-size=1280,900",
         "--hide-scrollbars",
         "--lang=en",
+        // What glides into view is not where it was when it is clicked.
+        "--force-prefers-reduced-motion",
     ] {
         wishes.add_arg(argument)?;
     }
