@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 use thirtyfour::common::capabilities::chromium::ChromiumLikeCapabilities;
 use thirtyfour::error::{WebDriverError, WebDriverResult};
 use thirtyfour::session::http::{Body, HttpClient};
@@ -25,6 +26,8 @@ use tokio::runtime::Runtime;
 /// Chromium and its driver, ended on drop.
 pub struct Browser {
     driver: Child,
+    /// Of what they leave behind.
+    _files: TempDir,
     runtime: Runtime,
     web: Option<WebDriver>,
 }
@@ -32,8 +35,10 @@ pub struct Browser {
 impl Browser {
     /// Or nothing, and a word about it, if the machine has none.
     pub fn start() -> Option<Self> {
+        let files = TempDir::new().unwrap();
         let driver = Command::new("chromedriver")
             .arg("--port=0")
+            .env("TMPDIR", files.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn();
@@ -55,6 +60,7 @@ impl Browser {
         let runtime = Runtime::new().unwrap();
         let mut browser = Self {
             driver,
+            _files: files,
             runtime,
             web: None,
         };
