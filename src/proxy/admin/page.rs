@@ -89,6 +89,22 @@ mod tests {
         assert!(asked > 20, "{asked}");
     }
 
+    #[tokio::test]
+    async fn the_page_lets_nothing_in_from_elsewhere_and_is_in_nobodys_frame() {
+        let answers = [page().await, asset(Path("app.js".into())).await];
+        for (answer, kind) in answers.iter().zip([HTML, SCRIPT]) {
+            assert_eq!(answer.headers()[CONTENT_TYPE], kind);
+            assert_eq!(answer.headers()[X_CONTENT_TYPE_OPTIONS], "nosniff");
+            assert_eq!(answer.headers()[CACHE_CONTROL], "no-store");
+            let policy = answer.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap();
+            assert!(policy.starts_with("default-src 'none'; "), "{policy}");
+            assert!(policy.contains("; frame-ancestors 'none'; "), "{policy}");
+            assert!(!policy.contains("unsafe"), "{policy}");
+        }
+        let none = asset(Path("app.ts".into())).await;
+        assert_eq!(none.status(), axum::http::StatusCode::NOT_FOUND);
+    }
+
     #[test]
     fn texts_of_others_get_into_the_page_as_texts_only() {
         for (module, _, text) in ASSETS {
