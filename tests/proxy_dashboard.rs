@@ -44,7 +44,15 @@ fn proxy(origin: &Origin, flags: &[&str]) -> Proxy {
 }
 
 fn stream(proxy: &Proxy, path: &str) -> Client {
-    let mut client = proxy.get(path);
+    stream_of("192.0.2.1", proxy, path)
+}
+
+/// Of a client behind a proxy that is trusted.
+fn stream_of(address: &str, proxy: &Proxy, path: &str) -> Client {
+    let mut client = proxy.ask(&format!(
+        "GET {path} HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n\
+         X-Forwarded-For: {address}\r\n\r\n"
+    ));
     assert!(client.head().starts_with("http/1.1 200 "));
     client.read_until("data: 1\n\n");
     client
@@ -68,18 +76,18 @@ fn a_stream_shows_up_is_found_and_ended_and_its_end_is_told() {
         return;
     };
     let origin = quiet();
-    let proxy = proxy(&origin, &[]);
+    let proxy = proxy(&origin, &["--trusted-proxies=127.0.0.1"]);
     look(&browser, proxy.admin());
     browser.wait_for(LIVE);
     browser.wait_for("!document.querySelector('#stream-empty').hidden");
     browser.photograph("nobody");
 
     let one = stream(&proxy, "/one");
-    let mut other = stream(&proxy, "/other");
+    let mut other = stream_of("192.0.2.77", &proxy, "/other");
     shows(&browser, &["one", "other"]);
     browser.photograph("streams");
 
-    browser.write("#stream-filters [name=q]", "other");
+    browser.write("#stream-filters [name=q]", "2.77");
     shows(&browser, &["other"]);
     // By keyboard alone: the row's button, then the one that says yes, which is not the first choice.
     browser.run("document.querySelector('#stream-table .act button').focus()");
@@ -193,7 +201,7 @@ fn ends_are_saved_as_they_are_filtered_and_hold_no_formula() {
     browser.wait_for("saved.length === 1");
     let csv = browser.run("return saved[0]");
     let csv = csv.as_str().unwrap();
-    assert!(csv.starts_with("seq,id,ended_ms,reason,route,"), "{csv}");
+    assert!(csv.starts_with("seq,id,ended_ms,reason,client,"), "{csv}");
     assert_eq!(csv.matches("\r\n").count(), 4, "{csv}");
     assert!(csv.contains(",'=1+1\r\n"), "{csv}");
     assert!(csv.contains(",\"<b>bold,\"\"two\"\"\"\r\n"), "{csv}");

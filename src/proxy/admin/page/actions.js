@@ -36,6 +36,7 @@ export class Actions {
     this.#unauthorized = unauthorized;
     find("#send").addEventListener("submit", (event) => this.#send(event));
     find("#send").to.addEventListener("change", (event) => this.#choose(event.target.value));
+    find("#reload").addEventListener("submit", (event) => this.#reload(event));
     find("#drain").addEventListener("submit", (event) => this.#drain(event));
   }
 
@@ -97,6 +98,17 @@ export class Actions {
       if (deaf > 0) parts.push(`${format.whole(deaf)} left alone: they answer no GET request.`);
       say(result, parts.join(" "));
     }, (problem) => say(result, `Not sent: ${problem}`));
+  }
+
+  async #reload(event) {
+    event.preventDefault();
+    const result = find("#reloaded");
+    await this.#try(async () => {
+      const { changed, from_the_next_start: waiting } = await ask("api/reload", { method: "POST" });
+      const parts = [changed.length > 0 ? `Changed: ${changed.join(", ")}.` : "Nothing has changed."];
+      if (waiting.length > 0) parts.push(`From the next start on: ${waiting.join(", ")}.`);
+      say(result, parts.join(" "));
+    }, (problem) => say(result, `Refused: ${problem}`));
   }
 
   async #drain(event) {

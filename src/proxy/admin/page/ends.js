@@ -9,9 +9,15 @@ import { Rows } from "./rows.js";
 import { plain } from "./streams.js";
 
 /** As many as the proxy keeps. */
-const KEPT = 2000;
+const KEPT = 1000;
 /** If it can not tell of each, because they are too many. */
 const CATCH_UP = 5000;
+
+/** Of the file, in the order in which they are read. */
+const FIELDS = [
+  "seq", "id", "ended_ms", "reason", "client", "user", "route", "upstream", "age_ms", "events", "bytes",
+  "heartbeats", "first_event_ms", "gap_p99_ms", "last_event_id",
+];
 
 const TEXTS = ["reason", "client", "user", "route", "upstream", "last_event_id"];
 
@@ -60,7 +66,7 @@ export class Ends {
     this.#form.addEventListener("input", settled(changed, 100));
     this.#form.addEventListener("submit", (event) => event.preventDefault());
     this.#form.addEventListener("reset", () => setTimeout(changed));
-    find("#csv").addEventListener("click", () => save("ends.csv", "text/csv", toCsv(this.#shown)));
+    find("#csv").addEventListener("click", () => save("ends.csv", "text/csv", toCsv(FIELDS, this.#shown)));
     find("#json").addEventListener("click", () => {
       save("ends.json", "application/json", JSON.stringify(this.#shown, null, 2) + "\n");
     });

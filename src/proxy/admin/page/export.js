@@ -9,8 +9,7 @@ function cell(value) {
 }
 
 /** By RFC 4180, with a line of names first. */
-export function toCsv(rows) {
-  const names = Object.keys(rows[0] ?? {});
+export function toCsv(names, rows) {
   const lines = [names, ...rows.map((row) => names.map((name) => row[name]))];
   return lines.map((line) => line.map(cell).join(",") + "\r\n").join("");
 }

@@ -93,6 +93,10 @@ export class Overview {
     if (chip.textContent !== text && chip.dataset.state !== "unknown") announce(text);
     say(chip, text);
     chip.dataset.state = ready ? "good" : "bad";
+    // The config before it holds on, so the proxy is ready all the same.
+    const refused = find("#refused");
+    refused.hidden = !parts.config?.reason;
+    refused.title = parts.config?.reason ?? "";
     chip.title = red.map(([name, part]) => `${name}: ${part.reason}`).join("\n");
   }
 
