@@ -35,6 +35,7 @@ const ASSETS: &[(&str, &str, &str)] = &[
     ("history.js", SCRIPT, include_str!("page/history.js")),
     ("icon.svg", IMAGE, include_str!("page/icon.svg")),
     ("overview.js", SCRIPT, include_str!("page/overview.js")),
+    ("parts.css", STYLE, include_str!("page/parts.css")),
     ("rows.js", SCRIPT, include_str!("page/rows.js")),
     ("scale.js", SCRIPT, include_str!("page/scale.js")),
     ("streams.js", SCRIPT, include_str!("page/streams.js")),
