@@ -225,7 +225,8 @@ impl Stream {
         self.0.stop.load(Relaxed) != NEVER
     }
 
-    /// Puts an event of your own into the stream, at its next event boundary.
+    /// Puts an event of your own into the stream, at its next event boundary. It is not there yet when
+    /// this is back, and is lost if the upstream ends first.
     ///
     /// # Errors
     ///
@@ -269,8 +270,8 @@ impl Stream {
     }
 
     #[cfg(feature = "proxy")]
-    pub(crate) fn set_user(&self, user: &str) {
-        let _ = self.0.user.set(Arc::new(user.to_owned()));
+    pub(crate) fn set_user(&self, user: String) {
+        let _ = self.0.user.set(Arc::new(user));
     }
 
     #[cfg(feature = "proxy")]

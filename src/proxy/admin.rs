@@ -10,7 +10,7 @@
 //! | `GET /api/history` | numbers of each of the last 900 seconds |
 //! | `GET /api/streams` | live streams: filter, sort, page |
 //! | `GET /api/streams/{id}` | one of them |
-//! | `DELETE /api/streams/{id}` | ends it, with a `retry:` line |
+//! | `DELETE /api/streams/{id}` | ends it, with a `retry:` line; breaks off an answer in pieces |
 //! | `GET /api/ends` | streams that have ended, the latest first |
 //! | `POST /api/send` | puts an event into live streams |
 //! | `POST /api/drain` | stops the proxy as SIGTERM does |
@@ -45,8 +45,11 @@ use history::History;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
+/// For connections to a listener that is given up.
+const MOMENT: Duration = Duration::from_secs(2);
 /// Between two entries of the history.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -57,6 +60,8 @@ pub(super) struct Admin {
     history: History,
     started: Instant,
     says: mpsc::Sender<Word>,
+    /// Of each second, for all who watch.
+    summaries: watch::Sender<Arc<str>>,
 }
 
 type Shared = Arc<Admin>;
@@ -74,6 +79,7 @@ impl Admin {
             history: History::default(),
             started: Instant::now(),
             says,
+            summaries: watch::Sender::new(Arc::from("")),
         });
         let ticking = admin.clone();
         tokio::spawn(async move {
@@ -86,18 +92,29 @@ impl Admin {
         admin
     }
 
-    /// Serves for ever.
-    pub(super) async fn serve(self: Arc<Self>, listener: TcpListener) {
-        let app = self.app();
-        let served = crate::serve::Server::new().serve(listener, app).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the operator's address is not served any more");
+    /// Serves until `stop`, and gives connections a moment to end then.
+    pub(super) async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let server = crate::serve::Server::new();
+        let served = server.serve_until(listener, self.app(), stop.cancelled());
+        let late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(MOMENT).await;
+        };
+        tokio::select! {
+            result = served => if let Err(error) = result {
+                tracing::error!(%error, "the operator's address is not served any more");
+            },
+            () = late => {}
         }
     }
 
     fn tick(&self) {
         self.history.note(&self.running.common.snapshot());
         self.running.current().router.probe_upstreams();
+        if self.summaries.receiver_count() > 0 {
+            let summary = summary::of(self).to_string();
+            self.summaries.send_replace(summary.into());
+        }
         self.exporter.tidy();
     }
 

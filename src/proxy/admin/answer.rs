@@ -35,6 +35,6 @@ pub(super) async fn unknown() -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
         "no such page; there are /metrics, /healthz, /readyz and /api/summary, streams, ends, \
-         history, send, drain, config and live",
+         history, send, reload, drain, config and live",
     )
 }
