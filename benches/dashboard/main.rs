@@ -7,6 +7,10 @@
 //! again, and lets a browser look at them while it sorts, filters and scrolls. What it prints is
 //! what the browser itself says of tasks that kept the page from answering for 50 ms and longer,
 //! and what a frame took at the worst. Pictures are left in `dashboard/` of cargo's directory.
+//!
+//! The page promises no task of 100 ms. Seen on two cores that also run the proxy, the upstream and
+//! all clients: none of 50 ms; with other work for as much again beside it, 98 ms at the worst of
+//! five runs.
 
 #![allow(
     clippy::unwrap_used,

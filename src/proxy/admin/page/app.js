@@ -65,10 +65,10 @@ find("#renewed-reload").addEventListener("click", () => location.reload());
 document.addEventListener("visibilitychange", () => !document.hidden && known !== null && show(known));
 feed.start();
 
+/** One after the other, so that the browser may answer the operator in between. */
 function show(summary) {
-  overview.show(summary);
-  health.show(summary);
-  streams.offer(summary);
+  const parts = [overview, health, { show: () => streams.offer(summary) }];
+  for (const part of parts) setTimeout(() => part.show(summary));
 }
 
 function showFeed() {

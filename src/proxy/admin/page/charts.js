@@ -25,7 +25,18 @@ export function sizeCanvas(canvas, width, height) {
   return context;
 }
 
-export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const known = new Map();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => known.clear());
+
+/** Asked once only: the browser works out all styles anew to answer, if anything has changed. */
+function style(name, read) {
+  if (!known.has(name)) known.set(name, read());
+  return known.get(name);
+}
+
+export const colour = (name) =>
+  style(name, () => getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+const font = () => style("font", () => `11px ${getComputedStyle(document.body).fontFamily}`);
 
 /**
  * `series` is a list of `{ name, colour, value }`, where `value` finds a number, or null, in a second.
@@ -155,7 +166,7 @@ export class Chart {
   }
 
   #drawAxes(context, scale, y) {
-    context.font = `11px ${getComputedStyle(document.body).fontFamily}`;
+    context.font = font();
     context.lineWidth = 1;
     context.textBaseline = "middle";
     context.textAlign = "right";

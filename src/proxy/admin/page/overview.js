@@ -57,7 +57,7 @@ const CHARTS = [
 
 export class Overview {
   #history;
-  #tiles = TILES.map((tile) => ({ ...tile, number: make("dd"), canvas: make("canvas", { "aria-hidden": "true" }), width: 0 }));
+  #tiles = TILES.map((tile) => ({ ...tile, number: make("dd"), canvas: make("canvas", { "aria-hidden": "true" }), width: 0, isSeen: true }));
   #charts = CHARTS.map((options) => new Chart(options));
 
   constructor(history) {
@@ -67,6 +67,10 @@ export class Overview {
       find("#tiles").append(box);
       new ResizeObserver(([{ contentRect }]) => {
         tile.width = contentRect.width;
+        this.#spark(tile);
+      }).observe(tile.canvas);
+      new IntersectionObserver(([{ isIntersecting }]) => {
+        tile.isSeen = isIntersecting;
         this.#spark(tile);
       }).observe(tile.canvas);
     }
@@ -100,8 +104,8 @@ export class Overview {
     chip.title = red.map(([name, part]) => `${name}: ${part.reason}`).join("\n");
   }
 
-  #spark({ canvas, value, width }) {
-    if (width === 0) return;
+  #spark({ canvas, value, width, isSeen }) {
+    if (width === 0 || !isSeen) return;
     const context = sizeCanvas(canvas, width, SPARK_HEIGHT);
     const now = this.#history.now();
     const points = this.#history.last(SPARK);
