@@ -215,7 +215,8 @@ impl Stream {
         (!id.is_empty()).then(|| String::from_utf8_lossy(&id).into_owned())
     }
 
-    /// Bytes that wait because its client does not read, where [`serve`](crate::serve) writes them.
+    /// Bytes that wait because its client does not read, where the server of the feature `serve`
+    /// writes them.
     pub fn unsent_bytes(&self) -> u64 {
         self.0.unsent.load(Relaxed).into()
     }
