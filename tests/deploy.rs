@@ -357,8 +357,8 @@ fn the_panels_of_the_dashboard_have_ids_and_places_of_their_own() {
 
 /// The last value of a directive of the unit.
 fn directive(name: &str) -> &'static str {
-    let lines = UNIT.lines().filter_map(|line| line.split_once('='));
-    lines.filter(|(key, _)| *key == name).next_back().unwrap().1
+    let mut lines = UNIT.lines().filter_map(|line| line.split_once('='));
+    lines.rfind(|(key, _)| *key == name).unwrap().1
 }
 
 #[test]
