@@ -131,6 +131,7 @@ mod tests {
     use super::*;
     use crate::SseGuardLayer;
     use crate::guard::testing::{Upstream, get, post};
+    use crate::rotation::{DrainHandle, RotationLayer};
 
     fn message(data: &str) -> Message {
         Message::data(data).unwrap()
@@ -169,6 +170,19 @@ mod tests {
         response.stream().send(&message("x")).unwrap();
         text.push_str(&response.text().await);
         assert_eq!(text, format!("{big}\n\ndata: x\n\n"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_sent_ahead_of_an_end_goes_out_before_it() {
+        let drain = DrainHandle::new();
+        let rotation = RotationLayer::new().retry(None).drain(&drain);
+        let stack = SseGuardLayer::new()
+            .inject(InjectLayer::new())
+            .rotation(rotation);
+        let response = get(stack, Upstream::new().hang()).await;
+        response.stream().send(&message("x")).unwrap();
+        drain.drain(std::time::Duration::ZERO);
+        assert_eq!(response.text().await, "data: x\n\n");
     }
 
     #[tokio::test(start_paused = true)]

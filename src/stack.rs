@@ -1,6 +1,6 @@
 //! All layers in the right order, in one line.
 //!
-//! From the client inward: metrics, connection limit, rotation, injection, heartbeat, idle timeout. They share
+//! From the client inward: metrics, connection limit, injection, rotation, heartbeat, idle timeout. They share
 //! one body, one timer and one look at the bytes; a wrong order would do no harm, but costs more.
 //!
 //! ```
@@ -136,9 +136,9 @@ type Rules<K> = (
     (
         Option<ConnectionLimitLayer<K>>,
         (
-            Option<RotationLayer>,
+            Option<InjectLayer>,
             (
-                Option<InjectLayer>,
+                Option<RotationLayer>,
                 (Option<HeartbeatLayer>, Option<IdleTimeoutLayer>),
             ),
         ),
@@ -160,7 +160,8 @@ impl<S, K: Clone> Layer<S> for SseGuardLayer<K> {
             heartbeat,
             idle,
         } = self.clone();
-        let rules = (rotation, (inject, (heartbeat, idle)));
+        // What was sent ahead of an end goes out before it.
+        let rules = (inject, (rotation, (heartbeat, idle)));
         Guard::new(inner, (metrics, (limit, rules)))
     }
 }

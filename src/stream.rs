@@ -215,7 +215,8 @@ impl Stream {
         (!id.is_empty()).then(|| String::from_utf8_lossy(&id).into_owned())
     }
 
-    /// Bytes that wait because its client does not read, where [`serve`](crate::serve) writes them.
+    /// Bytes that wait because its client does not read, where the server of the feature `serve`
+    /// writes them.
     pub fn unsent_bytes(&self) -> u64 {
         self.0.unsent.load(Relaxed).into()
     }
@@ -225,7 +226,8 @@ impl Stream {
         self.0.stop.load(Relaxed) != NEVER
     }
 
-    /// Puts an event of your own into the stream, at its next event boundary.
+    /// Puts an event of your own into the stream, at its next event boundary. It is not there yet when
+    /// this is back, and is lost if the upstream ends first.
     ///
     /// # Errors
     ///
@@ -269,8 +271,8 @@ impl Stream {
     }
 
     #[cfg(feature = "proxy")]
-    pub(crate) fn set_user(&self, user: &str) {
-        let _ = self.0.user.set(Arc::new(user.to_owned()));
+    pub(crate) fn set_user(&self, user: String) {
+        let _ = self.0.user.set(Arc::new(user));
     }
 
     #[cfg(feature = "proxy")]

@@ -13,6 +13,14 @@ use support::{Client, End, Origin, Proxy, wait_until};
 
 const TOKEN: &str = "correct-horse-battery";
 
+/// This machine is the gateway.
+const BY_USER: [&str; 4] = [
+    "--admin-user-header",
+    "X-User",
+    "--trusted-proxies",
+    "127.0.0.1/32",
+];
+
 /// One event, then silence until the other side goes; a POST gets the same.
 fn held() -> Origin {
     Origin::start(|_, to| {
@@ -92,7 +100,7 @@ fn ids(list: &Value) -> Vec<u64> {
 #[test]
 fn live_streams_are_listed_filtered_sorted_and_paged() {
     let origin = held();
-    let proxy = start(&origin, &["--admin-user-header", "X-User"]);
+    let proxy = start(&origin, &BY_USER);
     let _clients: Vec<_> = ["ann", "bob", "ann"]
         .map(|user| stream(&proxy, "GET", "/", &format!("X-User: {user}\r\n")))
         .into();
@@ -181,7 +189,7 @@ fn the_operator_ends_a_stream_and_its_client_is_told_to_come_back() {
 
 #[test]
 fn an_event_of_the_operators_reaches_whom_it_names_and_breaks_out_of_no_field() {
-    let proxy = start(&held(), &["--admin-user-header", "x-user"]);
+    let proxy = start(&held(), &BY_USER);
     let mut ann = stream(&proxy, "GET", "/", "X-User: ann\r\n");
     let mut bob = stream(&proxy, "GET", "/", "X-User: bob\r\n");
     let mut answer = stream(&proxy, "POST", "/", "X-User: ann\r\n");
@@ -232,6 +240,17 @@ fn an_event_of_the_operators_reaches_whom_it_names_and_breaks_out_of_no_field() 
     assert_eq!(bob.read_until("\n\n"), "data: last\n\n");
     answer.close_own_side();
     assert_eq!(answer.rest().0, b"");
+}
+
+#[test]
+fn nobody_is_believed_to_be_a_user_but_from_a_trusted_proxy() {
+    let proxy = start(&held(), &["--admin-user-header", "x-user"]);
+    proxy.wait_for_log("from trusted_proxies alone");
+    let _client = stream(&proxy, "GET", "/", "X-User: ann\r\n");
+    assert_eq!(
+        get(&proxy, "/api/streams").json()["streams"][0]["user"],
+        Value::Null
+    );
 }
 
 #[test]
@@ -328,7 +347,7 @@ fn readiness_is_red_while_the_upstream_is_away_and_says_so() {
     wait_until("the upstream is found again", || {
         get(&proxy, "/readyz").status == 200
     });
-    proxy.wait_for_log("the upstream is back");
+    proxy.wait_for_log("the upstream can be connected to again");
 }
 
 #[test]
@@ -378,6 +397,10 @@ fn a_foreign_page_is_not_heard() {
         assert_eq!(status("POST /api/drain", &fields), 403, "{origin}");
         assert_eq!(status("DELETE /api/streams/1", &fields), 403, "{origin}");
     }
+    // Health checks by HTTP/1.0 name no host.
+    let mut check = Client::connect(admin);
+    check.send("GET /readyz HTTP/1.0\r\n\r\n");
+    assert!(check.head().contains(" 200 "));
     // What a form of any page can send without being asked for.
     let form = format!("{host}Content-Type: text/plain\r\n");
     let order = r#"{"to":{"all":true},"data":"x"}"#;
@@ -408,9 +431,17 @@ fn with_a_token_only_who_shows_it_is_heard() {
     let wrong = format!("{host}Authorization: Bearer {TOKEN}x\r\n");
     assert_eq!(status("POST /api/drain", &wrong), 401);
     assert_eq!(status("GET /api/summary", &shown), 200);
-    // Balancers have no token.
+    // Balancers have no token, and are told no more than they need.
     assert_eq!(status("GET /healthz", host), 200);
-    assert_eq!(status("GET /readyz", host), 200);
+    assert_eq!(
+        call_with(admin, "GET /readyz", host, "").body,
+        r#"{"ready":true}"#
+    );
+    assert!(
+        call_with(admin, "GET /readyz", &shown, "")
+            .body
+            .contains("parts")
+    );
 
     let config = call_with(admin, "GET /api/config", &shown, "");
     assert!(!config.body.contains(TOKEN), "{}", config.body);

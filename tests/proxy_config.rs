@@ -6,8 +6,9 @@
 )]
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// A run of the binary that ends by itself, beside a config file called `guard.toml`.
 #[derive(Default)]
@@ -370,4 +371,23 @@ fn a_port_in_use_is_an_error_that_says_what_to_do() {
         error.contains("choose another address with --listen"),
         "{error}"
     );
+}
+
+#[test]
+fn a_config_may_come_by_a_pipe() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sse-guard"))
+        .args(["check", "--config", "/dev/stdin"])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin
+        .write_all(b"upstream.url = 'http://127.0.0.1:3000'\nlimit.total = 7\n")
+        .unwrap();
+    drop(stdin);
+    let ended = child.wait_with_output().unwrap();
+    let out = String::from_utf8(ended.stdout).unwrap();
+    assert_line(&out, "total = 7 # file /dev/stdin:2");
 }

@@ -176,6 +176,39 @@ fn routes_come_and_go_and_their_streams_stay() {
 }
 
 #[test]
+fn a_route_that_comes_back_counts_on() {
+    let origin = held();
+    let route = "[[route]]\npath = '/v1'\nlimit.total = 1\n";
+    let run = configured(&origin, route, &[]);
+    let _live = begun(run.proxy.addr, "/v1");
+    run.hang_up("", 1);
+    run.hang_up(route, 2);
+    assert!(run.proxy.get("/v1").head().starts_with("http/1.1 503 "));
+}
+
+#[test]
+fn another_address_with_the_same_port_waits_for_the_next_start() {
+    let origin = held();
+    let at = free_address();
+    let port = at.rsplit(':').next().unwrap();
+    let text = |address: &str| {
+        format!(
+            "listen = '{address}'\nadmin = false\nupstream.url = 'http://{}'\n",
+            origin.addr
+        )
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("guard.toml");
+    fs::write(&file, text(&at)).unwrap();
+    let proxy = Proxy::from_file(&file);
+    fs::write(&file, text(&format!("127.0.0.2:{port}"))).unwrap();
+    proxy.signal("-HUP");
+    let told = proxy.wait_for_log("from the next start on");
+    assert!(told.contains("listen"), "{told}");
+    begun(at.parse().unwrap(), "/");
+}
+
+#[test]
 fn listeners_move_and_streams_stay() {
     let origin = held();
     let (first, second, admin) = (free_address(), free_address(), free_address());
@@ -189,7 +222,7 @@ fn listeners_move_and_streams_stay() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("guard.toml");
     fs::write(&file, listen(&first, &admin)).unwrap();
-    let proxy = Proxy::from_file(&file);
+    let _proxy = Proxy::from_file(&file);
     let mut live = begun(first.parse().unwrap(), "/");
 
     fs::write(&file, listen(&second, &admin)).unwrap();
@@ -208,9 +241,10 @@ fn listeners_move_and_streams_stay() {
     assert!(TcpStream::connect(&first).is_err());
     begun(second.parse().unwrap(), "/");
 
+    // Who asks for it on the listener that goes is answered.
     let moved = free_address();
     fs::write(&file, listen(&second, &moved)).unwrap();
-    proxy.signal("-HUP");
+    assert_eq!(post(admin.parse().unwrap(), "/api/reload").0, 200);
     wait_until("the operator's address has moved", || {
         TcpStream::connect(&moved).is_ok() && TcpStream::connect(&admin).is_err()
     });

@@ -2,7 +2,8 @@
 # Everything that has to hold, in one command: formatting, lints and docs on all feature sets, unit
 # tests, tests over real sockets, doc tests, examples, benches (built, and run once).
 # Needs a Rust toolchain with cargo; installs what else it takes. What takes more of the machine than
-# it has, such as IPv6 or networks of its own (iproute2, util-linux), is skipped, and told at the end.
+# it has, such as IPv6, networks of its own (iproute2, util-linux) or a browser (chromium,
+# chromium-driver), is skipped, and told at the end.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,11 +17,18 @@ for component in rustfmt clippy; do
     fi
 done
 
-# For hosts that die without a word. Without it those tests say that they were skipped.
-if ! command -v ip >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    step "installing iproute2"
-    { apt-get update -qq && apt-get install -qq --no-install-recommends iproute2; } >/dev/null ||
-        echo "it can not be installed here: going on without it"
+# For hosts that die without a word, and for the dashboard in a browser. Without them those tests say
+# that they were skipped.
+missing=()
+command -v ip >/dev/null || missing+=(iproute2)
+command -v chromedriver >/dev/null || missing+=(chromium chromium-driver)
+if [ "${#missing[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get update -qq >/dev/null || true
+    for package in "${missing[@]}"; do
+        step "installing $package"
+        apt-get install -qq --no-install-recommends "$package" >/dev/null ||
+            echo "it can not be installed here: going on without it"
+    done
 fi
 
 step "format"

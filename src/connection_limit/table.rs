@@ -72,6 +72,8 @@ struct Clients {
     shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
     count: AtomicUsize,
+    /// Of the limiter whose times are written down.
+    generation: AtomicUsize,
     /// New ones since those that are done were last swept out.
     unswept: AtomicUsize,
     /// When a full table was last swept.
@@ -102,8 +104,14 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 }
 
 /// Rates live beside the counts, so that one bound holds for both.
+///
+/// A limiter's times count from its own start, which another one can not know: what one that has
+/// been replaced still finds out is not written down.
 #[derive(Debug)]
-struct Rates(Arc<Clients>);
+struct Rates {
+    clients: Arc<Clients>,
+    generation: usize,
+}
 
 impl StateStore for Rates {
     type Key = ClientKey;
@@ -112,8 +120,9 @@ impl StateStore for Rates {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let mut shard = self.0.shard(key);
-        let known = shard.get_mut(key);
+        let mut shard = self.clients.shard(key);
+        let is_replaced = self.clients.generation.load(Relaxed) != self.generation;
+        let known = shard.get_mut(key).filter(|_| !is_replaced);
         let (outcome, rate) = f(known.as_ref().and_then(|client| client.rate))?;
         if let Some(client) = known {
             client.rate = Some(rate);
@@ -124,15 +133,15 @@ impl StateStore for Rates {
 
 impl ShrinkableKeyedStateStore<ClientKey> for Rates {
     fn retain_recent(&self, drop_below: Nanos) {
-        for shard in &self.0.shards {
-            self.0.forget(&mut lock(shard), |client| {
+        for shard in &self.clients.shards {
+            self.clients.forget(&mut lock(shard), |client| {
                 client.rate.is_some_and(|rate| rate > drop_below)
             });
         }
     }
 
     fn len(&self) -> usize {
-        self.0.count.load(Relaxed)
+        self.clients.count.load(Relaxed)
     }
 
     fn is_empty(&self) -> bool {
@@ -173,6 +182,7 @@ impl Table {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             count: AtomicUsize::new(0),
+            generation: AtomicUsize::new(0),
             unswept: AtomicUsize::new(0),
             swept: Mutex::default(),
         });
@@ -180,7 +190,13 @@ impl Table {
     }
 
     fn of(clients: Arc<Clients>, limits: Limits) -> Self {
-        let rates = |quota| RateLimiter::new(quota, Rates(clients.clone()), TokioClock);
+        let rates = |quota| {
+            let rates = Rates {
+                clients: clients.clone(),
+                generation: clients.generation.load(Relaxed),
+            };
+            RateLimiter::new(quota, rates, TokioClock)
+        };
         Self {
             rate: limits.rate.map(|quota| Arc::new(rates(quota))),
             clients,
@@ -197,7 +213,7 @@ impl Table {
                 rate: self.rate.clone(),
             };
         }
-        // A limiter's times count from its own start, which another one can not know.
+        self.clients.generation.fetch_add(1, Relaxed);
         for shard in &self.clients.shards {
             let mut shard = lock(shard);
             shard.values_mut().for_each(|client| client.rate = None);

@@ -44,7 +44,7 @@ impl Outcome {
     }
 }
 
-/// The numbers of a [`MetricsLayer`] and its clones at one moment.
+/// The numbers of a [`MetricsLayer`](super::MetricsLayer) and its clones at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {

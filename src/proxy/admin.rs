@@ -2,6 +2,7 @@
 //!
 //! | path | |
 //! | --- | --- |
+//! | `GET /` | the dashboard, in a browser |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | 200 as long as the process answers |
 //! | `GET /readyz` | 200 if new streams are welcome, else 503; the JSON says which part is red, and since when |
@@ -9,7 +10,7 @@
 //! | `GET /api/history` | numbers of each of the last 900 seconds |
 //! | `GET /api/streams` | live streams: filter, sort, page |
 //! | `GET /api/streams/{id}` | one of them |
-//! | `DELETE /api/streams/{id}` | ends it, with a `retry:` line |
+//! | `DELETE /api/streams/{id}` | ends it, with a `retry:` line; breaks off an answer in pieces |
 //! | `GET /api/ends` | streams that have ended, the latest first |
 //! | `POST /api/send` | puts an event into live streams |
 //! | `POST /api/drain` | stops the proxy as SIGTERM does |
@@ -17,7 +18,7 @@
 //! | `GET /api/config` | what holds and where it was set, without secrets |
 //! | `GET /api/live` | an event stream: a summary each second, and each end |
 //!
-//! All but the health checks want the token, if there is one.
+//! All but the dashboard's page and the health checks want the token, if there is one.
 
 mod access;
 mod answer;
@@ -27,6 +28,7 @@ mod health;
 mod history;
 mod journal;
 mod live;
+mod page;
 mod select;
 mod send;
 mod streams;
@@ -43,8 +45,11 @@ use history::History;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
+/// For connections to a listener that is given up.
+const MOMENT: Duration = Duration::from_secs(2);
 /// Between two entries of the history.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -55,6 +60,8 @@ pub(super) struct Admin {
     history: History,
     started: Instant,
     says: mpsc::Sender<Word>,
+    /// Of each second, for all who watch.
+    summaries: watch::Sender<Arc<str>>,
 }
 
 type Shared = Arc<Admin>;
@@ -72,6 +79,7 @@ impl Admin {
             history: History::default(),
             started: Instant::now(),
             says,
+            summaries: watch::Sender::new(Arc::from("")),
         });
         let ticking = admin.clone();
         tokio::spawn(async move {
@@ -84,18 +92,29 @@ impl Admin {
         admin
     }
 
-    /// Serves for ever.
-    pub(super) async fn serve(self: Arc<Self>, listener: TcpListener) {
-        let app = self.app();
-        let served = crate::serve::Server::new().serve(listener, app).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the operator's address is not served any more");
+    /// Serves until `stop`, and gives connections a moment to end then.
+    pub(super) async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let server = crate::serve::Server::new();
+        let served = server.serve_until(listener, self.app(), stop.cancelled());
+        let late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(MOMENT).await;
+        };
+        tokio::select! {
+            result = served => if let Err(error) = result {
+                tracing::error!(%error, "the operator's address is not served any more");
+            },
+            () = late => {}
         }
     }
 
     fn tick(&self) {
         self.history.note(&self.running.common.snapshot());
         self.running.current().router.probe_upstreams();
+        if self.summaries.receiver_count() > 0 {
+            let summary = summary::of(self).to_string();
+            self.summaries.send_replace(summary.into());
+        }
         self.exporter.tidy();
     }
 
@@ -121,6 +140,8 @@ impl Admin {
                 access::authorize,
             ));
         axum::Router::new()
+            .route("/", get(page::page))
+            .route("/assets/{name}", get(page::asset))
             .route("/healthz", get(health::healthz))
             .route("/readyz", get(health::readyz))
             .merge(guarded)

@@ -32,7 +32,6 @@ pub fn main() -> ExitCode {
         _ => &[],
     };
     let source = Source { matches, defaults };
-    let watch = Watch::new(source.file());
     let loaded = match source.load() {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -42,8 +41,8 @@ pub fn main() -> ExitCode {
     };
     match source.matches.subcommand_name() {
         Some("check") => check(&loaded),
-        Some("demo") => run(source, loaded, watch, true),
-        _ => run(source, loaded, watch, false),
+        Some("demo") => run(source, loaded, true),
+        _ => run(source, loaded, false),
     }
 }
 
@@ -52,7 +51,7 @@ fn check(loaded: &Loaded) -> ExitCode {
     OK
 }
 
-fn run(source: Source, loaded: Loaded, watch: Watch, demo: bool) -> ExitCode {
+fn run(source: Source, loaded: Loaded, demo: bool) -> ExitCode {
     let config = &loaded.config;
     let logging = logging::start(&config.log);
     for warning in &config.warnings {
@@ -69,7 +68,7 @@ fn run(source: Source, loaded: Loaded, watch: Watch, demo: bool) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let result = runtime.block_on(serve(source, loaded, watch, logging, demo));
+    let result = runtime.block_on(serve(source, loaded, logging, demo));
     // What is left are connections that had their time.
     runtime.shutdown_background();
     match result {
@@ -105,7 +104,6 @@ enum RunError {
 async fn serve(
     source: Source,
     loaded: Loaded,
-    watch: Watch,
     logging: Logging,
     is_demo: bool,
 ) -> Result<(), RunError> {
@@ -127,6 +125,7 @@ async fn serve(
     }
     tracing::info!("listening on http://{address}");
     let threads = threads(config);
+    let watch = Watch::new(source.file(), loaded.file_text());
     let exporter = admin_listener.is_some().then(Exporter::install);
     let common = Common::new(admin_listener.is_some().then(Arc::default));
     let running = Arc::new(Running::new(source, loaded, common)?);

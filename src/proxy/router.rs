@@ -3,12 +3,12 @@
 use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
 use super::running::{Common, Current, Running};
 use super::upstream::{Health, Upstream};
-use crate::client_key::{ForwardedHeader, ForwardedIp};
+use crate::client_key::{ForwardedHeader, ForwardedIp, PeerAddr};
 use crate::connection_limit::{ConnectionLimitLayer, Reject};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
 use crate::inject::InjectLayer;
-use crate::metrics::{LogLimit, MetricsLayer, Snapshot};
+use crate::metrics::{MetricsLayer, Snapshot};
 use crate::rotation::RotationLayer;
 use crate::serve::RequestBody;
 use crate::stream::Stream;
@@ -17,6 +17,7 @@ use crate::{SseGuard, SseGuardLayer};
 use bytes::Bytes;
 use http::{HeaderName, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Full};
+use ipnet::IpNet;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use std::task::{Context, Poll};
 use tower_layer::Layer;
 use tower_service::Service;
 
-type Limit = ConnectionLimitLayer<ForwardedIp>;
+pub(super) type Limit = ConnectionLimitLayer<ForwardedIp>;
 type Guarded = SseGuard<Upstream, ForwardedIp>;
 type GuardedBody = <<Guarded as Service<Request<RequestBody>>>::Response as IntoBody>::Body;
 
@@ -43,17 +44,19 @@ pub(super) type ResponseBody = Either<GuardedBody, Full<Bytes>>;
 /// All routes, in the order of the config.
 pub(super) struct Router {
     routes: Vec<Route>,
-    /// The limits that routes without any of their own share.
-    shared: Option<Limit>,
     /// One for each upstream, however many routes lead to it.
     upstreams: Vec<Health>,
     user_header: Option<HeaderName>,
+    /// Whose word on it counts.
+    trusted: Vec<IpNet>,
 }
+
+/// A longer name of a user is none.
+const LONGEST_USER: usize = 256;
 
 struct Route {
     path: RoutePath,
     metrics: MetricsLayer,
-    own_limit: Option<Limit>,
     settings: Settings,
     upstream: Upstream,
     service: Guarded,
@@ -83,28 +86,23 @@ impl Router {
                 == (&config.trusted_proxies, config.trusted_header)
         });
         let before = old.map(|old| &old.router);
-        let limit = |config, before: Option<&Limit>| {
-            let limit = limit(config, clients.clone());
-            before.map_or(limit.clone(), |before| limit.counting_with(before))
-        };
-        let log_limit = config.log.streams.map(log_limit);
+        let limit = |path, config| common.limit(path, limit(config, clients.clone()));
+        let log_limit = common.log_limit(config.log.streams);
         let mut router = Self {
             routes: Vec::new(),
-            shared: None,
             upstreams: Vec::new(),
             user_header: config.admin.user_header.clone(),
+            trusted: config.trusted_proxies.clone(),
         };
+        let mut shared = None;
         for route in &config.routes {
             let settings = &route.settings;
             let before_it = before.and_then(|before| before.route(&route.path));
-            let (own_limit, in_use) = if route.own_limits {
-                let own = before_it.and_then(|before| before.own_limit.as_ref());
-                let limit = limit(&settings.limit, own);
-                (Some(limit.clone()), limit)
+            let in_use = if route.own_limits {
+                limit(Some(route.path.as_str()), &settings.limit)
             } else {
-                let shared = before.and_then(|before| before.shared.as_ref());
-                let make = || limit(&settings.limit, shared);
-                (None, router.shared.get_or_insert_with(make).clone())
+                let make = || limit(None, &settings.limit);
+                shared.get_or_insert_with(make).clone()
             };
             let url = &settings.upstream.url;
             let known = router.upstreams.iter().find(|known| known.url() == url);
@@ -138,7 +136,6 @@ impl Router {
             router.routes.push(Route {
                 path: route.path.clone(),
                 metrics,
-                own_limit,
                 settings: settings.clone(),
                 service: layer.layer(upstream.clone()),
                 upstream,
@@ -172,13 +169,16 @@ impl Router {
         routes.map(|route| (route.path.as_str(), route.metrics.snapshot()))
     }
 
-    /// Streams that hold a slot.
-    pub(super) fn slots(&self) -> u64 {
-        let own = self
-            .routes
-            .iter()
-            .filter_map(|route| route.own_limit.as_ref());
-        own.chain(&self.shared).map(Limit::active).sum()
+    /// As a proxy that is trusted says: anybody else could claim to be anybody.
+    fn user<'a>(&self, request: &'a Request<RequestBody>) -> Option<&'a str> {
+        let name = self.user_header.as_ref()?;
+        let PeerAddr(peer) = request.extensions().get()?;
+        let peer = peer.ip().to_canonical();
+        if !self.trusted.iter().any(|network| network.contains(&peer)) {
+            return None;
+        }
+        let user = request.headers().get(name)?.to_str().ok()?;
+        (user.len() <= LONGEST_USER).then_some(user)
     }
 
     async fn answer(&self, request: Request<RequestBody>) -> Response<ResponseBody> {
@@ -189,10 +189,8 @@ impl Router {
             *response.status_mut() = StatusCode::NOT_FOUND;
             return response;
         };
-        let user = self.user_header.as_ref();
-        let user = user.and_then(|name| request.headers().get(name)).cloned();
+        let user = self.user(&request).map(str::to_owned);
         let Ok(response) = route.service.clone().call(request).await;
-        let user = user.as_ref().and_then(|user| user.to_str().ok());
         if let (Some(user), Some(stream)) = (user, response.extensions().get::<Stream>()) {
             stream.set_user(user);
         }
@@ -240,14 +238,6 @@ fn limit(config: &config::Limit, clients: ForwardedIp) -> Limit {
     match config.rate {
         Some(rate) => layer.rate(rate.count, rate.per, config.burst),
         None => layer,
-    }
-}
-
-fn log_limit(rate: config::Rate) -> LogLimit {
-    match rate.per.as_secs() {
-        60 => LogLimit::per_minute(rate.count),
-        3600 => LogLimit::per_hour(rate.count),
-        _ => LogLimit::per_second(rate.count),
     }
 }
 

@@ -4,14 +4,15 @@
 //! both have in common is in [`Common`]: one drain, one count of each limit, the same numbers.
 
 use super::admin::Journal;
-use super::config::{self, Config, ConfigError, Loaded};
+use super::config::{self, Config, ConfigError, Loaded, Rate};
 use super::listen::{ListenError, listen};
-use super::router::Router;
-use crate::metrics::{MetricsLayer, Snapshot};
+use super::router::{Limit, Router};
+use crate::metrics::{LogLimit, MetricsLayer, Snapshot};
 use crate::rotation::DrainHandle;
 use crate::wire::WordsError;
 use arc_swap::ArcSwap;
 use clap::ArgMatches;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 use tokio::net::TcpListener;
@@ -45,6 +46,9 @@ pub(super) struct Common {
     journal: Option<Arc<Journal>>,
     /// The numbers of each path that has been a route.
     books: Mutex<Vec<(String, MetricsLayer)>>,
+    /// The limits of each path that has some of its own, and those that the others share.
+    limits: Mutex<Vec<(Option<String>, Limit)>>,
+    log_limit: Mutex<Option<(Rate, LogLimit)>>,
     stopping: OnceLock<Instant>,
 }
 
@@ -73,6 +77,49 @@ impl Common {
         }
         books.push((path.to_owned(), layer.clone()));
         layer
+    }
+
+    /// These limits, counting on where those of this path have counted.
+    pub(super) fn limit(&self, path: Option<&str>, limit: Limit) -> Limit {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = limits
+            .iter_mut()
+            .find(|(known, _)| known.as_deref() == path);
+        match known {
+            Some((_, known)) => {
+                *known = limit.counting_with(known);
+                known.clone()
+            }
+            None => {
+                limits.push((path.map(str::to_owned), limit.clone()));
+                limit
+            }
+        }
+    }
+
+    /// Streams that hold a slot.
+    pub(super) fn slots(&self) -> u64 {
+        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.iter().map(|(_, limit)| limit.active()).sum()
+    }
+
+    /// The same for as long as the rate is.
+    pub(super) fn log_limit(&self, rate: Option<Rate>) -> Option<LogLimit> {
+        let rate = rate?;
+        let mut known = self
+            .log_limit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, limit)) = known.as_ref().filter(|(known, _)| *known == rate) {
+            return Some(limit.clone());
+        }
+        let limit = match rate.per.as_secs() {
+            60 => LogLimit::per_minute(rate.count),
+            3600 => LogLimit::per_hour(rate.count),
+            _ => LogLimit::per_second(rate.count),
+        };
+        *known = Some((rate, limit.clone()));
+        Some(limit)
     }
 
     pub(super) fn journal(&self) -> Option<&Arc<Journal>> {
@@ -195,16 +242,24 @@ impl Running {
             ..Reloaded::default()
         };
         let config = &loaded.config;
-        if config.listen != old.config().listen {
-            reloaded.listener = Some(listen("listen", config.listen)?);
+        let (before, address) = (old.config().listen, config.listen);
+        if address != before {
+            if address.port() == before.port() {
+                // We hold it ourselves.
+                reloaded.waiting.push("listen");
+            } else {
+                reloaded.listener = Some(listen("listen", address)?);
+            }
         }
-        let address = config.admin.listen;
-        if address != old.config().admin.listen {
-            if self.common.journal.is_some() {
+        let (before, address) = (old.config().admin.listen, config.admin.listen);
+        if address != before {
+            let port = |address: Option<SocketAddr>| address.map(|address| address.port());
+            let is_ours = address.is_some() && port(address) == port(before);
+            if self.common.journal.is_some() && !is_ours {
                 let listener = address.map(|address| listen("admin.listen", address));
                 reloaded.admin = Some(listener.transpose()?);
             } else {
-                // Nothing was counted for it.
+                // Nothing was counted for it, or we hold the port ourselves.
                 reloaded.waiting.push("admin.listen");
             }
         }

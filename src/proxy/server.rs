@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Behind the drain window: for ends on their way out and requests that are no streams.
 const GRACE: Duration = Duration::from_secs(5);
@@ -76,31 +76,31 @@ pub(super) fn server(config: &config::Client) -> Server {
 /// The operator's address, if there is one.
 pub(super) struct AdminServer {
     admin: Option<Arc<Admin>>,
-    serving: Option<JoinHandle<()>>,
+    /// Of the listener that there is.
+    stop: CancellationToken,
 }
 
 impl AdminServer {
     pub(super) fn new(admin: Option<Arc<Admin>>, listener: Option<TcpListener>) -> Self {
         let mut server = Self {
             admin,
-            serving: None,
+            stop: CancellationToken::new(),
         };
         server.listen(listener);
         server
     }
 
-    /// In place of the listener that there was.
+    /// In place of the listener that there was, whose connections have a moment to end: who asked
+    /// for this is on one of them.
     fn listen(&mut self, listener: Option<TcpListener>) {
-        if let Some(serving) = self.serving.take() {
-            serving.abort();
-        }
+        std::mem::take(&mut self.stop).cancel();
         let (Some(admin), Some(listener)) = (&self.admin, listener) else {
             return;
         };
         if let Ok(address) = listener.local_addr() {
             tracing::info!("metrics, health and stream table on http://{address}");
         }
-        self.serving = Some(tokio::spawn(admin.clone().serve(listener)));
+        tokio::spawn(admin.clone().serve(listener, self.stop.clone()));
     }
 }
 
@@ -137,7 +137,7 @@ impl Proxy {
             match word {
                 Word::Stop => break,
                 Word::Reload(who) => {
-                    self.watch.look();
+                    self.watch.look(every);
                     notify::reloading();
                     let told = self.reload(&mut connections);
                     notify::reloaded(&self.listener, told.is_ok());
@@ -186,6 +186,8 @@ impl Proxy {
 
     async fn stop(mut self, mut connections: Connections) {
         drop(self.listener);
+        // A reload is told so.
+        drop(self.operator);
         let (current, common) = (self.running.current(), &self.running.common);
         let window = current.config().drain_window;
         common.stop();
@@ -216,7 +218,7 @@ impl Proxy {
             cut_off = left,
             accept_failures,
             active = sums.active,
-            slots = current.router.slots(),
+            slots = common.slots(),
             opened = sums.opened,
             rejected = sums.rejected,
             events = sums.events,

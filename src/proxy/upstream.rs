@@ -287,7 +287,8 @@ impl Service<Request<RequestBody>> for Upstream {
                 }
                 Err(failure) => {
                     if failure.is_upstreams() {
-                        target.health.failed(&failure);
+                        let is_away = matches!(failure, Failure::Connect(_));
+                        target.health.failed(&failure, is_away);
                     }
                     failure.answer(&target.url, &target.retry_after)
                 }

@@ -13,17 +13,17 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// What is in the file now, if there is one, is known. To be made before it is read: a change
-    /// between the two is one.
-    pub(super) fn new(file: Option<String>) -> Self {
-        let mut watch = Self { file, seen: None };
-        watch.look();
-        watch
+    /// What was in the file when the config was read is known: it may have changed since.
+    pub(super) fn new(file: Option<String>, seen: Option<&str>) -> Self {
+        let seen = seen.map(|text| text.as_bytes().to_vec());
+        Self { file, seen }
     }
 
-    /// What is in the file now is known.
-    pub(super) fn look(&mut self) {
-        self.seen = self.read();
+    /// What is in the file now is known, if it is watched: a pipe can be read once.
+    pub(super) fn look(&mut self, every: Option<Duration>) {
+        if every.is_some() {
+            self.seen = self.read();
+        }
     }
 
     fn read(&self) -> Option<Vec<u8>> {
@@ -59,7 +59,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("guard.toml");
         fs::write(&path, "a").unwrap();
-        let mut watch = Watch::new(path.to_str().map(str::to_owned));
+        let mut watch = Watch::new(path.to_str().map(str::to_owned), Some("a"));
         let hour = Duration::from_secs(3600);
         assert!(timeout(hour, watch.changed(SECOND)).await.is_err());
         fs::remove_file(&path).unwrap();
@@ -67,10 +67,10 @@ mod tests {
         fs::write(&path, "b").unwrap();
         assert!(timeout(hour, watch.changed(None)).await.is_err());
         watch.changed(SECOND).await;
-        watch.look();
+        watch.look(SECOND);
         assert!(timeout(hour, watch.changed(SECOND)).await.is_err());
         assert!(
-            timeout(hour, Watch::new(None).changed(SECOND))
+            timeout(hour, Watch::new(None, None).changed(SECOND))
                 .await
                 .is_err()
         );

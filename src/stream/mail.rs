@@ -33,7 +33,7 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// If `data` is empty.
+    /// If `data` is empty, or longer than 64 KiB.
     pub fn data(data: &str) -> Result<Self, WordsError> {
         Words::message(None, data, None).map(Self)
     }
@@ -42,7 +42,7 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// If either is empty, or `name` contains CR or LF.
+    /// If either is empty, `name` contains CR or LF, or they are longer than 64 KiB together.
     pub fn event(name: &str, data: &str) -> Result<Self, WordsError> {
         Words::message(Some(name), data, None).map(Self)
     }
@@ -52,7 +52,7 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// If `data` is empty, or `name` is or contains CR or LF.
+    /// If `data` is empty, `name` is or contains CR or LF, or they are longer than 64 KiB together.
     pub fn with_retry(name: Option<&str>, data: &str, retry: Duration) -> Result<Self, WordsError> {
         Words::message(name, data, Some(retry)).map(Self)
     }

@@ -15,10 +15,16 @@ pub enum WordsError {
         /// The text that was refused.
         text: String,
     },
+    /// An event's name and data are longer than 64 KiB together.
+    #[error("{0} bytes are too long for an event of ours; 64 KiB is the most")]
+    TooLong(usize),
     /// An event's name or data is empty. Some clients crash on either.
     #[error("an event needs a name and data that are not empty: some clients crash without")]
     Empty,
 }
+
+/// Each stream whose client does not read keeps a copy of its own.
+const LONGEST: usize = 64 * 1024;
 
 /// Refuses what would end the line it stands in.
 fn check_line(text: &str) -> Result<(), WordsError> {
@@ -79,6 +85,10 @@ impl Words {
     ) -> Result<Self, WordsError> {
         if data.is_empty() || name.is_some_and(str::is_empty) {
             return Err(WordsError::Empty);
+        }
+        let len = data.len() + name.map_or(0, str::len);
+        if len > LONGEST {
+            return Err(WordsError::TooLong(len));
         }
         let mut lines = Vec::new();
         lines.extend(retry.map(|retry| format!("retry: {}", retry.as_millis())));
@@ -161,7 +171,14 @@ mod tests {
             message.in_line_end(LineEnd::Lf),
             "retry: 1000\nevent: a\ndata: 1\ndata: \ndata: id: 2\ndata: \n\n"
         );
-        for (name, data) in [(None, ""), (Some(""), "x"), (Some("a\rb"), "x")] {
+        let long = "x".repeat(LONGEST);
+        assert!(Words::message(None, &long, None).is_ok());
+        for (name, data) in [
+            (None, ""),
+            (Some(""), "x"),
+            (Some("a\rb"), "x"),
+            (Some("a"), &long),
+        ] {
             assert!(Words::message(name, data, None).is_err());
         }
     }

@@ -34,7 +34,7 @@ impl IntoResponse for Refusal {
 pub(super) async fn unknown() -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
-        "no such page; there are /metrics, /healthz, /readyz and /api/summary, streams, ends, \
-         history, send, drain, config and live",
+        "no such page; there are /, /metrics, /healthz, /readyz and /api/summary, streams, ends, \
+         history, send, reload, drain, config and live",
     )
 }

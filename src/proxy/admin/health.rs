@@ -2,10 +2,11 @@
 
 use super::super::server::Word;
 use super::Shared;
+use super::access::Access;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -71,13 +72,18 @@ pub(super) fn readiness(admin: &super::Admin) -> (bool, Map<String, Value>) {
     (ready, parts.collect())
 }
 
-pub(super) async fn readyz(State(admin): State<Shared>) -> impl IntoResponse {
+pub(super) async fn readyz(State(admin): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
     let (ready, parts) = readiness(&admin);
     let status = match ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let body = Json(json!({ "ready": ready, "parts": parts }));
+    let mut body = json!({ "ready": ready });
+    // Names of upstreams and files are none of a stranger's business.
+    if Access::of(&admin).is_shown(&headers) {
+        body["parts"] = parts.into();
+    }
+    let body = Json(body);
     (status, [(CACHE_CONTROL, "no-store")], body)
 }
 
@@ -85,8 +91,8 @@ pub(super) async fn drain(State(admin): State<Shared>) -> impl IntoResponse {
     let window = admin.running.current().config().drain_window;
     let streams = admin.streams().live();
     tracing::info!(streams, "the operator stops the proxy");
-    // One that is said already is enough.
-    let _ = admin.says.try_send(Word::Stop);
+    // If nobody hears it any more, it is done already.
+    let _ = admin.says.send(Word::Stop).await;
     let body = json!({ "draining": streams, "window_s": window.as_secs_f64() });
     (StatusCode::ACCEPTED, Json(body))
 }

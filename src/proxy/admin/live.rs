@@ -1,7 +1,7 @@
 //! `/api/live`: an event stream of what happens, which our own layers guard.
 
+use super::Shared;
 use super::journal::Ended;
-use super::{Admin, Shared, TICK, summary};
 use crate::SseGuardLayer;
 use crate::connection_limit::ConnectionLimitLayer;
 use crate::heartbeat::HeartbeatLayer;
@@ -12,7 +12,9 @@ use axum::response::sse::Event;
 use futures_util::stream::{self, Stream};
 use serde_json::json;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Pages that may watch at once.
 const WATCHERS: u32 = 64;
@@ -30,19 +32,22 @@ pub(super) fn guard() -> SseGuardLayer {
 
 struct Watcher {
     admin: Shared,
-    ticks: tokio::time::Interval,
+    summaries: watch::Receiver<Arc<str>>,
     seen: u64,
 }
 
 impl Watcher {
-    fn event(&mut self) -> Event {
-        let admin: &Admin = &self.admin;
-        let (count, ends) = admin.ends_behind(self.seen, ENDS);
-        let ends: Vec<_> = ends.iter().map(Ended::row).collect();
+    /// What happens in the next second; nothing when there is none.
+    async fn event(&mut self) -> Option<Event> {
+        self.summaries.changed().await.ok()?;
+        let summary = self.summaries.borrow_and_update().clone();
+        let (count, ends) = self.admin.ends_behind(self.seen, ENDS);
         let missed = count - self.seen - ends.len() as u64;
+        let ends: Vec<_> = ends.iter().map(Ended::row).collect();
         self.seen = count;
-        let data = json!({ "summary": summary::of(admin), "ends": ends, "missed_ends": missed });
-        Event::default().event("tick").data(data.to_string())
+        let (ends, missed) = (json!(ends), json!(missed));
+        let data = format!(r#"{{"summary":{summary},"ends":{ends},"missed_ends":{missed}}}"#);
+        Some(Event::default().event("tick").data(data))
     }
 }
 
@@ -51,12 +56,11 @@ pub(super) async fn live(
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let watcher = Watcher {
         seen: admin.ends_behind(u64::MAX, 0).0,
+        summaries: admin.summaries.subscribe(),
         admin,
-        ticks: tokio::time::interval(TICK),
     };
     Sse::new(stream::unfold(watcher, |mut watcher| async {
-        watcher.ticks.tick().await;
-        let event = watcher.event();
+        let event = watcher.event().await?;
         Some((Ok(event), watcher))
     }))
 }

@@ -39,16 +39,16 @@ impl Names<'_> {
         })
     }
 
-    /// Whether the text that is wanted, if any is, is its id or a part of what else names it.
+    /// Whether the text that is wanted, if any is, is its id or a part of what else names it, in
+    /// whatever case.
     pub(super) fn mention(&self, wanted: &Option<String>) -> bool {
-        let Some(text) = wanted.as_deref() else {
+        let Some(text) = wanted.as_deref().map(str::to_lowercase) else {
             return true;
         };
         let texts = [self.route, self.user, self.upstream];
-        texts.into_iter().flatten().any(|part| part.contains(text))
+        let is_in = |part: &str| part.to_lowercase().contains(&text);
+        texts.into_iter().flatten().any(is_in)
             || self.id.to_string() == text
-            || self
-                .client
-                .is_some_and(|client| client.to_string().contains(text))
+            || self.client.is_some_and(|client| is_in(&client.to_string()))
     }
 }

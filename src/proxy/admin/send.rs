@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// A `retry:` that no client should be told: it would hold to it.
@@ -31,7 +32,7 @@ pub(super) struct Order {
 struct To {
     /// Has to be said to reach all.
     all: bool,
-    ids: Option<Vec<u64>>,
+    ids: Option<HashSet<u64>>,
     client: Option<String>,
     route: Option<String>,
     user: Option<String>,
@@ -96,6 +97,12 @@ pub(super) async fn send(
             Err(SendError::Ended) => {}
         }
     }
-    tracing::info!(sent, full, deaf, to = ?order.to, event = order.event, "the operator sends an event");
+    tracing::info!(
+        sent,
+        full,
+        deaf,
+        event = order.event,
+        "the operator sends an event"
+    );
     Ok(Json(json!({ "sent": sent, "full": full, "not_get": deaf })))
 }

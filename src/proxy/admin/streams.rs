@@ -12,7 +12,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::cmp::Ordering;
+use tokio::time::Instant;
 
 /// Rows of a page, unless the operator says otherwise.
 const PAGE: usize = 100;
@@ -148,33 +148,51 @@ impl Wanted {
             && names.mention(&self.q)
     }
 
-    fn compare(&self, a: &Stream, b: &Stream) -> Ordering {
-        let order = match self.sort {
-            Sort::Id => Ordering::Equal,
-            Sort::Route => a.route().cmp(&b.route()),
-            Sort::Client => {
-                let client = |stream: &Stream| stream.client().map(ToString::to_string);
-                client(a).cmp(&client(b))
+    /// Those that are wanted, in order. By values of one moment: they change meanwhile, and to sort
+    /// by what changes is to panic.
+    fn select(&self, mut streams: Vec<Stream>) -> Vec<Stream> {
+        streams.retain(|stream| self.matches(stream));
+        let now = Instant::now();
+        streams.sort_by_cached_key(|stream| (self.key(stream, now), stream.id()));
+        if self.order == Order::Desc {
+            streams.reverse();
+        }
+        streams
+    }
+
+    fn key(&self, stream: &Stream, now: Instant) -> Key {
+        let text = |text: Option<&str>| Key::Text(text.map(str::to_owned));
+        let ago = |at| u64::try_from(now.saturating_duration_since(at).as_nanos());
+        let ago = |at| Key::Number(ago(at).unwrap_or(u64::MAX));
+        let number = |number| Key::Number(number);
+        match self.sort {
+            Sort::Id => number(0),
+            Sort::Route => text(stream.route()),
+            Sort::Client => Key::Text(stream.client().map(ToString::to_string)),
+            Sort::User => text(stream.user()),
+            Sort::Upstream => text(stream.upstream()),
+            Sort::State => number(Condition::of(stream) as u64),
+            Sort::Age => ago(stream.opened()),
+            Sort::Events => number(stream.events()),
+            // Of numbers that are not negative the bits are in the same order.
+            Sort::EventsPerSecond => number(stream.events_per_second().max(0.0).to_bits().into()),
+            Sort::Bytes => number(stream.bytes()),
+            Sort::Heartbeats => number(stream.heartbeats()),
+            Sort::LastEvent => stream.last_event().map_or(number(u64::MAX), ago),
+            Sort::Gap => {
+                let gap = stream.gap_p99().unwrap_or_default().as_millis();
+                number(u64::try_from(gap).unwrap_or(u64::MAX))
             }
-            Sort::User => a.user().cmp(&b.user()),
-            Sort::Upstream => a.upstream().cmp(&b.upstream()),
-            Sort::State => Condition::of(a).cmp(&Condition::of(b)),
-            // The oldest has the greatest age.
-            Sort::Age => b.opened().cmp(&a.opened()),
-            Sort::Events => a.events().cmp(&b.events()),
-            Sort::EventsPerSecond => a.events_per_second().total_cmp(&b.events_per_second()),
-            Sort::Bytes => a.bytes().cmp(&b.bytes()),
-            Sort::Heartbeats => a.heartbeats().cmp(&b.heartbeats()),
-            Sort::LastEvent => b.last_event().cmp(&a.last_event()),
-            Sort::Gap => a.gap_p99().cmp(&b.gap_p99()),
-            Sort::Unsent => a.unsent_bytes().cmp(&b.unsent_bytes()),
-        };
-        let order = order.then_with(|| a.id().cmp(&b.id()));
-        match self.order {
-            Order::Asc => order,
-            Order::Desc => order.reverse(),
+            Sort::Unsent => number(stream.unsent_bytes()),
         }
     }
+}
+
+/// What streams are sorted by; of one kind for all.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Number(u64),
+    Text(Option<String>),
 }
 
 pub(super) async fn list(
@@ -182,10 +200,9 @@ pub(super) async fn list(
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Json<Value>, Refusal> {
     let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text()))?;
-    let mut streams = admin.streams().streams();
+    let streams = admin.streams().streams();
     let live = streams.len();
-    streams.retain(|stream| wanted.matches(stream));
-    streams.sort_by(|a, b| wanted.compare(a, b));
+    let streams = wanted.select(streams);
     let page = streams.iter().skip(wanted.offset);
     let page: Vec<Row> = page
         .take(wanted.limit.unwrap_or(PAGE))
@@ -231,4 +248,44 @@ pub(super) async fn end(
     }
     tracing::info!(id, "the operator ends a stream");
     Ok((StatusCode::ACCEPTED, Json(json!({ "ending": id }))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_are_sorted_by_each_field_both_ways() {
+        let (quiet, busy) = (Stream::open(), Stream::open());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let young = Stream::open();
+        busy.came(100, Instant::now());
+        busy.came_events(5, 5, Instant::now());
+        let ids = |sort, order| {
+            let wanted = Wanted {
+                sort,
+                order,
+                ..Wanted::default()
+            };
+            let sorted = wanted.select(vec![young.clone(), busy.clone(), quiet.clone()]);
+            sorted.iter().map(Stream::id).collect::<Vec<_>>()
+        };
+        let (quiet, busy, young) = (quiet.id(), busy.id(), young.id());
+        for (sort, ascending) in [
+            (Sort::Id, [quiet, busy, young]),
+            (Sort::Age, [young, quiet, busy]),
+            (Sort::Events, [quiet, young, busy]),
+            (Sort::EventsPerSecond, [quiet, young, busy]),
+            (Sort::Bytes, [quiet, young, busy]),
+            (Sort::LastEvent, [busy, quiet, young]),
+            (Sort::Client, [quiet, busy, young]),
+            (Sort::Unsent, [quiet, busy, young]),
+        ] {
+            assert_eq!(ids(sort, Order::Asc), ascending, "{sort:?}");
+            let mut descending = ascending;
+            descending.reverse();
+            assert_eq!(ids(sort, Order::Desc), descending, "{sort:?}");
+        }
+    }
 }

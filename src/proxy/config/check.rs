@@ -59,6 +59,13 @@ pub(super) fn warnings(config: &Config, catch_all: bool) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if config.admin.user_header.is_some() && config.trusted_proxies.is_empty() {
+        warnings.push(
+            "admin.user_header is believed from trusted_proxies alone, and there are none: name \
+             the gateway that sets it"
+                .to_owned(),
+        );
+    }
     let (fallback, routes) = match config.routes.split_last() {
         Some((last, routes)) if catch_all => (Some(last), routes),
         _ => (None, config.routes.as_slice()),
@@ -197,6 +204,7 @@ mod tests {
                 "limit.per_ip 100 is above limit.total 10",
             ),
             ("trusted_proxies = ['0.0.0.0/0']", "trusts every address"),
+            ("admin.user_header = 'x-user'", "from trusted_proxies alone"),
         ];
         for (text, part) in cases {
             let warnings = warnings(text);

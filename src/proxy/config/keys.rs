@@ -453,7 +453,7 @@ pub static KEYS: &[Key] = &[
         "admin.user_header",
         Kind::HeaderOrOff,
         "off",
-        "Request header that names the user, as your gateway sets it: shown with the stream, and to send events by",
+        "Request header in which trusted_proxies name the user: shown with the stream, and to send events by",
     ),
     proxy(
         "reload.watch",

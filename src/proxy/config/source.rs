@@ -14,6 +14,14 @@ pub struct Loaded {
     pub config: Config,
     pub(super) global: Layer,
     pub(super) routes: Vec<RouteLayer>,
+    file_text: Option<String>,
+}
+
+impl Loaded {
+    /// What was in the config file, if there is one.
+    pub(in crate::proxy) fn file_text(&self) -> Option<&str> {
+        self.file_text.as_deref()
+    }
 }
 
 /// The name of a config file and its text.
@@ -43,9 +51,14 @@ pub(super) fn read(inputs: Inputs) -> Result<Loaded, ConfigError> {
     }
     let env = read_env(&inputs.env, &mut mistakes);
     let demo = read_demo(&inputs.demo, &mut mistakes);
+    let mut file_text = None;
     let file = match inputs.file {
         None => Some(file::FileLayers::default()),
-        Some(Ok(file)) => file::read(&file.name, &file.text, &mut mistakes),
+        Some(Ok(file)) => {
+            let layers = file::read(&file.name, &file.text, &mut mistakes);
+            file_text = Some(file.text);
+            layers
+        }
         Some(Err(mistake)) => {
             mistakes.push(mistake);
             None
@@ -66,6 +79,7 @@ pub(super) fn read(inputs: Inputs) -> Result<Loaded, ConfigError> {
             config,
             global,
             routes: file.routes,
+            file_text,
         }),
         _ => Err(ConfigError { mistakes }),
     }

@@ -9,6 +9,8 @@ use tokio::net::TcpStream;
 const ENOUGH: u32 = 3;
 /// Between two tries.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
+/// After so long one that did not answer is asked again.
+const DOUBT: Duration = Duration::from_secs(30);
 /// What a try may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -34,6 +36,8 @@ pub(in crate::proxy) struct State {
     pub(in crate::proxy) failed: u64,
     pub(in crate::proxy) last_failure: Option<String>,
     in_a_row: u32,
+    /// It can not be connected to, which is found out without a request.
+    is_away: bool,
     tried: Option<Instant>,
 }
 
@@ -48,6 +52,7 @@ impl Health {
                 failed: 0,
                 last_failure: None,
                 in_a_row: 0,
+                is_away: false,
                 tried: None,
             }),
         }))
@@ -67,31 +72,36 @@ impl Health {
     }
 
     pub(super) fn answered(&self) {
-        self.lock().answered += 1;
-        self.is_up();
+        let mut state = self.lock();
+        state.answered += 1;
+        self.welcome(state, "the upstream is back");
     }
 
-    fn is_up(&self) {
-        let mut state = self.lock();
+    fn welcome(&self, mut state: MutexGuard<'_, State>, why: &str) {
         state.in_a_row = 0;
         if !std::mem::replace(&mut state.is_reachable, true) {
             state.since = Instant::now();
             drop(state);
-            tracing::info!(upstream = %self.0.url, "the upstream is back");
+            tracing::info!(upstream = %self.0.url, "{why}");
         }
     }
 
-    pub(super) fn failed(&self, failure: &impl ToString) {
+    /// `is_away` if it could not even be connected to.
+    pub(super) fn failed(&self, failure: &impl ToString, is_away: bool) {
         let mut state = self.lock();
         state.failed += 1;
         state.in_a_row += 1;
+        state.is_away = is_away;
         state.last_failure = Some(failure.to_string());
         if state.in_a_row >= ENOUGH && std::mem::replace(&mut state.is_reachable, false) {
             state.since = Instant::now();
+            let failure = state.last_failure.clone().unwrap_or_default();
             drop(state);
             tracing::warn!(
                 upstream = %self.0.url,
-                "the upstream fails each request: readiness is red until it can be connected to"
+                failure,
+                "the upstream has failed {ENOUGH} requests in a row: readiness is red until it \
+                 answers, can be connected to again, or {DOUBT:?} have passed"
             );
         }
     }
@@ -104,6 +114,13 @@ impl Health {
         if state.is_reachable || !is_due {
             return;
         }
+        if !state.is_away {
+            // It takes connections and does not answer: that it does again only a request can tell.
+            if state.since.elapsed() >= DOUBT {
+                self.welcome(state, "the upstream is given another chance");
+            }
+            return;
+        }
         state.tried = Some(Instant::now());
         drop(state);
         let health = self.clone();
@@ -113,7 +130,8 @@ impl Health {
             let host = host.trim_start_matches('[').trim_end_matches(']');
             let connect = TcpStream::connect((host, url.port_u16().unwrap_or(80)));
             if let Ok(Ok(_)) = tokio::time::timeout(PROBE_TIMEOUT, connect).await {
-                health.is_up();
+                let state = health.lock();
+                health.welcome(state, "the upstream can be connected to again");
             }
         });
     }
@@ -132,13 +150,13 @@ mod tests {
     fn failures_in_a_row_make_it_unreachable_and_an_answer_reachable() {
         let health = health("app");
         for _ in 0..5 {
-            health.failed(&"refused");
-            health.failed(&"refused");
+            health.failed(&"refused", true);
+            health.failed(&"refused", true);
             assert!(health.state().is_reachable);
             health.answered();
         }
         for _ in 0..ENOUGH {
-            health.failed(&"refused");
+            health.failed(&"refused", true);
         }
         let state = health.state();
         assert!(!state.is_reachable);
@@ -149,11 +167,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_that_does_not_answer_is_not_back_because_it_can_be_connected_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let health = health(&listener.local_addr().unwrap().to_string());
+        for _ in 0..ENOUGH {
+            health.failed(&"no answer", false);
+        }
+        health.probe();
+        let asked = std::pin::pin!(listener.accept());
+        assert!(futures_util::FutureExt::now_or_never(asked).is_none());
+        assert!(!health.state().is_reachable);
+    }
+
+    #[tokio::test]
     async fn one_that_is_back_is_found_without_a_request() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let health = health(&listener.local_addr().unwrap().to_string());
         for _ in 0..ENOUGH {
-            health.failed(&"refused");
+            health.failed(&"refused", true);
         }
         health.probe();
         listener.accept().await.unwrap();

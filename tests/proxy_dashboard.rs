@@ -1,0 +1,260 @@
+//! The dashboard in a real browser. Pictures of it are left in `dashboard/` of cargo's directory.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
+#[path = "support/browser.rs"]
+mod browser;
+mod support;
+
+use browser::Browser;
+use std::net::SocketAddr;
+use support::{Client, End, Origin, Proxy, wait_until};
+
+/// Keys, as WebDriver writes them.
+const ENTER: &str = "\u{e007}";
+const BACK_TAB: &str = "\u{e008}\u{e004}";
+
+/// The rows of live streams that are there, without those that only take up room.
+const ROWS: &str =
+    "[...document.querySelectorAll('#stream-table tbody tr:not(.spacer):not(.waiting)')]";
+const LIVE: &str = "document.querySelector('#feed').dataset.state === 'good'";
+const ENDS: &str = "document.querySelector('#end-table tbody').innerText";
+
+/// One event, whose id is the path without its slash, then silence.
+fn quiet() -> Origin {
+    Origin::start(|asked, to| {
+        let mut id = asked.path[1..].to_owned();
+        for (code, sign) in [("%3C", "<"), ("%3E", ">"), ("%22", "\"")] {
+            id = id.replace(code, sign);
+        }
+        to.stream();
+        to.chunk(format!("id: {id}\ndata: 1\n\n"));
+        to.wait_for_close();
+    })
+}
+
+/// With an address for the operator, on a free port unless the flags say otherwise.
+fn proxy(origin: &Origin, flags: &[&str]) -> Proxy {
+    let mut all = vec!["--admin-listen", "127.0.0.1:0"];
+    all.extend(flags);
+    Proxy::start(origin.addr, &all)
+}
+
+fn stream(proxy: &Proxy, path: &str) -> Client {
+    stream_of("192.0.2.1", proxy, path)
+}
+
+/// Of a client behind a proxy that is trusted.
+fn stream_of(address: &str, proxy: &Proxy, path: &str) -> Client {
+    let mut client = proxy.ask(&format!(
+        "GET {path} HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n\
+         X-Forwarded-For: {address}\r\n\r\n"
+    ));
+    assert!(client.head().starts_with("http/1.1 200 "));
+    client.read_until("data: 1\n\n");
+    client
+}
+
+fn look(browser: &Browser, admin: SocketAddr) {
+    browser.open(&format!("http://{admin}/"));
+}
+
+/// The numbers of the streams in view, by the ids of their events.
+fn shows(browser: &Browser, ids: &[&str]) {
+    browser.wait_for(&format!(
+        "{ROWS}.map((row) => row.querySelector('.event-id').innerText).sort().join() === '{}'",
+        ids.join(",")
+    ));
+}
+
+#[test]
+fn a_stream_shows_up_is_found_and_ended_and_its_end_is_told() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let origin = quiet();
+    let proxy = proxy(&origin, &["--trusted-proxies=127.0.0.1"]);
+    look(&browser, proxy.admin());
+    browser.wait_for(LIVE);
+    browser.wait_for("!document.querySelector('#stream-empty').hidden");
+    browser.photograph("nobody");
+
+    let one = stream(&proxy, "/one");
+    let mut other = stream_of("192.0.2.77", &proxy, "/other");
+    shows(&browser, &["one", "other"]);
+    browser.photograph("streams");
+
+    browser.write("#stream-filters [name=q]", "2.77");
+    shows(&browser, &["other"]);
+    // By keyboard alone: the row's button, then the one that says yes, which is not the first choice.
+    browser.run("document.querySelector('#stream-table .act button').focus()");
+    browser.press(ENTER);
+    browser.wait_for("document.querySelector('#confirm').open");
+    browser.photograph("confirm");
+    browser.press(ENTER);
+    browser.wait_for("!document.querySelector('#confirm').open");
+    shows(&browser, &["other"]);
+    browser.run("document.querySelector('#stream-table .act button').focus()");
+    browser.press(ENTER);
+    browser.wait_for("document.querySelector('#confirm').open");
+    browser.press(BACK_TAB);
+    browser.press(ENTER);
+    let (last_words, end) = other.rest();
+    let last_words = String::from_utf8(last_words).unwrap();
+    assert!(last_words.starts_with("retry: "), "{last_words:?}");
+    assert_eq!(end, End::Clean);
+    shows(&browser, &[]);
+    browser.click("#stream-filters [type=reset]");
+    shows(&browser, &["one"]);
+
+    browser.wait_for(&format!("{ENDS}.includes('operator')"));
+    drop(one);
+    browser.wait_for(&format!("{ENDS}.includes('client gone')"));
+    browser.write("#end-filters [name=q]", "Client Gone");
+    browser.wait_for(&format!(
+        "!{ENDS}.includes('operator') && {ENDS}.includes('client gone')"
+    ));
+    assert_eq!(browser.problems(), Vec::<String>::new());
+}
+
+#[test]
+fn a_restart_of_the_proxy_is_seen_and_survived() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let origin = quiet();
+    let first = proxy(&origin, &[]);
+    let admin = first.admin();
+    let (address, operator) = (first.addr.to_string(), admin.to_string());
+    look(&browser, admin);
+    let _old = stream(&first, "/before");
+    shows(&browser, &["before"]);
+    assert_eq!(browser.problems(), Vec::<String>::new());
+    // Else the next one's age could not be told from this one's.
+    browser.wait_for("document.querySelector('#about').innerText.match(/up\\s[2-9]/)");
+    browser.run("document.querySelector('#stream-table .act button').click()");
+    browser.wait_for("document.querySelector('#confirm').open");
+
+    drop(first);
+    browser.wait_for("!document.querySelector('#lost').hidden");
+    browser.wait_for("document.body.classList.contains('stale')");
+    // Its number may be another stream's in the next proxy.
+    browser.wait_for("!document.querySelector('#confirm').open");
+    browser.photograph("lost");
+
+    let upstream = format!("http://{}", origin.addr);
+    let flags = ["--upstream-url", &upstream, "--admin-listen", &operator];
+    let second = Proxy::listening(&address, &flags);
+    let _new = stream(&second, "/after");
+    browser.wait_for(LIVE);
+    browser.wait_for("document.querySelector('#lost').hidden");
+    browser.wait_for("!document.querySelector('#renewed').hidden");
+    shows(&browser, &["after"]);
+    browser.photograph("found");
+}
+
+#[test]
+fn a_proxy_that_wants_a_token_is_told_it() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let origin = quiet();
+    let proxy = proxy(&origin, &["--admin-token", "correct-horse-battery"]);
+    let _one = stream(&proxy, "/one");
+    look(&browser, proxy.admin());
+    browser.wait_for("document.querySelector('#login').open");
+    browser.write("#login input", &format!("wrong{ENTER}"));
+    browser.wait_for("document.querySelector('#login-wrong').innerText");
+    browser.photograph("token");
+    browser.write("#login input", &format!("correct-horse-battery{ENTER}"));
+    shows(&browser, &["one"]);
+    browser.wait_for(LIVE);
+}
+
+#[test]
+fn ends_are_saved_as_they_are_filtered_and_hold_no_formula() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let origin = quiet();
+    let proxy = proxy(&origin, &[]);
+    look(&browser, proxy.admin());
+    browser.wait_for(LIVE);
+    // Files stay in the page here.
+    browser.run(
+        "window.saved = [];
+         URL.createObjectURL = (blob) => { blob.text().then((text) => saved.push(text)); return '#'; };
+         HTMLAnchorElement.prototype.click = () => {};",
+    );
+    for path in ["/=1+1", "/%3Cb%3Ebold,%22two%22", "/plain"] {
+        drop(stream(&proxy, path));
+    }
+    browser.wait_for("document.querySelector('#end-count').innerText === '3 ends'");
+    assert_eq!(
+        browser.run("return document.querySelectorAll('td b').length"),
+        0
+    );
+    browser.click("#csv");
+    browser.wait_for("saved.length === 1");
+    let csv = browser.run("return saved[0]");
+    let csv = csv.as_str().unwrap();
+    assert!(csv.starts_with("seq,id,ended_ms,reason,client,"), "{csv}");
+    assert_eq!(csv.matches("\r\n").count(), 4, "{csv}");
+    assert!(csv.contains(",'=1+1\r\n"), "{csv}");
+    assert!(csv.contains(",\"<b>bold,\"\"two\"\"\"\r\n"), "{csv}");
+    browser.write("#end-filters [name=q]", "plain");
+    browser.wait_for("document.querySelector('#end-count').innerText === '1 of 3 ends'");
+    browser.click("#json");
+    browser.wait_for("saved.length === 2");
+    let json = browser.run("return JSON.parse(saved[1])");
+    assert_eq!(json[0]["last_event_id"], "plain");
+    assert_eq!(json[1], serde_json::Value::Null);
+}
+
+#[test]
+fn of_a_thousand_streams_the_page_holds_the_rows_in_view() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let origin = quiet();
+    let proxy = proxy(&origin, &["--limit-per-ip=off", "--limit-rate=off"]);
+    let streams: Vec<_> = (0..1000).map(|n| proxy.get(&format!("/{n}"))).collect();
+    wait_until("the streams", || origin.served() == streams.len());
+    look(&browser, proxy.admin());
+    browser.wait_for("document.querySelector('#stream-count').innerText === '1,000 streams'");
+    browser.wait_for(
+        "document.querySelector('#stream-table').getAttribute('aria-rowcount') === '1001'",
+    );
+    browser.wait_for(&format!("{ROWS}.length > 10 && {ROWS}.length < 100"));
+    let top = "document.querySelector('#stream-scroller').scrollTop";
+    browser.run(&format!("{top} = 1e9"));
+    browser.wait_for(&format!(
+        "{ROWS}.some((row) => row.querySelector('th').innerText === '1')"
+    ));
+    // The rows last in order are at the end, and say so.
+    browser.wait_for(&format!(
+        "{ROWS}.at(-1).getAttribute('aria-rowindex') === '1001'"
+    ));
+    browser.click("#stream-table button[data-key=id]");
+    browser.wait_for("document.querySelector('#stream-table th.id').ariaSort === 'ascending'");
+    browser.wait_for(&format!(
+        "{top} === 0 && {ROWS}[0].querySelector('th').innerText === '1'"
+    ));
+    for (name, scheme, width, height) in [
+        ("light", "light", 1280, 2300),
+        ("dark", "dark", 1280, 2300),
+        ("phone", "light", 400, 1800),
+    ] {
+        browser.colours(scheme);
+        browser.resize(width, height);
+        // Nothing sticks out: the page itself does not scroll sideways.
+        browser.wait_for(&format!(
+            "innerWidth === {width} && document.documentElement.scrollWidth <= {width}"
+        ));
+        browser.photograph(name);
+    }
+    assert_eq!(browser.problems(), Vec::<String>::new());
+}
