@@ -14,6 +14,7 @@ mod files;
 mod headers;
 mod listen;
 mod logging;
+mod notify;
 mod router;
 mod running;
 mod server;

@@ -7,7 +7,7 @@ use super::logging::{self, Logging};
 use super::running::{Common, Running, Source};
 use super::server::{self, AdminServer, Proxy};
 use super::watch::Watch;
-use super::{demo, files};
+use super::{demo, files, notify};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -142,7 +142,11 @@ async fn serve(
         signals,
         operator,
     };
-    proxy.run().await.map_err(RunError::Threads)
+    // In the same task, so that no sign of life comes when it hangs.
+    tokio::select! {
+        result = proxy.run() => result.map_err(RunError::Threads),
+        never = notify::signs_of_life() => match never {},
+    }
 }
 
 /// An address that nobody has asked for is no reason not to start: Prometheus itself, or another

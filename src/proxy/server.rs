@@ -3,6 +3,7 @@
 use super::admin::Admin;
 use super::config;
 use super::logging::Logging;
+use super::notify;
 use super::router::Handler;
 use super::running::Running;
 use super::watch::Watch;
@@ -124,6 +125,7 @@ impl Proxy {
         let client = self.running.current().config().client;
         let mut connections = server(&client).threads(self.threads).connections()?;
         let handler = Handler::new(&self.running);
+        notify::ready(&self.listener);
         loop {
             let every = self.running.current().config().watch;
             let word = tokio::select! {
@@ -136,7 +138,9 @@ impl Proxy {
                 Word::Stop => break,
                 Word::Reload(who) => {
                     self.watch.look(every);
+                    notify::reloading();
                     let told = self.reload(&mut connections);
+                    notify::reloaded(&self.listener, told.is_ok());
                     if let Some(who) = who {
                         // Who asked may have gone.
                         let _ = who.send(told);
@@ -192,6 +196,7 @@ impl Proxy {
             ?window,
             "stopping: no new connections, streams end over the window; a second signal ends at once"
         );
+        notify::stopping(window + GRACE);
         let stopped_at = Instant::now();
         common.drain.drain(window);
         let done = async {

@@ -108,8 +108,14 @@ impl Proxy {
 
     /// By what this file says, also of its addresses.
     pub fn from_file(file: &Path) -> Self {
+        Self::from_file_with(file, &[])
+    }
+
+    /// The same, with more in the environment.
+    pub fn from_file_with(file: &Path, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(BINARY);
-        command.env_clear().arg("--config").arg(file);
+        command.env_clear().envs(variables.iter().copied());
+        command.arg("--config").arg(file);
         Self::spawn(command)
     }
 

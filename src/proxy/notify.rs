@@ -1,0 +1,73 @@
+//! What the service manager is told, by the protocol of systemd's
+//! [`sd_notify`](https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html): when the
+//! proxy serves, reloads and stops, and that it lives. Without one, which `NOTIFY_SOCKET` in the
+//! environment tells, nothing of it happens.
+
+use sd_notify::NotifyState;
+use std::convert::Infallible;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+
+/// Clients are accepted.
+pub(super) fn ready(listener: &TcpListener) {
+    tell_ready(listener, "");
+}
+
+/// The config is read again. To be followed by [`reloaded`].
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        // Without the time the manager would take the message for none, and kill what it waits for.
+        Err(error) => tracing::warn!("the service manager can not be told of the reload: {error}"),
+    }
+}
+
+/// The new config holds, or the one before does.
+pub(super) fn reloaded(listener: &TcpListener, is_new: bool) {
+    let note = if is_new {
+        ""
+    } else {
+        "; the last reload was refused, see the log"
+    };
+    tell_ready(listener, note);
+}
+
+/// It ends by itself, at the latest after so long, however short the manager's patience is.
+pub(super) fn stopping(at_the_latest: Duration) {
+    // A second for the last words.
+    let patience = (at_the_latest + Duration::from_secs(1)).as_micros();
+    tell(&[
+        NotifyState::Stopping,
+        NotifyState::ExtendTimeoutUsec(patience.try_into().unwrap_or(u32::MAX)),
+        NotifyState::Status("stopping: streams end over the drain window"),
+    ]);
+}
+
+/// Tells that it lives, as often as the manager's watchdog wants it to. Says so as long as it is
+/// polled: to be polled by the task whose life it is about.
+pub(super) async fn signs_of_life() -> Infallible {
+    let Some(interval) = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
+    else {
+        return std::future::pending().await;
+    };
+    loop {
+        tell(&[NotifyState::Watchdog]);
+        // Half of it, as the protocol recommends: one sign may be late.
+        sleep(interval / 2).await;
+    }
+}
+
+fn tell_ready(listener: &TcpListener, note: &str) {
+    let address = listener.local_addr().map(|address| address.to_string());
+    let status = format!("serving on {}{note}", address.unwrap_or_default());
+    tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+}
+
+/// The variants that take the socket's name out of the environment are not for a process with
+/// threads; nothing that could inherit it is started.
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("the service manager can not be told: {error}");
+    }
+}
