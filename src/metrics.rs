@@ -184,8 +184,12 @@ impl Shared {
     }
 }
 
-/// Tells the recorder that is installed what each metric is, and its unit.
+/// Tells the recorder that is installed what each metric is, and its unit; ends are there at zero from
+/// then on, so that the first of a kind is an increase.
 pub fn describe() {
+    for reason in EndReason::ALL {
+        counter!("sse_guard_ends_total", "reason" => reason.as_str()).increment(0);
+    }
     let count = |name, what| ::metrics::describe_counter!(name, Unit::Count, what);
     let bytes = |name, what| ::metrics::describe_counter!(name, Unit::Bytes, what);
     let seconds = |name, what| ::metrics::describe_histogram!(name, Unit::Seconds, what);
