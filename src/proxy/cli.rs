@@ -118,7 +118,7 @@ async fn serve(
     let admin_listener = admin_listener(&loaded)?;
     let address = listener.local_addr().unwrap_or(config.listen);
     if let Some(origin) = origin {
-        demo::start(origin, address);
+        demo::start(origin, address, admin_listener.as_ref());
     }
     for route in &config.routes {
         tracing::info!(path = %route.path, upstream = %route.settings.upstream.url, "route");

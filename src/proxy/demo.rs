@@ -26,12 +26,15 @@ pub(super) fn origin_address(config: &Config) -> SocketAddr {
 }
 
 /// Starts the origin and prints what to try.
-pub(super) fn start(origin: TcpListener, proxy: SocketAddr) {
+pub(super) fn start(origin: TcpListener, proxy: SocketAddr, admin: Option<&TcpListener>) {
     let address = origin
         .local_addr()
         .map_or_else(|_| "?".into(), |address| address.to_string());
     println!("A legacy SSE server runs on http://{address}, and sse-guard in front of it.\n");
     println!("Look:     open http://{proxy}/ in a browser");
+    if let Some(Ok(admin)) = admin.map(TcpListener::local_addr) {
+        println!("Watch:    open http://{admin}/ in another tab");
+    }
     println!("Try:      curl -N http://{proxy}/quiet");
     println!("Compare:  curl -N http://{address}/quiet\n");
     for (path, method, sentence) in origin::ENDPOINTS {
