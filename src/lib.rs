@@ -43,6 +43,7 @@ mod head;
 pub mod heartbeat;
 pub mod idle_timeout;
 pub mod inject;
+mod lock;
 pub mod metrics;
 #[cfg(feature = "proxy")]
 pub mod proxy;

@@ -8,6 +8,7 @@ pub use end_reason::EndReason;
 pub use mail::{Message, SendError};
 
 use crate::client_key::ClientKey;
+use crate::lock::lock;
 use crate::wire::LineEnd;
 use atomic_waker::AtomicWaker;
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use mail::Mailbox;
 use pace::Pace;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -207,11 +208,7 @@ impl Stream {
     /// The id of the last event that had one, with which its client would come back. Nothing if it
     /// is longer than 256 bytes.
     pub fn last_event_id(&self) -> Option<String> {
-        let id = self
-            .0
-            .last_id
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let id = lock(&self.0.last_id);
         (!id.is_empty()).then(|| String::from_utf8_lossy(&id).into_owned())
     }
 
@@ -288,11 +285,7 @@ impl Stream {
 
     /// An `id` field has come, perhaps to take the id away.
     pub(crate) fn set_last_id(&self, id: &[u8]) {
-        let mut last = self
-            .0
-            .last_id
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.0.last_id);
         last.clear();
         // Ids grow, digit by digit: room for a few more of them.
         if last.capacity() < id.len() {

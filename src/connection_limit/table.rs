@@ -2,6 +2,7 @@
 
 use super::Limits;
 use crate::client_key::ClientKey;
+use crate::lock::lock;
 use crate::rejection::RejectReason;
 use governor::RateLimiter;
 use governor::clock::{Clock, Reference};
@@ -13,7 +14,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -96,11 +97,6 @@ impl Clients {
             shard.shrink_to(64);
         }
     }
-}
-
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    // Nothing under the lock can leave a count half changed.
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Rates live beside the counts, so that one bound holds for both.
@@ -242,11 +238,7 @@ impl Table {
     fn sweep_when_due(&self) {
         let now = Instant::now();
         let due = {
-            let mut last = self
-                .clients
-                .swept
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut last = lock(&self.clients.swept);
             let due = last.is_none_or(|last| now.saturating_duration_since(last) >= SWEEP_PAUSE);
             if due {
                 *last = Some(now);

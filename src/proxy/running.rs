@@ -7,13 +7,14 @@ use super::admin::Journal;
 use super::config::{self, Config, ConfigError, Loaded, Rate};
 use super::listen::{ListenError, listen};
 use super::router::{Limit, Router};
+use crate::lock::lock;
 use crate::metrics::{LogLimit, MetricsLayer, Snapshot};
 use crate::rotation::DrainHandle;
 use crate::wire::WordsError;
 use arc_swap::ArcSwap;
 use clap::ArgMatches;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
@@ -61,8 +62,7 @@ impl Common {
     }
 
     fn books(&self) -> MutexGuard<'_, Vec<(String, MetricsLayer)>> {
-        // Nothing under the lock can leave the list half changed.
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.books)
     }
 
     /// The layer that has counted this route's streams so far, or a new one.
@@ -81,7 +81,7 @@ impl Common {
 
     /// These limits, counting on where those of this path have counted.
     pub(super) fn limit(&self, path: Option<&str>, limit: Limit) -> Limit {
-        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limits = lock(&self.limits);
         let known = limits
             .iter_mut()
             .find(|(known, _)| known.as_deref() == path);
@@ -99,17 +99,14 @@ impl Common {
 
     /// Streams that hold a slot.
     pub(super) fn slots(&self) -> u64 {
-        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = lock(&self.limits);
         limits.iter().map(|(_, limit)| limit.active()).sum()
     }
 
     /// The same for as long as the rate is.
     pub(super) fn log_limit(&self, rate: Option<Rate>) -> Option<LogLimit> {
         let rate = rate?;
-        let mut known = self
-            .log_limit
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.log_limit);
         if let Some((_, limit)) = known.as_ref().filter(|(known, _)| *known == rate) {
             return Some(limit.clone());
         }
@@ -213,7 +210,7 @@ impl Running {
     }
 
     fn refused(&self) -> MutexGuard<'_, Option<String>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.refused)
     }
 
     /// Why the last reload was refused, if it was.

@@ -20,6 +20,7 @@ use self::relay::Relay;
 use super::headers;
 use crate::client_key::{ForwardedIp, PeerAddr};
 use crate::guard::BoxError;
+use crate::lock::lock;
 use crate::proxy::config;
 use crate::serve::{Liveness, RequestBody, Upload};
 use bytes::Bytes;
@@ -34,7 +35,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -322,11 +323,11 @@ impl Default for Progress {
 
 impl Progress {
     fn made(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *lock(&self.0) = Instant::now();
     }
 
     fn last(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0)
     }
 }
 

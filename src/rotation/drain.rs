@@ -1,9 +1,10 @@
 //! The live streams, and the word to end them.
 
+use crate::lock::lock;
 use crate::stream::{EndReason, Stream, StreamId};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -35,8 +36,7 @@ struct Entry {
 
 impl Shared {
     fn live(&self) -> MutexGuard<'_, Live> {
-        // Nothing under the lock can leave the table half changed.
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.live)
     }
 }
 

@@ -1,13 +1,14 @@
 //! A client's socket: what hyper and the pump read and write, with an eye on clients that go and
 //! clients that stall.
 
+use crate::lock::lock;
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -60,8 +61,7 @@ impl ClientIo {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing under the lock can leave the state half changed.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 
     /// Whether something that was to be written waits still.

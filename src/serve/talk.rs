@@ -9,6 +9,7 @@ use super::pump::Pump;
 use crate::client_key::PeerAddr;
 use crate::guard::BoxError;
 use crate::head::{Asked, Kind};
+use crate::lock::lock;
 use crate::stream::{EndReason, Stream};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -21,7 +22,7 @@ use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use tokio::sync::watch;
 use tower_service::Service;
@@ -57,7 +58,7 @@ enum Note<B> {
 
 impl<B> Desk<B> {
     fn note(&self) -> MutexGuard<'_, Note<B>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn leave(&self, note: Note<B>) {

@@ -1,10 +1,11 @@
 //! Events of the operator's own, on their way into a stream.
 
+use crate::lock::lock;
 use crate::wire::{LineEnd, Words, WordsError};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Messages that may wait in one stream.
@@ -91,8 +92,7 @@ struct Queue(VecDeque<Words>);
 
 impl Mailbox {
     fn queue(&self) -> MutexGuard<'_, Option<Box<Queue>>> {
-        // Nothing under the lock can leave the queue half changed.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 
     pub(super) fn open(&self) {

@@ -1,6 +1,7 @@
 //! `/api/history`: the last quarter of an hour, second by second.
 
 use super::Shared;
+use crate::lock::lock;
 use crate::metrics::Snapshot;
 use crate::stream::EndReason;
 use axum::Json;
@@ -8,7 +9,7 @@ use axum::extract::State;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 /// Seconds that are kept: 15 minutes.
@@ -56,8 +57,7 @@ pub(super) fn ends(count: impl Fn(EndReason) -> u64) -> Map<String, Value> {
 
 impl History {
     fn past(&self) -> MutexGuard<'_, Past> {
-        // Nothing under the lock can leave the list half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Notes the sums at the end of a second.

@@ -5,6 +5,7 @@ use super::history::millis;
 use super::select::{Names, is};
 use super::{Admin, Shared};
 use crate::client_key::ClientKey;
+use crate::lock::lock;
 use crate::stream::{EndReason, Labels, Stream};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -12,7 +13,7 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 /// Ends that are kept.
@@ -113,8 +114,7 @@ impl Ended {
 
 impl Journal {
     fn ends(&self) -> MutexGuard<'_, Ends> {
-        // Nothing under the lock can leave the list half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     pub(in crate::proxy) fn note(&self, stream: &Stream) {

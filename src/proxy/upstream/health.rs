@@ -1,7 +1,8 @@
 //! Whether an upstream can be reached: by the requests that go to it, and once these fail, by trying.
 
+use crate::lock::lock;
 use http::Uri;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
@@ -63,8 +64,7 @@ impl Health {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing under the lock can leave the state half changed.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 
     pub(in crate::proxy) fn state(&self) -> State {

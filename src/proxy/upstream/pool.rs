@@ -1,8 +1,9 @@
 //! Upstream connections between two requests: bare sockets, which hold no buffer and no task, and
 //! belong to no thread.
 
+use crate::lock::lock;
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
@@ -25,11 +26,6 @@ struct Idle {
 /// Where a connection goes back to, if the pool is still there by then.
 #[derive(Clone, Debug)]
 pub(super) struct Home(Weak<Mutex<Idle>>);
-
-fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
-    // Nothing under the lock can leave the list half changed.
-    idle.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Pool {
     pub(super) fn home(&self) -> Home {
