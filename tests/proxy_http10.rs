@@ -8,7 +8,7 @@
 mod support;
 
 use std::sync::mpsc::Sender;
-use support::{Gone, Origin, Proxy, gate};
+use support::{Client, Gone, Origin, Proxy, gate};
 
 /// An origin whose stream is one event; then it waits for a word, and ends as its path says.
 fn held(end: &'static str) -> (Sender<()>, Origin) {
@@ -22,23 +22,47 @@ fn held(end: &'static str) -> (Sender<()>, Origin) {
     (go, origin)
 }
 
+/// How upstreams end, and what that is to the client.
+const ENDS: [(&str, Gone); 3] = [
+    ("0\r\n\r\n", Gone::Closed),
+    ("", Gone::Reset),
+    ("7\r\ndata: h\r\n", Gone::Reset),
+];
+
+/// A stream that has begun, and its head.
+fn begun(proxy: &Proxy, request: &str) -> (String, Client) {
+    let mut client = proxy.ask(request);
+    let head = client.head();
+    assert_eq!(client.bytes(9), b"data: 1\n\n");
+    (head, client)
+}
+
+/// Neither where the client closes its own side nor where a second signal cuts it off.
+fn no_cut_of_ours_is_an_end(halves: &str, cut_off: &str) {
+    let (_go, origin) = held("");
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window=1h"]);
+    let (_, mut halves) = begun(&proxy, halves);
+    halves.close_own_side();
+    assert_eq!(halves.raw_and_end(), (Vec::new(), Gone::Reset));
+
+    let (_, mut cut_off) = begun(&proxy, cut_off);
+    proxy.signal("-TERM");
+    proxy.wait_for_log("stopping");
+    proxy.signal("-TERM");
+    assert_eq!(cut_off.raw_and_end(), (Vec::new(), Gone::Reset));
+    assert!(proxy.wait().success());
+}
+
 #[test]
 fn an_http_1_0_client_sees_a_whole_stream_end_and_a_broken_one_reset() {
-    let half = "7\r\ndata: h\r\n";
-    for (end, gone) in [
-        ("0\r\n\r\n", Gone::Closed),
-        ("", Gone::Reset),
-        (half, Gone::Reset),
-    ] {
+    for (end, gone) in ENDS {
         for field in ["", "Connection: keep-alive\r\n"] {
             let (go, origin) = held(end);
             let proxy = Proxy::start(origin.addr, &[]);
-            let mut client = proxy.ask(&format!("GET / HTTP/1.0\r\n{field}\r\n"));
-            let head = client.head();
+            let (head, mut client) = begun(&proxy, &format!("GET / HTTP/1.0\r\n{field}\r\n"));
             for absent in ["transfer-encoding", "content-length", "connection"] {
                 assert!(!head.contains(absent), "{head}");
             }
-            assert_eq!(client.bytes(9), b"data: 1\n\n");
             go.send(()).unwrap();
             assert_eq!(client.raw_and_end(), (Vec::new(), gone), "{end:?}");
         }
@@ -47,25 +71,13 @@ fn an_http_1_0_client_sees_a_whole_stream_end_and_a_broken_one_reset() {
 
 #[test]
 fn an_http_1_0_client_takes_no_cut_of_ours_for_an_end() {
-    let (_go, origin) = held("");
-    let mut proxy = Proxy::start(origin.addr, &["--drain-window=1h"]);
-    let mut halves = proxy.ask("GET / HTTP/1.0\r\n\r\n");
-    halves.head();
-    assert_eq!(halves.bytes(9), b"data: 1\n\n");
-    halves.close_own_side();
-    assert_eq!(halves.raw_and_end(), (Vec::new(), Gone::Reset));
-
-    let mut cut_off = proxy.ask("POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
-    cut_off.head();
-    assert_eq!(cut_off.bytes(9), b"data: 1\n\n");
-    proxy.signal("-TERM");
-    proxy.wait_for_log("stopping");
-    proxy.signal("-TERM");
-    assert_eq!(cut_off.raw_and_end(), (Vec::new(), Gone::Reset));
-    assert!(proxy.wait().success());
+    no_cut_of_ours_is_an_end(
+        "GET / HTTP/1.0\r\n\r\n",
+        "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n",
+    );
 }
 
-/// The same for a response that is no stream.
+/// As `held`, for a response that is no stream.
 fn held_text(end: &'static str) -> (Sender<()>, Origin) {
     let (go, goes) = gate();
     let origin = Origin::start(move |_, to| {
@@ -76,13 +88,6 @@ fn held_text(end: &'static str) -> (Sender<()>, Origin) {
     });
     (go, origin)
 }
-
-/// How upstreams end, and what that is to the client.
-const ENDS: [(&str, Gone); 3] = [
-    ("0\r\n\r\n", Gone::Closed),
-    ("", Gone::Reset),
-    ("7\r\ndata: h\r\n", Gone::Reset),
-];
 
 #[test]
 fn another_response_that_breaks_off_is_reset_too() {
@@ -135,9 +140,7 @@ fn a_stream_that_breaks_off_while_its_requests_body_is_coming_is_reset_too() {
     for (end, gone) in ENDS {
         let (go, origin) = held(end);
         let proxy = Proxy::start(origin.addr, &[]);
-        let mut client = proxy.ask(UPLOAD);
-        client.head();
-        assert_eq!(client.bytes(9), b"data: 1\n\n");
+        let (_, mut client) = begun(&proxy, UPLOAD);
         go.send(()).unwrap();
         assert_eq!(client.raw_and_end(), (Vec::new(), gone), "{end:?}");
     }
@@ -145,20 +148,5 @@ fn a_stream_that_breaks_off_while_its_requests_body_is_coming_is_reset_too() {
 
 #[test]
 fn nor_is_a_cut_of_ours_an_end_while_the_requests_body_is_coming() {
-    let (_go, origin) = held("");
-    let mut proxy = Proxy::start(origin.addr, &["--drain-window=1h"]);
-    let mut halves = proxy.ask(UPLOAD);
-    halves.head();
-    assert_eq!(halves.bytes(9), b"data: 1\n\n");
-    halves.close_own_side();
-    assert_eq!(halves.raw_and_end(), (Vec::new(), Gone::Reset));
-
-    let mut cut_off = proxy.ask(UPLOAD);
-    cut_off.head();
-    assert_eq!(cut_off.bytes(9), b"data: 1\n\n");
-    proxy.signal("-TERM");
-    proxy.wait_for_log("stopping");
-    proxy.signal("-TERM");
-    assert_eq!(cut_off.raw_and_end(), (Vec::new(), Gone::Reset));
-    assert!(proxy.wait().success());
+    no_cut_of_ours_is_an_end(UPLOAD, UPLOAD);
 }
