@@ -19,16 +19,21 @@ const PEERS: &[(&str, u64)] = &[
     ("Envoy", 300),
 ];
 
+/// Where an upstream listens; an IPv6 address is without its brackets.
+pub(in crate::proxy) fn host_and_port(url: &Uri) -> (&str, u16) {
+    let host = url.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    (host, url.port_u16().unwrap_or(80))
+}
+
 /// Whether requests to the upstream would come back to where we listen.
 ///
 /// Names other than `localhost` are not looked up: what they mean may change at any time.
 pub(super) fn loops(listen: SocketAddr, upstream: &Uri) -> bool {
-    let port = upstream.port_u16().unwrap_or(80);
+    let (host, port) = host_and_port(upstream);
     if port != listen.port() {
         return false;
     }
-    let host = upstream.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
     let host: IpAddr = match host.parse() {
         Ok(address) => address,
         Err(_) if host.eq_ignore_ascii_case("localhost") => IpAddr::V4(Ipv4Addr::LOCALHOST),

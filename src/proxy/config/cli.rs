@@ -5,7 +5,8 @@ use std::fs;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::keys::{ENV_PREFIX, KEYS, Key, Kind};
+use super::keys::{ENV_PREFIX, KEYS, Key};
+use super::kind::Kind;
 use super::mistake::{ConfigError, Mistake, Place};
 use super::source::{self, CONFIG_ENV, FileText, Inputs, Loaded};
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
-use super::keys::{KEYS, Key, Kind};
+use super::keys::{KEYS, Key};
+use super::kind::Kind;
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::Place;
 use super::settings::Rate;

@@ -8,7 +8,7 @@ use http::{HeaderName, Method, Uri};
 use ipnet::IpNet;
 use toml::de::DeValue;
 
-use super::keys::Kind;
+use super::kind::Kind;
 use super::settings::Rate;
 use super::suggest;
 

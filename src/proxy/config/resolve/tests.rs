@@ -1,4 +1,5 @@
-use super::super::keys::{KEYS, Kind};
+use super::super::keys::KEYS;
+use super::super::kind::Kind;
 use super::super::source::tests::{from_file, problems};
 use super::*;
 

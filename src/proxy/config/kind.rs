@@ -1,0 +1,76 @@
+//! What values of keys look like.
+
+/// What a key's value looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A length of time above zero: `15s`.
+    Duration,
+    /// A length of time, zero included: `0s`.
+    DurationOrZero,
+    /// A length of time above zero, or `off`.
+    DurationOrOff,
+    /// A whole number above zero.
+    Count,
+    /// A whole number above zero, or `off`.
+    CountOrOff,
+    /// So many in a second, minute or hour, or `off`: `50/s`.
+    RateOrOff,
+    /// A number of bytes from the first to the second: `64KiB`.
+    Size(u64, u64),
+    /// The same, or `off`.
+    SizeOrOff(u64, u64),
+    /// A number from 0 to 1.
+    Fraction,
+    /// `true` or `false`.
+    Bool,
+    /// One line of text, which may be empty.
+    Text,
+    /// One line of text that is not empty.
+    Filled,
+    /// One line of text that is not empty, or `off`.
+    FilledOrOff,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// The name of a header, or `off`.
+    HeaderOrOff,
+    /// A text that nobody may see, of 16 visible characters or more, or `off`.
+    SecretOrOff,
+    /// An IP address and a port: `127.0.0.1:8080`.
+    Address,
+    /// The same, or `off`.
+    AddressOrOff,
+    /// An `http://` URL without credentials, query and fragment.
+    Url,
+    /// A list of networks: `10.0.0.0/8`.
+    Networks,
+    /// A list of words.
+    Words,
+    /// A list of HTTP methods, with at least one.
+    Methods,
+    /// The length of an IPv6 prefix, 1 to 128.
+    Prefix,
+}
+
+impl Kind {
+    /// Whether `off` is a value of this kind.
+    #[must_use]
+    pub fn takes_off(self) -> bool {
+        matches!(
+            self,
+            Self::DurationOrOff
+                | Self::CountOrOff
+                | Self::RateOrOff
+                | Self::SizeOrOff(..)
+                | Self::FilledOrOff
+                | Self::HeaderOrOff
+                | Self::SecretOrOff
+                | Self::AddressOrOff
+        )
+    }
+
+    /// Whether the value is a list: an array in the file, comma-separated elsewhere.
+    #[must_use]
+    pub fn is_list(self) -> bool {
+        matches!(self, Self::Networks | Self::Words | Self::Methods)
+    }
+}
