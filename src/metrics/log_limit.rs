@@ -5,6 +5,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 /// Keeps a flood of streams from becoming a flood of lines: of so many a second the opening and the
 /// end are logged, of the others neither. Numbers count all of them. A clone shares the limit.
@@ -17,24 +18,17 @@ struct Shared {
 }
 
 impl LogLimit {
-    /// So many streams a second, and as many ahead of that.
-    pub fn per_second(streams: NonZeroU32) -> Self {
-        Self::by(Quota::per_second(streams))
-    }
-
-    /// So many streams a minute, and as many ahead of that.
-    pub fn per_minute(streams: NonZeroU32) -> Self {
-        Self::by(Quota::per_minute(streams))
-    }
-
-    /// So many streams an hour, and as many ahead of that.
-    pub fn per_hour(streams: NonZeroU32) -> Self {
-        Self::by(Quota::per_hour(streams))
-    }
-
-    fn by(quota: Quota) -> Self {
+    /// So many streams in each `per`, and as many ahead of that.
+    ///
+    /// # Panics
+    ///
+    /// If `per` is shorter than `streams` nanoseconds.
+    pub fn new(streams: NonZeroU32, per: Duration) -> Self {
+        let Some(quota) = Quota::with_period(per / streams.get()) else {
+            panic!("a rate of {streams} in {per:?} is beyond the clock");
+        };
         Self(Arc::new(Shared {
-            limiter: RateLimiter::direct(quota),
+            limiter: RateLimiter::direct(quota.allow_burst(streams)),
             left_out: AtomicU64::new(0),
         }))
     }
@@ -65,7 +59,7 @@ mod tests {
 
     #[test]
     fn what_is_beyond_is_counted() {
-        let limit = LogLimit::per_hour(NonZeroU32::MIN.saturating_add(1));
+        let limit = LogLimit::new(NonZeroU32::MIN.saturating_add(1), Duration::from_secs(3600));
         let taken = (0..10).filter(|_| limit.takes_one()).count();
         assert_eq!(taken, 2);
         assert_eq!((limit.left_out(), limit.left_out()), (8, 0));

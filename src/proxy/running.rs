@@ -110,11 +110,7 @@ impl Common {
         if let Some((_, limit)) = known.as_ref().filter(|(known, _)| *known == rate) {
             return Some(limit.clone());
         }
-        let limit = match rate.per.as_secs() {
-            60 => LogLimit::per_minute(rate.count),
-            3600 => LogLimit::per_hour(rate.count),
-            _ => LogLimit::per_second(rate.count),
-        };
+        let limit = LogLimit::new(rate.count, rate.per);
         *known = Some((rate, limit.clone()));
         Some(limit)
     }
@@ -149,6 +145,14 @@ pub(super) struct Current {
 }
 
 impl Current {
+    fn new(loaded: Loaded, common: &Common, old: Option<&Self>) -> Result<Self, WordsError> {
+        Ok(Self {
+            router: Router::new(&loaded.config, common, old)?,
+            loaded,
+            since: Instant::now(),
+        })
+    }
+
     pub(super) fn config(&self) -> &Config {
         &self.loaded.config
     }
@@ -191,16 +195,11 @@ const AT_START: [&str; 2] = ["threads", "log.format"];
 
 impl Running {
     pub(super) fn new(source: Source, loaded: Loaded, common: Common) -> Result<Self, WordsError> {
-        let router = Router::new(&loaded.config, &common, None)?;
-        let since = Instant::now();
+        let current = Current::new(loaded, &common, None)?;
         Ok(Self {
             source,
             common,
-            current: ArcSwap::from_pointee(Current {
-                loaded,
-                router,
-                since,
-            }),
+            current: ArcSwap::from_pointee(current),
             refused: Mutex::default(),
         })
     }
@@ -209,20 +208,16 @@ impl Running {
         self.current.load_full()
     }
 
-    fn refused(&self) -> MutexGuard<'_, Option<String>> {
-        lock(&self.refused)
-    }
-
     /// Why the last reload was refused, if it was.
     pub(super) fn last_refusal(&self) -> Option<String> {
-        self.refused().clone()
+        lock(&self.refused).clone()
     }
 
     /// Reads the config again, and has new streams use it. All or nothing: on an error the old one
     /// holds in every part.
     pub(super) fn reload(&self) -> Result<Reloaded, ReloadError> {
         let result = self.try_reload();
-        *self.refused() = result.as_ref().err().map(ToString::to_string);
+        *lock(&self.refused) = result.as_ref().err().map(ToString::to_string);
         result
     }
 
@@ -260,12 +255,8 @@ impl Running {
                 reloaded.waiting.push("admin.listen");
             }
         }
-        let router = Router::new(config, &self.common, Some(&old))?;
-        self.current.store(Arc::new(Current {
-            loaded,
-            router,
-            since: Instant::now(),
-        }));
+        let current = Current::new(loaded, &self.common, Some(&old))?;
+        self.current.store(Arc::new(current));
         Ok(reloaded)
     }
 }

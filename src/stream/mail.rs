@@ -11,6 +11,9 @@ use std::time::Duration;
 /// Messages that may wait in one stream.
 const MOST: usize = 16;
 
+/// Bytes of one: each stream whose client does not read keeps a copy of its own.
+const LONGEST: usize = 64 * 1024;
+
 /// An event to be put into live streams, by [`Stream::send`](super::Stream::send).
 ///
 /// It has no id: the upstream's ids stay what its clients come back with.
@@ -36,7 +39,7 @@ impl Message {
     ///
     /// If `data` is empty, or longer than 64 KiB.
     pub fn data(data: &str) -> Result<Self, WordsError> {
-        Words::message(None, data, None).map(Self)
+        Self::new(None, data, None)
     }
 
     /// One with a name.
@@ -45,7 +48,7 @@ impl Message {
     ///
     /// If either is empty, `name` contains CR or LF, or they are longer than 64 KiB together.
     pub fn event(name: &str, data: &str) -> Result<Self, WordsError> {
-        Words::message(Some(name), data, None).map(Self)
+        Self::new(Some(name), data, None)
     }
 
     /// One that also tells clients when to come back once their stream has ended, which they keep
@@ -55,7 +58,15 @@ impl Message {
     ///
     /// If `data` is empty, `name` is or contains CR or LF, or they are longer than 64 KiB together.
     pub fn with_retry(name: Option<&str>, data: &str, retry: Duration) -> Result<Self, WordsError> {
-        Words::message(name, data, Some(retry)).map(Self)
+        Self::new(name, data, Some(retry))
+    }
+
+    fn new(name: Option<&str>, data: &str, retry: Option<Duration>) -> Result<Self, WordsError> {
+        let len = data.len() + name.map_or(0, str::len);
+        if len > LONGEST {
+            return Err(WordsError::TooLong(len));
+        }
+        Words::message(name, data, retry).map(Self)
     }
 }
 
@@ -132,6 +143,14 @@ impl Mailbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_has_a_bound() {
+        let long = "x".repeat(LONGEST);
+        assert!(Message::data(&long).is_ok());
+        let error = Message::event("a", &long).unwrap_err();
+        assert_eq!(error, WordsError::TooLong(LONGEST + 1));
+    }
 
     #[test]
     fn mail_waits_in_order_and_within_bounds() {

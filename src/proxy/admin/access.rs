@@ -5,8 +5,10 @@
 //! 127.0.0.1 (DNS rebinding). So `Host` has to name this machine unless a token is asked for, which
 //! no foreign page knows, and whatever a page sends has to come from our own.
 
+use super::super::config;
+use super::super::running::Current;
+use super::Shared;
 use super::answer::Refusal;
-use super::{Admin, Shared};
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::uri::Authority;
@@ -16,25 +18,16 @@ use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
 use subtle::ConstantTimeEq;
 
-/// What holds when a request comes.
-pub(super) struct Access {
-    token: Option<String>,
-    /// Where we listen.
-    address: Option<IpAddr>,
-}
+/// What the config that holds says of it.
+pub(super) struct Access<'a>(&'a config::Admin);
 
-impl Access {
-    pub(super) fn of(admin: &Admin) -> Self {
-        let current = admin.running.current();
-        let config = &current.config().admin;
-        Self {
-            token: config.token.clone(),
-            address: config.listen.map(|address| address.ip()),
-        }
+impl<'a> Access<'a> {
+    pub(super) fn by(current: &'a Current) -> Self {
+        Self(&current.config().admin)
     }
 
     fn knows(&self, host: &str) -> bool {
-        if self.token.is_some() {
+        if self.0.token.is_some() {
             return true;
         }
         let Ok(authority) = host.parse::<Authority>() else {
@@ -43,13 +36,15 @@ impl Access {
         let name = authority.host();
         let literal = name.trim_start_matches('[').trim_end_matches(']');
         match literal.parse::<IpAddr>() {
-            Ok(address) => address.is_loopback() || Some(address) == self.address,
+            Ok(address) => {
+                address.is_loopback() || self.0.listen.is_some_and(|ours| ours.ip() == address)
+            }
             Err(_) => name.eq_ignore_ascii_case("localhost"),
         }
     }
 
     pub(super) fn is_shown(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = &self.token else {
+        let Some(token) = &self.0.token else {
             return true;
         };
         let shown = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
@@ -73,7 +68,8 @@ pub(super) async fn same_site(
     request: Request,
     next: Next,
 ) -> Response {
-    let access = Access::of(&admin);
+    let current = admin.running.current();
+    let access = Access::by(&current);
     let headers = request.headers();
     let text = |value: Option<&HeaderValue>| Some(value?.to_str().ok()?.to_owned());
     // Of browsers none leaves it out; health checks by HTTP/1.0 do.
@@ -100,7 +96,7 @@ pub(super) async fn authorize(
     request: Request,
     next: Next,
 ) -> Response {
-    if Access::of(&admin).is_shown(request.headers()) {
+    if Access::by(&admin.running.current()).is_shown(request.headers()) {
         return next.run(request).await;
     }
     let problem = "the token is missing or wrong: send `Authorization: Bearer` and admin.token";
@@ -114,10 +110,11 @@ pub(super) async fn authorize(
 mod tests {
     use super::*;
 
-    fn access(token: Option<&str>) -> Access {
-        Access {
+    fn config(token: Option<&str>) -> config::Admin {
+        config::Admin {
+            listen: Some(([10, 0, 0, 1], 9090).into()),
             token: token.map(str::to_owned),
-            address: Some([10, 0, 0, 1].into()),
+            user_header: None,
         }
     }
 
@@ -136,9 +133,9 @@ mod tests {
             ("", false),
             ("a b", false),
         ] {
-            assert_eq!(access(None).knows(host), known, "{host}");
+            assert_eq!(Access(&config(None)).knows(host), known, "{host}");
         }
-        assert!(access(Some("x")).knows("admin.example"));
+        assert!(Access(&config(Some("x"))).knows("admin.example"));
     }
 
     #[test]
@@ -160,7 +157,7 @@ mod tests {
         let shown = |value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, HeaderValue::from_static(value));
-            access(Some("0123456789abcdef")).is_shown(&headers)
+            Access(&config(Some("0123456789abcdef"))).is_shown(&headers)
         };
         assert!(shown("Bearer 0123456789abcdef"));
         assert!(shown("bearer 0123456789abcdef"));
@@ -173,7 +170,7 @@ mod tests {
         ] {
             assert!(!shown(wrong), "{wrong}");
         }
-        assert!(!access(Some("x")).is_shown(&HeaderMap::new()));
-        assert!(access(None).is_shown(&HeaderMap::new()));
+        assert!(!Access(&config(Some("x"))).is_shown(&HeaderMap::new()));
+        assert!(Access(&config(None)).is_shown(&HeaderMap::new()));
     }
 }

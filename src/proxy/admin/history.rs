@@ -1,6 +1,7 @@
 //! `/api/history`: the last quarter of an hour, second by second.
 
 use super::Shared;
+use super::journal::since_1970_ms;
 use crate::lock::lock;
 use crate::metrics::Snapshot;
 use crate::stream::EndReason;
@@ -10,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Seconds that are kept: 15 minutes.
 const KEPT: usize = 900;
@@ -68,9 +69,8 @@ impl History {
         };
         let gaps = now.gaps.since(&before.gaps);
         let first_events = now.first_events.since(&before.first_events);
-        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let second = Second {
-            time: time.unwrap_or_default().as_secs(),
+            time: since_1970_ms() / 1000,
             active: now.active,
             opened: now.opened.saturating_sub(before.opened),
             rejected: now.rejected.saturating_sub(before.rejected),

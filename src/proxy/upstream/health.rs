@@ -1,6 +1,7 @@
 //! Whether an upstream can be reached: by the requests that go to it, and once these fail, by trying.
 
 use crate::lock::lock;
+use crate::proxy::config::host_and_port;
 use http::Uri;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -125,10 +126,7 @@ impl Health {
         drop(state);
         let health = self.clone();
         tokio::spawn(async move {
-            let url = &health.0.url;
-            let host = url.host().unwrap_or_default();
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            let connect = TcpStream::connect((host, url.port_u16().unwrap_or(80)));
+            let connect = TcpStream::connect(host_and_port(&health.0.url));
             if let Ok(Ok(_)) = tokio::time::timeout(PROBE_TIMEOUT, connect).await {
                 let state = health.lock();
                 health.welcome(state, "the upstream can be connected to again");
