@@ -60,11 +60,13 @@
 //! # }
 //! ```
 
+mod gate;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use crate::rejection::RejectReason;
+pub use gate::Gate;
 
 use crate::client_key::{ClientKey, KeyExtractor, PeerIp};
 use crate::guard::{Guard, Head, Policy, Rule};
@@ -114,6 +116,7 @@ struct Config {
     allow: Arc<[IpNet]>,
     reject: Reject,
     retry_after: Duration,
+    gate: Gate,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -153,6 +156,7 @@ impl<K> ConnectionLimitLayer<K> {
                 allow: Arc::new([]),
                 reject: Reject::Status,
                 retry_after: Duration::from_secs(5),
+                gate: Gate::new(),
             },
             extractor,
             table: Arc::new(Table::new(limits)),
@@ -229,6 +233,15 @@ impl<K> ConnectionLimitLayer<K> {
         self
     }
 
+    /// What closes the limit to all new streams but those of the [allowed](Self::allow). A GET that
+    /// accepts an event stream is then told to retry later, whatever [`reject`](Self::reject) says: it
+    /// may have been here a moment ago.
+    #[must_use]
+    pub fn gate(mut self, gate: &Gate) -> Self {
+        self.config.gate = gate.clone();
+        self
+    }
+
     /// Counts together with `other`: for limits that change while streams live. What clients have
     /// used up of a rate is forgotten if the rate is another one.
     #[must_use]
@@ -290,12 +303,16 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
             return Ok(None);
         }
         let key = key.map(|key| key.network(self.config.ipv6_prefix));
-        self.table.take(key).map(Some).map_err(|refused| {
+        let taken = match self.config.gate.closed() {
+            Some(reason) => Err(reason.into()),
+            None => self.table.take(key),
+        };
+        taken.map(Some).map_err(|refused| {
             let reason = refused.reason;
             metrics::counter!("sse_guard_rejections_total", "reason" => reason.as_str())
                 .increment(1);
-            let as_stream =
-                self.config.reject == Reject::RetryLater && asked.is_get() && asked.accepts_stream;
+            let retries = self.config.reject == Reject::RetryLater || reason.is_shortage();
+            let as_stream = retries && asked.is_get() && asked.accepts_stream;
             let retry_after = match as_stream {
                 true => jittered(self.config.retry_after),
                 false => self.config.retry_after,

@@ -17,9 +17,28 @@ pub enum RejectReason {
     Rate,
     /// More clients than the table has room for.
     Clients,
+    /// The process is short of memory.
+    Memory,
+    /// The process is short of files it may open.
+    Files,
 }
 
 impl RejectReason {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::PerClient,
+        Self::Total,
+        Self::Rate,
+        Self::Clients,
+        Self::Memory,
+        Self::Files,
+    ];
+
+    /// Whether it is the process that is short of something: no client could have done better.
+    pub(crate) fn is_shortage(self) -> bool {
+        matches!(self, Self::Memory | Self::Files)
+    }
+
     /// The value of the label `reason` in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -27,13 +46,17 @@ impl RejectReason {
             Self::Total => "total",
             Self::Rate => "rate",
             Self::Clients => "clients",
+            Self::Memory => "memory",
+            Self::Files => "files",
         }
     }
 
     fn status(self) -> StatusCode {
         match self {
             Self::PerClient | Self::Rate => StatusCode::TOO_MANY_REQUESTS,
-            Self::Total | Self::Clients => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Total | Self::Clients | Self::Memory | Self::Files => {
+                StatusCode::SERVICE_UNAVAILABLE
+            },
         }
     }
 
@@ -41,6 +64,7 @@ impl RejectReason {
         match self {
             Self::PerClient => "too many event streams from this client",
             Self::Total | Self::Clients => "too many event streams",
+            Self::Memory | Self::Files => "no room for another event stream now",
             Self::Rate => "new event streams come too fast from this client",
         }
     }
@@ -107,6 +131,8 @@ mod tests {
             (RejectReason::Rate, 429),
             (RejectReason::Total, 503),
             (RejectReason::Clients, 503),
+            (RejectReason::Memory, 503),
+            (RejectReason::Files, 503),
         ] {
             let response = response(reason, false);
             assert_eq!(response.status(), status);

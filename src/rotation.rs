@@ -325,6 +325,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn when_room_is_short_the_oldest_of_the_idle_go_first() {
+        let drain = DrainHandle::new();
+        let layer = || RotationLayer::new().retry(None).drain(&drain);
+        let second = || tokio::time::advance(Duration::from_secs(1));
+        let (idle, all) = (Duration::from_secs(2), usize::MAX);
+        let mut held = Vec::new();
+        for upstream in [ticking(), Upstream::new().hang(), Upstream::new().hang()] {
+            held.push(get(layer(), upstream).await);
+            second().await;
+        }
+        let answer = post(layer(), Upstream::new().hang()).await;
+        second().await;
+        assert!(held[0].next().await.unwrap().is_ok());
+        let ending = |held: &[crate::guard::testing::Client]| -> Vec<bool> {
+            held.iter().map(|client| client.stream().is_ending()).collect()
+        };
+        assert_eq!(drain.rotate(1, idle), 1);
+        assert_eq!(ending(&held), [false, true, false]);
+        assert_eq!(drain.rotate(1, idle), 1);
+        assert_eq!(ending(&held), [false, true, true]);
+        assert_eq!(drain.rotate(all, idle), 1);
+        assert_eq!(drain.rotate(all, idle), 0);
+        assert!(!answer.stream().is_ending());
+        let stream = held[1].stream();
+        assert!(held.remove(1).read().await.1.is_ok());
+        assert_eq!(stream.end_reason(), Some(EndReason::Rotated));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_answer_to_a_post_has_no_age() {
         let upstream = Upstream::new()
             .send("data: 1\n\n")

@@ -177,15 +177,7 @@ fn exported() -> BTreeMap<String, BTreeMap<String, HashSet<String>>> {
         ),
         (
             "sse_guard_rejections_total",
-            reasons(
-                &[
-                    RejectReason::PerClient,
-                    RejectReason::Total,
-                    RejectReason::Rate,
-                    RejectReason::Clients,
-                ]
-                .map(RejectReason::as_str),
-            ),
+            reasons(&RejectReason::ALL.map(RejectReason::as_str)),
         ),
     ];
     for (metric, all) in all {

@@ -53,6 +53,25 @@ async fn over_the_limit_of_all_everybody_gets_503() {
 }
 
 #[tokio::test]
+async fn behind_a_closed_gate_is_room_for_none_but_those_that_are_in() {
+    let gate = Gate::new();
+    let limit = ConnectionLimitLayer::new().gate(&gate);
+    let _one = open(&limit, from("192.0.2.1")).await;
+    gate.close(RejectReason::Memory);
+    let two = open(&limit, from("192.0.2.1")).await;
+    assert_eq!(two.status(), 200);
+    let (text, end) = two.read().await;
+    assert!(text.starts_with("retry: ") && end.is_ok(), "{text}");
+    let mut post = from("192.0.2.1");
+    *post.method_mut() = Method::POST;
+    assert_eq!(open(&limit, post).await.status(), 503);
+    assert_eq!(limit.active(), 1);
+    gate.open();
+    let mut three = open(&limit, from("192.0.2.1")).await;
+    assert_eq!(three.next().await.unwrap().unwrap(), "data: 1\n\n");
+}
+
+#[tokio::test]
 async fn addresses_count_by_network() {
     for (limited, other) in [
         ("2001:db8::1", "2001:db8::ffff:1"),

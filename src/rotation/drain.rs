@@ -88,6 +88,35 @@ impl DrainHandle {
         stream.is_some()
     }
 
+    /// Asks `most` streams to end at their next event boundary as if they had grown old: for when
+    /// room is short. Those without an event for `idle` go first, the oldest ahead, and only streams
+    /// that rotation concerns go at all. Tells how many were asked.
+    pub fn rotate(&self, most: usize, idle: Duration) -> usize {
+        let live = self.0.live();
+        let may_go = |entry: &&Entry| entry.comes_back && !entry.stream.is_ending();
+        let mut streams: Vec<Stream> = live
+            .streams
+            .values()
+            .filter(may_go)
+            .map(|entry| entry.stream.clone())
+            .collect();
+        drop(live);
+        let now = Instant::now();
+        let order = |stream: &Stream| {
+            let heard = stream.last_event().unwrap_or(stream.opened());
+            let is_busy = now.saturating_duration_since(heard) < idle;
+            (is_busy, stream.opened())
+        };
+        if most < streams.len() {
+            streams.select_nth_unstable_by_key(most, order);
+            streams.truncate(most);
+        }
+        for stream in &streams {
+            stream.stop_at(now, EndReason::Rotated);
+        }
+        streams.len()
+    }
+
     /// How many streams are live.
     pub fn live(&self) -> usize {
         self.0.live().streams.len()

@@ -1,0 +1,62 @@
+//! The word that there is no room for any new stream, whatever the counts say.
+
+use crate::rejection::RejectReason;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+/// Stands for "open".
+const OPEN: u8 = u8::MAX;
+
+/// Turns all new streams away while it is closed: for when memory or files are short. Give it to
+/// layers with [`ConnectionLimitLayer::gate`](super::ConnectionLimitLayer::gate).
+///
+/// A clone is another handle to the same gate. Streams that are open stay so.
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<AtomicU8>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Gate {
+    /// One that is open.
+    pub fn new() -> Self {
+        Self(Arc::new(AtomicU8::new(OPEN)))
+    }
+
+    /// From now on new streams are turned away, for this reason.
+    pub fn close(&self, reason: RejectReason) {
+        self.0.store(reason as u8, Relaxed);
+    }
+
+    /// From now on they are not.
+    pub fn open(&self) {
+        self.0.store(OPEN, Relaxed);
+    }
+
+    /// Why it is closed, if it is.
+    pub fn closed(&self) -> Option<RejectReason> {
+        RejectReason::ALL
+            .get(usize::from(self.0.load(Relaxed)))
+            .copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_why_it_is_closed() {
+        let gate = Gate::new();
+        assert_eq!(gate.closed(), None);
+        for reason in RejectReason::ALL {
+            gate.clone().close(reason);
+            assert_eq!(gate.closed(), Some(reason));
+        }
+        gate.open();
+        assert_eq!(gate.closed(), None);
+    }
+}
