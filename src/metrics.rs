@@ -66,7 +66,7 @@ pub use snapshot::{Outcome, Snapshot};
 
 use crate::guard::{Failure, Guard, Head, Policy, Rule};
 use crate::head::{Asked, Kind};
-use crate::rejection::Rejection;
+use crate::rejection::{RejectReason, Rejection};
 use crate::stream::{EndReason, Labels, Stream};
 use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use distribution::Times;
@@ -184,9 +184,12 @@ impl Shared {
     }
 }
 
-/// Tells the recorder that is installed what each metric is, and its unit; ends are there at zero from
-/// then on, so that the first of a kind is an increase.
+/// Tells the recorder that is installed what each metric is, and its unit; ends and rejections are
+/// there at zero from then on, so that the first of a kind is an increase.
 pub fn describe() {
+    for reason in RejectReason::ALL {
+        counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(0);
+    }
     for reason in EndReason::ALL {
         counter!("sse_guard_ends_total", "reason" => reason.as_str()).increment(0);
     }

@@ -20,6 +20,9 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::PerClient, Self::Total, Self::Rate, Self::Clients];
+
     /// The value of the label `reason` in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {

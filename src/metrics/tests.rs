@@ -96,6 +96,26 @@ async fn a_request_that_came_to_nothing_counts_by_its_outcome() {
 }
 
 #[test]
+fn ends_and_rejections_are_there_at_zero_once_they_are_described() {
+    let recorder = DebuggingRecorder::new();
+    let seen = recorder.snapshotter();
+    ::metrics::with_local_recorder(&recorder, describe);
+    let mut there = Vec::new();
+    for (key, _, _, value) in seen.snapshot().into_vec() {
+        assert_eq!(value, DebugValue::Counter(0), "{key:?}");
+        let reason = key.key().labels().next().unwrap().value().to_owned();
+        there.push((key.key().name().to_owned(), reason));
+    }
+    let ends = EndReason::ALL.map(|reason| ("sse_guard_ends_total".into(), reason.as_str().into()));
+    let rejections = RejectReason::ALL
+        .map(|reason| ("sse_guard_rejections_total".into(), reason.as_str().into()));
+    let mut all: Vec<(String, String)> = ends.into_iter().chain(rejections).collect();
+    all.sort();
+    there.sort();
+    assert_eq!(there, all);
+}
+
+#[test]
 fn the_facade_gets_every_number_that_the_table_names() {
     let recorder = DebuggingRecorder::new();
     let seen = recorder.snapshotter();
