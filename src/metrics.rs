@@ -7,6 +7,7 @@
 //! | --- | --- | --- |
 //! | `sse_guard_streams_active` | gauge | streams open now, by `route` |
 //! | `sse_guard_streams_total` | counter | requests that asked for a stream or got one, by `route` and [`Outcome`] |
+//! | `sse_guard_reconnects_total` | counter | streams opened by a request with a `Last-Event-ID`, by `route` |
 //! | `sse_guard_stream_duration_seconds` | histogram | age at the end, by `route` |
 //! | `sse_guard_time_to_first_event_seconds` | histogram | from the head to the first event with data, by `route` |
 //! | `sse_guard_event_gap_seconds` | histogram | from one chunk with events to the next, by `route` |
@@ -70,13 +71,16 @@ use crate::rejection::{RejectReason, Rejection};
 use crate::stream::{EndReason, Labels, Stream};
 use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use distribution::Times;
-use http::Request;
+use http::{HeaderName, Request};
 use lines::{Lines, Noted};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tracing::warn;
+
+/// Sent by a client that has seen a part of the stream, on a connection before.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Counts and times streams. See the [module docs](self). Clones share their numbers.
 #[derive(Clone, Debug)]
@@ -103,6 +107,8 @@ struct Shared {
     heartbeats: AtomicU64,
     gaps: Times,
     first_events: Times,
+    upstream_ends: Times,
+    reconnects: AtomicU64,
     outcomes: [AtomicU64; Outcome::ALL.len()],
     ends: [AtomicU64; EndReason::ALL.len()],
     /// An upstream that compresses does so with each stream: said once.
@@ -124,6 +130,7 @@ impl std::fmt::Debug for OnEnd {
 struct Instruments {
     active: Gauge,
     outcomes: [Counter; Outcome::ALL.len()],
+    reconnects: Counter,
     duration: Histogram,
     first_event: Histogram,
     gap: Histogram,
@@ -146,6 +153,7 @@ impl Instruments {
             outcomes: Outcome::ALL.map(|outcome| {
                 counter!("sse_guard_streams_total", "route" => route(), "outcome" => outcome.as_str())
             }),
+            reconnects: counter!("sse_guard_reconnects_total", "route" => route()),
             duration: histogram!("sse_guard_stream_duration_seconds", "route" => route()),
             first_event: histogram!("sse_guard_time_to_first_event_seconds", "route" => route()),
             gap: histogram!("sse_guard_event_gap_seconds", "route" => route()),
@@ -166,6 +174,8 @@ impl Shared {
             heartbeats: AtomicU64::new(0),
             gaps: Times::default(),
             first_events: Times::default(),
+            upstream_ends: Times::default(),
+            reconnects: AtomicU64::new(0),
             outcomes: Default::default(),
             ends: Default::default(),
             warned: AtomicBool::new(false),
@@ -200,6 +210,10 @@ pub fn describe() {
     count(
         "sse_guard_streams_total",
         "Requests that asked for a stream or got one, by outcome",
+    );
+    count(
+        "sse_guard_reconnects_total",
+        "Streams opened by a request with a Last-Event-ID",
     );
     count("sse_guard_events_total", "Events with data from upstreams");
     count("sse_guard_heartbeats_total", "Heartbeats put into streams");
@@ -291,12 +305,15 @@ impl MetricsLayer {
         Snapshot {
             active: shared.active.load(Relaxed),
             opened: outcome(Outcome::Opened),
+            reconnects: shared.reconnects.load(Relaxed),
             rejected: outcome(Outcome::Rejected),
+            failed: outcome(Outcome::Failed),
             events: shared.events.load(Relaxed),
             bytes: shared.bytes.load(Relaxed),
             heartbeats: shared.heartbeats.load(Relaxed),
             gaps: shared.gaps.snapshot(),
             first_events: shared.first_events.snapshot(),
+            upstream_ends: shared.upstream_ends.snapshot(),
             ends: std::array::from_fn(|reason| shared.ends[reason].load(Relaxed)),
         }
     }
@@ -317,6 +334,7 @@ impl<S> Layer<S> for MetricsLayer {
 #[derive(Debug)]
 pub struct Ticket {
     shared: Option<Arc<Shared>>,
+    is_reconnect: bool,
     noted: Option<Noted>,
 }
 
@@ -343,6 +361,7 @@ impl Rule for MetricsLayer {
     fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Ticket, Rejection> {
         Ok(Ticket {
             shared: asked.accepts_stream.then(|| self.shared.clone()),
+            is_reconnect: request.headers().contains_key(LAST_EVENT_ID),
             noted: Noted::of(request),
         })
     }
@@ -356,6 +375,7 @@ impl Rule for MetricsLayer {
             _ if head.rejected => Outcome::Rejected,
             Kind::Stream => Outcome::Opened,
             Kind::Encoded => Outcome::Encoded,
+            Kind::Other if head.status.is_server_error() => Outcome::Failed,
             Kind::Other => Outcome::Other,
         });
         let Some(stream) = head.stream else {
@@ -375,6 +395,10 @@ impl Rule for MetricsLayer {
         if !head.asked.accepts_stream {
             self.shared.outcome(Outcome::Opened);
         }
+        if ticket.is_reconnect {
+            self.shared.reconnects.fetch_add(1, Relaxed);
+            self.shared.instruments().reconnects.increment(1);
+        }
         stream.set_labels(&self.setup.labels);
         self.shared.active.fetch_add(1, Relaxed);
         self.shared.instruments().active.increment(1);
@@ -385,6 +409,7 @@ impl Rule for MetricsLayer {
             shared: self.shared.clone(),
             setup: self.setup.clone(),
             stream: stream.clone(),
+            is_get: head.asked.is_get(),
             lines,
             events: 0,
             bytes: 0,
@@ -410,6 +435,7 @@ pub struct MetricsPolicy {
     shared: Arc<Shared>,
     setup: Arc<Setup>,
     stream: Stream,
+    is_get: bool,
     lines: Lines,
     /// How much of the record is in the sums.
     events: u64,
@@ -464,6 +490,10 @@ impl Drop for MetricsPolicy {
         self.shared
             .heartbeats
             .fetch_add(stream.heartbeats(), Relaxed);
+        // Any other method's answer ends when it is complete.
+        if self.is_get && reason.is_upstreams() {
+            self.shared.upstream_ends.record(age);
+        }
         let instruments = self.shared.instruments();
         instruments.active.decrement(1);
         instruments.duration.record(age);
