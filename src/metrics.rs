@@ -55,6 +55,7 @@
 //! ```
 
 mod distribution;
+mod instruments;
 mod lines;
 mod log_limit;
 mod snapshot;
@@ -62,16 +63,17 @@ mod snapshot;
 mod tests;
 
 pub use distribution::{BUCKETS, Distribution};
+pub use instruments::describe;
 pub use log_limit::LogLimit;
 pub use snapshot::{Outcome, Snapshot};
 
 use crate::guard::{Failure, Guard, Head, Policy, Rule};
 use crate::head::{Asked, Kind};
-use crate::rejection::{RejectReason, Rejection};
+use crate::rejection::Rejection;
 use crate::stream::{EndReason, Labels, Stream};
-use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use distribution::Times;
 use http::{HeaderName, Request};
+use instruments::Instruments;
 use lines::{Lines, Noted};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -127,43 +129,6 @@ impl std::fmt::Debug for OnEnd {
     }
 }
 
-struct Instruments {
-    active: Gauge,
-    outcomes: [Counter; Outcome::ALL.len()],
-    reconnects: Counter,
-    duration: Histogram,
-    first_event: Histogram,
-    gap: Histogram,
-    events: Counter,
-    bytes: Counter,
-    dropped: Counter,
-}
-
-impl std::fmt::Debug for Instruments {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Instruments").finish_non_exhaustive()
-    }
-}
-
-impl Instruments {
-    fn new(route: &str) -> Self {
-        let route = || route.to_string();
-        Self {
-            active: gauge!("sse_guard_streams_active", "route" => route()),
-            outcomes: Outcome::ALL.map(|outcome| {
-                counter!("sse_guard_streams_total", "route" => route(), "outcome" => outcome.as_str())
-            }),
-            reconnects: counter!("sse_guard_reconnects_total", "route" => route()),
-            duration: histogram!("sse_guard_stream_duration_seconds", "route" => route()),
-            first_event: histogram!("sse_guard_time_to_first_event_seconds", "route" => route()),
-            gap: histogram!("sse_guard_event_gap_seconds", "route" => route()),
-            events: counter!("sse_guard_events_total", "route" => route()),
-            bytes: counter!("sse_guard_bytes_total", "route" => route()),
-            dropped: counter!("sse_guard_dropped_bytes_total", "route" => route()),
-        }
-    }
-}
-
 impl Shared {
     fn new(route: &str) -> Self {
         Self {
@@ -192,53 +157,6 @@ impl Shared {
         self.outcomes[outcome as usize].fetch_add(1, Relaxed);
         self.instruments().outcomes[outcome as usize].increment(1);
     }
-}
-
-/// Tells the recorder that is installed what each metric is, and its unit; ends and rejections are
-/// there at zero from then on, so that the first of a kind is an increase.
-pub fn describe() {
-    for reason in RejectReason::ALL {
-        counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(0);
-    }
-    for reason in EndReason::ALL {
-        counter!("sse_guard_ends_total", "reason" => reason.as_str()).increment(0);
-    }
-    let count = |name, what| ::metrics::describe_counter!(name, Unit::Count, what);
-    let bytes = |name, what| ::metrics::describe_counter!(name, Unit::Bytes, what);
-    let seconds = |name, what| ::metrics::describe_histogram!(name, Unit::Seconds, what);
-    ::metrics::describe_gauge!("sse_guard_streams_active", Unit::Count, "Streams open now");
-    count(
-        "sse_guard_streams_total",
-        "Requests that asked for a stream or got one, by outcome",
-    );
-    count(
-        "sse_guard_reconnects_total",
-        "Streams opened by a request with a Last-Event-ID",
-    );
-    count("sse_guard_events_total", "Events with data from upstreams");
-    count("sse_guard_heartbeats_total", "Heartbeats put into streams");
-    count(
-        "sse_guard_rejections_total",
-        "Streams turned away, by reason",
-    );
-    count("sse_guard_ends_total", "Streams that have ended, by reason");
-    bytes("sse_guard_bytes_total", "Bytes from upstreams");
-    bytes(
-        "sse_guard_dropped_bytes_total",
-        "Bytes of unfinished events, dropped when a stream failed or was ended",
-    );
-    seconds(
-        "sse_guard_stream_duration_seconds",
-        "Age of a stream at its end",
-    );
-    seconds(
-        "sse_guard_time_to_first_event_seconds",
-        "From a stream's head to its first event with data",
-    );
-    seconds(
-        "sse_guard_event_gap_seconds",
-        "From one chunk with events to the next",
-    );
 }
 
 impl Default for MetricsLayer {

@@ -2,6 +2,7 @@ use super::*;
 use crate::connection_limit::ConnectionLimitLayer;
 use crate::guard::testing::{Client, Upstream, ask, get, post};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
+use crate::rejection::RejectReason;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use std::time::Duration;
 use tower_layer::Stack;
