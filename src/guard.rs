@@ -20,7 +20,7 @@ use crate::rejection::{Rejected, Rejection};
 use crate::stream::{EndReason, Stream};
 use crate::wire::{DEFAULT_HOLD, LineEnd};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::pin::Pin;
@@ -31,6 +31,7 @@ use tower_service::Service;
 /// The response head, as a rule sees it.
 pub struct Head<'a> {
     pub(crate) asked: &'a Asked,
+    pub(crate) status: StatusCode,
     pub(crate) kind: Kind,
     /// The record, if the response is a stream whose bytes are read.
     pub(crate) stream: Option<&'a Stream>,
@@ -345,6 +346,7 @@ fn opened<R: Rule, B>(
     };
     let head = Head {
         asked,
+        status: parts.status,
         kind,
         stream: stream.as_ref(),
         rejected,

@@ -7,6 +7,7 @@
 //! | --- | --- | --- |
 //! | `sse_guard_streams_active` | gauge | streams open now, by `route` |
 //! | `sse_guard_streams_total` | counter | requests that asked for a stream or got one, by `route` and [`Outcome`] |
+//! | `sse_guard_reconnects_total` | counter | streams opened by a request with a `Last-Event-ID`, by `route` |
 //! | `sse_guard_stream_duration_seconds` | histogram | age at the end, by `route` |
 //! | `sse_guard_time_to_first_event_seconds` | histogram | from the head to the first event with data, by `route` |
 //! | `sse_guard_event_gap_seconds` | histogram | from one chunk with events to the next, by `route` |
@@ -54,6 +55,7 @@
 //! ```
 
 mod distribution;
+mod instruments;
 mod lines;
 mod log_limit;
 mod snapshot;
@@ -61,6 +63,7 @@ mod snapshot;
 mod tests;
 
 pub use distribution::{BUCKETS, Distribution};
+pub use instruments::describe;
 pub use log_limit::LogLimit;
 pub use snapshot::{Outcome, Snapshot};
 
@@ -68,15 +71,18 @@ use crate::guard::{Failure, Guard, Head, Policy, Rule};
 use crate::head::{Asked, Kind};
 use crate::rejection::Rejection;
 use crate::stream::{EndReason, Labels, Stream};
-use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use distribution::Times;
-use http::Request;
+use http::{HeaderName, Request};
+use instruments::Instruments;
 use lines::{Lines, Noted};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tracing::warn;
+
+/// Sent by a client that has seen a part of the stream, on a connection before.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Counts and times streams. See the [module docs](self). Clones share their numbers.
 #[derive(Clone, Debug)]
@@ -103,6 +109,8 @@ struct Shared {
     heartbeats: AtomicU64,
     gaps: Times,
     first_events: Times,
+    upstream_ends: Times,
+    reconnects: AtomicU64,
     outcomes: [AtomicU64; Outcome::ALL.len()],
     ends: [AtomicU64; EndReason::ALL.len()],
     /// An upstream that compresses does so with each stream: said once.
@@ -121,41 +129,6 @@ impl std::fmt::Debug for OnEnd {
     }
 }
 
-struct Instruments {
-    active: Gauge,
-    outcomes: [Counter; Outcome::ALL.len()],
-    duration: Histogram,
-    first_event: Histogram,
-    gap: Histogram,
-    events: Counter,
-    bytes: Counter,
-    dropped: Counter,
-}
-
-impl std::fmt::Debug for Instruments {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Instruments").finish_non_exhaustive()
-    }
-}
-
-impl Instruments {
-    fn new(route: &str) -> Self {
-        let route = || route.to_string();
-        Self {
-            active: gauge!("sse_guard_streams_active", "route" => route()),
-            outcomes: Outcome::ALL.map(|outcome| {
-                counter!("sse_guard_streams_total", "route" => route(), "outcome" => outcome.as_str())
-            }),
-            duration: histogram!("sse_guard_stream_duration_seconds", "route" => route()),
-            first_event: histogram!("sse_guard_time_to_first_event_seconds", "route" => route()),
-            gap: histogram!("sse_guard_event_gap_seconds", "route" => route()),
-            events: counter!("sse_guard_events_total", "route" => route()),
-            bytes: counter!("sse_guard_bytes_total", "route" => route()),
-            dropped: counter!("sse_guard_dropped_bytes_total", "route" => route()),
-        }
-    }
-}
-
 impl Shared {
     fn new(route: &str) -> Self {
         Self {
@@ -166,6 +139,8 @@ impl Shared {
             heartbeats: AtomicU64::new(0),
             gaps: Times::default(),
             first_events: Times::default(),
+            upstream_ends: Times::default(),
+            reconnects: AtomicU64::new(0),
             outcomes: Default::default(),
             ends: Default::default(),
             warned: AtomicBool::new(false),
@@ -182,46 +157,6 @@ impl Shared {
         self.outcomes[outcome as usize].fetch_add(1, Relaxed);
         self.instruments().outcomes[outcome as usize].increment(1);
     }
-}
-
-/// Tells the recorder that is installed what each metric is, and its unit; ends are there at zero from
-/// then on, so that the first of a kind is an increase.
-pub fn describe() {
-    for reason in EndReason::ALL {
-        counter!("sse_guard_ends_total", "reason" => reason.as_str()).increment(0);
-    }
-    let count = |name, what| ::metrics::describe_counter!(name, Unit::Count, what);
-    let bytes = |name, what| ::metrics::describe_counter!(name, Unit::Bytes, what);
-    let seconds = |name, what| ::metrics::describe_histogram!(name, Unit::Seconds, what);
-    ::metrics::describe_gauge!("sse_guard_streams_active", Unit::Count, "Streams open now");
-    count(
-        "sse_guard_streams_total",
-        "Requests that asked for a stream or got one, by outcome",
-    );
-    count("sse_guard_events_total", "Events with data from upstreams");
-    count("sse_guard_heartbeats_total", "Heartbeats put into streams");
-    count(
-        "sse_guard_rejections_total",
-        "Streams turned away, by reason",
-    );
-    count("sse_guard_ends_total", "Streams that have ended, by reason");
-    bytes("sse_guard_bytes_total", "Bytes from upstreams");
-    bytes(
-        "sse_guard_dropped_bytes_total",
-        "Bytes of unfinished events, dropped when a stream failed or was ended",
-    );
-    seconds(
-        "sse_guard_stream_duration_seconds",
-        "Age of a stream at its end",
-    );
-    seconds(
-        "sse_guard_time_to_first_event_seconds",
-        "From a stream's head to its first event with data",
-    );
-    seconds(
-        "sse_guard_event_gap_seconds",
-        "From one chunk with events to the next",
-    );
 }
 
 impl Default for MetricsLayer {
@@ -288,12 +223,15 @@ impl MetricsLayer {
         Snapshot {
             active: shared.active.load(Relaxed),
             opened: outcome(Outcome::Opened),
+            reconnects: shared.reconnects.load(Relaxed),
             rejected: outcome(Outcome::Rejected),
+            failed: outcome(Outcome::Failed),
             events: shared.events.load(Relaxed),
             bytes: shared.bytes.load(Relaxed),
             heartbeats: shared.heartbeats.load(Relaxed),
             gaps: shared.gaps.snapshot(),
             first_events: shared.first_events.snapshot(),
+            upstream_ends: shared.upstream_ends.snapshot(),
             ends: std::array::from_fn(|reason| shared.ends[reason].load(Relaxed)),
         }
     }
@@ -314,6 +252,7 @@ impl<S> Layer<S> for MetricsLayer {
 #[derive(Debug)]
 pub struct Ticket {
     shared: Option<Arc<Shared>>,
+    is_reconnect: bool,
     noted: Option<Noted>,
 }
 
@@ -340,6 +279,7 @@ impl Rule for MetricsLayer {
     fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Ticket, Rejection> {
         Ok(Ticket {
             shared: asked.accepts_stream.then(|| self.shared.clone()),
+            is_reconnect: request.headers().contains_key(LAST_EVENT_ID),
             noted: Noted::of(request),
         })
     }
@@ -353,6 +293,7 @@ impl Rule for MetricsLayer {
             _ if head.rejected => Outcome::Rejected,
             Kind::Stream => Outcome::Opened,
             Kind::Encoded => Outcome::Encoded,
+            Kind::Other if head.status.is_server_error() => Outcome::Failed,
             Kind::Other => Outcome::Other,
         });
         let Some(stream) = head.stream else {
@@ -372,6 +313,10 @@ impl Rule for MetricsLayer {
         if !head.asked.accepts_stream {
             self.shared.outcome(Outcome::Opened);
         }
+        if ticket.is_reconnect {
+            self.shared.reconnects.fetch_add(1, Relaxed);
+            self.shared.instruments().reconnects.increment(1);
+        }
         stream.set_labels(&self.setup.labels);
         self.shared.active.fetch_add(1, Relaxed);
         self.shared.instruments().active.increment(1);
@@ -382,6 +327,7 @@ impl Rule for MetricsLayer {
             shared: self.shared.clone(),
             setup: self.setup.clone(),
             stream: stream.clone(),
+            is_get: head.asked.is_get(),
             lines,
             events: 0,
             bytes: 0,
@@ -407,6 +353,7 @@ pub struct MetricsPolicy {
     shared: Arc<Shared>,
     setup: Arc<Setup>,
     stream: Stream,
+    is_get: bool,
     lines: Lines,
     /// How much of the record is in the sums.
     events: u64,
@@ -461,6 +408,10 @@ impl Drop for MetricsPolicy {
         self.shared
             .heartbeats
             .fetch_add(stream.heartbeats(), Relaxed);
+        // Any other method's answer ends when it is complete.
+        if self.is_get && reason.is_upstreams() {
+            self.shared.upstream_ends.record(age);
+        }
         let instruments = self.shared.instruments();
         instruments.active.decrement(1);
         instruments.duration.record(age);

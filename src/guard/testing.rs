@@ -3,7 +3,7 @@
 use super::StreamError;
 use crate::stream::Stream;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use std::collections::VecDeque;
@@ -26,6 +26,7 @@ enum Step {
 /// What the upstream does, step by step.
 #[derive(Clone)]
 pub(crate) struct Upstream {
+    status: StatusCode,
     content_type: &'static str,
     headers: HeaderMap,
     steps: VecDeque<Step>,
@@ -34,6 +35,7 @@ pub(crate) struct Upstream {
 impl Upstream {
     pub(crate) fn new() -> Self {
         Self {
+            status: StatusCode::OK,
             content_type: "text/event-stream",
             headers: HeaderMap::new(),
             steps: VecDeque::new(),
@@ -42,6 +44,11 @@ impl Upstream {
 
     fn step(mut self, step: Step) -> Self {
         self.steps.push_back(step);
+        self
+    }
+
+    pub(crate) fn status(mut self, status: u16) -> Self {
+        self.status = status.try_into().unwrap();
         self
     }
 
@@ -85,6 +92,7 @@ impl Upstream {
             steps: self.steps,
             sleep: None,
         });
+        *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         let content_type = self.content_type.parse().unwrap();
         response.headers_mut().insert("content-type", content_type);

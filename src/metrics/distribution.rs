@@ -39,6 +39,13 @@ impl Distribution {
         self.0.iter().sum()
     }
 
+    /// How many fell into buckets that end at `time` or before it: never one that took longer.
+    pub fn below(&self, time: Duration) -> u64 {
+        let time = time.as_secs_f64();
+        let buckets = BUCKETS.partition_point(|bound| *bound <= time);
+        self.0[..buckets].iter().sum()
+    }
+
     /// The time that this share of them (0.99 for 99 %) is not longer than, as far as buckets can
     /// tell; nothing if there are none. What is longer than all buckets counts as an hour.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
@@ -103,6 +110,31 @@ mod tests {
         within(0.99, 500, 1000);
         let endless = of(&[10_000_000]).quantile(0.5);
         assert_eq!(endless, Some(Duration::from_secs(3600)));
+    }
+
+    #[test]
+    fn below_a_time_is_what_fell_into_buckets_that_end_there() {
+        let spread = of(&[1, 2, 30, 100, 700, 10_000_000]);
+        for (ms, below) in [
+            (0, 0),
+            (1, 1),
+            (2, 1),
+            (3, 2),
+            (49, 2),
+            (50, 3),
+            (100, 4),
+            (999, 4),
+            (1000, 5),
+        ] {
+            assert_eq!(spread.below(Duration::from_millis(ms)), below, "{ms} ms");
+        }
+        assert_eq!(spread.below(Duration::MAX), 5);
+        for bound in BUCKETS {
+            let times = Times::default();
+            times.record(Duration::from_secs_f64(bound));
+            let below = times.snapshot().below(Duration::from_secs_f64(bound));
+            assert_eq!(below, 1, "{bound} s");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub enum Outcome {
     Other,
     /// It was turned away.
     Rejected,
-    /// The inner service failed.
+    /// The inner service failed, or answered with a 5xx.
     Failed,
     /// The client went before the head.
     ClientGone,
@@ -52,8 +52,12 @@ pub struct Snapshot {
     pub active: u64,
     /// Streams opened.
     pub opened: u64,
+    /// Those of them whose request had a `Last-Event-ID`.
+    pub reconnects: u64,
     /// Requests that were turned away.
     pub rejected: u64,
+    /// Requests for a stream at which the inner service failed, or answered with a 5xx.
+    pub failed: u64,
     /// Events with data from upstreams.
     pub events: u64,
     /// Bytes from upstreams.
@@ -64,6 +68,9 @@ pub struct Snapshot {
     pub gaps: Distribution,
     /// From a stream's head to its first event with data.
     pub first_events: Distribution,
+    /// Age at the end of streams of GET requests that the upstream has ended: properly, by breaking
+    /// off, or by silence.
+    pub upstream_ends: Distribution,
     pub(super) ends: [u64; EndReason::ALL.len()],
 }
 
@@ -82,12 +89,15 @@ impl std::ops::Add for Snapshot {
         Self {
             active: self.active + other.active,
             opened: self.opened + other.opened,
+            reconnects: self.reconnects + other.reconnects,
             rejected: self.rejected + other.rejected,
+            failed: self.failed + other.failed,
             events: self.events + other.events,
             bytes: self.bytes + other.bytes,
             heartbeats: self.heartbeats + other.heartbeats,
             gaps: self.gaps + other.gaps,
             first_events: self.first_events + other.first_events,
+            upstream_ends: self.upstream_ends + other.upstream_ends,
             ends: std::array::from_fn(|reason| self.ends[reason] + other.ends[reason]),
         }
     }

@@ -1,7 +1,8 @@
 use super::*;
 use crate::connection_limit::ConnectionLimitLayer;
-use crate::guard::testing::{Client, Upstream, get, post};
+use crate::guard::testing::{Client, Upstream, ask, get, post};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
+use crate::rejection::RejectReason;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use std::time::Duration;
 use tower_layer::Stack;
@@ -90,9 +91,81 @@ async fn a_request_that_came_to_nothing_counts_by_its_outcome() {
     assert_eq!(get(stack, Upstream::new()).await.status(), 503);
     get(layer.clone(), Upstream::new().content_type("text/html")).await;
     post(layer.clone(), Upstream::new().content_type("text/html")).await;
+    for status in [404, 499, 500, 502, 599] {
+        get(layer.clone(), Upstream::new().status(status)).await;
+    }
+    // Nobody had asked for a stream.
+    post(layer.clone(), Upstream::new().status(500)).await;
     let count = |outcome: Outcome| layer.shared.outcomes[outcome as usize].load(Relaxed);
-    assert_eq!(Outcome::ALL.map(count), [0, 0, 1, 1, 0, 0]);
-    assert_eq!(layer.snapshot().rejected, 1);
+    assert_eq!(Outcome::ALL.map(count), [0, 0, 3, 1, 3, 0]);
+    let snapshot = layer.snapshot();
+    assert_eq!((snapshot.rejected, snapshot.failed), (1, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_a_client_comes_back_for_is_a_reconnect() {
+    let layer = MetricsLayer::new();
+    let ask_with = |id: Option<&str>, upstream| {
+        let mut request = http::Request::new(());
+        if let Some(id) = id {
+            let id = id.parse().unwrap();
+            request.headers_mut().insert("last-event-id", id);
+        }
+        ask(layer.clone(), request, upstream)
+    };
+    ask_with(None, Upstream::new()).await;
+    ask_with(Some("7"), Upstream::new().content_type("text/html")).await;
+    ask_with(Some("7"), Upstream::new().status(503)).await;
+    assert_eq!(layer.snapshot().reconnects, 0);
+    ask_with(Some("7"), Upstream::new()).await;
+    assert_eq!(layer.snapshot().reconnects, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_age_at_which_an_upstream_ends_its_event_streams_is_kept() {
+    let layer = MetricsLayer::new();
+    let ends = || {
+        let ends = layer.snapshot().upstream_ends;
+        (ends.below(Duration::from_secs(10)), ends.count())
+    };
+    let idle = || crate::idle_timeout::IdleTimeoutLayer::new().timeout(Duration::from_secs(6));
+    let ended = Upstream::new().send("data: 1\n\n").wait(6);
+    let _ = get(layer.clone(), ended.clone()).await.read().await;
+    assert_eq!(ends(), (1, 1));
+    let _ = get(layer.clone(), ended.clone().wait(60).fail())
+        .await
+        .read()
+        .await;
+    assert_eq!(ends(), (1, 2));
+    let silent = Stack::new(idle(), layer.clone());
+    let _ = get(silent, Upstream::new().hang()).await.read().await;
+    assert_eq!(ends(), (2, 3));
+
+    // An answer in pieces that is complete.
+    let _ = post(layer.clone(), ended.clone()).await.read().await;
+    // A client that went.
+    drop(get(layer.clone(), ended).await);
+    assert_eq!(ends(), (2, 3));
+}
+
+#[test]
+fn ends_and_rejections_are_there_at_zero_once_they_are_described() {
+    let recorder = DebuggingRecorder::new();
+    let seen = recorder.snapshotter();
+    ::metrics::with_local_recorder(&recorder, describe);
+    let mut there = Vec::new();
+    for (key, _, _, value) in seen.snapshot().into_vec() {
+        assert_eq!(value, DebugValue::Counter(0), "{key:?}");
+        let reason = key.key().labels().next().unwrap().value().to_owned();
+        there.push((key.key().name().to_owned(), reason));
+    }
+    let ends = EndReason::ALL.map(|reason| ("sse_guard_ends_total".into(), reason.as_str().into()));
+    let rejections = RejectReason::ALL
+        .map(|reason| ("sse_guard_rejections_total".into(), reason.as_str().into()));
+    let mut all: Vec<(String, String)> = ends.into_iter().chain(rejections).collect();
+    all.sort();
+    there.sort();
+    assert_eq!(there, all);
 }
 
 #[test]
@@ -113,7 +186,9 @@ fn the_facade_gets_every_number_that_the_table_names() {
                 .send("data: 1\n\n")
                 .wait(1)
                 .send("data: 2\n\n");
-            let _ = get(layer, upstream).await.read().await;
+            let request = http::Request::get("/").header("accept", "text/event-stream");
+            let request = request.header("last-event-id", "7").body(()).unwrap();
+            let _ = ask(layer, request, upstream).await.read().await;
             let limit = ConnectionLimitLayer::new().total(0);
             get(limit, Upstream::new()).await;
         });
@@ -126,6 +201,7 @@ fn the_facade_gets_every_number_that_the_table_names() {
         .map(|(key, _, _, value)| (key.key().name().to_owned(), value))
         .collect();
     assert_eq!(values["sse_guard_streams_total"], DebugValue::Counter(1));
+    assert_eq!(values["sse_guard_reconnects_total"], DebugValue::Counter(1));
     assert_eq!(values["sse_guard_events_total"], DebugValue::Counter(2));
     assert_eq!(values["sse_guard_bytes_total"], DebugValue::Counter(18));
     assert_eq!(values["sse_guard_ends_total"], DebugValue::Counter(1));

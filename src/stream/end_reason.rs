@@ -54,6 +54,14 @@ impl EndReason {
             Self::Shutdown => "shutdown",
         }
     }
+
+    /// Whether the upstream ended it, by its word or by its silence.
+    pub(crate) fn is_upstreams(self) -> bool {
+        matches!(
+            self,
+            Self::UpstreamEnd | Self::UpstreamError | Self::UpstreamIdle
+        )
+    }
 }
 
 impl fmt::Display for EndReason {

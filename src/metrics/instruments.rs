@@ -1,0 +1,91 @@
+//! What the facade is told: the metrics of a route, and the description of all.
+
+use super::Outcome;
+use crate::rejection::RejectReason;
+use crate::stream::EndReason;
+use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+
+/// The metrics of one route, bound to its label.
+pub(super) struct Instruments {
+    pub(super) active: Gauge,
+    pub(super) outcomes: [Counter; Outcome::ALL.len()],
+    pub(super) reconnects: Counter,
+    pub(super) duration: Histogram,
+    pub(super) first_event: Histogram,
+    pub(super) gap: Histogram,
+    pub(super) events: Counter,
+    pub(super) bytes: Counter,
+    pub(super) dropped: Counter,
+}
+
+impl std::fmt::Debug for Instruments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instruments").finish_non_exhaustive()
+    }
+}
+
+impl Instruments {
+    pub(super) fn new(route: &str) -> Self {
+        let route = || route.to_string();
+        Self {
+            active: gauge!("sse_guard_streams_active", "route" => route()),
+            outcomes: Outcome::ALL.map(|outcome| {
+                counter!("sse_guard_streams_total", "route" => route(), "outcome" => outcome.as_str())
+            }),
+            reconnects: counter!("sse_guard_reconnects_total", "route" => route()),
+            duration: histogram!("sse_guard_stream_duration_seconds", "route" => route()),
+            first_event: histogram!("sse_guard_time_to_first_event_seconds", "route" => route()),
+            gap: histogram!("sse_guard_event_gap_seconds", "route" => route()),
+            events: counter!("sse_guard_events_total", "route" => route()),
+            bytes: counter!("sse_guard_bytes_total", "route" => route()),
+            dropped: counter!("sse_guard_dropped_bytes_total", "route" => route()),
+        }
+    }
+}
+
+/// Tells the recorder that is installed what each metric is, and its unit; ends and rejections are
+/// there at zero from then on, so that the first of a kind is an increase.
+pub fn describe() {
+    for reason in RejectReason::ALL {
+        counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(0);
+    }
+    for reason in EndReason::ALL {
+        counter!("sse_guard_ends_total", "reason" => reason.as_str()).increment(0);
+    }
+    let count = |name, what| ::metrics::describe_counter!(name, Unit::Count, what);
+    let bytes = |name, what| ::metrics::describe_counter!(name, Unit::Bytes, what);
+    let seconds = |name, what| ::metrics::describe_histogram!(name, Unit::Seconds, what);
+    ::metrics::describe_gauge!("sse_guard_streams_active", Unit::Count, "Streams open now");
+    count(
+        "sse_guard_streams_total",
+        "Requests that asked for a stream or got one, by outcome",
+    );
+    count(
+        "sse_guard_reconnects_total",
+        "Streams opened by a request with a Last-Event-ID",
+    );
+    count("sse_guard_events_total", "Events with data from upstreams");
+    count("sse_guard_heartbeats_total", "Heartbeats put into streams");
+    count(
+        "sse_guard_rejections_total",
+        "Streams turned away, by reason",
+    );
+    count("sse_guard_ends_total", "Streams that have ended, by reason");
+    bytes("sse_guard_bytes_total", "Bytes from upstreams");
+    bytes(
+        "sse_guard_dropped_bytes_total",
+        "Bytes of unfinished events, dropped when a stream failed or was ended",
+    );
+    seconds(
+        "sse_guard_stream_duration_seconds",
+        "Age of a stream at its end",
+    );
+    seconds(
+        "sse_guard_time_to_first_event_seconds",
+        "From a stream's head to its first event with data",
+    );
+    seconds(
+        "sse_guard_event_gap_seconds",
+        "From one chunk with events to the next",
+    );
+}
