@@ -7,14 +7,17 @@
 //! Not part of the crate's stable interface: the binary and its tests use it.
 
 mod admin;
+mod budget;
 mod cli;
 pub mod config;
 mod demo;
 mod files;
 mod headers;
+mod judge;
 mod listen;
 mod logging;
 mod notify;
+mod pulse;
 mod router;
 mod running;
 mod server;

@@ -56,7 +56,7 @@ impl RejectReason {
             Self::PerClient | Self::Rate => StatusCode::TOO_MANY_REQUESTS,
             Self::Total | Self::Clients | Self::Memory | Self::Files => {
                 StatusCode::SERVICE_UNAVAILABLE
-            },
+            }
         }
     }
 

@@ -339,7 +339,9 @@ mod tests {
         second().await;
         assert!(held[0].next().await.unwrap().is_ok());
         let ending = |held: &[crate::guard::testing::Client]| -> Vec<bool> {
-            held.iter().map(|client| client.stream().is_ending()).collect()
+            held.iter()
+                .map(|client| client.stream().is_ending())
+                .collect()
         };
         assert_eq!(drain.rotate(1, idle), 1);
         assert_eq!(ending(&held), [false, true, false]);

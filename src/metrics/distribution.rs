@@ -76,6 +76,17 @@ impl Distribution {
     }
 }
 
+#[cfg(test)]
+impl Distribution {
+    pub(crate) fn of(millis: &[u64]) -> Self {
+        let times = Times::default();
+        for ms in millis {
+            times.record(Duration::from_millis(*ms));
+        }
+        times.snapshot()
+    }
+}
+
 impl std::ops::Add for Distribution {
     type Output = Self;
 
@@ -89,11 +100,7 @@ mod tests {
     use super::*;
 
     fn of(millis: &[u64]) -> Distribution {
-        let times = Times::default();
-        for ms in millis {
-            times.record(Duration::from_millis(*ms));
-        }
-        times.snapshot()
+        Distribution::of(millis)
     }
 
     #[test]

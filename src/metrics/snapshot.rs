@@ -79,6 +79,35 @@ impl Snapshot {
     pub fn ended(&self, reason: EndReason) -> u64 {
         self.ends[reason as usize]
     }
+
+    /// What has come since `earlier`; streams are those of now.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let since = |number: fn(&Self) -> u64| number(self).saturating_sub(number(earlier));
+        Self {
+            active: self.active,
+            opened: since(|all| all.opened),
+            reconnects: since(|all| all.reconnects),
+            rejected: since(|all| all.rejected),
+            failed: since(|all| all.failed),
+            events: since(|all| all.events),
+            bytes: since(|all| all.bytes),
+            heartbeats: since(|all| all.heartbeats),
+            gaps: self.gaps.since(&earlier.gaps),
+            first_events: self.first_events.since(&earlier.first_events),
+            upstream_ends: self.upstream_ends.since(&earlier.upstream_ends),
+            ends: std::array::from_fn(|reason| {
+                self.ends[reason].saturating_sub(earlier.ends[reason])
+            }),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "proxy"))]
+impl Snapshot {
+    pub(crate) fn add_ends(&mut self, reason: EndReason, streams: u64) {
+        self.ends[reason as usize] += streams;
+    }
 }
 
 impl std::ops::Add for Snapshot {

@@ -50,8 +50,6 @@ use tokio_util::sync::CancellationToken;
 
 /// For connections to a listener that is given up.
 const MOMENT: Duration = Duration::from_secs(2);
-/// Between two entries of the history.
-const TICK: Duration = Duration::from_secs(1);
 
 /// What the operator's address tells and steers.
 pub(super) struct Admin {
@@ -67,29 +65,20 @@ pub(super) struct Admin {
 type Shared = Arc<Admin>;
 
 impl Admin {
-    /// Keeps the history from here on; `says` is for what the operator wants done.
-    pub(super) fn start(
+    /// `says` is for what the operator wants done.
+    pub(super) fn new(
         running: Arc<Running>,
         exporter: Exporter,
         says: mpsc::Sender<Word>,
     ) -> Arc<Self> {
-        let admin = Arc::new(Self {
+        Arc::new(Self {
             running,
             exporter,
             history: History::default(),
             started: Instant::now(),
             says,
             summaries: watch::Sender::new(Arc::from("")),
-        });
-        let ticking = admin.clone();
-        tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(TICK);
-            loop {
-                ticks.tick().await;
-                ticking.tick();
-            }
-        });
-        admin
+        })
     }
 
     /// Serves until `stop`, and gives connections a moment to end then.
@@ -108,9 +97,9 @@ impl Admin {
         }
     }
 
-    fn tick(&self) {
+    /// Keeps the history. To be called each second.
+    pub(super) fn second(&self) {
         self.history.note(&self.running.common.snapshot());
-        self.running.current().router.probe_upstreams();
         if self.summaries.receiver_count() > 0 {
             let summary = summary::of(self).to_string();
             self.summaries.send_replace(summary.into());

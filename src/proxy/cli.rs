@@ -7,7 +7,7 @@ use super::logging::{self, Logging};
 use super::running::{Common, Running, Source};
 use super::server::{self, AdminServer, Proxy};
 use super::watch::Watch;
-use super::{demo, files, notify};
+use super::{demo, files, notify, pulse};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -131,7 +131,8 @@ async fn serve(
     let running = Arc::new(Running::new(source, loaded, common)?);
     let (says, operator) = mpsc::channel(1);
     let exporter = exporter.transpose()?;
-    let admin = exporter.map(|exporter| Admin::start(running.clone(), exporter, says));
+    let admin = exporter.map(|exporter| Admin::new(running.clone(), exporter, says));
+    let beat = pulse::beat(running.clone(), admin.clone());
     let proxy = Proxy {
         running,
         listener,
@@ -146,6 +147,7 @@ async fn serve(
     tokio::select! {
         result = proxy.run() => result.map_err(RunError::Threads),
         never = notify::signs_of_life() => match never {},
+        never = beat => match never {},
     }
 }
 

@@ -44,8 +44,8 @@ pub use mistake::{ConfigError, Mistake, Place};
 pub(super) use print::Entry;
 pub use route::RoutePath;
 pub use settings::{
-    Admin, Client, Config, Heartbeat, Idle, IdleAction, Level, Limit, Log, LogFormat, Rate, Reject,
-    Rotation, Route, Settings, Style, TrustedHeader, Upstream,
+    Admin, Budget, Budgets, Client, Config, Health, Heartbeat, Idle, IdleAction, Level, Limit, Log,
+    LogFormat, Rate, Reject, Rotation, Route, Settings, Style, TrustedHeader, Upstream,
 };
 pub use source::Loaded;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::connection_limit::{ConnectionLimitLayer, Reject};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
 use crate::inject::InjectLayer;
-use crate::metrics::{MetricsLayer, Snapshot};
+use crate::metrics::MetricsLayer;
 use crate::rotation::RotationLayer;
 use crate::serve::RequestBody;
 use crate::stream::Stream;
@@ -54,9 +54,20 @@ pub(super) struct Router {
 /// A longer name of a user is none.
 const LONGEST_USER: usize = 256;
 
+/// What there is to see of a route.
+pub(super) struct View<'a> {
+    pub(super) path: &'a str,
+    pub(super) upstream: &'a Uri,
+    pub(super) metrics: &'a MetricsLayer,
+    pub(super) health: &'a config::Health,
+    /// Streams that its limit counts, and how many there may be.
+    pub(super) fill: Option<(u64, u64)>,
+}
+
 struct Route {
     path: RoutePath,
     metrics: MetricsLayer,
+    limit: Limit,
     settings: Settings,
     upstream: Upstream,
     service: Guarded,
@@ -86,7 +97,10 @@ impl Router {
                 == (&config.trusted_proxies, config.trusted_header)
         });
         let before = old.map(|old| &old.router);
-        let limit = |path, config| common.limit(path, limit(config, clients.clone()));
+        let limit = |path, config| {
+            let limit = limit(config, clients.clone()).gate(&common.budgets.gate);
+            common.limit(path, limit)
+        };
         let log_limit = common.log_limit(config.log.streams);
         let mut router = Self {
             routes: Vec::new(),
@@ -128,7 +142,7 @@ impl Router {
                 .log_limit(log_limit.clone());
             let layer = SseGuardLayer::new()
                 .metrics(metrics.clone())
-                .limit(in_use)
+                .limit(in_use.clone())
                 .rotation(rotation(&settings.rotation)?.drain(&common.drain))
                 .inject(InjectLayer::new().methods(settings.rotation.methods.iter().cloned()))
                 .heartbeat(heartbeat(&settings.heartbeat)?)
@@ -136,6 +150,7 @@ impl Router {
             router.routes.push(Route {
                 path: route.path.clone(),
                 metrics,
+                limit: in_use,
                 settings: settings.clone(),
                 service: layer.layer(upstream.clone()),
                 upstream,
@@ -163,10 +178,18 @@ impl Router {
         }
     }
 
-    /// The paths of all routes and their numbers.
-    pub(super) fn routes(&self) -> impl Iterator<Item = (&str, Snapshot)> {
-        let routes = self.routes.iter();
-        routes.map(|route| (route.path.as_str(), route.metrics.snapshot()))
+    /// What there is to see of each route.
+    pub(super) fn views(&self) -> impl Iterator<Item = View<'_>> {
+        self.routes.iter().map(|route| {
+            let total = route.settings.limit.total;
+            View {
+                path: route.path.as_str(),
+                upstream: &route.settings.upstream.url,
+                metrics: &route.metrics,
+                health: &route.settings.health,
+                fill: total.map(|total| (route.limit.active(), total.get().into())),
+            }
+        })
     }
 
     /// As a proxy that is trusted says: anybody else could claim to be anybody.

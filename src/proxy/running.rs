@@ -4,7 +4,9 @@
 //! both have in common is in [`Common`]: one drain, one count of each limit, the same numbers.
 
 use super::admin::Journal;
+use super::budget::Budgets;
 use super::config::{self, Config, ConfigError, Loaded, Rate};
+use super::judge::Judge;
 use super::listen::{ListenError, listen};
 use super::router::{Limit, Router};
 use crate::lock::lock;
@@ -41,6 +43,8 @@ impl Source {
 #[derive(Default)]
 pub(super) struct Common {
     pub(super) drain: DrainHandle,
+    pub(super) budgets: Budgets,
+    pub(super) judge: Judge,
     /// Connections that have switched protocols.
     pub(super) tunnels: TaskTracker,
     /// Gets each stream that has ended.

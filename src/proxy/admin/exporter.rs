@@ -2,6 +2,7 @@
 
 use super::Shared;
 use crate::metrics::BUCKETS;
+use crate::proxy::{budget, judge};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -28,6 +29,8 @@ impl Exporter {
             .set_buckets_for_metric(ages, &AGES)?
             .install_recorder()?;
         crate::metrics::describe();
+        budget::describe();
+        judge::describe();
         let process = Collector::default();
         process.describe();
         Ok(Self { handle, process })

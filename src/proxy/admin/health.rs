@@ -1,5 +1,6 @@
 //! `/healthz` and `/readyz`: for those who restart us, and for those who send us clients.
 
+use super::super::budget::Level;
 use super::super::server::Word;
 use super::Shared;
 use super::access::Access;
@@ -67,6 +68,11 @@ pub(super) fn readiness(admin: &super::Admin) -> (bool, Map<String, Value>) {
             Part::new(red, state.since, reason),
         ));
     }
+    for (resource, status) in admin.running.common.budgets.status() {
+        let red = (status.level > Level::Room).then(|| status.since.elapsed());
+        let part = Part::new(red, status.since.into_std(), status.to_string());
+        parts.push((resource.as_str().to_owned(), part));
+    }
     let ready = parts.iter().all(|(_, part)| part.ok);
     let parts = parts.into_iter().map(|(name, part)| (name, json!(part)));
     (ready, parts.collect())
@@ -81,7 +87,9 @@ pub(super) async fn readyz(State(admin): State<Shared>, headers: HeaderMap) -> i
     let mut body = json!({ "ready": ready });
     // Names of upstreams and files are none of a stranger's business.
     if Access::by(&admin.running.current()).is_shown(&headers) {
+        let common = &admin.running.common;
         body["parts"] = parts.into();
+        body["health"] = json!(common.judge.verdicts(&common.budgets));
     }
     let body = Json(body);
     (status, [(CACHE_CONTROL, "no-store")], body)

@@ -67,20 +67,19 @@ impl History {
         let Some(before) = past.last.replace(now.clone()) else {
             return;
         };
-        let gaps = now.gaps.since(&before.gaps);
-        let first_events = now.first_events.since(&before.first_events);
+        let new = now.since(&before);
         let second = Second {
             time: since_1970_ms() / 1000,
-            active: now.active,
-            opened: now.opened.saturating_sub(before.opened),
-            rejected: now.rejected.saturating_sub(before.rejected),
-            events: now.events.saturating_sub(before.events),
-            bytes: now.bytes.saturating_sub(before.bytes),
-            ends: ends(|reason| now.ended(reason).saturating_sub(before.ended(reason))),
-            gap_p50_ms: gaps.quantile(0.5).map(millis),
-            gap_p99_ms: gaps.quantile(0.99).map(millis),
-            first_event_p50_ms: first_events.quantile(0.5).map(millis),
-            first_event_p99_ms: first_events.quantile(0.99).map(millis),
+            active: new.active,
+            opened: new.opened,
+            rejected: new.rejected,
+            events: new.events,
+            bytes: new.bytes,
+            ends: ends(|reason| new.ended(reason)),
+            gap_p50_ms: new.gaps.quantile(0.5).map(millis),
+            gap_p99_ms: new.gaps.quantile(0.99).map(millis),
+            first_event_p50_ms: new.first_events.quantile(0.5).map(millis),
+            first_event_p99_ms: new.first_events.quantile(0.99).map(millis),
         };
         if past.seconds.len() == KEPT {
             past.seconds.pop_front();

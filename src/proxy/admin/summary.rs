@@ -4,6 +4,7 @@ use super::Shared;
 use super::health::readiness;
 use super::history::{ends, millis};
 use crate::metrics::Snapshot;
+use crate::proxy::budget::{Budgets, Used};
 use crate::stream::Stream;
 use axum::Json;
 use axum::extract::State;
@@ -26,6 +27,18 @@ fn numbers(snapshot: &Snapshot) -> Value {
         "first_event_p50_ms": snapshot.first_events.quantile(0.5).map(millis),
         "first_event_p99_ms": snapshot.first_events.quantile(0.99).map(millis),
     })
+}
+
+fn budgets(budgets: &Budgets) -> Value {
+    let status = budgets.status().map(|(resource, status)| {
+        let Used { used, budget } = status.used;
+        let level = status.level.as_str();
+        (
+            resource.as_str().to_owned(),
+            json!({ "used": used, "budget": budget, "level": level }),
+        )
+    });
+    status.collect::<serde_json::Map<_, _>>().into()
 }
 
 fn top_clients(streams: &[Stream]) -> Vec<Value> {
@@ -60,15 +73,18 @@ pub(super) fn of(admin: &super::Admin) -> Value {
             "last_failure": state.last_failure,
         })
     });
-    let routes = current.router.routes();
-    let routes =
-        routes.map(|(path, snapshot)| json!({ "path": path, "numbers": numbers(&snapshot) }));
+    let routes = current.router.views();
+    let routes = routes
+        .map(|view| json!({ "path": view.path, "numbers": numbers(&view.metrics.snapshot()) }));
+    let common = &admin.running.common;
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": admin.started.elapsed().as_secs(),
         "ready": ready,
         "parts": parts,
-        "streams": numbers(&admin.running.common.snapshot()),
+        "health": common.judge.verdicts(&common.budgets),
+        "budgets": budgets(&common.budgets),
+        "streams": numbers(&common.snapshot()),
         "second": admin.history.last(),
         "routes": routes.collect::<Vec<_>>(),
         "upstreams": upstreams.collect::<Vec<_>>(),

@@ -216,6 +216,7 @@ fn value_name(kind: Kind) -> String {
         Kind::SizeOrOff(..) => "SIZE|off",
         Kind::RateOrOff => "N/s|off",
         Kind::Fraction => "0..1",
+        Kind::FractionOrOff => "0..1|off",
         Kind::Bool => "true|false",
         Kind::Text | Kind::Filled => "TEXT",
         Kind::FilledOrOff => "TEXT|off",
@@ -261,6 +262,7 @@ mod tests {
         for key in KEYS {
             let text = key.default.unwrap_or(match key.kind {
                 Kind::Count => "2",
+                kind if kind.takes_off() => "off",
                 _ => "http://app",
             });
             let arg = format!("--{}={text}", key.flag());

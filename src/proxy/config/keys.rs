@@ -62,6 +62,7 @@ pub(super) fn tables() -> Vec<&'static str> {
 }
 
 const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 const fn proxy(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Key {
@@ -364,6 +365,62 @@ pub static KEYS: &[Key] = &[
         "{}",
         "Data of the last event that rotation.event names",
     ),
+    route(
+        "health.learn",
+        Kind::Bool,
+        "true",
+        "Judge event rate, pauses and first events by the quarter of an hour before, where no bound is set",
+    ),
+    route(
+        "health.events",
+        Kind::RateOrOff,
+        "off",
+        "Events that a stream should get; with fewer the route is degraded, with a quarter of them failing",
+    ),
+    route(
+        "health.first_event",
+        Kind::DurationOrOff,
+        "off",
+        "Time in which 95 % of the streams should have their first event",
+    ),
+    route(
+        "health.gap",
+        Kind::DurationOrOff,
+        "off",
+        "Pause between events that 99 % of the pauses should not exceed",
+    ),
+    route(
+        "health.errors",
+        Kind::FractionOrOff,
+        "0.05",
+        "Share of requests that fail, or of streams that the upstream breaks off, from which a route is degraded",
+    ),
+    route(
+        "health.early_ends",
+        Kind::FractionOrOff,
+        "0.5",
+        "Share of GET streams that the upstream ends within 10 s, of all that it ends, from which a route is degraded",
+    ),
+    route(
+        "health.reconnects",
+        Kind::FractionOrOff,
+        "0.5",
+        "Share of the streams whose clients came back in a minute, from which a route is degraded",
+    ),
+    Key {
+        name: "memory.budget",
+        kind: Kind::SizeOrOff(16 * MIB, 1024 * GIB),
+        default: None,
+        per_route: false,
+        help: "Resident memory to stay within: near it new streams are turned away, then idle ones end; when not set, the container's limit",
+    },
+    Key {
+        name: "files.budget",
+        kind: Kind::CountOrOff,
+        default: None,
+        per_route: false,
+        help: "Open files to stay within, as with memory.budget; when not set, the limit of this process (ulimit -n)",
+    },
     proxy(
         "admin.listen",
         Kind::AddressOrOff,

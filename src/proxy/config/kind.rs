@@ -21,6 +21,8 @@ pub enum Kind {
     SizeOrOff(u64, u64),
     /// A number from 0 to 1.
     Fraction,
+    /// The same, or `off`.
+    FractionOrOff,
     /// `true` or `false`.
     Bool,
     /// One line of text, which may be empty.
@@ -61,6 +63,7 @@ impl Kind {
                 | Self::CountOrOff
                 | Self::RateOrOff
                 | Self::SizeOrOff(..)
+                | Self::FractionOrOff
                 | Self::FilledOrOff
                 | Self::HeaderOrOff
                 | Self::SecretOrOff

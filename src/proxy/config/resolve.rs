@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::settings::{
-    Admin, Client, Config, Heartbeat, Idle, IdleAction, Level, Limit, Log, LogFormat, Rate, Reject,
-    Rotation, Route, Settings, Style, TrustedHeader, Upstream,
+    Admin, Budget, Budgets, Client, Config, Health, Heartbeat, Idle, IdleAction, Level, Limit, Log,
+    LogFormat, Rate, Reject, Rotation, Route, Settings, Style, TrustedHeader, Upstream,
 };
 use super::value::Value;
 use super::{RoutePath, check};
@@ -116,6 +116,12 @@ fn build(
             keepalive: proxy.get("client.keepalive")?,
             user_timeout: proxy.get("client.user_timeout")?,
         },
+        budgets: Budgets {
+            memory: budget(proxy, "memory.budget", |size: u64| size)?,
+            files: budget(proxy, "files.budget", |count: NonZeroU32| {
+                count.get().into()
+            })?,
+        },
         admin: admin(proxy, listen, problems)?,
         watch: proxy.get("reload.watch")?,
         drain_window: proxy.get("drain.window")?,
@@ -130,6 +136,18 @@ fn build(
     let catch_all = proxy.given(URL).is_some();
     config.warnings = check::warnings(&config, catch_all);
     Ok(config)
+}
+
+fn budget<T: FromValue>(
+    proxy: Scope<'_>,
+    name: &str,
+    number: impl Fn(T) -> u64,
+) -> Result<Budget, Mistake> {
+    if proxy.given(name).is_none() {
+        return Ok(Budget::Auto);
+    }
+    let given: Option<T> = proxy.get(name)?;
+    Ok(given.map_or(Budget::Off, |given| Budget::Of(number(given))))
 }
 
 fn admin(
@@ -208,6 +226,15 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
                 Some(name) => Some((name, scope.get("rotation.data")?)),
                 None => None,
             },
+        },
+        health: Health {
+            learn: scope.get("health.learn")?,
+            events: scope.get("health.events")?,
+            first_event: scope.get("health.first_event")?,
+            gap: scope.get("health.gap")?,
+            errors: scope.get("health.errors")?,
+            early_ends: scope.get("health.early_ends")?,
+            reconnects: scope.get("health.reconnects")?,
         },
     })
 }

@@ -26,6 +26,8 @@ pub struct Config {
     pub threads: Option<NonZeroU32>,
     /// What clients may take and are given.
     pub client: Client,
+    /// What the process may take.
+    pub budgets: Budgets,
     /// Where the operator looks and steers.
     pub admin: Admin,
     /// How often the config file is looked at; never if `None`.
@@ -77,6 +79,26 @@ pub struct Client {
     pub keepalive: Option<Duration>,
     /// How long a client may acknowledge nothing; above zero; the kernel's choice if `None`.
     pub user_timeout: Option<Duration>,
+}
+
+/// What the process may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budgets {
+    /// In bytes; by itself the container's limit.
+    pub memory: Budget,
+    /// Open ones; by itself the limit of the process.
+    pub files: Budget,
+}
+
+/// How much may be taken of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// What the system allows.
+    Auto,
+    /// So much; above zero.
+    Of(u64),
+    /// Whatever there is.
+    Off,
 }
 
 /// Where the operator looks and steers.
@@ -173,6 +195,28 @@ pub struct Settings {
     pub limit: Limit,
     /// When old streams are ended.
     pub rotation: Rotation,
+    /// From when on it is not well.
+    pub health: Health,
+}
+
+/// From when on a route is not well; a bound of `None` is not looked at, but for what is learnt.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Health {
+    /// Whether the last quarter of an hour is a bound for event rate, gap and first event where
+    /// none is set.
+    pub learn: bool,
+    /// Events that a stream should get.
+    pub events: Option<Rate>,
+    /// When 95 % of the streams should have had their first event; above zero.
+    pub first_event: Option<Duration>,
+    /// What 99 % of the pauses should not exceed; above zero.
+    pub gap: Option<Duration>,
+    /// Share of requests that fail, and of ends that are breaks; 0 to 1.
+    pub errors: Option<f64>,
+    /// Share of the upstream's ends of GET streams that come early; 0 to 1.
+    pub early_ends: Option<f64>,
+    /// Share of the streams that came back in a minute; 0 to 1.
+    pub reconnects: Option<f64>,
 }
 
 /// Where requests go.

@@ -60,7 +60,7 @@ impl Value {
                 size(kind, text, least, most).map(Self::Size)
             }
             Kind::RateOrOff => rate(text).map(Self::Rate),
-            Kind::Fraction => fraction(text),
+            Kind::Fraction | Kind::FractionOrOff => fraction(text),
             Kind::Bool => match text {
                 "true" => Ok(Self::Bool(true)),
                 "false" => Ok(Self::Bool(false)),
@@ -97,7 +97,7 @@ impl Value {
     pub(super) fn from_toml(kind: Kind, value: &DeValue<'_>) -> Result<Self, String> {
         let number = matches!(
             kind,
-            Kind::Count | Kind::CountOrOff | Kind::Prefix | Kind::Fraction
+            Kind::Count | Kind::CountOrOff | Kind::Prefix | Kind::Fraction | Kind::FractionOrOff
         );
         match value {
             DeValue::String(text) if kind.takes_off() && text == "off" => Ok(Self::Off),
@@ -161,6 +161,7 @@ fn example(kind: Kind) -> String {
         Kind::SizeOrOff(..) => "\"64KiB\" or \"off\"",
         Kind::RateOrOff => "\"50/s\" or \"off\"",
         Kind::Fraction => "a number from 0 to 1, such as 0.1",
+        Kind::FractionOrOff => "a number from 0 to 1, such as 0.1, or \"off\"",
         Kind::Bool => "true or false",
         Kind::Text | Kind::Filled => "a text in quotes",
         Kind::FilledOrOff => "a text in quotes, or \"off\"",

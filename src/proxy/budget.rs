@@ -1,0 +1,314 @@
+//! What the process may take of memory and files, and what is done before it has taken all.
+//!
+//! | share of the budget | |
+//! | --- | --- |
+//! | from 90 % | new streams are turned away, until below 85 % |
+//! | from 95 % | the oldest idle streams end as well, some each second, until below 90 % |
+
+mod used;
+
+pub(super) use used::Used;
+
+use super::config;
+use crate::connection_limit::{Gate, RejectReason};
+use crate::lock::lock;
+use crate::rotation::DrainHandle;
+use metrics::{Unit, describe_gauge, gauge};
+use std::fmt;
+use std::sync::Mutex;
+use std::time::Duration;
+use tokio::time::Instant;
+use used::Meter;
+
+/// Between two looks: a burst of new streams must not get from one bound to the end of the budget.
+pub(super) const EVERY: Duration = Duration::from_millis(250);
+/// Between two rounds of ends, which take a moment to show.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The part of the live streams that ends in a round.
+const PART: usize = 50;
+/// Without an event for so long a stream is idle.
+const IDLE: Duration = Duration::from_secs(10);
+
+const ROOM: f64 = 0.85;
+const FULL: f64 = 0.90;
+const OVER: f64 = 0.95;
+
+/// What is done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    Room,
+    /// New streams are turned away.
+    Full,
+    /// Idle ones end.
+    Over,
+}
+
+impl Level {
+    fn next(self, share: f64) -> Self {
+        match share {
+            share if share >= OVER => Self::Over,
+            share if share >= FULL => self.max(Self::Full),
+            share if share >= ROOM => self.min(Self::Full),
+            _ => Self::Room,
+        }
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Room => "room",
+            Self::Full => "refusing",
+            Self::Over => "rotating",
+        }
+    }
+}
+
+/// How it stands with one budget.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Status {
+    resource: Resource,
+    pub(super) used: Used,
+    pub(super) level: Level,
+    pub(super) since: Instant,
+}
+
+impl Status {
+    /// Whether it will not be long until something has to be done.
+    pub(super) fn is_near(&self) -> bool {
+        self.used.share() >= ROOM
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Used { used, budget } = self.used;
+        let percent = self.used.share() * 100.0;
+        match self.resource {
+            Resource::Memory => {
+                let mib = |bytes| bytes >> 20;
+                let (used, budget) = (mib(used), mib(budget));
+                write!(
+                    f,
+                    "{used} of {budget} MiB of memory are taken ({percent:.0} %)"
+                )?;
+            }
+            Resource::Files => {
+                write!(f, "{used} of {budget} files are open ({percent:.0} %)")?;
+            }
+        }
+        f.write_str(match self.level {
+            Level::Room => "",
+            Level::Full => ": new streams are turned away",
+            Level::Over => ": new streams are turned away, and the oldest idle ones end",
+        })
+    }
+}
+
+/// What there is a budget of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resource {
+    Memory,
+    Files,
+}
+
+impl Resource {
+    const ALL: [Self; 2] = [Self::Memory, Self::Files];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Files => "files",
+        }
+    }
+
+    fn reason(self) -> RejectReason {
+        match self {
+            Self::Memory => RejectReason::Memory,
+            Self::Files => RejectReason::Files,
+        }
+    }
+
+    pub(super) fn remedy(self) -> &'static str {
+        match self {
+            Self::Memory => {
+                "give it more (memory.budget, the container's limit), lower limit.total, or add a \
+                 second proxy"
+            }
+            Self::Files => {
+                "raise the limit (ulimit -Hn, LimitNOFILE=, files.budget), lower limit.total, or add \
+                 a second proxy"
+            }
+        }
+    }
+}
+
+/// Keeps the process within its budgets.
+#[derive(Debug)]
+pub(super) struct Budgets {
+    meter: Meter,
+    /// Of all limits.
+    pub(super) gate: Gate,
+    status: Mutex<[Option<Status>; 2]>,
+    rotated: Mutex<Option<Instant>>,
+    started: Instant,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self {
+            meter: Meter::new(),
+            gate: Gate::new(),
+            status: Mutex::default(),
+            rotated: Mutex::default(),
+            started: Instant::now(),
+        }
+    }
+}
+
+pub(super) fn describe() {
+    let memory = "Memory that counts against the budget";
+    describe_gauge!("sse_guard_memory_used_bytes", Unit::Bytes, memory);
+    let memory = "Memory that may be taken; not there without a budget";
+    describe_gauge!("sse_guard_memory_budget_bytes", Unit::Bytes, memory);
+    let files = "Open files";
+    describe_gauge!("sse_guard_files_used", Unit::Count, files);
+    let files = "Files that may be open; not there without a budget";
+    describe_gauge!("sse_guard_files_budget", Unit::Count, files);
+}
+
+impl Budgets {
+    /// Measures, and does what has to be done. To be called at [`EVERY`].
+    pub(super) fn look(&self, config: &config::Budgets, streams: &DrainHandle) {
+        let memory = self.meter.memory(config.memory);
+        let files = self.meter.files(config.files);
+        if let Some(Used { used, budget }) = memory {
+            gauge!("sse_guard_memory_used_bytes").set(as_f64(used));
+            gauge!("sse_guard_memory_budget_bytes").set(as_f64(budget));
+        }
+        if let Some(Used { used, budget }) = files {
+            gauge!("sse_guard_files_used").set(as_f64(used));
+            gauge!("sse_guard_files_budget").set(as_f64(budget));
+        }
+        self.judge([memory, files], streams);
+    }
+
+    fn judge(&self, used: [Option<Used>; 2], streams: &DrainHandle) {
+        let mut status = lock(&self.status);
+        for (resource, (status, used)) in Resource::ALL.into_iter().zip(status.iter_mut().zip(used))
+        {
+            *status = used.map(|used| next(resource, status.as_ref(), used));
+        }
+        let levels = status.map(|status| status.map_or(Level::Room, |status| status.level));
+        drop(status);
+        let mut all = Resource::ALL.into_iter().zip(levels);
+        match all.find(|(_, level)| *level > Level::Room) {
+            Some((resource, _)) => self.gate.close(resource.reason()),
+            None => self.gate.open(),
+        }
+        if levels.contains(&Level::Over) {
+            self.rotate(streams);
+        }
+    }
+
+    fn rotate(&self, streams: &DrainHandle) {
+        let now = Instant::now();
+        let mut rotated = lock(&self.rotated);
+        if rotated.is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
+            return;
+        }
+        *rotated = Some(now);
+        drop(rotated);
+        let ended = streams.rotate(streams.live().div_ceil(PART), IDLE);
+        tracing::debug!(ended, "streams are rotated for want of room");
+    }
+
+    /// Since when they are kept.
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The budgets that there are, and how it stands with them.
+    pub(super) fn status(&self) -> impl Iterator<Item = (Resource, Status)> + use<> {
+        let status = *lock(&self.status);
+        let all = Resource::ALL.into_iter().zip(status);
+        all.filter_map(|(resource, status)| Some((resource, status?)))
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is no more exact")]
+fn as_f64(number: u64) -> f64 {
+    number as f64
+}
+
+fn next(resource: Resource, before: Option<&Status>, used: Used) -> Status {
+    let was = before.map_or(Level::Room, |before| before.level);
+    let level = was.next(used.share());
+    let since = before.filter(|before| before.level == level);
+    let status = Status {
+        resource,
+        used,
+        level,
+        since: since.map_or_else(Instant::now, |before| before.since),
+    };
+    if level > was {
+        tracing::warn!("{status}; {}", resource.remedy());
+    } else if level < was {
+        tracing::info!("there is room again: {status}");
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_hundred(used: u64) -> Option<Used> {
+        Some(Used { used, budget: 100 })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_takes_more_to_get_back_than_to_get_there() {
+        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        let steps = [
+            (89, Level::Room, None),
+            (90, Level::Full, Some(RejectReason::Memory)),
+            (86, Level::Full, Some(RejectReason::Memory)),
+            (84, Level::Room, None),
+            (95, Level::Over, Some(RejectReason::Memory)),
+            (90, Level::Over, Some(RejectReason::Memory)),
+            (89, Level::Full, Some(RejectReason::Memory)),
+            (0, Level::Room, None),
+        ];
+        for (used, level, closed) in steps {
+            budgets.judge([of_hundred(used), of_hundred(50)], &streams);
+            let (resource, status) = budgets.status().next().unwrap();
+            assert_eq!(
+                (resource, status.level),
+                (Resource::Memory, level),
+                "{used}"
+            );
+            assert_eq!(budgets.gate.closed(), closed, "{used}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn either_closes_the_gate_and_no_budget_is_never_short() {
+        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        budgets.judge([None, of_hundred(91)], &streams);
+        assert_eq!(budgets.gate.closed(), Some(RejectReason::Files));
+        assert_eq!(budgets.status().count(), 1);
+        budgets.judge([None, None], &streams);
+        assert_eq!(budgets.gate.closed(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_known_since_when() {
+        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        let start = Instant::now();
+        for _ in 0..5 {
+            budgets.judge([of_hundred(91), None], &streams);
+            tokio::time::advance(EVERY).await;
+        }
+        let (_, status) = budgets.status().next().unwrap();
+        assert_eq!(status.since, start);
+    }
+}

@@ -1,0 +1,181 @@
+//! How much memory and how many files the process, or its container, takes, and may take. Linux alone
+//! tells.
+
+use crate::proxy::config::Budget;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What is taken of what there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::proxy) struct Used {
+    pub(in crate::proxy) used: u64,
+    pub(in crate::proxy) budget: u64,
+}
+
+impl Used {
+    #[expect(clippy::cast_precision_loss, reason = "a share is no more exact")]
+    pub(in crate::proxy) fn share(self) -> f64 {
+        self.used as f64 / self.budget.max(1) as f64
+    }
+}
+
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
+
+/// The places whose limits hold for this process.
+#[derive(Debug)]
+pub(super) struct Meter {
+    /// Control groups (version 2) that have a limit of memory, the own one and those around it.
+    groups: Vec<PathBuf>,
+}
+
+impl Meter {
+    pub(super) fn new() -> Self {
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        Self {
+            groups: limited(Path::new(CONTROL_GROUPS), &own),
+        }
+    }
+
+    /// Nothing if there is no budget, or no telling.
+    pub(super) fn memory(&self, budget: Budget) -> Option<Used> {
+        match budget {
+            Budget::Off => None,
+            Budget::Of(budget) => {
+                let status = fs::read_to_string("/proc/self/status").ok()?;
+                let used = field(&status, "VmRSS:")? * 1024;
+                Some(Used { used, budget })
+            }
+            Budget::Auto => {
+                let groups = self.groups.iter().filter_map(|group| group_memory(group));
+                groups.max_by(|a, b| a.share().total_cmp(&b.share()))
+            }
+        }
+    }
+
+    #[expect(clippy::unused_self, reason = "one way to ask for either")]
+    pub(super) fn files(&self, budget: Budget) -> Option<Used> {
+        let budget = match budget {
+            Budget::Off => return None,
+            Budget::Of(budget) => budget,
+            Budget::Auto => rlimit::Resource::NOFILE.get_soft().ok()?,
+        };
+        let used = open_files(Path::new("/proc/self/fd"))?;
+        Some(Used { used, budget })
+    }
+}
+
+/// Linux 6.2 and later tell the number as the size of the directory; before, each is to be looked at.
+fn open_files(directory: &Path) -> Option<u64> {
+    match fs::metadata(directory).ok()?.len() {
+        0 => u64::try_from(fs::read_dir(directory).ok()?.count()).ok(),
+        files => Some(files),
+    }
+}
+
+/// `own` is `/proc/self/cgroup`.
+fn limited(root: &Path, own: &str) -> Vec<PathBuf> {
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let Some(own) = own.map(|own| root.join(own)) else {
+        return Vec::new();
+    };
+    let around = own.ancestors().take_while(|group| group.starts_with(root));
+    around
+        .filter(|group| limit(group).is_some())
+        .map(Path::to_owned)
+        .collect()
+}
+
+fn limit(group: &Path) -> Option<u64> {
+    // `max` is no number.
+    fs::read_to_string(group.join("memory.max"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// What can not be taken back at once: the working set, as Kubernetes counts it.
+fn group_memory(group: &Path) -> Option<Used> {
+    let current: u64 = fs::read_to_string(group.join("memory.current"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    let stat = fs::read_to_string(group.join("memory.stat")).ok()?;
+    Some(Used {
+        used: current.saturating_sub(field(&stat, "inactive_file")?),
+        budget: limit(group)?,
+    })
+}
+
+/// The number behind this word at the beginning of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().map(str::split_ascii_whitespace);
+    lines.find_map(|mut words| {
+        let is_it = words.next() == Some(name);
+        words.next().filter(|_| is_it)?.parse().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn group(path: &Path, max: &str, current: u64, inactive: u64) {
+        fs::create_dir_all(path).unwrap();
+        fs::write(path.join("memory.max"), format!("{max}\n")).unwrap();
+        fs::write(path.join("memory.current"), format!("{current}\n")).unwrap();
+        let stat = format!("anon 1\ninactive_file {inactive}\nactive_file 7\n");
+        fs::write(path.join("memory.stat"), stat).unwrap();
+    }
+
+    #[test]
+    fn the_process_tells_what_it_takes() {
+        let meter = Meter::new();
+        let memory = meter.memory(Budget::Of(MIB)).unwrap();
+        assert_eq!(memory.budget, MIB);
+        assert!(memory.used > MIB / 4, "{memory:?}");
+        let files = meter.files(Budget::Of(7)).unwrap();
+        assert!(files.used >= 3 && files.budget == 7, "{files:?}");
+        assert!(meter.files(Budget::Auto).unwrap().budget >= files.used);
+        assert_eq!(meter.memory(Budget::Off), None);
+        assert_eq!(meter.files(Budget::Off), None);
+    }
+
+    #[test]
+    fn a_directory_that_has_no_size_is_counted() {
+        let own = Path::new("/proc/self/fd");
+        assert!(open_files(own).unwrap() >= 3);
+        assert_eq!(open_files(Path::new("/nowhere/at/all")), None);
+    }
+
+    #[test]
+    fn of_the_groups_around_the_tightest_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        group(root, "max", 9_000, 0);
+        group(&root.join("pod"), "1000", 900, 300);
+        group(&root.join("pod/app"), "500", 250, 50);
+        group(&root.join("pod/app/free"), "max", 1, 0);
+        let meter = Meter {
+            groups: limited(root, "1:cpu:/x\n0::/pod/app/free\n"),
+        };
+        assert_eq!(meter.groups.len(), 2);
+        let used = meter.memory(Budget::Auto).unwrap();
+        assert_eq!((used.used, used.budget), (600, 1000));
+        fs::write(root.join("pod/app/memory.current"), "500").unwrap();
+        let used = meter.memory(Budget::Auto).unwrap();
+        assert_eq!((used.used, used.budget), (450, 500));
+    }
+
+    #[test]
+    fn without_a_limit_there_is_no_budget() {
+        let dir = tempfile::tempdir().unwrap();
+        group(dir.path(), "max", 9_000, 0);
+        for own in ["0::/", "0::/../elsewhere", "4:memory:/v1", ""] {
+            assert!(limited(dir.path(), own).is_empty(), "{own}");
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! What may be wrong with a route or an upstream, why it is thought so, and what to do.
+
+use super::past::Span;
+use super::state::State;
+use crate::metrics::{Distribution, Snapshot};
+use crate::proxy::config;
+use crate::stream::EndReason;
+use humantime::format_duration;
+use std::time::Duration;
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    Reachable,
+    Errors,
+    Breaks,
+    Events,
+    FirstEvent,
+    Gap,
+    EarlyEnds,
+    Reconnects,
+    Limit,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) state: State,
+    pub(super) cause: String,
+    pub(super) remedy: &'static str,
+}
+
+/// What is known of a route or an upstream.
+#[derive(Debug)]
+pub(super) struct Facts<'a> {
+    pub(super) bounds: &'a config::Health,
+    pub(super) window: Span,
+    pub(super) before: Option<Span>,
+    /// Streams, and how many there may be.
+    pub(super) fill: Option<(u64, u64)>,
+    /// Why the upstream is away, if it is.
+    pub(super) away: Option<String>,
+}
+
+/// How far what is learnt may be missed.
+const LENIENCE: f64 = 4.0;
+/// How far a bound has to be missed to be no degradation any more.
+const FAILING: f64 = 4.0;
+/// What is fewer says nothing.
+const FEW: u64 = 5;
+const SOME: u64 = 20;
+/// Of one stream in a minute.
+const MINUTE: f64 = 60.0;
+/// Times that are learnt vary so much without anybody's noticing.
+const UNNOTICED: Duration = Duration::from_secs(1);
+/// A stream that its upstream ends within this has hardly been one.
+pub(super) const EARLY: Duration = Duration::from_secs(10);
+/// The part of a limit from which it is near.
+const NEAR: f64 = 0.9;
+
+impl Check {
+    pub(super) const ALL: [Self; 9] = [
+        Self::Reachable,
+        Self::Errors,
+        Self::Breaks,
+        Self::Events,
+        Self::FirstEvent,
+        Self::Gap,
+        Self::EarlyEnds,
+        Self::Reconnects,
+        Self::Limit,
+    ];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Reachable => "reachable",
+            Self::Errors => "errors",
+            Self::Breaks => "breaks",
+            Self::Events => "events",
+            Self::FirstEvent => "first_event",
+            Self::Gap => "gap",
+            Self::EarlyEnds => "early_ends",
+            Self::Reconnects => "reconnects",
+            Self::Limit => "limit",
+        }
+    }
+
+    /// Whether who finds it out has waited until it is sure, and told the log.
+    pub(super) fn is_settled(self) -> bool {
+        self == Self::Reachable
+    }
+
+    /// What is wrong, if anything is.
+    pub(super) fn look(self, facts: &Facts<'_>) -> Option<Finding> {
+        let numbers = &facts.window.numbers;
+        let (state, cause) = match self {
+            Self::Reachable => (State::Failing, facts.away.clone()?),
+            Self::Errors => errors(facts.bounds.errors?, numbers)?,
+            Self::Breaks => breaks(facts.bounds.errors?, numbers)?,
+            Self::Events => events(facts)?,
+            Self::FirstEvent => {
+                let bound = facts.bounds.first_event;
+                let times = |span: &Span| span.numbers.first_events.clone();
+                slow("streams to their first event", 0.95, bound, facts, times)?
+            }
+            Self::Gap => {
+                let times = |span: &Span| span.numbers.gaps.clone();
+                let bound = facts.bounds.gap;
+                slow("pauses between events", 0.99, bound, facts, times)?
+            }
+            Self::EarlyEnds => early_ends(facts.bounds.early_ends?, numbers)?,
+            Self::Reconnects => reconnects(facts.bounds.reconnects?, &facts.window)?,
+            Self::Limit => limit(facts.fill?)?,
+        };
+        Some(Finding {
+            state,
+            cause,
+            remedy: self.remedy(),
+        })
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Reachable => "start it, or see what is between it and the proxy",
+            Self::Errors => {
+                "see the upstream's log, and this one's for what kept it from answering"
+            }
+            Self::Breaks => {
+                "see why the upstream dies or falls silent in the middle of streams: a restart, its \
+                 worker's timeout, or what feeds it"
+            }
+            Self::Events => "see whether what feeds the upstream still runs",
+            Self::FirstEvent => "see the upstream's load, and what waits for it",
+            Self::Gap => {
+                "see the upstream's load, and whether something buffers between it and the proxy"
+            }
+            Self::EarlyEnds => {
+                "see whether a timeout cuts the upstream's streams; if they are as short by nature, \
+                 set health.early_ends = \"off\" for their route"
+            }
+            Self::Reconnects => {
+                "see what cuts streams between clients and proxy, and set heartbeat.interval below \
+                 its idle timeout"
+            }
+            Self::Limit => "raise limit.total, or add a second proxy",
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shares are no more exact")]
+fn part(some: u64, all: u64) -> f64 {
+    some as f64 / all.max(1) as f64
+}
+
+/// A share that should be below `bound`; half-way from there to all it is failing.
+fn share(bound: f64, some: u64, all: u64) -> Option<State> {
+    let share = part(some, all);
+    if some < FEW || share < bound {
+        return None;
+    }
+    Some(if share >= f64::midpoint(bound, 1.0) {
+        State::Failing
+    } else {
+        State::Degraded
+    })
+}
+
+fn beyond(times: f64) -> Option<State> {
+    match times {
+        times if times >= FAILING => Some(State::Failing),
+        times if times > 1.0 => Some(State::Degraded),
+        _ => None,
+    }
+}
+
+type Found = Option<(State, String)>;
+
+fn errors(bound: f64, numbers: &Snapshot) -> Found {
+    let all = numbers.opened + numbers.failed;
+    let state = share(bound, numbers.failed, all)?;
+    let failed = numbers.failed;
+    Some((
+        state,
+        format!("{failed} of {all} requests for a stream failed within a minute"),
+    ))
+}
+
+fn breaks(bound: f64, numbers: &Snapshot) -> Found {
+    let all = EndReason::ALL
+        .map(|reason| numbers.ended(reason))
+        .iter()
+        .sum();
+    let (broken, idle) = (
+        numbers.ended(EndReason::UpstreamError),
+        numbers.ended(EndReason::UpstreamIdle),
+    );
+    let state = share(bound, broken + idle, all)?;
+    Some((
+        state,
+        format!(
+            "of {all} streams that ended within a minute the upstream broke {broken} off and left \
+             {idle} silent"
+        ),
+    ))
+}
+
+fn events(facts: &Facts<'_>) -> Found {
+    let per_minute = |span: &Span| part(span.numbers.events, span.stream_seconds) * MINUTE;
+    let (bound, wanted) = match (facts.bounds.events, &facts.before) {
+        (Some(rate), _) => {
+            let wanted = f64::from(rate.count.get()) / rate.per.as_secs_f64() * MINUTE;
+            (wanted, format!("health.events wants {wanted:.1}"))
+        }
+        (None, Some(before)) if facts.bounds.learn && before.numbers.events >= SOME => {
+            let usual = per_minute(before);
+            (usual / LENIENCE, format!("{usual:.1} were usual before"))
+        }
+        _ => return None,
+    };
+    // With too little time behind it, chance alone may have kept them away.
+    if bound * part(facts.window.stream_seconds, 60) < part(FEW, 1) {
+        return None;
+    }
+    let seen = per_minute(&facts.window);
+    let state = match seen {
+        seen if seen > 0.0 => beyond(bound / seen)?,
+        _ => State::Failing,
+    };
+    Some((
+        state,
+        format!("{seen:.1} events a minute come in each stream, {wanted}"),
+    ))
+}
+
+/// Times that should not exceed `bound`, or not by far what they were before.
+fn slow(
+    what: &str,
+    quantile: f64,
+    bound: Option<Duration>,
+    facts: &Facts<'_>,
+    times: impl Fn(&Span) -> Distribution,
+) -> Found {
+    let now = times(&facts.window);
+    if now.count() < SOME {
+        return None;
+    }
+    let seen = now.quantile(quantile)?;
+    let (bound, wanted) = match (bound, &facts.before) {
+        (Some(bound), _) => (bound, format!("{} is the bound", format_duration(bound))),
+        (None, Some(before)) if facts.bounds.learn => {
+            let usual = times(before);
+            let usual = Some(usual).filter(|usual| usual.count() >= SOME)?;
+            let usual = usual.quantile(quantile)?;
+            let wanted = format!("{} were usual before", rounded(usual));
+            (usual.mul_f64(LENIENCE).max(UNNOTICED), wanted)
+        }
+        _ => return None,
+    };
+    let state = beyond(seen.as_secs_f64() / bound.as_secs_f64())?;
+    Some((
+        state,
+        format!(
+            "{:.0} % of the {what} took up to {}, {wanted}",
+            quantile * 100.0,
+            rounded(seen)
+        ),
+    ))
+}
+
+/// Buckets know no more than that.
+fn rounded(time: Duration) -> humantime::FormattedDuration {
+    let millis = match u64::try_from(time.as_millis()).unwrap_or(u64::MAX) {
+        millis if millis >= 10_000 => millis / 1_000 * 1_000,
+        millis if millis >= 1_000 => millis / 100 * 100,
+        millis => millis,
+    };
+    format_duration(Duration::from_millis(millis))
+}
+
+fn early_ends(bound: f64, numbers: &Snapshot) -> Found {
+    let (early, all) = (
+        numbers.upstream_ends.below(EARLY),
+        numbers.upstream_ends.count(),
+    );
+    let state = share(bound, early, all)?;
+    Some((
+        state,
+        format!(
+            "of {all} GET streams that the upstream ended within a minute {early} were not older \
+             than {}",
+            format_duration(EARLY)
+        ),
+    ))
+}
+
+fn reconnects(bound: f64, window: &Span) -> Found {
+    let numbers = &window.numbers;
+    let own = [EndReason::Rotated, EndReason::Drained, EndReason::Operator];
+    let own: u64 = own.map(|reason| numbers.ended(reason)).iter().sum();
+    let back = numbers.reconnects.saturating_sub(own);
+    let streams = (window.stream_seconds / window.seconds.max(1)).max(back);
+    let state = share(bound, back, streams)?;
+    Some((
+        state,
+        format!(
+            "{back} clients of some {streams} streams came back within a minute, cut off by others"
+        ),
+    ))
+}
+
+fn limit((streams, most): (u64, u64)) -> Found {
+    let state = match part(streams, most) {
+        share if share >= 1.0 => State::Failing,
+        share if share >= NEAR => State::Degraded,
+        _ => return None,
+    };
+    Some((
+        state,
+        format!("{streams} of the {most} streams that limit.total allows are open"),
+    ))
+}
