@@ -84,7 +84,11 @@ fn streams_go_on_while_files_are_exhausted_and_others_get_in_when_some_are_free(
             to.end();
         }
     });
-    let flags = ["--heartbeat-interval=50ms", "--limit-rate=off"];
+    let flags = [
+        "--heartbeat-interval=50ms",
+        "--limit-rate=off",
+        "--files-budget=off",
+    ];
     let mut proxy = Proxy::with_few_files(FILES, origin.addr, &flags);
     let (mut held, idle) = exhaust(&proxy);
     assert!(held.len() > 4, "{} streams", held.len());
@@ -141,7 +145,11 @@ fn a_client_for_whose_upstream_there_is_no_file_gives_its_own_back() {
         let mut told = 0;
         // A stream takes two: in one of the cases there is one left in the end.
         for others in 0..2 {
-            let proxy = Proxy::with_few_files(FILES, &upstream, &["--limit-rate=off"]);
+            let proxy = Proxy::with_few_files(
+                FILES,
+                &upstream,
+                &["--limit-rate=off", "--files-budget=off"],
+            );
             let _others: Vec<Client> = (0..others).map(|_| Client::connect(proxy.addr)).collect();
             if let (_held, Some((mut client, head))) = fill(&proxy) {
                 assert!(head.starts_with("http/1.1 503 "), "{head}");

@@ -409,7 +409,7 @@ pub static KEYS: &[Key] = &[
     ),
     Key {
         name: "memory.budget",
-        kind: Kind::SizeOrOff(16 * MIB, 1024 * GIB),
+        kind: Kind::SizeOrOff(8 * MIB, 1024 * GIB),
         default: None,
         per_route: false,
         help: "Resident memory to stay within: near it new streams are turned away, then idle ones end; when not set, the container's limit",
