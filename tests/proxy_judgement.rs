@@ -1,0 +1,71 @@
+//! The real binary on how its routes and upstreams are.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
+mod support;
+
+use serde_json::Value;
+use support::{Client, Origin, Proxy, wait_until};
+
+/// A 500 for `/broken`; else one event, then silence until the other side goes.
+fn origin() -> Origin {
+    Origin::start(|asked, to| {
+        if asked.path.starts_with("/broken") {
+            to.raw(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
+            return;
+        }
+        to.stream();
+        to.chunk("data: 1\n\n");
+        to.wait_for_close();
+    })
+}
+
+fn ask(proxy: &Proxy, path: &str) -> String {
+    let mut client = Client::connect(proxy.admin());
+    client.send(&format!(
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    ));
+    let answer = String::from_utf8(client.raw()).unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+fn state(all: &Value, kind: &str) -> Value {
+    let all = all["health"].as_array().unwrap();
+    let of_kind = |one: &&Value| one["kind"] == kind;
+    all.iter().find(of_kind).unwrap().clone()
+}
+
+#[test]
+fn requests_that_fail_are_told_of_wherever_an_operator_looks() {
+    let origin = origin();
+    let flags = ["--admin-listen=127.0.0.1:0", "--limit-rate=off"];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let summary = || -> Value { serde_json::from_str(&ask(&proxy, "/api/summary")).unwrap() };
+    assert_eq!(state(&summary(), "route")["state"], "healthy");
+    for _ in 0..20 {
+        assert!(proxy.get("/broken").head().starts_with("http/1.1 500 "));
+    }
+    wait_until("the verdict", || {
+        state(&summary(), "route")["state"] == "failing"
+    });
+    let said = proxy.wait_for_log("the route is failing");
+    assert!(said.contains("\"WARN\""), "{said}");
+    assert!(
+        said.contains("20 of 20 requests for a stream failed"),
+        "{said}"
+    );
+    assert!(said.contains("see the upstream's log"), "{said}");
+    let route = state(&summary(), "route");
+    assert_eq!(route["causes"][0]["check"], "errors");
+    let ready: Value = serde_json::from_str(&ask(&proxy, "/readyz")).unwrap();
+    // Others would fare no better, and some paths may be well.
+    assert_eq!(ready["ready"], true);
+    assert_eq!(state(&ready, "upstream")["state"], "failing");
+    let metrics = ask(&proxy, "/metrics");
+    let gauge = "sse_guard_health{kind=\"route\",name=\"/\"} 2";
+    assert!(metrics.contains(gauge), "{metrics}");
+    assert!(metrics.contains("sse_guard_files_budget "), "{metrics}");
+}
