@@ -1,9 +1,9 @@
 //! What the process may take of memory and files, and what is done before it has taken all.
 //!
-//! | share of the budget | |
+//! | share of the budget, less a reserve of memory for bursts | |
 //! | --- | --- |
-//! | from 90 % | new streams are turned away, until below 85 % |
-//! | from 95 % | the oldest idle streams end as well, some each second, until below 90 % |
+//! | from 90 % | new streams are turned away, until it is below 85 % for a second |
+//! | from 95 % for a second | the oldest idle streams end as well, some each second, until below 90 % |
 
 mod used;
 
@@ -20,15 +20,20 @@ use std::time::Duration;
 use tokio::time::Instant;
 use used::Meter;
 
-/// Between two looks: a burst of new streams must not get from one bound to the end of the budget.
-pub(super) const EVERY: Duration = Duration::from_millis(250);
-/// Between two rounds of ends, which take a moment to show.
+/// Between two looks while there is plenty.
+const SELDOM: Duration = Duration::from_millis(250);
+/// Between two looks from [`HALF`] on: a burst of new streams must not get from one bound to the end of
+/// the budget.
+const OFTEN: Duration = Duration::from_millis(50);
+/// So long it has to be better, so that a burst is not let in again and again; so long a round of ends
+/// takes to show.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The part of the live streams that ends in a round.
 const PART: usize = 50;
 /// Without an event for so long a stream is idle.
 const IDLE: Duration = Duration::from_secs(10);
 
+const HALF: f64 = 0.5;
 const ROOM: f64 = 0.85;
 const FULL: f64 = 0.90;
 const OVER: f64 = 0.95;
@@ -69,6 +74,8 @@ pub(super) struct Status {
     pub(super) used: Used,
     pub(super) level: Level,
     pub(super) since: Instant,
+    /// Since when a lower level would do.
+    better: Option<Instant>,
 }
 
 impl Status {
@@ -80,21 +87,21 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Used { used, budget } = self.used;
-        let percent = self.used.share() * 100.0;
+        let Used {
+            used,
+            budget,
+            reserve,
+        } = self.used;
         match self.resource {
-            Resource::Memory => {
-                let mib = |bytes| bytes >> 20;
-                let (used, budget) = (mib(used), mib(budget));
-                write!(
-                    f,
-                    "{used} of {budget} MiB of memory are taken ({percent:.0} %)"
-                )?;
-            }
-            Resource::Files => {
-                write!(f, "{used} of {budget} files are open ({percent:.0} %)")?;
-            }
-        }
+            Resource::Memory => write!(
+                f,
+                "{} of {} MiB of memory are taken, {} being for bursts",
+                used >> 20,
+                budget >> 20,
+                reserve >> 20
+            ),
+            Resource::Files => write!(f, "{used} of {budget} files are open"),
+        }?;
         f.write_str(match self.level {
             Level::Room => "",
             Level::Full => ": new streams are turned away",
@@ -176,19 +183,24 @@ pub(super) fn describe() {
 }
 
 impl Budgets {
-    /// Measures, and does what has to be done. To be called at [`EVERY`].
-    pub(super) fn look(&self, config: &config::Budgets, streams: &DrainHandle) {
+    /// Measures, and does what has to be done. Tells when to look again.
+    pub(super) fn look(&self, config: &config::Budgets, streams: &DrainHandle) -> Duration {
         let memory = self.meter.memory(config.memory);
         let files = self.meter.files(config.files);
-        if let Some(Used { used, budget }) = memory {
+        if let Some(Used { used, budget, .. }) = memory {
             gauge!("sse_guard_memory_used_bytes").set(as_f64(used));
             gauge!("sse_guard_memory_budget_bytes").set(as_f64(budget));
         }
-        if let Some(Used { used, budget }) = files {
+        if let Some(Used { used, budget, .. }) = files {
             gauge!("sse_guard_files_used").set(as_f64(used));
             gauge!("sse_guard_files_budget").set(as_f64(budget));
         }
         self.judge([memory, files], streams);
+        let shares = [memory, files].into_iter().flatten().map(Used::share);
+        match shares.fold(0.0, f64::max) {
+            share if share < HALF => SELDOM,
+            _ => OFTEN,
+        }
     }
 
     fn judge(&self, used: [Option<Used>; 2], streams: &DrainHandle) {
@@ -197,14 +209,18 @@ impl Budgets {
         {
             *status = used.map(|used| next(resource, status.as_ref(), used));
         }
-        let levels = status.map(|status| status.map_or(Level::Room, |status| status.level));
+        let all = *status;
         drop(status);
-        let mut all = Resource::ALL.into_iter().zip(levels);
-        match all.find(|(_, level)| *level > Level::Room) {
-            Some((resource, _)) => self.gate.close(resource.reason()),
+        let is_short = |status: &&Status| status.level > Level::Room;
+        match all.iter().flatten().find(is_short) {
+            Some(status) => self.gate.close(status.resource.reason()),
             None => self.gate.open(),
         }
-        if levels.contains(&Level::Over) {
+        let is_over = |status: &Status| {
+            let lasts = status.since.elapsed() >= PAUSE && status.better.is_none();
+            status.level == Level::Over && lasts
+        };
+        if all.iter().flatten().any(is_over) {
             self.rotate(streams);
         }
     }
@@ -240,18 +256,27 @@ fn as_f64(number: u64) -> f64 {
 }
 
 fn next(resource: Resource, before: Option<&Status>, used: Used) -> Status {
-    let was = before.map_or(Level::Room, |before| before.level);
-    let level = was.next(used.share());
-    let since = before.filter(|before| before.level == level);
-    let status = Status {
+    let now = Instant::now();
+    let first = Status {
         resource,
         used,
-        level,
-        since: since.map_or_else(Instant::now, |before| before.since),
+        level: Level::Room,
+        since: now,
+        better: None,
     };
-    if level > was {
+    let before = before.unwrap_or(&first);
+    let mut status = Status { used, ..*before };
+    let level = before.level.next(used.share());
+    let better = (level < before.level).then(|| before.better.unwrap_or(now));
+    let waits = better.is_some_and(|since| now.saturating_duration_since(since) < PAUSE);
+    if level == before.level || waits {
+        status.better = better;
+        return status;
+    }
+    (status.level, status.since, status.better) = (level, now, None);
+    if level > before.level {
         tracing::warn!("{status}; {}", resource.remedy());
-    } else if level < was {
+    } else {
         tracing::info!("there is room again: {status}");
     }
     status
@@ -262,31 +287,50 @@ mod tests {
     use super::*;
 
     fn of_hundred(used: u64) -> Option<Used> {
-        Some(Used { used, budget: 100 })
+        Some(Used {
+            used,
+            budget: 110,
+            reserve: 10,
+        })
+    }
+
+    /// After so many parts of a hundred were taken for a while.
+    async fn after(budgets: &Budgets, streams: &DrainHandle, used: u64) -> Level {
+        for _ in 0..=PAUSE.as_millis() / OFTEN.as_millis() {
+            budgets.judge([of_hundred(used), of_hundred(50)], streams);
+            tokio::time::advance(OFTEN).await;
+        }
+        let (resource, status) = budgets.status().next().unwrap();
+        assert_eq!(resource, Resource::Memory);
+        status.level
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_takes_more_to_get_back_than_to_get_there() {
         let (budgets, streams) = (Budgets::default(), DrainHandle::new());
-        let steps = [
-            (89, Level::Room, None),
-            (90, Level::Full, Some(RejectReason::Memory)),
-            (86, Level::Full, Some(RejectReason::Memory)),
-            (84, Level::Room, None),
-            (95, Level::Over, Some(RejectReason::Memory)),
-            (90, Level::Over, Some(RejectReason::Memory)),
-            (89, Level::Full, Some(RejectReason::Memory)),
-            (0, Level::Room, None),
-        ];
-        for (used, level, closed) in steps {
-            budgets.judge([of_hundred(used), of_hundred(50)], &streams);
-            let (resource, status) = budgets.status().next().unwrap();
-            assert_eq!(
-                (resource, status.level),
-                (Resource::Memory, level),
-                "{used}"
-            );
+        for (used, level) in [
+            (89, Level::Room),
+            (90, Level::Full),
+            (86, Level::Full),
+            (84, Level::Room),
+            (95, Level::Over),
+            (90, Level::Over),
+            (89, Level::Full),
+            (0, Level::Room),
+        ] {
+            assert_eq!(after(&budgets, &streams, used).await, level, "{used}");
+            let closed = (level > Level::Room).then_some(RejectReason::Memory);
             assert_eq!(budgets.gate.closed(), closed, "{used}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_of_room_lets_no_burst_in() {
+        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        for used in [99, 1, 1, 99, 1, 1, 99] {
+            budgets.judge([of_hundred(used), None], &streams);
+            tokio::time::advance(PAUSE / 3).await;
+            assert!(budgets.gate.closed().is_some());
         }
     }
 
@@ -304,10 +348,7 @@ mod tests {
     async fn it_is_known_since_when() {
         let (budgets, streams) = (Budgets::default(), DrainHandle::new());
         let start = Instant::now();
-        for _ in 0..5 {
-            budgets.judge([of_hundred(91), None], &streams);
-            tokio::time::advance(EVERY).await;
-        }
+        assert_eq!(after(&budgets, &streams, 91).await, Level::Full);
         let (_, status) = budgets.status().next().unwrap();
         assert_eq!(status.since, start);
     }

@@ -1,31 +1,26 @@
 //! What is done from time to time, whatever comes in.
 
 use super::admin::Admin;
-use super::budget;
 use super::running::Running;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One that does not make up for what it has missed.
-fn every(time: Duration) -> Interval {
-    let mut interval = interval(time);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
-}
-
 /// Keeps budgets, judges, and keeps the operator's books.
 pub(super) async fn beat(running: Arc<Running>, admin: Option<Arc<Admin>>) -> Infallible {
-    let (mut looks, mut seconds) = (every(budget::EVERY), every(SECOND));
+    let mut seconds = interval(SECOND);
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = Instant::now();
     let common = &running.common;
     loop {
         tokio::select! {
-            _ = looks.tick() => {
+            () = sleep_until(look) => {
                 let current = running.current();
-                common.budgets.look(&current.config().budgets, &common.drain);
+                let again = common.budgets.look(&current.config().budgets, &common.drain);
+                look = Instant::now() + again;
             }
             _ = seconds.tick() => {
                 let current = running.current();

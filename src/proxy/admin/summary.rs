@@ -31,7 +31,7 @@ fn numbers(snapshot: &Snapshot) -> Value {
 
 fn budgets(budgets: &Budgets) -> Value {
     let status = budgets.status().map(|(resource, status)| {
-        let Used { used, budget } = status.used;
+        let Used { used, budget, .. } = status.used;
         let level = status.level.as_str();
         (
             resource.as_str().to_owned(),

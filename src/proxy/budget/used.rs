@@ -10,12 +10,32 @@ use std::path::{Path, PathBuf};
 pub(in crate::proxy) struct Used {
     pub(in crate::proxy) used: u64,
     pub(in crate::proxy) budget: u64,
+    /// Of the budget, for what comes and goes too fast to be seen.
+    pub(in crate::proxy) reserve: u64,
 }
 
 impl Used {
+    /// A thousand clients that connect at once take 20 MiB until they are streams, or turned away.
+    fn memory(used: u64, budget: u64) -> Self {
+        Self {
+            used,
+            budget,
+            reserve: (24 << 20).min(budget / 4),
+        }
+    }
+
+    fn files(used: u64, budget: u64) -> Self {
+        Self {
+            used,
+            budget,
+            reserve: 0,
+        }
+    }
+
+    /// Of what is not in reserve.
     #[expect(clippy::cast_precision_loss, reason = "a share is no more exact")]
     pub(in crate::proxy) fn share(self) -> f64 {
-        self.used as f64 / self.budget.max(1) as f64
+        self.used as f64 / (self.budget - self.reserve).max(1) as f64
     }
 }
 
@@ -43,7 +63,7 @@ impl Meter {
             Budget::Of(budget) => {
                 let status = fs::read_to_string("/proc/self/status").ok()?;
                 let used = field(&status, "VmRSS:")? * 1024;
-                Some(Used { used, budget })
+                Some(Used::memory(used, budget))
             }
             Budget::Auto => {
                 let groups = self.groups.iter().filter_map(|group| group_memory(group));
@@ -60,7 +80,7 @@ impl Meter {
             Budget::Auto => rlimit::Resource::NOFILE.get_soft().ok()?,
         };
         let used = open_files(Path::new("/proc/self/fd"))?;
-        Some(Used { used, budget })
+        Some(Used::files(used, budget))
     }
 }
 
@@ -102,10 +122,8 @@ fn group_memory(group: &Path) -> Option<Used> {
         .parse()
         .ok()?;
     let stat = fs::read_to_string(group.join("memory.stat")).ok()?;
-    Some(Used {
-        used: current.saturating_sub(field(&stat, "inactive_file")?),
-        budget: limit(group)?,
-    })
+    let used = current.saturating_sub(field(&stat, "inactive_file")?);
+    Some(Used::memory(used, limit(group)?))
 }
 
 /// The number behind this word at the beginning of a line.
@@ -168,6 +186,15 @@ mod tests {
         fs::write(root.join("pod/app/memory.current"), "500").unwrap();
         let used = meter.memory(Budget::Auto).unwrap();
         assert_eq!((used.used, used.budget), (450, 500));
+    }
+
+    #[test]
+    fn what_comes_and_goes_in_a_burst_has_room_of_its_own() {
+        for (mib, reserve) in [(8, 2), (64, 16), (96, 24), (4_096, 24)] {
+            let full = Used::memory((mib - reserve) * MIB, mib * MIB);
+            assert_eq!(full.reserve, reserve * MIB);
+            assert!((full.share() - 1.0).abs() < 1e-9, "{full:?}");
+        }
     }
 
     #[test]
