@@ -17,7 +17,7 @@ pub use error::{BoxError, StreamError};
 
 use crate::head::{self, Asked, Kind};
 use crate::rejection::{Rejected, Rejection};
-use crate::stream::{EndReason, Stream};
+use crate::stream::{Begun, EndReason, Stream};
 use crate::wire::{DEFAULT_HOLD, LineEnd};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -340,7 +340,10 @@ fn opened<R: Rule, B>(
     // Who finds no record is the innermost and keeps the record's books.
     let keeps_books = known.is_none();
     let stream = match kind {
-        Kind::Stream if R::READS => Some(known.unwrap_or_else(Stream::open)),
+        Kind::Stream if R::READS => Some(known.unwrap_or_else(|| {
+            let begun = parts.extensions.remove::<Begun>();
+            begun.map_or_else(Stream::open, |Begun(stream)| stream)
+        })),
         Kind::Stream => known,
         Kind::Encoded | Kind::Other => None,
     };

@@ -3,9 +3,11 @@
 mod end_reason;
 mod mail;
 mod pace;
+mod state;
 
 pub use end_reason::EndReason;
 pub use mail::{Message, SendError};
+pub use state::StreamState;
 
 use crate::client_key::ClientKey;
 use crate::lock::lock;
@@ -93,6 +95,7 @@ struct Record {
     /// Of the body, for who wants it to end or has something for its client.
     waker: AtomicWaker,
     end: AtomicU8,
+    state: AtomicU8,
 }
 
 /// What all streams of a metrics layer have in common.
@@ -131,6 +134,7 @@ impl Stream {
             stop: AtomicU64::new(NEVER),
             waker: AtomicWaker::new(),
             end: AtomicU8::new(u8::MAX),
+            state: AtomicU8::new(StreamState::Open as u8),
         }))
     }
 
@@ -245,6 +249,30 @@ impl Stream {
             NEVER => None,
             nanos => Some(Duration::from_nanos(nanos)),
         }
+    }
+
+    /// Where it stands between its client and its upstream.
+    pub fn state(&self) -> StreamState {
+        if self.end_reason().is_some() {
+            return StreamState::Closed;
+        }
+        let state = usize::from(self.0.state.load(Relaxed));
+        StreamState::ALL
+            .get(state)
+            .copied()
+            .unwrap_or(StreamState::Open)
+    }
+
+    /// Streams that wait for their upstream are counted, all others pass by this for free.
+    pub(crate) fn set_state(&self, state: StreamState) {
+        let before = self.0.state.swap(state as u8, Relaxed);
+        if before == state as u8 {
+            return;
+        }
+        if let Some(before) = StreamState::ALL.get(usize::from(before)) {
+            count(*before, -1.0);
+        }
+        count(state, 1.0);
     }
 
     /// Why it ended, if it has.
@@ -412,6 +440,25 @@ impl Stream {
     }
 }
 
+fn count(state: StreamState, change: f64) {
+    if state.waits() {
+        metrics::gauge!("sse_guard_streams_waiting", "state" => state.as_str()).increment(change);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if let Some(state) = StreamState::ALL.get(usize::from(*self.state.get_mut())) {
+            count(*state, -1.0);
+        }
+    }
+}
+
+/// The record of a stream whose client was answered, or asked for, further inside: for the guard outside,
+/// which keeps its books. In the extensions of a response; of a request, for those inside.
+#[derive(Clone)]
+pub(crate) struct Begun(pub(crate) Stream);
+
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream")
@@ -448,6 +495,21 @@ mod tests {
         stream.stop_at(at(3), EndReason::Operator);
         stream.stop_at(at(4), EndReason::Drained);
         assert_eq!(stream.asked_to_stop(), Some((at(3), EndReason::Operator)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_closed_when_it_has_ended_wherever_it_stood() {
+        let stream = Stream::open();
+        for state in [
+            StreamState::Open,
+            StreamState::Resuming,
+            StreamState::Degraded,
+        ] {
+            stream.set_state(state);
+            assert_eq!(stream.state(), state);
+        }
+        stream.end(EndReason::UpstreamError);
+        assert_eq!(stream.state(), StreamState::Closed);
     }
 
     #[test]
