@@ -39,6 +39,7 @@
 
 pub mod client_key;
 pub mod connection_limit;
+pub mod family;
 mod guard;
 mod head;
 pub mod heartbeat;
@@ -59,7 +60,7 @@ pub mod wire;
 
 pub use guard::{BoxError, Guard, Guarded, ResponseFuture, StreamError};
 pub use stack::{SseGuard, SseGuardLayer};
-pub use stream::{EndReason, Stream, StreamId};
+pub use stream::{EndReason, Stream, StreamId, StreamState};
 
 /// Keeps the README's example compiling.
 #[cfg(all(doctest, feature = "axum", feature = "serve"))]
