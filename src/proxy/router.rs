@@ -2,7 +2,7 @@
 
 use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
 use super::running::{Common, Current, Running};
-use super::upstream::{Health, Upstream};
+use super::upstream::{Check, Health, Upstream};
 use crate::client_key::{ForwardedHeader, ForwardedIp, PeerAddr};
 use crate::connection_limit::{ConnectionLimitLayer, Reject};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
@@ -44,8 +44,8 @@ pub(super) type ResponseBody = Either<GuardedBody, Full<Bytes>>;
 /// All routes, in the order of the config.
 pub(super) struct Router {
     routes: Vec<Route>,
-    /// One for each upstream, however many routes lead to it.
-    upstreams: Vec<Health>,
+    /// One for each upstream, however many routes lead to it, and how it is checked.
+    upstreams: Vec<(Health, Option<Check>)>,
     user_header: Option<HeaderName>,
     /// Whose word on it counts.
     trusted: Vec<IpNet>,
@@ -119,11 +119,12 @@ impl Router {
                 shared.get_or_insert_with(make).clone()
             };
             let url = &settings.upstream.url;
-            let known = router.upstreams.iter().find(|known| known.url() == url);
-            let health = known.cloned().unwrap_or_else(|| {
+            let health = router.health(url).cloned().unwrap_or_else(|| {
                 let known = before.and_then(|before| before.health(url)).cloned();
                 let health = known.unwrap_or_else(|| Health::of(url));
-                router.upstreams.push(health.clone());
+                let checked_by = config.checked_by(url);
+                let check = checked_by.and_then(|route| Check::new(&route.settings.upstream));
+                router.upstreams.push((health.clone(), check));
                 health
             });
             let stays = before_it.filter(|before| {
@@ -164,17 +165,18 @@ impl Router {
     }
 
     fn health(&self, url: &Uri) -> Option<&Health> {
-        self.upstreams.iter().find(|upstream| upstream.url() == url)
+        self.upstreams().find(|upstream| upstream.url() == url)
     }
 
-    pub(super) fn upstreams(&self) -> &[Health] {
-        &self.upstreams
+    pub(super) fn upstreams(&self) -> impl Iterator<Item = &Health> {
+        self.upstreams.iter().map(|(upstream, _)| upstream)
     }
 
-    /// Tries those that are said to be away. To be called each second or so.
+    /// Tries those that are said to be away, and checks those whose check is due. To be called each
+    /// second or so.
     pub(super) fn probe_upstreams(&self) {
-        for upstream in &self.upstreams {
-            upstream.probe();
+        for (upstream, check) in &self.upstreams {
+            upstream.probe(check.as_ref());
         }
     }
 

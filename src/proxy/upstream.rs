@@ -1,6 +1,7 @@
 //! The service at the bottom: asks the upstream, and answers for it when it does not.
 
 mod body;
+mod check;
 pub mod chunked;
 mod exchange;
 mod failure;
@@ -11,6 +12,7 @@ mod pool;
 mod relay;
 
 use self::body::StreamBody;
+pub(super) use self::check::Check;
 use self::exchange::Failed;
 use self::failure::Failure;
 pub(super) use self::health::Health;
@@ -25,7 +27,7 @@ use crate::proxy::config;
 use crate::serve::{Liveness, RequestBody, Upload};
 use bytes::Bytes;
 use http::header::HOST;
-use http::uri::{Authority, PathAndQuery};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -61,8 +63,8 @@ pub(super) struct Upstream {
 struct Target {
     /// As it stands in the config, for the log.
     url: Uri,
-    /// For requests that name no host.
-    authority: Option<HeaderValue>,
+    /// For requests that name none.
+    host: Option<HeaderValue>,
     /// Put in front of the request's path; without a slash at its end.
     base: String,
     liveness: Liveness,
@@ -85,16 +87,13 @@ impl Upstream {
         health: Health,
     ) -> Self {
         let config = &settings.upstream;
-        let mut connector = HttpConnector::new_with_resolver(Lookup::new());
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(config.connect_timeout));
+        let mut connector = connector(config.connect_timeout);
         connector.set_recv_buffer_size(config.receive_buffer);
-        let authority = config.url.authority().map(Authority::as_str);
         Self {
             connector,
             pool: Arc::default(),
             target: Arc::new(Target {
-                authority: authority.and_then(|authority| HeaderValue::from_str(authority).ok()),
+                host: host(&config.url),
                 base: config.url.path().trim_end_matches('/').to_owned(),
                 url: config.url.clone(),
                 liveness: Liveness {
@@ -183,9 +182,8 @@ impl Upstream {
         {
             parts.headers.insert(HOST, host);
         }
-        if let (Some(authority), false) = (&self.target.authority, parts.headers.contains_key(HOST))
-        {
-            parts.headers.insert(HOST, authority.clone());
+        if let (Some(host), false) = (&self.target.host, parts.headers.contains_key(HOST)) {
+            parts.headers.insert(HOST, host.clone());
         }
         parts.uri = Uri::from(path);
         parts.version = Version::HTTP_11;
@@ -234,12 +232,7 @@ impl Upstream {
     }
 
     async fn connect(&self) -> Result<TcpStream, Failure> {
-        let mut connector = self.connector.clone();
-        std::future::poll_fn(|cx| connector.poll_ready(cx))
-            .await
-            .map_err(Failure::of_connecting)?;
-        let connected = connector.call(self.target.url.clone()).await;
-        let socket = connected.map_err(Failure::of_connecting)?.into_inner();
+        let socket = connect(self.connector.clone(), self.target.url.clone()).await?;
         if let Err(error) = self.target.liveness.watch(&socket) {
             // Its use will tell whether it is good for anything.
             tracing::debug!(%error, "an upstream's connection is not watched");
@@ -298,13 +291,37 @@ impl Service<Request<RequestBody>> for Upstream {
     }
 }
 
+fn connector(timeout: Duration) -> HttpConnector<Lookup> {
+    let mut connector = HttpConnector::new_with_resolver(Lookup::new());
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(timeout));
+    connector
+}
+
+async fn connect(mut connector: HttpConnector<Lookup>, url: Uri) -> Result<TcpStream, Failure> {
+    std::future::poll_fn(|cx| connector.poll_ready(cx))
+        .await
+        .map_err(Failure::of_connecting)?;
+    let connected = connector.call(url).await;
+    Ok(connected.map_err(Failure::of_connecting)?.into_inner())
+}
+
+/// The upstream's own name, as `Host` has it.
+fn host(url: &Uri) -> Option<HeaderValue> {
+    HeaderValue::from_str(url.authority()?.as_str()).ok()
+}
+
+/// A body of no bytes.
+fn nothing() -> BoxedBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
 /// The same request once more, if to put it twice is to put it once and its body was empty.
 fn repeated(request: &Request<BoxedBody>, upload: &Upload) -> Option<Request<BoxedBody>> {
     if !request.method().is_safe() || !upload.is_over() {
         return None;
     }
-    let nothing = Empty::new().map_err(|never| match never {});
-    let mut again = Request::new(nothing.boxed_unsync());
+    let mut again = Request::new(nothing());
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
     *again.headers_mut() = request.headers().clone();

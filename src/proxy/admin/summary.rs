@@ -62,7 +62,7 @@ pub(super) fn of(admin: &super::Admin) -> Value {
     let streams = admin.streams().streams();
     let current = admin.running.current();
     let (ready, parts) = readiness(admin);
-    let upstreams = current.router.upstreams().iter().map(|upstream| {
+    let upstreams = current.router.upstreams().map(|upstream| {
         let state = upstream.state();
         json!({
             "url": upstream.url().to_string(),

@@ -85,6 +85,8 @@ pub(super) fn warnings(config: &Config, catch_all: bool) -> Vec<String> {
     }
     warnings.extend(global);
     warnings.extend(shadowed(routes));
+    warnings.extend(other_checks(config));
+    warnings.extend(unasked_path(config));
     warnings
 }
 
@@ -101,6 +103,45 @@ fn shadowed(routes: &[Route]) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// Routes that ask in vain for an upstream to be checked their way.
+fn other_checks(config: &Config) -> impl Iterator<Item = String> {
+    let routes = || config.routes.iter();
+    routes().filter_map(move |first| {
+        let held = &first.settings.upstream;
+        let holder = config.checked_by(&held.url)?;
+        let others = routes().filter(|other| {
+            let own = &other.settings.upstream;
+            let differs = (own.check, &own.check_path) != (held.check, &held.check_path);
+            own.url == held.url && own.check.is_some() && differs
+        });
+        let others: Vec<_> = others.map(|other| other.path.as_str()).collect();
+        (std::ptr::eq(holder, first) && !others.is_empty()).then(|| {
+            format!(
+                "upstream {} is checked as route {} says, which comes first: another upstream.check \
+                 of it, as of route {}, has no effect",
+                held.url,
+                first.path,
+                others.join(", ")
+            )
+        })
+    })
+}
+
+/// A path without a time, unless others are checked by it: one route may well switch that off.
+fn unasked_path(config: &Config) -> Option<String> {
+    let upstreams = || config.routes.iter().map(|route| &route.settings.upstream);
+    let asked =
+        |path| upstreams().any(|own| own.check.is_some() && own.check_path.as_ref() == path);
+    let is_unasked = upstreams()
+        .map(|own| own.check_path.as_ref())
+        .any(|path| path.is_some() && !asked(path));
+    is_unasked.then(|| {
+        "upstream.check_path is set where upstream.check is off, so that nobody asks for it: say how \
+         often there"
+            .to_owned()
+    })
 }
 
 fn of_settings(settings: &Settings) -> Vec<String> {
@@ -210,6 +251,7 @@ mod tests {
             ),
             ("trusted_proxies = ['0.0.0.0/0']", "trusts every address"),
             ("admin.user_header = 'x-user'", "from trusted_proxies alone"),
+            ("upstream.check_path = '/up'", "say how often"),
         ];
         for (text, part) in cases {
             let warnings = warnings(text);
@@ -232,6 +274,35 @@ mod tests {
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].starts_with("route /b: heartbeat.interval 15s"));
         assert!(warnings[1].starts_with("limit.per_ip"));
+    }
+
+    #[test]
+    fn of_routes_that_ask_for_other_checks_of_one_upstream_the_first_wins() {
+        let routes = "[[route]]\npath = '/off'\n\
+             [[route]]\npath = '/a'\nupstream.check = '1s'\nupstream.check_path = '/up'\n\
+             [[route]]\npath = '/b'\nupstream.check = '1s'\nupstream.check_path = '/up'\n\
+             [[route]]\npath = '/c'\nupstream.check = '1s'\n\
+             [[route]]\npath = '/d'\nupstream.check = '2s'\nupstream.url = 'http://other'\n\
+             [[route]]\npath = '/e'\nupstream.check = '2s'\nupstream.check_path = '/up'";
+        let warnings = warnings(routes);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        let start = "upstream http://app/ is checked as route /a says,";
+        assert!(warnings[0].starts_with(start), "{warnings:?}");
+        assert!(warnings[0].contains("of route /c, /e, has"), "{warnings:?}");
+
+        let text = format!("upstream.url = 'http://app'\n{routes}");
+        let config = from_file(&text).unwrap().config;
+        let route = |url: &str| Some(config.checked_by(&url.parse().unwrap())?.path.as_str());
+        assert_eq!(route("http://app"), Some("/a"));
+        assert_eq!(route("http://other"), Some("/d"));
+        assert_eq!(route("http://third"), None);
+    }
+
+    #[test]
+    fn a_route_may_switch_the_check_of_all_others_off() {
+        let text = "upstream.check = '1s'\nupstream.check_path = '/up'\n\
+             [[route]]\npath = '/a'\nupstream.url = 'http://other'\nupstream.check = 'off'";
+        assert!(warnings(text).is_empty());
     }
 
     #[test]

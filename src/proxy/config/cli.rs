@@ -220,6 +220,7 @@ fn value_name(kind: Kind) -> String {
         Kind::Bool => "true|false",
         Kind::Text | Kind::Filled => "TEXT",
         Kind::FilledOrOff => "TEXT|off",
+        Kind::PathOrOff => "PATH|off",
         Kind::HeaderOrOff => "NAME|off",
         Kind::SecretOrOff => "SECRET|off",
         Kind::Address => "IP:PORT",

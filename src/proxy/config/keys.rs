@@ -204,6 +204,18 @@ pub static KEYS: &[Key] = &[
         "The kernel's receive buffer (SO_RCVBUF), which fills up when a client does not read; off: the kernel's choice",
     ),
     route(
+        "upstream.check",
+        Kind::DurationOrOff,
+        "off",
+        "Ask the upstream so often whether it is there, without a client's request; off: by the requests alone",
+    ),
+    route(
+        "upstream.check_path",
+        Kind::PathOrOff,
+        "off",
+        "Path to GET for upstream.check, which a 2xx or 3xx answer passes; off: to connect is enough",
+    ),
+    route(
         "heartbeat.interval",
         Kind::DurationOrOff,
         "15s",

@@ -33,6 +33,8 @@ pub enum Kind {
     FilledOrOff,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// A path with perhaps a query, as a request has it, or `off`.
+    PathOrOff,
     /// The name of a header, or `off`.
     HeaderOrOff,
     /// A text that nobody may see, of 16 visible characters or more, or `off`.
@@ -65,6 +67,7 @@ impl Kind {
                 | Self::SizeOrOff(..)
                 | Self::FractionOrOff
                 | Self::FilledOrOff
+                | Self::PathOrOff
                 | Self::HeaderOrOff
                 | Self::SecretOrOff
                 | Self::AddressOrOff

@@ -216,6 +216,7 @@ fn toml(value: &Value) -> String {
         Value::Text(text) => quote(text),
         Value::Address(address) => quote(&address.to_string()),
         Value::Url(url) => quote(&url.to_string()),
+        Value::Path(path) => quote(path.as_str()),
         Value::Networks(networks) => array(networks.iter().map(ToString::to_string)),
         Value::Words(words) => array(words.iter().cloned()),
         Value::Methods(methods) => array(methods.iter().map(ToString::to_string)),
@@ -296,7 +297,7 @@ mod tests {
             log = { format = "json", level = "trace" }
             [[route]]
             path = "/v1/*/{a,b}\\*"
-            upstream.head_timeout = "10m"
+            upstream = { head_timeout = "10m", check = "5s", check_path = "/up?x='1'" }
             limit.rate = "7/h"
             [[route]]
             path = "/"

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use http::{Method, Uri};
 use ipnet::IpNet;
 
@@ -192,6 +193,8 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             keepalive: scope.get("upstream.keepalive")?,
             user_timeout: scope.get("upstream.user_timeout")?,
             receive_buffer: scope.get("upstream.receive_buffer")?,
+            check: scope.get("upstream.check")?,
+            check_path: scope.get("upstream.check_path")?,
         },
         heartbeat: Heartbeat {
             interval: scope.get("heartbeat.interval")?,
@@ -315,6 +318,7 @@ from_variant! {
     Text => String,
     Address => SocketAddr,
     Url => Uri,
+    Path => PathAndQuery,
     Networks => Vec<IpNet>,
     Words => Vec<String>,
     Methods => Vec<Method>,

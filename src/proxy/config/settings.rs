@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use http::{HeaderName, Method, Uri};
 use ipnet::IpNet;
 
@@ -50,6 +51,15 @@ impl Config {
     #[must_use]
     pub fn route_for(&self, path: &str) -> Option<&Route> {
         self.routes.iter().find(|route| route.path.matches(path))
+    }
+
+    /// The route by whose settings the upstream at this URL is checked: the first that asks for it.
+    #[must_use]
+    pub fn checked_by(&self, url: &Uri) -> Option<&Route> {
+        self.routes.iter().find(|route| {
+            let upstream = &route.settings.upstream;
+            upstream.url == *url && upstream.check.is_some()
+        })
     }
 }
 
@@ -238,6 +248,10 @@ pub struct Upstream {
     pub user_timeout: Option<Duration>,
     /// The kernel's receive buffer in bytes; the kernel's choice if `None`.
     pub receive_buffer: Option<usize>,
+    /// How often it is asked whether it is there; above zero; never if `None`.
+    pub check: Option<Duration>,
+    /// What it is asked for then, from the root of its host on; nothing if `None`.
+    pub check_path: Option<PathAndQuery>,
 }
 
 /// What keeps quiet streams open.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use http::{HeaderName, Method, Uri};
 use ipnet::IpNet;
 use toml::de::DeValue;
@@ -26,6 +27,7 @@ pub(super) enum Value {
     Text(String),
     Address(SocketAddr),
     Url(Uri),
+    Path(PathAndQuery),
     Networks(Vec<IpNet>),
     Words(Vec<String>),
     Methods(Vec<Method>),
@@ -69,6 +71,7 @@ impl Value {
             Kind::Text => line(text, true),
             Kind::Filled | Kind::FilledOrOff => line(text, false),
             Kind::Choice(words) => choice(words, text),
+            Kind::PathOrOff => path(text).map(Self::Path),
             Kind::HeaderOrOff => match HeaderName::try_from(text) {
                 Ok(name) => Ok(Self::Text(name.as_str().to_owned())),
                 Err(_) => Err(format!(
@@ -165,6 +168,7 @@ fn example(kind: Kind) -> String {
         Kind::Bool => "true or false",
         Kind::Text | Kind::Filled => "a text in quotes",
         Kind::FilledOrOff => "a text in quotes, or \"off\"",
+        Kind::PathOrOff => "\"/healthz\" or \"off\"",
         Kind::HeaderOrOff => "\"x-user-id\" or \"off\"",
         Kind::SecretOrOff => "a text of 16 characters or more in quotes, or \"off\"",
         Kind::Address => "\"127.0.0.1:8080\"",
@@ -407,6 +411,29 @@ fn url(text: &str) -> Result<Uri, String> {
         return Err("the port is no number from 1 to 65535".to_owned());
     }
     Ok(uri)
+}
+
+/// What stands in a request line as it is.
+fn path(text: &str) -> Result<PathAndQuery, String> {
+    const RIGHT: &str = "write one such as \"/healthz\", or \"off\"";
+    if !text.starts_with('/') {
+        return Err(format!(
+            "{} does not begin with a slash; {RIGHT}",
+            echo(text)
+        ));
+    }
+    if text.contains('#') {
+        return Err("has a fragment, which is never sent; write the path without it".to_owned());
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(
+            "has a space or another character that no request line has; write it as %20 and the \
+             like"
+                .to_owned(),
+        );
+    }
+    text.parse()
+        .map_err(|_| format!("{} is no valid path; {RIGHT}", echo(text)))
 }
 
 fn list<'a>(kind: Kind, items: impl IntoIterator<Item = &'a str>) -> Result<Value, String> {

@@ -9,7 +9,7 @@ use super::{BoxedBody, UpstreamBody};
 use crate::head::{Asked, Kind};
 use crate::serve::Upload;
 use http::header::CONNECTION;
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
@@ -86,6 +86,16 @@ pub(super) async fn switch(
     });
     let response = sender.send_request(request).await?;
     Ok(response.map(|incoming| Either::Right(Either::Left(Relay::new(incoming, upload)))))
+}
+
+/// Puts `request` to it for no more than the status of the response, and closes the connection.
+pub(super) async fn status(
+    socket: TcpStream,
+    request: Request<BoxedBody>,
+) -> Result<StatusCode, Failed> {
+    let (io, _) = HeadIo::new(socket);
+    let (mut sender, mut driver) = handshake(io).await?;
+    Ok(head(&mut sender, &mut driver, request).await?.status())
 }
 
 async fn head(

@@ -1,11 +1,17 @@
-//! Whether an upstream can be reached: by the requests that go to it, and once these fail, by trying.
+//! Whether an upstream can be reached: by the requests that go to it, once these fail by trying, and
+//! by checks if it is to be checked.
+//!
+//! Requests and checks judge apart, and one that finds the upstream away is enough: requests that are
+//! answered do not make good for checks that fail, as an upstream may answer and want no clients.
 
+use super::check::{Check, Checks, Missed};
 use crate::lock::lock;
 use crate::proxy::config::host_and_port;
 use http::Uri;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 /// Failures in a row that are no accident.
 const ENOUGH: u32 = 3;
@@ -24,6 +30,7 @@ pub(in crate::proxy) struct Health(Arc<Shared>);
 struct Shared {
     url: Uri,
     state: Mutex<State>,
+    checks: Mutex<Checks>,
 }
 
 /// How an upstream is.
@@ -31,16 +38,54 @@ struct Shared {
 pub(in crate::proxy) struct State {
     /// Nobody has found out otherwise.
     pub(in crate::proxy) is_reachable: bool,
-    pub(in crate::proxy) since: Instant,
+    pub(in crate::proxy) since: std::time::Instant,
     /// Requests that it answered, with whatever status.
     pub(in crate::proxy) answered: u64,
     /// Requests that it did not answer.
     pub(in crate::proxy) failed: u64,
+    /// Of a request or a check.
     pub(in crate::proxy) last_failure: Option<String>,
-    in_a_row: u32,
+    requests: Row,
+    checks: Row,
     /// It can not be connected to, which is found out without a request.
     is_away: bool,
     tried: Option<Instant>,
+}
+
+/// Failures in a row.
+#[derive(Clone, Debug, Default)]
+struct Row {
+    failures: u32,
+    enough_since: Option<Instant>,
+}
+
+impl Row {
+    fn is_enough(&self) -> bool {
+        self.enough_since.is_some()
+    }
+
+    /// One more. Whether they are enough by that.
+    fn grow(&mut self) -> bool {
+        self.failures += 1;
+        let is_turn = self.failures >= ENOUGH && !self.is_enough();
+        if is_turn {
+            self.enough_since = Some(Instant::now());
+        }
+        is_turn
+    }
+}
+
+impl State {
+    /// Goes by the rows as they are now. Whether it is reachable again by that.
+    fn settle(&mut self) -> bool {
+        let is_reachable = !self.requests.is_enough() && !self.checks.is_enough();
+        if is_reachable == self.is_reachable {
+            return false;
+        }
+        self.is_reachable = is_reachable;
+        self.since = std::time::Instant::now();
+        is_reachable
+    }
 }
 
 impl Health {
@@ -49,14 +94,16 @@ impl Health {
             url: url.clone(),
             state: Mutex::new(State {
                 is_reachable: true,
-                since: Instant::now(),
+                since: std::time::Instant::now(),
                 answered: 0,
                 failed: 0,
                 last_failure: None,
-                in_a_row: 0,
+                requests: Row::default(),
+                checks: Row::default(),
                 is_away: false,
                 tried: None,
             }),
+            checks: Mutex::default(),
         }))
     }
 
@@ -75,29 +122,30 @@ impl Health {
     pub(super) fn answered(&self) {
         let mut state = self.lock();
         state.answered += 1;
+        state.requests = Row::default();
         self.welcome(state, "the upstream is back");
     }
 
+    /// Says why, if it is reachable again.
     fn welcome(&self, mut state: MutexGuard<'_, State>, why: &str) {
-        state.in_a_row = 0;
-        if !std::mem::replace(&mut state.is_reachable, true) {
-            state.since = Instant::now();
-            drop(state);
+        let is_back = state.settle();
+        drop(state);
+        if is_back {
             tracing::info!(upstream = %self.0.url, "{why}");
         }
     }
 
     /// `is_away` if it could not even be connected to.
     pub(super) fn failed(&self, failure: &impl ToString, is_away: bool) {
+        let failure = failure.to_string();
         let mut state = self.lock();
         state.failed += 1;
-        state.in_a_row += 1;
         state.is_away = is_away;
-        state.last_failure = Some(failure.to_string());
-        if state.in_a_row >= ENOUGH && std::mem::replace(&mut state.is_reachable, false) {
-            state.since = Instant::now();
-            let failure = state.last_failure.clone().unwrap_or_default();
-            drop(state);
+        state.last_failure = Some(failure.clone());
+        let is_turn = state.requests.grow();
+        state.settle();
+        drop(state);
+        if is_turn {
             tracing::warn!(
                 upstream = %self.0.url,
                 failure,
@@ -107,17 +155,81 @@ impl Health {
         }
     }
 
-    /// Tries to connect if it is said to be away: a balancer that looks at our readiness sends no
-    /// requests by which we would learn that it is back.
-    pub(in crate::proxy) fn probe(&self) {
-        let mut state = self.lock();
-        let is_due = state.tried.is_none_or(|at| at.elapsed() >= PROBE_EVERY);
-        if state.is_reachable || !is_due {
+    /// `has_answered` if to pass takes an answer, not just a connection.
+    fn checked(&self, found: Result<(), Missed>, has_answered: bool) {
+        let missed = match found {
+            Ok(()) => return self.passed(has_answered),
+            Err(missed) => missed,
+        };
+        let failure = missed.to_string();
+        tracing::debug!(upstream = %self.0.url, "{failure}");
+        if !missed.is_upstreams() {
             return;
         }
+        let mut state = self.lock();
+        state.last_failure = Some(failure.clone());
+        let is_turn = state.checks.grow();
+        state.settle();
+        drop(state);
+        if is_turn {
+            tracing::warn!(
+                upstream = %self.0.url,
+                failure,
+                "the upstream has failed {ENOUGH} checks in a row (upstream.check): readiness is \
+                 red until it passes one"
+            );
+        }
+    }
+
+    fn passed(&self, has_answered: bool) {
+        let mut state = self.lock();
+        state.checks = Row::default();
+        // Who takes connections and does not answer passes a check that only connects. As long as
+        // they are not enough, failures of requests count on: they may lie between two checks.
+        if state.requests.is_enough() && (has_answered || state.is_away) {
+            state.requests = Row::default();
+        }
+        self.welcome(state, "the upstream passes its check again");
+    }
+
+    /// To be called each second or so: checks it by `check` when that is due, and tries to connect
+    /// once requests have found it away.
+    pub(in crate::proxy) fn probe(&self, check: Option<&Check>) {
+        self.try_again();
+        let mut checks = lock(&self.0.checks);
+        if checks.follow(check) {
+            let mut state = self.lock();
+            state.checks = Row::default();
+            self.welcome(
+                state,
+                "the upstream is not checked any more: it counts as there",
+            );
+        }
+        let Some(check) = checks.next(Instant::now()) else {
+            return;
+        };
+        // A check keeps nothing of an upstream that has left the config, and so ends with it.
+        let (health, url) = (Arc::downgrade(&self.0), self.0.url.clone());
+        checks.start(async move {
+            let found = check.run(&url).await;
+            if let Some(shared) = health.upgrade() {
+                Self(shared).checked(found, check.wants_an_answer());
+            }
+        });
+    }
+
+    /// Tries to connect if requests found it away: a balancer that looks at our readiness sends none
+    /// by which we would learn that it is back.
+    fn try_again(&self) {
+        let mut state = self.lock();
+        let is_due = state.tried.is_none_or(|at| at.elapsed() >= PROBE_EVERY);
+        let Some(since) = state.requests.enough_since.filter(|_| is_due) else {
+            return;
+        };
         if !state.is_away {
             // It takes connections and does not answer: that it does again only a request can tell.
-            if state.since.elapsed() >= DOUBT {
+            if since.elapsed() >= DOUBT {
+                state.requests = Row::default();
                 self.welcome(state, "the upstream is given another chance");
             }
             return;
@@ -128,7 +240,8 @@ impl Health {
         tokio::spawn(async move {
             let connect = TcpStream::connect(host_and_port(&health.0.url));
             if let Ok(Ok(_)) = tokio::time::timeout(PROBE_TIMEOUT, connect).await {
-                let state = health.lock();
+                let mut state = health.lock();
+                state.requests = Row::default();
                 health.welcome(state, "the upstream can be connected to again");
             }
         });
@@ -136,58 +249,4 @@ impl Health {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::net::TcpListener;
-
-    fn health(address: &str) -> Health {
-        Health::of(&format!("http://{address}/base").parse().unwrap())
-    }
-
-    #[test]
-    fn failures_in_a_row_make_it_unreachable_and_an_answer_reachable() {
-        let health = health("app");
-        for _ in 0..5 {
-            health.failed(&"refused", true);
-            health.failed(&"refused", true);
-            assert!(health.state().is_reachable);
-            health.answered();
-        }
-        for _ in 0..ENOUGH {
-            health.failed(&"refused", true);
-        }
-        let state = health.state();
-        assert!(!state.is_reachable);
-        assert_eq!((state.answered, state.failed), (5, 13));
-        assert_eq!(state.last_failure.as_deref(), Some("refused"));
-        health.answered();
-        assert!(health.state().is_reachable);
-    }
-
-    #[tokio::test]
-    async fn one_that_does_not_answer_is_not_back_because_it_can_be_connected_to() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let health = health(&listener.local_addr().unwrap().to_string());
-        for _ in 0..ENOUGH {
-            health.failed(&"no answer", false);
-        }
-        health.probe();
-        let asked = std::pin::pin!(listener.accept());
-        assert!(futures_util::FutureExt::now_or_never(asked).is_none());
-        assert!(!health.state().is_reachable);
-    }
-
-    #[tokio::test]
-    async fn one_that_is_back_is_found_without_a_request() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let health = health(&listener.local_addr().unwrap().to_string());
-        for _ in 0..ENOUGH {
-            health.failed(&"refused", true);
-        }
-        health.probe();
-        listener.accept().await.unwrap();
-        while !health.state().is_reachable {
-            tokio::task::yield_now().await;
-        }
-    }
-}
+mod tests;

@@ -212,6 +212,31 @@ fn an_upstream_is_plain_http_and_nothing_but_a_place() {
 }
 
 #[test]
+fn a_path_is_as_a_request_line_has_it() {
+    let kind = Kind::PathOrOff;
+    for text in ["/", "/healthz", "/a%20b/c?deep=1&x=/"] {
+        let path = text.parse().unwrap();
+        assert_eq!(Value::from_text(kind, text), Ok(Value::Path(path)));
+    }
+    assert_eq!(Value::from_text(kind, "off"), Ok(Value::Off));
+    for (text, part) in [
+        ("", "begin with a slash; write one such as \"/healthz\""),
+        ("healthz", "\"healthz\" does not begin with a slash"),
+        ("http://app/healthz", "the value does not begin"),
+        ("*", "begin with a slash"),
+        ("/a#b", "has a fragment"),
+        ("/a b", "%20"),
+        ("/a\tb", "%20"),
+        ("/a\r\nHost: x", "%20"),
+        ("/\u{e4}", "%20"),
+    ] {
+        let problem = problem(kind, text);
+        assert!(problem.contains(part), "{problem}");
+    }
+    assert!(toml(kind, "7").unwrap_err().contains("\"/healthz\""));
+}
+
+#[test]
 fn no_problem_repeats_a_secret() {
     let secrets = [
         "http://user:hunter2@app",

@@ -1,0 +1,119 @@
+//! Upstreams that the real binary asks whether they are there, and what readiness makes of it.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
+mod support;
+
+use serde_json::{Value, json};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use support::{Client, Origin, Proxy, wait_until};
+
+/// Answers checks with the status, and clients with a stream of one event.
+fn origin(status: &Arc<AtomicU16>) -> Origin {
+    let status = status.clone();
+    Origin::start(move |asked, to| {
+        if asked.path == "/healthz" {
+            let status = status.load(Relaxed);
+            let head = format!("HTTP/1.1 {status} -\r\nContent-Length: 0\r\n\r\n");
+            to.raw(head.as_bytes());
+        } else {
+            to.stream();
+            to.chunk("data: 1\n\n");
+            to.end();
+        }
+    })
+}
+
+fn get(proxy: &Proxy, path: &str) -> (u16, Value) {
+    let mut client = Client::connect(proxy.admin());
+    client.send(&format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    ));
+    let status = client.head()[9..12].parse().unwrap();
+    (status, serde_json::from_slice(&client.raw()).unwrap())
+}
+
+fn wait_for_readiness(proxy: &Proxy, status: u16) {
+    wait_until(&format!("a readiness of {status}"), || {
+        get(proxy, "/readyz").0 == status
+    });
+}
+
+const CHECKED: [&str; 6] = [
+    "--admin-listen",
+    "127.0.0.1:0",
+    "--upstream-check",
+    "1s",
+    "--upstream-check-path",
+    "/healthz",
+];
+
+#[test]
+fn readiness_is_red_while_the_upstream_fails_its_checks_whatever_it_answers_clients() {
+    let status = Arc::new(AtomicU16::new(500));
+    let origin = origin(&status);
+    let proxy = Proxy::start(origin.addr, &CHECKED);
+    wait_for_readiness(&proxy, 503);
+    proxy.wait_for_log("has failed 3 checks in a row");
+    let agent = origin.asked().field("user-agent").unwrap().to_owned();
+    assert!(agent.starts_with("sse-guard/"), "{agent}");
+
+    let mut client = proxy.get("/");
+    assert!(client.head().starts_with("http/1.1 200 "));
+    assert_eq!(client.rest().0, b"data: 1\n\n");
+    let (code, red) = get(&proxy, "/readyz");
+    assert_eq!((code, &red["ready"]), (503, &json!(false)));
+    let part = &red["parts"][format!("upstream http://{}/", origin.addr)];
+    let reason = part["reason"].as_str().unwrap();
+    assert!(reason.contains("a check failed"), "{part}");
+    let upstream = get(&proxy, "/api/summary").1["upstreams"][0].clone();
+    assert_eq!(
+        (&upstream["answered"], &upstream["failed"]),
+        (&json!(1), &json!(0)),
+        "{upstream}"
+    );
+
+    status.store(200, Relaxed);
+    wait_for_readiness(&proxy, 200);
+    proxy.wait_for_log("the upstream passes its check again");
+}
+
+#[test]
+fn an_upstream_that_nobody_asks_for_anything_is_found_away_and_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let proxy = Proxy::start(address, &CHECKED[..4]);
+    listener.set_nonblocking(true).unwrap();
+    // It does not have to answer.
+    wait_until("a check", || listener.accept().is_ok());
+    assert_eq!(get(&proxy, "/readyz").0, 200);
+    drop(listener);
+    wait_for_readiness(&proxy, 503);
+    let _back = TcpListener::bind(address).unwrap();
+    wait_for_readiness(&proxy, 200);
+}
+
+#[test]
+fn a_reload_changes_how_the_upstream_is_checked() {
+    let origin = origin(&Arc::new(AtomicU16::new(500)));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("guard.toml");
+    let flags = [&["--config", file.to_str().unwrap()], &CHECKED[..2]].concat();
+    std::fs::write(&file, "upstream.check = '1s'").unwrap();
+    let proxy = Proxy::start(origin.addr, &flags);
+    let reload = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        proxy.signal("-HUP");
+    };
+    assert_eq!(get(&proxy, "/readyz").0, 200);
+    reload("upstream.check = '1s'\nupstream.check_path = '/healthz'");
+    wait_for_readiness(&proxy, 503);
+    reload("");
+    wait_for_readiness(&proxy, 200);
+    proxy.wait_for_log("the upstream is not checked any more");
+}
