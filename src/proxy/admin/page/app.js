@@ -6,8 +6,8 @@ import { announce, find, say } from "./dom.js";
 import { Ends } from "./ends.js";
 import { Feed } from "./feed.js";
 import * as format from "./format.js";
-import { Health } from "./health.js";
 import { History } from "./history.js";
+import { Lists } from "./lists.js";
 import { Overview } from "./overview.js";
 import { Streams } from "./streams.js";
 
@@ -16,7 +16,7 @@ const feed = new Feed();
 const overview = new Overview(history);
 const actions = new Actions({ unauthorized });
 const streams = new Streams({ end: (row) => actions.endStream(row), unauthorized });
-const health = new Health((client) => {
+const lists = new Lists((client) => {
   streams.ofClient(client);
   find("#streams").scrollIntoView();
   find("#streams").focus({ preventScroll: true });
@@ -67,7 +67,7 @@ feed.start();
 
 /** One after the other, so that the browser may answer the operator in between. */
 function show(summary) {
-  const parts = [overview, health, { show: () => streams.offer(summary) }];
+  const parts = [overview, lists, { show: () => streams.offer(summary) }];
   for (const part of parts) setTimeout(() => part.show(summary));
 }
 

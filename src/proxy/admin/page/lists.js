@@ -56,7 +56,7 @@ function failures({ failed, last_failure: last }) {
   return last === null ? format.count(failed) : `${format.count(failed)}, last: ${last}`;
 }
 
-export class Health {
+export class Lists {
   #upstreams = new List(find("#upstreams"), [
     { title: "Upstream", class: "name", isLong: true, text: (row) => plain(row.url) },
     { title: "State", fill: fillHealth },
