@@ -10,7 +10,8 @@ mod browser;
 mod support;
 
 use browser::Browser;
-use std::net::SocketAddr;
+use socket2::{Domain, Socket, Type};
+use std::net::{Ipv4Addr, SocketAddr};
 use support::{Client, End, Origin, Proxy, wait_until};
 
 /// Keys, as WebDriver writes them.
@@ -154,6 +155,80 @@ fn a_restart_of_the_proxy_is_seen_and_survived() {
     browser.wait_for("!document.querySelector('#renewed').hidden");
     shows(&browser, &["after"]);
     browser.photograph("found");
+}
+
+#[test]
+fn an_upstream_that_is_away_is_shown_with_its_cause_and_remedy_until_it_is_back() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    // Bound and not listening: connections are refused, and nobody else gets the port.
+    let place = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    place.bind(&any.into()).unwrap();
+    let address = place.local_addr().unwrap().as_socket().unwrap();
+    let proxy = Proxy::start(
+        address,
+        &[
+            "--admin-listen=127.0.0.1:0",
+            "--memory-budget=1GiB",
+            "--files-budget=1000",
+        ],
+    );
+    look(&browser, proxy.admin());
+    let well =
+        "document.querySelector('#overall').innerText === 'All is well: 1 route, 1 upstream'";
+    browser.wait_for(well);
+    let budgets = "document.querySelector('#budgets').innerText";
+    browser.wait_for(&format!(r"/memory \d+ of 1,024 MiB/.test({budgets})"));
+    browser.wait_for(&format!(r"/files \d+ of 1,000/.test({budgets})"));
+    browser.photograph("healthy");
+
+    // As many as it takes to be no accident.
+    for _ in 0..3 {
+        assert!(proxy.get("/").head().starts_with("http/1.1 502 "));
+    }
+    browser.wait_for("document.querySelector('#overall').innerText === '1 failing'");
+    let unwell = browser.run("return document.querySelector('#unwell').innerText");
+    let unwell = unwell.as_str().unwrap().to_lowercase();
+    for part in [
+        "failing",
+        &format!("upstream {address}"),
+        "can not connect",
+        "what to do: start it",
+    ] {
+        assert!(unwell.contains(part), "{part}: {unwell}");
+    }
+    let row = "document.querySelector('#upstreams tbody').innerText";
+    browser.wait_for(&format!("{row}.includes('failing')"));
+    for (name, scheme, width, height) in [
+        ("failing", "light", 1280, 1000),
+        ("failing-dark", "dark", 1280, 1000),
+        ("failing-phone", "light", 480, 1000),
+    ] {
+        browser.colours(scheme);
+        browser.resize(width, height);
+        browser.wait_for(&format!(
+            "innerWidth === {width} && document.documentElement.scrollWidth <= {width}"
+        ));
+        browser.photograph(name);
+    }
+
+    drop(place);
+    let _origin = Origin::listening(&address.to_string(), |_, to| {
+        to.stream();
+        to.wait_for_close();
+    });
+    browser.wait_for(well);
+    browser.wait_for("document.querySelector('#unwell').children.length === 0");
+    browser.wait_for(&format!("{row}.includes('healthy')"));
+    // Each change was told once, however many seconds it lasted.
+    let told = browser.run(
+        "return [...document.querySelectorAll('#announce p')].map((told) => told.innerText)
+             .filter((told) => told.startsWith('Health')).join()",
+    );
+    assert_eq!(told, "Health: 1 failing,Health: all is well");
+    assert_eq!(browser.problems(), Vec::<String>::new());
 }
 
 #[test]

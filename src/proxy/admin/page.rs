@@ -31,6 +31,7 @@ const ASSETS: &[(&str, &str, &str)] = &[
     ("export.js", SCRIPT, include_str!("page/export.js")),
     ("feed.js", SCRIPT, include_str!("page/feed.js")),
     ("format.js", SCRIPT, include_str!("page/format.js")),
+    ("health.js", SCRIPT, include_str!("page/health.js")),
     ("history.js", SCRIPT, include_str!("page/history.js")),
     ("icon.svg", IMAGE, include_str!("page/icon.svg")),
     ("lists.js", SCRIPT, include_str!("page/lists.js")),

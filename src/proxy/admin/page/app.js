@@ -6,6 +6,7 @@ import { announce, find, say } from "./dom.js";
 import { Ends } from "./ends.js";
 import { Feed } from "./feed.js";
 import * as format from "./format.js";
+import { Health } from "./health.js";
 import { History } from "./history.js";
 import { Lists } from "./lists.js";
 import { Overview } from "./overview.js";
@@ -14,6 +15,7 @@ import { Streams } from "./streams.js";
 const history = new History();
 const feed = new Feed();
 const overview = new Overview(history);
+const health = new Health();
 const actions = new Actions({ unauthorized });
 const streams = new Streams({ end: (row) => actions.endStream(row), unauthorized });
 const lists = new Lists((client) => {
@@ -67,7 +69,7 @@ feed.start();
 
 /** One after the other, so that the browser may answer the operator in between. */
 function show(summary) {
-  const parts = [overview, lists, { show: () => streams.offer(summary) }];
+  const parts = [overview, health, lists, { show: () => streams.offer(summary) }];
   for (const part of parts) setTimeout(() => part.show(summary));
 }
 

@@ -21,9 +21,18 @@ export function mark(element, name, value) {
   if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }
 
-/** Tells a screen reader, and nobody else. */
+/** Has a child for each of `things`: makes and removes no more of them than it takes. */
+export function each(element, things, create, fill) {
+  while (element.children.length > things.length) element.lastChild.remove();
+  while (element.children.length < things.length) element.append(create());
+  things.forEach((thing, n) => fill(element.children[n], thing));
+}
+
+/** Tells a screen reader, and nobody else. What it has not read yet is not replaced. */
 export function announce(text) {
-  say(find("#announce"), text);
+  const told = find("#announce");
+  told.append(make("p", {}, text));
+  if (told.children.length > 5) told.firstChild.remove();
 }
 
 /** The choices of a select behind its first one, which stands for all. */

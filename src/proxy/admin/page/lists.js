@@ -1,7 +1,8 @@
 // Upstreams, routes, and the clients with most streams: short tables of the summary.
 
-import { find, make, mark, say } from "./dom.js";
+import { each, find, make, mark, say } from "./dom.js";
 import * as format from "./format.js";
+import { lasting, showState, verdicts } from "./health.js";
 import { plain } from "./streams.js";
 
 /** A table that is filled anew each second, and touches only what is new. */
@@ -26,10 +27,8 @@ class List {
       return;
     }
     find(".empty", body)?.parentElement.remove();
-    while (body.children.length > rows.length) body.lastChild.remove();
-    while (body.children.length < rows.length) body.append(this.#row());
-    rows.forEach((row, n) => this.#columns.forEach((column, m) => {
-      const cell = body.children[n].children[m];
+    each(body, rows, () => this.#row(), ({ children }, row) => this.#columns.forEach((column, n) => {
+      const cell = children[n];
       cell.row = row;
       if (column.fill) column.fill(cell, row);
       else say(cell, column.text(row));
@@ -46,10 +45,17 @@ class List {
   }
 }
 
-function fillHealth(cell, { reachable, since_s: since, answered }) {
-  const text = !reachable ? "✕ down" : answered > 0 ? "✓ up" : "✓ not asked yet";
-  say(cell, since > 0 && (answered > 0 || !reachable) ? `${text} for ${format.age(since * 1000)}` : text);
-  cell.className = reachable ? "good" : "bad";
+function fillState(cell, { verdict }) {
+  // What came with a reload is judged a second later.
+  showState(cell, verdict?.state ?? "unknown", verdict?.state ?? "–");
+}
+
+function fillUpstreamState(cell, row) {
+  const { verdict, answered, failed } = row;
+  if (verdict === undefined) fillState(cell, row);
+  // Nobody has found out otherwise, which is all that it means.
+  else if (verdict.state === "healthy" && answered + failed === 0) showState(cell, verdict.state, "not asked yet");
+  else showState(cell, verdict.state, `${verdict.state} ${lasting(verdict.since_s)}`);
 }
 
 function failures({ failed, last_failure: last }) {
@@ -59,12 +65,13 @@ function failures({ failed, last_failure: last }) {
 export class Lists {
   #upstreams = new List(find("#upstreams"), [
     { title: "Upstream", class: "name", isLong: true, text: (row) => plain(row.url) },
-    { title: "State", fill: fillHealth },
+    { title: "State", fill: fillUpstreamState },
     { title: "Answered", class: "number", text: (row) => format.count(row.answered) },
     { title: "Failed", class: "name", isLong: true, text: failures },
   ], "No upstream.");
   #routes = new List(find("#routes"), [
     { title: "Route", class: "name", isLong: true, text: (row) => row.path },
+    { title: "State", fill: fillState },
     { title: "Live", class: "number", text: (row) => format.count(row.numbers.active) },
     { title: "Rejected", class: "number", text: (row) => format.count(row.numbers.rejected) },
     { title: "Events", class: "number", text: (row) => format.count(row.numbers.events) },
@@ -81,9 +88,10 @@ export class Lists {
     ], "No client has a stream.");
   }
 
-  show({ upstreams, routes, top_clients: clients, streams }) {
-    this.#upstreams.show(upstreams);
-    this.#routes.show(routes);
+  show({ health, upstreams, routes, top_clients: clients, streams }) {
+    const [ofUpstreams, ofRoutes] = [verdicts(health, "upstream"), verdicts(health, "route")];
+    this.#upstreams.show(upstreams.map((upstream) => ({ ...upstream, verdict: ofUpstreams.get(upstream.url) })));
+    this.#routes.show(routes.map((route) => ({ ...route, verdict: ofRoutes.get(route.path) })));
     this.#clients.show(clients.map((client) => ({ ...client, share: client.streams / Math.max(1, streams.active) })));
   }
 }
