@@ -196,6 +196,9 @@ impl Rule for IdleTimeoutLayer {
             return Ok(None);
         };
         stream.set_pings(&self.config.pings);
+        if stream.is_watched() {
+            return Ok(None);
+        }
         Ok(Some(IdlePolicy {
             config: self.config.clone(),
             is_get: head.asked.is_get(),

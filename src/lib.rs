@@ -51,6 +51,7 @@ pub mod metrics;
 pub mod proxy;
 
 mod rejection;
+pub mod resume;
 pub mod rotation;
 #[cfg(feature = "serve")]
 pub mod serve;

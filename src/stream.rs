@@ -96,6 +96,8 @@ struct Record {
     waker: AtomicWaker,
     end: AtomicU8,
     state: AtomicU8,
+    /// A layer inside watches for its upstream's silence.
+    watched: AtomicBool,
 }
 
 /// What all streams of a metrics layer have in common.
@@ -135,6 +137,7 @@ impl Stream {
             waker: AtomicWaker::new(),
             end: AtomicU8::new(u8::MAX),
             state: AtomicU8::new(StreamState::Open as u8),
+            watched: AtomicBool::new(false),
         }))
     }
 
@@ -344,6 +347,15 @@ impl Stream {
             (Some(pings), Some(name)) => pings.iter().any(|ping| ping.as_bytes() == name),
             _ => false,
         }
+    }
+
+    /// From now on its upstream's silence is the business of a layer inside.
+    pub(crate) fn set_watched(&self) {
+        self.0.watched.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.0.watched.load(Relaxed)
     }
 
     /// Tells whether a layer had aligned it before, and that one does from now on.

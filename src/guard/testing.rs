@@ -87,7 +87,7 @@ impl Upstream {
         (0..times).fold(self, |upstream, _| steps(upstream))
     }
 
-    fn response(self) -> Response<Script> {
+    pub(crate) fn response(self) -> Response<Script> {
         let mut response = Response::new(Script {
             steps: self.steps,
             sleep: None,
@@ -174,7 +174,7 @@ where
     P: Body<Data = Bytes, Error = StreamError> + Send + 'static,
 {
     let response = layer.layer(Inner(upstream)).oneshot(request).await.unwrap();
-    Client(response.map(|body| Box::pin(body) as AnyBody))
+    Client::new(response)
 }
 
 pub(crate) async fn get<L, P>(layer: L, upstream: Upstream) -> Client
@@ -199,6 +199,13 @@ where
 }
 
 impl Client {
+    pub(crate) fn new<P>(response: Response<P>) -> Self
+    where
+        P: Body<Data = Bytes, Error = StreamError> + Send + 'static,
+    {
+        Self(response.map(|body| Box::pin(body) as AnyBody))
+    }
+
     pub(crate) fn status(&self) -> u16 {
         self.0.status().as_u16()
     }

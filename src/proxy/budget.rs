@@ -174,11 +174,11 @@ impl Default for Budgets {
 pub(super) fn describe() {
     let memory = "Memory that counts against the budget";
     describe_gauge!("sse_guard_memory_used_bytes", Unit::Bytes, memory);
-    let memory = "Memory that may be taken; not there without a budget";
+    let memory = "Memory that may be taken, less what is kept for bursts; +Inf without a budget";
     describe_gauge!("sse_guard_memory_budget_bytes", Unit::Bytes, memory);
     let files = "Open files";
     describe_gauge!("sse_guard_files_used", Unit::Count, files);
-    let files = "Files that may be open; not there without a budget";
+    let files = "Files that may be open; +Inf without a budget";
     describe_gauge!("sse_guard_files_budget", Unit::Count, files);
 }
 
@@ -187,14 +187,12 @@ impl Budgets {
     pub(super) fn look(&self, config: &config::Budgets, streams: &DrainHandle) -> Duration {
         let memory = self.meter.memory(config.memory);
         let files = self.meter.files(config.files);
-        if let Some(Used { used, budget, .. }) = memory {
-            gauge!("sse_guard_memory_used_bytes").set(as_f64(used));
-            gauge!("sse_guard_memory_budget_bytes").set(as_f64(budget));
-        }
-        if let Some(Used { used, budget, .. }) = files {
-            gauge!("sse_guard_files_used").set(as_f64(used));
-            gauge!("sse_guard_files_budget").set(as_f64(budget));
-        }
+        let (used, budget) = as_gauges(memory);
+        gauge!("sse_guard_memory_used_bytes").set(used);
+        gauge!("sse_guard_memory_budget_bytes").set(budget);
+        let (used, budget) = as_gauges(files);
+        gauge!("sse_guard_files_used").set(used);
+        gauge!("sse_guard_files_budget").set(budget);
         self.judge([memory, files], streams);
         let shares = [memory, files].into_iter().flatten().map(Used::share);
         match shares.fold(0.0, f64::max) {
@@ -250,9 +248,13 @@ impl Budgets {
     }
 }
 
+/// What is taken, and of how much. A metric that is not set any more would stay as it was.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is no more exact")]
-fn as_f64(number: u64) -> f64 {
-    number as f64
+fn as_gauges(used: Option<Used>) -> (f64, f64) {
+    match used {
+        Some(used) => (used.used as f64, (used.budget - used.reserve) as f64),
+        None => (0.0, f64::INFINITY),
+    }
 }
 
 fn next(resource: Resource, before: Option<&Status>, used: Used) -> Status {

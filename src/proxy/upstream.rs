@@ -282,7 +282,7 @@ impl Service<Request<RequestBody>> for Upstream {
                 Err(failure) => {
                     if failure.is_upstreams() {
                         let is_away = matches!(failure, Failure::Connect(_));
-                        target.health.failed(&failure, is_away);
+                        target.health.failed(&failure.told(), is_away);
                     }
                     failure.answer(&target.url, &target.retry_after)
                 }

@@ -16,6 +16,8 @@ pub struct RawEvent<'a> {
     pub id: Option<&'a [u8]>,
     /// The last `event` field.
     pub name: Option<&'a [u8]>,
+    /// The last `retry` field, which counts if it is digits alone.
+    pub retry: Option<&'a [u8]>,
     /// Whether a `data` field is in it. A client dispatches only events that have one.
     pub has_data: bool,
 }
@@ -51,6 +53,7 @@ struct Cut {
     line: Vec<u8>,
     id: Option<Vec<u8>>,
     name: Option<Vec<u8>>,
+    retry: Option<Vec<u8>>,
     has_data: bool,
 }
 
@@ -59,10 +62,15 @@ struct Cut {
 struct Fields<'a> {
     id: Option<&'a [u8]>,
     name: Option<&'a [u8]>,
+    retry: Option<&'a [u8]>,
     has_data: bool,
 }
 
 impl<'a> Fields<'a> {
+    fn has_something(&self) -> bool {
+        self.has_data || self.name.is_some() || self.id.is_some() || self.retry.is_some()
+    }
+
     fn take(&mut self, line: &'a [u8]) {
         match line {
             [b'd', b'a', b't', b'a', rest @ ..] if value(rest).is_some() => self.has_data = true,
@@ -71,6 +79,7 @@ impl<'a> Fields<'a> {
                 let id = value(rest).filter(|id| !id.contains(&0));
                 self.id = id.or(self.id);
             }
+            [b'r', b'e', b't', b'r', b'y', rest @ ..] => self.retry = value(rest).or(self.retry),
             _ => {}
         }
     }
@@ -119,6 +128,7 @@ impl Scanner {
             fields = Fields {
                 id: cut.id.as_deref(),
                 name: cut.name.as_deref(),
+                retry: cut.retry.as_deref(),
                 has_data: cut.has_data,
             };
             kept_line = &cut.line;
@@ -144,6 +154,7 @@ impl Scanner {
                     raw: &event[..event.len() - rest.len()],
                     id: fields.id,
                     name: fields.name,
+                    retry: fields.retry,
                     has_data: fields.has_data,
                 });
                 fields = Fields::default();
@@ -152,7 +163,7 @@ impl Scanner {
                 fields.take(line);
             }
         }
-        if !event.is_empty() || fields.has_data || fields.name.is_some() || fields.id.is_some() {
+        if !event.is_empty() || fields.has_something() {
             self.keep(fields, &rest[..rest.len().min(KEEP)]);
         }
     }
@@ -191,13 +202,14 @@ impl Scanner {
     fn keep(&mut self, fields: Fields<'_>, line: &[u8]) {
         let short = |value: &[u8]| value[..value.len().min(KEEP)].to_vec();
         // Comments alone leave nothing to remember.
-        if line.is_empty() && fields.name.is_none() && fields.id.is_none() && !fields.has_data {
+        if line.is_empty() && !fields.has_something() {
             return;
         }
         self.cut = Some(Box::new(Cut {
             line: line.to_vec(),
             id: fields.id.map(short),
             name: fields.name.map(short),
+            retry: fields.retry.map(short),
             has_data: fields.has_data,
         }));
     }
@@ -246,6 +258,21 @@ mod tests {
             ("\u{feff}data: x\n\n", seen(None, None, true)),
         ] {
             assert_eq!(scan(&[stream.as_bytes()]), [expected], "{stream:?}");
+        }
+    }
+
+    #[test]
+    fn a_retry_is_told_with_its_event() {
+        for chunks in [
+            &[&b"retry: 3\ndata\n\n"[..]][..],
+            &[b"retry: 3\nda", b"ta\n\n"],
+        ] {
+            let mut seen = Vec::new();
+            let mut scanner = Scanner::default();
+            for chunk in chunks {
+                scanner.scan(chunk, |event| seen.push(text(event.retry)));
+            }
+            assert_eq!(seen, [Some("3".to_owned())]);
         }
     }
 

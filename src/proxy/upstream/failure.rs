@@ -119,6 +119,14 @@ impl Failure {
         cause
     }
 
+    /// What it is, and why, for the operator alone.
+    pub(super) fn told(&self) -> String {
+        match self.cause() {
+            cause if cause.is_empty() => self.to_string(),
+            cause => format!("{self}: {cause}"),
+        }
+    }
+
     /// Tells both: the log, and the client by this response.
     pub(super) fn answer(
         &self,

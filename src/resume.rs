@@ -1,0 +1,413 @@
+//! Outlives the upstream: its streams go on where they were when it breaks off, falls silent, or grows
+//! old, while their clients hear nothing but heartbeats.
+//!
+//! An `EventSource` comes back by itself and tells its `Last-Event-ID`, see
+//! [the specification](https://html.spec.whatwg.org/multipage/server-sent-events.html#the-last-event-id-header).
+//! This layer does so in its place: it asks the inner service again with the id of the last event that
+//! the client got, and lets the client's stream go on with what comes.
+//!
+//! # When it is faithful
+//!
+//! Streams of GET requests without a body that accept an event stream are resumed, if the last event
+//! had an id or none came yet (or [`lossy`](ResumeLayer::lossy) says that it does not matter), and the
+//! client has no half of an event. What was cut of the last event never reaches it. An upstream that
+//! repeats events has them dropped up to and including the last one that was delivered, as far back as
+//! [`look_back`](ResumeLayer::look_back); one whose numbers start anew further back is not guessed about:
+//! the stream fails, as it would have without this layer.
+//!
+//! # How it asks
+//!
+//! After any time up to 1 s, which doubles with each try up to 30 s (full jitter), and not before the
+//! `retry:` of the stream or the `Retry-After` of an answer wants it. The count of tries starts anew when
+//! a connection has been up for [`stable`](ResumeLayer::stable). All streams of an [`Admission`] stand in
+//! one queue, so that an upstream that comes back is not overrun.
+//!
+//! | the upstream | its client |
+//! | --- | --- |
+//! | answers with an event stream | gets what comes |
+//! | answers 204 | sees a proper end |
+//! | fails, answers 408, 425, 429 or 5xx | waits on |
+//! | answers anything else | gets a last event that says so, see [`Family`], and a proper end |
+//! | is not back after all tries, or the time to [give up](ResumeLayer::give_up) | sees the failure it began with |
+//!
+//! It stands inside of all layers that speak, so that heartbeats go on. With idle timeouts of its own
+//! ([`idle_timeout`](ResumeLayer::idle_timeout)) an
+//! [`IdleTimeoutLayer`](crate::idle_timeout::IdleTimeoutLayer) leaves its streams alone.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Empty, Full};
+//! use sse_guard::SseGuardLayer;
+//! use sse_guard::resume::ResumeLayer;
+//! use std::convert::Infallible;
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // An upstream that ends after each event, and 204 when there are no more.
+//! let upstream = service_fn(|request: Request<Empty<Bytes>>| async move {
+//!     let next = match request.headers().get("last-event-id") {
+//!         None => "id: 1\ndata: a\n\n",
+//!         Some(id) if id == "1" => "id: 2\ndata: b\n\n",
+//!         Some(_) => return Response::builder().status(204).body(Full::default()),
+//!     };
+//!     Response::builder()
+//!         .header("content-type", "text/event-stream")
+//!         .body(Full::new(Bytes::from(next)))
+//! });
+//! let service = ServiceBuilder::new()
+//!     .layer(SseGuardLayer::new())
+//!     .layer(ResumeLayer::new().on_end(true))
+//!     .service(upstream);
+//!
+//! let request = Request::get("/").header("accept", "text/event-stream");
+//! let response = service.oneshot(request.body(Empty::new())?).await?;
+//! let text = response.into_body().collect().await?.to_bytes();
+//! assert_eq!(text, "id: 1\ndata: a\n\nid: 2\ndata: b\n\n");
+//! # Ok(())
+//! # }
+//! ```
+
+mod admission;
+mod again;
+mod body;
+mod cursor;
+#[cfg(test)]
+mod tests;
+
+pub use admission::Admission;
+pub use body::ResumeBody;
+
+use crate::family::Family;
+use crate::guard::BoxError;
+use crate::head::{Asked, Kind};
+use crate::stream::{Begun, Stream};
+use again::{Again, Ask, Asker, LAST_EVENT_ID, Of};
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// Why a stream does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResumeError {
+    /// It ended properly, and could not be taken up again.
+    #[error("the upstream ended the stream")]
+    Ended,
+    /// The upstream answered so when it was asked to go on.
+    #[error("the upstream answered {0} when it was asked to go on")]
+    Refused(StatusCode),
+    /// The upstream's ids went back to a number that it had passed long ago.
+    #[error("the upstream's ids start anew: what its client has can not be told")]
+    Renumbered,
+    /// An event that the upstream perhaps repeats is longer than is held back.
+    #[error("the upstream perhaps repeats an event that is too long to be looked at")]
+    TooLong,
+}
+
+/// Resumes streams whose upstream is lost. See the [module docs](self).
+#[derive(Clone, Debug)]
+pub struct ResumeLayer {
+    enabled: bool,
+    config: Arc<Config>,
+    admission: Admission,
+}
+
+#[derive(Clone, Debug)]
+struct Config {
+    lossy: bool,
+    on_end: bool,
+    idle_timeout: Option<Duration>,
+    event_timeout: Option<Duration>,
+    pings: Arc<Vec<String>>,
+    max_age: Option<(Duration, f64)>,
+    initial: Duration,
+    longest: Duration,
+    attempts: Option<u32>,
+    give_up: Duration,
+    stable: Duration,
+    look_back: usize,
+}
+
+impl Config {
+    fn old_at(&self, now: Instant) -> Option<Instant> {
+        let (age, jitter) = self.max_age?;
+        now.checked_add(age.mul_f64(1.0 + jitter * (2.0 * fastrand::f64() - 1.0)))
+    }
+}
+
+/// Longer than anything lives; arithmetic with it stays in range.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+impl Default for ResumeLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ResumeLayer {
+    /// One that resumes what breaks off, for 5 minutes at the most, with an [`Admission`] of its own.
+    pub fn new() -> Self {
+        Self {
+            enabled: true,
+            config: Arc::new(Config {
+                lossy: false,
+                on_end: false,
+                idle_timeout: None,
+                event_timeout: None,
+                pings: Arc::default(),
+                max_age: None,
+                initial: Duration::from_secs(1),
+                longest: Duration::from_secs(30),
+                attempts: None,
+                give_up: Duration::from_secs(300),
+                stable: Duration::from_secs(30),
+                look_back: 256,
+            }),
+            admission: Admission::default(),
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(Arc::make_mut(&mut self.config));
+        self
+    }
+
+    /// Whether it does anything; for a type that does not depend on the configuration.
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.enabled = enabled;
+        self
+    }
+
+    /// Resumes streams without ids as well, whose clients miss what came meanwhile. Off by default.
+    #[must_use]
+    pub fn lossy(self, lossy: bool) -> Self {
+        self.with(|config| config.lossy = lossy)
+    }
+
+    /// Resumes streams that the upstream ends properly, too. Off by default.
+    #[must_use]
+    pub fn on_end(self, on_end: bool) -> Self {
+        self.with(|config| config.on_end = on_end)
+    }
+
+    /// The upstream is lost when no byte has come for so long; never by default.
+    #[must_use]
+    pub fn idle_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        let timeout = timeout.into().map(|timeout| timeout.min(LONGEST));
+        self.with(|config| config.idle_timeout = timeout)
+    }
+
+    /// The upstream is lost when no event with data has come for so long; never by default.
+    #[must_use]
+    pub fn event_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        let timeout = timeout.into().map(|timeout| timeout.min(LONGEST));
+        self.with(|config| config.event_timeout = timeout)
+    }
+
+    /// Names of events that the [`event_timeout`](Self::event_timeout) does not take for life.
+    #[must_use]
+    pub fn pings(self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let names = names.into_iter().map(Into::into).collect();
+        self.with(|config| config.pings = Arc::new(names))
+    }
+
+    /// Replaces the upstream's connection at this age, give or take `jitter` of it (0.1 is ten percent):
+    /// the new one is made before the old one goes. Never by default.
+    ///
+    /// # Panics
+    ///
+    /// If `jitter` is not within 0 to 1.
+    #[must_use]
+    pub fn max_age(self, age: Duration, jitter: f64) -> Self {
+        assert!(
+            (0.0..=1.0).contains(&jitter),
+            "jitter is a part of the age, 0 to 1"
+        );
+        self.with(|config| config.max_age = Some((age.min(LONGEST), jitter)))
+    }
+
+    /// The longest wait before the first try, and before any. 1 s and 30 s by default.
+    #[must_use]
+    pub fn backoff(self, initial: Duration, longest: Duration) -> Self {
+        self.with(|config| {
+            config.initial = initial.min(LONGEST);
+            config.longest = longest.min(LONGEST);
+        })
+    }
+
+    /// Tries since the stream was last [stable](Self::stable) after which it fails; `None`, the default,
+    /// for any number.
+    #[must_use]
+    pub fn attempts(self, tries: impl Into<Option<u32>>) -> Self {
+        let tries = tries.into();
+        self.with(|config| config.attempts = tries)
+    }
+
+    /// How long a stream may be without its upstream before it fails. 5 minutes by default.
+    #[must_use]
+    pub fn give_up(self, time: Duration) -> Self {
+        self.with(|config| config.give_up = time.min(LONGEST))
+    }
+
+    /// How long a connection has to be up for the next loss to be another one. 30 s by default.
+    #[must_use]
+    pub fn stable(self, time: Duration) -> Self {
+        self.with(|config| config.stable = time)
+    }
+
+    /// Ids of delivered events that are remembered for each stream, 8 bytes each. 256 by default.
+    #[must_use]
+    pub fn look_back(self, ids: usize) -> Self {
+        self.with(|config| config.look_back = ids)
+    }
+
+    /// The queue in which its streams wait to ask their upstream. Layers in front of the same upstream
+    /// should share one.
+    #[must_use]
+    pub fn admission(mut self, admission: &Admission) -> Self {
+        self.admission = admission.clone();
+        self
+    }
+}
+
+impl<S> Layer<S> for ResumeLayer {
+    type Service = Resume<S>;
+
+    fn layer(&self, inner: S) -> Resume<S> {
+        Resume {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// The service that [`ResumeLayer`] makes.
+#[derive(Clone, Debug)]
+pub struct Resume<S> {
+    inner: S,
+    layer: ResumeLayer,
+}
+
+impl<S, ReqB, B> Service<Request<ReqB>> for Resume<S>
+where
+    S: Service<Request<ReqB>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    ReqB: Body + Default + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<ResumeBody<B>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let asked = Asked::of(&request);
+        let may_go_on = self.layer.enabled
+            && asked.is_get()
+            && asked.accepts_stream
+            && request.body().is_end_stream();
+        if !may_go_on {
+            return ResponseFuture {
+                future: self.inner.call(request),
+                plan: None,
+            };
+        }
+        let (head, body) = request.into_parts();
+        let request = Request::from_parts(head.clone(), body);
+        let plan = Plan {
+            layer: self.layer.clone(),
+            asked,
+            family: Family::of(&request),
+            last_id: head.headers.get(LAST_EVENT_ID).cloned(),
+            stream: head.extensions.get().cloned(),
+            asker: Arc::new(Of::<_, ReqB>(
+                Asker::new(self.inner.clone(), head),
+                PhantomData,
+            )),
+        };
+        ResponseFuture {
+            future: self.inner.call(request),
+            plan: Some(Box::new(plan)),
+        }
+    }
+}
+
+/// What to do should the response be a stream.
+struct Plan<B> {
+    layer: ResumeLayer,
+    asked: Asked,
+    family: Family,
+    last_id: Option<http::HeaderValue>,
+    stream: Option<Begun>,
+    asker: Arc<dyn Ask<B>>,
+}
+
+impl<B> Plan<B> {
+    fn keep(self, response: Response<B>) -> Response<ResumeBody<B>> {
+        let (mut head, body) = response.into_parts();
+        if Kind::of(&self.asked, &head) != Kind::Stream {
+            return Response::from_parts(head, ResumeBody::pass(body));
+        }
+        let known = head.extensions.get::<Stream>().cloned();
+        let begun = self.stream.map(|Begun(stream)| stream);
+        let stream = known.or(begun).unwrap_or_else(Stream::open);
+        let config = &self.layer.config;
+        if config.idle_timeout.is_some() || config.event_timeout.is_some() {
+            stream.set_watched();
+        }
+        head.extensions.insert(Begun(stream.clone()));
+        head.headers.remove(CONTENT_LENGTH);
+        let again = Again {
+            asker: self.asker,
+            config: self.layer.config,
+            admission: self.layer.admission,
+            stream,
+        };
+        let last_id = self.last_id.as_ref().map(http::HeaderValue::as_bytes);
+        let body = ResumeBody::kept(body, again, self.family, last_id);
+        Response::from_parts(head, body)
+    }
+}
+
+pin_project! {
+    /// The response to come.
+    pub struct ResponseFuture<F, B> {
+        #[pin]
+        future: F,
+        plan: Option<Box<Plan<B>>>,
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<ResumeBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.future.poll(cx))?;
+        Poll::Ready(Ok(match this.plan.take() {
+            Some(plan) => plan.keep(response),
+            None => response.map(ResumeBody::pass),
+        }))
+    }
+}

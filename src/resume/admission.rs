@@ -1,0 +1,167 @@
+//! How fast an upstream is asked again by all streams that have lost it together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep_until};
+
+/// Failures in a row, of any streams, from which one at a time finds out whether the upstream is back.
+const ENOUGH: u32 = 5;
+/// Between two of those.
+const PROBE_GAP: Duration = Duration::from_secs(1);
+
+/// Lets the streams of an upstream ask it again one after the other, so that they do not overrun it when
+/// it is back: so many in a second, so many at once, and while all of them fail one each second.
+///
+/// A clone is another handle to the same queue. First come, first served.
+#[derive(Clone, Debug)]
+pub struct Admission(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    gap: Duration,
+    /// When the next one may ask. Who waits for it stands in the queue.
+    queue: Mutex<Instant>,
+    asking: Semaphore,
+    failures: AtomicU32,
+}
+
+impl Default for Admission {
+    /// 100 in a second, 32 at once.
+    fn default() -> Self {
+        Self::new(100, 32)
+    }
+}
+
+impl Admission {
+    /// So many in a second, spread evenly, and so many that wait for an answer at once; at least one
+    /// each.
+    pub fn new(per_second: u32, at_once: usize) -> Self {
+        Self(Arc::new(Shared {
+            gap: Duration::from_secs(1) / per_second.max(1),
+            queue: Mutex::new(Instant::now()),
+            asking: Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS)),
+            failures: AtomicU32::new(0),
+        }))
+    }
+
+    /// Whether the upstream is taken for dead.
+    pub fn is_broken(&self) -> bool {
+        self.0.failures.load(Relaxed) >= ENOUGH
+    }
+
+    /// Waits for its turn. Who gives up waiting leaves the queue, and no gap in it.
+    pub(super) async fn turn(&self) -> Turn<'_> {
+        let mut next = self.0.queue.lock().await;
+        sleep_until(*next).await;
+        // It is not closed as long as there is a handle to it.
+        let permit = self.0.asking.acquire().await.ok();
+        let is_probe = self.is_broken();
+        *next = Instant::now()
+            + match is_probe {
+                true => PROBE_GAP,
+                false => self.0.gap,
+            };
+        Turn {
+            admission: self,
+            queue: is_probe.then_some(next),
+            _permit: permit,
+        }
+    }
+}
+
+/// The right to ask.
+pub(super) struct Turn<'a> {
+    admission: &'a Admission,
+    /// Held while nobody else is to ask.
+    queue: Option<MutexGuard<'a, Instant>>,
+    _permit: Option<SemaphorePermit<'a>>,
+}
+
+impl Turn<'_> {
+    /// It takes so long that others may try.
+    pub(super) fn let_others(&mut self) {
+        self.queue = None;
+    }
+
+    pub(super) fn succeeded(mut self) {
+        if self.admission.0.failures.swap(0, Relaxed) >= ENOUGH {
+            tracing::info!("the upstream answers again: streams that wait for it go on one by one");
+        }
+        if let Some(next) = &mut self.queue {
+            **next = Instant::now();
+        }
+    }
+
+    pub(super) fn failed(self) {
+        if self.admission.0.failures.fetch_add(1, Relaxed) + 1 == ENOUGH {
+            tracing::warn!(
+                "streams that have lost their upstream ask it in vain: one of them tries each second, \
+                 the others wait for it"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_come_at_their_rate_and_in_order() {
+        let admission = Admission::new(10, 100);
+        let start = Instant::now();
+        let mut turns = Vec::new();
+        for n in 0..20_u32 {
+            turns.push(admission.turn().await);
+            assert_eq!(start.elapsed().as_millis(), u128::from(n) * 100);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_than_allowed_ask_at_once() {
+        let admission = Admission::new(1_000, 2);
+        let (one, two) = (admission.turn().await, admission.turn().await);
+        let third = tokio::time::timeout(Duration::from_secs(60), admission.turn());
+        assert!(third.await.is_err());
+        one.succeeded();
+        two.failed();
+        admission.turn().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_the_queue_leaves_no_gap() {
+        let admission = Admission::new(1, 100);
+        drop(admission.turn().await);
+        let start = Instant::now();
+        for _ in 0..10 {
+            let leaves = tokio::time::timeout(Duration::from_millis(1), admission.turn());
+            assert!(leaves.await.is_err());
+        }
+        drop(admission.turn().await);
+        assert_eq!(start.elapsed().as_millis(), 1_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_all_fail_one_at_a_time_tries_each_second() {
+        let admission = Admission::new(1_000, 100);
+        for _ in 0..ENOUGH {
+            assert!(!admission.is_broken());
+            admission.turn().await.failed();
+        }
+        assert!(admission.is_broken());
+        let mut probe = admission.turn().await;
+        let hour = Duration::from_secs(3600);
+        assert!(tokio::time::timeout(hour, admission.turn()).await.is_err());
+        probe.let_others();
+        let start = Instant::now();
+        admission.turn().await.failed();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        admission.turn().await.succeeded();
+        assert_eq!(start.elapsed(), PROBE_GAP);
+        assert!(!admission.is_broken());
+        drop(admission.turn().await);
+        assert_eq!(start.elapsed(), PROBE_GAP);
+    }
+}

@@ -1,0 +1,228 @@
+//! Asking the upstream again, until it answers or there is no hope.
+
+use super::Config;
+use super::admission::Admission;
+use crate::guard::BoxError;
+use crate::head::{Asked, Kind};
+use crate::lock::lock;
+use crate::stream::{Stream, StreamState};
+use http::header::RETRY_AFTER;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tower_service::Service;
+
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// Tries in vain from which a stream counts as degraded.
+const DEGRADED: u32 = 3;
+/// A probe that takes longer does not keep others from trying.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Puts the request of a stream again.
+pub(super) trait Ask<B>: Send + Sync {
+    fn ask(&self, last_id: Option<HeaderValue>) -> BoxFuture<Result<Response<B>, BoxError>>;
+}
+
+/// A service, and the head of a request without a body.
+pub(super) struct Asker<S> {
+    /// Services need not be shared between threads; this is.
+    service: Mutex<S>,
+    head: request::Parts,
+}
+
+impl<S> Asker<S> {
+    pub(super) fn new(service: S, head: request::Parts) -> Self {
+        let service = Mutex::new(service);
+        Self { service, head }
+    }
+
+    fn request<ReqB: Default>(&self, last_id: Option<HeaderValue>) -> Request<ReqB> {
+        let mut request = Request::new(ReqB::default());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = self.head.uri.clone();
+        *request.version_mut() = self.head.version;
+        *request.headers_mut() = self.head.headers.clone();
+        *request.extensions_mut() = self.head.extensions.clone();
+        match last_id {
+            Some(id) => request.headers_mut().insert(LAST_EVENT_ID, id),
+            None => request.headers_mut().remove(LAST_EVENT_ID),
+        };
+        request
+    }
+}
+
+/// Names the type of the request's body.
+pub(super) struct Of<S, ReqB>(
+    pub(super) Asker<S>,
+    pub(super) std::marker::PhantomData<fn() -> ReqB>,
+);
+
+impl<S, ReqB, B> Ask<B> for Of<S, ReqB>
+where
+    S: Service<Request<ReqB>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    ReqB: Default + Send + 'static,
+{
+    fn ask(&self, last_id: Option<HeaderValue>) -> BoxFuture<Result<Response<B>, BoxError>> {
+        let mut service = lock(&self.0.service).clone();
+        let request = self.0.request(last_id);
+        Box::pin(async move {
+            let ready = std::future::poll_fn(|cx| service.poll_ready(cx));
+            ready.await.map_err(Into::into)?;
+            service.call(request).await.map_err(Into::into)
+        })
+    }
+}
+
+/// What came of asking.
+pub(super) enum Answer<B> {
+    /// The stream goes on here; so often the upstream was asked.
+    Open(B, u32),
+    /// The upstream has nothing more to say.
+    Over,
+    /// The upstream does not want it to go on.
+    Refused(StatusCode),
+    /// There was no answer in all the tries, or all the time.
+    GaveUp,
+}
+
+/// One stream's way to ask again.
+pub(super) struct Again<B> {
+    pub(super) asker: Arc<dyn Ask<B>>,
+    pub(super) config: Arc<Config>,
+    pub(super) admission: Admission,
+    pub(super) stream: Stream,
+}
+
+impl<B> Clone for Again<B> {
+    fn clone(&self) -> Self {
+        Self {
+            asker: self.asker.clone(),
+            config: self.config.clone(),
+            admission: self.admission.clone(),
+            stream: self.stream.clone(),
+        }
+    }
+}
+
+/// Any time up to `longest`.
+fn jitter(longest: Duration) -> Duration {
+    longest.mul_f64(fastrand::f64())
+}
+
+impl Config {
+    /// Full jitter: any time up to what doubles with each try, but not before the upstream wants it.
+    fn wait(&self, tries: u32, least: Duration) -> Duration {
+        let doubled = self.initial.saturating_mul(1 << tries.min(16));
+        let wait = jitter(doubled.min(self.longest));
+        match wait < least {
+            true => least.saturating_add(jitter(self.initial)),
+            false => wait,
+        }
+    }
+}
+
+impl<B: Send + 'static> Again<B> {
+    /// Asks until there is an answer that settles it. `tries` were made since the stream was last
+    /// stable, `least` is how long the upstream wants to be left alone.
+    pub(super) async fn ask(
+        self,
+        last_id: Option<HeaderValue>,
+        tries: u32,
+        least: Duration,
+    ) -> Answer<B> {
+        let asked = self.ask_on(last_id, tries, least);
+        let until = Instant::now() + self.config.give_up;
+        timeout_at(until, asked).await.unwrap_or(Answer::GaveUp)
+    }
+
+    async fn ask_on(
+        &self,
+        last_id: Option<HeaderValue>,
+        mut tries: u32,
+        mut least: Duration,
+    ) -> Answer<B> {
+        while self.config.attempts.is_none_or(|most| tries < most) {
+            if tries >= DEGRADED {
+                self.stream.set_state(StreamState::Degraded);
+            }
+            sleep(self.config.wait(tries, least)).await;
+            tries += 1;
+            match self.try_once(last_id.clone()).await {
+                Ok(Ok(body)) => return Answer::Open(body, tries),
+                Ok(Err(answer)) => return answer,
+                Err(wait) => least = wait.unwrap_or(least),
+            }
+        }
+        Answer::GaveUp
+    }
+
+    /// An answer that settles it, or when to try again.
+    async fn try_once(
+        &self,
+        last_id: Option<HeaderValue>,
+    ) -> Result<Result<B, Answer<B>>, Option<Duration>> {
+        let mut turn = self.admission.turn().await;
+        let mut answer = self.asker.ask(last_id);
+        let answer = match timeout(PATIENCE, &mut answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                turn.let_others();
+                answer.await
+            }
+        };
+        let (head, body) = match answer {
+            Ok(response) => response.into_parts(),
+            Err(error) => {
+                turn.failed();
+                tracing::debug!(stream = %self.stream.id(), error, "the upstream does not answer");
+                return Err(None);
+            }
+        };
+        let asked = Asked {
+            method: Method::GET,
+            accepts_stream: true,
+        };
+        if Kind::of(&asked, &head) == Kind::Stream {
+            turn.succeeded();
+            return Ok(Ok(body));
+        }
+        if may_change(head.status) {
+            turn.failed();
+            tracing::debug!(stream = %self.stream.id(), status = %head.status, "not now");
+            return Err(retry_after(&head.headers));
+        }
+        turn.succeeded();
+        Ok(Err(match head.status {
+            StatusCode::NO_CONTENT => Answer::Over,
+            status => Answer::Refused(status),
+        }))
+    }
+}
+
+/// Whether another try may have another answer.
+fn may_change(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+        )
+}
+
+/// In seconds; a date is left to the backoff.
+fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
+}

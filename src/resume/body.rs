@@ -1,0 +1,535 @@
+//! The body of a stream that outlives its upstream.
+
+use super::again::{Again, Answer, BoxFuture};
+use super::cursor::{Cursor, Fate};
+use super::{Config, ResumeError};
+use crate::family::Family;
+use crate::guard::{BoxError, StreamError};
+use crate::stream::{EndReason, StreamState};
+use crate::wire::{Aligner, Scanner};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// A pause between two polls that is worth the books. Shorter ones are the client taking what it
+/// got.
+const PAUSE: Duration = Duration::from_millis(10);
+
+pin_project! {
+    /// The body of a response that has passed a [`ResumeLayer`](super::ResumeLayer).
+    pub struct ResumeBody<B> {
+        #[pin]
+        inner: Inner<B>,
+    }
+}
+
+pin_project! {
+    #[project = InnerProj]
+    enum Inner<B> {
+        Pass { #[pin] body: B },
+        Kept { kept: Pin<Box<Kept<B>>> },
+    }
+}
+
+pin_project! {
+    struct Kept<B> {
+        #[pin]
+        source: Source<B>,
+        // In place of the upstream's connection, which has grown old.
+        successor: Option<BoxFuture<Answer<B>>>,
+        #[pin]
+        timer: Option<Sleep>,
+        aligner: Aligner,
+        scanner: Scanner,
+        books: Books<B>,
+    }
+}
+
+pin_project! {
+    #[project = SourceProj]
+    #[project_replace = SourceOwn]
+    enum Source<B> {
+        Live { #[pin] body: B },
+        Asking { answer: BoxFuture<Answer<B>> },
+        // The last event, if there is one, then the trailers.
+        Ending { event: Option<Bytes>, trailers: Option<HeaderMap> },
+        Failing { error: Option<BoxError> },
+        Over,
+    }
+}
+
+/// What is known of one stream.
+struct Books<B> {
+    again: Again<B>,
+    family: Family,
+    cursor: Cursor,
+    /// When the upstream said the last byte, and the last event that is a sign of life.
+    heard: Instant,
+    lived: Instant,
+    /// Since when this connection has been up.
+    up: Instant,
+    lost: Option<Lost>,
+    old_at: Option<Instant>,
+    /// Events that the client got since a successor was asked for.
+    ahead: usize,
+    tries: u32,
+    /// The upstream's own `retry`.
+    least: Duration,
+    polled: Instant,
+    handed_out: bool,
+}
+
+/// How and when the upstream was lost.
+struct Lost {
+    at: Instant,
+    error: BoxError,
+}
+
+/// What is due while the upstream has nothing to say.
+enum Due {
+    Idle,
+    Old,
+}
+
+impl<B> ResumeBody<B> {
+    pub(super) fn pass(body: B) -> Self {
+        Self {
+            inner: Inner::Pass { body },
+        }
+    }
+
+    /// `last_id` is what the client has asked with.
+    pub(super) fn kept(body: B, again: Again<B>, family: Family, last_id: Option<&[u8]>) -> Self {
+        let now = Instant::now();
+        let books = Books {
+            cursor: Cursor::new(last_id, again.config.look_back),
+            old_at: again.config.old_at(now),
+            again,
+            family,
+            heard: now,
+            lived: now,
+            up: now,
+            lost: None,
+            ahead: 0,
+            tries: 0,
+            least: Duration::ZERO,
+            polled: now,
+            handed_out: false,
+        };
+        let kept = Kept {
+            source: Source::Live { body },
+            successor: None,
+            timer: None,
+            aligner: Aligner::new(),
+            scanner: Scanner::default(),
+            books,
+        };
+        Self {
+            inner: Inner::Kept {
+                kept: Box::pin(kept),
+            },
+        }
+    }
+}
+
+impl<B> Books<B> {
+    fn config(&self) -> &Config {
+        &self.again.config
+    }
+
+    /// The client took what it had got, and asked for nothing: the upstream's silence is not its own.
+    fn wake_up(&mut self) -> Instant {
+        let now = Instant::now();
+        let pause = now.saturating_duration_since(self.polled);
+        if std::mem::take(&mut self.handed_out) && pause > PAUSE {
+            self.heard += pause;
+            self.lived += pause;
+        }
+        self.polled = now;
+        now
+    }
+
+    /// Whether the upstream can be asked to go on where this stream stands.
+    fn may_go_on(&self, aligner: &Aligner) -> bool {
+        // A client that has half an event would join it with another.
+        aligner.at_boundary() && (self.config().lossy || self.cursor.is_known())
+    }
+
+    fn last_id(&self) -> Option<HeaderValue> {
+        HeaderValue::from_bytes(self.cursor.last_id()?).ok()
+    }
+
+    /// When the silence is too long.
+    fn idle_at(&self) -> Option<Instant> {
+        let silent = self.config().idle_timeout.map(|time| self.heard + time);
+        let eventless = self.config().event_timeout.map(|time| self.lived + time);
+        match (silent, eventless) {
+            (Some(silent), Some(eventless)) => Some(silent.min(eventless)),
+            (silent, eventless) => silent.or(eventless),
+        }
+    }
+
+    /// Notes what the client gets of a piece, without what it has got already. An event that is not
+    /// `whole` can not be told to be one of those.
+    fn take(
+        &mut self,
+        scanner: &mut Scanner,
+        piece: Bytes,
+        whole: bool,
+    ) -> Result<Bytes, ResumeError> {
+        let now = self.polled;
+        let mut kept = self.cursor.is_checking().then(BytesMut::new);
+        if kept.is_some() && !whole {
+            return Err(ResumeError::TooLong);
+        }
+        let mut behind = 0;
+        let mut lost = false;
+        let (start, pings) = (piece.as_ptr().addr(), self.again.config.pings.clone());
+        scanner.scan(&piece, |event| {
+            let is_ping = |name: &[u8]| pings.iter().any(|ping| ping.as_bytes() == name);
+            if event.has_data && !event.name.is_some_and(is_ping) {
+                self.lived = now;
+            }
+            if let Some(retry) = event.retry.and_then(retry) {
+                self.least = retry;
+            }
+            let fate = self.cursor.judge(event.id);
+            lost |= fate == Fate::Lost;
+            if fate == Fate::Deliver {
+                self.cursor.deliver(event.id, event.has_data);
+                self.ahead += usize::from(event.has_data);
+            }
+            let end = event.raw.as_ptr().addr() + event.raw.len() - start;
+            if let (Some(kept), Fate::Deliver) = (&mut kept, fate) {
+                kept.extend_from_slice(&piece[behind..end]);
+            } else if fate == Fate::Drop {
+                metrics::counter!("sse_guard_repeats_dropped_total").increment(1);
+            }
+            behind = end;
+        });
+        if lost {
+            return Err(ResumeError::Renumbered);
+        }
+        Ok(match kept {
+            None => piece,
+            Some(mut kept) => {
+                kept.extend_from_slice(&piece[behind..]);
+                kept.freeze()
+            }
+        })
+    }
+}
+
+/// Digits alone, or it is to be ignored.
+fn retry(value: &[u8]) -> Option<Duration> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let millis = std::str::from_utf8(value).ok()?.parse().ok()?;
+    Some(Duration::from_millis(millis))
+}
+
+impl<B> Body for ResumeBody<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project().inner.project() {
+            InnerProj::Pass { body } => body.poll_frame(cx).map_err(Into::into),
+            InnerProj::Kept { kept } => kept.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::Pass { body } => body.is_end_stream(),
+            Inner::Kept { kept } => matches!(kept.source, Source::Over),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Pass { body } => body.size_hint(),
+            Inner::Kept { .. } => SizeHint::default(),
+        }
+    }
+}
+
+impl<B> Kept<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let now = self.as_mut().project().books.wake_up();
+        loop {
+            let mut this = self.as_mut().project();
+            while let Some(piece) = this.aligner.pop() {
+                let whole = this.aligner.at_boundary();
+                match this.books.take(this.scanner, piece, whole) {
+                    Ok(piece) if piece.is_empty() => {}
+                    Ok(piece) => {
+                        this.books.handed_out = true;
+                        return Poll::Ready(Some(Ok(Frame::data(piece))));
+                    }
+                    Err(error) => {
+                        this.aligner.discard();
+                        this.source.as_mut().set(failing(error));
+                    }
+                }
+            }
+            match this.source.as_mut().project() {
+                SourceProj::Live { body } => match body.poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                        Ok(chunk) => {
+                            this.books.heard = now;
+                            this.aligner.push(chunk);
+                        }
+                        Err(frame) => self.as_mut().ended(frame.into_trailers().ok()),
+                    },
+                    Poll::Ready(Some(Err(error))) => self.as_mut().broke(error.into()),
+                    Poll::Ready(None) => self.as_mut().ended(None),
+                    Poll::Pending => {
+                        if self.as_mut().poll_successor(cx) {
+                            continue;
+                        }
+                        match ready!(self.as_mut().wait(cx)) {
+                            Due::Old => self.as_mut().replace(),
+                            Due::Idle => {
+                                let idle = StreamError::Ended(EndReason::UpstreamIdle);
+                                self.as_mut().broke(idle.into());
+                            }
+                        }
+                    }
+                },
+                SourceProj::Asking { answer } => {
+                    let answer = ready!(answer.as_mut().poll(cx));
+                    self.as_mut().answered(answer);
+                }
+                SourceProj::Ending { event, trailers } => {
+                    if let Some(event) = event.take() {
+                        return Poll::Ready(Some(Ok(Frame::data(event))));
+                    }
+                    let trailers = trailers.take();
+                    this.source.set(Source::Over);
+                    return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+                }
+                SourceProj::Failing { error } => {
+                    let error = error.take();
+                    this.source.set(Source::Over);
+                    return Poll::Ready(error.map(Err));
+                }
+                SourceProj::Over => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// The upstream has nothing to say for now: waits until that takes too long, or has gone on for
+    /// long enough.
+    ///
+    /// The timer is not moved with each byte. It fires at the deadline it was set to, and is set anew
+    /// if that has moved away meanwhile.
+    fn wait(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Due> {
+        let mut this = self.project();
+        loop {
+            let idle = this.books.idle_at().map(|at| (at, Due::Idle));
+            let old = this.books.old_at.filter(|_| this.successor.is_none());
+            let old = old.map(|at| (at, Due::Old));
+            let (at, due) = match (idle, old) {
+                (Some(idle), Some(old)) if idle.0 <= old.0 => idle,
+                (Some(idle), None) => idle,
+                (_, Some(old)) => old,
+                (None, None) => return Poll::Pending,
+            };
+            if at <= this.books.polled {
+                return Poll::Ready(due);
+            }
+            match this.timer.as_mut().as_pin_mut() {
+                None => this.timer.set(Some(sleep_until(at))),
+                Some(sleep) if sleep.is_elapsed() || sleep.deadline() > at => sleep.reset(at),
+                Some(_) => {}
+            }
+            if let Some(sleep) = this.timer.as_mut().as_pin_mut() {
+                ready!(sleep.poll(cx));
+            }
+            this.books.polled = Instant::now();
+        }
+    }
+
+    /// The upstream has ended its response properly.
+    fn ended(self: Pin<&mut Self>, trailers: Option<HeaderMap>) {
+        let books = &self.books;
+        if books.config().on_end && books.may_go_on(&self.aligner) {
+            return self.go_on(ResumeError::Ended.into());
+        }
+        let mut this = self.project();
+        // What it is worth is the client's business.
+        let event = this.aligner.finish();
+        *this.successor = None;
+        this.source.set(Source::Ending { event, trailers });
+    }
+
+    /// The upstream has gone.
+    fn broke(self: Pin<&mut Self>, error: BoxError) {
+        if self.books.may_go_on(&self.aligner) {
+            return self.go_on(error);
+        }
+        let mut this = self.project();
+        this.books.again.stream.dropped(this.aligner.discard());
+        *this.successor = None;
+        this.source.set(Source::Failing { error: Some(error) });
+    }
+
+    /// Asks the upstream to go on.
+    fn go_on(self: Pin<&mut Self>, error: BoxError) {
+        let mut this = self.project();
+        let books = this.books;
+        let stream = &books.again.stream;
+        stream.set_state(StreamState::Resuming);
+        stream.dropped(this.aligner.discard());
+        tracing::debug!(stream = %stream.id(), error, "the upstream has gone and is asked to go on");
+        let at = books.polled;
+        if at.saturating_duration_since(books.up) >= books.config().stable {
+            books.tries = 0;
+        }
+        books.lost = Some(Lost { at, error });
+        // It was asked to go on from further back.
+        *this.successor = None;
+        let asked = books
+            .again
+            .clone()
+            .ask(books.last_id(), books.tries, books.least);
+        this.source.set(Source::Asking {
+            answer: Box::pin(asked),
+        });
+    }
+
+    fn answered(self: Pin<&mut Self>, answer: Answer<B>) {
+        let outcome = match answer {
+            Answer::Open(body, tries) => {
+                self.open(body, tries);
+                "resumed"
+            }
+            Answer::Over => {
+                self.project().source.set(Source::Ending {
+                    event: None,
+                    trailers: None,
+                });
+                "over"
+            }
+            Answer::Refused(status) => {
+                self.refused(status);
+                "refused"
+            }
+            Answer::GaveUp => {
+                let mut this = self.project();
+                let error = this.books.lost.take().map(|lost| lost.error);
+                this.source.set(Source::Failing { error });
+                "gave_up"
+            }
+        };
+        metrics::counter!("sse_guard_resumes_total", "outcome" => outcome).increment(1);
+    }
+
+    /// The stream goes on in this body.
+    fn open(self: Pin<&mut Self>, body: B, tries: u32) {
+        let mut this = self.project();
+        let books = this.books;
+        let now = Instant::now();
+        if let Some(lost) = books.lost.take() {
+            let took = now.saturating_duration_since(lost.at);
+            metrics::histogram!("sse_guard_resume_seconds").record(took);
+        }
+        books.again.stream.set_state(StreamState::Open);
+        books.cursor.check();
+        books.tries = tries;
+        (books.heard, books.lived, books.up) = (now, now, now);
+        books.old_at = books.config().old_at(now);
+        *this.scanner = Scanner::default();
+        *this.aligner = Aligner::new();
+        // What a mark at the start of it would stand behind.
+        this.aligner.spoke();
+        *this.successor = None;
+        this.source.set(Source::Live { body });
+    }
+
+    /// The upstream does not want the stream to go on, which the client is told.
+    fn refused(self: Pin<&mut Self>, status: StatusCode) {
+        let mut this = self.project();
+        let error = ResumeError::Refused(status);
+        this.books.again.stream.end(EndReason::UpstreamError);
+        let event = this.books.family.error_event(status, &error.to_string());
+        this.source.set(match event {
+            Some(event) => Source::Ending {
+                event: Some(event),
+                trailers: None,
+            },
+            None => failing(error),
+        });
+    }
+
+    /// The upstream's connection is old: another one is asked for while it goes on.
+    fn replace(self: Pin<&mut Self>) {
+        let this = self.project();
+        let books = this.books;
+        // Tried again later, whatever comes of it.
+        books.old_at = books.config().old_at(books.polled);
+        if books.may_go_on(this.aligner) {
+            books.ahead = 0;
+            let asked = books.again.clone().ask(books.last_id(), 0, Duration::ZERO);
+            *this.successor = Some(Box::pin(asked));
+        }
+    }
+
+    /// Whether another connection has taken over.
+    fn poll_successor(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
+        let this = self.as_mut().project();
+        let Some(successor) = this.successor else {
+            return false;
+        };
+        // In the middle of a large event it has to wait.
+        if !this.aligner.at_boundary() {
+            return false;
+        }
+        let Poll::Ready(answer) = successor.as_mut().poll(cx) else {
+            return false;
+        };
+        *this.successor = None;
+        let books = this.books;
+        match answer {
+            // It repeats no more than can be told apart.
+            Answer::Open(body, _) if books.ahead <= books.config().look_back => {
+                this.aligner.discard();
+                metrics::counter!("sse_guard_upstream_swaps_total").increment(1);
+                self.open(body, 0);
+                true
+            }
+            Answer::Open(..) | Answer::Over | Answer::Refused(_) | Answer::GaveUp => {
+                // The old one is still good.
+                books.again.stream.set_state(StreamState::Open);
+                false
+            }
+        }
+    }
+}
+
+fn failing<B>(error: ResumeError) -> Source<B> {
+    Source::Failing {
+        error: Some(error.into()),
+    }
+}

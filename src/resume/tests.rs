@@ -1,0 +1,392 @@
+use super::*;
+use crate::guard::testing::{Client, Script, Upstream};
+use crate::heartbeat::HeartbeatLayer;
+use crate::idle_timeout::IdleTimeoutLayer;
+use crate::stream::{EndReason, StreamState};
+use crate::{SseGuardLayer, StreamError};
+use http_body_util::Empty;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Mutex;
+use tower::ServiceExt;
+
+type Asks = Request<Empty<Bytes>>;
+
+/// Answers each request with the next script, and fails when there are none left.
+#[derive(Clone, Default)]
+struct Upstreams(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    scripts: VecDeque<Upstream>,
+    /// With which ids it was asked, and when.
+    asked: Vec<(Option<String>, Instant)>,
+}
+
+impl Upstreams {
+    fn new(scripts: impl IntoIterator<Item = Upstream>) -> Self {
+        let upstreams = Self::default();
+        upstreams.0.lock().unwrap().scripts = scripts.into_iter().collect();
+        upstreams
+    }
+
+    fn ids(&self) -> Vec<Option<String>> {
+        let state = self.0.lock().unwrap();
+        state.asked.iter().map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Between each time it was asked and the next.
+    fn waits(&self) -> Vec<Duration> {
+        let state = self.0.lock().unwrap();
+        let pairs = state.asked.windows(2);
+        pairs.map(|pair| pair[1].1 - pair[0].1).collect()
+    }
+}
+
+impl Service<Asks> for Upstreams {
+    type Response = Response<Script>;
+    type Error = io::Error;
+    type Future = std::future::Ready<Result<Response<Script>, io::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Asks) -> Self::Future {
+        let mut state = self.0.lock().unwrap();
+        let id = request.headers().get(LAST_EVENT_ID);
+        let id = id.map(|id| id.to_str().unwrap().to_owned());
+        state.asked.push((id, Instant::now()));
+        let script = state.scripts.pop_front();
+        std::future::ready(match script {
+            Some(script) => Ok(script.response()),
+            None => Err(io::Error::other("away")),
+        })
+    }
+}
+
+fn get() -> Asks {
+    let request = Request::get("/").header("accept", "text/event-stream");
+    request.body(Empty::new()).unwrap()
+}
+
+async fn open_with(layer: ResumeLayer, upstreams: &Upstreams, request: Asks) -> Client {
+    let guard = SseGuardLayer::new().heartbeat(HeartbeatLayer::new(Duration::from_secs(15)));
+    let service = guard.layer(layer.layer(upstreams.clone()));
+    Client::new(service.oneshot(request).await.unwrap())
+}
+
+async fn open(layer: ResumeLayer, upstreams: &Upstreams) -> Client {
+    open_with(layer, upstreams, get()).await
+}
+
+/// What a client gets that ignores comments.
+fn events(text: &str) -> String {
+    let lines = text.split_inclusive('\n');
+    lines.filter(|line| !line.starts_with(':')).collect()
+}
+
+fn numbered(ids: impl IntoIterator<Item = u32>) -> String {
+    let event = |id: u32| format!("id: {id}\ndata: {id}\n\n");
+    ids.into_iter().map(event).collect()
+}
+
+fn sends(ids: impl IntoIterator<Item = u32>) -> Upstream {
+    Upstream::new().send(&numbered(ids))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_breaks_off_goes_on_behind_the_last_whole_event() {
+    let upstreams = Upstreams::new([
+        sends(1..=3).send("id: 4\ndata: ha").fail(),
+        sends(4..=5).fail(),
+        sends(6..=6),
+    ]);
+    let client = open(ResumeLayer::new(), &upstreams).await;
+    let stream = client.stream();
+    assert_eq!(events(&client.text().await), numbered(1..=6));
+    let ids = upstreams.ids();
+    assert_eq!(ids, [None, Some("3".into()), Some("5".into())]);
+    assert_eq!(stream.end_reason(), Some(EndReason::UpstreamEnd));
+    assert_eq!((stream.events(), stream.dropped_bytes()), (6, 14));
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_client_hears_heartbeats_meanwhile() {
+    let limited = || Upstream::new().status(503).header("retry-after", "60");
+    let upstreams = Upstreams::new([sends(1..=1).fail(), limited(), sends(2..=2)]);
+    let mut client = open(ResumeLayer::new(), &upstreams).await;
+    let stream = client.stream();
+    assert_eq!(client.next().await.unwrap().unwrap(), numbered(1..=1));
+    assert_eq!(stream.state(), StreamState::Open);
+    assert_eq!(client.next().await.unwrap().unwrap(), ": heartbeat\n");
+    assert_eq!(stream.state(), StreamState::Resuming);
+    let text = client.text().await;
+    assert!(text.matches(": heartbeat\n").count() >= 3, "{text}");
+    assert_eq!(events(&text), numbered(2..=2));
+    assert_eq!(stream.state(), StreamState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_upstream_repeats_is_dropped() {
+    let upstreams = Upstreams::new([
+        sends(1..=5).fail(),
+        Upstream::new()
+            .send(&format!(": again\n{}", numbered(1..=4)))
+            .send(&numbered(5..=7))
+            .fail(),
+        sends(8..=8),
+    ]);
+    let client = open(ResumeLayer::new(), &upstreams).await;
+    assert_eq!(events(&client.text().await), numbered(1..=8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn numbers_that_start_anew_beyond_the_look_back_end_the_stream() {
+    let upstreams = Upstreams::new([sends(1..=9).fail(), sends(1..=2).hang()]);
+    let client = open(ResumeLayer::new().look_back(4), &upstreams).await;
+    let (text, end) = client.read().await;
+    assert_eq!(events(&text), numbered(1..=9));
+    assert!(end.unwrap_err().to_string().contains("ids start anew"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_ids_it_fails_as_it_would_have_unless_told_that_nobody_minds() {
+    let script = || [Upstream::new().send("data: 1\n\n").fail(), sends(2..=2)];
+    let upstreams = Upstreams::new(script());
+    let (text, end) = open(ResumeLayer::new(), &upstreams).await.read().await;
+    assert_eq!((text.as_str(), end.is_err()), ("data: 1\n\n", true));
+    let upstreams = Upstreams::new(script());
+    let client = open(ResumeLayer::new().lossy(true), &upstreams).await;
+    assert_eq!(
+        events(&client.text().await),
+        format!("data: 1\n\n{}", numbered(2..=2))
+    );
+    assert_eq!(upstreams.ids(), [None, None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_breaks_off_before_its_first_event_is_asked_for_it_again() {
+    let upstreams = Upstreams::new([
+        Upstream::new().send(": hello\n").fail(),
+        Upstream::new().fail(),
+        sends(8..=8),
+    ]);
+    let mut request = get();
+    let id = "7".parse().unwrap();
+    request.headers_mut().insert(LAST_EVENT_ID, id);
+    let client = open_with(ResumeLayer::new(), &upstreams, request).await;
+    assert_eq!(events(&client.text().await), numbered(8..=8));
+    let seven = || Some("7".to_owned());
+    assert_eq!(upstreams.ids(), [seven(), seven(), seven()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_half_of_an_event_gets_no_other_behind_it() {
+    let long = format!("id: 2\ndata: {}", "x".repeat(100_000));
+    let upstreams = Upstreams::new([sends(1..=1).send(&long).fail(), sends(2..=2)]);
+    let (text, end) = open(ResumeLayer::new(), &upstreams).await.read().await;
+    assert!(text.len() > 100_000 && end.is_err());
+    assert_eq!(upstreams.ids().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_stream_is_one_unless_told_otherwise() {
+    let script = || [sends(1..=1), sends(2..=2), Upstream::new().status(204)];
+    let upstreams = Upstreams::new(script());
+    let client = open(ResumeLayer::new(), &upstreams).await;
+    assert_eq!(client.text().await, numbered(1..=1));
+    let upstreams = Upstreams::new(script());
+    let client = open(ResumeLayer::new().on_end(true), &upstreams).await;
+    assert_eq!(events(&client.text().await), numbered(1..=2));
+    assert_eq!(upstreams.ids().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_told_in_a_last_event() {
+    let upstreams = Upstreams::new([sends(1..=1).fail(), Upstream::new().status(403)]);
+    let client = open(ResumeLayer::new(), &upstreams).await;
+    let stream = client.stream();
+    let text = events(&client.text().await);
+    let (event, last) = text.split_at(numbered(1..=1).len());
+    assert_eq!(event, numbered(1..=1));
+    assert!(last.starts_with("event: error\ndata: {"), "{last}");
+    assert!(last.contains("403") && last.ends_with("\n\n"), "{last}");
+    assert_eq!(stream.end_reason(), Some(EndReason::UpstreamError));
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_double_up_to_the_longest_and_start_anew_when_it_was_stable() {
+    let fails = (0..60).map(|_| sends(1..=1).fail());
+    let upstreams = Upstreams::new(fails.chain([
+        sends(1..=1).wait(31).fail(),
+        sends(1..=1).fail(),
+        sends(2..=2),
+    ]));
+    let layer = ResumeLayer::new().give_up(LONGEST);
+    open(layer, &upstreams).await.text().await;
+    let waits = upstreams.waits();
+    for (tries, wait) in waits[..60].iter().enumerate() {
+        let most = Duration::from_secs(1 << tries.min(5)).min(Duration::from_secs(30));
+        assert!(
+            *wait <= most + Duration::from_millis(11),
+            "{tries}: {wait:?}"
+        );
+    }
+    let long = waits[10..60].iter().filter(|wait| wait.as_secs() >= 10);
+    assert!(long.count() > 15);
+    assert!(waits[60] <= Duration::from_secs(33), "{:?}", waits[60]);
+    assert!(waits[61] <= Duration::from_secs(3), "{:?}", waits[61]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_upstreams_own_time_is_the_least() {
+    let upstreams = Upstreams::new([
+        sends(1..=1).send("retry: 7000\n\n").fail(),
+        Upstream::new().status(429).header("retry-after", "20"),
+        sends(2..=2),
+    ]);
+    open(ResumeLayer::new(), &upstreams).await.text().await;
+    let waits = upstreams.waits();
+    assert!(waits[0] >= Duration::from_secs(7), "{waits:?}");
+    assert!(waits[1] >= Duration::from_secs(20), "{waits:?}");
+    assert!(waits[1] <= Duration::from_secs(22), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_all_tries_or_all_the_time_it_fails_as_it_did() {
+    for layer in [
+        ResumeLayer::new().attempts(4),
+        ResumeLayer::new().give_up(Duration::from_secs(20)),
+    ] {
+        let upstreams = Upstreams::new([sends(1..=1).fail()]);
+        let client = open(layer, &upstreams).await;
+        let stream = client.stream();
+        let (text, end) = client.read().await;
+        assert_eq!(events(&text), numbered(1..=1));
+        assert!(end.unwrap_err().to_string().contains("died"));
+        assert_eq!(stream.end_reason(), Some(EndReason::UpstreamError));
+        assert!(upstreams.ids().len() >= 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_a_loss_and_nobody_elses_business() {
+    let upstreams = Upstreams::new([
+        sends(1..=1).wait(25).send(": not dead\n").hang(),
+        sends(2..=2).hang(),
+    ]);
+    let idle = Duration::from_secs(30);
+    let layer = ResumeLayer::new().idle_timeout(idle).attempts(2);
+    let guard = SseGuardLayer::new().idle_timeout(IdleTimeoutLayer::new().timeout(idle));
+    let service = guard.layer(layer.layer(upstreams.clone()));
+    let client = Client::new(service.oneshot(get()).await.unwrap());
+    let stream = client.stream();
+    let (text, end) = client.read().await;
+    assert_eq!(events(&text), numbered(1..=2));
+    let idle = StreamError::Ended(EndReason::UpstreamIdle).to_string();
+    assert_eq!(end.unwrap_err().to_string(), idle);
+    assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
+    let waits = upstreams.waits();
+    assert!(waits[0] >= Duration::from_secs(55), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_are_no_events_to_its_clock() {
+    let pings = Upstream::new().repeat(10, |upstream| {
+        upstream.wait(4).send("event: ping\ndata: {}\n\n")
+    });
+    let upstreams = Upstreams::new([pings.hang(), sends(1..=1)]);
+    let layer = ResumeLayer::new()
+        .lossy(true)
+        .event_timeout(Duration::from_secs(10))
+        .pings(["ping"]);
+    let text = open(layer, &upstreams).await.text().await;
+    assert_eq!(text.matches("ping").count(), 2);
+    assert!(text.ends_with(&numbered(1..=1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_makes_no_idle_upstream() {
+    let upstreams = Upstreams::new([sends(1..=1).wait(100).send(&numbered(2..=2))]);
+    let layer = ResumeLayer::new().idle_timeout(Duration::from_secs(120));
+    let mut client = open(layer, &upstreams).await;
+    assert!(client.next().await.unwrap().is_ok());
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    assert_eq!(events(&client.text().await), numbered(2..=2));
+    assert_eq!(upstreams.ids().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_connection_is_replaced_before_it_goes() {
+    let slowly = |ids: std::ops::Range<u32>| {
+        let send = |upstream: Upstream, id| upstream.wait(1).send(&numbered([id]));
+        ids.fold(Upstream::new(), send)
+    };
+    let upstreams = Upstreams::new([
+        slowly(0..1_000).send("id: 1000\ndata: ha").hang(),
+        // It begins where it was asked to, or before; the old one has gone on meanwhile.
+        sends(5..=20).hang(),
+        sends(15..=21),
+    ]);
+    let layer = ResumeLayer::new().max_age(Duration::from_secs(10), 0.0);
+    let client = open(layer, &upstreams).await;
+    assert_eq!(events(&client.text().await), numbered(0..=21));
+    let ids = upstreams.ids();
+    assert_eq!(ids[1], Some("9".into()));
+    assert_eq!(ids[2], Some("20".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_can_not_be_replaced_stays() {
+    let slowly = Upstream::new().repeat(30, |upstream| upstream.wait(1).send("data: x\n\n"));
+    let upstreams = Upstreams::new([slowly]);
+    let layer = ResumeLayer::new().max_age(Duration::from_secs(10), 0.0);
+    let text = open(layer, &upstreams).await.text().await;
+    assert_eq!((text.matches('x').count(), upstreams.ids().len()), (30, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_requests_and_other_answers_pass() {
+    let layer = ResumeLayer::new;
+    let mut post = get();
+    *post.method_mut() = http::Method::POST;
+    let mut without = get();
+    without.headers_mut().remove("accept");
+    for (layer, request) in [
+        (layer(), post),
+        (layer(), without),
+        (layer().enabled(false), get()),
+    ] {
+        let upstreams = Upstreams::new([sends(1..=1).fail(), sends(2..=2)]);
+        let (text, end) = open_with(layer, &upstreams, request).await.read().await;
+        assert_eq!((text, end.is_err()), (numbered(1..=1), true));
+    }
+    let upstreams = Upstreams::new([Upstream::new().status(404).send("no").fail()]);
+    let client = open(layer(), &upstreams).await;
+    assert_eq!(client.status(), 404);
+    let (text, end) = client.read().await;
+    assert_eq!((text.as_str(), end.is_err()), ("no", true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_at_the_start_of_what_goes_on_is_none() {
+    let upstreams = Upstreams::new([
+        sends(1..=1).fail(),
+        Upstream::new().send(&format!("\u{feff}{}", numbered(2..=2))),
+    ]);
+    let text = open(ResumeLayer::new(), &upstreams).await.text().await;
+    assert_eq!(events(&text), numbered(1..=2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_leaves_nobody_asking() {
+    let upstreams = Upstreams::new([sends(1..=1).fail()]);
+    let mut client = open(ResumeLayer::new(), &upstreams).await;
+    assert!(client.next().await.unwrap().is_ok());
+    assert_eq!(client.next().await.unwrap().unwrap(), ": heartbeat\n");
+    drop(client);
+    let asked = upstreams.ids().len();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(upstreams.ids().len(), asked);
+}
