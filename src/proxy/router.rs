@@ -9,6 +9,7 @@ use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
 use crate::inject::InjectLayer;
 use crate::metrics::MetricsLayer;
+use crate::resume::{Admission, Resume, ResumeLayer};
 use crate::rotation::RotationLayer;
 use crate::serve::RequestBody;
 use crate::stream::Stream;
@@ -26,7 +27,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub(super) type Limit = ConnectionLimitLayer<ForwardedIp>;
-type Guarded = SseGuard<Upstream, ForwardedIp>;
+type Guarded = SseGuard<Resume<Upstream>, ForwardedIp>;
 type GuardedBody = <<Guarded as Service<Request<RequestBody>>>::Response as IntoBody>::Body;
 
 /// Names the body of a response type.
@@ -63,6 +64,9 @@ pub(super) struct View<'a> {
     /// Streams that its limit counts, and how many there may be.
     pub(super) fill: Option<(u64, u64)>,
 }
+
+/// Connections that were made together are not replaced together.
+const MAX_AGE_JITTER: f64 = 0.1;
 
 struct Route {
     path: RoutePath,
@@ -148,12 +152,16 @@ impl Router {
                 .inject(InjectLayer::new().methods(settings.rotation.methods.iter().cloned()))
                 .heartbeat(heartbeat(&settings.heartbeat)?)
                 .idle_timeout(idle_timeout(settings)?);
+            let resume = match &settings.resume {
+                Some(config) => resume(config, &settings.idle, &common.queue(url, config)),
+                None => ResumeLayer::new().enabled(false),
+            };
             router.routes.push(Route {
                 path: route.path.clone(),
                 metrics,
                 limit: in_use,
                 settings: settings.clone(),
-                service: layer.layer(upstream.clone()),
+                service: layer.layer(resume.layer(upstream.clone())),
                 upstream,
             });
         }
@@ -276,6 +284,25 @@ fn rotation(config: &config::Rotation) -> Result<RotationLayer, WordsError> {
     match &config.event {
         Some((name, data)) => layer.event(name, data),
         None => Ok(layer),
+    }
+}
+
+fn resume(config: &config::Resume, idle: &config::Idle, queue: &Admission) -> ResumeLayer {
+    let layer = ResumeLayer::new()
+        .lossy(config.lossy)
+        .on_end(config.on_end)
+        .idle_timeout(idle.timeout)
+        .event_timeout(idle.event_timeout)
+        .pings(idle.pings.iter().cloned())
+        .backoff(config.backoff, config.max_backoff)
+        .attempts(config.attempts.map(u32::from))
+        .give_up(config.give_up)
+        .stable(config.stable)
+        .look_back(usize::try_from(config.look_back.get()).unwrap_or(usize::MAX))
+        .admission(queue);
+    match config.max_age {
+        Some(age) => layer.max_age(age, MAX_AGE_JITTER),
+        None => layer,
     }
 }
 

@@ -11,11 +11,14 @@ use super::listen::{ListenError, listen};
 use super::router::{Limit, Router};
 use crate::lock::lock;
 use crate::metrics::{LogLimit, MetricsLayer, Snapshot};
+use crate::resume::Admission;
 use crate::rotation::DrainHandle;
 use crate::wire::WordsError;
 use arc_swap::ArcSwap;
 use clap::ArgMatches;
+use http::Uri;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 use tokio::net::TcpListener;
@@ -39,6 +42,9 @@ impl Source {
     }
 }
 
+/// How fast, and how many at once.
+type Pace = (Option<Rate>, NonZeroU32);
+
 /// What outlives a reload.
 #[derive(Default)]
 pub(super) struct Common {
@@ -53,6 +59,8 @@ pub(super) struct Common {
     books: Mutex<Vec<(String, MetricsLayer)>>,
     /// The limits of each path that has some of its own, and those that the others share.
     limits: Mutex<Vec<(Option<String>, Limit)>>,
+    /// Where streams wait to ask an upstream again, at the pace of a config.
+    queues: Mutex<Vec<(Uri, Pace, Admission)>>,
     log_limit: Mutex<Option<(Rate, LogLimit)>>,
     stopping: OnceLock<Instant>,
 }
@@ -99,6 +107,23 @@ impl Common {
                 limit
             }
         }
+    }
+
+    /// The queue of all streams that have lost this upstream.
+    pub(super) fn queue(&self, upstream: &Uri, resume: &config::Resume) -> Admission {
+        let pace = (resume.rate, resume.at_once);
+        let mut queues = lock(&self.queues);
+        let known = queues
+            .iter()
+            .find(|(url, known, _)| url == upstream && *known == pace);
+        if let Some((_, _, queue)) = known {
+            return queue.clone();
+        }
+        let gap = resume.rate.map(|rate| rate.per / rate.count.get());
+        let at_once = usize::try_from(resume.at_once.get()).unwrap_or(usize::MAX);
+        let queue = Admission::new(gap.unwrap_or_default(), at_once);
+        queues.push((upstream.clone(), pace, queue.clone()));
+        queue
     }
 
     /// Streams that hold a slot.

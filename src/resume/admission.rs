@@ -30,16 +30,15 @@ struct Shared {
 impl Default for Admission {
     /// 100 in a second, 32 at once.
     fn default() -> Self {
-        Self::new(100, 32)
+        Self::new(Duration::from_millis(10), 32)
     }
 }
 
 impl Admission {
-    /// So many in a second, spread evenly, and so many that wait for an answer at once; at least one
-    /// each.
-    pub fn new(per_second: u32, at_once: usize) -> Self {
+    /// One after each `gap`, and so many that wait for an answer at once, at least one.
+    pub fn new(gap: Duration, at_once: usize) -> Self {
         Self(Arc::new(Shared {
-            gap: Duration::from_secs(1) / per_second.max(1),
+            gap,
             queue: Mutex::new(Instant::now()),
             asking: Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS)),
             failures: AtomicU32::new(0),
@@ -110,7 +109,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn turns_come_at_their_rate_and_in_order() {
-        let admission = Admission::new(10, 100);
+        let admission = Admission::new(Duration::from_millis(100), 100);
         let start = Instant::now();
         let mut turns = Vec::new();
         for n in 0..20_u32 {
@@ -121,7 +120,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_more_than_allowed_ask_at_once() {
-        let admission = Admission::new(1_000, 2);
+        let admission = Admission::new(Duration::from_millis(1), 2);
         let (one, two) = (admission.turn().await, admission.turn().await);
         let third = tokio::time::timeout(Duration::from_secs(60), admission.turn());
         assert!(third.await.is_err());
@@ -132,7 +131,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_leaves_the_queue_leaves_no_gap() {
-        let admission = Admission::new(1, 100);
+        let admission = Admission::new(Duration::from_secs(1), 100);
         drop(admission.turn().await);
         let start = Instant::now();
         for _ in 0..10 {
@@ -145,7 +144,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn while_all_fail_one_at_a_time_tries_each_second() {
-        let admission = Admission::new(1_000, 100);
+        let admission = Admission::new(Duration::from_millis(1), 100);
         for _ in 0..ENOUGH {
             assert!(!admission.is_broken());
             admission.turn().await.failed();

@@ -11,8 +11,21 @@ use std::task::{Context, Poll, ready};
 /// The body of a request that [`Server`](super::Server) hands to a service.
 #[derive(Debug)]
 pub struct RequestBody {
-    incoming: Incoming,
+    /// Nothing comes if there is none.
+    incoming: Option<Incoming>,
     upload: Upload,
+}
+
+impl Default for RequestBody {
+    /// One that is over.
+    fn default() -> Self {
+        let body = Self {
+            incoming: None,
+            upload: Upload::default(),
+        };
+        body.note();
+        body
+    }
 }
 
 /// How far the taking of a request's body from the connection has come.
@@ -44,7 +57,7 @@ impl RequestBody {
     pub(super) fn new(incoming: Incoming) -> (Self, Upload) {
         let upload = Upload::default();
         let body = Self {
-            incoming,
+            incoming: Some(incoming),
             upload: upload.clone(),
         };
         body.note();
@@ -58,7 +71,7 @@ impl RequestBody {
     }
 
     fn note(&self) {
-        if self.incoming.is_end_stream() {
+        if self.is_end_stream() {
             self.upload.set(Upload::OVER);
         }
     }
@@ -72,7 +85,10 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(incoming).poll_frame(cx));
         match &frame {
             None => self.upload.set(Upload::OVER),
             Some(Err(_)) => self.upload.set(Upload::BROKEN),
@@ -82,10 +98,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let incoming = self.incoming.as_ref();
+        incoming.map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }

@@ -30,6 +30,7 @@ impl Asked {
 /// is: another request might else be put to it.
 pub struct Origin {
     pub addr: SocketAddr,
+    listener: TcpListener,
     open: Arc<(Mutex<usize>, Condvar)>,
     served: Arc<AtomicUsize>,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -112,6 +113,7 @@ impl Origin {
         let listener = TcpListener::bind(address).unwrap();
         let origin = Self {
             addr: listener.local_addr().unwrap(),
+            listener: listener.try_clone().unwrap(),
             open: Arc::default(),
             served: Arc::default(),
             asked: Arc::default(),
@@ -152,6 +154,12 @@ impl Origin {
             }
         });
         origin
+    }
+
+    /// Takes no connections any more; those that are open go on.
+    pub fn stop_listening(&self) {
+        let listener = socket2::SockRef::from(&self.listener);
+        listener.shutdown(Shutdown::Both).unwrap();
     }
 
     /// Requests that came.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::keys::{KEYS, find, tables};
+use super::keys::{KEYS, Key, find, tables};
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::value::Value;
@@ -157,6 +157,12 @@ impl Reader<'_> {
                 layer.insert(key.name, Given { value, place });
                 return;
             }
+            // `resume = "lossy"`: the word of a table that has one.
+            if let (Some(mode), DeValue::String(_)) =
+                (find(&format!("{name}.mode")), value.get_ref())
+            {
+                return self.set(part, mode, offset, value.get_ref(), layer);
+            }
             return match value.get_ref().as_table() {
                 Some(inner) if tables().contains(&name.as_str()) => {
                     for (key, value) in inner {
@@ -166,16 +172,27 @@ impl Reader<'_> {
                 _ => self.mistake(offset, &name, unknown(part, &name)),
             };
         };
-        if part == Part::Route && !known.per_route {
+        self.set(part, known, offset, value.get_ref(), layer);
+    }
+
+    fn set(
+        &mut self,
+        part: Part,
+        key: &'static Key,
+        offset: usize,
+        value: &DeValue<'_>,
+        layer: &mut Layer,
+    ) {
+        if part == Part::Route && !key.per_route {
             let problem = "is for the proxy as a whole; write it above the first [[route]]";
-            return self.mistake(offset, &name, problem);
+            return self.mistake(offset, key.name, problem);
         }
-        match Value::from_toml(known.kind, value.get_ref()) {
+        match Value::from_toml(key.kind, value) {
             Ok(value) => {
                 let place = self.place(offset);
-                layer.insert(known.name, Given { value, place });
+                layer.insert(key.name, Given { value, place });
             }
-            Err(problem) => self.mistake(offset, &name, problem),
+            Err(problem) => self.mistake(offset, key.name, problem),
         }
     }
 }
@@ -238,6 +255,22 @@ mod tests {
                 ],
             ),
         ]);
+    }
+
+    #[test]
+    fn a_table_with_a_mode_may_be_a_word() {
+        for text in [
+            "resume = 'lossy'",
+            "[[route]]\npath = '/'\nresume = 'lossy'",
+        ] {
+            let text = format!("upstream.url = 'http://app'\n{text}");
+            let config = from_file(&text).unwrap().config;
+            assert!(config.routes[0].settings.resume.unwrap().lossy);
+        }
+        check(&[(
+            "resume = 'yes'",
+            &["sse-guard.toml:2: resume.mode: \"yes\" is none of auto, off, on, lossy"],
+        )]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::settings::{
     Admin, Budget, Budgets, Client, Config, Health, Heartbeat, Idle, IdleAction, Level, Limit, Log,
-    LogFormat, Rate, Reject, Rotation, Route, Settings, Style, TrustedHeader, Upstream,
+    LogFormat, Rate, Reject, Resume, Rotation, Route, Settings, Style, TrustedHeader, Upstream,
 };
 use super::value::Value;
 use super::{RoutePath, check};
@@ -230,6 +230,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
                 None => None,
             },
         },
+        resume: resume(scope)?,
         health: Health {
             learn: scope.get("health.learn")?,
             events: scope.get("health.events")?,
@@ -240,6 +241,26 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             reconnects: scope.get("health.reconnects")?,
         },
     })
+}
+
+fn resume(scope: Scope<'_>) -> Result<Option<Resume>, Mistake> {
+    let mode: String = scope.get("resume.mode")?;
+    if !matches!(mode.as_str(), "on" | "lossy") {
+        return Ok(None);
+    }
+    Ok(Some(Resume {
+        lossy: mode == "lossy",
+        on_end: scope.get("resume.on_end")?,
+        backoff: scope.get("resume.backoff")?,
+        max_backoff: scope.get("resume.max_backoff")?,
+        attempts: scope.get("resume.attempts")?,
+        give_up: scope.get("resume.give_up")?,
+        stable: scope.get("resume.stable")?,
+        look_back: scope.get("resume.look_back")?,
+        rate: scope.get("resume.rate")?,
+        at_once: scope.get("resume.at_once")?,
+        max_age: scope.get("upstream.max_age")?,
+    }))
 }
 
 fn style(scope: Scope<'_>) -> Result<Style, Mistake> {

@@ -205,8 +205,37 @@ pub struct Settings {
     pub limit: Limit,
     /// When old streams are ended.
     pub rotation: Rotation,
+    /// How streams outlive their upstream; not at all if `None`.
+    pub resume: Option<Resume>,
     /// From when on it is not well.
     pub health: Health,
+}
+
+/// How streams outlive their upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// Whether also without ids.
+    pub lossy: bool,
+    /// Whether also when the upstream ends them.
+    pub on_end: bool,
+    /// The longest wait before the first try; above zero.
+    pub backoff: Duration,
+    /// The longest wait before any; above zero.
+    pub max_backoff: Duration,
+    /// Any number if `None`.
+    pub attempts: Option<NonZeroU32>,
+    /// How long one may be without its upstream; above zero.
+    pub give_up: Duration,
+    /// How long a connection has to last to count as good; above zero.
+    pub stable: Duration,
+    /// How many ids are remembered.
+    pub look_back: NonZeroU32,
+    /// How fast the upstream is asked; as fast as can be if `None`.
+    pub rate: Option<Rate>,
+    /// How many ask it at once.
+    pub at_once: NonZeroU32,
+    /// At which age its connection is replaced; never if `None`.
+    pub max_age: Option<Duration>,
 }
 
 /// From when on a route is not well; a bound of `None` is not looked at, but for what is learnt.

@@ -1,0 +1,245 @@
+//! The real binary when upstreams are lost: its clients hear heartbeats, and miss nothing.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use support::{Answer, Asked, Client, End, Origin, Proxy, gate, wait_until};
+
+const FLAGS: [&str; 5] = [
+    "--resume-mode=on",
+    "--resume-backoff=20ms",
+    "--resume-max-backoff=20ms",
+    "--heartbeat-interval=20ms",
+    "--limit-rate=off",
+];
+
+fn start(origin: SocketAddr, flags: &[&str]) -> Proxy {
+    let all: Vec<_> = FLAGS.iter().chain(flags).copied().collect();
+    Proxy::start(origin, &all)
+}
+
+fn event(id: u64) -> String {
+    format!("id: {id}\ndata: {id}\n\n")
+}
+
+/// The first id behind the one that was asked with.
+fn next(asked: &Asked) -> u64 {
+    asked
+        .field("last-event-id")
+        .map_or(1, |id| id.parse::<u64>().unwrap() + 1)
+}
+
+/// The same numbers in each run (splitmix64).
+fn random(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z ^ (z >> 29)
+}
+
+/// Reads to `last`; tells the ids in their order, and how many heartbeats there were.
+fn read_to(client: &mut Client, last: u64) -> (Vec<u64>, usize) {
+    assert!(client.head().starts_with("http/1.1 200 "));
+    let text = client.read_until(&event(last));
+    let ids = text.lines().filter_map(|line| line.strip_prefix("id: "));
+    let ids = ids.map(|id| id.parse().unwrap()).collect();
+    (ids, text.matches(": heartbeat\n").count())
+}
+
+#[test]
+fn every_client_gets_every_number_once_wherever_the_upstream_is_cut() {
+    const LAST: u64 = 400;
+    let connections = AtomicUsize::new(0);
+    let origin = Origin::start(move |asked: Asked, to: &mut Answer| {
+        let connection = connections.fetch_add(1, SeqCst) as u64;
+        let (dice, first) = (random(connection), next(&asked));
+        // One in three repeats what its client has.
+        let from = if dice % 3 == 0 {
+            first.saturating_sub(5).max(1)
+        } else {
+            first
+        };
+        let cut = first + dice / 3 % 50;
+        to.stream();
+        for id in from..=LAST {
+            let whole = event(id);
+            if id == cut && id < LAST {
+                to.chunk(&whole[..1 + (dice >> 16) as usize % (whole.len() - 1)]);
+                to.reset();
+                return;
+            }
+            if !to.chunk(whole) {
+                return;
+            }
+        }
+        to.wait_for_close();
+    });
+    let proxy = start(origin.addr, &["--resume-rate=off"]);
+    let mut clients: Vec<_> = (0..10).map(|_| proxy.get("/")).collect();
+    let reads: Vec<_> = clients
+        .iter_mut()
+        .map(|client| read_to(client, LAST).0)
+        .collect();
+    for ids in reads {
+        assert_eq!(ids, (1..=LAST).collect::<Vec<_>>());
+    }
+    assert!(origin.served() > 100, "{} connections", origin.served());
+    drop(clients);
+    origin.wait_for_open(0);
+}
+
+#[test]
+fn while_the_upstream_is_away_its_client_hears_heartbeats_alone() {
+    let (go, goes) = gate();
+    let origin = Origin::start(move |_, to| {
+        to.stream();
+        to.chunk(event(1));
+        goes.wait();
+        to.reset();
+    });
+    let address = origin.addr;
+    let proxy = start(address, &["--admin-listen=127.0.0.1:0"]);
+    let mut client = proxy.get("/");
+    assert_eq!(read_to(&mut client, 1).0, [1]);
+    // Nobody listens there for a while.
+    origin.stop_listening();
+    go.send(()).unwrap();
+    for _ in 0..5 {
+        client.read_until(": heartbeat\n");
+    }
+    let state = || {
+        let mut admin = Client::connect(proxy.admin());
+        admin.send("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+        String::from_utf8(admin.raw()).unwrap()
+    };
+    wait_until("the state", || {
+        state().contains("sse_guard_streams_waiting{state=\"resuming\"} 1")
+            || state().contains("sse_guard_streams_waiting{state=\"degraded\"} 1")
+    });
+    let back = Origin::listening(&address.to_string(), |asked, to| {
+        to.stream();
+        to.chunk(event(next(&asked)));
+        to.wait_for_close();
+    });
+    let text = client.read_until(&event(2));
+    assert_eq!(text.replace(": heartbeat\n", ""), event(2));
+    wait_until("the metric", || {
+        state().contains("sse_guard_resumes_total{outcome=\"resumed\"} 1")
+    });
+    drop(client);
+    back.wait_for_open(0);
+}
+
+#[test]
+fn an_upstream_that_refuses_is_heard_in_a_last_event() {
+    let origin = Origin::start(|asked: Asked, to: &mut Answer| {
+        if asked.field("last-event-id").is_some() {
+            to.raw(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n");
+            return;
+        }
+        to.stream();
+        to.chunk(event(1));
+        to.reset();
+    });
+    let proxy = start(origin.addr, &[]);
+    let mut client = proxy.get("/");
+    assert_eq!(read_to(&mut client, 1).0, [1]);
+    let (rest, end) = client.rest();
+    let rest = String::from_utf8(rest).unwrap();
+    assert!(
+        rest.contains("event: error\ndata: {") && rest.contains("410"),
+        "{rest}"
+    );
+    assert_eq!(end, End::Clean);
+}
+
+#[test]
+fn a_client_that_goes_and_a_drain_end_the_asking() {
+    let (go, goes) = gate();
+    let origin = Origin::start(move |_, to| {
+        to.stream();
+        to.chunk(event(1));
+        goes.wait();
+        to.reset();
+    });
+    let address = origin.addr;
+    let mut proxy = start(address, &["--drain-window=0s"]);
+    let mut clients: Vec<_> = (0..2).map(|_| proxy.get("/")).collect();
+    for client in &mut clients {
+        assert_eq!(read_to(client, 1).0, [1]);
+    }
+    origin.stop_listening();
+    for client in &mut clients {
+        go.send(()).unwrap();
+        client.read_until(": heartbeat\n");
+    }
+    drop(clients.pop());
+    proxy.signal("-TERM");
+    let (rest, end) = clients[0].rest();
+    let rest = String::from_utf8(rest).unwrap();
+    assert!(rest.contains("retry: "), "{rest}");
+    assert_eq!(end, End::Clean);
+    assert!(proxy.wait().success());
+}
+
+#[test]
+fn an_old_connection_is_replaced_and_its_client_sees_one_stream() {
+    const LAST: u64 = 60;
+    let origin = Origin::start(|asked: Asked, to: &mut Answer| {
+        to.stream();
+        for id in next(&asked)..=LAST {
+            if !to.chunk(event(id)) {
+                return;
+            }
+            thread::sleep(std::time::Duration::from_millis(10));
+        }
+        to.wait_for_close();
+    });
+    let proxy = start(origin.addr, &["--upstream-max-age=100ms"]);
+    let mut client = proxy.get("/");
+    let (ids, _) = read_to(&mut client, LAST);
+    assert_eq!(ids, (1..=LAST).collect::<Vec<_>>());
+    wait_until("another connection", || origin.served() > 2);
+}
+
+#[test]
+fn an_upstream_that_is_back_is_not_overrun() {
+    let (go, goes) = gate();
+    let open = Arc::new(AtomicUsize::new(0));
+    let count = open.clone();
+    let origin = Origin::start(move |asked: Asked, to: &mut Answer| {
+        if asked.field("last-event-id").is_none() {
+            to.stream();
+            to.chunk(event(1));
+            goes.wait();
+            to.reset();
+            return;
+        }
+        // One at a time, or it would see a second one here.
+        assert_eq!(count.fetch_add(1, SeqCst), 0);
+        thread::yield_now();
+        count.fetch_sub(1, SeqCst);
+        to.stream();
+        to.chunk(event(2));
+        to.wait_for_close();
+    });
+    let proxy = start(origin.addr, &["--resume-at-once=1", "--resume-rate=500/s"]);
+    let mut clients: Vec<_> = (0..40).map(|_| proxy.get("/")).collect();
+    for client in &mut clients {
+        assert_eq!(read_to(client, 1).0, [1]);
+    }
+    for _ in &clients {
+        go.send(()).unwrap();
+    }
+    for client in &mut clients {
+        client.read_until(&event(2));
+    }
+    assert_eq!(open.load(SeqCst), 0);
+}
