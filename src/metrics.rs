@@ -17,8 +17,13 @@
 //! | `sse_guard_heartbeats_total` | counter | heartbeats, of all [`HeartbeatLayer`](crate::heartbeat::HeartbeatLayer)s |
 //! | `sse_guard_rejections_total` | counter | by `reason`, of all [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer)s |
 //! | `sse_guard_ends_total` | counter | by `reason`, an [`EndReason`], of all layers |
+//! | `sse_guard_streams_waiting` | gauge | streams whose upstream is not there, by `state`, a [`StreamState`](crate::StreamState) |
+//! | `sse_guard_resumes_total` | counter | by `outcome`, a [`ResumeOutcome`](crate::resume::ResumeOutcome) |
+//! | `sse_guard_resume_seconds` | histogram | from the loss of an upstream to its return |
+//! | `sse_guard_repeats_dropped_total` | counter | events that an upstream has repeated |
+//! | `sse_guard_upstream_swaps_total` | counter | upstream connections that were replaced for their age |
 //!
-//! The last three are written by the layers that do the thing, with or without this one.
+//! Those without a `route` are written by the layers that do the thing, with or without this one.
 //!
 //! The span `stream` has `id`, `route`, `client`, `path`, never the query, as tokens travel there,
 //! and the `trace_id` of a `traceparent` header. In it two events at level INFO tell of the opening

@@ -98,6 +98,35 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
+/// What came of the loss of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ResumeOutcome {
+    /// The stream went on.
+    Resumed,
+    /// The upstream had nothing more to say.
+    Over,
+    /// The upstream did not want it to go on.
+    Refused,
+    /// The upstream was not back in time.
+    GaveUp,
+}
+
+impl ResumeOutcome {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Resumed, Self::Over, Self::Refused, Self::GaveUp];
+
+    /// The value of the label `outcome` in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Resumed => "resumed",
+            Self::Over => "over",
+            Self::Refused => "refused",
+            Self::GaveUp => "gave_up",
+        }
+    }
+}
+
 /// Why a stream does not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -116,12 +116,15 @@ fn what_the_sample_config_comments_out_is_right_too() {
 /// labels; after one of each has happened that is counted from its first time on.
 fn exported() -> BTreeMap<String, BTreeMap<String, HashSet<String>>> {
     let (speak, may_speak) = gate();
-    let origin = Origin::start(move |_, to| {
+    let origin = Origin::start(move |asked, to| {
         to.stream();
         may_speak.wait();
-        to.chunk("data: 1\n\n");
-        may_speak.wait();
-        to.chunk("data: 2\n\n");
+        if asked.field("last-event-id").is_none() {
+            to.chunk("id: 1\ndata: 1\n\n");
+            to.reset();
+            return;
+        }
+        to.chunk("id: 2\ndata: 2\n\n");
         to.wait_for_close();
     });
     let proxy = Proxy::start(
@@ -131,6 +134,8 @@ fn exported() -> BTreeMap<String, BTreeMap<String, HashSet<String>>> {
             "--heartbeat-immediate",
             "--limit-per-ip=1",
             "--memory-budget=1GiB",
+            "--resume-mode=on",
+            "--resume-backoff=1ms",
         ],
     );
     let mut client = proxy.get("/");

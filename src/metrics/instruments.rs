@@ -2,7 +2,8 @@
 
 use super::Outcome;
 use crate::rejection::RejectReason;
-use crate::stream::EndReason;
+use crate::resume::ResumeOutcome;
+use crate::stream::{EndReason, StreamState};
 use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 /// The metrics of one route, bound to its label.
@@ -52,6 +53,14 @@ pub fn describe() {
     for reason in EndReason::ALL {
         counter!("sse_guard_ends_total", "reason" => reason.as_str()).increment(0);
     }
+    for outcome in ResumeOutcome::ALL {
+        counter!("sse_guard_resumes_total", "outcome" => outcome.as_str()).increment(0);
+    }
+    counter!("sse_guard_repeats_dropped_total").increment(0);
+    counter!("sse_guard_upstream_swaps_total").increment(0);
+    for state in StreamState::ALL.into_iter().filter(|state| state.waits()) {
+        gauge!("sse_guard_streams_waiting", "state" => state.as_str()).increment(0.0);
+    }
     let count = |name, what| ::metrics::describe_counter!(name, Unit::Count, what);
     let bytes = |name, what| ::metrics::describe_counter!(name, Unit::Bytes, what);
     let seconds = |name, what| ::metrics::describe_histogram!(name, Unit::Seconds, what);
@@ -75,6 +84,27 @@ pub fn describe() {
     bytes(
         "sse_guard_dropped_bytes_total",
         "Bytes of unfinished events, dropped when a stream failed or was ended",
+    );
+    ::metrics::describe_gauge!(
+        "sse_guard_streams_waiting",
+        Unit::Count,
+        "Streams whose client is answered and whose upstream is not there, by state"
+    );
+    count(
+        "sse_guard_resumes_total",
+        "Streams that have lost their upstream, by what came of it",
+    );
+    count(
+        "sse_guard_repeats_dropped_total",
+        "Events that an upstream has repeated, and the client had",
+    );
+    count(
+        "sse_guard_upstream_swaps_total",
+        "Upstream connections that were replaced for their age",
+    );
+    seconds(
+        "sse_guard_resume_seconds",
+        "From the loss of an upstream to its return",
     );
     seconds(
         "sse_guard_stream_duration_seconds",

@@ -2,7 +2,7 @@
 
 use super::again::{Again, Answer, BoxFuture};
 use super::cursor::{Cursor, Fate};
-use super::{Config, ResumeError};
+use super::{Config, ResumeError, ResumeOutcome};
 use crate::family::Family;
 use crate::guard::{BoxError, StreamError};
 use crate::stream::{EndReason, StreamState};
@@ -423,27 +423,27 @@ where
         let outcome = match answer {
             Answer::Open(body, tries) => {
                 self.open(body, tries);
-                "resumed"
+                ResumeOutcome::Resumed
             }
             Answer::Over => {
                 self.project().source.set(Source::Ending {
                     event: None,
                     trailers: None,
                 });
-                "over"
+                ResumeOutcome::Over
             }
             Answer::Refused(status) => {
                 self.refused(status);
-                "refused"
+                ResumeOutcome::Refused
             }
             Answer::GaveUp => {
                 let mut this = self.project();
                 let error = this.books.lost.take().map(|lost| lost.error);
                 this.source.set(Source::Failing { error });
-                "gave_up"
+                ResumeOutcome::GaveUp
             }
         };
-        metrics::counter!("sse_guard_resumes_total", "outcome" => outcome).increment(1);
+        metrics::counter!("sse_guard_resumes_total", "outcome" => outcome.as_str()).increment(1);
     }
 
     /// The stream goes on in this body.
