@@ -63,8 +63,7 @@
 //!   ends.
 //! - **Errors of the service** are told as a 502, and their text goes to the log alone.
 //!
-//! The clock runs from the request's head, so a slow upload counts; it goes on behind the early
-//! answer.
+//! The clock runs from the request's head: a slow upload counts, and goes on behind the early answer.
 //!
 //! # How it ends
 //!

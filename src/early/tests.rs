@@ -4,10 +4,11 @@ use crate::guard::testing::{Client, Upstream, ask, get};
 use crate::heartbeat::HeartbeatLayer;
 use crate::idle_timeout::IdleTimeoutLayer;
 use crate::metrics::MetricsLayer;
+use crate::resume::ResumeLayer;
 use crate::rotation::{DrainHandle, RotationLayer};
 use crate::stream::EndReason;
 use http::StatusCode;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Empty, Full};
 use serde_json::Value;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -389,4 +390,25 @@ async fn those_inside_are_told_of_the_record() {
     let Begun(inside) = seen.lock().unwrap().take().unwrap();
     let outside = response.extensions().get::<Stream>().unwrap();
     assert_eq!(outside.id(), inside.id());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_began_behind_an_early_answer_is_resumed() {
+    let layers = Stack::new(ResumeLayer::new(), kept());
+    let service = layers.layer(service_fn(|request: Request<Empty<Bytes>>| async move {
+        let upstream = match request.headers().get("last-event-id") {
+            None => Upstream::new().send("id: 1\ndata: a\n\nid: 2").fail(),
+            Some(_) => Upstream::new().send("id: 2\ndata: b\n\n"),
+        };
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        Ok::<_, Infallible>(upstream.response())
+    }));
+    let response = service.oneshot(request().map(|()| Empty::new())).await;
+    let response = Client::new(response.unwrap());
+    let stream = response.stream();
+    assert_eq!(stream.state(), StreamState::Connecting);
+    let text = response.text().await;
+    assert_eq!(text, "id: 1\ndata: a\n\nid: 2\ndata: b\n\n");
+    assert_eq!(stream.events(), 2);
+    assert_eq!(stream.end_reason(), Some(EndReason::UpstreamEnd));
 }
