@@ -145,6 +145,30 @@ fn heartbeats_fill_the_wait_and_the_events_come_behind_them() {
 }
 
 #[test]
+fn a_stream_that_began_behind_an_early_answer_is_resumed() {
+    let (speak, gate) = gate();
+    let origin = Origin::start(move |asked, to| {
+        let seen = asked.field("last-event-id").is_some();
+        if !seen {
+            gate.wait();
+        }
+        to.stream();
+        if seen {
+            to.chunk("id: 2\ndata: 2\n\n");
+            to.end();
+        } else {
+            to.chunk("id: 1\ndata: 1\n\nid: 2\n");
+        }
+    });
+    let proxy = early(&origin, &["--resume-mode=on", "--resume-backoff=10ms"]);
+    let mut client = waiting(&proxy, GET);
+    speak.send(()).unwrap();
+    let events = "id: 1\ndata: 1\n\nid: 2\ndata: 2\n\n".to_owned();
+    assert_eq!(rest(&mut client), (events, End::Clean));
+    assert_eq!(origin.served(), 2);
+}
+
+#[test]
 fn a_late_failure_is_told_as_the_client_understands_it() {
     const BODY: &str = r#"{"error":{"message":"no such model"}}"#;
     let (fail, gate) = gate();
