@@ -5,7 +5,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, response};
 
-const EVENT_STREAM: &str = "text/event-stream";
+pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 
 pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -51,21 +51,40 @@ impl Kind {
         {
             return Self::Other;
         }
-        let identity = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
-        match head.headers.get(CONTENT_ENCODING) {
-            Some(coding) if !identity(coding) => Self::Encoded,
-            _ => Self::Stream,
+        match is_encoded(&head.headers) {
+            true => Self::Encoded,
+            false => Self::Stream,
         }
     }
 }
 
-/// Whether a media type (with its parameters) is that of event streams.
-fn is_event_stream(value: &HeaderValue) -> bool {
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let coding = headers.get(CONTENT_ENCODING);
+    coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// A media type without its parameters.
+fn essence(value: &HeaderValue) -> &[u8] {
     let value = value.as_bytes();
     let essence = value.split(|&byte| byte == b';').next().unwrap_or(value);
-    essence
-        .trim_ascii()
-        .eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
+    essence.trim_ascii()
+}
+
+/// Whether a media type (with its parameters) is that of event streams.
+fn is_event_stream(value: &HeaderValue) -> bool {
+    essence(value).eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
+}
+
+/// Whether a body is one that can be shown to a person: text, JSON or XML, as it is.
+pub(crate) fn is_text(headers: &HeaderMap) -> bool {
+    let Some(content_type) = headers.get(CONTENT_TYPE) else {
+        return false;
+    };
+    let content_type = essence(content_type).to_ascii_lowercase();
+    let ends: [&[u8]; 4] = [b"/json", b"+json", b"/xml", b"+xml"];
+    let is_text =
+        content_type.starts_with(b"text/") || ends.iter().any(|end| content_type.ends_with(end));
+    is_text && !is_encoded(headers)
 }
 
 /// Whether `Accept` names event streams; `*/*` does not.
@@ -151,6 +170,26 @@ mod tests {
         ] {
             let headers = [(CONTENT_TYPE, EVENT_STREAM), (CONTENT_ENCODING, coding)];
             assert_eq!(kind(Method::GET, 200, &headers), expected);
+        }
+    }
+
+    #[test]
+    fn a_body_can_be_shown_when_it_is_text_in_no_coding() {
+        for (content_type, expected) in [
+            ("text/plain; charset=utf-8", true),
+            ("Application/JSON", true),
+            ("application/problem+json", true),
+            ("application/xml", true),
+            ("application/octet-stream", false),
+            ("image/png", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            assert!(!is_text(&headers));
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            assert_eq!(is_text(&headers), expected, "{content_type}");
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            assert!(!is_text(&headers));
         }
     }
 

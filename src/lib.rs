@@ -16,6 +16,12 @@
 //! The order is that of the table, from the client inward. It is the one in which each layer sees
 //! what it is about; any other is harmless.
 //!
+//! One more stands inside of all these, directly around a service that is slow:
+//!
+//! | layer | what it does |
+//! | --- | --- |
+//! | [`EarlyLayer`](early::EarlyLayer) | answers ahead of the service, so that heartbeats can begin |
+//!
 //! # What holds for all of them
 //!
 //! - **Only event streams are touched**: responses with status 200 and media type
@@ -39,6 +45,7 @@
 
 pub mod client_key;
 pub mod connection_limit;
+pub mod early;
 pub mod family;
 mod guard;
 mod head;

@@ -17,6 +17,7 @@
 //! | `sse_guard_heartbeats_total` | counter | heartbeats, of all [`HeartbeatLayer`](crate::heartbeat::HeartbeatLayer)s |
 //! | `sse_guard_rejections_total` | counter | by `reason`, of all [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer)s |
 //! | `sse_guard_ends_total` | counter | by `reason`, an [`EndReason`], of all layers |
+//! | `sse_guard_early_answers_total` | counter | requests answered ahead of their upstream, of all [`EarlyLayer`](crate::early::EarlyLayer)s |
 //! | `sse_guard_streams_waiting` | gauge | streams whose upstream is not there, by `state`, a [`StreamState`](crate::StreamState) |
 //! | `sse_guard_resumes_total` | counter | by `outcome`, a [`ResumeOutcome`](crate::resume::ResumeOutcome) |
 //! | `sse_guard_resume_seconds` | histogram | from the loss of an upstream to its return |

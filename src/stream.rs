@@ -146,7 +146,7 @@ impl Stream {
         self.0.id
     }
 
-    /// When its response head came.
+    /// When its response head came; with an [early answer](crate::early), when its request did.
     pub fn opened(&self) -> Instant {
         self.0.opened
     }
@@ -246,7 +246,7 @@ impl Stream {
         Ok(())
     }
 
-    /// How long after the head the first event with data came.
+    /// How long after it [opened](Self::opened) the first event with data came.
     pub fn time_to_first_event(&self) -> Option<Duration> {
         match self.0.first_event.load(Relaxed) {
             NEVER => None,

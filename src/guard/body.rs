@@ -127,15 +127,22 @@ impl Wire {
         idle
     }
 
+    /// Whether what passes is the upstream's: behind an end that a layer inside has noted come that
+    /// layer's last words.
+    fn counts(&self) -> bool {
+        self.scanner.is_some() && self.stream.end_reason().is_none()
+    }
+
     fn take_in(&mut self, chunk: Bytes) {
-        if self.scanner.is_some() && !chunk.is_empty() {
+        if self.counts() && !chunk.is_empty() {
             self.stream.came(chunk.len(), self.now);
         }
         self.aligner.push(chunk);
     }
 
     fn hand_out(&mut self, piece: Bytes, policy: &mut impl Policy) -> Frame<Bytes> {
-        if let Some(scanner) = &mut self.scanner {
+        let counts = self.counts();
+        if let Some(scanner) = self.scanner.as_mut().filter(|_| counts) {
             let (mut events, mut life) = (0, 0);
             let mut id = LastId::default();
             scanner.scan(&piece, |event| {

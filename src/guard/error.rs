@@ -1,6 +1,7 @@
 //! Why a body fails.
 
 use crate::stream::EndReason;
+use http::StatusCode;
 
 /// What `Into<BoxError>` is about: any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -15,11 +16,15 @@ pub enum StreamError {
     /// It was ended in a way that the client is to see as a failure.
     #[error("the stream was cut: {0}")]
     Ended(EndReason),
+    /// The client had been [answered early](crate::early), and the upstream's answer was this status
+    /// and no event stream.
+    #[error("the upstream answered late, and with no event stream: {0}")]
+    Refused(StatusCode),
 }
 
 impl StreamError {
     /// Takes a failure of ours out of the box that a body between two layers put it in.
-    pub(super) fn from_inner(error: impl Into<BoxError>) -> Self {
+    pub(crate) fn from_inner(error: impl Into<BoxError>) -> Self {
         match error.into().downcast::<Self>() {
             Ok(ours) => *ours,
             Err(other) => Self::Upstream(other),
@@ -29,7 +34,7 @@ impl StreamError {
     /// Why the stream ends: whoever made a failure of ours knows better than the upstream's side.
     pub(super) fn reason(&self) -> EndReason {
         match self {
-            Self::Upstream(_) => EndReason::UpstreamError,
+            Self::Upstream(_) | Self::Refused(_) => EndReason::UpstreamError,
             Self::Ended(reason) => *reason,
         }
     }

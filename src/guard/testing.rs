@@ -29,6 +29,7 @@ pub(crate) struct Upstream {
     status: StatusCode,
     content_type: &'static str,
     headers: HeaderMap,
+    late: Option<Duration>,
     steps: VecDeque<Step>,
 }
 
@@ -38,6 +39,7 @@ impl Upstream {
             status: StatusCode::OK,
             content_type: "text/event-stream",
             headers: HeaderMap::new(),
+            late: None,
             steps: VecDeque::new(),
         }
     }
@@ -59,6 +61,12 @@ impl Upstream {
 
     pub(crate) fn header(mut self, name: &'static str, value: &'static str) -> Self {
         self.headers.insert(name, value.parse().unwrap());
+        self
+    }
+
+    /// Its head comes after so many seconds.
+    pub(crate) fn late(mut self, secs: u64) -> Self {
+        self.late = Some(Duration::from_secs(secs));
         self
     }
 
@@ -150,14 +158,20 @@ impl Inner {
 impl Service<Request<()>> for Inner {
     type Response = Response<Script>;
     type Error = Infallible;
-    type Future = std::future::Ready<Result<Response<Script>, Infallible>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Script>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, _: Request<()>) -> Self::Future {
-        std::future::ready(Ok(self.0.clone().response()))
+        let upstream = self.0.clone();
+        Box::pin(async move {
+            if let Some(late) = upstream.late {
+                tokio::time::sleep(late).await;
+            }
+            Ok(upstream.response())
+        })
     }
 }
 
@@ -249,6 +263,16 @@ impl Client {
         let (text, end) = self.read().await;
         end.unwrap();
         text
+    }
+
+    /// All data of a body that ends properly with trailers, and those.
+    pub(crate) async fn text_and_trailers(self) -> (String, HeaderMap) {
+        let whole = self.0.into_body().collect().await.unwrap();
+        let trailers = whole.trailers().unwrap().clone();
+        (
+            String::from_utf8(whole.to_bytes().to_vec()).unwrap(),
+            trailers,
+        )
     }
 
     /// Each piece of data and the second it came in.

@@ -44,8 +44,9 @@ impl Instruments {
     }
 }
 
-/// Tells the recorder that is installed what each metric is, and its unit; ends and rejections are
-/// there at zero from then on, so that the first of a kind is an increase.
+/// Tells the recorder that is installed what each metric is, and its unit; ends, rejections, early
+/// answers and what resuming counts are there at zero from then on, so that the first of a kind is an
+/// increase.
 pub fn describe() {
     for reason in RejectReason::ALL {
         counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(0);
@@ -53,6 +54,7 @@ pub fn describe() {
     for reason in EndReason::ALL {
         counter!("sse_guard_ends_total", "reason" => reason.as_str()).increment(0);
     }
+    counter!("sse_guard_early_answers_total").increment(0);
     for outcome in ResumeOutcome::ALL {
         counter!("sse_guard_resumes_total", "outcome" => outcome.as_str()).increment(0);
     }
@@ -80,6 +82,10 @@ pub fn describe() {
         "Streams turned away, by reason",
     );
     count("sse_guard_ends_total", "Streams that have ended, by reason");
+    count(
+        "sse_guard_early_answers_total",
+        "Requests answered ahead of their upstream",
+    );
     bytes("sse_guard_bytes_total", "Bytes from upstreams");
     bytes(
         "sse_guard_dropped_bytes_total",

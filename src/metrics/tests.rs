@@ -1,8 +1,10 @@
 use super::*;
 use crate::connection_limit::ConnectionLimitLayer;
+use crate::early::EarlyLayer;
 use crate::guard::testing::{Client, Upstream, ask, get, post};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::rejection::RejectReason;
+use crate::resume::ResumeOutcome;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use std::time::Duration;
 use tower_layer::Stack;
@@ -149,20 +151,32 @@ async fn the_age_at_which_an_upstream_ends_its_event_streams_is_kept() {
 }
 
 #[test]
-fn ends_and_rejections_are_there_at_zero_once_they_are_described() {
+fn what_may_never_happen_is_there_at_zero_once_it_is_described() {
     let recorder = DebuggingRecorder::new();
     let seen = recorder.snapshotter();
     ::metrics::with_local_recorder(&recorder, describe);
     let mut there = Vec::new();
     for (key, _, _, value) in seen.snapshot().into_vec() {
-        assert_eq!(value, DebugValue::Counter(0), "{key:?}");
-        let reason = key.key().labels().next().unwrap().value().to_owned();
-        there.push((key.key().name().to_owned(), reason));
+        let is_zero = value == DebugValue::Counter(0) || value == DebugValue::Gauge(0.0.into());
+        assert!(is_zero, "{key:?}");
+        let label = key.key().labels().next().map(|label| label.value());
+        there.push((key.key().name().to_owned(), label.map(str::to_owned)));
     }
-    let ends = EndReason::ALL.map(|reason| ("sse_guard_ends_total".into(), reason.as_str().into()));
-    let rejections = RejectReason::ALL
-        .map(|reason| ("sse_guard_rejections_total".into(), reason.as_str().into()));
-    let mut all: Vec<(String, String)> = ends.into_iter().chain(rejections).collect();
+    let of = |name: &str, label: Option<&str>| (name.to_owned(), label.map(str::to_owned));
+    let mut all = vec![
+        of("sse_guard_early_answers_total", None),
+        of("sse_guard_repeats_dropped_total", None),
+        of("sse_guard_upstream_swaps_total", None),
+    ];
+    let ends = EndReason::ALL.map(|reason| of("sse_guard_ends_total", Some(reason.as_str())));
+    let rejections =
+        RejectReason::ALL.map(|reason| of("sse_guard_rejections_total", Some(reason.as_str())));
+    let resumes =
+        ResumeOutcome::ALL.map(|outcome| of("sse_guard_resumes_total", Some(outcome.as_str())));
+    let waiting = ["connecting", "resuming", "degraded"]
+        .map(|state| of("sse_guard_streams_waiting", Some(state)));
+    all.extend(ends.into_iter().chain(rejections));
+    all.extend(resumes.into_iter().chain(waiting));
     all.sort();
     there.sort();
     assert_eq!(there, all);
@@ -191,6 +205,7 @@ fn the_facade_gets_every_number_that_the_table_names() {
             let _ = ask(layer, request, upstream).await.read().await;
             let limit = ConnectionLimitLayer::new().total(0);
             get(limit, Upstream::new()).await;
+            get(EarlyLayer::new(Duration::ZERO), Upstream::new().late(1)).await;
         });
     });
     let values: std::collections::BTreeMap<String, DebugValue> = seen
@@ -206,6 +221,10 @@ fn the_facade_gets_every_number_that_the_table_names() {
     assert_eq!(values["sse_guard_bytes_total"], DebugValue::Counter(18));
     assert_eq!(values["sse_guard_ends_total"], DebugValue::Counter(1));
     assert_eq!(values["sse_guard_rejections_total"], DebugValue::Counter(1));
+    assert_eq!(
+        values["sse_guard_early_answers_total"],
+        DebugValue::Counter(1)
+    );
     assert!(matches!(
         values["sse_guard_heartbeats_total"],
         DebugValue::Counter(1..)

@@ -5,6 +5,7 @@ use super::running::{Common, Current, Running};
 use super::upstream::{Check, Health, Upstream};
 use crate::client_key::{ForwardedHeader, ForwardedIp, PeerAddr};
 use crate::connection_limit::{ConnectionLimitLayer, Reject};
+use crate::early::{Early, EarlyLayer};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
 use crate::inject::InjectLayer;
@@ -27,7 +28,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub(super) type Limit = ConnectionLimitLayer<ForwardedIp>;
-type Guarded = SseGuard<Resume<Upstream>, ForwardedIp>;
+type Guarded = SseGuard<Early<Resume<Upstream>>, ForwardedIp>;
 type GuardedBody = <<Guarded as Service<Request<RequestBody>>>::Response as IntoBody>::Body;
 
 /// Names the body of a response type.
@@ -156,12 +157,13 @@ impl Router {
                 Some(config) => resume(config, &settings.idle, &common.queue(url, config)),
                 None => ResumeLayer::new().enabled(false),
             };
+            let early = EarlyLayer::new(settings.early.after).enabled(settings.early.enabled);
             router.routes.push(Route {
                 path: route.path.clone(),
                 metrics,
                 limit: in_use,
                 settings: settings.clone(),
-                service: layer.layer(resume.layer(upstream.clone())),
+                service: layer.layer(early.layer(resume.layer(upstream.clone()))),
                 upstream,
             });
         }

@@ -5,7 +5,7 @@ use super::answer::Refusal;
 use super::history::millis;
 use super::journal::since_1970_ms;
 use super::select::{Names, is};
-use crate::stream::{Stream, StreamId};
+use crate::stream::{Stream, StreamId, StreamState};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -43,7 +43,13 @@ struct Row {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Condition {
+    /// Its upstream has not answered yet.
+    Connecting,
     Open,
+    /// Its upstream has gone, and is asked to go on.
+    Resuming,
+    /// The same, several times in vain.
+    Degraded,
     /// Its client does not take what waits for it.
     Stalled,
     /// It is to end, at its next event boundary or at its turn in a drain.
@@ -55,7 +61,12 @@ impl Condition {
         match stream {
             _ if stream.is_ending() => Self::Ending,
             _ if stream.unsent_bytes() > 0 => Self::Stalled,
-            _ => Self::Open,
+            _ => match stream.state() {
+                StreamState::Connecting => Self::Connecting,
+                StreamState::Resuming => Self::Resuming,
+                StreamState::Degraded => Self::Degraded,
+                StreamState::Open | StreamState::Closed => Self::Open,
+            },
         }
     }
 }

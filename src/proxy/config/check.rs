@@ -146,13 +146,23 @@ fn unasked_path(config: &Config) -> Option<String> {
 
 fn of_settings(settings: &Settings) -> Vec<String> {
     let Settings {
+        upstream,
         heartbeat,
+        early,
         idle,
         limit,
         rotation,
         ..
     } = settings;
     let mut warnings = Vec::new();
+    if early.enabled && early.after >= upstream.head_timeout {
+        warnings.push(format!(
+            "early.after {} is not below upstream.head_timeout {}: by then the upstream is given up, \
+             and nobody is answered early",
+            format_duration(early.after),
+            format_duration(upstream.head_timeout)
+        ));
+    }
     match (heartbeat.interval, idle.timeout) {
         (None, None) => warnings.push(
             "heartbeat.interval and idle.timeout are both off: a stream whose other end is gone \
@@ -303,6 +313,16 @@ mod tests {
         let text = "upstream.check = '1s'\nupstream.check_path = '/up'\n\
              [[route]]\npath = '/a'\nupstream.url = 'http://other'\nupstream.check = 'off'";
         assert!(warnings(text).is_empty());
+    }
+
+    #[test]
+    fn an_early_answer_that_never_comes_is_warned_of() {
+        let late = "early.after = '2m'";
+        assert!(warnings(late).is_empty());
+        let warnings = |text: &str| warnings(&format!("early.enabled = true\n{text}"));
+        assert!(warnings("early.after = '1m'").is_empty());
+        let told = "early.after 2m is not below upstream.head_timeout 2m:";
+        assert!(warnings(late)[0].starts_with(told));
     }
 
     #[test]

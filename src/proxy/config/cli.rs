@@ -263,6 +263,7 @@ mod tests {
         for key in KEYS {
             let text = key.default.unwrap_or(match key.kind {
                 Kind::Count => "2",
+                Kind::Duration => "2s",
                 kind if kind.takes_off() => "off",
                 _ => "http://app",
             });

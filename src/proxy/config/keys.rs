@@ -258,6 +258,19 @@ pub static KEYS: &[Key] = &[
         "Send the first heartbeat at once, so that buffering proxies let go of the head",
     ),
     route(
+        "early.enabled",
+        Kind::Bool,
+        "false",
+        "Answer requests for event streams with 200 and heartbeats when the upstream takes long; its late status and headers are lost then",
+    ),
+    Key {
+        name: "early.after",
+        kind: Kind::Duration,
+        default: None,
+        per_route: true,
+        help: "How long the upstream may take until then, so that quick failures keep their status; when not set, heartbeat.interval, or 15s if that is off",
+    },
+    route(
         "idle.timeout",
         Kind::DurationOrOff,
         "10m",

@@ -11,11 +11,13 @@ use ipnet::IpNet;
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::settings::{
-    Admin, Budget, Budgets, Client, Config, Health, Heartbeat, Idle, IdleAction, Level, Limit, Log,
-    LogFormat, Rate, Reject, Resume, Rotation, Route, Settings, Style, TrustedHeader, Upstream,
+    Admin, Budget, Budgets, Client, Config, Early, Health, Heartbeat, Idle, IdleAction, Level,
+    Limit, Log, LogFormat, Rate, Reject, Resume, Rotation, Route, Settings, Style, TrustedHeader,
+    Upstream,
 };
 use super::value::Value;
 use super::{RoutePath, check};
+use crate::heartbeat::DEFAULT_INTERVAL;
 
 /// Builds the config, or adds to the mistakes.
 ///
@@ -201,6 +203,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             style: style(scope)?,
             immediate: scope.get("heartbeat.immediate")?,
         },
+        early: early(scope)?,
         idle: Idle {
             timeout: scope.get("idle.timeout")?,
             event_timeout: scope.get("idle.event_timeout")?,
@@ -261,6 +264,18 @@ fn resume(scope: Scope<'_>) -> Result<Option<Resume>, Mistake> {
         at_once: scope.get("resume.at_once")?,
         max_age: scope.get("upstream.max_age")?,
     }))
+}
+
+fn early(scope: Scope<'_>) -> Result<Early, Mistake> {
+    let heartbeat: Option<Duration> = scope.get("heartbeat.interval")?;
+    let after = match scope.given("early.after") {
+        Some(_) => scope.get("early.after")?,
+        None => heartbeat.unwrap_or(DEFAULT_INTERVAL),
+    };
+    Ok(Early {
+        enabled: scope.get("early.enabled")?,
+        after,
+    })
 }
 
 fn style(scope: Scope<'_>) -> Result<Style, Mistake> {

@@ -199,6 +199,8 @@ pub struct Settings {
     pub upstream: Upstream,
     /// What keeps quiet streams open.
     pub heartbeat: Heartbeat,
+    /// When clients are answered ahead of a slow upstream.
+    pub early: Early,
     /// When a silent upstream is given up.
     pub idle: Idle,
     /// How many streams there may be.
@@ -314,6 +316,15 @@ pub enum Style {
         /// Its data, not empty.
         data: String,
     },
+}
+
+/// When clients are answered ahead of a slow upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Early {
+    /// Whether they are.
+    pub enabled: bool,
+    /// After how long without a head; above zero.
+    pub after: Duration,
 }
 
 /// When a silent upstream is given up, and how.

@@ -7,7 +7,7 @@ import { Rows } from "./rows.js";
 
 const PAUSE = 1000;
 
-const SIGNS = { open: "●", stalled: "▲", ending: "■" };
+const SIGNS = { connecting: "○", open: "●", resuming: "◐", degraded: "◆", stalled: "▲", ending: "■" };
 /** Where the first click asks for the greatest. */
 const DESCENDING = new Set(["age", "events", "events_per_second", "bytes", "last_event", "unsent", "heartbeats"]);
 

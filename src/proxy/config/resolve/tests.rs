@@ -47,6 +47,25 @@ fn an_upstream_is_all_that_is_needed() {
 }
 
 #[test]
+fn an_early_answer_comes_after_a_heartbeats_interval_unless_told_otherwise() {
+    let early = |text: &str| {
+        let text = format!("upstream.url = 'http://app'\n{text}");
+        config(&text).routes[0].settings.early
+    };
+    let after = |secs| Duration::from_secs(secs);
+    assert!(!early("").enabled);
+    assert_eq!(early("").after, after(15));
+    assert_eq!(early("heartbeat.interval = '7s'").after, after(7));
+    assert_eq!(early("heartbeat.interval = 'off'").after, after(15));
+    let told = early("early = { enabled = true, after = '3s' }");
+    assert!(told.enabled);
+    assert_eq!(told.after, after(3));
+    let of_a_route =
+        early("[[route]]\npath = '/v1'\nearly.enabled = true\nheartbeat.interval = '9s'");
+    assert_eq!((of_a_route.enabled, of_a_route.after), (true, after(9)));
+}
+
+#[test]
 fn every_word_of_every_choice_means_something() {
     for key in KEYS {
         let Kind::Choice(words) = key.kind else {

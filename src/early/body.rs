@@ -1,0 +1,246 @@
+//! The body behind an early answer: silence, then the upstream's stream or the news of its failure.
+
+use super::Waiting;
+use crate::family::Family;
+use crate::guard::{BoxError, StreamError};
+use crate::head::{self, Kind};
+use crate::stream::{EndReason, Stream, StreamState};
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Sleep, sleep};
+
+/// So much of the body of a late refusal is told.
+const LONGEST: usize = 4 * 1024;
+/// And so long is waited for it: a client that waits for an error waits for nothing.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pin_project! {
+    /// The body of a response that has passed an [`EarlyLayer`](super::EarlyLayer).
+    ///
+    /// Behind an early answer it hands out nothing until the upstream has answered, then what the
+    /// upstream sends. Any other it hands out as it is: frames, trailers, size hint and end.
+    pub struct EarlyBody<F, B> {
+        #[pin]
+        state: State<F, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F, B> {
+        /// The upstream's, which came in time or was spliced in.
+        Inner {
+            #[pin]
+            body: B,
+        },
+        Waiting { request: Pin<Box<Waiting<F>>> },
+        /// The upstream has answered with something else.
+        Refused { refusal: Pin<Box<Refusal<B>>> },
+        /// The end, and what is to be told of it.
+        Last { last: Option<Result<Bytes, StreamError>> },
+    }
+}
+
+pin_project! {
+    /// A late answer that is no event stream, while its body is read.
+    struct Refusal<B> {
+        #[pin]
+        body: B,
+        #[pin]
+        timer: Sleep,
+        text: Vec<u8>,
+        what: String,
+        status: StatusCode,
+        client: Audience,
+    }
+}
+
+/// Who is to be told of a failure.
+#[derive(Clone)]
+struct Audience {
+    family: Family,
+    stream: Stream,
+}
+
+impl<F, B> EarlyBody<F, B> {
+    /// The body of an answer that came in time.
+    pub(super) fn passing(body: B) -> Self {
+        Self {
+            state: State::Inner { body },
+        }
+    }
+
+    /// The body of an early answer.
+    pub(super) fn waiting(request: Pin<Box<Waiting<F>>>) -> Self {
+        Self {
+            state: State::Waiting { request },
+        }
+    }
+}
+
+impl Audience {
+    /// By an event if its family has one for it, else by a broken transfer.
+    fn told<F, B>(&self, status: StatusCode, message: &str, error: StreamError) -> State<F, B> {
+        // Else the proper end behind the event would be the upstream's.
+        self.stream.end(EndReason::UpstreamError);
+        let event = self.family.error_event(status, message);
+        State::Last {
+            last: Some(event.ok_or(error)),
+        }
+    }
+}
+
+impl<F> Waiting<F> {
+    /// What follows from the upstream's answer.
+    fn answered<B, E: Into<BoxError>>(&self, result: Result<Response<B>, E>) -> State<F, B> {
+        self.stream.set_state(StreamState::Open);
+        let client = Audience {
+            family: self.family,
+            stream: self.stream.clone(),
+        };
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => {
+                let error = error.into();
+                tracing::warn!(error, "there is no upstream's answer behind an early one");
+                let status = StatusCode::BAD_GATEWAY;
+                // The text of an error is not written for clients.
+                let message = describe(status);
+                return client.told(status, &message, StreamError::Upstream(error));
+            }
+        };
+        let (parts, body) = response.into_parts();
+        let mut what = describe(parts.status);
+        match Kind::of(&self.asked, &parts) {
+            Kind::Stream => return State::Inner { body },
+            Kind::Encoded => what.push_str(", but a compressed event stream"),
+            Kind::Other if parts.status == StatusCode::NO_CONTENT => {
+                return State::Last { last: None };
+            }
+            Kind::Other if parts.status.is_success() => what.push_str(", but no event stream"),
+            Kind::Other => {}
+        }
+        if !head::is_text(&parts.headers) {
+            return client.told(parts.status, &what, StreamError::Refused(parts.status));
+        }
+        let refusal = Refusal {
+            body,
+            timer: sleep(PATIENCE),
+            text: Vec::new(),
+            what,
+            status: parts.status,
+            client,
+        };
+        State::Refused {
+            refusal: Box::pin(refusal),
+        }
+    }
+}
+
+/// A status with its name, if it has one.
+fn describe(status: StatusCode) -> String {
+    match status.canonical_reason() {
+        Some(name) => format!("{} {name}", status.as_u16()),
+        None => status.as_u16().to_string(),
+    }
+}
+
+impl<B: Body<Data = Bytes>> Refusal<B> {
+    /// Reads what there is to tell. Whatever ends it, what has come by then is told.
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        while this.text.len() < LONGEST {
+            match this.body.as_mut().poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        let room = LONGEST - this.text.len();
+                        this.text.extend_from_slice(&data[..data.len().min(room)]);
+                    }
+                }
+                Poll::Ready(None | Some(Err(_))) => break,
+                Poll::Pending => return this.timer.poll(cx),
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn told<F>(&self) -> State<F, B> {
+        let text = String::from_utf8_lossy(whole_characters(&self.text));
+        let message = match text.trim() {
+            "" => self.what.clone(),
+            text => format!("{}: {text}", self.what),
+        };
+        let error = StreamError::Refused(self.status);
+        self.client.told(self.status, &message, error)
+    }
+}
+
+/// Without a character that the bound has cut.
+fn whole_characters(text: &[u8]) -> &[u8] {
+    match std::str::from_utf8(text) {
+        Err(error) if error.error_len().is_none() => &text[..error.valid_up_to()],
+        _ => text,
+    }
+}
+
+impl<F, B, E> Body for EarlyBody<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::Inner { body } => {
+                    let frame = ready!(body.poll_frame(cx));
+                    return Poll::Ready(frame.map(|frame| frame.map_err(StreamError::from_inner)));
+                }
+                StateProj::Waiting { request } => {
+                    let result = ready!(request.as_mut().project().future.poll(cx));
+                    request.answered(result)
+                }
+                StateProj::Refused { refusal } => {
+                    ready!(refusal.as_mut().poll_read(cx));
+                    refusal.told()
+                }
+                StateProj::Last { last } => {
+                    return Poll::Ready(last.take().map(|last| last.map(Frame::data)));
+                }
+            };
+            state.set(next);
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.state {
+            State::Inner { body } => body.is_end_stream(),
+            State::Waiting { .. } | State::Refused { .. } => false,
+            State::Last { last } => last.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.state {
+            State::Inner { body } => body.size_hint(),
+            State::Waiting { .. } | State::Refused { .. } => SizeHint::default(),
+            State::Last {
+                last: Some(Ok(words)),
+            } => SizeHint::with_exact(words.len() as u64),
+            State::Last { .. } => SizeHint::with_exact(0),
+        }
+    }
+}
