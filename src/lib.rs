@@ -16,11 +16,12 @@
 //! The order is that of the table, from the client inward. It is the one in which each layer sees
 //! what it is about; any other is harmless.
 //!
-//! One more stands inside of all these, directly around a service that is slow:
+//! Two more stand inside of all these, directly around the service:
 //!
 //! | layer | what it does |
 //! | --- | --- |
 //! | [`EarlyLayer`](early::EarlyLayer) | answers ahead of the service, so that heartbeats can begin |
+//! | [`ResumeLayer`](resume::ResumeLayer) | asks the service to go on with a stream that it has lost |
 //!
 //! # What holds for all of them
 //!

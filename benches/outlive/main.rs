@@ -36,7 +36,7 @@ const FLAGS: [&str; 6] = [
     "--limit-per-ip=off",
     "--limit-rate=off",
     "--limit-total=off",
-    "--log-level=error",
+    "--log-streams=1/h",
     "--heartbeat-interval=1s",
 ];
 

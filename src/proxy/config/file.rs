@@ -269,7 +269,7 @@ mod tests {
         }
         check(&[(
             "resume = 'yes'",
-            &["sse-guard.toml:2: resume.mode: \"yes\" is none of auto, off, on, lossy"],
+            &["sse-guard.toml:2: resume.mode: \"yes\" is not one of off, on, lossy"],
         )]);
     }
 

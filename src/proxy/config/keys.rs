@@ -398,9 +398,9 @@ pub static KEYS: &[Key] = &[
     ),
     route(
         "resume.mode",
-        Kind::Choice(&["auto", "off", "on", "lossy"]),
-        "auto",
-        "Go on with a GET's stream when its upstream is lost; on: where ids tell how; lossy: always; auto: on for family eventsource",
+        Kind::Choice(&["off", "on", "lossy"]),
+        "off",
+        "Go on with a GET's stream when its upstream is lost; on: where ids tell how; lossy: always",
     ),
     route(
         "resume.on_end",
