@@ -44,7 +44,8 @@
 //! # Which requests
 //!
 //! Those whose `Accept` names `text/event-stream`, and whose method is not HEAD. Many clients of LLM
-//! APIs, OpenAI's own among them, name `application/json` alone: they get no early answer.
+//! APIs, OpenAI's own among them, name `application/json` alone, and ask for a stream in the body: whoever
+//! reads that tells by a [`StreamAsked`] in the request's extensions, as the proxy does with JSON.
 //!
 //! # What is lost
 //!
@@ -91,9 +92,11 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -127,6 +130,28 @@ impl EarlyLayer {
     pub fn enabled(mut self, yes: bool) -> Self {
         self.enabled = yes;
         self
+    }
+}
+
+/// Tells an [`EarlyLayer`] that the body of a request asks for an event stream, by the time it is read.
+///
+/// A clone is another handle to the same. It counts in the extensions of the request.
+#[derive(Clone, Debug, Default)]
+pub struct StreamAsked(Arc<AtomicBool>);
+
+impl StreamAsked {
+    /// For a body that has not asked yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// It does ask for one.
+    pub fn set(&self) {
+        self.0.store(true, Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Relaxed)
     }
 }
 
@@ -178,10 +203,13 @@ where
             Some(asked) => {
                 let stream = Stream::open();
                 let family = Family::of(&request);
+                let later = request.extensions().get().cloned();
                 request.extensions_mut().insert(Begun(stream.clone()));
                 let waiting = Waiting {
                     future: self.inner.call(request),
                     timer: sleep(self.config.after),
+                    after: self.config.after,
+                    later,
                     asked,
                     family,
                     stream,
@@ -201,7 +229,8 @@ impl EarlyLayer {
         if !self.enabled || request.method() == Method::HEAD {
             return None;
         }
-        Some(Asked::of(request)).filter(|asked| asked.accepts_stream)
+        let may_ask = request.extensions().get::<StreamAsked>().is_some();
+        Some(Asked::of(request)).filter(|asked| asked.accepts_stream || may_ask)
     }
 }
 
@@ -213,6 +242,8 @@ pin_project! {
         future: F,
         #[pin]
         timer: Sleep,
+        after: Duration,
+        later: Option<StreamAsked>,
         asked: Asked,
         family: Family,
         stream: Stream,
@@ -254,15 +285,23 @@ where
                 let Some(mut request) = waiting.take() else {
                     unreachable!("polled again after it was ready");
                 };
-                let on_time = request.as_mut().project();
+                let mut on_time = request.as_mut().project();
                 if let Poll::Ready(result) = on_time.future.poll(cx) {
                     return Poll::Ready(in_time(result));
                 }
-                if on_time.timer.poll(cx).is_pending() {
-                    *waiting = Some(request);
-                    return Poll::Pending;
+                while on_time.timer.as_mut().poll(cx).is_ready() {
+                    let has_asked = on_time.later.as_ref().is_some_and(StreamAsked::get);
+                    if on_time.asked.accepts_stream || has_asked {
+                        return Poll::Ready(Ok(answer(request)));
+                    }
+                    // It may be said further down a body that is slow to come.
+                    on_time
+                        .timer
+                        .as_mut()
+                        .reset(Instant::now() + *on_time.after);
                 }
-                Poll::Ready(Ok(answer(request)))
+                *waiting = Some(request);
+                Poll::Pending
             }
         }
     }

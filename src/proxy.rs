@@ -21,6 +21,7 @@ mod pulse;
 mod router;
 mod running;
 mod server;
+mod stream_flag;
 mod upstream;
 mod watch;
 

@@ -104,6 +104,42 @@ fn a_quick_failure_keeps_its_status() {
 }
 
 #[test]
+fn a_client_that_asks_for_a_stream_in_its_body_alone_is_heard_as_well() {
+    let request = |body: &str| {
+        format!(
+            "POST /v1 HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n\
+             Accept-Encoding: gzip\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let (speak, gate) = gate();
+    let origin = Origin::start(move |asked, to| {
+        assert_eq!(asked.field("accept-encoding"), Some("identity"));
+        gate.wait();
+        to.stream();
+        to.chunk("data: [DONE]\n\n");
+        to.end();
+    });
+    let proxy = early(&origin, &["--admin-listen=127.0.0.1:0"]);
+    let mut client = waiting(&proxy, &request(r#"{"model": "m", "stream": true}"#));
+    let mut quiet = proxy.ask(&request(r#"{"model": "m", "stream": false}"#));
+    for _ in 0..5 {
+        client.read_until(BEAT);
+    }
+    for _ in 0..2 {
+        speak.send(()).unwrap();
+    }
+    assert_eq!(rest(&mut client), ("data: [DONE]\n\n".into(), End::Clean));
+    let head = quiet.head();
+    // Its answer is the upstream's own, with all its fields.
+    assert!(head.contains("\ntransfer-encoding: chunked\n"), "{head}");
+    assert!(quiet.read_until("[DONE]").ends_with("data: [DONE]\n\n"));
+    let early = admin(proxy.admin(), "GET /metrics");
+    assert!(early.contains("sse_guard_early_answers_total 1"), "{early}");
+}
+
+#[test]
 fn heartbeats_fill_the_wait_and_the_events_come_behind_them() {
     let (speak, gate) = gate();
     let origin = slow(gate, |to| {

@@ -2,16 +2,16 @@
 
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::net::TcpStream;
 
-/// Numbers that have to come one after the other.
-#[derive(Default)]
+/// Numbers that have to come one after the other, on one connection.
 pub(crate) struct Numbers {
+    body: Incoming,
     rest: String,
     /// The id of the event under way.
     id: Option<u64>,
@@ -20,8 +20,7 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    /// Reads to `last` on one connection; tells how many heartbeats there were.
-    pub(crate) async fn read(proxy: SocketAddr, last: u64, delivered: Arc<AtomicU64>) -> u64 {
+    pub(crate) async fn connect(proxy: SocketAddr) -> Self {
         let socket = TcpStream::connect(proxy).await.unwrap();
         let io = TokioIo::new(socket);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
@@ -33,17 +32,26 @@ impl Numbers {
             .unwrap();
         let response = sender.send_request(request).await.unwrap();
         assert_eq!(response.status(), 200);
-        let mut body = response.into_body();
-        let mut numbers = Self::default();
-        while numbers.seen < last {
-            let frame = body.frame().await;
-            let frame = frame.unwrap_or_else(|| panic!("ended behind {}", numbers.seen));
-            let data = frame.unwrap().into_data().unwrap();
-            let before = numbers.seen;
-            numbers.take(std::str::from_utf8(&data).unwrap());
-            delivered.fetch_add(numbers.seen - before, Relaxed);
+        Self {
+            body: response.into_body(),
+            rest: String::new(),
+            id: None,
+            seen: 0,
+            heartbeats: 0,
         }
-        numbers.heartbeats
+    }
+
+    /// Reads to `last`; tells how many heartbeats there were.
+    pub(crate) async fn read(mut self, last: u64, delivered: Arc<AtomicU64>) -> u64 {
+        while self.seen < last {
+            let frame = self.body.frame().await;
+            let frame = frame.unwrap_or_else(|| panic!("ended behind {}", self.seen));
+            let data = frame.unwrap().into_data().unwrap();
+            let before = self.seen;
+            self.take(std::str::from_utf8(&data).unwrap());
+            delivered.fetch_add(self.seen - before, Relaxed);
+        }
+        self.heartbeats
     }
 
     fn take(&mut self, text: &str) {

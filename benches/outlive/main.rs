@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use support::Proxy;
+use tokio::task::JoinHandle;
 
 const FLAGS: [&str; 6] = [
     "--resume-mode=on",
@@ -71,6 +72,21 @@ async fn main() {
     }
 }
 
+/// All clients, connected.
+async fn read(
+    proxy: &Proxy,
+    clients: u64,
+    last: u64,
+    delivered: &Arc<AtomicU64>,
+) -> Vec<JoinHandle<u64>> {
+    let mut connected = Vec::new();
+    for _ in 0..clients {
+        connected.push(Numbers::connect(proxy.addr).await);
+    }
+    let read = |numbers: Numbers| tokio::spawn(numbers.read(last, delivered.clone()));
+    connected.into_iter().map(read).collect()
+}
+
 async fn kills() {
     let (kills, clients, last) = (
         number("KILLS", 200),
@@ -88,12 +104,7 @@ async fn kills() {
     );
     let delivered = Arc::new(AtomicU64::new(0));
     let begin = Instant::now();
-    let reads: Vec<_> = (0..clients)
-        .map(|_| {
-            let delivered = delivered.clone();
-            tokio::spawn(Numbers::read(proxy.addr, last, delivered))
-        })
-        .collect();
+    let reads = read(&proxy, clients, last, &delivered).await;
     let all = last * clients;
     for kill in 0..kills {
         // Spread over the whole, at a random place of each part.
@@ -125,9 +136,7 @@ async fn restart() {
     let mut upstream = Upstream::start(0).await;
     let proxy = start(upstream.address, &[&format!("--resume-rate={rate}/s")]);
     let delivered = Arc::new(AtomicU64::new(0));
-    let reads: Vec<_> = (0..clients)
-        .map(|_| tokio::spawn(Numbers::read(proxy.addr, 2, delivered.clone())))
-        .collect();
+    let reads = read(&proxy, clients, 2, &delivered).await;
     // Each has had its first event, and the next comes on the next connection.
     while delivered.load(Relaxed) < clients {
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -12,6 +12,8 @@ use tokio::time::Instant;
 pub(crate) const LISTEN: &str = "OUTLIVE_LISTEN";
 const LAST: &str = "OUTLIVE_LAST";
 
+/// Between two chunks.
+const PACE: Duration = Duration::from_millis(2);
 /// Events of a chunk.
 const BATCH: u64 = 40;
 
@@ -125,6 +127,8 @@ async fn answer(socket: TcpStream, last: u64, start: Instant) -> std::io::Result
         let rest = held.split_off(held.len() - keep);
         socket.write_all(chunk(&held).as_bytes()).await?;
         held = rest;
+        // Else all of it would wait in sockets before the first kill.
+        tokio::time::sleep(PACE).await;
     }
     // To its client's end.
     socket.read_line(&mut line).await?;

@@ -170,6 +170,24 @@ async fn only_who_asks_for_a_stream_is_answered_early() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_asks_for_one_in_the_body_is_answered_once_that_is_known() {
+    let asked = StreamAsked::new();
+    let mut request = Request::post("/").body(()).unwrap();
+    request.extensions_mut().insert(asked.clone());
+    let upstream = Upstream::new().late(100 * AFTER).send("data: 1\n\n");
+    let start = Instant::now();
+    let answer = ask(kept(), request, upstream);
+    let known = async {
+        tokio::time::sleep(Duration::from_secs(3 * AFTER + 1)).await;
+        asked.set();
+    };
+    let (response, ()) = tokio::join!(answer, known);
+    assert_eq!(start.elapsed().as_secs(), 4 * AFTER);
+    assert_eq!(response.stream().state(), StreamState::Connecting);
+    assert_eq!(response.text().await, "data: 1\n\n");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_late_refusal_is_an_error_event_of_the_clients_family() {
     let body = r#"{"error":{"message":"no model"}}"#;
     for (family, status_at, status) in [

@@ -2,10 +2,11 @@
 
 use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
 use super::running::{Common, Current, Running};
+use super::stream_flag::StreamFlag;
 use super::upstream::{Check, Health, Upstream};
 use crate::client_key::{ForwardedHeader, ForwardedIp, PeerAddr};
 use crate::connection_limit::{ConnectionLimitLayer, Reject};
-use crate::early::{Early, EarlyLayer};
+use crate::early::{Early, EarlyLayer, StreamAsked};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
 use crate::inject::InjectLayer;
@@ -17,7 +18,8 @@ use crate::stream::Stream;
 use crate::wire::WordsError;
 use crate::{SseGuard, SseGuardLayer};
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, StatusCode, Uri};
+use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Full};
 use ipnet::IpNet;
 use std::convert::Infallible;
@@ -225,12 +227,40 @@ impl Router {
             return response;
         };
         let user = self.user(&request).map(str::to_owned);
+        let mut request = request;
+        if route.settings.early.enabled && is_json(&request) {
+            watch_for_flag(&mut request);
+        }
         let Ok(response) = route.service.clone().call(request).await;
         if let (Some(user), Some(stream)) = (user, response.extensions().get::<Stream>()) {
             stream.set_user(user);
         }
         response.map(Either::Left)
     }
+}
+
+fn is_json(request: &Request<RequestBody>) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|value| value.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// Clients of LLM APIs that want a stream say so in the body, and not all of them elsewhere.
+fn watch_for_flag(request: &mut Request<RequestBody>) {
+    let asked = StreamAsked::new();
+    // A stream in a content coding could not be spliced in.
+    let identity = HeaderValue::from_static("identity");
+    request.headers_mut().insert(ACCEPT_ENCODING, identity);
+    request.extensions_mut().insert(asked.clone());
+    let mut flag = StreamFlag::default();
+    request.body_mut().inspect(move |bytes| {
+        let is_said = flag.take(bytes);
+        if is_said {
+            asked.set();
+        }
+        is_said
+    });
 }
 
 /// The router that holds when a request comes, as a service.

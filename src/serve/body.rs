@@ -3,17 +3,29 @@
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 /// The body of a request that [`Server`](super::Server) hands to a service.
-#[derive(Debug)]
 pub struct RequestBody {
     /// Nothing comes if there is none.
     incoming: Option<Incoming>,
     upload: Upload,
+    inspect: Option<Inspect>,
+}
+
+/// Is shown what passes, until it has seen enough.
+type Inspect = Box<dyn FnMut(&[u8]) -> bool + Send + Sync>;
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody")
+            .field("incoming", &self.incoming)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for RequestBody {
@@ -22,6 +34,7 @@ impl Default for RequestBody {
         let body = Self {
             incoming: None,
             upload: Upload::default(),
+            inspect: None,
         };
         body.note();
         body
@@ -59,6 +72,7 @@ impl RequestBody {
         let body = Self {
             incoming: Some(incoming),
             upload: upload.clone(),
+            inspect: None,
         };
         body.note();
         (body, upload)
@@ -68,6 +82,20 @@ impl RequestBody {
     #[cfg(feature = "proxy")]
     pub(crate) fn upload(&self) -> Upload {
         self.upload.clone()
+    }
+
+    /// Shows `inspect` what passes, until it says that it has seen enough.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn inspect(&mut self, inspect: impl FnMut(&[u8]) -> bool + Send + Sync + 'static) {
+        self.inspect = Some(Box::new(inspect));
+    }
+
+    fn show(&mut self, frame: &Frame<Bytes>) {
+        if let (Some(inspect), Some(data)) = (&mut self.inspect, frame.data_ref())
+            && inspect(data)
+        {
+            self.inspect = None;
+        }
     }
 
     fn note(&self) {
@@ -92,7 +120,10 @@ impl Body for RequestBody {
         match &frame {
             None => self.upload.set(Upload::OVER),
             Some(Err(_)) => self.upload.set(Upload::BROKEN),
-            Some(Ok(_)) => self.note(),
+            Some(Ok(frame)) => {
+                self.show(frame);
+                self.note();
+            }
         }
         Poll::Ready(frame)
     }

@@ -1,0 +1,114 @@
+//! Whether a JSON object says `"stream": true`, as requests to LLM APIs do that want a stream.
+
+/// Reads an object piece by piece, and keeps no more than a name.
+#[derive(Debug, Default)]
+pub(super) struct StreamFlag {
+    depth: u32,
+    /// In a string; behind a backslash in it.
+    text: Option<Text>,
+    is_name_next: bool,
+    /// The member under way is the one, and its value has not begun.
+    is_it: bool,
+}
+
+#[derive(Debug, Default)]
+struct Text {
+    is_escaped: bool,
+    /// So many bytes of it are those of the name; nothing if it can not be the name any more.
+    same: Option<usize>,
+}
+
+const NAME: &[u8] = b"stream";
+
+impl StreamFlag {
+    /// Whether it has been said by the end of these bytes, which follow those of the last call.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> bool {
+        bytes.iter().any(|byte| self.is_said(*byte))
+    }
+
+    fn is_said(&mut self, byte: u8) -> bool {
+        if let Some(text) = &mut self.text {
+            if text.is_escaped {
+                text.is_escaped = false;
+            } else if byte == b'"' {
+                self.is_it = self.is_name_next && text.same == Some(NAME.len());
+                self.text = None;
+                return false;
+            } else {
+                text.is_escaped = byte == b'\\';
+            }
+            text.same = text
+                .same
+                .filter(|at| NAME.get(*at) == Some(&byte))
+                .map(|at| at + 1);
+            return false;
+        }
+        let is_top = self.depth == 1;
+        match byte {
+            b'"' => {
+                self.text = Some(Text {
+                    is_escaped: false,
+                    same: is_top.then_some(0),
+                });
+            }
+            b'{' => {
+                self.is_name_next = self.depth == 0;
+                (self.depth, self.is_it) = (self.depth + 1, false);
+            }
+            b'[' => (self.depth, self.is_it) = (self.depth + 1, false),
+            b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+            b':' if is_top => self.is_name_next = false,
+            b',' if is_top => (self.is_name_next, self.is_it) = (true, false),
+            b't' => return is_top && self.is_it,
+            b' ' | b'\t' | b'\r' | b'\n' => {}
+            _ => self.is_it = false,
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_said(text: &str) -> bool {
+        let whole = StreamFlag::default().take(text.as_bytes());
+        let mut flag = StreamFlag::default();
+        let pieces = text.as_bytes().chunks(1).any(|byte| flag.take(byte));
+        assert_eq!(whole, pieces, "{text}");
+        whole
+    }
+
+    #[test]
+    fn it_is_said_by_a_member_of_the_object_itself() {
+        for text in [
+            r#"{"stream":true}"#,
+            r#"{ "model" : "m", "stream" : true, "n": 1 }"#,
+            r#"{"messages":[{"content":"\"stream\": false}"}],"stream":true}"#,
+            "{\"a\":{\"b\":[1,2]},\r\n\t\"stream\"\r\n:\ttrue}",
+        ] {
+            assert!(is_said(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn it_is_not_said_by_anything_else() {
+        for text in [
+            "",
+            r#"{"stream":false}"#,
+            r#"{"stream":null,"t":true}"#,
+            r#"{"stream":"true"}"#,
+            r#"{"stream":[true]}"#,
+            r#"{"stream":{"t":true}}"#,
+            r#"{"streams":true,"strea":true,"xstream":true}"#,
+            r#"{"a":"stream","b":true}"#,
+            r#"{"options":{"stream":true}}"#,
+            r#"["stream",true]"#,
+            r#"{"text":"\"stream\": true"}"#,
+            r#"{"\u0073tream":true}"#,
+            r#"{"a":["stream",true]}"#,
+        ] {
+            assert!(!is_said(text), "{text}");
+        }
+    }
+}
