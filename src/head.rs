@@ -1,5 +1,6 @@
 //! What a request asks for and what its response turned out to be: the rules about heads.
 
+use crate::family::Family;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
 };
@@ -14,6 +15,7 @@ pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-acce
 pub struct Asked {
     pub(crate) method: Method,
     pub(crate) accepts_stream: bool,
+    pub(crate) family: Family,
 }
 
 impl Asked {
@@ -21,13 +23,21 @@ impl Asked {
         Self {
             method: request.method().clone(),
             accepts_stream: accepts_event_stream(request.headers()),
+            family: Family::of(request),
         }
     }
 
-    /// A GET is an event source, which comes back; anything else is one answer in pieces, where
-    /// to end early is to cancel.
     pub(crate) fn is_get(&self) -> bool {
         self.method == Method::GET
+    }
+
+    /// Whether its client comes back when a stream has ended: by its method if somebody has said
+    /// which ones do, else by its family.
+    pub(crate) fn comes_back(&self, methods: Option<&[Method]>) -> bool {
+        match methods {
+            Some(methods) => methods.contains(&self.method),
+            None => self.family.comes_back(),
+        }
     }
 }
 
@@ -61,19 +71,31 @@ impl Kind {
 
 /// Whether a media type (with its parameters) is that of event streams.
 fn is_event_stream(value: &HeaderValue) -> bool {
-    let value = value.as_bytes();
+    is_of_type(value.as_bytes(), EVENT_STREAM)
+}
+
+/// Whether it is this media type, whatever its parameters.
+fn is_of_type(value: &[u8], media_type: &str) -> bool {
     let essence = value.split(|&byte| byte == b';').next().unwrap_or(value);
     essence
         .trim_ascii()
-        .eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
+        .eq_ignore_ascii_case(media_type.as_bytes())
 }
 
 /// Whether `Accept` names event streams; `*/*` does not.
-fn accepts_event_stream(headers: &HeaderMap) -> bool {
+pub(crate) fn accepts_event_stream(headers: &HeaderMap) -> bool {
+    accepts(headers, EVENT_STREAM)
+}
+
+/// Whether `Accept` names JSON; `*/*` does not.
+pub(crate) fn accepts_json(headers: &HeaderMap) -> bool {
+    accepts(headers, "application/json")
+}
+
+fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     headers.get_all(ACCEPT).iter().any(|value| {
-        value.as_bytes().split(|&byte| byte == b',').any(|range| {
-            HeaderValue::from_bytes(range.trim_ascii()).is_ok_and(|range| is_event_stream(&range))
-        })
+        let mut ranges = value.as_bytes().split(|&byte| byte == b',');
+        ranges.any(|range| is_of_type(range, media_type))
     })
 }
 
@@ -110,6 +132,7 @@ mod tests {
         let asked = Asked {
             method,
             accepts_stream: true,
+            family: Family::Raw,
         };
         let mut response = Response::builder().status(status);
         for (name, value) in headers {

@@ -1,6 +1,7 @@
 //! What the facade is told: the metrics of a route, and the description of all.
 
 use super::Outcome;
+use crate::family::Family;
 use crate::rejection::RejectReason;
 use crate::stream::EndReason;
 use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
@@ -52,6 +53,9 @@ pub fn describe() {
     for reason in EndReason::ALL {
         counter!("sse_guard_ends_total", "reason" => reason.as_str()).increment(0);
     }
+    for family in [Family::OpenAi, Family::Anthropic] {
+        counter!("sse_guard_truncated_total", "family" => family.as_str()).increment(0);
+    }
     let count = |name, what| ::metrics::describe_counter!(name, Unit::Count, what);
     let bytes = |name, what| ::metrics::describe_counter!(name, Unit::Bytes, what);
     let seconds = |name, what| ::metrics::describe_histogram!(name, Unit::Seconds, what);
@@ -71,6 +75,10 @@ pub fn describe() {
         "Streams turned away, by reason",
     );
     count("sse_guard_ends_total", "Streams that have ended, by reason");
+    count(
+        "sse_guard_truncated_total",
+        "Streams that their upstream ended before they were complete, by family",
+    );
     bytes("sse_guard_bytes_total", "Bytes from upstreams");
     bytes(
         "sse_guard_dropped_bytes_total",

@@ -149,7 +149,7 @@ async fn the_age_at_which_an_upstream_ends_its_event_streams_is_kept() {
 }
 
 #[test]
-fn ends_and_rejections_are_there_at_zero_once_they_are_described() {
+fn what_is_counted_from_its_first_time_on_is_there_at_zero_once_it_is_described() {
     let recorder = DebuggingRecorder::new();
     let seen = recorder.snapshotter();
     ::metrics::with_local_recorder(&recorder, describe);
@@ -162,7 +162,10 @@ fn ends_and_rejections_are_there_at_zero_once_they_are_described() {
     let ends = EndReason::ALL.map(|reason| ("sse_guard_ends_total".into(), reason.as_str().into()));
     let rejections = RejectReason::ALL
         .map(|reason| ("sse_guard_rejections_total".into(), reason.as_str().into()));
-    let mut all: Vec<(String, String)> = ends.into_iter().chain(rejections).collect();
+    let truncated =
+        ["openai", "anthropic"].map(|family| ("sse_guard_truncated_total".into(), family.into()));
+    let all = ends.into_iter().chain(rejections).chain(truncated);
+    let mut all: Vec<(String, String)> = all.collect();
     all.sort();
     there.sort();
     assert_eq!(there, all);
