@@ -263,6 +263,7 @@ mod tests {
         for key in KEYS {
             let text = key.default.unwrap_or(match key.kind {
                 Kind::Count => "2",
+                Kind::Methods => "GET",
                 kind if kind.takes_off() => "off",
                 _ => "http://app",
             });
@@ -318,7 +319,7 @@ mod tests {
         let loaded = load_args(&[UPSTREAM, "--heartbeat-text=a, b"]);
         let style = &loaded.config.routes[0].settings.heartbeat.style;
         let text = "a, b".to_owned();
-        assert_eq!(*style, super::super::Style::Line { text });
+        assert_eq!(*style, super::super::Style::Auto { text });
     }
 
     #[test]
