@@ -179,13 +179,15 @@ fn is_last_word(family: Family, event: &RawEvent<'_>) -> bool {
     }
 }
 
+const DONE: &[u8] = b"[DONE]";
+
 /// The states of a response that has ended.
 const ENDS: [&[u8]; 3] = [b"completed", b"incomplete", b"failed"];
 
 /// As OpenAI's clients tell, whatever the event's name.
 fn is_done_or_error(data: &[u8]) -> bool {
     let object = data.strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
-    data.starts_with(b"[DONE]") || object.is_some_and(|object| object.starts_with(br#""error""#))
+    data.starts_with(DONE) || object.is_some_and(|object| object.starts_with(br#""error""#))
 }
 
 /// What is known of one stream.
@@ -218,14 +220,14 @@ impl CompletionPolicy {
         }
     }
 
-    /// Whether what stands behind the last whole event is the last word without its blank line, which
-    /// no client waits for.
-    fn is_last_word(&self, tail: &[u8]) -> bool {
+    /// Whether what stands behind the last whole event is a last word that some servers send without
+    /// its blank line. Any other is half an event.
+    fn is_done(&self, tail: &[u8]) -> bool {
         let mut found = false;
         Scanner::default().scan(&[tail, b"\n\n"].concat(), |event| {
-            found |= event.has_data && is_last_word(self.family, &event);
+            found |= event.data().trim_ascii_end() == DONE;
         });
-        found
+        found && self.family == Family::OpenAi
     }
 }
 
@@ -245,7 +247,7 @@ impl Policy for CompletionPolicy {
         let is_upstreams = matches!(stream.end_reason(), None | Some(EndReason::UpstreamEnd));
         let awaits_more = match self.awaits {
             Awaits::First { may_be_none } => !may_be_none,
-            Awaits::Last => !self.is_last_word(tail),
+            Awaits::Last => !self.is_done(tail),
             Awaits::Sign | Awaits::Any | Awaits::Nothing => false,
         };
         self.required && is_upstreams && awaits_more
