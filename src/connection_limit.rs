@@ -20,7 +20,8 @@
 //!
 //! `429` (this client has too many, or opens too fast) or `503` (there are too many in all) with
 //! `Retry-After`. An `EventSource` never comes back after either: with
-//! [`Reject::RetryLater`] a GET that accepts an event stream gets one that says `retry:` and ends.
+//! [`Reject::RetryLater`] a request that accepts an event stream, and whose client
+//! [comes back](crate::family::Family::comes_back), gets one that says `retry:` and ends.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -94,7 +95,8 @@ pub enum Reject {
     /// 429 or 503.
     #[default]
     Status,
-    /// For GETs that accept an event stream 200, `retry:` and the end; the status for others.
+    /// For requests that accept an event stream, and whose clients
+    /// [come back](crate::family::Family::comes_back), 200, `retry:` and the end; the status for others.
     RetryLater,
 }
 
@@ -312,7 +314,7 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
             metrics::counter!("sse_guard_rejections_total", "reason" => reason.as_str())
                 .increment(1);
             let retries = self.config.reject == Reject::RetryLater || reason.is_shortage();
-            let as_stream = retries && asked.is_get() && asked.accepts_stream;
+            let as_stream = retries && asked.family.comes_back() && asked.accepts_stream;
             let retry_after = match as_stream {
                 true => jittered(self.config.retry_after),
                 false => self.config.retry_after,

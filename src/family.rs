@@ -1,22 +1,38 @@
 //! What kind of stream it is, as clients of each kind put up with different things.
 //!
-//! | family | who reads it | an error in the middle |
-//! | --- | --- | --- |
-//! | [`EventSource`](Family::EventSource) | a browser's `EventSource` and its kin, by GET | an event `error` |
-//! | [`OpenAi`](Family::OpenAi) | the OpenAI SDKs and what speaks like their API | data with `error` in it |
-//! | [`Anthropic`](Family::Anthropic) | the Anthropic SDKs | an event `error` of their shape |
-//! | [`Mcp`](Family::Mcp) | clients of the Model Context Protocol | a broken transfer |
-//! | [`Raw`](Family::Raw) | anybody else | a broken transfer |
+//! | family | who reads it | at an end it | an error in the middle |
+//! | --- | --- | --- | --- |
+//! | [`EventSource`](Family::EventSource) | a browser's `EventSource` and its kin, by GET | comes back, after `retry:` | an event `error` |
+//! | [`OpenAi`](Family::OpenAi) | the OpenAI SDKs and what speaks like their API | takes it for the whole | data with `error` in it |
+//! | [`Anthropic`](Family::Anthropic) | the Anthropic SDKs | takes it for the whole | an event `error` of their shape |
+//! | [`Mcp`](Family::Mcp) | clients of the Model Context Protocol | gives the call up | a broken transfer |
+//! | [`Raw`](Family::Raw) | anybody else | may take it for the whole | a broken transfer |
+//!
+//! An error of MCP would be an answer to the id in the request's body, which nobody here reads; its
+//! clients make an error of a broken transfer themselves.
+//!
+//! # How it is told
+//!
+//! A [`Family`] in the request's extensions counts, whatever else is in the request. Else its head
+//! tells, by no path: `anthropic-version`; `mcp-protocol-version`, `mcp-session-id`, or a POST that
+//! accepts both JSON and an event stream; a `User-Agent` of an OpenAI SDK (`OpenAI/Python`,
+//! `AsyncOpenAI/Python`, `OpenAI/JS` and so on), `openai-organization`, `openai-project` or
+//! `openai-beta`; any other GET is an [`EventSource`](Family::EventSource)'s. `x-stainless-` headers
+//! tell nothing: SDKs of many APIs send them. What is left is [`Raw`](Family::Raw), of which the
+//! [`CompletionLayer`](crate::completion::CompletionLayer) learns more by its first event.
 
-use crate::wire::Words;
+use crate::head;
+use crate::wire::{LineEnd, RawEvent, Words};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::header::USER_AGENT;
+use http::{HeaderMap, Method, Request, StatusCode};
+use memchr::memmem;
 use serde_json::{Value, json};
 
+/// So much of an event's data is looked at for what it is.
+const LOOK: usize = 2048;
+
 /// What kind of stream it is. See the [module docs](self).
-///
-/// Layers that have to know look for it in the request's extensions, and else at the request's own
-/// signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Family {
@@ -33,29 +49,95 @@ pub enum Family {
 }
 
 impl Family {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::EventSource,
+        Self::OpenAi,
+        Self::Anthropic,
+        Self::Mcp,
+        Self::Raw,
+    ];
+
+    /// Its name in the config, and the value of the label `family` in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EventSource => "eventsource",
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+            Self::Mcp => "mcp",
+            Self::Raw => "raw",
+        }
+    }
+
     /// As the request's extensions or else its head tell.
     pub fn of<B>(request: &Request<B>) -> Self {
         if let Some(family) = request.extensions().get::<Self>() {
             return *family;
         }
         let headers = request.headers();
-        if headers.contains_key("anthropic-version") {
+        let has = |name: &str| headers.contains_key(name);
+        if has("anthropic-version") {
             Self::Anthropic
-        } else if headers.contains_key("mcp-protocol-version")
-            || headers.contains_key("mcp-session-id")
-        {
+        } else if has("mcp-protocol-version") || has("mcp-session-id") {
             Self::Mcp
+        } else if is_openai(headers) {
+            Self::OpenAi
         } else if request.method() == Method::GET {
             Self::EventSource
+        } else if head::accepts_event_stream(headers) && head::accepts_json(headers) {
+            Self::Mcp
         } else {
             Self::Raw
         }
+    }
+
+    /// As the first event with data of a stream tells whose request told nothing.
+    pub(crate) fn of_first_event(event: &RawEvent<'_>) -> Option<Self> {
+        let name = event.name.unwrap_or_default();
+        let data = event.data();
+        let data = &data[..data.len().min(LOOK)];
+        let says = |word: &[u8]| memmem::find(data, word).is_some();
+        // In a text within JSON there would be a backslash before the last quote.
+        if says(br#""jsonrpc""#) {
+            Some(Self::Mcp)
+        } else if name == b"message_start" {
+            Some(Self::Anthropic)
+        } else if name.starts_with(b"response.")
+            || says(br#""chat.completion.chunk""#)
+            || says(br#""text_completion""#)
+        {
+            Some(Self::OpenAi)
+        } else {
+            None
+        }
+    }
+
+    /// Whether its clients come back by themselves when a stream has ended, and heed `retry:`. To
+    /// those of the others an end is a complete answer, and what is not theirs in a stream a danger.
+    pub fn comes_back(self) -> bool {
+        self == Self::EventSource
+    }
+
+    /// Whether a stream that breaks may be asked for again with `Last-Event-ID` and go on as if
+    /// nothing had happened. Never MCP's: since 2026-07-28 it has no such thing.
+    pub fn may_resume(self) -> bool {
+        self == Self::EventSource
     }
 
     /// The event that tells clients of this family that their stream has failed, in lines that end in LF;
     /// nothing if only a broken transfer does. `status` is what the upstream has answered, or what a
     /// proxy would have.
     pub fn error_event(self, status: StatusCode, message: &str) -> Option<Bytes> {
+        self.error_in(status, message, LineEnd::Lf)
+    }
+
+    /// The same in the stream's own line end.
+    pub(crate) fn error_in(
+        self,
+        status: StatusCode,
+        message: &str,
+        line_end: LineEnd,
+    ) -> Option<Bytes> {
         let code = status.as_u16();
         let (name, data): (Option<&str>, Value) = match self {
             Self::EventSource => {
@@ -79,8 +161,18 @@ impl Family {
         };
         // JSON has no line ends of its own.
         let words = Words::message(name, &data.to_string(), None).ok()?;
-        Some(words.in_line_end(crate::wire::LineEnd::Lf))
+        Some(words.in_line_end(line_end))
     }
+}
+
+/// By what OpenAI's own SDKs send and no other's: many APIs take their bearer tokens and
+/// `x-stainless-` headers.
+fn is_openai(headers: &HeaderMap) -> bool {
+    let own = ["openai-organization", "openai-project", "openai-beta"];
+    own.iter().any(|name| headers.contains_key(*name))
+        || headers
+            .get(USER_AGENT)
+            .is_some_and(|agent| memmem::find(agent.as_bytes(), b"OpenAI/").is_some())
 }
 
 /// <https://docs.anthropic.com/en/api/errors>
@@ -101,6 +193,7 @@ fn anthropic_kind(status: StatusCode) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Scanner;
 
     fn request(fields: &[(&str, &str)]) -> Request<()> {
         let post = Request::post("/v1");
@@ -112,16 +205,64 @@ mod tests {
 
     #[test]
     fn the_requests_signs_tell() {
-        let get = Request::get("/feed").body(()).unwrap();
-        assert_eq!(Family::of(&get), Family::EventSource);
-        let claude = request(&[("anthropic-version", "2023-06-01")]);
-        assert_eq!(Family::of(&claude), Family::Anthropic);
-        let mcp = request(&[("mcp-protocol-version", "2025-06-18")]);
-        assert_eq!(Family::of(&mcp), Family::Mcp);
-        assert_eq!(Family::of(&request(&[])), Family::Raw);
+        let both = "application/json, text/event-stream";
+        for (name, value, expected) in [
+            ("anthropic-version", "2023-06-01", Family::Anthropic),
+            ("mcp-protocol-version", "2025-06-18", Family::Mcp),
+            ("mcp-session-id", "1", Family::Mcp),
+            ("accept", both, Family::Mcp),
+            ("accept", "text/event-stream", Family::Raw),
+            ("accept", "application/json", Family::Raw),
+            ("openai-project", "p", Family::OpenAi),
+            ("user-agent", "AsyncOpenAI/Python 3.54.0", Family::OpenAi),
+            ("user-agent", "OpenAI/JS 6.49.0", Family::OpenAi),
+            ("user-agent", "Groq/Python 1.0", Family::Raw),
+            ("x-stainless-lang", "python", Family::Raw),
+        ] {
+            let found = Family::of(&request(&[(name, value)]));
+            assert_eq!(found, expected, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_get_is_an_event_sources_unless_it_says_otherwise() {
+        for (name, value, expected) in [
+            ("accept", "text/event-stream", Family::EventSource),
+            ("accept", "*/*", Family::EventSource),
+            ("mcp-session-id", "1", Family::Mcp),
+            ("anthropic-version", "2023-06-01", Family::Anthropic),
+        ] {
+            let get = Request::get("/feed").header(name, value).body(()).unwrap();
+            assert_eq!(Family::of(&get), expected, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn what_the_extensions_say_counts_for_more() {
         let mut known = request(&[("anthropic-version", "2023-06-01")]);
         known.extensions_mut().insert(Family::OpenAi);
         assert_eq!(Family::of(&known), Family::OpenAi);
+    }
+
+    #[test]
+    fn the_first_event_tells() {
+        let openai = Some(Family::OpenAi);
+        for (event, expected) in [
+            (r#"data: {"object": "chat.completion.chunk"}"#, openai),
+            (r#"data: {"id":"1","object":"text_completion"}"#, openai),
+            ("event: response.created\ndata: {}", openai),
+            ("event: message_start\ndata: {}", Some(Family::Anthropic)),
+            (r#"data: {"jsonrpc":"2.0"}"#, Some(Family::Mcp)),
+            (r#"data: {"text":"\"chat.completion.chunk\""}"#, None),
+            ("event: message\ndata: {}", None),
+        ] {
+            let mut found = Vec::new();
+            let bytes = format!("{event}\n\n");
+            Scanner::default().scan(bytes.as_bytes(), |event| {
+                found.push(Family::of_first_event(&event));
+            });
+            assert_eq!(found, [expected], "{event}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub use error::{BoxError, StreamError};
 use crate::head::{self, Asked, Kind};
 use crate::rejection::{Rejected, Rejection};
 use crate::stream::{Begun, EndReason, Stream};
-use crate::wire::{DEFAULT_HOLD, LineEnd};
+use crate::wire::{DEFAULT_HOLD, LineEnd, RawEvent};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -84,6 +84,24 @@ pub enum Verdict {
     End(Ending),
 }
 
+/// Why a stream is about to break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// Its upstream has ended it properly, but [too early](Policy::is_short).
+    Short,
+    /// Anything else, with the reason that the record gets.
+    Broken(EndReason),
+}
+
+impl Breach {
+    pub(crate) fn reason(self) -> EndReason {
+        match self {
+            Self::Short => EndReason::UpstreamError,
+            Self::Broken(reason) => reason,
+        }
+    }
+}
+
 /// How a stream is to end.
 pub struct Ending {
     pub(crate) reason: EndReason,
@@ -116,6 +134,30 @@ pub trait Policy {
     fn sent(&mut self, stream: &Stream, now: Instant) {
         let _ = (stream, now);
     }
+
+    /// Whether it wants to hear of events.
+    fn hears(&self) -> bool {
+        false
+    }
+
+    /// An event has come whole, from the upstream or a layer inside.
+    fn heard(&mut self, event: &RawEvent<'_>) {
+        let _ = event;
+    }
+
+    /// The upstream has ended properly, with `tail` behind its last whole event: whether it ought to
+    /// have said more.
+    fn is_short(&self, stream: &Stream, tail: &[u8]) -> bool {
+        let _ = (stream, tail);
+        false
+    }
+
+    /// The stream is about to break: what its client is told ahead of that. It is lost if a part of
+    /// an event has left.
+    fn parting(&mut self, at: &At<'_>, why: Breach) -> Option<Bytes> {
+        let _ = (at, why);
+        None
+    }
 }
 
 impl<P: Policy> Policy for Option<P> {
@@ -136,6 +178,25 @@ impl<P: Policy> Policy for Option<P> {
         if let Some(policy) = self {
             policy.sent(stream, now);
         }
+    }
+
+    fn hears(&self) -> bool {
+        self.as_ref().is_some_and(P::hears)
+    }
+
+    fn heard(&mut self, event: &RawEvent<'_>) {
+        if let Some(policy) = self {
+            policy.heard(event);
+        }
+    }
+
+    fn is_short(&self, stream: &Stream, tail: &[u8]) -> bool {
+        self.as_ref()
+            .is_some_and(|policy| policy.is_short(stream, tail))
+    }
+
+    fn parting(&mut self, at: &At<'_>, why: Breach) -> Option<Bytes> {
+        self.as_mut().and_then(|policy| policy.parting(at, why))
     }
 }
 
@@ -161,6 +222,24 @@ impl<A: Policy, B: Policy> Policy for (A, B) {
     fn sent(&mut self, stream: &Stream, now: Instant) {
         self.0.sent(stream, now);
         self.1.sent(stream, now);
+    }
+
+    fn hears(&self) -> bool {
+        self.0.hears() || self.1.hears()
+    }
+
+    fn heard(&mut self, event: &RawEvent<'_>) {
+        self.0.heard(event);
+        self.1.heard(event);
+    }
+
+    fn is_short(&self, stream: &Stream, tail: &[u8]) -> bool {
+        self.0.is_short(stream, tail) || self.1.is_short(stream, tail)
+    }
+
+    fn parting(&mut self, at: &At<'_>, why: Breach) -> Option<Bytes> {
+        let inner = self.1.parting(at, why);
+        inner.or_else(|| self.0.parting(at, why))
     }
 }
 

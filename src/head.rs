@@ -1,5 +1,6 @@
 //! What a request asks for and what its response turned out to be: the rules about heads.
 
+use crate::family::Family;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
 };
@@ -14,6 +15,7 @@ pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-acce
 pub struct Asked {
     pub(crate) method: Method,
     pub(crate) accepts_stream: bool,
+    pub(crate) family: Family,
 }
 
 impl Asked {
@@ -21,13 +23,21 @@ impl Asked {
         Self {
             method: request.method().clone(),
             accepts_stream: accepts_event_stream(request.headers()),
+            family: Family::of(request),
         }
     }
 
-    /// A GET is an event source, which comes back; anything else is one answer in pieces, where
-    /// to end early is to cancel.
     pub(crate) fn is_get(&self) -> bool {
         self.method == Method::GET
+    }
+
+    /// Whether its client comes back when a stream has ended: by its method if somebody has said
+    /// which ones do, else by its family.
+    pub(crate) fn comes_back(&self, methods: Option<&[Method]>) -> bool {
+        match methods {
+            Some(methods) => methods.contains(&self.method),
+            None => self.family.comes_back(),
+        }
     }
 }
 
@@ -64,15 +74,19 @@ fn is_encoded(headers: &HeaderMap) -> bool {
 }
 
 /// A media type without its parameters.
-fn essence(value: &HeaderValue) -> &[u8] {
-    let value = value.as_bytes();
+fn essence(value: &[u8]) -> &[u8] {
     let essence = value.split(|&byte| byte == b';').next().unwrap_or(value);
     essence.trim_ascii()
 }
 
 /// Whether a media type (with its parameters) is that of event streams.
 fn is_event_stream(value: &HeaderValue) -> bool {
-    essence(value).eq_ignore_ascii_case(EVENT_STREAM.as_bytes())
+    is_of_type(value.as_bytes(), EVENT_STREAM)
+}
+
+/// Whether it is this media type, whatever its parameters.
+fn is_of_type(value: &[u8], media_type: &str) -> bool {
+    essence(value).eq_ignore_ascii_case(media_type.as_bytes())
 }
 
 /// Whether a body is one that can be shown to a person: text, JSON or XML, as it is.
@@ -80,7 +94,7 @@ pub(crate) fn is_text(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(CONTENT_TYPE) else {
         return false;
     };
-    let content_type = essence(content_type).to_ascii_lowercase();
+    let content_type = essence(content_type.as_bytes()).to_ascii_lowercase();
     let ends: [&[u8]; 4] = [b"/json", b"+json", b"/xml", b"+xml"];
     let is_text =
         content_type.starts_with(b"text/") || ends.iter().any(|end| content_type.ends_with(end));
@@ -88,11 +102,19 @@ pub(crate) fn is_text(headers: &HeaderMap) -> bool {
 }
 
 /// Whether `Accept` names event streams; `*/*` does not.
-fn accepts_event_stream(headers: &HeaderMap) -> bool {
+pub(crate) fn accepts_event_stream(headers: &HeaderMap) -> bool {
+    accepts(headers, EVENT_STREAM)
+}
+
+/// Whether `Accept` names JSON; `*/*` does not.
+pub(crate) fn accepts_json(headers: &HeaderMap) -> bool {
+    accepts(headers, "application/json")
+}
+
+fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     headers.get_all(ACCEPT).iter().any(|value| {
-        value.as_bytes().split(|&byte| byte == b',').any(|range| {
-            HeaderValue::from_bytes(range.trim_ascii()).is_ok_and(|range| is_event_stream(&range))
-        })
+        let mut ranges = value.as_bytes().split(|&byte| byte == b',');
+        ranges.any(|range| is_of_type(range, media_type))
     })
 }
 
@@ -129,6 +151,7 @@ mod tests {
         let asked = Asked {
             method,
             accepts_stream: true,
+            family: Family::Raw,
         };
         let mut response = Response::builder().status(status);
         for (name, value) in headers {

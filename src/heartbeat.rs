@@ -36,6 +36,7 @@
 //! # }
 //! ```
 
+use crate::family::Family;
 use crate::guard::{At, Guard, Head, Policy, Rule, Verdict};
 use crate::head::Asked;
 use crate::rejection::Rejection;
@@ -56,17 +57,43 @@ const TIMES: u32 = 128;
 
 /// What a heartbeat looks like on the wire.
 #[derive(Clone, Debug)]
-pub struct HeartbeatStyle(Words);
+pub struct HeartbeatStyle {
+    words: Words,
+    /// What a family of its own says in place of them.
+    anthropic: Option<Words>,
+}
+
+impl From<Words> for HeartbeatStyle {
+    fn from(words: Words) -> Self {
+        Self {
+            words,
+            anthropic: None,
+        }
+    }
+}
 
 impl HeartbeatStyle {
+    /// As fits the stream's [`Family`], and the default: [a comment line](Self::line), but the event
+    /// `ping` of their own API for the clients of [`Anthropic`](Family::Anthropic), who know it.
+    ///
+    /// # Errors
+    ///
+    /// If `text` contains CR or LF.
+    pub fn auto(text: &str) -> Result<Self, WordsError> {
+        Ok(Self {
+            words: Words::comment(text, false)?,
+            anthropic: Some(Words::event("ping", r#"{"type": "ping"}"#)?),
+        })
+    }
+
     /// A comment line, `: text`, without a blank line: the one form that no client in common use
-    /// trips over, and the default.
+    /// trips over.
     ///
     /// # Errors
     ///
     /// If `text` contains CR or LF.
     pub fn line(text: &str) -> Result<Self, WordsError> {
-        Words::comment(text, false).map(Self)
+        Words::comment(text, false).map(Into::into)
     }
 
     /// A comment line and a blank line, for clients that cut the stream at blank lines. Some
@@ -76,7 +103,7 @@ impl HeartbeatStyle {
     ///
     /// If `text` contains CR or LF.
     pub fn block(text: &str) -> Result<Self, WordsError> {
-        Words::comment(text, true).map(Self)
+        Words::comment(text, true).map(Into::into)
     }
 
     /// A named event with data, for client code that watches for one: comments do not reach it.
@@ -85,7 +112,7 @@ impl HeartbeatStyle {
     ///
     /// If either is empty or contains CR or LF.
     pub fn event(name: &str, data: &str) -> Result<Self, WordsError> {
-        Words::event(name, data).map(Self)
+        Words::event(name, data).map(Into::into)
     }
 }
 
@@ -106,9 +133,10 @@ impl Default for HeartbeatLayer {
 }
 
 impl HeartbeatLayer {
-    /// Speaks after `interval` without a byte to the client, `: heartbeat` unless told otherwise.
-    /// Never later, and up to 1/128 of it earlier: the layer's streams speak at common times, which
-    /// costs a process with thousands of quiet ones a quarter less.
+    /// Speaks after `interval` without a byte to the client, in the style
+    /// [`auto`](HeartbeatStyle::auto) with the text `heartbeat` unless told otherwise. Never later, and
+    /// up to 1/128 of it earlier: the layer's streams speak at common times, which costs a process with
+    /// thousands of quiet ones a quarter less.
     ///
     /// # Panics
     ///
@@ -120,7 +148,7 @@ impl HeartbeatLayer {
         );
         Self {
             interval,
-            words: HeartbeatStyle::line("heartbeat").ok().map(Arc::new),
+            words: HeartbeatStyle::auto("heartbeat").ok().map(Arc::new),
             immediate: false,
             since: Instant::now(),
         }
@@ -167,6 +195,7 @@ impl Rule for HeartbeatLayer {
         let policy = |stream: &Stream| {
             let mut policy = HeartbeatPolicy {
                 style: self.words.clone()?,
+                family: head.asked.family,
                 interval: self.interval,
                 since: self.since,
                 due: Some(stream.opened()),
@@ -184,6 +213,7 @@ impl Rule for HeartbeatLayer {
 #[derive(Debug)]
 pub struct HeartbeatPolicy {
     style: Arc<HeartbeatStyle>,
+    family: Family,
     interval: Duration,
     since: Instant,
     /// Never, if that is further away than there are times.
@@ -201,7 +231,12 @@ impl Policy for HeartbeatPolicy {
         }
         at.stream.heartbeat();
         metrics::counter!("sse_guard_heartbeats_total").increment(1);
-        Verdict::Speak(self.style.0.in_line_end(at.line_end))
+        let own = match self.family {
+            Family::Anthropic => self.style.anthropic.as_ref(),
+            _ => None,
+        };
+        let words = own.unwrap_or(&self.style.words);
+        Verdict::Speak(words.in_line_end(at.line_end))
     }
 
     fn sent(&mut self, _: &Stream, now: Instant) {
@@ -220,7 +255,7 @@ fn nanos(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::testing::{Upstream, get};
+    use crate::guard::testing::{Upstream, ask, get};
 
     fn every(secs: u64) -> HeartbeatLayer {
         HeartbeatLayer::new(Duration::from_secs(secs))
@@ -329,6 +364,25 @@ mod tests {
             let upstream = Upstream::new().wait(15);
             let layer = every(10).style(style.unwrap());
             assert_eq!(get(layer, upstream).await.text().await, expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_family_with_a_ping_of_its_own_gets_it_unless_a_style_is_set() {
+        let ping = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
+        for (family, layer, expected) in [
+            (Family::Anthropic, every(10), ping),
+            (Family::OpenAi, every(10), ": heartbeat\n"),
+            (
+                Family::Anthropic,
+                every(10).style(HeartbeatStyle::line("x").unwrap()),
+                ": x\n",
+            ),
+        ] {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(family);
+            let response = ask(layer, request, Upstream::new().wait(15)).await;
+            assert_eq!(response.text().await, expected);
         }
     }
 

@@ -41,6 +41,8 @@
 //! # }
 //! ```
 
+#[cfg(doc)]
+use crate::family::Family;
 use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
 use crate::head::Asked;
 use crate::rejection::Rejection;
@@ -57,15 +59,15 @@ use tower_layer::Layer;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum IdleAction {
-    /// [`Close`](Self::Close) for a GET, whose client comes back; [`Abort`](Self::Abort) for any
-    /// other method, whose client would take the part for the whole.
+    /// [`Close`](Self::Close) where the client [comes back](Family::comes_back), as one of a GET
+    /// mostly does; else [`Abort`](Self::Abort), as it would take the part for the whole.
     #[default]
     Auto,
-    /// Properly, for a GET with a `retry:` line.
+    /// Properly, with a `retry:` line for a client that comes back.
     Close,
     /// Properly, with a last event that says so.
     ErrorEvent(ErrorEvent),
-    /// As a broken transfer.
+    /// As a broken transfer. A [`CompletionLayer`](crate::completion::CompletionLayer) says why.
     Abort,
 }
 
@@ -162,7 +164,7 @@ impl IdleTimeoutLayer {
         self.with(|config| config.action = action)
     }
 
-    /// When the client of a GET is to come back, jittered by half either way; `None` to leave it
+    /// When a client that comes back is to do so, jittered by half either way; `None` to leave it
     /// to the client. 2 s by default.
     #[must_use]
     pub fn retry(self, retry: Option<Duration>) -> Self {
@@ -201,7 +203,7 @@ impl Rule for IdleTimeoutLayer {
         }
         Ok(Some(IdlePolicy {
             config: self.config.clone(),
-            is_get: head.asked.is_get(),
+            comes_back: head.asked.family.comes_back(),
         }))
     }
 }
@@ -210,7 +212,7 @@ impl Rule for IdleTimeoutLayer {
 #[derive(Debug)]
 pub struct IdlePolicy {
     config: Arc<Config>,
-    is_get: bool,
+    comes_back: bool,
 }
 
 impl Policy for IdlePolicy {
@@ -232,9 +234,9 @@ impl Policy for IdlePolicy {
         if self.deadline(at).is_none_or(|deadline| at.now < deadline) {
             return Verdict::Wait;
         }
-        let retry = self.config.retry.filter(|_| self.is_get).map(jittered);
+        let retry = self.config.retry.filter(|_| self.comes_back).map(jittered);
         let (last_words, abort) = match &self.config.action {
-            IdleAction::Auto if !self.is_get => (None, true),
+            IdleAction::Auto if !self.comes_back => (None, true),
             IdleAction::Auto | IdleAction::Close => {
                 (Words::farewell(retry, None, at.line_end), false)
             }

@@ -37,6 +37,8 @@
 
 pub use crate::stream::{Message, SendError};
 
+#[cfg(doc)]
+use crate::family::Family;
 use crate::guard::{At, Guard, Head, Policy, Rule, Verdict};
 use crate::head::Asked;
 use crate::rejection::Rejection;
@@ -50,7 +52,8 @@ use tower_layer::Layer;
 /// Lets [`Stream::send`] reach streams. See the [module docs](self).
 #[derive(Clone, Debug)]
 pub struct InjectLayer {
-    methods: Arc<[Method]>,
+    /// By family, if `None`.
+    methods: Option<Arc<[Method]>>,
 }
 
 impl Default for InjectLayer {
@@ -60,18 +63,17 @@ impl Default for InjectLayer {
 }
 
 impl InjectLayer {
-    /// One for the streams of GET requests.
+    /// One for streams whose clients [come back](Family::comes_back), mostly those of GET requests.
     pub fn new() -> Self {
-        Self {
-            methods: [Method::GET].into(),
-        }
+        Self { methods: None }
     }
 
-    /// The methods whose streams take events of yours. GET by default: what answers another is one
-    /// answer in pieces, as a model's is, and its client may trip over what is no part of it.
+    /// The methods whose streams take events of yours, whatever their [`Family`]. By default the family
+    /// tells: another's stream is one answer in pieces, as a model's is, and its client may trip over
+    /// what is no part of it.
     #[must_use]
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
-        self.methods = methods.into_iter().collect();
+        self.methods = Some(methods.into_iter().collect());
         self
     }
 }
@@ -98,8 +100,8 @@ impl Rule for InjectLayer {
     }
 
     fn open(&self, (): (), head: &Head<'_>) -> Result<Option<InjectPolicy>, Rejection> {
-        let stream = head.stream;
-        let stream = stream.filter(|_| self.methods.contains(&head.asked.method));
+        let takes = head.asked.comes_back(self.methods.as_deref());
+        let stream = head.stream.filter(|_| takes);
         Ok(stream.map(|stream| {
             stream.take_mail();
             InjectPolicy {}

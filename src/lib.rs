@@ -12,6 +12,7 @@
 //! | [`RotationLayer`](rotation::RotationLayer) | ends old streams, and all of them on a drain | off |
 //! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | fills silences | 15 s |
 //! | [`IdleTimeoutLayer`](idle_timeout::IdleTimeoutLayer) | ends streams whose upstream is silent | off |
+//! | [`CompletionLayer`](completion::CompletionLayer) | breaks answers of models that end half-way, and says so | off |
 //!
 //! The order is that of the table, from the client inward. It is the one in which each layer sees
 //! what it is about; any other is harmless.
@@ -35,6 +36,7 @@
 //!   speaks until it has ended.
 //! - **A stream ends clean**: whole events, our last words if any, a proper end. A failing
 //!   upstream is a failing body, never a proper end.
+//! - **What kind of client it has decides** what a stream is told: see [`family`].
 //! - **Nothing outlives its client**: all state hangs on the body and goes with it.
 //!
 //! # Features
@@ -45,6 +47,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client_key;
+pub mod completion;
 pub mod connection_limit;
 pub mod early;
 pub mod family;

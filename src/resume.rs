@@ -8,8 +8,8 @@
 //!
 //! # When it is faithful
 //!
-//! Streams of GET requests without a body that accept an event stream are resumed, if the last event
-//! had an id or none came yet (or [`lossy`](ResumeLayer::lossy) says that it does not matter), and the
+//! Streams of GET requests without a body that accept an event stream, and whose
+//! [`Family`](crate::family::Family) may go on elsewhere, are resumed, if the last event had an id or none came yet (or [`lossy`](ResumeLayer::lossy) says that it does not matter), and the
 //! client has no half of an event. What was cut of the last event never reaches it. An upstream that
 //! repeats events has them dropped up to and including the last one that was delivered, as far back as
 //! [`look_back`](ResumeLayer::look_back); one whose numbers start anew further back is not guessed about:
@@ -27,7 +27,7 @@
 //! | answers with an event stream | gets what comes |
 //! | answers 204 | sees a proper end |
 //! | fails, answers 408, 425, 429 or 5xx | waits on |
-//! | answers anything else | gets a last event that says so, see [`Family`], and a proper end |
+//! | answers anything else | gets a last event that says so, see [`Family`](crate::family::Family), and a proper end |
 //! | is not back after all tries, or the time to [give up](ResumeLayer::give_up) | sees the failure it began with |
 //!
 //! It stands inside of all layers that speak, so that heartbeats go on. With idle timeouts of its own
@@ -79,7 +79,6 @@ mod tests;
 pub use admission::Admission;
 pub use body::ResumeBody;
 
-use crate::family::Family;
 use crate::guard::BoxError;
 use crate::head::{Asked, Kind};
 use crate::stream::{Begun, Stream};
@@ -351,6 +350,7 @@ where
         let asked = Asked::of(&request);
         let may_go_on = self.layer.enabled
             && asked.is_get()
+            && asked.family.may_resume()
             && asked.accepts_stream
             && request.body().is_end_stream();
         if !may_go_on {
@@ -364,7 +364,6 @@ where
         let plan = Plan {
             layer: self.layer.clone(),
             asked,
-            family: Family::of(&request),
             last_id: head.headers.get(LAST_EVENT_ID).cloned(),
             stream: head.extensions.get().cloned(),
             asker: Arc::new(Of::<_, ReqB>(
@@ -383,7 +382,6 @@ where
 struct Plan<B> {
     layer: ResumeLayer,
     asked: Asked,
-    family: Family,
     last_id: Option<http::HeaderValue>,
     stream: Option<Begun>,
     asker: Arc<dyn Ask<B>>,
@@ -409,9 +407,10 @@ impl<B> Plan<B> {
             config: self.layer.config,
             admission: self.layer.admission,
             stream,
+            asked: self.asked,
         };
         let last_id = self.last_id.as_ref().map(http::HeaderValue::as_bytes);
-        let body = ResumeBody::kept(body, again, self.family, last_id);
+        let body = ResumeBody::kept(body, again, last_id);
         Response::from_parts(head, body)
     }
 }

@@ -5,8 +5,9 @@
 //! together do not end together, a stream ends at its next event boundary with a `retry: n` line,
 //! jittered too. An `EventSource` comes back by itself and tells its `Last-Event-ID`.
 //!
-//! Age ends streams of GET requests alone unless [`methods`](RotationLayer::methods) says
-//! otherwise: to end the answer to a POST is to cancel the work behind it.
+//! Age ends only streams whose clients [come back](Family::comes_back), mostly those of GET requests,
+//! unless [`methods`](RotationLayer::methods) says otherwise: to end the answer to a POST is to cancel
+//! the work behind it.
 //!
 //! A [`DrainHandle`] ends all streams within a window, or one by its id.
 //!
@@ -48,6 +49,8 @@ mod drain;
 
 pub use drain::DrainHandle;
 
+#[cfg(doc)]
+use crate::family::Family;
 use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
 use crate::head::Asked;
 use crate::rejection::Rejection;
@@ -84,7 +87,8 @@ pub struct RotationLayer {
 struct Config {
     max_age: Option<(Duration, f64)>,
     retry: Option<Duration>,
-    methods: Vec<Method>,
+    /// By family, if `None`.
+    methods: Option<Vec<Method>>,
     event: Option<Words>,
 }
 
@@ -101,7 +105,7 @@ impl RotationLayer {
             config: Arc::new(Config {
                 max_age: None,
                 retry: Some(DEFAULT_RETRY),
-                methods: vec![Method::GET],
+                methods: None,
                 event: None,
             }),
             drain: DrainHandle::new(),
@@ -134,10 +138,11 @@ impl RotationLayer {
         self.with(|config| config.retry = retry)
     }
 
-    /// The methods whose streams end by age, come back, and so are told when. GET by default.
+    /// The methods whose streams end by age, come back, and so are told when, whatever their
+    /// [`Family`]. By default the family tells.
     #[must_use]
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
-        self.with(|config| config.methods = methods.into_iter().collect())
+        self.with(|config| config.methods = Some(methods.into_iter().collect()))
     }
 
     /// A last event, for client code that wants to know. None by default.
@@ -183,7 +188,7 @@ impl Rule for RotationLayer {
         let Some(stream) = head.stream else {
             return Ok(None);
         };
-        let comes_back = self.config.methods.contains(&head.asked.method);
+        let comes_back = head.asked.comes_back(self.config.methods.as_deref());
         let age = self
             .config
             .max_age

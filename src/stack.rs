@@ -1,7 +1,7 @@
 //! All layers in the right order, in one line.
 //!
-//! From the client inward: metrics, connection limit, injection, rotation, heartbeat, idle timeout. They share
-//! one body, one timer and one look at the bytes; a wrong order would do no harm, but costs more.
+//! From the client inward: metrics, connection limit, injection, rotation, heartbeat, idle timeout,
+//! completion. They share one body, one timer and one look at the bytes; a wrong order would do no harm, but costs more.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -32,6 +32,7 @@
 //! ```
 
 use crate::client_key::PeerIp;
+use crate::completion::CompletionLayer;
 use crate::connection_limit::ConnectionLimitLayer;
 use crate::guard::Guard;
 use crate::heartbeat::HeartbeatLayer;
@@ -44,8 +45,8 @@ use tower_layer::Layer;
 /// The whole stack. See the [module docs](self).
 ///
 /// By default with metrics, 100 streams per peer address and 10,000 in all, and a heartbeat after
-/// 15 s; without rotation, drain, injection and idle timeout, which only the application can choose. A layer
-/// set to `None` is off.
+/// 15 s; without rotation, drain, injection, idle timeout and completion, which only the application can
+/// choose. A layer set to `None` is off.
 ///
 /// To the upstream service, requests that accept an event stream say `Accept-Encoding: identity`.
 /// The heads of event streams lose `Content-Length` and get `X-Accel-Buffering: no` and, unless
@@ -58,6 +59,7 @@ pub struct SseGuardLayer<K = PeerIp> {
     inject: Option<InjectLayer>,
     heartbeat: Option<HeartbeatLayer>,
     idle: Option<IdleTimeoutLayer>,
+    completion: Option<CompletionLayer>,
 }
 
 impl Default for SseGuardLayer {
@@ -76,6 +78,7 @@ impl SseGuardLayer {
             inject: None,
             heartbeat: Some(HeartbeatLayer::default()),
             idle: None,
+            completion: None,
         }
     }
 }
@@ -98,6 +101,7 @@ impl<K> SseGuardLayer<K> {
             inject: self.inject,
             heartbeat: self.heartbeat,
             idle: self.idle,
+            completion: self.completion,
         }
     }
 
@@ -128,6 +132,13 @@ impl<K> SseGuardLayer<K> {
         self.idle = layer.into();
         self
     }
+
+    /// What breaks answers of models that are not complete.
+    #[must_use]
+    pub fn completion(mut self, layer: impl Into<Option<CompletionLayer>>) -> Self {
+        self.completion = layer.into();
+        self
+    }
 }
 
 /// The rules of the stack, the outermost first.
@@ -139,7 +150,10 @@ type Rules<K> = (
             Option<InjectLayer>,
             (
                 Option<RotationLayer>,
-                (Option<HeartbeatLayer>, Option<IdleTimeoutLayer>),
+                (
+                    Option<HeartbeatLayer>,
+                    (Option<IdleTimeoutLayer>, Option<CompletionLayer>),
+                ),
             ),
         ),
     ),
@@ -159,9 +173,10 @@ impl<S, K: Clone> Layer<S> for SseGuardLayer<K> {
             inject,
             heartbeat,
             idle,
+            completion,
         } = self.clone();
         // What was sent ahead of an end goes out before it.
-        let rules = (inject, (rotation, (heartbeat, idle)));
+        let rules = (inject, (rotation, (heartbeat, (idle, completion))));
         Guard::new(inner, (metrics, (limit, rules)))
     }
 }

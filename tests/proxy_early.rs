@@ -13,8 +13,9 @@ use std::net::SocketAddr;
 use support::{Answer, Client, End, Gate, Origin, Proxy, gate, wait_until};
 
 /// An answer is early after some heartbeats' time.
-const EARLY: [&str; 3] = [
+const EARLY: [&str; 4] = [
     "--early-enabled",
+    "--heartbeat-style=line",
     "--early-after=30ms",
     "--heartbeat-interval=10ms",
 ];

@@ -1,6 +1,6 @@
 //! The body of a guarded response.
 
-use super::{At, BoxError, Ending, Policy, StreamError, Verdict};
+use super::{At, BoxError, Breach, Ending, Policy, StreamError, Verdict};
 use crate::stream::{EndReason, LONGEST_ID, Stream};
 use crate::wire::{Aligner, Scanner};
 use bytes::Bytes;
@@ -64,8 +64,10 @@ enum State {
 /// What a stream needs beyond what passes through.
 struct Wire {
     aligner: Aligner,
-    /// Only in the innermost guard, which keeps the stream's books.
+    /// Only where somebody wants to know of events.
     scanner: Option<Scanner>,
+    /// Only the innermost guard keeps the stream's books.
+    keeps_books: bool,
     stream: Stream,
     /// The time of the last poll.
     now: Instant,
@@ -120,7 +122,7 @@ impl Wire {
         let now = Instant::now();
         let pause = now.saturating_duration_since(self.now);
         let idle = std::mem::take(&mut self.idle);
-        if idle && self.scanner.is_some() && pause > PAUSE {
+        if idle && self.keeps_books && pause > PAUSE {
             self.stream.not_asked_for(pause);
         }
         self.now = now;
@@ -130,7 +132,7 @@ impl Wire {
     /// Whether what passes is the upstream's: behind an end that a layer inside has noted come that
     /// layer's last words.
     fn counts(&self) -> bool {
-        self.scanner.is_some() && self.stream.end_reason().is_none()
+        self.keeps_books && self.stream.end_reason().is_none()
     }
 
     fn take_in(&mut self, chunk: Bytes) {
@@ -141,20 +143,27 @@ impl Wire {
     }
 
     fn hand_out(&mut self, piece: Bytes, policy: &mut impl Policy) -> Frame<Bytes> {
-        let counts = self.counts();
-        if let Some(scanner) = self.scanner.as_mut().filter(|_| counts) {
+        let (counts, hears) = (self.counts(), policy.hears());
+        if let Some(scanner) = &mut self.scanner
+            && (counts || hears)
+        {
             let (mut events, mut life) = (0, 0);
             let mut id = LastId::default();
             scanner.scan(&piece, |event| {
+                if hears {
+                    policy.heard(&event);
+                }
                 id.take(event.id);
                 if event.has_data {
                     events += 1;
                     life += u64::from(!self.stream.is_ping(event.name));
                 }
             });
-            self.stream.came_events(events, life, self.now);
-            if id.came {
-                self.stream.set_last_id(&id.bytes[..id.len]);
+            if counts {
+                self.stream.came_events(events, life, self.now);
+                if id.came {
+                    self.stream.set_last_id(&id.bytes[..id.len]);
+                }
             }
         }
         self.sent(piece, policy)
@@ -170,17 +179,49 @@ impl Wire {
     }
 
     /// How to end: `ending`, but honest about an event of which the client has a part.
-    fn end(&mut self, ending: Ending) -> (Option<Bytes>, Option<StreamError>) {
+    fn end(
+        &mut self,
+        ending: Ending,
+        policy: &mut impl Policy,
+    ) -> (Option<Bytes>, Option<StreamError>) {
         let Ending {
             reason,
             last_words,
             abort,
         } = ending;
+        let last_words = match last_words {
+            None if abort => policy.parting(&self.at(), Breach::Broken(reason)),
+            last_words => last_words,
+        };
+        let (last_words, torn) = self.stop(reason, last_words);
+        let failure = (abort || torn).then_some(StreamError::Ended(reason));
+        (last_words, failure)
+    }
+
+    /// What the client of a stream that breaks is told.
+    fn break_off(&mut self, why: Breach, policy: &mut impl Policy) -> Option<Bytes> {
+        let last_words = policy.parting(&self.at(), why);
+        self.stop(why.reason(), last_words).0
+    }
+
+    /// The last words, which nobody hears in an event of which the client has a part, and whether it
+    /// has.
+    fn stop(&mut self, reason: EndReason, last_words: Option<Bytes>) -> (Option<Bytes>, bool) {
         let torn = !self.aligner.at_boundary();
         self.stream.end(reason);
         self.stream.dropped(self.aligner.discard());
-        let failure = (abort || torn).then_some(StreamError::Ended(reason));
-        (last_words.filter(|_| !torn), failure)
+        (last_words.filter(|_| !torn), torn)
+    }
+
+    /// The upstream has ended properly: what leaves yet, and then.
+    fn close(&mut self, policy: &mut impl Policy) -> (Option<Bytes>, State) {
+        if policy.is_short(&self.stream, self.aligner.tail()) {
+            let words = self.break_off(Breach::Short, policy);
+            let failure = Some(StreamError::Ended(Breach::Short.reason()));
+            return (words, State::Ending { failure });
+        }
+        self.stream.end(EndReason::UpstreamEnd);
+        (self.aligner.finish(), State::Ending { failure: None })
     }
 }
 
@@ -217,10 +258,15 @@ impl<B, P> Guarded<B, P> {
         stream: Stream,
         keeps_books: bool,
         hold: usize,
-    ) -> Self {
+    ) -> Self
+    where
+        P: Policy,
+    {
+        let hears = policy.as_ref().is_some_and(Policy::hears);
         let wire = Wire {
             aligner: Aligner::with_hold(hold),
-            scanner: keeps_books.then(Scanner::default),
+            scanner: (keeps_books || hears).then(Scanner::default),
+            keeps_books,
             now: stream.opened(),
             stream,
             idle: true,
@@ -288,7 +334,8 @@ where
         loop {
             if let Some(piece) = wire.aligner.pop() {
                 let frame = wire.hand_out(piece, this.policy);
-                if wire.aligner.is_empty() && this.source.is_over() {
+                let is_over = wire.aligner.is_empty() && this.source.is_over();
+                if is_over && !this.policy.is_short(&wire.stream, &[]) {
                     // Whoever knows its length drops the body here, without asking for its end.
                     wire.stream.end(EndReason::UpstreamEnd);
                 }
@@ -330,8 +377,9 @@ where
                             Err(frame) => {
                                 let trailers = frame.into_trailers().ok();
                                 this.source.set(Source::Trailers { trailers });
-                                *this.state = close(wire);
-                                if let Some(tail) = wire.aligner.finish() {
+                                let (tail, state) = wire.close(this.policy);
+                                *this.state = state;
+                                if let Some(tail) = tail {
                                     return Poll::Ready(Some(Ok(wire.sent(tail, this.policy))));
                                 }
                             }
@@ -340,19 +388,23 @@ where
                     }
                     Poll::Ready(None) => {
                         this.source.set(Source::Gone);
-                        *this.state = close(wire);
-                        if let Some(tail) = wire.aligner.finish() {
+                        let (tail, state) = wire.close(this.policy);
+                        *this.state = state;
+                        if let Some(tail) = tail {
                             return Poll::Ready(Some(Ok(wire.sent(tail, this.policy))));
                         }
                         continue;
                     }
                     Poll::Ready(Some(Err(error))) => {
                         this.source.set(Source::Gone);
-                        wire.stream.end(error.reason());
-                        wire.stream.dropped(wire.aligner.discard());
+                        let why = Breach::Broken(error.reason());
+                        let words = wire.break_off(why, this.policy);
                         *this.state = State::Ending {
                             failure: Some(error),
                         };
+                        if let Some(words) = words {
+                            return Poll::Ready(Some(Ok(wire.sent(words, this.policy))));
+                        }
                         continue;
                     }
                     Poll::Pending => ready!(wait(wire, this.policy, this.timer.as_mut(), cx)),
@@ -366,7 +418,7 @@ where
                     return Poll::Ready(Some(Ok(wire.sent(words, this.policy))));
                 }
                 Verdict::End(ending) => {
-                    let (last_words, failure) = wire.end(ending);
+                    let (last_words, failure) = wire.end(ending, this.policy);
                     this.source.set(Source::Gone);
                     *this.state = State::Ending { failure };
                     if let Some(words) = last_words {
@@ -398,12 +450,6 @@ where
             (None, Source::Trailers { .. } | Source::Gone) => SizeHint::with_exact(0),
         }
     }
-}
-
-/// The upstream has ended properly.
-fn close(wire: &Wire) -> State {
-    wire.stream.end(EndReason::UpstreamEnd);
-    State::Ending { failure: None }
 }
 
 /// The upstream has nothing: waits for what the policy wants next.

@@ -1,6 +1,7 @@
 //! What the facade is told: the metrics of a route, and the description of all.
 
 use super::Outcome;
+use crate::family::Family;
 use crate::rejection::RejectReason;
 use crate::resume::ResumeOutcome;
 use crate::stream::{EndReason, StreamState};
@@ -63,6 +64,9 @@ pub fn describe() {
     for state in StreamState::ALL.into_iter().filter(|state| state.waits()) {
         gauge!("sse_guard_streams_waiting", "state" => state.as_str()).increment(0.0);
     }
+    for family in [Family::OpenAi, Family::Anthropic] {
+        counter!("sse_guard_truncated_total", "family" => family.as_str()).increment(0);
+    }
     let count = |name, what| ::metrics::describe_counter!(name, Unit::Count, what);
     let bytes = |name, what| ::metrics::describe_counter!(name, Unit::Bytes, what);
     let seconds = |name, what| ::metrics::describe_histogram!(name, Unit::Seconds, what);
@@ -85,6 +89,10 @@ pub fn describe() {
     count(
         "sse_guard_early_answers_total",
         "Requests answered ahead of their upstream",
+    );
+    count(
+        "sse_guard_truncated_total",
+        "Streams that their upstream ended before they were complete, by family",
     );
     bytes("sse_guard_bytes_total", "Bytes from upstreams");
     bytes(

@@ -177,6 +177,9 @@ fn what_may_never_happen_is_there_at_zero_once_it_is_described() {
         .map(|state| of("sse_guard_streams_waiting", Some(state)));
     all.extend(ends.into_iter().chain(rejections));
     all.extend(resumes.into_iter().chain(waiting));
+    let truncated =
+        ["openai", "anthropic"].map(|family| of("sse_guard_truncated_total", Some(family)));
+    all.extend(truncated);
     all.sort();
     there.sort();
     assert_eq!(there, all);

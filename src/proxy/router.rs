@@ -5,6 +5,7 @@ use super::running::{Common, Current, Running};
 use super::stream_flag::StreamFlag;
 use super::upstream::{Check, Health, Upstream};
 use crate::client_key::{ForwardedHeader, ForwardedIp, PeerAddr};
+use crate::completion::CompletionLayer;
 use crate::connection_limit::{ConnectionLimitLayer, Reject};
 use crate::early::{Early, EarlyLayer, StreamAsked};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
@@ -152,9 +153,10 @@ impl Router {
                 .metrics(metrics.clone())
                 .limit(in_use.clone())
                 .rotation(rotation(&settings.rotation)?.drain(&common.drain))
-                .inject(InjectLayer::new().methods(settings.rotation.methods.iter().cloned()))
+                .inject(inject(&settings.rotation))
                 .heartbeat(heartbeat(&settings.heartbeat)?)
-                .idle_timeout(idle_timeout(settings)?);
+                .idle_timeout(idle_timeout(settings)?)
+                .completion(CompletionLayer::new().required(settings.completion_required));
             let resume = match &settings.resume {
                 Some(config) => resume(config, &settings.idle, &common.queue(url, config)),
                 None => ResumeLayer::new().enabled(false),
@@ -218,7 +220,7 @@ impl Router {
         (user.len() <= LONGEST_USER).then_some(user)
     }
 
-    async fn answer(&self, request: Request<RequestBody>) -> Response<ResponseBody> {
+    async fn answer(&self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
         let path = request.uri().path();
         let Some(route) = self.routes.iter().find(|route| route.path.matches(path)) else {
             let text = Full::from("sse-guard: no route for this path\n");
@@ -226,6 +228,9 @@ impl Router {
             *response.status_mut() = StatusCode::NOT_FOUND;
             return response;
         };
+        if let Some(family) = route.settings.family {
+            request.extensions_mut().insert(family);
+        }
         let user = self.user(&request).map(str::to_owned);
         let mut request = request;
         if route.settings.early.enabled && is_json(&request) {
@@ -307,9 +312,10 @@ fn limit(config: &config::Limit, clients: ForwardedIp) -> Limit {
 }
 
 fn rotation(config: &config::Rotation) -> Result<RotationLayer, WordsError> {
-    let mut layer = RotationLayer::new()
-        .retry(Some(config.retry))
-        .methods(config.methods.iter().cloned());
+    let mut layer = RotationLayer::new().retry(Some(config.retry));
+    if let Some(methods) = &config.methods {
+        layer = layer.methods(methods.iter().cloned());
+    }
     if let Some(age) = config.max_age {
         layer = layer.max_age(age, config.jitter);
     }
@@ -338,11 +344,19 @@ fn resume(config: &config::Resume, idle: &config::Idle, queue: &Admission) -> Re
     }
 }
 
+fn inject(config: &config::Rotation) -> InjectLayer {
+    match &config.methods {
+        Some(methods) => InjectLayer::new().methods(methods.iter().cloned()),
+        None => InjectLayer::new(),
+    }
+}
+
 fn heartbeat(config: &config::Heartbeat) -> Result<Option<HeartbeatLayer>, WordsError> {
     let Some(interval) = config.interval else {
         return Ok(None);
     };
     let style = match &config.style {
+        Style::Auto { text } => HeartbeatStyle::auto(text),
         Style::Line { text } => HeartbeatStyle::line(text),
         Style::Block { text } => HeartbeatStyle::block(text),
         Style::Event { name, data } => HeartbeatStyle::event(name, data),

@@ -98,6 +98,7 @@ pub(super) struct Again<B> {
     pub(super) config: Arc<Config>,
     pub(super) admission: Admission,
     pub(super) stream: Stream,
+    pub(super) asked: Asked,
 }
 
 impl<B> Clone for Again<B> {
@@ -107,6 +108,7 @@ impl<B> Clone for Again<B> {
             config: self.config.clone(),
             admission: self.admission.clone(),
             stream: self.stream.clone(),
+            asked: self.asked.clone(),
         }
     }
 }
@@ -185,11 +187,7 @@ impl<B: Send + 'static> Again<B> {
                 return Err(None);
             }
         };
-        let asked = Asked {
-            method: Method::GET,
-            accepts_stream: true,
-        };
-        if Kind::of(&asked, &head) == Kind::Stream {
+        if Kind::of(&self.asked, &head) == Kind::Stream {
             turn.succeeded();
             return Ok(Ok(body));
         }

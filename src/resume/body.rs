@@ -3,7 +3,6 @@
 use super::again::{Again, Answer, BoxFuture};
 use super::cursor::{Cursor, Fate};
 use super::{Config, ResumeError, ResumeOutcome};
-use crate::family::Family;
 use crate::guard::{BoxError, StreamError};
 use crate::stream::{EndReason, StreamState};
 use crate::wire::{Aligner, Scanner};
@@ -66,7 +65,6 @@ pin_project! {
 /// What is known of one stream.
 struct Books<B> {
     again: Again<B>,
-    family: Family,
     cursor: Cursor,
     /// When the upstream said the last byte, and the last event that is a sign of life.
     heard: Instant,
@@ -104,13 +102,12 @@ impl<B> ResumeBody<B> {
     }
 
     /// `last_id` is what the client has asked with.
-    pub(super) fn kept(body: B, again: Again<B>, family: Family, last_id: Option<&[u8]>) -> Self {
+    pub(super) fn kept(body: B, again: Again<B>, last_id: Option<&[u8]>) -> Self {
         let now = Instant::now();
         let books = Books {
             cursor: Cursor::new(last_id, again.config.look_back),
             old_at: again.config.old_at(now),
             again,
-            family,
             heard: now,
             lived: now,
             up: now,
@@ -473,7 +470,10 @@ where
         let mut this = self.project();
         let error = ResumeError::Refused(status);
         this.books.again.stream.end(EndReason::UpstreamError);
-        let event = this.books.family.error_event(status, &error.to_string());
+        let event = {
+            let family = this.books.again.asked.family;
+            family.error_in(status, &error.to_string(), this.aligner.line_end())
+        };
         this.source.set(match event {
             Some(event) => Source::Ending {
                 event: Some(event),

@@ -62,7 +62,7 @@ impl DrainHandle {
 
     /// Asks all streams to end within `window`, at times spread over it; streams that open
     /// later end within it, too, and for good: a drain is not taken back. Each ends at an event boundary, with a `retry:` line. Streams
-    /// that rotation does not concern (by default, of methods other than GET) go on to the end of
+    /// that rotation does not concern (whose clients do not come back) go on to the end of
     /// the window and are broken off then.
     ///
     /// A stream whose client does not read, or that is inside an event which does not end, can not

@@ -209,6 +209,11 @@ impl Aligner {
     pub fn held(&self) -> usize {
         self.held.len()
     }
+
+    /// What is held back.
+    pub(crate) fn tail(&self) -> &[u8] {
+        &self.held
+    }
 }
 
 #[cfg(test)]

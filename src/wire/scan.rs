@@ -22,6 +22,21 @@ pub struct RawEvent<'a> {
     pub has_data: bool,
 }
 
+impl<'a> RawEvent<'a> {
+    /// The value of its first `data` field, as far as it is in [`raw`](Self::raw); empty if none is.
+    pub fn data(&self) -> &'a [u8] {
+        let mut rest = self.raw;
+        while let Some(end) = line_len(rest) {
+            let (line, behind) = rest.split_at(end);
+            if let Some(data) = line.strip_prefix(b"data").and_then(value) {
+                return data;
+            }
+            rest = &behind[1..];
+        }
+        &[]
+    }
+}
+
 /// Finds the events in the bytes that pass.
 ///
 /// Reads in place and allocates only while an event is cut between two calls, a bounded amount: of
@@ -273,6 +288,23 @@ mod tests {
                 scanner.scan(chunk, |event| seen.push(text(event.retry)));
             }
             assert_eq!(seen, [Some("3".to_owned())]);
+        }
+    }
+
+    #[test]
+    fn the_first_data_is_found_behind_other_lines() {
+        for (stream, expected) in [
+            ("data: x\ndata: y\n\n", "x"),
+            ("\u{feff}data:x\r\n\r\n", "x"),
+            ("event: e\r: c\rdata:  x\r\r", " x"),
+            ("database: y\nid: 1\n\n", ""),
+            ("data\ndata: y\n\n", ""),
+        ] {
+            let mut found = Vec::new();
+            Scanner::default().scan(stream.as_bytes(), |event| {
+                found.push(event.data().to_vec());
+            });
+            assert_eq!(found, [expected.as_bytes()], "{stream:?}");
         }
     }
 

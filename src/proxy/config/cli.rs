@@ -264,6 +264,8 @@ mod tests {
             let text = key.default.unwrap_or(match key.kind {
                 Kind::Count => "2",
                 Kind::Duration => "2s",
+                Kind::Methods => "GET",
+                Kind::Choice(words) => words[0],
                 kind if kind.takes_off() => "off",
                 _ => "http://app",
             });
@@ -319,7 +321,7 @@ mod tests {
         let loaded = load_args(&[UPSTREAM, "--heartbeat-text=a, b"]);
         let style = &loaded.config.routes[0].settings.heartbeat.style;
         let text = "a, b".to_owned();
-        assert_eq!(*style, super::super::Style::Line { text });
+        assert_eq!(*style, super::super::Style::Auto { text });
     }
 
     #[test]

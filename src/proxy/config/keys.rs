@@ -112,6 +112,12 @@ pub static KEYS: &[Key] = &[
         per_route: false,
         help: "Threads that serve; when not set, one for each core that this process may use",
     },
+    route(
+        "family",
+        Kind::Choice(&["auto", "eventsource", "openai", "anthropic", "mcp", "raw"]),
+        "auto",
+        "Whose streams they are, which decides what clients get and are told; auto: by the request and the first event",
+    ),
     proxy(
         "client.head_timeout",
         Kind::Duration,
@@ -229,9 +235,9 @@ pub static KEYS: &[Key] = &[
     ),
     route(
         "heartbeat.style",
-        Kind::Choice(&["line", "block", "event"]),
-        "line",
-        "Comment line (every client ignores it), block (comment and blank line), or a named event",
+        Kind::Choice(&["auto", "line", "block", "event"]),
+        "auto",
+        "auto: a comment line (every client ignores it), or the family's own ping; line, block (comment and blank line), or a named event",
     ),
     route(
         "heartbeat.text",
@@ -292,7 +298,7 @@ pub static KEYS: &[Key] = &[
         "idle.action",
         Kind::Choice(&["auto", "close", "error-event", "abort"]),
         "auto",
-        "How an idle stream ends; auto: close for GET, else abort, as clients take close for success",
+        "How an idle stream ends; auto: close for family eventsource, else abort, as clients take close for success",
     ),
     route(
         "idle.error_event",
@@ -378,12 +384,13 @@ pub static KEYS: &[Key] = &[
         "2s",
         "How long a client waits before it comes back, told to it in a retry: line",
     ),
-    route(
-        "rotation.methods",
-        Kind::Methods,
-        "GET",
-        "Methods whose streams are rotated; others are one answer in pieces, which must not be cut",
-    ),
+    Key {
+        name: "rotation.methods",
+        kind: Kind::Methods,
+        default: None,
+        per_route: true,
+        help: "Methods whose streams are rotated and told to retry, whatever their family; when not set, those of family eventsource",
+    },
     route(
         "rotation.event",
         Kind::FilledOrOff,
@@ -396,12 +403,13 @@ pub static KEYS: &[Key] = &[
         "{}",
         "Data of the last event that rotation.event names",
     ),
-    route(
-        "resume.mode",
-        Kind::Choice(&["off", "on", "lossy"]),
-        "off",
-        "Go on with a GET's stream when its upstream is lost; on: where ids tell how; lossy: always",
-    ),
+    Key {
+        name: "resume.mode",
+        kind: Kind::Choice(&["off", "on", "lossy"]),
+        default: None,
+        per_route: true,
+        help: "Go on with a GET's stream when its upstream is lost; on: where ids tell how; lossy: always; when not set, on where family is eventsource",
+    },
     route(
         "resume.on_end",
         Kind::Bool,
@@ -455,6 +463,12 @@ pub static KEYS: &[Key] = &[
         Kind::Count,
         "32",
         "Streams that may wait at once for one upstream's answer to that",
+    ),
+    route(
+        "completion.required",
+        Kind::Bool,
+        "true",
+        "Break a stream that its upstream ends without the last word of its family: half an answer of openai or anthropic",
     ),
     route(
         "health.learn",

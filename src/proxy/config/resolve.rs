@@ -17,6 +17,7 @@ use super::settings::{
 };
 use super::value::Value;
 use super::{RoutePath, check};
+use crate::family::Family;
 use crate::heartbeat::DEFAULT_INTERVAL;
 
 /// Builds the config, or adds to the mistakes.
@@ -186,6 +187,7 @@ fn admin(
 
 fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
     Ok(Settings {
+        family: family(scope)?,
         upstream: Upstream {
             url: scope.get(URL)?,
             connect_timeout: scope.get("upstream.connect_timeout")?,
@@ -227,13 +229,17 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             max_age: scope.get("rotation.max_age")?,
             jitter: scope.get("rotation.jitter")?,
             retry: scope.get("rotation.retry")?,
-            methods: scope.get("rotation.methods")?,
+            methods: match scope.given("rotation.methods") {
+                Some(_) => Some(scope.get("rotation.methods")?),
+                None => None,
+            },
             event: match scope.get("rotation.event")? {
                 Some(name) => Some((name, scope.get("rotation.data")?)),
                 None => None,
             },
         },
         resume: resume(scope)?,
+        completion_required: scope.get("completion.required")?,
         health: Health {
             learn: scope.get("health.learn")?,
             events: scope.get("health.events")?,
@@ -247,8 +253,12 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
 }
 
 fn resume(scope: Scope<'_>) -> Result<Option<Resume>, Mistake> {
-    let mode: String = scope.get("resume.mode")?;
-    if !matches!(mode.as_str(), "on" | "lossy") {
+    let mode: String = match scope.given("resume.mode") {
+        Some(_) => scope.get("resume.mode")?,
+        None if family(scope)? == Some(Family::EventSource) => "on".into(),
+        None => "off".into(),
+    };
+    if mode == "off" {
         return Ok(None);
     }
     Ok(Some(Resume {
@@ -278,6 +288,13 @@ fn early(scope: Scope<'_>) -> Result<Early, Mistake> {
     })
 }
 
+/// None for `auto`.
+fn family(scope: Scope<'_>) -> Result<Option<Family>, Mistake> {
+    let word: String = scope.get("family")?;
+    let mut all = Family::ALL.into_iter();
+    Ok(all.find(|family| family.as_str() == word))
+}
+
 fn style(scope: Scope<'_>) -> Result<Style, Mistake> {
     let style: String = scope.get("heartbeat.style")?;
     Ok(match style.as_str() {
@@ -288,7 +305,10 @@ fn style(scope: Scope<'_>) -> Result<Style, Mistake> {
             name: scope.get("heartbeat.event")?,
             data: scope.get("heartbeat.data")?,
         },
-        _ => Style::Line {
+        "line" => Style::Line {
+            text: scope.get("heartbeat.text")?,
+        },
+        _ => Style::Auto {
             text: scope.get("heartbeat.text")?,
         },
     })

@@ -13,6 +13,7 @@ use http::{HeaderName, Method, Uri};
 use ipnet::IpNet;
 
 use super::RoutePath;
+use crate::family::Family;
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -195,6 +196,8 @@ pub struct Route {
 /// Everything that a route may have its own way.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
+    /// What kind of streams they are; as each of them shows if `None`.
+    pub family: Option<Family>,
     /// Where requests go.
     pub upstream: Upstream,
     /// What keeps quiet streams open.
@@ -209,6 +212,8 @@ pub struct Settings {
     pub rotation: Rotation,
     /// How streams outlive their upstream; not at all if `None`.
     pub resume: Option<Resume>,
+    /// Whether the family's last word has to come.
+    pub completion_required: bool,
     /// From when on it is not well.
     pub health: Health,
 }
@@ -299,6 +304,11 @@ pub struct Heartbeat {
 /// What a heartbeat looks like; no text in it has a line break.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Style {
+    /// As fits the family.
+    Auto {
+        /// Of a comment, where that fits; perhaps empty.
+        text: String,
+    },
     /// A comment line without a blank line.
     Line {
         /// The comment, perhaps empty.
@@ -347,7 +357,7 @@ pub struct Idle {
 /// How a stream ends whose upstream went silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdleAction {
-    /// `Close` for GET, `Abort` for other methods.
+    /// `Close` where clients come back, else `Abort`.
     Auto,
     /// As a complete response.
     Close,
@@ -407,8 +417,8 @@ pub struct Rotation {
     pub jitter: f64,
     /// When the client is told to come back; above zero.
     pub retry: Duration,
-    /// Whose streams are rotated; at least one method.
-    pub methods: Vec<Method>,
+    /// Whose streams are rotated, at least one method; as the family tells if `None`.
+    pub methods: Option<Vec<Method>>,
     /// Name and data of a last event, each one line and not empty.
     pub event: Option<(String, String)>,
 }

@@ -32,7 +32,7 @@ fn an_upstream_is_all_that_is_needed() {
     assert_eq!(heartbeat.interval, Some(Duration::from_secs(15)));
     assert_eq!(
         heartbeat.style,
-        Style::Line {
+        Style::Auto {
             text: "heartbeat".to_owned()
         }
     );
@@ -42,8 +42,10 @@ fn an_upstream_is_all_that_is_needed() {
     assert_eq!(limit.total.map(NonZeroU32::get), Some(10_000));
     assert_eq!(limit.rate.map(|rate| rate.count.get()), Some(50));
     assert_eq!(rotation.max_age, Some(Duration::from_secs(3600)));
-    assert_eq!(rotation.methods, [Method::GET]);
+    assert_eq!(rotation.methods, None);
     assert_eq!(rotation.event, None);
+    assert_eq!(route.settings.family, None);
+    assert!(route.settings.completion_required);
 }
 
 #[test]
@@ -119,6 +121,24 @@ fn a_route_inherits_what_it_does_not_override() {
     let event = Some(("bye".to_owned(), "{}".to_owned()));
     assert_eq!(route.settings.rotation.event, event);
     assert_eq!(config.route_for("/").unwrap().path.as_str(), "/");
+}
+
+#[test]
+fn a_route_is_of_the_family_that_it_names() {
+    for family in Family::ALL {
+        let config = config(&format!(
+            "upstream.url = 'http://app'\nfamily = 'eventsource'\n\
+             [[route]]\npath = '/v1'\nfamily = '{}'\nrotation.methods = ['POST']",
+            family.as_str()
+        ));
+        let [route, rest] = &config.routes[..] else {
+            panic!("{:?}", config.routes);
+        };
+        assert_eq!(route.settings.family, Some(family));
+        assert_eq!(route.settings.rotation.methods, Some(vec![Method::POST]));
+        assert_eq!(rest.settings.family, Some(Family::EventSource));
+        assert_eq!(rest.settings.rotation.methods, None);
+    }
 }
 
 #[test]

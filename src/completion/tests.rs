@@ -1,0 +1,238 @@
+use super::*;
+use crate::SseGuardLayer;
+use crate::connection_limit::ConnectionLimitLayer;
+use crate::guard::StreamError;
+use crate::guard::testing::{Client, Upstream, ask, get};
+use crate::heartbeat::HeartbeatLayer;
+use crate::idle_timeout::IdleTimeoutLayer;
+use crate::rotation::{DrainHandle, RotationLayer};
+use http::Method;
+use std::time::Duration;
+
+const CHUNK: &str = "data: {\"object\":\"chat.completion.chunk\",\"choices\":[]}\n\n";
+const DONE: &str = "data: [DONE]\n\n";
+const CREATED: &str = "event: response.created\ndata: {}\n\n";
+const START: &str = "event: message_start\ndata: {}\n\n";
+const STOP: &str = "event: message_stop\ndata: {}\n\n";
+const FEED: &str = "data: 1\n\n";
+
+/// The answer to a request of this family; with none, its head tells nothing.
+async fn through(layer: SseGuardLayer, family: Option<Family>, upstream: Upstream) -> Client {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    if let Some(family) = family {
+        request.extensions_mut().insert(family);
+    }
+    ask(layer, request, upstream).await
+}
+
+/// Nothing but the layer.
+fn stack() -> SseGuardLayer {
+    SseGuardLayer::new()
+        .metrics(None)
+        .limit(None::<ConnectionLimitLayer>)
+        .heartbeat(None)
+        .completion(CompletionLayer::new())
+}
+
+/// What came behind `sent`, of a stream that broke.
+async fn broken(response: Client, sent: &str) -> (String, EndReason) {
+    let stream = response.stream();
+    let (text, end) = response.read().await;
+    let said = text.strip_prefix(sent);
+    let said = said.unwrap_or_else(|| panic!("{text:?} does not begin with {sent:?}"));
+    assert!(end.is_err(), "{text}");
+    (said.to_owned(), stream.end_reason().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_complete_answer_passes_as_it_is() {
+    let failed = "event: response.failed\ndata: {}\n\n";
+    for (family, events) in [
+        (Family::OpenAi, format!("{CHUNK}{DONE}")),
+        (Family::OpenAi, format!("{CHUNK}data: [DONE]\n")),
+        (Family::OpenAi, format!("{CHUNK}data: [DONE]")),
+        (Family::OpenAi, format!("{CREATED}{failed}")),
+        (
+            Family::OpenAi,
+            format!("{CHUNK}data: {{ \"error\": {{}}}}\n\n"),
+        ),
+        (
+            Family::OpenAi,
+            "data: {\"type\":\"speech.audio.done\"}\n\n".to_owned(),
+        ),
+        (
+            Family::Anthropic,
+            format!(": x\n\nevent: ping\ndata: {{}}\n\n{START}{STOP}"),
+        ),
+        (
+            Family::Anthropic,
+            format!("{START}event: error\ndata: {{}}\n\n"),
+        ),
+        (
+            Family::Anthropic,
+            "event: completion\ndata: {}\n\n".to_owned(),
+        ),
+        (Family::EventSource, FEED.to_owned()),
+        (Family::Mcp, String::new()),
+        (Family::Raw, CHUNK.to_owned()),
+    ] {
+        let upstream = Upstream::new().send(&events);
+        let response = through(stack(), Some(family), upstream).await;
+        let stream = response.stream();
+        assert_eq!(response.text().await, events, "{family:?}");
+        assert_eq!(stream.end_reason(), Some(EndReason::UpstreamEnd));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_its_last_word_is_told_and_broken() {
+    for (family, events) in [
+        (Family::OpenAi, ""),
+        (Family::OpenAi, CHUNK),
+        (Family::OpenAi, CREATED),
+        (Family::OpenAi, "event: thread.created\ndata: {}\n\n"),
+        (Family::Anthropic, ""),
+        (Family::Anthropic, "event: ping\ndata: {}\n\n"),
+        (Family::Anthropic, START),
+    ] {
+        for half in [
+            "",
+            "data: {\"half",
+            "event: message_stop\ndata: {\"half\":1}\n",
+            "event: response.completed\ndata: {\"half",
+            "data: [DO",
+        ] {
+            let upstream = Upstream::new().send(events).send(half).trailers();
+            let response = through(stack(), Some(family), upstream).await;
+            let (said, reason) = broken(response, events).await;
+            assert!(said.ends_with("}\n\n"), "{said:?}");
+            assert!(said.contains("ended before it was complete"), "{said}");
+            assert!(half.is_empty() || !said.contains(half), "{said}");
+            assert_eq!(reason, EndReason::UpstreamError);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_event_tells_where_the_request_does_not() {
+    for (first, says) in [(CHUNK, true), (START, true), (CREATED, true), (FEED, false)] {
+        let response = through(stack(), None, Upstream::new().send(first).fail()).await;
+        let (said, _) = broken(response, first).await;
+        assert_eq!(!said.is_empty(), says, "{first}: {said}");
+        let upstream = Upstream::new().send(first);
+        let (_, end) = through(stack(), None, upstream).await.read().await;
+        assert_eq!(end.is_err(), says, "{first}");
+    }
+    // What comes behind it does not.
+    let text = format!("{FEED}{CHUNK}");
+    let response = through(stack(), None, Upstream::new().send(&text)).await;
+    assert_eq!(response.text().await, text);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_fails_is_told_once_and_not_behind_the_last_word() {
+    let told = "data: {\"error\":{}}\n\n";
+    for (events, says) in [(CHUNK, true), (told, false), (DONE, false)] {
+        let upstream = Upstream::new().send(events).send("data: ha").fail();
+        let response = through(stack(), Some(Family::OpenAi), upstream).await;
+        let (said, reason) = broken(response, events).await;
+        assert_eq!(said.contains("failed in the middle"), says, "{said}");
+        assert_eq!(reason, EndReason::UpstreamError);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_says_so_whoever_breaks_the_stream_and_in_the_streams_line_end() {
+    let drain = DrainHandle::new();
+    let stack = stack()
+        .idle_timeout(IdleTimeoutLayer::new().timeout(Duration::from_secs(30)))
+        .rotation(RotationLayer::new().drain(&drain));
+    let start = START.replace('\n', "\r\n");
+    let upstream = Upstream::new().send(&start).hang();
+    let idle = through(stack.clone(), Some(Family::Anthropic), upstream.clone()).await;
+    let (said, reason) = broken(idle, &start).await;
+    assert!(said.contains("went silent"), "{said}");
+    assert!(said.starts_with("event: error\r\ndata: {") && said.ends_with("\r\n\r\n"));
+    assert_eq!(reason, EndReason::UpstreamIdle);
+
+    let drained = through(stack, Some(Family::Anthropic), upstream).await;
+    drain.drain(Duration::from_secs(1));
+    let (said, reason) = broken(drained, &start).await;
+    assert!(said.contains("was ended before"), "{said}");
+    assert_eq!(reason, EndReason::Drained);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_speaks_in_an_event_over_the_bound() {
+    let big = format!("{CHUNK}data: {}", "x".repeat(70_000));
+    for upstream in [
+        Upstream::new().send(&big),
+        Upstream::new().send(&big).fail(),
+    ] {
+        let response = through(stack(), Some(Family::OpenAi), upstream).await;
+        assert_eq!(broken(response, &big).await.0, "");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_answer_to_a_get_may_be_one() {
+    let mut request = Request::new(());
+    request.extensions_mut().insert(Family::OpenAi);
+    let response = ask(stack(), request, Upstream::new()).await;
+    assert_eq!(response.text().await, "");
+    assert_eq!(
+        get(stack(), Upstream::new().send(CHUNK)).await.text().await,
+        CHUNK
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_word_may_be_left_out_where_none_is_required() {
+    let stack = stack().completion(CompletionLayer::new().required(false));
+    let upstream = Upstream::new().send(CHUNK);
+    let response = through(stack.clone(), Some(Family::OpenAi), upstream.clone()).await;
+    assert_eq!(response.text().await, CHUNK);
+    let response = through(stack, Some(Family::OpenAi), upstream.fail()).await;
+    assert!(broken(response, CHUNK).await.0.contains("failed"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_of_its_own_hears_of_those_inside() {
+    let request = || {
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        request.extensions_mut().insert(Family::OpenAi);
+        request
+    };
+    let inside = tower_layer::Stack::new(
+        IdleTimeoutLayer::new().timeout(Duration::from_secs(30)),
+        HeartbeatLayer::new(Duration::from_secs(20)),
+    );
+    let layers = tower_layer::Stack::new(inside, CompletionLayer::new());
+    let upstream = Upstream::new().send(CHUNK);
+    let (text, end) = ask(layers.clone(), request(), upstream.clone())
+        .await
+        .read()
+        .await;
+    assert!(text.contains("before it was complete"), "{text}");
+    assert!(matches!(
+        end,
+        Err(StreamError::Ended(EndReason::UpstreamError))
+    ));
+    let (text, end) = ask(layers.clone(), request(), upstream.clone().hang())
+        .await
+        .read()
+        .await;
+    assert!(
+        text.contains(": heartbeat\n") && text.contains("went silent"),
+        "{text}"
+    );
+    assert!(matches!(
+        end,
+        Err(StreamError::Ended(EndReason::UpstreamIdle))
+    ));
+    let twice = tower_layer::Stack::new(layers, CompletionLayer::new());
+    let (text, _) = ask(twice, request(), upstream).await.read().await;
+    assert_eq!(text.matches("before it was complete").count(), 1, "{text}");
+}

@@ -1,0 +1,87 @@
+// What the scripts of the official clients have in common: tests/proxy_sdks.rs runs them with the
+// addresses of the origin and of the proxy before it, and the number of events of each answer.
+
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+
+/** What was installed, as NODE_PATH says where. */
+export const installed = createRequire(import.meta.url);
+
+export const [DIRECT, THROUGH] = process.argv.slice(2);
+export const EVENTS = JSON.parse(process.argv[4]);
+
+const CUTS = ["cut-clean", "cut-reset", "half-clean", "half-reset"];
+
+/** All items, and the exception that ended them, if one did. */
+export async function outcome(items) {
+  const seen = [];
+  try {
+    for await (const item of items) seen.push(item);
+  } catch (error) {
+    return [seen, error];
+  }
+  return [seen, null];
+}
+
+/** Runs functions by name, side by side, and tells which of them failed. */
+export async function run(cases) {
+  const one = async ([name, test]) => {
+    try {
+      await test();
+      return true;
+    } catch (error) {
+      console.log(`FAILED ${name}\n${error.stack}`);
+      return false;
+    }
+  };
+  const results = await Promise.all([...cases].map(one));
+  const passed = results.filter(Boolean).length;
+  console.log(`${passed} passed, ${results.length - passed} failed`);
+  process.exit(passed === results.length ? 0 : 1);
+}
+
+/**
+ * The cases of an API whose answers have a last word. `read(base)` yields the items of one answer,
+ * `proper` is what its SDK raises for an answer that failed.
+ */
+export function* ofAnApi(api, read, proper) {
+  const last = EVENTS[api];
+  const alike = ["/whole/0", "/crlf/0", "/late/0", `/cut-clean/${last}`];
+  for (const status of [400, 401, 429, 500, 529]) alike.push(`/status/${status}`);
+  for (let count = 0; count < last; count++) alike.push(`/told/${count}`);
+  for (const path of alike) {
+    yield [
+      api + path,
+      async () => {
+        const both = [DIRECT, THROUGH].map((base) => outcome(read(base + path)));
+        const [[direct, how], [seen, error]] = await Promise.all(both);
+        assert.deepEqual(seen, direct);
+        assert.deepEqual([error?.constructor, error?.message], [how?.constructor, how?.message]);
+      },
+    ];
+  }
+  for (let count = 0; count < last; count++) {
+    const says = { clean: /ended before it was complete/, reset: /failed in the middle of its stream/ };
+    for (const how of [...CUTS, "silent"]) {
+      yield [
+        `${api}/${how}/${count}`,
+        async () => {
+          const [direct] = await outcome(read(`${DIRECT}/cut-clean/${count}`));
+          const [seen, error] = await outcome(read(`${THROUGH}/${how}/${count}`));
+          // A reset may overtake what was sent ahead of it.
+          const expected = how.endsWith("reset") ? direct.slice(0, seen.length) : direct;
+          assert.deepEqual(seen, expected);
+          assert.ok(error instanceof proper, `${error} after ${JSON.stringify(seen)}`);
+          assert.match(error.message, says[how.split("-")[1]] ?? /went silent/);
+        },
+      ];
+    }
+  }
+  yield [
+    `${api}/away`,
+    async () => {
+      const [, error] = await outcome(read(`${THROUGH}/away/0`));
+      assert.ok(error instanceof proper && error.status === 502, String(error));
+    },
+  ];
+}

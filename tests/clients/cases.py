@@ -1,0 +1,110 @@
+"""What the scripts of the official clients have in common: tests/proxy_sdks.rs runs them with the
+addresses of the origin and of the proxy before it, and the number of events of each answer."""
+
+import asyncio
+import json
+import sys
+import traceback
+
+DIRECT, THROUGH = sys.argv[1], sys.argv[2]
+EVENTS = json.loads(sys.argv[3])
+
+# Longer than anything takes here.
+PATIENCE = 60
+
+CUTS = ["cut-clean", "cut-reset", "half-clean", "half-reset"]
+
+# What a client of ours is told of each.
+SHORT = "ended before it was complete"
+FAILED = "failed in the middle of its stream"
+SILENT = "went silent"
+
+
+async def outcome(items):
+    """All items, and the exception that ended them, if one did."""
+    seen = []
+    try:
+        async for item in items:
+            seen.append(item)
+    except Exception as error:
+        return seen, error
+    return seen, None
+
+
+async def both(read, case):
+    """What comes from the origin itself, and what through the proxy."""
+    return await asyncio.gather(outcome(read(DIRECT + case)), outcome(read(THROUGH + case)))
+
+
+def same(seen, expected):
+    assert seen == expected, f"\n{seen}\nis not\n{expected}"
+
+
+def run(cases):
+    """Runs coroutines by name, side by side, and tells which of them failed."""
+
+    async def one(name, case):
+        try:
+            await asyncio.wait_for(case, PATIENCE)
+        except Exception:
+            print(f"FAILED {name}\n{traceback.format_exc()}")
+            return False
+        return True
+
+    async def all_of_them():
+        return await asyncio.gather(*(one(*case) for case in cases))
+
+    results = asyncio.run(all_of_them())
+    print(f"{results.count(True)} passed, {results.count(False)} failed")
+    sys.exit(results.count(False) > 0)
+
+
+def of_an_api(api, read, proper, status_error, in_pieces=True):
+    """The cases of an API whose answers have a last word.
+
+    `read(base)` yields the items of one answer, `proper` is what its SDK raises for an answer that
+    failed, `status_error` what it raises for a status. Not `in_pieces`, there is one item at the end.
+    """
+    last = EVENTS[api]
+
+    async def like_direct(case):
+        (direct, how), (seen, error) = await both(read, case)
+        same(seen, direct)
+        assert type(error) is type(how), f"{error!r} is not as {how!r}"
+        if isinstance(how, status_error):
+            same((error.status_code, str(error)), (how.status_code, str(how)))
+
+    async def first(count):
+        seen, _ = await outcome(read(f"{DIRECT}/cut-clean/{count}"))
+        return seen if in_pieces else []
+
+    async def cut(how, count):
+        expected = await first(count)
+        seen, error = await outcome(read(f"{THROUGH}/{how}/{count}"))
+        if how.endswith("clean"):
+            same(seen, expected)
+        else:
+            # A reset may overtake what was sent ahead of it.
+            same(seen, expected[: len(seen)])
+        assert isinstance(error, proper), f"{error!r} after {seen}"
+        assert (SHORT if how.endswith("clean") else FAILED) in str(error), str(error)
+
+    async def silent(count):
+        seen, error = await outcome(read(f"{THROUGH}/silent/{count}"))
+        same(seen, await first(count))
+        assert isinstance(error, proper) and SILENT in str(error), f"{error!r} after {seen}"
+
+    async def away():
+        _, error = await outcome(read(f"{THROUGH}/away/0"))
+        assert isinstance(error, status_error) and error.status_code == 502, repr(error)
+
+    alike = ["/whole/0", "/crlf/0", "/late/0", f"/cut-clean/{last}"]
+    alike += [f"/status/{status}" for status in (400, 401, 429, 500, 529)]
+    alike += [f"/told/{count}" for count in range(last)]
+    for case in alike:
+        yield f"{api}{case}", like_direct(case)
+    for count in range(last):
+        for how in CUTS:
+            yield f"{api}/{how}/{count}", cut(how, count)
+        yield f"{api}/silent/{count}", silent(count)
+    yield f"{api}/away", away()

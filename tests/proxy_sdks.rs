@@ -1,0 +1,326 @@
+//! The official clients of each family, through the real binary: heartbeats at every position, the
+//! upstream cut at every event, errors. They are installed by `tests/run.sh`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
+mod support;
+
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+use support::{Answer, Asked, Origin, Proxy, skipped};
+use tempfile::TempDir;
+
+const CHAT: &str = include_str!("clients/chat.sse");
+const RESPONSES: &str = include_str!("clients/responses.sse");
+const MESSAGES: &str = include_str!("clients/messages.sse");
+const FEED: &str = include_str!("clients/feed.sse");
+
+/// The last event of the feed whose events have ids.
+const LAST: u64 = 24;
+
+/// What the proxy does differently for some of the paths; `{away}` is where nobody listens.
+const CONFIG: &str = r#"
+listen = "127.0.0.1:0"
+admin = false
+heartbeat.interval = "2ms"
+limit.per_ip = "off"
+limit.rate = "off"
+
+[[route]]
+path = "/silent"
+idle.timeout = "300ms"
+
+[[route]]
+path = "/away"
+upstream.url = "http://{away}"
+"#;
+
+fn events(stream: &str) -> Vec<String> {
+    let events = stream.split_inclusive("\n\n");
+    events.map(str::to_owned).collect()
+}
+
+/// What answers a request for `/HOW/COUNT/API`: HOW is what goes wrong, behind COUNT events.
+fn answer(asked: &Asked, to: &mut Answer) {
+    let mut path = asked.path.splitn(4, '/').skip(1);
+    let mut part = || path.next().unwrap_or_default();
+    let (how, count, api) = (part(), part().parse::<usize>().unwrap(), part());
+    let all = match api {
+        "v1/chat/completions" => events(CHAT),
+        "v1/responses" => events(RESPONSES),
+        "v1/messages" => events(MESSAGES),
+        "feed" => events(FEED),
+        "ids" => feed(asked),
+        "mcp" => match tool(asked, to) {
+            Some(all) => all,
+            None => return,
+        },
+        _ => panic!("{}", asked.path),
+    };
+    let (before, behind) = all.split_at(count.min(all.len()));
+    match how {
+        "whole" => slowly(&all.concat(), to),
+        "crlf" => slowly(&all.concat().replace('\n', "\r\n"), to),
+        "late" => {
+            thread::sleep(Duration::from_millis(100));
+            to.stream();
+            to.chunk(all.concat());
+            to.end();
+        }
+        "told" => {
+            begin(before, to);
+            to.chunk(error_of(api));
+            to.end();
+        }
+        "status" => {
+            let body = r#"{"type":"error","error":{"type":"x","message":"no","code":null}}"#;
+            let head = format!(
+                "HTTP/1.1 {count} No\r\nContent-Type: application/json\r\nConnection: close\r\n\
+                 Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            to.raw(head.as_bytes());
+        }
+        _ => {
+            begin(before, to);
+            if let (true, Some(next)) = (how.starts_with("half"), behind.first()) {
+                to.chunk(&next[..next.len() / 2]);
+            }
+            // The feed goes on until its client has it all.
+            if how == "silent" || api == "ids" && before.len() == all.len() {
+                to.wait_for_close();
+            } else if how.ends_with("clean") {
+                to.end();
+            } else {
+                to.reset();
+            }
+        }
+    }
+}
+
+/// A stream and its first events.
+fn begin(events: &[String], to: &mut Answer) {
+    to.stream();
+    // An empty chunk is the last.
+    if !events.is_empty() {
+        to.chunk(events.concat());
+    }
+}
+
+/// Byte by byte, with time for a heartbeat between any two.
+fn slowly(text: &str, to: &mut Answer) {
+    to.stream();
+    for byte in text.bytes() {
+        thread::sleep(Duration::from_millis(3));
+        to.chunk([byte]);
+    }
+    to.end();
+}
+
+/// As the API itself tells of a failure in the middle.
+fn error_of(api: &str) -> &'static str {
+    match api {
+        "v1/chat/completions" => "data: {\"error\": {\"message\": \"overloaded\"}}\n\n",
+        "v1/responses" => {
+            "event: error\ndata: {\"type\":\"error\",\"error\":{\"message\":\"overloaded\"}}\n\n"
+        }
+        _ => {
+            "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\
+             \"message\":\"overloaded\"}}\n\n"
+        }
+    }
+}
+
+/// What a client has not seen of it yet.
+fn feed(asked: &Asked) -> Vec<String> {
+    let seen = asked.field("last-event-id");
+    let seen: u64 = seen.map_or(0, |id| id.parse().unwrap());
+    let event = |id| format!("retry: 10\nid: {id}\nevent: tick\ndata: {id}\ndata: and ✓\n\n");
+    (seen + 1..=LAST).map(event).collect()
+}
+
+/// What a server of the Model Context Protocol says to a call of its tool; the rest is answered here.
+fn tool(asked: &Asked, to: &mut Answer) -> Option<Vec<String>> {
+    let length = asked.field("content-length");
+    let body = to.body(length.map_or(0, |length| length.parse().unwrap()));
+    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let id = &request["id"];
+    let result = match request["method"].as_str() {
+        Some("tools/call") => return Some(call(&request)),
+        Some("initialize") => json!({
+            "protocolVersion": request["params"]["protocolVersion"],
+            "capabilities": { "tools": {} },
+            "serverInfo": { "name": "origin", "version": "1" },
+        }),
+        Some("tools/list") => {
+            json!({ "tools": [{ "name": "think", "inputSchema": { "type": "object" } }] })
+        }
+        _ => {
+            to.raw(b"HTTP/1.1 202 Accepted\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+            return None;
+        }
+    };
+    let body = json!({ "jsonrpc": "2.0", "id": id, "result": result }).to_string();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    to.raw(head.as_bytes());
+    None
+}
+
+fn call(request: &Value) -> Vec<String> {
+    let token = &request["params"]["_meta"]["progressToken"];
+    let progress = |done: u32| {
+        json!({
+            "jsonrpc": "2.0",
+            "method": "notifications/progress",
+            "params": { "progressToken": token, "progress": done, "total": 3, "message": "… ✓" },
+        })
+    };
+    let result = json!({
+        "jsonrpc": "2.0",
+        "id": request["id"],
+        "result": { "content": [{ "type": "text", "text": "42" }], "isError": false },
+    });
+    let messages = (1..=3).map(progress).chain([result]);
+    let event = |message: Value| format!("event: message\ndata: {message}\n\n");
+    messages.map(event).collect()
+}
+
+/// Of `clients/` in cargo's directory, in which this program is three levels down; or nothing, and a
+/// word about it, if it is not there.
+fn installed(name: &str) -> Option<PathBuf> {
+    let program = std::env::current_exe().unwrap();
+    let path = program.ancestors().nth(3).unwrap().join("clients");
+    let path = path.join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    skipped(&format!(
+        "the official clients: {name} is not installed, which tests/run.sh does"
+    ));
+    None
+}
+
+/// An origin and the proxy before it.
+struct World {
+    origin: Origin,
+    proxy: Proxy,
+    _files: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let origin = Origin::start(|asked, to| answer(&asked, to));
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let away = nobody.local_addr().unwrap().to_string();
+        drop(nobody);
+        let files = TempDir::new().unwrap();
+        let file = files.path().join("guard.toml");
+        let upstream = format!("upstream.url = \"http://{}\"\n", origin.addr);
+        std::fs::write(&file, upstream + &CONFIG.replace("{away}", &away)).unwrap();
+        let proxy = Proxy::from_file(&file);
+        Self {
+            origin,
+            proxy,
+            _files: files,
+        }
+    }
+
+    /// Runs a script of `tests/clients/`, and asserts that all its cases pass.
+    fn run(&self, program: &Path, script: &str, variables: &[(&str, &Path)]) {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+        let counts = json!({
+            "chat": events(CHAT).len(),
+            "responses": events(RESPONSES).len(),
+            "messages": events(MESSAGES).len(),
+            "feed": events(FEED).len(),
+            "mcp": call(&Value::Null).len(),
+        });
+        let output = Command::new(program)
+            .arg(Path::new(path).join(script))
+            .arg(format!("http://{}", self.origin.addr))
+            .arg(format!("http://{}", self.proxy.addr))
+            .arg(counts.to_string())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        let (out, err) = (&output.stdout, &output.stderr);
+        let told = String::from_utf8_lossy(out) + String::from_utf8_lossy(err);
+        assert!(output.status.success(), "{script}:\n{told}");
+        assert!(!told.contains("\n0 passed"), "{script}:\n{told}");
+    }
+}
+
+fn python(script: &str) -> Option<World> {
+    let program = installed("python/bin/python")?;
+    let world = World::new();
+    world.run(&program, script, &[]);
+    Some(world)
+}
+
+fn node(script: &str) -> Option<World> {
+    let modules = installed("node/node_modules")?;
+    let world = World::new();
+    world.run(Path::new("node"), script, &[("NODE_PATH", &modules)]);
+    Some(world)
+}
+
+/// What was put in between.
+fn heartbeats(world: &World) -> u64 {
+    let lines = world.proxy.wait_for_log_lines("\"stream ended\"", 1);
+    let line = |line: &String| serde_json::from_str::<Value>(line).unwrap();
+    let beats = |line: Value| line["heartbeats"].as_u64();
+    lines.iter().map(line).filter_map(beats).sum()
+}
+
+#[test]
+fn the_openai_sdk_of_python_gets_whole_answers_or_exceptions() {
+    if let Some(world) = python("openai_sdk.py") {
+        assert!(heartbeats(&world) > 100);
+    }
+}
+
+#[test]
+fn the_openai_sdk_of_node_gets_whole_answers_or_exceptions() {
+    if let Some(world) = node("openai_sdk.mjs") {
+        assert!(heartbeats(&world) > 100);
+    }
+}
+
+#[test]
+fn the_anthropic_sdk_gets_whole_answers_or_exceptions() {
+    if let Some(world) = python("anthropic_sdk.py") {
+        assert!(heartbeats(&world) > 100);
+    }
+}
+
+#[test]
+fn the_mcp_sdk_gets_whole_results_or_exceptions() {
+    if let Some(world) = python("mcp_sdk.py") {
+        assert!(heartbeats(&world) > 100);
+    }
+}
+
+#[test]
+fn httpx_sse_gets_the_same_feed_and_sees_a_break() {
+    if let Some(world) = python("httpx_client.py") {
+        assert!(heartbeats(&world) > 100);
+    }
+}
+
+#[test]
+fn the_eventsource_of_node_gets_each_event_once_however_often_it_is_cut() {
+    node("eventsource.mjs");
+}
