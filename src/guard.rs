@@ -135,6 +135,12 @@ pub trait Policy {
         let _ = (stream, now);
     }
 
+    /// An event is about to leave: what goes right ahead of it, as a part of it.
+    fn ahead(&mut self, line_end: LineEnd) -> Option<Bytes> {
+        let _ = line_end;
+        None
+    }
+
     /// Whether it wants to hear of events.
     fn hears(&self) -> bool {
         false
@@ -180,6 +186,10 @@ impl<P: Policy> Policy for Option<P> {
         }
     }
 
+    fn ahead(&mut self, line_end: LineEnd) -> Option<Bytes> {
+        self.as_mut().and_then(|policy| policy.ahead(line_end))
+    }
+
     fn hears(&self) -> bool {
         self.as_ref().is_some_and(P::hears)
     }
@@ -222,6 +232,11 @@ impl<A: Policy, B: Policy> Policy for (A, B) {
     fn sent(&mut self, stream: &Stream, now: Instant) {
         self.0.sent(stream, now);
         self.1.sent(stream, now);
+    }
+
+    fn ahead(&mut self, line_end: LineEnd) -> Option<Bytes> {
+        let outer = self.0.ahead(line_end);
+        outer.or_else(|| self.1.ahead(line_end))
     }
 
     fn hears(&self) -> bool {

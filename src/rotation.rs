@@ -55,7 +55,8 @@ use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
 use crate::head::Asked;
 use crate::rejection::Rejection;
 use crate::stream::EndReason;
-use crate::wire::{Words, WordsError};
+use crate::wire::{LineEnd, Words, WordsError};
+use bytes::Bytes;
 use drain::Registered;
 use http::{Method, Request};
 use std::sync::Arc;
@@ -90,6 +91,7 @@ struct Config {
     /// By family, if `None`.
     methods: Option<Vec<Method>>,
     event: Option<Words>,
+    retry_on_open: Option<Duration>,
 }
 
 impl Default for RotationLayer {
@@ -107,6 +109,7 @@ impl RotationLayer {
                 retry: Some(DEFAULT_RETRY),
                 methods: None,
                 event: None,
+                retry_on_open: None,
             }),
             drain: DrainHandle::new(),
         }
@@ -136,6 +139,14 @@ impl RotationLayer {
     #[must_use]
     pub fn retry(self, retry: Option<Duration>) -> Self {
         self.with(|config| config.retry = retry)
+    }
+
+    /// Tells each client that comes back how long to wait should its stream break off, jittered by half
+    /// either way, in a `retry:` line glued to the first event: what the end of a stream had told it
+    /// sticks until it is told another. `None`, the default, to leave it at that.
+    #[must_use]
+    pub fn retry_on_open(self, retry: Option<Duration>) -> Self {
+        self.with(|config| config.retry_on_open = retry)
     }
 
     /// The methods whose streams end by age, come back, and so are told when, whatever their
@@ -197,6 +208,7 @@ impl Rule for RotationLayer {
         Ok(Some(RotationPolicy {
             config: self.config.clone(),
             comes_back,
+            greets: comes_back && self.config.retry_on_open.is_some(),
             old_at: age.and_then(|age| stream.opened().checked_add(age)),
             _registered: self.drain.register(stream, comes_back),
         }))
@@ -208,6 +220,8 @@ impl Rule for RotationLayer {
 pub struct RotationPolicy {
     config: Arc<Config>,
     comes_back: bool,
+    /// It has not been told yet when to come back.
+    greets: bool,
     old_at: Option<Instant>,
     _registered: Registered,
 }
@@ -225,6 +239,14 @@ impl RotationPolicy {
 impl Policy for RotationPolicy {
     fn heeds(&self) -> bool {
         true
+    }
+
+    fn ahead(&mut self, line_end: LineEnd) -> Option<Bytes> {
+        if !std::mem::take(&mut self.greets) {
+            return None;
+        }
+        let retry = self.config.retry_on_open.map(jittered);
+        Words::farewell(retry, None, line_end)
     }
 
     fn deadline(&self, at: &At<'_>) -> Option<Instant> {
@@ -310,6 +332,42 @@ mod tests {
             told.iter().all(|millis| (1_000..=3_000).contains(millis)),
             "{told:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_may_be_told_at_the_first_event_what_holds_from_then_on() {
+        let layer = || at_age(10).retry_on_open(Some(DEFAULT_RETRY));
+        for (upstream, ahead) in [
+            (Upstream::new().send("data: 1\n\n").send("data: 2\n\n"), ""),
+            (
+                Upstream::new()
+                    .send(": a\n\n")
+                    .send("data: 1\n\n")
+                    .send("data: 2\n\n"),
+                ": a\n\n",
+            ),
+            (
+                Upstream::new()
+                    .send("data: 1\r\n\r\n")
+                    .send("data: 2\r\n\r\n"),
+                "",
+            ),
+        ] {
+            let (text, _) = get(layer(), upstream.clone()).await.read().await;
+            let line_end = if text.contains('\r') { "\r\n" } else { "\n" };
+            let rest = text.strip_prefix(ahead).unwrap();
+            let rest = rest.strip_prefix("retry: ").unwrap();
+            let (millis, events) = rest.split_once(line_end).unwrap();
+            assert!((1_000..=3_000).contains(&millis.parse::<u64>().unwrap()));
+            let expected = ["data: 1", "", "data: 2", "", ""].join(line_end);
+            assert_eq!(events, expected);
+            let stream = post(layer(), upstream).await;
+            assert!(!stream.text().await.contains("retry"));
+        }
+        // A mark has to stay the first.
+        let marked = Upstream::new().send("\u{feff}data: 1\n\ndata: 2\n\n");
+        let text = get(layer(), marked).await.text().await;
+        assert_eq!(text, "\u{feff}data: 1\n\ndata: 2\n\n");
     }
 
     #[tokio::test(start_paused = true)]

@@ -75,6 +75,8 @@ struct Wire {
     idle: bool,
     /// A deadline passed while bytes kept coming.
     overdue: bool,
+    /// What is handed out next begins at a boundary.
+    fresh: bool,
 }
 
 /// The last id in a piece, which may hold hundreds of events: the record is not to be locked for each.
@@ -166,7 +168,19 @@ impl Wire {
                 }
             }
         }
+        let piece = self.with_what_goes_ahead(piece, policy);
         self.sent(piece, policy)
+    }
+
+    fn with_what_goes_ahead(&mut self, piece: Bytes, policy: &mut impl Policy) -> Bytes {
+        // Ahead of a comment it would stand alone, and a mark has to be the first of all.
+        let is_event = !matches!(piece.first(), None | Some(b':' | b'\r' | b'\n' | 0xEF));
+        let is_fresh = is_event && self.fresh;
+        self.fresh = self.aligner.is_empty() && self.aligner.at_boundary();
+        match is_fresh.then(|| policy.ahead(self.aligner.line_end())) {
+            Some(Some(ahead)) => [ahead, piece].concat().into(),
+            _ => piece,
+        }
     }
 
     fn sent(&mut self, piece: Bytes, policy: &mut impl Policy) -> Frame<Bytes> {
@@ -271,6 +285,7 @@ impl<B, P> Guarded<B, P> {
             stream,
             idle: true,
             overdue: false,
+            fresh: true,
         };
         Self::new(Source::Inner { body }, policy, Some(wire))
     }

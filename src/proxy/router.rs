@@ -312,7 +312,9 @@ fn limit(config: &config::Limit, clients: ForwardedIp) -> Limit {
 }
 
 fn rotation(config: &config::Rotation) -> Result<RotationLayer, WordsError> {
-    let mut layer = RotationLayer::new().retry(Some(config.retry));
+    let mut layer = RotationLayer::new()
+        .retry(Some(config.retry))
+        .retry_on_open(config.retry_on_open);
     if let Some(methods) = &config.methods {
         layer = layer.methods(methods.iter().cloned());
     }

@@ -384,6 +384,12 @@ pub static KEYS: &[Key] = &[
         "2s",
         "How long a client waits before it comes back, told to it in a retry: line",
     ),
+    route(
+        "rotation.retry_on_open",
+        Kind::DurationOrOff,
+        "off",
+        "Tell each client at its first event how long to wait when its stream breaks off; what an end had told it sticks else",
+    ),
     Key {
         name: "rotation.methods",
         kind: Kind::Methods,

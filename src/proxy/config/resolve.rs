@@ -229,6 +229,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             max_age: scope.get("rotation.max_age")?,
             jitter: scope.get("rotation.jitter")?,
             retry: scope.get("rotation.retry")?,
+            retry_on_open: scope.get("rotation.retry_on_open")?,
             methods: match scope.given("rotation.methods") {
                 Some(_) => Some(scope.get("rotation.methods")?),
                 None => None,

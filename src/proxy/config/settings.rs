@@ -417,6 +417,8 @@ pub struct Rotation {
     pub jitter: f64,
     /// When the client is told to come back; above zero.
     pub retry: Duration,
+    /// The same, at the start; above zero; not told if `None`.
+    pub retry_on_open: Option<Duration>,
     /// Whose streams are rotated, at least one method; as the family tells if `None`.
     pub methods: Option<Vec<Method>>,
     /// Name and data of a last event, each one line and not empty.
