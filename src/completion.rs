@@ -24,7 +24,7 @@
 //! use bytes::Bytes;
 //! use http::{Request, Response};
 //! use http_body_util::{BodyExt, Full};
-//! use sse_guard::{completion::CompletionLayer, family::Family};
+//! use sse_guard::completion::CompletionLayer;
 //! use std::{convert::Infallible, pin::pin};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
