@@ -24,8 +24,8 @@
 //! use bytes::Bytes;
 //! use http::{Request, Response};
 //! use http_body_util::{BodyExt, Full};
-//! use sse_guard::{completion::CompletionLayer, family::Family};
-//! use std::convert::Infallible;
+//! use sse_guard::completion::CompletionLayer;
+//! use std::{convert::Infallible, pin::pin};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -43,7 +43,7 @@
 //!     }));
 //!
 //! let request = Request::post("/v1/chat/completions").body(())?;
-//! let mut body = service.oneshot(request).await?.into_body();
+//! let mut body = pin!(service.oneshot(request).await?.into_body());
 //! let first = body.frame().await.ok_or("no event")??;
 //! assert_eq!(first.data_ref().unwrap(), "data: {\"object\":\"chat.completion.chunk\"}\n\n");
 //! let last = body.frame().await.ok_or("no last word")??;
@@ -157,7 +157,7 @@ fn has_last_word(family: Family, event: &RawEvent<'_>) -> bool {
     match family {
         Family::Anthropic => name == b"message_start",
         Family::OpenAi => {
-            name.starts_with(b"response.")
+            Family::of_first_event(event) == Some(family)
                 || name.starts_with(b"thread.")
                 // Azure's first event has choices, and no `object`.
                 || memmem::find(event.data(), br#""choices""#).is_some()

@@ -59,20 +59,18 @@ const TIMES: u32 = 128;
 #[derive(Clone, Debug)]
 pub struct HeartbeatStyle {
     words: Words,
-    /// What a family of its own says in place of them.
+    /// In place of them, to clients of that family.
     anthropic: Option<Words>,
 }
 
-impl From<Words> for HeartbeatStyle {
-    fn from(words: Words) -> Self {
+impl HeartbeatStyle {
+    fn of(words: Words) -> Self {
         Self {
             words,
             anthropic: None,
         }
     }
-}
 
-impl HeartbeatStyle {
     /// As fits the stream's [`Family`], and the default: [a comment line](Self::line), but the event
     /// `ping` of their own API for the clients of [`Anthropic`](Family::Anthropic), who know it.
     ///
@@ -93,7 +91,7 @@ impl HeartbeatStyle {
     ///
     /// If `text` contains CR or LF.
     pub fn line(text: &str) -> Result<Self, WordsError> {
-        Words::comment(text, false).map(Into::into)
+        Words::comment(text, false).map(Self::of)
     }
 
     /// A comment line and a blank line, for clients that cut the stream at blank lines. Some
@@ -103,7 +101,7 @@ impl HeartbeatStyle {
     ///
     /// If `text` contains CR or LF.
     pub fn block(text: &str) -> Result<Self, WordsError> {
-        Words::comment(text, true).map(Into::into)
+        Words::comment(text, true).map(Self::of)
     }
 
     /// A named event with data, for client code that watches for one: comments do not reach it.
@@ -112,7 +110,7 @@ impl HeartbeatStyle {
     ///
     /// If either is empty or contains CR or LF.
     pub fn event(name: &str, data: &str) -> Result<Self, WordsError> {
-        Words::event(name, data).map(Into::into)
+        Words::event(name, data).map(Self::of)
     }
 }
 

@@ -1,7 +1,8 @@
 //! All layers in the right order, in one line.
 //!
 //! From the client inward: metrics, connection limit, injection, rotation, heartbeat, idle timeout,
-//! completion. They share one body, one timer and one look at the bytes; a wrong order would do no harm, but costs more.
+//! completion. They share one body, one timer and one look at the bytes; a wrong order would do no harm,
+//! but costs more.
 //!
 //! ```
 //! use bytes::Bytes;

@@ -97,7 +97,7 @@ fn answer(asked: &Asked, to: &mut Answer) {
                 to.wait_for_close();
             } else if how.ends_with("clean") {
                 to.end();
-            } else {
+            } else if how.ends_with("reset") {
                 to.reset();
             }
         }

@@ -91,6 +91,11 @@ async fn an_answer_without_its_last_word_is_told_and_broken() {
         (Family::OpenAi, ""),
         (Family::OpenAi, CHUNK),
         (Family::OpenAi, CREATED),
+        (Family::OpenAi, "data: {\"choices\": []}\n\n"),
+        (
+            Family::OpenAi,
+            "data: {\"object\": \"text_completion\"}\n\n",
+        ),
         (Family::OpenAi, "event: thread.created\ndata: {}\n\n"),
         (Family::Anthropic, ""),
         (Family::Anthropic, "event: ping\ndata: {}\n\n"),

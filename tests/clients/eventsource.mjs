@@ -24,9 +24,10 @@ function read(path) {
 
 const expected = Array.from({ length: LAST }, (_, n) => [String(n + 1), `${n + 1}\nand ✓`]);
 
+// No resets: one that overtakes its head is a 502, at which an EventSource gives up for good.
 run(
   [1, 5, LAST].flatMap((count) =>
-    ["cut-clean", "cut-reset", "half-clean", "half-reset"].map((how) => [
+    ["cut-clean", "cut-close", "half-clean", "half-close"].map((how) => [
       `${how}/${count}`,
       async () => assert.deepEqual(await read(`/${how}/${count}/ids`), expected),
     ]),

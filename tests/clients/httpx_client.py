@@ -25,9 +25,12 @@ async def cut(how, count):
     # The end of a feed is an end; that it was broken off is what its client is to see.
     if how.endswith("clean"):
         same((seen, error), (direct, None))
+    elif how.endswith("close"):
+        same(seen, direct)
+        assert isinstance(error, httpx.TransportError), repr(error)
     else:
         same(seen, direct[: len(seen)])
-        assert isinstance(error, httpx.TransportError), repr(error)
+        assert isinstance(error, (httpx.TransportError, httpx_sse.SSEError)), repr(error)
 
 
 def cases():

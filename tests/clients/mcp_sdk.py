@@ -3,7 +3,7 @@
 import asyncio
 
 import mcp
-from cases import DIRECT, EVENTS, THROUGH, run, same
+from cases import CUTS, DIRECT, EVENTS, THROUGH, run, same
 from mcp.client.streamable_http import streamable_http_client
 
 
@@ -40,7 +40,7 @@ def cases():
     for case in ("/whole/0", "/crlf/0", "/late/0"):
         yield f"mcp{case}", whole(case)
     for count in range(EVENTS["mcp"]):
-        for how in ("cut-clean", "cut-reset", "half-clean", "half-reset", "silent"):
+        for how in [*CUTS, "silent"]:
             yield f"mcp/{how}/{count}", cut(how, count)
 
 
