@@ -360,7 +360,7 @@ where
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let asked = Asked::of(&request);
-        if R::SPEAKS && asked.accepts_stream {
+        if R::SPEAKS && asked.may_stream() {
             head::ask_for_identity(request.headers_mut());
         }
         match self.rule.admit(&request, &asked) {

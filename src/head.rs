@@ -31,6 +31,12 @@ impl Asked {
         self.method == Method::GET
     }
 
+    /// Whether the answer is to be a stream, as far as a head can tell: the clients of some APIs say so
+    /// in the body alone.
+    pub(crate) fn may_stream(&self) -> bool {
+        self.accepts_stream || matches!(self.family, Family::OpenAi | Family::Anthropic)
+    }
+
     /// Whether its client comes back when a stream has ended: by its method if somebody has said
     /// which ones do, else by its family.
     pub(crate) fn comes_back(&self, methods: Option<&[Method]>) -> bool {

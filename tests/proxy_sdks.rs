@@ -21,6 +21,9 @@ const RESPONSES: &str = include_str!("clients/responses.sse");
 const MESSAGES: &str = include_str!("clients/messages.sse");
 const FEED: &str = include_str!("clients/feed.sse");
 
+/// Longer than the proxy waits until it answers early.
+const LATE: Duration = Duration::from_millis(100);
+
 /// The last event of the feed whose events have ids.
 const LAST: u64 = 24;
 
@@ -35,6 +38,16 @@ limit.rate = "off"
 [[route]]
 path = "/silent"
 idle.timeout = "300ms"
+
+[[route]]
+path = "/late"
+early.enabled = true
+early.after = "20ms"
+
+[[route]]
+path = "/refused"
+early.enabled = true
+early.after = "20ms"
 
 [[route]]
 path = "/away"
@@ -68,7 +81,7 @@ fn answer(asked: &Asked, to: &mut Answer) {
         "whole" => slowly(&all.concat(), to),
         "crlf" => slowly(&all.concat().replace('\n', "\r\n"), to),
         "late" => {
-            thread::sleep(Duration::from_millis(100));
+            thread::sleep(LATE);
             to.stream();
             to.chunk(all.concat());
             to.end();
@@ -78,7 +91,10 @@ fn answer(asked: &Asked, to: &mut Answer) {
             to.chunk(error_of(api));
             to.end();
         }
-        "status" => {
+        "status" | "refused" => {
+            if how == "refused" {
+                thread::sleep(LATE);
+            }
             let body = r#"{"type":"error","error":{"type":"x","message":"no","code":null}}"#;
             let head = format!(
                 "HTTP/1.1 {count} No\r\nContent-Type: application/json\r\nConnection: close\r\n\

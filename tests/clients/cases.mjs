@@ -83,6 +83,17 @@ export function* ofAnApi(api, read, proper) {
       ];
     }
   }
+  // Too late to be told by a status: it was answered early.
+  for (const status of [400, 401, 429, 500, 529]) {
+    yield [
+      `${api}/refused/${status}`,
+      async () => {
+        const [seen, error] = await outcome(read(`${THROUGH}/refused/${status}`));
+        assert.deepEqual(seen, []);
+        assert.ok(error instanceof proper && error.message.includes(status), String(error));
+      },
+    ];
+  }
   yield [
     `${api}/away`,
     async () => {

@@ -96,6 +96,12 @@ def of_an_api(api, read, proper, status_error, in_pieces=True):
             same(seen, expected)
         assert TOLD[how] in str(error), str(error)
 
+    async def refused(status):
+        # Too late to be told by a status: it was answered early.
+        seen, error = await outcome(read(f"{THROUGH}/refused/{status}"))
+        same(seen, [])
+        assert isinstance(error, proper) and str(status) in str(error), repr(error)
+
     async def away():
         _, error = await outcome(read(f"{THROUGH}/away/0"))
         assert isinstance(error, status_error) and error.status_code == 502, repr(error)
@@ -108,4 +114,6 @@ def of_an_api(api, read, proper, status_error, in_pieces=True):
     for count in range(last):
         for how in [*CUTS, "silent"]:
             yield f"{api}/{how}/{count}", cut(how, count)
+    for status in (400, 401, 429, 500, 529):
+        yield f"{api}/refused/{status}", refused(status)
     yield f"{api}/away", away()
