@@ -3,12 +3,15 @@
 use super::testing::{Upstream, ask, get};
 use crate::heartbeat::HeartbeatLayer;
 use crate::stream::EndReason;
-use http::{Method, Request};
+use http::{Method, Request, Response};
 use http_body::Body as _;
+use http_body_util::{BodyExt, Full};
+use std::convert::Infallible;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tower_layer::Stack;
+use tower::{ServiceExt, service_fn};
+use tower_layer::{Layer, Stack};
 
 fn layer() -> HeartbeatLayer {
     HeartbeatLayer::new(Duration::from_secs(10))
@@ -98,4 +101,25 @@ async fn a_coded_stream_a_head_request_and_other_statuses_pass_untouched() {
     let head = Request::builder().method(Method::HEAD).body(()).unwrap();
     let response = ask(layer(), head, Upstream::new().send("data").wait(60)).await;
     assert_eq!(response.text().await, "data");
+}
+
+#[tokio::test]
+async fn whoever_may_get_a_stream_asks_for_it_in_no_coding() {
+    for (name, value, coding) in [
+        ("accept", "text/event-stream", "identity"),
+        ("user-agent", "AsyncOpenAI/Python 3.54.0", "identity"),
+        ("anthropic-version", "2023-06-01", "identity"),
+        ("accept", "application/json", "gzip"),
+    ] {
+        let inner = service_fn(|request: Request<()>| async move {
+            let coding = request.headers()["accept-encoding"].as_bytes().to_vec();
+            Ok::<_, Infallible>(Response::new(Full::from(coding)))
+        });
+        let request = Request::post("/").header("accept-encoding", "gzip");
+        let request = request.header(name, value).body(()).unwrap();
+        let service = crate::SseGuardLayer::new().layer(inner);
+        let response = service.oneshot(request).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, coding, "{name}: {value}");
+    }
 }
