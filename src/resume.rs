@@ -73,6 +73,7 @@ mod admission;
 mod again;
 mod body;
 mod cursor;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -93,6 +94,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use template::Template;
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -360,19 +362,18 @@ where
             };
         }
         let (head, body) = request.into_parts();
-        let request = Request::from_parts(head.clone(), body);
         let plan = Plan {
             layer: self.layer.clone(),
             asked,
             last_id: head.headers.get(LAST_EVENT_ID).cloned(),
             stream: head.extensions.get().cloned(),
             asker: Arc::new(Of::<_, ReqB>(
-                Asker::new(self.inner.clone(), head),
+                Asker::new(self.inner.clone(), Template::of(&head)),
                 PhantomData,
             )),
         };
         ResponseFuture {
-            future: self.inner.call(request),
+            future: self.inner.call(Request::from_parts(head, body)),
             plan: Some(Box::new(plan)),
         }
     }

@@ -27,4 +27,9 @@ class Thinks(BaseHTTPRequestHandler):
         pass
 
 
-ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Thinks).serve_forever()
+class Server(ThreadingHTTPServer):
+    def handle_error(self, *_):
+        """The one that was not waited for."""
+
+
+Server(("127.0.0.1", int(sys.argv[1])), Thinks).serve_forever()

@@ -2,12 +2,13 @@
 
 use super::Config;
 use super::admission::Admission;
+use super::template::Template;
 use crate::guard::BoxError;
 use crate::head::{Asked, Kind};
 use crate::lock::lock;
 use crate::stream::{Stream, StreamState};
 use http::header::RETRY_AFTER;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,26 +29,21 @@ pub(super) trait Ask<B>: Send + Sync {
     fn ask(&self, last_id: Option<HeaderValue>) -> BoxFuture<Result<Response<B>, BoxError>>;
 }
 
-/// A service, and the head of a request without a body.
+/// A service, and a request without a body to put to it.
 pub(super) struct Asker<S> {
     /// Services need not be shared between threads; this is.
     service: Mutex<S>,
-    head: request::Parts,
+    template: Template,
 }
 
 impl<S> Asker<S> {
-    pub(super) fn new(service: S, head: request::Parts) -> Self {
+    pub(super) fn new(service: S, template: Template) -> Self {
         let service = Mutex::new(service);
-        Self { service, head }
+        Self { service, template }
     }
 
     fn request<ReqB: Default>(&self, last_id: Option<HeaderValue>) -> Request<ReqB> {
-        let mut request = Request::new(ReqB::default());
-        *request.method_mut() = Method::GET;
-        *request.uri_mut() = self.head.uri.clone();
-        *request.version_mut() = self.head.version;
-        *request.headers_mut() = self.head.headers.clone();
-        *request.extensions_mut() = self.head.extensions.clone();
+        let mut request = self.template.request();
         match last_id {
             Some(id) => request.headers_mut().insert(LAST_EVENT_ID, id),
             None => request.headers_mut().remove(LAST_EVENT_ID),

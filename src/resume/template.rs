@@ -1,0 +1,100 @@
+//! A request that may have to be put again, for as long as its stream lives.
+
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, request};
+
+/// The head of a request, in as few bytes as can be: a header's value is a part of the buffer that its
+/// request came in, and would keep all of that.
+#[derive(Debug)]
+pub(super) struct Template {
+    uri: Box<str>,
+    version: Version,
+    fields: Box<[u8]>,
+    extensions: Extensions,
+}
+
+/// Name and value, each behind its length.
+fn write(bytes: &mut Vec<u8>, part: &[u8]) {
+    let length = u32::try_from(part.len()).unwrap_or(0);
+    bytes.extend_from_slice(&length.to_ne_bytes());
+    bytes.extend_from_slice(&part[..length as usize]);
+}
+
+fn read<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    let (part, rest) = rest.split_at_checked(u32::from_ne_bytes(*length) as usize)?;
+    *bytes = rest;
+    Some(part)
+}
+
+impl Template {
+    pub(super) fn of(head: &request::Parts) -> Self {
+        let mut fields = Vec::new();
+        for (name, value) in &head.headers {
+            write(&mut fields, name.as_str().as_bytes());
+            write(&mut fields, value.as_bytes());
+        }
+        Self {
+            uri: head.uri.to_string().into(),
+            version: head.version,
+            fields: fields.into(),
+            extensions: head.extensions.clone(),
+        }
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let mut rest = &*self.fields;
+        while let (Some(name), Some(value)) = (read(&mut rest), read(&mut rest)) {
+            // Both have been what they are before.
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+            {
+                headers.append(name, value);
+            }
+        }
+        headers
+    }
+
+    /// The request once more.
+    pub(super) fn request<B: Default>(&self) -> Request<B> {
+        let mut request = Request::new(B::default());
+        // It has been one before.
+        *request.uri_mut() = self.uri.parse().unwrap_or(Uri::from_static("/"));
+        *request.version_mut() = self.version;
+        *request.headers_mut() = self.headers();
+        *request.extensions_mut() = self.extensions.clone();
+        request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_the_same_request() {
+        let request = Request::get("http://app:81/feed?a=%20&b#c")
+            .version(Version::HTTP_2)
+            .header("accept", "text/event-stream")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .header("x-empty", "")
+            .header("x-odd", HeaderValue::from_bytes(b"\xE2\x9C\x93").unwrap())
+            .extension(7_u8);
+        let (head, ()) = request.body(()).unwrap().into_parts();
+        let (again, ()) = Template::of(&head).request::<()>().into_parts();
+        assert_eq!(again.method, head.method);
+        assert_eq!(again.uri, head.uri);
+        assert_eq!(again.version, head.version);
+        assert_eq!(again.headers, head.headers);
+        assert_eq!(again.extensions.get(), Some(&7_u8));
+    }
+
+    #[test]
+    fn a_target_without_a_host_stays_one() {
+        for target in ["/feed?q", "*", "/"] {
+            let (head, ()) = Request::get(target).body(()).unwrap().into_parts();
+            assert_eq!(Template::of(&head).request::<()>().uri(), target);
+        }
+    }
+}
