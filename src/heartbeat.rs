@@ -117,8 +117,14 @@ impl HeartbeatStyle {
 /// Puts heartbeats into quiet event streams. See the [module docs](self).
 #[derive(Clone, Debug)]
 pub struct HeartbeatLayer {
+    beat: Arc<Beat>,
+}
+
+/// What all streams of a layer have in common.
+#[derive(Clone, Debug)]
+struct Beat {
     interval: Duration,
-    words: Option<Arc<HeartbeatStyle>>,
+    style: Option<HeartbeatStyle>,
     immediate: bool,
     /// The first of the common times.
     since: Instant,
@@ -145,26 +151,31 @@ impl HeartbeatLayer {
             "a heartbeat needs an interval above zero"
         );
         Self {
-            interval,
-            words: HeartbeatStyle::auto("heartbeat").ok().map(Arc::new),
-            immediate: false,
-            since: Instant::now(),
+            beat: Arc::new(Beat {
+                interval,
+                style: HeartbeatStyle::auto("heartbeat").ok(),
+                immediate: false,
+                since: Instant::now(),
+            }),
         }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Beat)) -> Self {
+        change(Arc::make_mut(&mut self.beat));
+        self
     }
 
     /// What to say.
     #[must_use]
-    pub fn style(mut self, style: HeartbeatStyle) -> Self {
-        self.words = Some(Arc::new(style));
-        self
+    pub fn style(self, style: HeartbeatStyle) -> Self {
+        self.with(|beat| beat.style = Some(style))
     }
 
     /// Whether to speak at once when the upstream has nothing to say right behind its head, so
     /// that peers which wait for the first byte of the body see one. Off by default.
     #[must_use]
-    pub fn immediate(mut self, immediate: bool) -> Self {
-        self.immediate = immediate;
-        self
+    pub fn immediate(self, immediate: bool) -> Self {
+        self.with(|beat| beat.immediate = immediate)
     }
 }
 
@@ -192,28 +203,24 @@ impl Rule for HeartbeatLayer {
     fn open(&self, (): (), head: &Head<'_>) -> Result<Option<HeartbeatPolicy>, Rejection> {
         let policy = |stream: &Stream| {
             let mut policy = HeartbeatPolicy {
-                style: self.words.clone()?,
+                beat: self.beat.clone(),
                 family: head.asked.family,
-                interval: self.interval,
-                since: self.since,
                 due: Some(stream.opened()),
             };
-            if !self.immediate {
+            if !self.beat.immediate {
                 policy.sent(stream, stream.opened());
             }
-            Some(policy)
+            policy
         };
-        Ok(head.stream.and_then(policy))
+        Ok(head.stream.map(policy))
     }
 }
 
 /// Heartbeats of one stream.
 #[derive(Debug)]
 pub struct HeartbeatPolicy {
-    style: Arc<HeartbeatStyle>,
+    beat: Arc<Beat>,
     family: Family,
-    interval: Duration,
-    since: Instant,
     /// Never, if that is further away than there are times.
     due: Option<Instant>,
 }
@@ -227,20 +234,26 @@ impl Policy for HeartbeatPolicy {
         if self.deadline(at).is_none_or(|deadline| at.now < deadline) {
             return Verdict::Wait;
         }
+        let Some(style) = &self.beat.style else {
+            return Verdict::Wait;
+        };
         at.stream.heartbeat();
         metrics::counter!("sse_guard_heartbeats_total").increment(1);
         let own = match self.family {
-            Family::Anthropic => self.style.anthropic.as_ref(),
+            Family::Anthropic => style.anthropic.as_ref(),
             _ => None,
         };
-        let words = own.unwrap_or(&self.style.words);
+        let words = own.unwrap_or(&style.words);
         Verdict::Speak(words.in_line_end(at.line_end))
     }
 
     fn sent(&mut self, _: &Stream, now: Instant) {
-        self.due = now.checked_add(self.interval).map(|latest| {
-            let step = nanos(self.interval / TIMES).max(1);
-            let past = nanos(latest.saturating_duration_since(self.since));
+        let Beat {
+            interval, since, ..
+        } = *self.beat;
+        self.due = now.checked_add(interval).map(|latest| {
+            let step = nanos(interval / TIMES).max(1);
+            let past = nanos(latest.saturating_duration_since(since));
             latest - Duration::from_nanos(past % step)
         });
     }
@@ -290,7 +303,7 @@ mod tests {
             let silence = asked.elapsed();
             assert!(silence <= Duration::from_secs(128), "{silence:?}");
             assert!(silence > Duration::from_secs(127), "{silence:?}");
-            times.push((asked + silence - layer.since).as_millis());
+            times.push((asked + silence - layer.beat.since).as_millis());
         }
         assert!(times.iter().all(|time| time % 1000 == 0), "{times:?}");
     }
