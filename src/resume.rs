@@ -8,8 +8,8 @@
 //!
 //! # When it is faithful
 //!
-//! Streams of GET requests without a body that accept an event stream, and whose
-//! [`Family`](crate::family::Family) may go on elsewhere, are resumed, if the last event had an id or none came yet (or [`lossy`](ResumeLayer::lossy) says that it does not matter), and the
+//! Streams of GET requests without a body whose [`Family`](crate::family::Family) may go on
+//! elsewhere are resumed, if the last event had an id or none came yet (or [`lossy`](ResumeLayer::lossy) says that it does not matter), and the
 //! client has no half of an event. What was cut of the last event never reaches it. An upstream that
 //! repeats events has them dropped up to and including the last one that was delivered, as far back as
 //! [`look_back`](ResumeLayer::look_back); one whose numbers start anew further back is not guessed about:
@@ -353,7 +353,6 @@ where
         let may_go_on = self.layer.enabled
             && asked.is_get()
             && asked.family.may_resume()
-            && asked.accepts_stream
             && request.body().is_end_stream();
         if !may_go_on {
             return ResponseFuture {
