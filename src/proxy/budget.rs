@@ -156,7 +156,6 @@ pub(super) struct Budgets {
     pub(super) gate: Gate,
     status: Mutex<[Option<Status>; 2]>,
     rotated: Mutex<Option<Instant>>,
-    started: Instant,
 }
 
 impl Default for Budgets {
@@ -166,7 +165,6 @@ impl Default for Budgets {
             gate: Gate::new(),
             status: Mutex::default(),
             rotated: Mutex::default(),
-            started: Instant::now(),
         }
     }
 }
@@ -233,11 +231,6 @@ impl Budgets {
         drop(rotated);
         let ended = streams.rotate(streams.live().div_ceil(PART), IDLE);
         tracing::debug!(ended, "streams are rotated for want of room");
-    }
-
-    /// Since when they are kept.
-    pub(super) fn started(&self) -> Instant {
-        self.started
     }
 
     /// The budgets that there are, and how it stands with them.

@@ -63,7 +63,10 @@ pub(super) struct Cause {
     pub(super) remedy: &'static str,
 }
 
-/// A route or an upstream.
+/// The name of the proxy itself.
+const PROXY: &str = "sse-guard";
+
+/// The proxy, a route or an upstream.
 #[derive(Debug)]
 struct Subject {
     kind: Kind,
@@ -165,35 +168,26 @@ fn export(kind: Kind, name: &str, state: State) {
         .set(state.number());
 }
 
-/// The proxy itself, of which the budgets know since when it is as it is, and have told the log.
-fn proxy(budgets: &Budgets) -> Verdict {
-    let mut causes = Vec::new();
-    let mut since_s = None;
+/// The proxy's verdict with that of its budgets, which know themselves since when they are as they are,
+/// and have told the log.
+fn with_budgets(mut proxy: Verdict, budgets: &Budgets) -> Verdict {
     for (resource, status) in budgets.status() {
         let state = match status.level {
             Level::Room if status.is_near() => State::Degraded,
             Level::Room => continue,
             Level::Full | Level::Over => State::Failing,
         };
-        since_s = since_s.max(Some(status.since.elapsed().as_secs()));
-        causes.push(Cause {
+        if state > proxy.state {
+            (proxy.state, proxy.since_s) = (state, status.since.elapsed().as_secs());
+        }
+        proxy.causes.push(Cause {
             check: resource.as_str(),
             state,
             cause: status.to_string(),
             remedy: resource.remedy(),
         });
     }
-    Verdict {
-        kind: Kind::Proxy,
-        name: "sse-guard".to_owned(),
-        state: causes
-            .iter()
-            .map(|cause| cause.state)
-            .max()
-            .unwrap_or_default(),
-        since_s: since_s.unwrap_or_else(|| budgets.started().elapsed().as_secs()),
-        causes,
-    }
+    proxy
 }
 
 fn tell(
@@ -278,26 +272,36 @@ impl Judge {
         for view in router.views() {
             let mut subject = subject(Kind::Route, view.path);
             subject.note(vec![view.path.to_owned()], view.metrics.snapshot());
-            subject.judge(view.health, view.fill, None);
+            subject.judge(view.health, view.fill.filter(|_| view.own_limit), None);
             subjects.push(subject);
         }
-        for subject in &*subjects {
-            export(subject.kind, &subject.name, subject.state());
+        // Of all routes that have no limit of their own.
+        let mut proxy = subject(Kind::Proxy, PROXY);
+        if let Some(view) = router.views().find(|view| !view.own_limit) {
+            proxy.judge(view.health, view.fill, None);
+        }
+        subjects.push(proxy);
+        for verdict in verdicts(&subjects, budgets) {
+            export(verdict.kind, &verdict.name, verdict.state);
         }
         // A metric that is not set any more would stay as it was.
         for subject in &gone {
             export(subject.kind, &subject.name, State::Healthy);
         }
-        let proxy = proxy(budgets);
-        export(proxy.kind, &proxy.name, proxy.state);
     }
 
     /// How everybody is: the proxy, upstreams, routes.
     pub(super) fn verdicts(&self, budgets: &Budgets) -> Vec<Verdict> {
-        let subjects = lock(&self.0);
-        let mut verdicts = vec![proxy(budgets)];
-        verdicts.extend(subjects.iter().map(Subject::verdict));
+        let mut verdicts = verdicts(&lock(&self.0), budgets);
         verdicts.sort_by_key(|verdict| (verdict.kind as u8, verdict.name.clone()));
         verdicts
     }
+}
+
+fn verdicts(subjects: &[Subject], budgets: &Budgets) -> Vec<Verdict> {
+    let verdict = |subject: &Subject| match subject.kind {
+        Kind::Proxy => with_budgets(subject.verdict(), budgets),
+        Kind::Upstream | Kind::Route => subject.verdict(),
+    };
+    subjects.iter().map(verdict).collect()
 }

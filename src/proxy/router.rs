@@ -67,6 +67,8 @@ pub(super) struct View<'a> {
     pub(super) health: &'a config::Health,
     /// Streams that its limit counts, and how many there may be.
     pub(super) fill: Option<(u64, u64)>,
+    /// Whether that is its own, or that of several routes.
+    pub(super) own_limit: bool,
 }
 
 /// Connections that were made together are not replaced together.
@@ -76,6 +78,7 @@ struct Route {
     path: RoutePath,
     metrics: MetricsLayer,
     limit: Limit,
+    own_limit: bool,
     settings: Settings,
     upstream: Upstream,
     service: Guarded,
@@ -166,6 +169,7 @@ impl Router {
                 path: route.path.clone(),
                 metrics,
                 limit: in_use,
+                own_limit: route.own_limits,
                 settings: settings.clone(),
                 service: layer.layer(early.layer(resume.layer(upstream.clone()))),
                 upstream,
@@ -204,6 +208,7 @@ impl Router {
                 metrics: &route.metrics,
                 health: &route.settings.health,
                 fill: total.map(|total| (route.limit.active(), total.get().into())),
+                own_limit: route.own_limit,
             }
         })
     }
