@@ -10,7 +10,9 @@ use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, request};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower_service::Service;
 
@@ -21,7 +23,7 @@ const DEGRADED: u32 = 3;
 /// A probe that takes longer does not keep others from trying.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Puts the request of a stream again.
 pub(super) trait Ask<B>: Send + Sync {
@@ -113,6 +115,33 @@ impl<B> Clone for Again<B> {
     }
 }
 
+/// An answer to come.
+///
+/// It is a task of its own: the body of a client that does not read is not polled, and what waits in it
+/// would keep its place at the head of the queue, ahead of everybody else.
+pub(super) struct Asking<B>(JoinHandle<Answer<B>>);
+
+impl<B> Future for Asking<B> {
+    type Output = Answer<B>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer<B>> {
+        match ready!(Pin::new(&mut self.0).poll(cx)) {
+            Ok(answer) => Poll::Ready(answer),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is going.
+                Err(_) => Poll::Ready(Answer::GaveUp),
+            },
+        }
+    }
+}
+
+impl<B> Drop for Asking<B> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Any time up to `longest`.
 fn jitter(longest: Duration) -> Duration {
     longest.mul_f64(fastrand::f64())
@@ -133,15 +162,17 @@ impl Config {
 impl<B: Send + 'static> Again<B> {
     /// Asks until there is an answer that settles it. `tries` were made since the stream was last
     /// stable, `least` is how long the upstream wants to be left alone.
-    pub(super) async fn ask(
+    pub(super) fn ask(
         self,
         last_id: Option<HeaderValue>,
         tries: u32,
         least: Duration,
-    ) -> Answer<B> {
-        let asked = self.ask_on(last_id, tries, least);
-        let until = Instant::now() + self.config.give_up;
-        timeout_at(until, asked).await.unwrap_or(Answer::GaveUp)
+    ) -> Asking<B> {
+        Asking(tokio::spawn(async move {
+            let asked = self.ask_on(last_id, tries, least);
+            let until = Instant::now() + self.config.give_up;
+            timeout_at(until, asked).await.unwrap_or(Answer::GaveUp)
+        }))
     }
 
     async fn ask_on(

@@ -1,6 +1,6 @@
 //! The body of a stream that outlives its upstream.
 
-use super::again::{Again, Answer, BoxFuture};
+use super::again::{Again, Answer, Asking};
 use super::cursor::{Cursor, Fate};
 use super::{Config, ResumeError, ResumeOutcome};
 use crate::guard::{BoxError, StreamError};
@@ -40,7 +40,7 @@ pin_project! {
         #[pin]
         source: Source<B>,
         // In place of the upstream's connection, which has grown old.
-        successor: Option<BoxFuture<Answer<B>>>,
+        successor: Option<Asking<B>>,
         #[pin]
         timer: Option<Sleep>,
         aligner: Aligner,
@@ -54,7 +54,7 @@ pin_project! {
     #[project_replace = SourceOwn]
     enum Source<B> {
         Live { #[pin] body: B },
-        Asking { answer: BoxFuture<Answer<B>> },
+        Asking { answer: Asking<B> },
         // The last event, if there is one, then the trailers.
         Ending { event: Option<Bytes>, trailers: Option<HeaderMap> },
         Failing { error: Option<BoxError> },
@@ -315,7 +315,7 @@ where
                     }
                 },
                 SourceProj::Asking { answer } => {
-                    let answer = ready!(answer.as_mut().poll(cx));
+                    let answer = ready!(Pin::new(answer).poll(cx));
                     self.as_mut().answered(answer);
                 }
                 SourceProj::Ending { event, trailers } => {
@@ -407,13 +407,9 @@ where
         books.lost = Some(Lost { at, error });
         // It was asked to go on from further back.
         *this.successor = None;
-        let asked = books
-            .again
-            .clone()
-            .ask(books.last_id(), books.tries, books.least);
-        this.source.set(Source::Asking {
-            answer: Box::pin(asked),
-        });
+        let again = books.again.clone();
+        let answer = again.ask(books.last_id(), books.tries, books.least);
+        this.source.set(Source::Asking { answer });
     }
 
     fn answered(self: Pin<&mut Self>, answer: Answer<B>) {
@@ -491,8 +487,8 @@ where
         books.old_at = books.config().old_at(books.polled);
         if books.may_go_on(this.aligner) {
             books.ahead = 0;
-            let asked = books.again.clone().ask(books.last_id(), 0, Duration::ZERO);
-            *this.successor = Some(Box::pin(asked));
+            let again = books.again.clone();
+            *this.successor = Some(again.ask(books.last_id(), 0, Duration::ZERO));
         }
     }
 
@@ -506,7 +502,7 @@ where
         if !this.aligner.at_boundary() {
             return false;
         }
-        let Poll::Ready(answer) = successor.as_mut().poll(cx) else {
+        let Poll::Ready(answer) = Pin::new(successor).poll(cx) else {
             return false;
         };
         *this.successor = None;

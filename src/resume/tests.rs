@@ -390,3 +390,24 @@ async fn a_client_that_goes_leaves_nobody_asking() {
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(upstreams.ids().len(), asked);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_keeps_nobody_from_asking() {
+    let upstreams = Upstreams::new([
+        sends(1..=1).fail(),
+        sends(1..=1).fail(),
+        sends(2..=2).hang(),
+        sends(2..=2),
+    ]);
+    let queue = Admission::new(Duration::from_secs(60), 1);
+    drop(queue.turn().await);
+    let layer = ResumeLayer::new().admission(&queue);
+    let mut stalled = open(layer.clone(), &upstreams).await;
+    assert_eq!(stalled.next().await.unwrap().unwrap(), numbered(1..=1));
+    // It loses its upstream, is the first in the queue, and is not polled again.
+    assert_eq!(stalled.next().await.unwrap().unwrap(), ": heartbeat\n");
+    let client = open(layer, &upstreams).await;
+    let read = tokio::time::timeout(Duration::from_secs(200), client.text());
+    assert_eq!(events(&read.await.unwrap()), numbered(1..=2));
+    assert_eq!(stalled.next().await.unwrap().unwrap(), numbered(2..=2));
+}
