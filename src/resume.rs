@@ -284,7 +284,9 @@ impl ResumeLayer {
         self.with(|config| config.attempts = tries)
     }
 
-    /// How long a stream may be without its upstream before it fails. 5 minutes by default.
+    /// How long a stream may be without its upstream before it fails. An upstream that answers, but is
+    /// lost again before it is [stable](Self::stable) and has told anything new, is as good as none. 5
+    /// minutes by default.
     #[must_use]
     pub fn give_up(self, time: Duration) -> Self {
         self.with(|config| config.give_up = time.min(LONGEST))

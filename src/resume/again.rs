@@ -160,17 +160,17 @@ impl Config {
 }
 
 impl<B: Send + 'static> Again<B> {
-    /// Asks until there is an answer that settles it. `tries` were made since the stream was last
-    /// stable, `least` is how long the upstream wants to be left alone.
+    /// Asks until there is an answer that settles it, or `until`. `tries` were made since the stream
+    /// was last stable, `least` is how long the upstream wants to be left alone.
     pub(super) fn ask(
         self,
         last_id: Option<HeaderValue>,
         tries: u32,
         least: Duration,
+        until: Instant,
     ) -> Asking<B> {
         Asking(tokio::spawn(async move {
-            let asked = self.ask_on(last_id, tries, least);
-            let until = Instant::now() + self.config.give_up;
+            let asked = self.ask_on(last_id, tries, least, until);
             timeout_at(until, asked).await.unwrap_or(Answer::GaveUp)
         }))
     }
@@ -179,18 +179,25 @@ impl<B: Send + 'static> Again<B> {
         &self,
         last_id: Option<HeaderValue>,
         mut tries: u32,
-        mut least: Duration,
+        least: Duration,
+        until: Instant,
     ) -> Answer<B> {
+        let mut this_time = least;
         while self.config.attempts.is_none_or(|most| tries < most) {
-            if tries >= DEGRADED {
+            // One that still has its old upstream is not worse off.
+            if tries >= DEGRADED && self.stream.state() == StreamState::Resuming {
                 self.stream.set_state(StreamState::Degraded);
             }
-            sleep(self.config.wait(tries, least)).await;
+            let wait = self.config.wait(tries, this_time);
+            if wait >= until.saturating_duration_since(Instant::now()) {
+                break;
+            }
+            sleep(wait).await;
             tries += 1;
             match self.try_once(last_id.clone()).await {
                 Ok(Ok(body)) => return Answer::Open(body, tries),
                 Ok(Err(answer)) => return answer,
-                Err(wait) => least = wait.unwrap_or(least),
+                Err(wait) => this_time = wait.map_or(least, |wait| wait.max(least)),
             }
         }
         Answer::GaveUp

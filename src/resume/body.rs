@@ -72,6 +72,8 @@ struct Books<B> {
     /// Since when this connection has been up.
     up: Instant,
     lost: Option<Lost>,
+    /// Since when no upstream has told anything new, if the last was not stable.
+    away_since: Option<Instant>,
     old_at: Option<Instant>,
     /// Events that the client got since a successor was asked for.
     ahead: usize,
@@ -112,6 +114,7 @@ impl<B> ResumeBody<B> {
             lived: now,
             up: now,
             lost: None,
+            away_since: None,
             ahead: 0,
             tries: 0,
             least: Duration::ZERO,
@@ -199,6 +202,9 @@ impl<B> Books<B> {
             lost |= fate == Fate::Lost;
             if fate == Fate::Deliver {
                 self.cursor.deliver(event.id, event.has_data);
+                if event.has_data {
+                    self.away_since = None;
+                }
                 self.ahead += usize::from(event.has_data);
             }
             let end = event.raw.as_ptr().addr() + event.raw.len() - start;
@@ -403,12 +409,15 @@ where
         let at = books.polled;
         if at.saturating_duration_since(books.up) >= books.config().stable {
             books.tries = 0;
+            books.away_since = None;
         }
         books.lost = Some(Lost { at, error });
+        let since = *books.away_since.get_or_insert(at);
         // It was asked to go on from further back.
         *this.successor = None;
-        let again = books.again.clone();
-        let answer = again.ask(books.last_id(), books.tries, books.least);
+        let until = since + books.config().give_up;
+        let (last_id, tries, least) = (books.last_id(), books.tries, books.least);
+        let answer = books.again.clone().ask(last_id, tries, least, until);
         this.source.set(Source::Asking { answer });
     }
 
@@ -487,8 +496,9 @@ where
         books.old_at = books.config().old_at(books.polled);
         if books.may_go_on(this.aligner) {
             books.ahead = 0;
+            let until = books.polled + books.config().give_up;
             let again = books.again.clone();
-            *this.successor = Some(again.ask(books.last_id(), 0, Duration::ZERO));
+            *this.successor = Some(again.ask(books.last_id(), 0, Duration::ZERO, until));
         }
     }
 

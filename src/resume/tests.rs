@@ -254,6 +254,78 @@ async fn the_upstreams_own_time_is_the_least() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_one_answer_wants_holds_for_the_next_try_alone_and_is_no_less_than_the_streams_own() {
+    let says = |secs| Upstream::new().status(503).header("retry-after", secs);
+    let upstreams = Upstreams::new([
+        sends(1..=1).send("retry: 5000\n\n").fail(),
+        says("1"),
+        says("60"),
+        Upstream::new().status(502),
+        sends(2..=2),
+    ]);
+    let layer = ResumeLayer::new().backoff(Duration::from_secs(1), Duration::from_secs(1));
+    open(layer, &upstreams).await.text().await;
+    let waits = upstreams.waits();
+    let least = [5, 5, 60, 5].map(Duration::from_secs);
+    for (wait, least) in waits.iter().zip(least) {
+        assert!(*wait >= least, "{waits:?}");
+        assert!(*wait <= least + Duration::from_millis(1_011), "{waits:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_without_measure_are_waited_for_by_nobody() {
+    let digits = u64::MAX.to_string();
+    let retry = format!("retry: {digits}\n\n");
+    let too_long = format!("retry: {digits}0\n\n");
+    for (said, answer) in [
+        (retry.as_str(), Upstream::new().status(503)),
+        (
+            "",
+            Upstream::new()
+                .status(503)
+                .header("retry-after", "18446744073709551615"),
+        ),
+    ] {
+        for give_up in [Duration::from_secs(300), Duration::MAX] {
+            let upstreams = Upstreams::new([sends(1..=1).send(said).fail(), answer.clone()]);
+            let layer = ResumeLayer::new().give_up(give_up);
+            let client = open(layer, &upstreams).await;
+            let stream = client.stream();
+            let (_, end) = client.read().await;
+            assert!(end.is_err());
+            assert!(stream.age() < Duration::from_secs(2), "{:?}", stream.age());
+        }
+    }
+    let upstreams = Upstreams::new([sends(1..=1).send(&too_long).fail(), sends(2..=2)]);
+    let text = open(ResumeLayer::new(), &upstreams).await.text().await;
+    assert!(text.ends_with(&numbered(2..=2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_answers_and_breaks_off_is_as_good_as_none_unless_it_says_something() {
+    let flaps = (0..1_000).map(|_| Upstream::new().send(": hello\n").wait(1).fail());
+    let upstreams = Upstreams::new([sends(1..=1).fail()].into_iter().chain(flaps));
+    let client = open(ResumeLayer::new(), &upstreams).await;
+    let stream = client.stream();
+    let (text, end) = client.read().await;
+    assert_eq!(events(&text), numbered(1..=1));
+    assert!(end.is_err());
+    let age = stream.age().as_secs();
+    assert!((240..=301).contains(&age), "{age}");
+    let talks = (1..=100).map(|id| sends(id..=id).wait(1).fail());
+    let upstreams = Upstreams::new(talks.chain([sends(101..=101)]));
+    let client = open(ResumeLayer::new(), &upstreams).await;
+    assert_eq!(events(&client.text().await), numbered(1..=101));
+    // The time to give up starts anew with a stable connection as well.
+    let quiet = (0..20).map(|_| Upstream::new().wait(31).fail());
+    let quiet = [sends(1..=1).fail()].into_iter().chain(quiet);
+    let upstreams = Upstreams::new(quiet.chain([sends(2..=2)]));
+    let client = open(ResumeLayer::new(), &upstreams).await;
+    assert_eq!(events(&client.text().await), numbered(1..=2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_all_tries_or_all_the_time_it_fails_as_it_did() {
     for layer in [
         ResumeLayer::new().attempts(4),
@@ -335,6 +407,22 @@ async fn an_old_connection_is_replaced_before_it_goes() {
     let ids = upstreams.ids();
     assert_eq!(ids[1], Some("9".into()));
     assert_eq!(ids[2], Some("20".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_successor_does_not_come_is_as_open_as_it_was() {
+    let upstreams = Upstreams::new([sends(1..=1).wait(3_600).send(&numbered(2..=2))]);
+    let layer = ResumeLayer::new().max_age(Duration::from_secs(10), 0.0);
+    let mut client = open(layer, &upstreams).await;
+    let stream = client.stream();
+    assert_eq!(client.next().await.unwrap().unwrap(), numbered(1..=1));
+    loop {
+        assert_eq!(stream.state(), StreamState::Open);
+        if client.next().await.unwrap().unwrap() == numbered(2..=2) {
+            break;
+        }
+    }
+    assert!(upstreams.ids().len() > 100);
 }
 
 #[tokio::test(start_paused = true)]
