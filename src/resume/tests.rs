@@ -191,6 +191,70 @@ async fn a_client_that_has_half_of_an_event_gets_no_other_behind_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_large_event_passes_once_it_is_known_to_be_new() {
+    let data = "x".repeat(100_000);
+    let large = |id: u32| format!("id: {id}\ndata: {data}");
+    // Behind repeats and behind news, in one chunk with them, and cut.
+    for ahead in [numbered(2..=3), numbered(2..=4), numbered(4..=4)] {
+        let chunk = format!("{ahead}{}", large(5));
+        let upstreams = Upstreams::new([
+            sends(1..=3).fail(),
+            Upstream::new().send(&chunk).send("yz\n\n"),
+        ]);
+        let text = open(ResumeLayer::new(), &upstreams).await.text().await;
+        assert!(text.ends_with(&format!("{}yz\n\n", large(5))));
+        assert_eq!(text.matches("id: 3").count(), 1);
+    }
+    // Neither is to be told from a repeat before its end has come.
+    for ahead in [String::new(), numbered(2..=2)] {
+        let upstreams = Upstreams::new([
+            sends(1..=3).fail(),
+            Upstream::new().send(&ahead).send(&large(4)).send("\n\n"),
+        ]);
+        let (text, end) = open(ResumeLayer::new(), &upstreams).await.read().await;
+        assert_eq!(events(&text), numbered(1..=3));
+        assert!(end.unwrap_err().to_string().contains("too long"));
+    }
+    // Where nothing could be a repeat it passes at once.
+    let upstreams = Upstreams::new([
+        Upstream::new().send("data: 1\n\n").fail(),
+        Upstream::new().send(&large(4)).send("\n\n"),
+    ]);
+    let client = open(ResumeLayer::new().lossy(true), &upstreams).await;
+    assert!(client.text().await.ends_with(&format!("{}\n\n", large(4))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_without_an_id_is_not_repeated_either() {
+    let without = "data: a\n\n: c\n\ndata: b\r\n\r\n";
+    let ping = "event: ping\ndata: {}\n\n";
+    let upstreams = Upstreams::new([
+        sends(1..=1).send(without).send(ping).fail(),
+        Upstream::new()
+            .send(ping)
+            .send(without)
+            .send(ping)
+            .send(&numbered(2..=2)),
+    ]);
+    let client = open(ResumeLayer::new().pings(["ping"]), &upstreams).await;
+    let text = client.text().await;
+    for (once, times) in [("data: a", 1), ("data: b", 1), (ping, 3), ("id: 2", 1)] {
+        assert_eq!(text.matches(once).count(), times, "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_no_header_can_carry_is_not_gone_on_behind() {
+    let upstreams = Upstreams::new([
+        sends(1..=1).send("id: \u{1}\ndata: x\n\n").fail(),
+        sends(1..=1),
+    ]);
+    let (text, end) = open(ResumeLayer::new(), &upstreams).await.read().await;
+    assert!(text.ends_with("data: x\n\n") && end.is_err());
+    assert_eq!(upstreams.ids().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_end_of_a_stream_is_one_unless_told_otherwise() {
     let script = || [sends(1..=1), sends(2..=2), Upstream::new().status(204)];
     let upstreams = Upstreams::new(script());
@@ -423,6 +487,40 @@ async fn one_whose_successor_does_not_come_is_as_open_as_it_was() {
         }
     }
     assert!(upstreams.ids().len() > 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_that_might_repeat_too_much_is_not_taken() {
+    // Ids without events count: they, too, push others out of what is remembered.
+    let with_ids = |upstream: Upstream| {
+        let upstream = upstream.wait(20);
+        upstream.repeat(5, |upstream| upstream.send("id: 3\n\n"))
+    };
+    let upstreams = Upstreams::new([
+        with_ids(sends(1..=2)).wait(3_000).send(&numbered(4..=5)),
+        sends(2..=5).hang(),
+        sends(4..=5).hang(),
+    ]);
+    let layer = ResumeLayer::new()
+        .look_back(4)
+        .max_age(Duration::from_secs(10), 0.0);
+    let queue = Admission::new(Duration::from_secs(30), 1);
+    drop(queue.turn().await);
+    let layer = layer.admission(&queue);
+    let mut client = open(layer, &upstreams).await;
+    let mut text = String::new();
+    while !text.ends_with(&numbered(5..=5)) {
+        text.push_str(&client.next().await.unwrap().unwrap());
+    }
+    let whole = format!(
+        "{}{}{}",
+        numbered(1..=2),
+        "id: 3\n\n".repeat(5),
+        numbered(4..=5)
+    );
+    assert_eq!(events(&text), whole);
+    let ids = upstreams.ids();
+    assert_eq!(ids[1..3], [Some("2".to_owned()), Some("3".to_owned())]);
 }
 
 #[tokio::test(start_paused = true)]
