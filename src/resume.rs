@@ -136,6 +136,9 @@ pub enum ResumeError {
     /// It ended properly, and could not be taken up again.
     #[error("the upstream ended the stream")]
     Ended,
+    /// Its connection was given up at its [age](ResumeLayer::max_age), and there was no other.
+    #[error("the upstream's connection was too old, and there was no other")]
+    Old,
     /// The upstream answered so when it was asked to go on.
     #[error("the upstream answered {0} when it was asked to go on")]
     Refused(StatusCode),
@@ -175,12 +178,16 @@ impl Config {
     fn old_at(&self, now: Instant) -> Option<Instant> {
         let (age, jitter) = self.max_age?;
         let age = age.mul_f64(1.0 + jitter * (2.0 * fastrand::f64() - 1.0));
-        now.checked_add(age)
+        // At no age at all it would be replaced without a pause.
+        now.checked_add(age.max(YOUNGEST))
     }
 }
 
 /// Longer than anything lives; arithmetic with it stays in range.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// The shortest age at which a connection is old.
+const YOUNGEST: Duration = Duration::from_millis(1);
 
 impl Default for ResumeLayer {
     fn default() -> Self {

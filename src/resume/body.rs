@@ -497,6 +497,10 @@ where
         if !books.may_go_on(this.aligner) {
             return;
         }
+        if !books.cursor.is_known() {
+            // What comes on both could not be told apart.
+            return self.go_on(ResumeError::Old.into());
+        }
         books.ahead = 0;
         let until = books.polled + books.config().give_up;
         let again = books.again.clone();

@@ -524,6 +524,35 @@ async fn a_successor_that_might_repeat_too_much_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_without_ids_is_given_up_before_it_is_replaced() {
+    let upstreams = Upstreams::new([
+        Upstream::new()
+            .send("data: 1\n\n")
+            .wait(11)
+            .send("data: 2\n\n")
+            .hang(),
+        Upstream::new().send("data: 2\n\n"),
+    ]);
+    let queue = Admission::new(Duration::from_secs(60), 1);
+    drop(queue.turn().await);
+    let layer = ResumeLayer::new().lossy(true).admission(&queue);
+    let layer = layer.max_age(Duration::from_secs(10), 0.0);
+    let text = open(layer, &upstreams).await.text().await;
+    assert_eq!(events(&text), "data: 1\n\ndata: 2\n\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_age_of_nothing_is_an_age() {
+    let slowly = Upstream::new().repeat(3, |upstream| upstream.send("data: x\n\n").wait(1));
+    for jitter in [0.0, 1.0] {
+        let layer = ResumeLayer::new().max_age(Duration::ZERO, jitter);
+        let upstreams = Upstreams::new([slowly.clone()]);
+        let text = open(layer, &upstreams).await.text().await;
+        assert_eq!((text.matches('x').count(), upstreams.ids().len()), (3, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_can_not_be_replaced_stays() {
     let slowly = Upstream::new().repeat(30, |upstream| upstream.wait(1).send("data: x\n\n"));
     let upstreams = Upstreams::new([slowly]);
