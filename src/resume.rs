@@ -9,11 +9,13 @@
 //! # When it is faithful
 //!
 //! Streams of GET requests without a body whose [`Family`](crate::family::Family) may go on
-//! elsewhere are resumed, if the last event had an id or none came yet (or [`lossy`](ResumeLayer::lossy) says that it does not matter), and the
-//! client has no half of an event. What was cut of the last event never reaches it. An upstream that
-//! repeats events has them dropped up to and including the last one that was delivered, as far back as
-//! [`look_back`](ResumeLayer::look_back); one whose numbers start anew further back is not guessed about:
-//! the stream fails, as it would have without this layer.
+//! elsewhere are resumed, if there is an id to go on behind or no event came yet (or [`lossy`](ResumeLayer::lossy) says that it does not matter), and the client
+//! has no half of an event. What was cut of the last event never reaches it. An upstream that repeats
+//! events has them dropped up to and including the last one that was delivered, as far back as
+//! [`look_back`](ResumeLayer::look_back). What came without an id behind the last one is known by what it
+//! says; [`pings`](ResumeLayer::pings) excepted, which are never dropped, as long as there are no more of
+//! it than that. One whose numbers start anew further back is not guessed about: the stream fails, as it
+//! would have without this layer.
 //!
 //! # How it asks
 //!
@@ -135,6 +137,9 @@ pub enum ResumeError {
     /// It ended properly, and could not be taken up again.
     #[error("the upstream ended the stream")]
     Ended,
+    /// Its connection was given up at its [age](ResumeLayer::max_age), and there was no other.
+    #[error("the upstream's connection was too old, and there was no other")]
+    Old,
     /// The upstream answered so when it was asked to go on.
     #[error("the upstream answered {0} when it was asked to go on")]
     Refused(StatusCode),
@@ -173,12 +178,17 @@ struct Config {
 impl Config {
     fn old_at(&self, now: Instant) -> Option<Instant> {
         let (age, jitter) = self.max_age?;
-        now.checked_add(age.mul_f64(1.0 + jitter * (2.0 * fastrand::f64() - 1.0)))
+        let age = age.mul_f64(1.0 + jitter * (2.0 * fastrand::f64() - 1.0));
+        // At no age at all it would be replaced without a pause.
+        now.checked_add(age.max(YOUNGEST))
     }
 }
 
 /// Longer than anything lives; arithmetic with it stays in range.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// The shortest age at which a connection is old.
+const YOUNGEST: Duration = Duration::from_millis(1);
 
 impl Default for ResumeLayer {
     fn default() -> Self {
@@ -247,7 +257,8 @@ impl ResumeLayer {
         self.with(|config| config.event_timeout = timeout)
     }
 
-    /// Names of events that the [`event_timeout`](Self::event_timeout) does not take for life.
+    /// Names of events that the [`event_timeout`](Self::event_timeout) does not take for life, and that
+    /// nobody minds to get again.
     #[must_use]
     pub fn pings(self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let names = names.into_iter().map(Into::into).collect();
@@ -255,7 +266,8 @@ impl ResumeLayer {
     }
 
     /// Replaces the upstream's connection at this age, give or take `jitter` of it (0.1 is ten percent):
-    /// the new one is made before the old one goes. Never by default.
+    /// the new one is made before the old one goes, or behind it if there is no id to tell by what both
+    /// say. Never by default.
     ///
     /// # Panics
     ///
@@ -286,7 +298,9 @@ impl ResumeLayer {
         self.with(|config| config.attempts = tries)
     }
 
-    /// How long a stream may be without its upstream before it fails. 5 minutes by default.
+    /// How long a stream may be without its upstream before it fails. An upstream that answers, but is
+    /// lost again before it is [stable](Self::stable) and has told anything new, is as good as none. 5
+    /// minutes by default.
     #[must_use]
     pub fn give_up(self, time: Duration) -> Self {
         self.with(|config| config.give_up = time.min(LONGEST))
@@ -298,7 +312,8 @@ impl ResumeLayer {
         self.with(|config| config.stable = time)
     }
 
-    /// Ids of delivered events that are remembered for each stream, 8 bytes each. 256 by default.
+    /// Ids of delivered events that are remembered for each stream, and events without one behind the last
+    /// of them, 8 bytes each. 256 by default.
     #[must_use]
     pub fn look_back(self, ids: usize) -> Self {
         self.with(|config| config.look_back = ids)

@@ -266,8 +266,13 @@ impl Stream {
             .unwrap_or(StreamState::Open)
     }
 
-    /// Streams that wait for their upstream are counted, all others pass by this for free.
+    /// Streams that wait for their upstream are counted, all others pass by this for free. One that has
+    /// ended waits no more.
     pub(crate) fn set_state(&self, state: StreamState) {
+        let state = match self.end_reason() {
+            Some(_) => StreamState::Closed,
+            None => state,
+        };
         let before = self.0.state.swap(state as u8, Relaxed);
         if before == state as u8 {
             return;
@@ -448,6 +453,7 @@ impl Stream {
             .compare_exchange(u8::MAX, reason as u8, Relaxed, Relaxed);
         if first.is_ok() {
             metrics::counter!("sse_guard_ends_total", "reason" => reason.as_str()).increment(1);
+            self.set_state(StreamState::Closed);
         }
     }
 }
@@ -488,6 +494,7 @@ impl fmt::Debug for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
     #[tokio::test(start_paused = true)]
     async fn the_first_reason_to_end_stands() {
@@ -522,6 +529,44 @@ mod tests {
         }
         stream.end(EndReason::UpstreamError);
         assert_eq!(stream.state(), StreamState::Closed);
+    }
+
+    #[test]
+    fn it_counts_as_waiting_until_it_is_answered_ends_or_goes() {
+        let recorder = DebuggingRecorder::new();
+        let mut count = 0.0;
+        // A snapshot takes what it tells.
+        let mut waiting = || {
+            for (key, _, _, value) in recorder.snapshotter().snapshot().into_vec() {
+                if let ("sse_guard_streams_waiting", DebugValue::Gauge(change)) =
+                    (key.key().name(), value)
+                {
+                    count += change.0;
+                }
+            }
+            count
+        };
+        metrics::with_local_recorder(&recorder, || {
+            for state in StreamState::ALL.into_iter().filter(|state| state.waits()) {
+                let stream = Stream::open();
+                stream.set_state(state);
+                stream.set_state(state);
+                assert_eq!(waiting(), 1.0);
+                stream.set_state(StreamState::Open);
+                assert_eq!(waiting(), 0.0);
+                stream.set_state(state);
+                drop(stream);
+                assert_eq!(waiting(), 0.0);
+                let stream = Stream::open();
+                stream.set_state(state);
+                // Somebody may hold the record of one that has ended, or come too late.
+                stream.end(EndReason::ClientGone);
+                assert_eq!(waiting(), 0.0);
+                stream.set_state(state);
+                drop(stream);
+                assert_eq!(waiting(), 0.0);
+            }
+        });
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How fast an upstream is asked again by all streams that have lost it together.
 
+use super::LONGEST;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -38,7 +39,7 @@ impl Admission {
     /// One after each `gap`, and so many that wait for an answer at once, at least one.
     pub fn new(gap: Duration, at_once: usize) -> Self {
         Self(Arc::new(Shared {
-            gap,
+            gap: gap.min(LONGEST),
             queue: Mutex::new(Instant::now()),
             asking: Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS)),
             failures: AtomicU32::new(0),
@@ -140,6 +141,48 @@ mod tests {
         }
         drop(admission.turn().await);
         assert_eq!(start.elapsed().as_millis(), 1_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_of_ten_thousand_takes_its_time_in_order_and_nobody_is_woken_in_vain() {
+        const STREAMS: usize = 10_000;
+        let admission = Admission::default();
+        let (order, polls) = (Arc::new(std::sync::Mutex::new(Vec::new())), Arc::default());
+        let start = Instant::now();
+        let streams = (0..STREAMS).map(|n| {
+            let (admission, order) = (admission.clone(), order.clone());
+            let polls: Arc<AtomicU32> = Arc::clone(&polls);
+            tokio::spawn(async move {
+                let mut turn = std::pin::pin!(admission.turn());
+                std::future::poll_fn(|cx| {
+                    polls.fetch_add(1, Relaxed);
+                    turn.as_mut().poll(cx)
+                })
+                .await
+                .succeeded();
+                order.lock().unwrap().push(n);
+            })
+        });
+        let streams: Vec<_> = streams.collect();
+        for stream in streams {
+            stream.await.unwrap();
+        }
+        let gap = Duration::from_millis(10);
+        let took = start.elapsed();
+        let whole = gap * (STREAMS as u32 - 1);
+        assert!(took >= whole && took <= whole + gap, "{took:?}");
+        assert!(order.lock().unwrap().is_sorted());
+        // To get in line, at the head of it, and when the time has come.
+        let polls = polls.load(Relaxed) as usize;
+        assert!(polls <= 3 * STREAMS, "{polls}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gap_without_measure_is_one_that_does_not_pass() {
+        let admission = Admission::new(Duration::MAX, usize::MAX);
+        drop(admission.turn().await);
+        let hour = Duration::from_secs(3600);
+        assert!(tokio::time::timeout(hour, admission.turn()).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

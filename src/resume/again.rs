@@ -11,7 +11,9 @@ use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower_service::Service;
 
@@ -22,7 +24,7 @@ const DEGRADED: u32 = 3;
 /// A probe that takes longer does not keep others from trying.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Puts the request of a stream again.
 pub(super) trait Ask<B>: Send + Sync {
@@ -109,6 +111,33 @@ impl<B> Clone for Again<B> {
     }
 }
 
+/// An answer to come.
+///
+/// It is a task of its own: the body of a client that does not read is not polled, and what waits in it
+/// would keep its place at the head of the queue, ahead of everybody else.
+pub(super) struct Asking<B>(JoinHandle<Answer<B>>);
+
+impl<B> Future for Asking<B> {
+    type Output = Answer<B>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer<B>> {
+        match ready!(Pin::new(&mut self.0).poll(cx)) {
+            Ok(answer) => Poll::Ready(answer),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is going.
+                Err(_) => Poll::Ready(Answer::GaveUp),
+            },
+        }
+    }
+}
+
+impl<B> Drop for Asking<B> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Any time up to `longest`.
 fn jitter(longest: Duration) -> Duration {
     longest.mul_f64(fastrand::f64())
@@ -127,35 +156,44 @@ impl Config {
 }
 
 impl<B: Send + 'static> Again<B> {
-    /// Asks until there is an answer that settles it. `tries` were made since the stream was last
-    /// stable, `least` is how long the upstream wants to be left alone.
-    pub(super) async fn ask(
+    /// Asks until there is an answer that settles it, or `until`. `tries` were made since the stream
+    /// was last stable, `least` is how long the upstream wants to be left alone.
+    pub(super) fn ask(
         self,
         last_id: Option<HeaderValue>,
         tries: u32,
         least: Duration,
-    ) -> Answer<B> {
-        let asked = self.ask_on(last_id, tries, least);
-        let until = Instant::now() + self.config.give_up;
-        timeout_at(until, asked).await.unwrap_or(Answer::GaveUp)
+        until: Instant,
+    ) -> Asking<B> {
+        Asking(tokio::spawn(async move {
+            let asked = self.ask_on(last_id, tries, least, until);
+            timeout_at(until, asked).await.unwrap_or(Answer::GaveUp)
+        }))
     }
 
     async fn ask_on(
         &self,
         last_id: Option<HeaderValue>,
         mut tries: u32,
-        mut least: Duration,
+        least: Duration,
+        until: Instant,
     ) -> Answer<B> {
+        let mut this_time = least;
         while self.config.attempts.is_none_or(|most| tries < most) {
-            if tries >= DEGRADED {
+            // One that still has its old upstream is not worse off.
+            if tries >= DEGRADED && self.stream.state() == StreamState::Resuming {
                 self.stream.set_state(StreamState::Degraded);
             }
-            sleep(self.config.wait(tries, least)).await;
+            let wait = self.config.wait(tries, this_time);
+            if wait >= until.saturating_duration_since(Instant::now()) {
+                break;
+            }
+            sleep(wait).await;
             tries += 1;
             match self.try_once(last_id.clone()).await {
                 Ok(Ok(body)) => return Answer::Open(body, tries),
                 Ok(Err(answer)) => return answer,
-                Err(wait) => least = wait.unwrap_or(least),
+                Err(wait) => this_time = wait.map_or(least, |wait| wait.max(least)),
             }
         }
         Answer::GaveUp

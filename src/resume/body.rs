@@ -1,13 +1,13 @@
 //! The body of a stream that outlives its upstream.
 
-use super::again::{Again, Answer, BoxFuture};
-use super::cursor::{Cursor, Fate};
+use super::again::{Again, Answer, Asking};
+use super::cursor::{Cursor, Fate, Mark};
 use super::{Config, ResumeError, ResumeOutcome};
 use crate::guard::{BoxError, StreamError};
 use crate::stream::{EndReason, StreamState};
 use crate::wire::{Aligner, Scanner};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::pin::Pin;
@@ -40,7 +40,7 @@ pin_project! {
         #[pin]
         source: Source<B>,
         // In place of the upstream's connection, which has grown old.
-        successor: Option<BoxFuture<Answer<B>>>,
+        successor: Option<Asking<B>>,
         #[pin]
         timer: Option<Sleep>,
         aligner: Aligner,
@@ -54,7 +54,7 @@ pin_project! {
     #[project_replace = SourceOwn]
     enum Source<B> {
         Live { #[pin] body: B },
-        Asking { answer: BoxFuture<Answer<B>> },
+        Asking { answer: Asking<B> },
         // The last event, if there is one, then the trailers.
         Ending { event: Option<Bytes>, trailers: Option<HeaderMap> },
         Failing { error: Option<BoxError> },
@@ -72,6 +72,8 @@ struct Books<B> {
     /// Since when this connection has been up.
     up: Instant,
     lost: Option<Lost>,
+    /// Since when no upstream has told anything new, if the last was not stable.
+    away_since: Option<Instant>,
     old_at: Option<Instant>,
     /// Events that the client got since a successor was asked for.
     ahead: usize,
@@ -112,6 +114,7 @@ impl<B> ResumeBody<B> {
             lived: now,
             up: now,
             lost: None,
+            away_since: None,
             ahead: 0,
             tries: 0,
             least: Duration::ZERO,
@@ -157,10 +160,6 @@ impl<B> Books<B> {
         aligner.at_boundary() && (self.config().lossy || self.cursor.is_known())
     }
 
-    fn last_id(&self) -> Option<HeaderValue> {
-        HeaderValue::from_bytes(self.cursor.last_id()?).ok()
-    }
-
     /// When the silence is too long.
     fn idle_at(&self) -> Option<Instant> {
         let silent = self.config().idle_timeout.map(|time| self.heard + time);
@@ -181,25 +180,30 @@ impl<B> Books<B> {
     ) -> Result<Bytes, ResumeError> {
         let now = self.polled;
         let mut kept = self.cursor.is_checking().then(BytesMut::new);
-        if kept.is_some() && !whole {
-            return Err(ResumeError::TooLong);
-        }
         let mut behind = 0;
         let mut lost = false;
         let (start, pings) = (piece.as_ptr().addr(), self.again.config.pings.clone());
         scanner.scan(&piece, |event| {
             let is_ping = |name: &[u8]| pings.iter().any(|ping| ping.as_bytes() == name);
-            if event.has_data && !event.name.is_some_and(is_ping) {
+            let is_news = event.has_data && !event.name.is_some_and(is_ping);
+            if is_news {
                 self.lived = now;
             }
             if let Some(retry) = event.retry.and_then(retry) {
                 self.least = retry;
             }
-            let fate = self.cursor.judge(event.id);
+            let mark = Mark {
+                id: event.id,
+                news: is_news.then_some(event.raw),
+            };
+            let fate = self.cursor.judge(mark);
             lost |= fate == Fate::Lost;
             if fate == Fate::Deliver {
-                self.cursor.deliver(event.id, event.has_data);
-                self.ahead += usize::from(event.has_data);
+                self.cursor.deliver(mark);
+                self.ahead += usize::from(event.id.is_some());
+                if is_news {
+                    self.away_since = None;
+                }
             }
             let end = event.raw.as_ptr().addr() + event.raw.len() - start;
             if let (Some(kept), Fate::Deliver) = (&mut kept, fate) {
@@ -212,13 +216,15 @@ impl<B> Books<B> {
         if lost {
             return Err(ResumeError::Renumbered);
         }
-        Ok(match kept {
-            None => piece,
-            Some(mut kept) => {
-                kept.extend_from_slice(&piece[behind..]);
-                kept.freeze()
-            }
-        })
+        let Some(mut kept) = kept else {
+            return Ok(piece);
+        };
+        let rest = &piece[behind..];
+        if !whole && !rest.is_empty() && self.cursor.is_checking() {
+            return Err(ResumeError::TooLong);
+        }
+        kept.extend_from_slice(rest);
+        Ok(kept.freeze())
     }
 }
 
@@ -315,7 +321,7 @@ where
                     }
                 },
                 SourceProj::Asking { answer } => {
-                    let answer = ready!(answer.as_mut().poll(cx));
+                    let answer = ready!(Pin::new(answer).poll(cx));
                     self.as_mut().answered(answer);
                 }
                 SourceProj::Ending { event, trailers } => {
@@ -403,17 +409,16 @@ where
         let at = books.polled;
         if at.saturating_duration_since(books.up) >= books.config().stable {
             books.tries = 0;
+            books.away_since = None;
         }
         books.lost = Some(Lost { at, error });
+        let since = *books.away_since.get_or_insert(at);
         // It was asked to go on from further back.
         *this.successor = None;
-        let asked = books
-            .again
-            .clone()
-            .ask(books.last_id(), books.tries, books.least);
-        this.source.set(Source::Asking {
-            answer: Box::pin(asked),
-        });
+        let until = since + books.config().give_up;
+        let (last_id, tries, least) = (books.cursor.last_id(), books.tries, books.least);
+        let answer = books.again.clone().ask(last_id, tries, least, until);
+        this.source.set(Source::Asking { answer });
     }
 
     fn answered(self: Pin<&mut Self>, answer: Answer<B>) {
@@ -484,16 +489,22 @@ where
     }
 
     /// The upstream's connection is old: another one is asked for while it goes on.
-    fn replace(self: Pin<&mut Self>) {
-        let this = self.project();
+    fn replace(mut self: Pin<&mut Self>) {
+        let this = self.as_mut().project();
         let books = this.books;
         // Tried again later, whatever comes of it.
         books.old_at = books.config().old_at(books.polled);
-        if books.may_go_on(this.aligner) {
-            books.ahead = 0;
-            let asked = books.again.clone().ask(books.last_id(), 0, Duration::ZERO);
-            *this.successor = Some(Box::pin(asked));
+        if !books.may_go_on(this.aligner) {
+            return;
         }
+        if !books.cursor.is_known() {
+            // What comes on both could not be told apart.
+            return self.go_on(ResumeError::Old.into());
+        }
+        books.ahead = 0;
+        let until = books.polled + books.config().give_up;
+        let again = books.again.clone();
+        *this.successor = Some(again.ask(books.cursor.last_id(), 0, Duration::ZERO, until));
     }
 
     /// Whether another connection has taken over.
@@ -506,7 +517,7 @@ where
         if !this.aligner.at_boundary() {
             return false;
         }
-        let Poll::Ready(answer) = successor.as_mut().poll(cx) else {
+        let Poll::Ready(answer) = Pin::new(successor).poll(cx) else {
             return false;
         };
         *this.successor = None;

@@ -1,5 +1,6 @@
 //! What the client has got: where to go on, and what not to give it again.
 
+use http::HeaderValue;
 use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -12,10 +13,15 @@ const LONGEST: usize = 1024;
 pub(super) struct Cursor {
     /// Empty without one.
     last_id: Vec<u8>,
-    /// An event with data was delivered.
-    has_events: bool,
+    /// Nobody could go on without an id: an event was delivered, or an id that is none to ask with.
+    has_begun: bool,
     /// Of the ids that were delivered last, the oldest first.
     delivered: VecDeque<u64>,
+    /// Of the events without an id that were delivered behind the last one that has one. Of those that
+    /// follow their like, as pings do, there is one.
+    behind: VecDeque<u64>,
+    /// There were more of those than are remembered.
+    is_far_behind: bool,
     look_back: usize,
     check: Option<Check>,
 }
@@ -25,8 +31,17 @@ pub(super) struct Cursor {
 struct Check {
     /// What it may repeat. An id that was delivered twice is there twice.
     delivered: VecDeque<u64>,
-    /// The event before was one that the client has.
+    behind: VecDeque<u64>,
+    /// The event before was one that the client has, and not the last.
     repeats: bool,
+}
+
+/// What of an event tells it from others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark<'a> {
+    pub(super) id: Option<&'a [u8]>,
+    /// All of it, if it has data and is no ping.
+    pub(super) news: Option<&'a [u8]>,
 }
 
 /// What to do with an event.
@@ -39,9 +54,9 @@ pub(super) enum Fate {
     Lost,
 }
 
-fn hash(id: &[u8]) -> u64 {
+fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    id.hash(&mut hasher);
+    bytes.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -49,32 +64,56 @@ fn number(id: &[u8]) -> Option<u64> {
     std::str::from_utf8(id).ok()?.parse().ok()
 }
 
+impl Mark<'_> {
+    /// Of the whole. The LF of its last line end may have come apart from it.
+    fn hash_news(&self) -> Option<u64> {
+        let news = self.news?;
+        let end = news.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n'));
+        Some(hash(&news[..end.map_or(0, |end| end + 1)]))
+    }
+}
+
 impl Cursor {
     /// `last_id` is what the client itself has asked with.
     pub(super) fn new(last_id: Option<&[u8]>, look_back: usize) -> Self {
-        Self {
-            last_id: last_id.unwrap_or_default().to_vec(),
-            has_events: false,
+        let mut cursor = Self {
+            last_id: Vec::new(),
+            has_begun: false,
             delivered: VecDeque::new(),
+            behind: VecDeque::new(),
+            is_far_behind: false,
             look_back,
             check: None,
+        };
+        if let Some(id) = last_id {
+            cursor.pass(id);
         }
+        cursor
     }
 
     /// What to ask with.
-    pub(super) fn last_id(&self) -> Option<&[u8]> {
-        (!self.last_id.is_empty()).then_some(&self.last_id)
+    pub(super) fn last_id(&self) -> Option<HeaderValue> {
+        let id = Some(&self.last_id).filter(|id| !id.is_empty())?;
+        HeaderValue::from_bytes(id).ok()
     }
 
     /// Whether the upstream can know where to go on: behind an id, or at the start.
     pub(super) fn is_known(&self) -> bool {
-        self.last_id().is_some() || !self.has_events
+        match self.last_id() {
+            Some(_) => !self.is_far_behind,
+            None => !self.has_begun && self.last_id.is_empty(),
+        }
     }
 
     /// From now on another connection's events come.
     pub(super) fn check(&mut self) {
-        self.check = Some(Check {
-            delivered: self.delivered.clone(),
+        let (delivered, behind) = (self.delivered.clone(), self.behind.clone());
+        // Of what came before this stream nothing is known, and it is the client's business.
+        let is_number = self.has_begun && number(&self.last_id).is_some();
+        let may_repeat = !delivered.is_empty() || !behind.is_empty();
+        self.check = (is_number || may_repeat).then_some(Check {
+            delivered,
+            behind,
             repeats: false,
         });
     }
@@ -84,44 +123,78 @@ impl Cursor {
         self.check.is_some()
     }
 
-    /// What to do with the next event, whose `id` is not there if it has none.
-    pub(super) fn judge(&mut self, id: Option<&[u8]>) -> Fate {
+    /// What to do with the next event.
+    pub(super) fn judge(&mut self, event: Mark<'_>) -> Fate {
         let Some(check) = &mut self.check else {
             return Fate::Deliver;
         };
-        let Some(id) = id.filter(|id| !id.is_empty()) else {
+        let Some(id) = event.id.filter(|id| !id.is_empty()) else {
             // It came behind the one ahead of it the first time, too.
-            return match check.repeats {
-                true => Fate::Drop,
-                false => Fate::Deliver,
-            };
+            if check.repeats {
+                return Fate::Drop;
+            }
+            let same = event.hash_news();
+            let at = check.behind.iter().position(|known| Some(*known) == same);
+            let Some(at) = at else { return Fate::Deliver };
+            check.behind.drain(..=at);
+            self.check_on();
+            return Fate::Drop;
         };
         let same = hash(id);
         let Some(at) = check.delivered.iter().position(|known| *known == same) else {
             self.check = None;
             return match (number(id), number(&self.last_id)) {
-                (Some(new), Some(last)) if new <= last => Fate::Lost,
+                (Some(new), Some(last)) if self.has_begun && new <= last => Fate::Lost,
                 _ => Fate::Deliver,
             };
         };
         check.delivered.remove(at);
         check.repeats = true;
         if id == self.last_id && !check.delivered.contains(&same) {
-            // Whatever follows is new.
-            self.check = None;
+            // What follows is new, but for what was behind it.
+            check.delivered.clear();
+            check.repeats = false;
+            self.check_on();
         }
         Fate::Drop
     }
 
-    /// The client gets this event.
-    pub(super) fn deliver(&mut self, id: Option<&[u8]>, has_data: bool) {
-        self.has_events |= has_data;
-        let Some(id) = id else { return };
-        self.last_id.clear();
-        if id.len() > LONGEST || self.look_back == 0 {
-            self.delivered.clear();
+    /// As long as there is something that may be repeated.
+    fn check_on(&mut self) {
+        let is_over = |check: &Check| check.delivered.is_empty() && check.behind.is_empty();
+        if self.check.as_ref().is_some_and(is_over) {
+            self.check = None;
         }
+    }
+
+    /// The client gets this event.
+    pub(super) fn deliver(&mut self, event: Mark<'_>) {
+        self.has_begun |= event.news.is_some();
+        if let Some(id) = event.id {
+            self.pass(id);
+            return;
+        }
+        let Some(same) = event.hash_news().filter(|_| !self.last_id.is_empty()) else {
+            return;
+        };
+        if self.behind.back() == Some(&same) {
+            return;
+        }
+        if self.behind.len() == self.look_back {
+            self.is_far_behind = true;
+        } else {
+            self.behind.push_back(same);
+        }
+    }
+
+    /// The client gets this id, or has it.
+    fn pass(&mut self, id: &[u8]) {
+        self.behind.clear();
+        self.is_far_behind = false;
+        self.last_id.clear();
         if id.len() > LONGEST {
+            self.has_begun = true;
+            self.delivered.clear();
             return;
         }
         self.last_id.extend_from_slice(id);
@@ -138,23 +211,34 @@ impl Cursor {
 mod tests {
     use super::*;
 
+    /// An event with this id; "-" has none, and "-x" says x.
+    fn event(id: &str) -> Mark<'_> {
+        Mark {
+            id: Some(id.as_bytes()).filter(|id| !id.starts_with(b"-")),
+            news: Some(id.as_bytes()),
+        }
+    }
+
+    fn deliver(cursor: &mut Cursor, ids: &[&str]) {
+        for id in ids {
+            cursor.deliver(event(id));
+        }
+    }
+
     fn fed(ids: &[&str]) -> Cursor {
         let mut cursor = Cursor::new(None, 4);
-        for id in ids {
-            cursor.deliver(Some(id.as_bytes()), true);
-        }
+        deliver(&mut cursor, ids);
         cursor
     }
 
-    /// The fates of events with these ids on another connection; "-" has none.
+    /// The fates of such events on another connection.
     fn fates(cursor: &mut Cursor, ids: &[&str]) -> String {
         cursor.check();
         let mut fates = String::new();
         for id in ids {
-            let id = Some(id.as_bytes()).filter(|id| *id != b"-");
-            let fate = cursor.judge(id);
+            let fate = cursor.judge(event(id));
             if fate == Fate::Deliver {
-                cursor.deliver(id, true);
+                cursor.deliver(event(id));
             }
             fates.push(match fate {
                 Fate::Deliver => '+',
@@ -168,9 +252,9 @@ mod tests {
     #[test]
     fn an_upstream_that_goes_on_is_believed() {
         let mut cursor = fed(&["1", "2", "3"]);
-        assert_eq!(cursor.last_id(), Some(&b"3"[..]));
+        assert_eq!(cursor.last_id().unwrap(), "3");
         assert_eq!(fates(&mut cursor, &["-", "4", "-", "5"]), "++++");
-        assert_eq!(cursor.last_id(), Some(&b"5"[..]));
+        assert_eq!(cursor.last_id().unwrap(), "5");
     }
 
     #[test]
@@ -216,21 +300,99 @@ mod tests {
     fn without_an_id_it_is_known_only_before_the_first_event() {
         let mut cursor = Cursor::new(None, 4);
         assert!(cursor.is_known());
-        cursor.deliver(None, false);
+        let ping = Mark {
+            id: None,
+            news: None,
+        };
+        cursor.deliver(ping);
         assert!(cursor.is_known());
-        cursor.deliver(None, true);
+        deliver(&mut cursor, &["-"]);
         assert!(!cursor.is_known());
-        cursor.deliver(Some(b"1"), true);
+        deliver(&mut cursor, &["1"]);
         assert!(cursor.is_known());
-        cursor.deliver(Some(b""), true);
+        cursor.deliver(ping);
+        assert!(cursor.is_known());
+        deliver(&mut cursor, &[""]);
         assert!(!cursor.is_known());
         assert!(Cursor::new(Some(b"7"), 4).is_known());
     }
 
     #[test]
-    fn an_id_that_is_too_long_is_none() {
-        let mut cursor = fed(&["1"]);
-        cursor.deliver(Some(&[b'x'; LONGEST + 1]), true);
+    fn an_id_that_can_not_be_asked_with_is_not_known() {
+        for id in ["x".repeat(LONGEST + 1).as_str(), "a\u{7f}", "\u{1}"] {
+            let mut cursor = fed(&["1"]);
+            deliver(&mut cursor, &[id]);
+            assert!(!cursor.is_known(), "{id:?}");
+            assert_eq!(cursor.last_id(), None);
+            // Not even when no event has come: the start is not where the client is.
+            let mut cursor = Cursor::new(None, 4);
+            cursor.deliver(Mark {
+                id: Some(id.as_bytes()),
+                news: None,
+            });
+            assert!(!cursor.is_known(), "{id:?}");
+        }
+        let longest = "x".repeat(LONGEST);
+        for id in [longest.as_str(), "\u{e9}", "a b\tc"] {
+            let cursor = fed(&[id]);
+            assert!(cursor.is_known(), "{id:?}");
+            assert_eq!(cursor.last_id().unwrap().as_bytes(), id.as_bytes());
+        }
+    }
+
+    #[test]
+    fn events_without_ids_behind_the_last_one_are_known_by_what_they_say() {
+        let stream = ["a", "-x", "b", "-y", "-z"];
+        for from in 0..stream.len() {
+            let mut cursor = fed(&stream);
+            let repeated = &stream[from..];
+            let ids: Vec<_> = repeated.iter().chain(&["-new", "c"]).copied().collect();
+            let dropped = "-".repeat(repeated.len());
+            // Of one that begins between two ids nobody knows what it repeats.
+            let dropped = if from == 1 { "+---" } else { &dropped };
+            assert_eq!(fates(&mut cursor, &ids), format!("{dropped}++"), "{from}");
+            assert!(!cursor.is_checking());
+        }
+        // They are not mistaken for those behind another id.
+        assert_eq!(fates(&mut fed(&["a", "-x", "b"]), &["-x", "c"]), "++");
+        // Of its like, as pings are, no more than one is dropped.
+        let mut cursor = fed(&["a", "-p", "-p", "-p", "-p", "-p", "-p"]);
+        assert!(cursor.is_known());
+        assert_eq!(fates(&mut cursor, &["-p", "-p", "-p"]), "-++");
+    }
+
+    #[test]
+    fn more_of_them_than_are_remembered_are_too_many() {
+        let mut cursor = fed(&["a", "-1", "-2", "-3", "-4"]);
+        assert!(cursor.is_known());
+        deliver(&mut cursor, &["-5"]);
         assert!(!cursor.is_known());
+        deliver(&mut cursor, &["b"]);
+        assert!(cursor.is_known());
+    }
+
+    #[test]
+    fn what_the_client_had_before_is_dropped_as_well() {
+        let of_client = || Cursor::new(Some(b"7"), 4);
+        let mut cursor = of_client();
+        deliver(&mut cursor, &["8"]);
+        assert_eq!(fates(&mut cursor, &["7", "8", "9"]), "--+");
+        assert_eq!(fates(&mut of_client(), &["7", "8"]), "-+");
+        // It has got nothing here yet that could be told from what comes.
+        assert_eq!(fates(&mut of_client(), &["1", "2"]), "++");
+    }
+
+    #[test]
+    fn where_nothing_can_be_repeated_nothing_is_checked() {
+        for ids in [&[][..], &["-x"], &[""]] {
+            let mut cursor = fed(ids);
+            cursor.check();
+            assert!(!cursor.is_checking(), "{ids:?}");
+        }
+        // It remembers nothing, but numbers tell.
+        let mut cursor = Cursor::new(None, 0);
+        deliver(&mut cursor, &["5"]);
+        assert_eq!(fates(&mut cursor, &["6", "7"]), "++");
+        assert_eq!(fates(&mut cursor, &["7"]), "!");
     }
 }

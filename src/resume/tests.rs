@@ -191,6 +191,70 @@ async fn a_client_that_has_half_of_an_event_gets_no_other_behind_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_large_event_passes_once_it_is_known_to_be_new() {
+    let data = "x".repeat(100_000);
+    let large = |id: u32| format!("id: {id}\ndata: {data}");
+    // Behind repeats and behind news, in one chunk with them, and cut.
+    for ahead in [numbered(2..=3), numbered(2..=4), numbered(4..=4)] {
+        let chunk = format!("{ahead}{}", large(5));
+        let upstreams = Upstreams::new([
+            sends(1..=3).fail(),
+            Upstream::new().send(&chunk).send("yz\n\n"),
+        ]);
+        let text = open(ResumeLayer::new(), &upstreams).await.text().await;
+        assert!(text.ends_with(&format!("{}yz\n\n", large(5))));
+        assert_eq!(text.matches("id: 3").count(), 1);
+    }
+    // Neither is to be told from a repeat before its end has come.
+    for ahead in [String::new(), numbered(2..=2)] {
+        let upstreams = Upstreams::new([
+            sends(1..=3).fail(),
+            Upstream::new().send(&ahead).send(&large(4)).send("\n\n"),
+        ]);
+        let (text, end) = open(ResumeLayer::new(), &upstreams).await.read().await;
+        assert_eq!(events(&text), numbered(1..=3));
+        assert!(end.unwrap_err().to_string().contains("too long"));
+    }
+    // Where nothing could be a repeat it passes at once.
+    let upstreams = Upstreams::new([
+        Upstream::new().send("data: 1\n\n").fail(),
+        Upstream::new().send(&large(4)).send("\n\n"),
+    ]);
+    let client = open(ResumeLayer::new().lossy(true), &upstreams).await;
+    assert!(client.text().await.ends_with(&format!("{}\n\n", large(4))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_without_an_id_is_not_repeated_either() {
+    let without = "data: a\n\n: c\n\ndata: b\r\n\r\n";
+    let ping = "event: ping\ndata: {}\n\n";
+    let upstreams = Upstreams::new([
+        sends(1..=1).send(without).send(ping).fail(),
+        Upstream::new()
+            .send(ping)
+            .send(without)
+            .send(ping)
+            .send(&numbered(2..=2)),
+    ]);
+    let client = open(ResumeLayer::new().pings(["ping"]), &upstreams).await;
+    let text = client.text().await;
+    for (once, times) in [("data: a", 1), ("data: b", 1), (ping, 3), ("id: 2", 1)] {
+        assert_eq!(text.matches(once).count(), times, "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_no_header_can_carry_is_not_gone_on_behind() {
+    let upstreams = Upstreams::new([
+        sends(1..=1).send("id: \u{1}\ndata: x\n\n").fail(),
+        sends(1..=1),
+    ]);
+    let (text, end) = open(ResumeLayer::new(), &upstreams).await.read().await;
+    assert!(text.ends_with("data: x\n\n") && end.is_err());
+    assert_eq!(upstreams.ids().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_end_of_a_stream_is_one_unless_told_otherwise() {
     let script = || [sends(1..=1), sends(2..=2), Upstream::new().status(204)];
     let upstreams = Upstreams::new(script());
@@ -251,6 +315,78 @@ async fn the_upstreams_own_time_is_the_least() {
     assert!(waits[0] >= Duration::from_secs(7), "{waits:?}");
     assert!(waits[1] >= Duration::from_secs(20), "{waits:?}");
     assert!(waits[1] <= Duration::from_secs(22), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_answer_wants_holds_for_the_next_try_alone_and_is_no_less_than_the_streams_own() {
+    let says = |secs| Upstream::new().status(503).header("retry-after", secs);
+    let upstreams = Upstreams::new([
+        sends(1..=1).send("retry: 5000\n\n").fail(),
+        says("1"),
+        says("60"),
+        Upstream::new().status(502),
+        sends(2..=2),
+    ]);
+    let layer = ResumeLayer::new().backoff(Duration::from_secs(1), Duration::from_secs(1));
+    open(layer, &upstreams).await.text().await;
+    let waits = upstreams.waits();
+    let least = [5, 5, 60, 5].map(Duration::from_secs);
+    for (wait, least) in waits.iter().zip(least) {
+        assert!(*wait >= least, "{waits:?}");
+        assert!(*wait <= least + Duration::from_millis(1_011), "{waits:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_without_measure_are_waited_for_by_nobody() {
+    let digits = u64::MAX.to_string();
+    let retry = format!("retry: {digits}\n\n");
+    let too_long = format!("retry: {digits}0\n\n");
+    for (said, answer) in [
+        (retry.as_str(), Upstream::new().status(503)),
+        (
+            "",
+            Upstream::new()
+                .status(503)
+                .header("retry-after", "18446744073709551615"),
+        ),
+    ] {
+        for give_up in [Duration::from_secs(300), Duration::MAX] {
+            let upstreams = Upstreams::new([sends(1..=1).send(said).fail(), answer.clone()]);
+            let layer = ResumeLayer::new().give_up(give_up);
+            let client = open(layer, &upstreams).await;
+            let stream = client.stream();
+            let (_, end) = client.read().await;
+            assert!(end.is_err());
+            assert!(stream.age() < Duration::from_secs(2), "{:?}", stream.age());
+        }
+    }
+    let upstreams = Upstreams::new([sends(1..=1).send(&too_long).fail(), sends(2..=2)]);
+    let text = open(ResumeLayer::new(), &upstreams).await.text().await;
+    assert!(text.ends_with(&numbered(2..=2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_answers_and_breaks_off_is_as_good_as_none_unless_it_says_something() {
+    let flaps = (0..1_000).map(|_| Upstream::new().send(": hello\n").wait(1).fail());
+    let upstreams = Upstreams::new([sends(1..=1).fail()].into_iter().chain(flaps));
+    let client = open(ResumeLayer::new(), &upstreams).await;
+    let stream = client.stream();
+    let (text, end) = client.read().await;
+    assert_eq!(events(&text), numbered(1..=1));
+    assert!(end.is_err());
+    let age = stream.age().as_secs();
+    assert!((240..=301).contains(&age), "{age}");
+    let talks = (1..=100).map(|id| sends(id..=id).wait(1).fail());
+    let upstreams = Upstreams::new(talks.chain([sends(101..=101)]));
+    let client = open(ResumeLayer::new(), &upstreams).await;
+    assert_eq!(events(&client.text().await), numbered(1..=101));
+    // The time to give up starts anew with a stable connection as well.
+    let quiet = (0..20).map(|_| Upstream::new().wait(31).fail());
+    let quiet = [sends(1..=1).fail()].into_iter().chain(quiet);
+    let upstreams = Upstreams::new(quiet.chain([sends(2..=2)]));
+    let client = open(ResumeLayer::new(), &upstreams).await;
+    assert_eq!(events(&client.text().await), numbered(1..=2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -338,6 +474,85 @@ async fn an_old_connection_is_replaced_before_it_goes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_whose_successor_does_not_come_is_as_open_as_it_was() {
+    let upstreams = Upstreams::new([sends(1..=1).wait(3_600).send(&numbered(2..=2))]);
+    let layer = ResumeLayer::new().max_age(Duration::from_secs(10), 0.0);
+    let mut client = open(layer, &upstreams).await;
+    let stream = client.stream();
+    assert_eq!(client.next().await.unwrap().unwrap(), numbered(1..=1));
+    loop {
+        assert_eq!(stream.state(), StreamState::Open);
+        if client.next().await.unwrap().unwrap() == numbered(2..=2) {
+            break;
+        }
+    }
+    assert!(upstreams.ids().len() > 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_that_might_repeat_too_much_is_not_taken() {
+    // Ids without events count: they, too, push others out of what is remembered.
+    let with_ids = |upstream: Upstream| {
+        let upstream = upstream.wait(20);
+        upstream.repeat(5, |upstream| upstream.send("id: 3\n\n"))
+    };
+    let upstreams = Upstreams::new([
+        with_ids(sends(1..=2)).wait(3_000).send(&numbered(4..=5)),
+        sends(2..=5).hang(),
+        sends(4..=5).hang(),
+    ]);
+    let layer = ResumeLayer::new()
+        .look_back(4)
+        .max_age(Duration::from_secs(10), 0.0);
+    let queue = Admission::new(Duration::from_secs(30), 1);
+    drop(queue.turn().await);
+    let layer = layer.admission(&queue);
+    let mut client = open(layer, &upstreams).await;
+    let mut text = String::new();
+    while !text.ends_with(&numbered(5..=5)) {
+        text.push_str(&client.next().await.unwrap().unwrap());
+    }
+    let whole = format!(
+        "{}{}{}",
+        numbered(1..=2),
+        "id: 3\n\n".repeat(5),
+        numbered(4..=5)
+    );
+    assert_eq!(events(&text), whole);
+    let ids = upstreams.ids();
+    assert_eq!(ids[1..3], [Some("2".to_owned()), Some("3".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_without_ids_is_given_up_before_it_is_replaced() {
+    let upstreams = Upstreams::new([
+        Upstream::new()
+            .send("data: 1\n\n")
+            .wait(11)
+            .send("data: 2\n\n")
+            .hang(),
+        Upstream::new().send("data: 2\n\n"),
+    ]);
+    let queue = Admission::new(Duration::from_secs(60), 1);
+    drop(queue.turn().await);
+    let layer = ResumeLayer::new().lossy(true).admission(&queue);
+    let layer = layer.max_age(Duration::from_secs(10), 0.0);
+    let text = open(layer, &upstreams).await.text().await;
+    assert_eq!(events(&text), "data: 1\n\ndata: 2\n\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_age_of_nothing_is_an_age() {
+    let slowly = Upstream::new().repeat(3, |upstream| upstream.send("data: x\n\n").wait(1));
+    for jitter in [0.0, 1.0] {
+        let layer = ResumeLayer::new().max_age(Duration::ZERO, jitter);
+        let upstreams = Upstreams::new([slowly.clone()]);
+        let text = open(layer, &upstreams).await.text().await;
+        assert_eq!((text.matches('x').count(), upstreams.ids().len()), (3, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_can_not_be_replaced_stays() {
     let slowly = Upstream::new().repeat(30, |upstream| upstream.wait(1).send("data: x\n\n"));
     let upstreams = Upstreams::new([slowly]);
@@ -383,4 +598,25 @@ async fn a_client_that_goes_leaves_nobody_asking() {
     let asked = upstreams.ids().len();
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(upstreams.ids().len(), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_keeps_nobody_from_asking() {
+    let upstreams = Upstreams::new([
+        sends(1..=1).fail(),
+        sends(1..=1).fail(),
+        sends(2..=2).hang(),
+        sends(2..=2),
+    ]);
+    let queue = Admission::new(Duration::from_secs(60), 1);
+    drop(queue.turn().await);
+    let layer = ResumeLayer::new().admission(&queue);
+    let mut stalled = open(layer.clone(), &upstreams).await;
+    assert_eq!(stalled.next().await.unwrap().unwrap(), numbered(1..=1));
+    // It loses its upstream, is the first in the queue, and is not polled again.
+    assert_eq!(stalled.next().await.unwrap().unwrap(), ": heartbeat\n");
+    let client = open(layer, &upstreams).await;
+    let read = tokio::time::timeout(Duration::from_secs(200), client.text());
+    assert_eq!(events(&read.await.unwrap()), numbered(1..=2));
+    assert_eq!(stalled.next().await.unwrap().unwrap(), numbered(2..=2));
 }
