@@ -85,22 +85,17 @@ impl Turn<'_> {
         self.queue = None;
     }
 
-    pub(super) fn succeeded(mut self) {
-        if self.admission.0.failures.swap(0, Relaxed) >= ENOUGH {
-            tracing::info!("the upstream answers again: streams that wait for it go on one by one");
-        }
+    /// Tells whether the upstream was taken for dead until now.
+    pub(super) fn succeeded(mut self) -> bool {
         if let Some(next) = &mut self.queue {
             **next = Instant::now();
         }
+        self.admission.0.failures.swap(0, Relaxed) >= ENOUGH
     }
 
-    pub(super) fn failed(self) {
-        if self.admission.0.failures.fetch_add(1, Relaxed) + 1 == ENOUGH {
-            tracing::warn!(
-                "streams that have lost their upstream ask it in vain: one of them tries each second, \
-                 the others wait for it"
-            );
-        }
+    /// Tells whether the upstream is taken for dead from now on.
+    pub(super) fn failed(self) -> bool {
+        self.admission.0.failures.fetch_add(1, Relaxed) + 1 == ENOUGH
     }
 }
 

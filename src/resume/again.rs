@@ -1,7 +1,7 @@
 //! Asking the upstream again, until it answers or there is no hope.
 
 use super::Config;
-use super::admission::Admission;
+use super::admission::{Admission, Turn};
 use super::template::Template;
 use crate::guard::BoxError;
 use crate::head::{Asked, Kind};
@@ -199,6 +199,25 @@ impl<B: Send + 'static> Again<B> {
         Answer::GaveUp
     }
 
+    fn succeeded(&self, turn: Turn<'_>) {
+        if turn.succeeded() {
+            tracing::info!(
+                upstream = self.stream.upstream(),
+                "the upstream answers again: streams that wait for it go on one by one"
+            );
+        }
+    }
+
+    fn failed(&self, turn: Turn<'_>) {
+        if turn.failed() {
+            tracing::warn!(
+                upstream = self.stream.upstream(),
+                "streams that have lost their upstream ask it in vain: one of them tries each second, \
+                 the others wait for it"
+            );
+        }
+    }
+
     /// An answer that settles it, or when to try again.
     async fn try_once(
         &self,
@@ -216,21 +235,21 @@ impl<B: Send + 'static> Again<B> {
         let (head, body) = match answer {
             Ok(response) => response.into_parts(),
             Err(error) => {
-                turn.failed();
+                self.failed(turn);
                 tracing::debug!(stream = %self.stream.id(), error, "the upstream does not answer");
                 return Err(None);
             }
         };
         if Kind::of(&self.asked, &head) == Kind::Stream {
-            turn.succeeded();
+            self.succeeded(turn);
             return Ok(Ok(body));
         }
         if may_change(head.status) {
-            turn.failed();
+            self.failed(turn);
             tracing::debug!(stream = %self.stream.id(), status = %head.status, "not now");
             return Err(retry_after(&head.headers));
         }
-        turn.succeeded();
+        self.succeeded(turn);
         Ok(Err(match head.status {
             StatusCode::NO_CONTENT => Answer::Over,
             status => Answer::Refused(status),
