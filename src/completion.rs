@@ -57,9 +57,9 @@
 //! [`UpstreamError`](EndReason::UpstreamError). A layer of its own belongs outside of those that may
 //! break a stream; in [`SseGuardLayer`](crate::SseGuardLayer) it hears of all of them.
 
+use crate::asked::Asked;
 use crate::family::Family;
 use crate::guard::{At, Breach, Guard, Head, Policy, Rule};
-use crate::head::Asked;
 use crate::rejection::Rejection;
 use crate::stream::{EndReason, Stream};
 use crate::wire::{RawEvent, Scanner};

@@ -69,9 +69,9 @@ mod tests;
 pub use crate::rejection::RejectReason;
 pub use gate::Gate;
 
+use crate::asked::{Asked, Kind};
 use crate::client_key::{ClientKey, KeyExtractor, PeerIp};
 use crate::guard::{Guard, Head, Policy, Rule};
-use crate::head::{Asked, Kind};
 use crate::rejection::Rejection;
 use crate::rotation::jittered;
 use http::Request;

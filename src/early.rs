@@ -81,9 +81,10 @@ mod tests;
 
 pub use body::EarlyBody;
 
+use crate::asked::Asked;
 use crate::family::Family;
 use crate::guard::BoxError;
-use crate::head::{self, Asked, EVENT_STREAM};
+use crate::head::{self, EVENT_STREAM};
 use crate::heartbeat::DEFAULT_INTERVAL;
 use crate::stream::{Begun, Stream, StreamState};
 use bytes::Bytes;

@@ -19,7 +19,8 @@ pub use error::{BoxError, StreamError};
 pub(crate) use policy::{At, Breach, Ending, Policy, Verdict};
 pub(crate) use rule::{Failure, Head, Rule};
 
-use crate::head::{self, Asked, Kind};
+use crate::asked::{Asked, Kind};
+use crate::head;
 use crate::rejection::{Rejected, Rejection};
 use crate::stream::{Begun, Stream};
 use crate::wire::DEFAULT_HOLD;

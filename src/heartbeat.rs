@@ -36,9 +36,9 @@
 //! # }
 //! ```
 
+use crate::asked::Asked;
 use crate::family::Family;
 use crate::guard::{At, Guard, Head, Policy, Rule, Verdict};
-use crate::head::Asked;
 use crate::rejection::Rejection;
 use crate::stream::Stream;
 use crate::wire::{Words, WordsError};

@@ -41,10 +41,10 @@
 //! # }
 //! ```
 
+use crate::asked::Asked;
 #[cfg(doc)]
 use crate::family::Family;
 use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
-use crate::head::Asked;
 use crate::rejection::Rejection;
 use crate::rotation::{DEFAULT_RETRY, jittered};
 use crate::stream::EndReason;

@@ -37,10 +37,10 @@
 
 pub use crate::stream::{Message, SendError};
 
+use crate::asked::Asked;
 #[cfg(doc)]
 use crate::family::Family;
 use crate::guard::{At, Guard, Head, Policy, Rule, Verdict};
-use crate::head::Asked;
 use crate::rejection::Rejection;
 #[cfg(doc)]
 use crate::stream::Stream;

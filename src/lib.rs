@@ -46,6 +46,7 @@
 
 #![forbid(unsafe_code)]
 
+mod asked;
 pub mod client_key;
 pub mod completion;
 pub mod connection_limit;

@@ -73,8 +73,8 @@ pub use instruments::describe;
 pub use log_limit::LogLimit;
 pub use snapshot::{Outcome, Snapshot};
 
+use crate::asked::{Asked, Kind};
 use crate::guard::{Failure, Guard, Head, Policy, Rule};
-use crate::head::{Asked, Kind};
 use crate::rejection::Rejection;
 use crate::stream::{EndReason, Labels, Stream};
 use distribution::Times;

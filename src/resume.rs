@@ -82,8 +82,8 @@ mod tests;
 pub use admission::Admission;
 pub use body::ResumeBody;
 
+use crate::asked::{Asked, Kind};
 use crate::guard::BoxError;
-use crate::head::{Asked, Kind};
 use crate::stream::{Begun, Stream};
 use again::{Again, Ask, Asker, LAST_EVENT_ID, Of};
 use bytes::Bytes;

@@ -49,10 +49,10 @@ mod drain;
 
 pub use drain::DrainHandle;
 
+use crate::asked::Asked;
 #[cfg(doc)]
 use crate::family::Family;
 use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
-use crate::head::Asked;
 use crate::rejection::Rejection;
 use crate::stream::EndReason;
 use crate::wire::{LineEnd, Words, WordsError};

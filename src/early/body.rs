@@ -1,9 +1,10 @@
 //! The body behind an early answer: silence, then the upstream's stream or the news of its failure.
 
 use super::Waiting;
+use crate::asked::Kind;
 use crate::family::Family;
 use crate::guard::{BoxError, StreamError};
-use crate::head::{self, Kind};
+use crate::head;
 use crate::stream::{EndReason, Stream, StreamState};
 use bytes::Bytes;
 use http::{Response, StatusCode};

@@ -1,7 +1,7 @@
 //! What a layer does with requests and heads.
 
 use super::policy::Policy;
-use crate::head::{Asked, Kind};
+use crate::asked::{Asked, Kind};
 use crate::rejection::Rejection;
 use crate::stream::Stream;
 use http::{Request, StatusCode};

@@ -33,6 +33,7 @@ mod select;
 mod send;
 mod streams;
 mod summary;
+mod time;
 
 pub(super) use exporter::Exporter;
 pub(super) use journal::Journal;

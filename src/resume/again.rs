@@ -3,8 +3,8 @@
 use super::Config;
 use super::admission::{Admission, Turn};
 use super::template::Template;
+use crate::asked::{Asked, Kind};
 use crate::guard::BoxError;
-use crate::head::{Asked, Kind};
 use crate::lock::lock;
 use crate::stream::{Stream, StreamState};
 use http::header::RETRY_AFTER;

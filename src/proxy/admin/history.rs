@@ -1,7 +1,7 @@
 //! `/api/history`: the last quarter of an hour, second by second.
 
 use super::Shared;
-use super::journal::since_1970_ms;
+use super::time::{millis, since_1970_ms};
 use crate::lock::lock;
 use crate::metrics::Snapshot;
 use crate::stream::EndReason;
@@ -11,7 +11,6 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 
 /// Seconds that are kept: 15 minutes.
 const KEPT: usize = 900;
@@ -40,11 +39,6 @@ pub(super) struct History(Mutex<Past>);
 struct Past {
     last: Option<Snapshot>,
     seconds: VecDeque<Second>,
-}
-
-/// Milliseconds to a tenth.
-pub(super) fn millis(time: Duration) -> f64 {
-    (time.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
 /// Those that happened, by name.

@@ -1,8 +1,8 @@
 //! `/api/ends`: streams that have ended.
 
 use super::answer::Refusal;
-use super::history::millis;
 use super::select::{Names, is};
+use super::time::{millis, since_1970_ms};
 use super::{Admin, Shared};
 use crate::client_key::ClientKey;
 use crate::lock::lock;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Ends that are kept.
 const KEPT: usize = 1000;
@@ -49,14 +49,6 @@ pub(super) struct Ended {
     first_event: Option<Duration>,
     gap_p99: Option<Duration>,
     last_event_id: Option<String>,
-}
-
-/// Milliseconds since 1970.
-pub(super) fn since_1970_ms() -> u64 {
-    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    time.map_or(0, |time| {
-        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-    })
 }
 
 impl Ended {

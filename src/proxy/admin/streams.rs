@@ -2,9 +2,8 @@
 
 use super::Shared;
 use super::answer::Refusal;
-use super::history::millis;
-use super::journal::since_1970_ms;
 use super::select::{Names, is};
+use super::time::{millis, since_1970_ms};
 use crate::stream::{Stream, StreamId, StreamState};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};

@@ -2,7 +2,8 @@
 
 use super::Shared;
 use super::health::readiness;
-use super::history::{ends, millis};
+use super::history::ends;
+use super::time::millis;
 use crate::metrics::Snapshot;
 use crate::proxy::budget::{Budgets, Used};
 use crate::stream::Stream;

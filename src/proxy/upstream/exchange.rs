@@ -6,7 +6,7 @@ use super::head_io::HeadIo;
 use super::pool::Home;
 use super::relay::Relay;
 use super::{BoxedBody, UpstreamBody};
-use crate::head::{Asked, Kind};
+use crate::asked::{Asked, Kind};
 use crate::serve::Upload;
 use http::header::CONNECTION;
 use http::{HeaderMap, Request, Response, StatusCode, Version};

@@ -1,0 +1,16 @@
+//! How times stand in JSON.
+
+use std::time::{Duration, SystemTime};
+
+/// Milliseconds to a tenth.
+pub(super) fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10_000.0).round() / 10.0
+}
+
+/// Milliseconds since 1970.
+pub(super) fn since_1970_ms() -> u64 {
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    time.map_or(0, |time| {
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    })
+}
