@@ -77,6 +77,8 @@ mod again;
 mod body;
 mod cursor;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 pub use admission::Admission;
