@@ -77,6 +77,8 @@ mod body;
 mod cursor;
 mod template;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 pub use admission::Admission;

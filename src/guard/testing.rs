@@ -71,7 +71,11 @@ impl Upstream {
     }
 
     pub(crate) fn send(self, text: &str) -> Self {
-        self.step(Step::Send(Bytes::copy_from_slice(text.as_bytes())))
+        self.send_bytes(text.as_bytes())
+    }
+
+    pub(crate) fn send_bytes(self, bytes: &[u8]) -> Self {
+        self.step(Step::Send(Bytes::copy_from_slice(bytes)))
     }
 
     /// Waits so many seconds.

@@ -10,24 +10,41 @@ use std::io;
 use std::sync::Mutex;
 use tower::ServiceExt;
 
-type Asks = Request<Empty<Bytes>>;
+pub(super) type Asks = Request<Empty<Bytes>>;
 
-/// Answers each request with the next script, and fails when there are none left.
-#[derive(Clone, Default)]
-struct Upstreams(Arc<Mutex<State>>);
+/// Given how often it was asked before, and with which id.
+type Answer = dyn FnMut(usize, Option<&str>) -> Option<Upstream> + Send;
 
-#[derive(Default)]
+/// Answers each request, or fails.
+#[derive(Clone)]
+pub(super) struct Upstreams(Arc<Mutex<State>>);
+
 struct State {
-    scripts: VecDeque<Upstream>,
+    answer: Box<Answer>,
     /// With which ids it was asked, and when.
     asked: Vec<(Option<String>, Instant)>,
 }
 
 impl Upstreams {
+    /// With the next script, and fails when there are none left.
     fn new(scripts: impl IntoIterator<Item = Upstream>) -> Self {
-        let upstreams = Self::default();
-        upstreams.0.lock().unwrap().scripts = scripts.into_iter().collect();
-        upstreams
+        let mut scripts: VecDeque<_> = scripts.into_iter().collect();
+        Self::answering(move |_, _| scripts.pop_front())
+    }
+
+    pub(super) fn by(
+        mut answer: impl FnMut(usize, Option<&str>) -> Upstream + Send + 'static,
+    ) -> Self {
+        Self::answering(move |asked, id| Some(answer(asked, id)))
+    }
+
+    fn answering(
+        answer: impl FnMut(usize, Option<&str>) -> Option<Upstream> + Send + 'static,
+    ) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            answer: Box::new(answer),
+            asked: Vec::new(),
+        })))
     }
 
     fn ids(&self) -> Vec<Option<String>> {
@@ -53,11 +70,11 @@ impl Service<Asks> for Upstreams {
     }
 
     fn call(&mut self, request: Asks) -> Self::Future {
-        let mut state = self.0.lock().unwrap();
+        let state = &mut *self.0.lock().unwrap();
         let id = request.headers().get(LAST_EVENT_ID);
-        let id = id.map(|id| id.to_str().unwrap().to_owned());
+        let id = id.map(|id| String::from_utf8(id.as_bytes().to_vec()).unwrap());
+        let script = (state.answer)(state.asked.len(), id.as_deref());
         state.asked.push((id, Instant::now()));
-        let script = state.scripts.pop_front();
         std::future::ready(match script {
             Some(script) => Ok(script.response()),
             None => Err(io::Error::other("away")),
@@ -65,7 +82,7 @@ impl Service<Asks> for Upstreams {
     }
 }
 
-fn get() -> Asks {
+pub(super) fn get() -> Asks {
     let request = Request::get("/").header("accept", "text/event-stream");
     request.body(Empty::new()).unwrap()
 }
