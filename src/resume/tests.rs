@@ -1,7 +1,7 @@
 use super::*;
 use crate::guard::testing::{Client, Script, Upstream};
 use crate::heartbeat::HeartbeatLayer;
-use crate::idle_timeout::IdleTimeoutLayer;
+use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
 use crate::stream::{EndReason, StreamState};
 use crate::{SseGuardLayer, StreamError};
 use http_body_util::Empty;
@@ -431,7 +431,11 @@ async fn silence_is_a_loss_and_nobody_elses_business() {
     ]);
     let idle = Duration::from_secs(30);
     let layer = ResumeLayer::new().idle_timeout(idle).attempts(2);
-    let guard = SseGuardLayer::new().idle_timeout(IdleTimeoutLayer::new().timeout(idle));
+    let guard = SseGuardLayer::new().idle_timeout(
+        IdleTimeoutLayer::new()
+            .timeout(Duration::from_secs(10))
+            .action(IdleAction::Abort),
+    );
     let service = guard.layer(layer.layer(upstreams.clone()));
     let client = Client::new(service.oneshot(get()).await.unwrap());
     let stream = client.stream();
@@ -442,6 +446,36 @@ async fn silence_is_a_loss_and_nobody_elses_business() {
     assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
     let waits = upstreams.waits();
     assert!(waits[0] >= Duration::from_secs(55), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_stream_that_can_not_be_resumed_ends_as_idle_streams_do() {
+    let gone = IdleAction::error_event("gone", "{}").unwrap();
+    let half = "data: ".to_owned() + &"x".repeat(100_000);
+    for (sent, action, last, is_clean) in [
+        ("data: x\n\n", IdleAction::Close, "", true),
+        (
+            "data: x\n\n",
+            gone.clone(),
+            "event: gone\ndata: {}\n\n",
+            true,
+        ),
+        ("data: x\n\n", IdleAction::Abort, "", false),
+        // It has a part of an event, and nothing can be said behind that.
+        (&half, gone, "", false),
+    ] {
+        let upstreams = Upstreams::new([Upstream::new().send(sent).hang()]);
+        let idle = IdleTimeoutLayer::new().timeout(Duration::from_secs(30));
+        let guard = SseGuardLayer::new().idle_timeout(idle.action(action).retry(None));
+        let layer = ResumeLayer::new().idle_timeout(Duration::from_secs(30));
+        let service = guard.layer(layer.layer(upstreams));
+        let client = Client::new(service.oneshot(get()).await.unwrap());
+        let stream = client.stream();
+        let (text, end) = client.read().await;
+        let text = events(&text);
+        assert_eq!((text, end.is_ok()), (format!("{sent}{last}"), is_clean));
+        assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
+    }
 }
 
 #[tokio::test(start_paused = true)]
