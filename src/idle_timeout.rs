@@ -198,9 +198,6 @@ impl Rule for IdleTimeoutLayer {
             return Ok(None);
         };
         stream.set_pings(&self.config.pings);
-        if stream.is_watched() {
-            return Ok(None);
-        }
         Ok(Some(IdlePolicy {
             config: self.config.clone(),
             comes_back: head.asked.family.comes_back(),
@@ -215,8 +212,32 @@ pub struct IdlePolicy {
     comes_back: bool,
 }
 
+impl IdlePolicy {
+    fn ending(&self, at: &At<'_>) -> Ending {
+        let retry = self.config.retry.filter(|_| self.comes_back).map(jittered);
+        let (last_words, abort) = match &self.config.action {
+            IdleAction::Auto if !self.comes_back => (None, true),
+            IdleAction::Auto | IdleAction::Close => {
+                (Words::farewell(retry, None, at.line_end), false)
+            }
+            IdleAction::ErrorEvent(event) => {
+                (Words::farewell(retry, Some(&event.0), at.line_end), false)
+            }
+            IdleAction::Abort => (None, true),
+        };
+        Ending {
+            reason: EndReason::UpstreamIdle,
+            last_words,
+            abort,
+        }
+    }
+}
+
 impl Policy for IdlePolicy {
     fn deadline(&self, at: &At<'_>) -> Option<Instant> {
+        if at.stream.is_watched() {
+            return None;
+        }
         let after = |since: Instant, timeout: Option<Duration>| since.checked_add(timeout?);
         let silent_since = match self.config.comments_are_life {
             true => at.stream.silent_since(),
@@ -234,22 +255,13 @@ impl Policy for IdlePolicy {
         if self.deadline(at).is_none_or(|deadline| at.now < deadline) {
             return Verdict::Wait;
         }
-        let retry = self.config.retry.filter(|_| self.comes_back).map(jittered);
-        let (last_words, abort) = match &self.config.action {
-            IdleAction::Auto if !self.comes_back => (None, true),
-            IdleAction::Auto | IdleAction::Close => {
-                (Words::farewell(retry, None, at.line_end), false)
-            }
-            IdleAction::ErrorEvent(event) => {
-                (Words::farewell(retry, Some(&event.0), at.line_end), false)
-            }
-            IdleAction::Abort => (None, true),
-        };
-        Verdict::End(Ending {
-            reason: EndReason::UpstreamIdle,
-            last_words,
-            abort,
-        })
+        Verdict::End(self.ending(at))
+    }
+
+    /// The layer that watches has found it idle, and could not help it.
+    fn instead(&mut self, at: &At<'_>, reason: EndReason) -> Option<Ending> {
+        let is_idle = reason == EndReason::UpstreamIdle && at.stream.is_watched();
+        is_idle.then(|| self.ending(at))
     }
 }
 

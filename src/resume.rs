@@ -34,7 +34,8 @@
 //!
 //! It stands inside of all layers that speak, so that heartbeats go on. With idle timeouts of its own
 //! ([`idle_timeout`](ResumeLayer::idle_timeout)) an
-//! [`IdleTimeoutLayer`](crate::idle_timeout::IdleTimeoutLayer) leaves its streams alone.
+//! [`IdleTimeoutLayer`](crate::idle_timeout::IdleTimeoutLayer) does not watch its streams, and says no
+//! more than how one ends that is idle and can not be resumed.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -75,9 +76,9 @@ mod admission;
 mod again;
 mod body;
 mod cursor;
-mod template;
 #[cfg(test)]
 mod properties;
+mod template;
 #[cfg(test)]
 mod tests;
 

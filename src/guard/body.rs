@@ -212,6 +212,19 @@ impl Wire {
         (last_words, failure)
     }
 
+    /// The body inside has failed: what leaves yet, and how it ends.
+    fn fail(
+        &mut self,
+        error: StreamError,
+        policy: &mut impl Policy,
+    ) -> (Option<Bytes>, Option<StreamError>) {
+        let reason = error.reason();
+        match policy.instead(&self.at(), reason) {
+            Some(ending) => self.end(ending, policy),
+            None => (self.break_off(Breach::Broken(reason), policy), Some(error)),
+        }
+    }
+
     /// What the client of a stream that breaks is told.
     fn break_off(&mut self, why: Breach, policy: &mut impl Policy) -> Option<Bytes> {
         let last_words = policy.parting(&self.at(), why);
@@ -412,11 +425,8 @@ where
                     }
                     Poll::Ready(Some(Err(error))) => {
                         this.source.set(Source::Gone);
-                        let why = Breach::Broken(error.reason());
-                        let words = wire.break_off(why, this.policy);
-                        *this.state = State::Ending {
-                            failure: Some(error),
-                        };
+                        let (words, failure) = wire.fail(error, this.policy);
+                        *this.state = State::Ending { failure };
                         if let Some(words) = words {
                             return Poll::Ready(Some(Ok(wire.sent(words, this.policy))));
                         }

@@ -96,6 +96,12 @@ pub trait Policy {
         false
     }
 
+    /// A layer inside has broken the stream: how it ends instead.
+    fn instead(&mut self, at: &At<'_>, reason: EndReason) -> Option<Ending> {
+        let _ = (at, reason);
+        None
+    }
+
     /// The stream is about to break: what its client is told ahead of that. It is lost if a part of
     /// an event has left.
     fn parting(&mut self, at: &At<'_>, why: Breach) -> Option<Bytes> {
@@ -143,6 +149,10 @@ impl<P: Policy> Policy for Option<P> {
             .is_some_and(|policy| policy.is_short(stream, tail))
     }
 
+    fn instead(&mut self, at: &At<'_>, reason: EndReason) -> Option<Ending> {
+        self.as_mut().and_then(|policy| policy.instead(at, reason))
+    }
+
     fn parting(&mut self, at: &At<'_>, why: Breach) -> Option<Bytes> {
         self.as_mut().and_then(|policy| policy.parting(at, why))
     }
@@ -188,6 +198,11 @@ impl<A: Policy, B: Policy> Policy for (A, B) {
 
     fn is_short(&self, stream: &Stream, tail: &[u8]) -> bool {
         self.0.is_short(stream, tail) || self.1.is_short(stream, tail)
+    }
+
+    fn instead(&mut self, at: &At<'_>, reason: EndReason) -> Option<Ending> {
+        let inner = self.1.instead(at, reason);
+        inner.or_else(|| self.0.instead(at, reason))
     }
 
     fn parting(&mut self, at: &At<'_>, why: Breach) -> Option<Bytes> {

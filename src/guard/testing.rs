@@ -99,6 +99,14 @@ impl Upstream {
         (0..times).fold(self, |upstream, _| steps(upstream))
     }
 
+    /// Its response, once its head has come.
+    pub(crate) async fn answer(self) -> Response<Script> {
+        if let Some(late) = self.late {
+            tokio::time::sleep(late).await;
+        }
+        self.response()
+    }
+
     pub(crate) fn response(self) -> Response<Script> {
         let mut response = Response::new(Script {
             steps: self.steps,
@@ -170,12 +178,7 @@ impl Service<Request<()>> for Inner {
 
     fn call(&mut self, _: Request<()>) -> Self::Future {
         let upstream = self.0.clone();
-        Box::pin(async move {
-            if let Some(late) = upstream.late {
-                tokio::time::sleep(late).await;
-            }
-            Ok(upstream.response())
-        })
+        Box::pin(async move { Ok(upstream.answer().await) })
     }
 }
 

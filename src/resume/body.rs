@@ -544,3 +544,15 @@ fn failing<B>(error: ResumeError) -> Source<B> {
         error: Some(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::testing::Script;
+
+    #[test]
+    fn a_stream_stays_small() {
+        let cost = size_of::<Kept<Script>>() - size_of::<Script>();
+        assert!(cost <= 768, "{cost}");
+    }
+}

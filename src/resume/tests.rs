@@ -1,7 +1,7 @@
 use super::*;
 use crate::guard::testing::{Client, Script, Upstream};
 use crate::heartbeat::HeartbeatLayer;
-use crate::idle_timeout::IdleTimeoutLayer;
+use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
 use crate::stream::{EndReason, StreamState};
 use crate::{SseGuardLayer, StreamError};
 use http_body_util::Empty;
@@ -63,7 +63,7 @@ impl Upstreams {
 impl Service<Asks> for Upstreams {
     type Response = Response<Script>;
     type Error = io::Error;
-    type Future = std::future::Ready<Result<Response<Script>, io::Error>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Script>, io::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
         Poll::Ready(Ok(()))
@@ -75,9 +75,11 @@ impl Service<Asks> for Upstreams {
         let id = id.map(|id| String::from_utf8(id.as_bytes().to_vec()).unwrap());
         let script = (state.answer)(state.asked.len(), id.as_deref());
         state.asked.push((id, Instant::now()));
-        std::future::ready(match script {
-            Some(script) => Ok(script.response()),
-            None => Err(io::Error::other("away")),
+        Box::pin(async move {
+            match script {
+                Some(script) => Ok(script.answer().await),
+                None => Err(io::Error::other("away")),
+            }
         })
     }
 }
@@ -431,7 +433,11 @@ async fn silence_is_a_loss_and_nobody_elses_business() {
     ]);
     let idle = Duration::from_secs(30);
     let layer = ResumeLayer::new().idle_timeout(idle).attempts(2);
-    let guard = SseGuardLayer::new().idle_timeout(IdleTimeoutLayer::new().timeout(idle));
+    let guard = SseGuardLayer::new().idle_timeout(
+        IdleTimeoutLayer::new()
+            .timeout(Duration::from_secs(10))
+            .action(IdleAction::Abort),
+    );
     let service = guard.layer(layer.layer(upstreams.clone()));
     let client = Client::new(service.oneshot(get()).await.unwrap());
     let stream = client.stream();
@@ -442,6 +448,36 @@ async fn silence_is_a_loss_and_nobody_elses_business() {
     assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
     let waits = upstreams.waits();
     assert!(waits[0] >= Duration::from_secs(55), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_stream_that_can_not_be_resumed_ends_as_idle_streams_do() {
+    let gone = IdleAction::error_event("gone", "{}").unwrap();
+    let half = "data: ".to_owned() + &"x".repeat(100_000);
+    for (sent, action, last, is_clean) in [
+        ("data: x\n\n", IdleAction::Close, "", true),
+        (
+            "data: x\n\n",
+            gone.clone(),
+            "event: gone\ndata: {}\n\n",
+            true,
+        ),
+        ("data: x\n\n", IdleAction::Abort, "", false),
+        // It has a part of an event, and nothing can be said behind that.
+        (&half, gone, "", false),
+    ] {
+        let upstreams = Upstreams::new([Upstream::new().send(sent).hang()]);
+        let idle = IdleTimeoutLayer::new().timeout(Duration::from_secs(30));
+        let guard = SseGuardLayer::new().idle_timeout(idle.action(action).retry(None));
+        let layer = ResumeLayer::new().idle_timeout(Duration::from_secs(30));
+        let service = guard.layer(layer.layer(upstreams));
+        let client = Client::new(service.oneshot(get()).await.unwrap());
+        let stream = client.stream();
+        let (text, end) = client.read().await;
+        let text = events(&text);
+        assert_eq!((text, end.is_ok()), (format!("{sent}{last}"), is_clean));
+        assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -566,6 +602,95 @@ async fn an_age_of_nothing_is_an_age() {
         let upstreams = Upstreams::new([slowly.clone()]);
         let text = open(layer, &upstreams).await.text().await;
         assert_eq!((text.matches('x').count(), upstreams.ids().len()), (3, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_on_its_way_is_asked_for_again_when_the_old_one_breaks_off() {
+    let upstreams = Upstreams::new([
+        sends(1..=1).wait(15).send(&numbered(2..=2)).fail(),
+        sends(2..=2).late(3_600),
+        sends(3..=3),
+    ]);
+    let layer = ResumeLayer::new().max_age(Duration::from_secs(10), 0.0);
+    let client = open(layer, &upstreams).await;
+    assert_eq!(events(&client.text().await), numbered(1..=3));
+    let ids = upstreams.ids();
+    assert_eq!(ids[1..], [Some("1".to_owned()), Some("2".to_owned())]);
+    assert!(upstreams.waits()[1] <= Duration::from_secs(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_that_does_not_answer_is_nobodys_loss() {
+    let slowly = |ids: std::ops::Range<u32>| {
+        let send = |upstream: Upstream, id| upstream.wait(1).send(&numbered([id]));
+        ids.fold(Upstream::new(), send)
+    };
+    let upstreams = Upstreams::new([
+        slowly(0..400),
+        sends(0..=0).late(3_600),
+        Upstream::new().status(204),
+        Upstream::new().status(403),
+        Upstream::new().status(403),
+    ]);
+    let layer = ResumeLayer::new().max_age(Duration::from_secs(10), 0.0);
+    let client = open(layer, &upstreams).await;
+    let stream = client.stream();
+    assert_eq!(events(&client.text().await), numbered(0..400));
+    assert_eq!(stream.end_reason(), Some(EndReason::UpstreamEnd));
+    let waits = upstreams.waits();
+    // After 5 minutes it is given up, and the next is asked for at once; then at the next age.
+    assert!((290..=302).contains(&waits[1].as_secs()), "{waits:?}");
+    assert!((9..=11).contains(&waits[2].as_secs()), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_waits_for_its_answer_keeps_others_waiting_for_5_s() {
+    let queue = Admission::new(Duration::ZERO, 8);
+    for _ in 0..5 {
+        queue.turn().await.failed();
+    }
+    let layer = ResumeLayer::new().admission(&queue);
+    let upstreams = Upstreams::new([sends(1..=1).fail(), sends(2..=2).late(60)]);
+    let mut first = open(layer.clone(), &upstreams).await;
+    assert_eq!(first.next().await.unwrap().unwrap(), numbered(1..=1));
+    let first = tokio::spawn(first.text());
+    while upstreams.ids().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let asked = Instant::now();
+    let others = Upstreams::new([sends(1..=1).fail(), sends(2..=2)]);
+    let client = open(layer, &others).await;
+    assert_eq!(events(&client.text().await), numbered(1..=2));
+    let took = asked.elapsed();
+    assert!(
+        took > Duration::from_secs(4) && took < Duration::from_secs(6),
+        "{took:?}"
+    );
+    assert_eq!(events(&first.await.unwrap()), numbered(2..=2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_ends_once_with_its_trailers_or_its_failure() {
+    let guard = SseGuardLayer::new;
+    for layer in [
+        ResumeLayer::new(),
+        ResumeLayer::new().lossy(true).attempts(1),
+    ] {
+        let upstreams = Upstreams::new([sends(1..=1).fail(), sends(2..=2).trailers()]);
+        let client = open(layer.clone(), &upstreams).await;
+        let (text, trailers) = client.text_and_trailers().await;
+        assert_eq!(events(&text), numbered(1..=2));
+        assert_eq!(trailers["x-trailer"], "1");
+        let upstreams = Upstreams::new([sends(1..=1).fail()]);
+        let service = guard().layer(layer.attempts(1).layer(upstreams.clone()));
+        let mut client = Client::new(service.oneshot(get()).await.unwrap());
+        assert!(client.next().await.unwrap().is_ok());
+        assert!(!client.body().is_end_stream());
+        assert!(client.next().await.unwrap().is_err());
+        assert!(client.next().await.is_none());
+        assert!(client.next().await.is_none());
+        assert!(client.body().is_end_stream());
     }
 }
 
