@@ -75,6 +75,7 @@
 mod admission;
 mod again;
 mod body;
+mod books;
 mod cursor;
 #[cfg(test)]
 mod properties;

@@ -1,12 +1,12 @@
 //! The body of a stream that outlives its upstream.
 
 use super::again::{Again, Answer, Asking};
-use super::cursor::{Cursor, Fate, Mark};
-use super::{Config, ResumeError, ResumeOutcome};
+use super::books::{Books, Lost};
+use super::{ResumeError, ResumeOutcome};
 use crate::guard::{BoxError, StreamError};
 use crate::stream::{EndReason, StreamState};
 use crate::wire::{Aligner, Scanner};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -14,10 +14,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
-
-/// A pause between two polls that is worth the books. Shorter ones are the client taking what it
-/// got.
-const PAUSE: Duration = Duration::from_millis(10);
 
 pin_project! {
     /// The body of a response that has passed a [`ResumeLayer`](super::ResumeLayer).
@@ -62,34 +58,6 @@ pin_project! {
     }
 }
 
-/// What is known of one stream.
-struct Books<B> {
-    again: Again<B>,
-    cursor: Cursor,
-    /// When the upstream said the last byte, and the last event that is a sign of life.
-    heard: Instant,
-    lived: Instant,
-    /// Since when this connection has been up.
-    up: Instant,
-    lost: Option<Lost>,
-    /// Since when no upstream has told anything new, if the last was not stable.
-    away_since: Option<Instant>,
-    old_at: Option<Instant>,
-    /// Events that the client got since a successor was asked for.
-    ahead: usize,
-    tries: u32,
-    /// The upstream's own `retry`.
-    least: Duration,
-    polled: Instant,
-    handed_out: bool,
-}
-
-/// How and when the upstream was lost.
-struct Lost {
-    at: Instant,
-    error: BoxError,
-}
-
 /// What is due while the upstream has nothing to say.
 enum Due {
     Idle,
@@ -105,22 +73,7 @@ impl<B> ResumeBody<B> {
 
     /// `last_id` is what the client has asked with.
     pub(super) fn kept(body: B, again: Again<B>, last_id: Option<&[u8]>) -> Self {
-        let now = Instant::now();
-        let books = Books {
-            cursor: Cursor::new(last_id, again.config.look_back),
-            old_at: again.config.old_at(now),
-            again,
-            heard: now,
-            lived: now,
-            up: now,
-            lost: None,
-            away_since: None,
-            ahead: 0,
-            tries: 0,
-            least: Duration::ZERO,
-            polled: now,
-            handed_out: false,
-        };
+        let books = Books::new(again, last_id);
         let kept = Kept {
             source: Source::Live { body },
             successor: None,
@@ -135,106 +88,6 @@ impl<B> ResumeBody<B> {
             },
         }
     }
-}
-
-impl<B> Books<B> {
-    fn config(&self) -> &Config {
-        &self.again.config
-    }
-
-    /// The client took what it had got, and asked for nothing: the upstream's silence is not its own.
-    fn wake_up(&mut self) -> Instant {
-        let now = Instant::now();
-        let pause = now.saturating_duration_since(self.polled);
-        if std::mem::take(&mut self.handed_out) && pause > PAUSE {
-            self.heard += pause;
-            self.lived += pause;
-        }
-        self.polled = now;
-        now
-    }
-
-    /// Whether the upstream can be asked to go on where this stream stands.
-    fn may_go_on(&self, aligner: &Aligner) -> bool {
-        // A client that has half an event would join it with another.
-        aligner.at_boundary() && (self.config().lossy || self.cursor.is_known())
-    }
-
-    /// When the silence is too long.
-    fn idle_at(&self) -> Option<Instant> {
-        let silent = self.config().idle_timeout.map(|time| self.heard + time);
-        let eventless = self.config().event_timeout.map(|time| self.lived + time);
-        match (silent, eventless) {
-            (Some(silent), Some(eventless)) => Some(silent.min(eventless)),
-            (silent, eventless) => silent.or(eventless),
-        }
-    }
-
-    /// Notes what the client gets of a piece, without what it has got already. An event that is not
-    /// `whole` can not be told to be one of those.
-    fn take(
-        &mut self,
-        scanner: &mut Scanner,
-        piece: Bytes,
-        whole: bool,
-    ) -> Result<Bytes, ResumeError> {
-        let now = self.polled;
-        let mut kept = self.cursor.is_checking().then(BytesMut::new);
-        let mut behind = 0;
-        let mut lost = false;
-        let (start, pings) = (piece.as_ptr().addr(), self.again.config.pings.clone());
-        scanner.scan(&piece, |event| {
-            let is_ping = |name: &[u8]| pings.iter().any(|ping| ping.as_bytes() == name);
-            let is_news = event.has_data && !event.name.is_some_and(is_ping);
-            if is_news {
-                self.lived = now;
-            }
-            if let Some(retry) = event.retry.and_then(retry) {
-                self.least = retry;
-            }
-            let mark = Mark {
-                id: event.id,
-                news: is_news.then_some(event.raw),
-            };
-            let fate = self.cursor.judge(mark);
-            lost |= fate == Fate::Lost;
-            if fate == Fate::Deliver {
-                self.cursor.deliver(mark);
-                self.ahead += usize::from(event.id.is_some());
-                if is_news {
-                    self.away_since = None;
-                }
-            }
-            let end = event.raw.as_ptr().addr() + event.raw.len() - start;
-            if let (Some(kept), Fate::Deliver) = (&mut kept, fate) {
-                kept.extend_from_slice(&piece[behind..end]);
-            } else if fate == Fate::Drop {
-                metrics::counter!("sse_guard_repeats_dropped_total").increment(1);
-            }
-            behind = end;
-        });
-        if lost {
-            return Err(ResumeError::Renumbered);
-        }
-        let Some(mut kept) = kept else {
-            return Ok(piece);
-        };
-        let rest = &piece[behind..];
-        if !whole && !rest.is_empty() && self.cursor.is_checking() {
-            return Err(ResumeError::TooLong);
-        }
-        kept.extend_from_slice(rest);
-        Ok(kept.freeze())
-    }
-}
-
-/// Digits alone, or it is to be ignored.
-fn retry(value: &[u8]) -> Option<Duration> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let millis = std::str::from_utf8(value).ok()?.parse().ok()?;
-    Some(Duration::from_millis(millis))
 }
 
 impl<B> Body for ResumeBody<B>

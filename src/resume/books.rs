@@ -1,0 +1,162 @@
+//! What is known of a stream that may outlive its upstream.
+
+use super::again::Again;
+use super::cursor::{Cursor, Fate, Mark};
+use super::{Config, ResumeError};
+use crate::guard::BoxError;
+use crate::wire::{Aligner, Scanner};
+use bytes::{Bytes, BytesMut};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A pause between two polls that is worth the books. Shorter ones are the client taking what it
+/// got.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What is known of one stream.
+pub(super) struct Books<B> {
+    pub(super) again: Again<B>,
+    pub(super) cursor: Cursor,
+    /// When the upstream said the last byte, and the last event that is a sign of life.
+    pub(super) heard: Instant,
+    pub(super) lived: Instant,
+    /// Since when this connection has been up.
+    pub(super) up: Instant,
+    pub(super) lost: Option<Lost>,
+    /// Since when no upstream has told anything new, if the last was not stable.
+    pub(super) away_since: Option<Instant>,
+    pub(super) old_at: Option<Instant>,
+    /// Events that the client got since a successor was asked for.
+    pub(super) ahead: usize,
+    pub(super) tries: u32,
+    /// The upstream's own `retry`.
+    pub(super) least: Duration,
+    pub(super) polled: Instant,
+    pub(super) handed_out: bool,
+}
+
+/// How and when the upstream was lost.
+pub(super) struct Lost {
+    pub(super) at: Instant,
+    pub(super) error: BoxError,
+}
+
+impl<B> Books<B> {
+    /// `last_id` is what the client has asked with.
+    pub(super) fn new(again: Again<B>, last_id: Option<&[u8]>) -> Self {
+        let now = Instant::now();
+        Self {
+            cursor: Cursor::new(last_id, again.config.look_back),
+            old_at: again.config.old_at(now),
+            again,
+            heard: now,
+            lived: now,
+            up: now,
+            lost: None,
+            away_since: None,
+            ahead: 0,
+            tries: 0,
+            least: Duration::ZERO,
+            polled: now,
+            handed_out: false,
+        }
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.again.config
+    }
+
+    /// The client took what it had got, and asked for nothing: the upstream's silence is not its own.
+    pub(super) fn wake_up(&mut self) -> Instant {
+        let now = Instant::now();
+        let pause = now.saturating_duration_since(self.polled);
+        if std::mem::take(&mut self.handed_out) && pause > PAUSE {
+            self.heard += pause;
+            self.lived += pause;
+        }
+        self.polled = now;
+        now
+    }
+
+    /// Whether the upstream can be asked to go on where this stream stands.
+    pub(super) fn may_go_on(&self, aligner: &Aligner) -> bool {
+        // A client that has half an event would join it with another.
+        aligner.at_boundary() && (self.config().lossy || self.cursor.is_known())
+    }
+
+    /// When the silence is too long.
+    pub(super) fn idle_at(&self) -> Option<Instant> {
+        let silent = self.config().idle_timeout.map(|time| self.heard + time);
+        let eventless = self.config().event_timeout.map(|time| self.lived + time);
+        match (silent, eventless) {
+            (Some(silent), Some(eventless)) => Some(silent.min(eventless)),
+            (silent, eventless) => silent.or(eventless),
+        }
+    }
+
+    /// Notes what the client gets of a piece, without what it has got already. An event that is not
+    /// `whole` can not be told to be one of those.
+    pub(super) fn take(
+        &mut self,
+        scanner: &mut Scanner,
+        piece: Bytes,
+        whole: bool,
+    ) -> Result<Bytes, ResumeError> {
+        let now = self.polled;
+        let mut kept = self.cursor.is_checking().then(BytesMut::new);
+        let mut behind = 0;
+        let mut lost = false;
+        let (start, pings) = (piece.as_ptr().addr(), self.again.config.pings.clone());
+        scanner.scan(&piece, |event| {
+            let is_ping = |name: &[u8]| pings.iter().any(|ping| ping.as_bytes() == name);
+            let is_news = event.has_data && !event.name.is_some_and(is_ping);
+            if is_news {
+                self.lived = now;
+            }
+            if let Some(retry) = event.retry.and_then(retry) {
+                self.least = retry;
+            }
+            let mark = Mark {
+                id: event.id,
+                news: is_news.then_some(event.raw),
+            };
+            let fate = self.cursor.judge(mark);
+            lost |= fate == Fate::Lost;
+            if fate == Fate::Deliver {
+                self.cursor.deliver(mark);
+                self.ahead += usize::from(event.id.is_some());
+                if is_news {
+                    self.away_since = None;
+                }
+            }
+            let end = event.raw.as_ptr().addr() + event.raw.len() - start;
+            if let (Some(kept), Fate::Deliver) = (&mut kept, fate) {
+                kept.extend_from_slice(&piece[behind..end]);
+            } else if fate == Fate::Drop {
+                metrics::counter!("sse_guard_repeats_dropped_total").increment(1);
+            }
+            behind = end;
+        });
+        if lost {
+            return Err(ResumeError::Renumbered);
+        }
+        let Some(mut kept) = kept else {
+            return Ok(piece);
+        };
+        let rest = &piece[behind..];
+        if !whole && !rest.is_empty() && self.cursor.is_checking() {
+            return Err(ResumeError::TooLong);
+        }
+        kept.extend_from_slice(rest);
+        Ok(kept.freeze())
+    }
+}
+
+/// Digits alone, or it is to be ignored.
+fn retry(value: &[u8]) -> Option<Duration> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let millis = std::str::from_utf8(value).ok()?.parse().ok()?;
+    Some(Duration::from_millis(millis))
+}
