@@ -353,6 +353,10 @@ mod tests {
             assert_eq!(fates(&mut cursor, &ids), format!("{dropped}++"), "{from}");
             assert!(!cursor.is_checking());
         }
+        // With the last of them all is known.
+        let mut cursor = fed(&stream);
+        assert_eq!(fates(&mut cursor, &stream), "-----");
+        assert!(!cursor.is_checking());
         // They are not mistaken for those behind another id.
         assert_eq!(fates(&mut fed(&["a", "-x", "b"]), &["-x", "c"]), "++");
         // Of its like, as pings are, no more than one is dropped.

@@ -695,6 +695,16 @@ async fn it_ends_once_with_its_trailers_or_its_failure() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connections_that_began_together_do_not_grow_old_together() {
+    let layer = ResumeLayer::new().max_age(Duration::from_secs(100), 0.1);
+    let now = Instant::now();
+    let ages = (0..1_000).map(|_| layer.config.old_at(now).unwrap() - now);
+    let ages: Vec<_> = ages.map(|age| age.as_secs()).collect();
+    assert!(ages.iter().all(|age| (90..=110).contains(age)));
+    assert!(ages.contains(&91) && ages.contains(&108));
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_can_not_be_replaced_stays() {
     let slowly = Upstream::new().repeat(30, |upstream| upstream.wait(1).send("data: x\n\n"));
     let upstreams = Upstreams::new([slowly]);
