@@ -194,7 +194,6 @@ impl Cursor {
         self.last_id.clear();
         if id.len() > LONGEST {
             self.has_begun = true;
-            self.delivered.clear();
             return;
         }
         self.last_id.extend_from_slice(id);

@@ -497,13 +497,50 @@ async fn pings_are_no_events_to_its_clock() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_makes_no_idle_upstream() {
-    let upstreams = Upstreams::new([sends(1..=1).wait(100).send(&numbered(2..=2))]);
-    let layer = ResumeLayer::new().idle_timeout(Duration::from_secs(120));
-    let mut client = open(layer, &upstreams).await;
-    assert!(client.next().await.unwrap().is_ok());
-    tokio::time::advance(Duration::from_secs(3_600)).await;
-    assert_eq!(events(&client.text().await), numbered(2..=2));
-    assert_eq!(upstreams.ids().len(), 1);
+    let most = Duration::from_secs(120);
+    for layer in [
+        ResumeLayer::new().idle_timeout(most),
+        ResumeLayer::new().event_timeout(most),
+    ] {
+        let upstreams = Upstreams::new([sends(1..=1).wait(100).send(&numbered(2..=2))]);
+        let mut client = open(layer, &upstreams).await;
+        assert!(client.next().await.unwrap().is_ok());
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        assert_eq!(events(&client.text().await), numbered(2..=2));
+        assert_eq!(upstreams.ids().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_not_read_yet_makes_a_silent_upstream_no_less_so() {
+    let most = Duration::from_secs(120);
+    for layer in [
+        ResumeLayer::new().idle_timeout(most),
+        ResumeLayer::new().event_timeout(most),
+    ] {
+        let upstreams = Upstreams::new([sends(1..=1).hang(), sends(2..=2)]);
+        let mut client = open(layer, &upstreams).await;
+        assert!(client.next().await.unwrap().is_ok());
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        assert_eq!(events(&client.text().await), numbered(2..=2));
+        let waited = upstreams.waits()[0].as_secs();
+        assert!((3_720..=3_721).contains(&waited), "{waited}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_clocks_the_first_counts() {
+    let secs = Duration::from_secs;
+    for (idle, eventless, least) in [(20, 60, 30), (60, 20, 20), (40, 60, 50)] {
+        let upstreams = Upstreams::new([sends(1..=1).wait(10).send(": c\n").hang(), sends(2..=2)]);
+        let layer = ResumeLayer::new()
+            .idle_timeout(secs(idle))
+            .event_timeout(secs(eventless));
+        open(layer, &upstreams).await.text().await;
+        let waited = upstreams.waits()[0];
+        let least = secs(least);
+        assert!(waited >= least && waited <= least + secs(2), "{waited:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
