@@ -319,7 +319,6 @@ where
         *this.aligner = Aligner::new();
         // What a mark at the start of it would stand behind.
         this.aligner.spoke();
-        *this.successor = None;
         this.source.set(Source::Live { body });
     }
 

@@ -4,7 +4,8 @@ use crate::heartbeat::HeartbeatLayer;
 use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
 use crate::stream::{EndReason, StreamState};
 use crate::{SseGuardLayer, StreamError};
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Mutex;
@@ -140,9 +141,14 @@ async fn its_client_hears_heartbeats_meanwhile() {
     assert_eq!(stream.state(), StreamState::Open);
     assert_eq!(client.next().await.unwrap().unwrap(), ": heartbeat\n");
     assert_eq!(stream.state(), StreamState::Resuming);
-    let text = client.text().await;
+    let mut text = String::new();
+    while !text.ends_with(&numbered(2..=2)) {
+        text.push_str(&client.next().await.unwrap().unwrap());
+    }
     assert!(text.matches(": heartbeat\n").count() >= 3, "{text}");
     assert_eq!(events(&text), numbered(2..=2));
+    assert_eq!(stream.state(), StreamState::Open);
+    assert_eq!(client.text().await, "");
     assert_eq!(stream.state(), StreamState::Closed);
 }
 
@@ -151,13 +157,19 @@ async fn what_the_upstream_repeats_is_dropped() {
     let upstreams = Upstreams::new([
         sends(1..=5).fail(),
         Upstream::new()
-            .send(&format!(": again\n{}", numbered(1..=4)))
+            .send(&format!(": hello\n\n: again\n{}", numbered(1..=2)))
+            .send(&format!("{}: back\n", numbered(3..=4)))
             .send(&numbered(5..=7))
             .fail(),
         sends(8..=8),
     ]);
     let client = open(ResumeLayer::new(), &upstreams).await;
-    assert_eq!(events(&client.text().await), numbered(1..=8));
+    let text = client.text().await;
+    // With its comments, but those of what is dropped.
+    let comments = text.lines().filter(|line| line.starts_with(": "));
+    assert_eq!(comments.collect::<Vec<_>>(), [": hello", ": back"]);
+    let text = text.replace(": hello\n\n", "");
+    assert_eq!(events(&text), numbered(1..=8));
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,6 +179,17 @@ async fn numbers_that_start_anew_beyond_the_look_back_end_the_stream() {
     let (text, end) = client.read().await;
     assert_eq!(events(&text), numbered(1..=9));
     assert!(end.unwrap_err().to_string().contains("ids start anew"));
+    // Nothing that follows is let through, even if it came with it.
+    let upstreams = Upstreams::new([
+        sends(1..=9).fail(),
+        Upstream::new()
+            .send("id: 1\nda")
+            .send("ta: 1\n\nid: 10\ndata: 10\n\n")
+            .hang(),
+    ]);
+    let client = open(ResumeLayer::new().look_back(4), &upstreams).await;
+    let (text, end) = client.read().await;
+    assert_eq!((events(&text), end.is_err()), (numbered(1..=9), true));
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,6 +198,11 @@ async fn without_ids_it_fails_as_it_would_have_unless_told_that_nobody_minds() {
     let upstreams = Upstreams::new(script());
     let (text, end) = open(ResumeLayer::new(), &upstreams).await.read().await;
     assert_eq!((text.as_str(), end.is_err()), ("data: 1\n\n", true));
+    let half = Upstream::new().send("data: 1\n\ndata").fail();
+    let client = open(ResumeLayer::new(), &Upstreams::new([half])).await;
+    let stream = client.stream();
+    assert_eq!(client.read().await.0, "data: 1\n\n");
+    assert_eq!(stream.dropped_bytes(), 4);
     let upstreams = Upstreams::new(script());
     let client = open(ResumeLayer::new().lossy(true), &upstreams).await;
     assert_eq!(
@@ -529,6 +557,156 @@ async fn a_client_that_has_not_read_yet_makes_a_silent_upstream_no_less_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn events_with_data_feed_both_clocks() {
+    let talks = Upstream::new().repeat(10, |upstream| upstream.wait(4).send(&numbered(1..=1)));
+    for layer in [
+        ResumeLayer::new().idle_timeout(Duration::from_secs(10)),
+        ResumeLayer::new().event_timeout(Duration::from_secs(10)),
+    ] {
+        let upstreams = Upstreams::new([talks.clone()]);
+        open(layer, &upstreams).await.text().await;
+        assert_eq!(upstreams.ids().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_and_age_are_told_apart() {
+    let secs = Duration::from_secs;
+    for (idle, age, first, state) in [
+        (20, 60, 20, StreamState::Resuming),
+        (60, 20, 20, StreamState::Open),
+    ] {
+        let upstreams = Upstreams::new([sends(1..=1).hang(), sends(2..=2).late(30)]);
+        let layer = ResumeLayer::new()
+            .idle_timeout(secs(idle))
+            .max_age(secs(age), 0.0);
+        let mut client = open(layer, &upstreams).await;
+        let stream = client.stream();
+        while upstreams.ids().len() < 2 {
+            let _ = tokio::time::timeout(Duration::from_millis(100), client.next()).await;
+        }
+        assert_eq!(stream.state(), state);
+        let waited = upstreams.waits()[0];
+        assert!(
+            waited >= secs(first) && waited <= secs(first + 1),
+            "{waited:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_stream_asks_for_a_successor_at_each_age() {
+    let refusals = (0..20).map(|_| Upstream::new().status(403));
+    let upstreams = Upstreams::new(
+        [sends(1..=1).wait(115).send(": c\n")]
+            .into_iter()
+            .chain(refusals),
+    );
+    let layer = ResumeLayer::new().idle_timeout(Duration::from_secs(600));
+    let layer = layer.max_age(Duration::from_secs(10), 0.0);
+    let guard = SseGuardLayer::new().heartbeat(None);
+    let service = guard.layer(layer.layer(upstreams.clone()));
+    Client::new(service.oneshot(get()).await.unwrap())
+        .text()
+        .await;
+    assert!(
+        (10..=12).contains(&upstreams.ids().len()),
+        "{:?}",
+        upstreams.waits()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn age_is_that_of_the_connection() {
+    let upstreams = Upstreams::new([
+        sends(1..=1).wait(8).fail(),
+        sends(2..=2).hang(),
+        sends(3..=3),
+    ]);
+    let layer = ResumeLayer::new().max_age(Duration::from_secs(10), 0.0);
+    let client = open(layer, &upstreams).await;
+    assert_eq!(events(&client.text().await), numbered(1..=3));
+    let waited = upstreams.waits()[1];
+    assert!(waited >= Duration::from_secs(10), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_of_a_loss_is_counted() {
+    let recorder = DebuggingRecorder::new();
+    let local = metrics::set_default_local_recorder(&recorder);
+    let resumed = || [sends(1..=3).fail(), sends(2..=4).fail()];
+    let refuses = Upstream::new().status(404);
+    let is_over = Upstream::new().status(204);
+    for last in [Some(refuses), Some(is_over), None] {
+        let upstreams = Upstreams::new(resumed().into_iter().chain(last));
+        open(ResumeLayer::new(), &upstreams)
+            .await
+            .read()
+            .await
+            .1
+            .ok();
+    }
+    drop(local);
+    let mut counts = Vec::new();
+    for (key, _, _, value) in recorder.snapshotter().snapshot().into_vec() {
+        let label = key
+            .key()
+            .labels()
+            .next()
+            .map(|label| label.value().to_owned());
+        match (key.key().name(), value) {
+            ("sse_guard_resumes_total", DebugValue::Counter(n)) => counts.push((label, n)),
+            ("sse_guard_repeats_dropped_total", DebugValue::Counter(n)) => counts.push((None, n)),
+            ("sse_guard_resume_seconds", DebugValue::Histogram(times)) => {
+                assert_eq!(times.len(), 3);
+                assert!(times.iter().all(|time| time.0 <= 1.1), "{times:?}");
+            }
+            _ => {}
+        }
+    }
+    counts.sort();
+    let count = |outcome: ResumeOutcome, n| (Some(outcome.as_str().to_owned()), n);
+    let expected = [
+        (None, 6),
+        count(ResumeOutcome::GaveUp, 1),
+        count(ResumeOutcome::Over, 1),
+        count(ResumeOutcome::Refused, 1),
+        count(ResumeOutcome::Resumed, 3),
+    ];
+    assert_eq!(counts, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_is_digits_alone() {
+    for said in ["+60000", "", " 60000", "6e4"] {
+        let said = format!("retry: {said}\n\n");
+        let upstreams = Upstreams::new([sends(1..=1).send(&said).fail(), sends(2..=2)]);
+        open(ResumeLayer::new(), &upstreams).await.text().await;
+        assert!(upstreams.waits()[0] < Duration::from_secs(2), "{said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_body_knows_its_end_by_itself() {
+    for (last, is_clean) in [
+        (Upstream::new(), true),
+        (Upstream::new().trailers(), true),
+        (Upstream::new().fail(), false),
+    ] {
+        let service = ResumeLayer::new().attempts(0).layer(Upstreams::new([last]));
+        let mut body = service.oneshot(get()).await.unwrap().into_body();
+        assert!(!body.is_end_stream());
+        let mut is_ok = true;
+        while let Some(frame) = body.frame().await {
+            is_ok &= frame.is_ok();
+        }
+        assert_eq!(is_ok, is_clean);
+        assert!(body.is_end_stream());
+        assert!(body.frame().await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_two_clocks_the_first_counts() {
     let secs = Duration::from_secs;
     for (idle, eventless, least) in [(20, 60, 30), (60, 20, 20), (40, 60, 50)] {
@@ -643,13 +821,38 @@ async fn an_age_of_nothing_is_an_age() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn it_is_replaced_again_and_again() {
+    let upstreams = Upstreams::by(|_, id| {
+        let next = id.map_or(0, |id| id.parse::<u32>().unwrap() + 1);
+        let send = |upstream: Upstream, id| upstream.wait(1).send(&numbered([id]));
+        (next..100).fold(Upstream::new(), send)
+    });
+    let layer = ResumeLayer::new()
+        .look_back(4)
+        .max_age(Duration::from_secs(10), 0.0);
+    let client = open(layer, &upstreams).await;
+    let stream = client.stream();
+    assert_eq!(events(&client.text().await), numbered(0..100));
+    assert!(upstreams.ids().len() >= 8);
+    // By then the one before has gone: all events came in the time of one connection, and its pauses.
+    assert!(
+        stream.age() <= Duration::from_secs(120),
+        "{:?}",
+        stream.age()
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_successor_on_its_way_is_asked_for_again_when_the_old_one_breaks_off() {
     let upstreams = Upstreams::new([
         sends(1..=1).wait(15).send(&numbered(2..=2)).fail(),
         sends(2..=2).late(3_600),
         sends(3..=3),
     ]);
-    let layer = ResumeLayer::new().max_age(Duration::from_secs(10), 0.0);
+    // As long as it is on its way nobody else can ask.
+    let queue = Admission::new(Duration::ZERO, 1);
+    let layer = ResumeLayer::new().admission(&queue);
+    let layer = layer.max_age(Duration::from_secs(10), 0.0);
     let client = open(layer, &upstreams).await;
     assert_eq!(events(&client.text().await), numbered(1..=3));
     let ids = upstreams.ids();
