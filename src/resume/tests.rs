@@ -443,14 +443,105 @@ async fn after_all_tries_or_all_the_time_it_fails_as_it_did() {
         ResumeLayer::new().give_up(Duration::from_secs(20)),
     ] {
         let upstreams = Upstreams::new([sends(1..=1).fail()]);
-        let client = open(layer, &upstreams).await;
+        let client = open(layer.clone(), &upstreams).await;
         let stream = client.stream();
         let (text, end) = client.read().await;
         assert_eq!(events(&text), numbered(1..=1));
         assert!(end.unwrap_err().to_string().contains("died"));
         assert_eq!(stream.end_reason(), Some(EndReason::UpstreamError));
-        assert!(upstreams.ids().len() >= 3);
+        let asked = upstreams.ids().len();
+        assert!(asked >= 3 && (asked == 5 || layer.config.attempts.is_none()));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_degraded_when_three_tries_were_in_vain() {
+    let upstreams = Upstreams::new([sends(1..=1).fail()]);
+    let mut client = open(ResumeLayer::new(), &upstreams).await;
+    let stream = client.stream();
+    let mut states = Vec::new();
+    while upstreams.ids().len() < 6 {
+        let _ = tokio::time::timeout(Duration::from_micros(100), client.next()).await;
+        states.resize(upstreams.ids().len(), stream.state());
+        states.pop();
+        states.push(stream.state());
+    }
+    let (open, resuming) = (StreamState::Open, StreamState::Resuming);
+    assert!(states[0] == open || states[0] == resuming);
+    assert_eq!(states[1..3], [resuming; 2]);
+    assert_eq!(states[3..], [StreamState::Degraded; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_upstream_is_taken_for_dead_by_what_all_streams_hear() {
+    for (fails, ends) in [
+        (
+            Some(Upstream::new().status(503)),
+            Upstream::new().status(404),
+        ),
+        (None, sends(2..=2)),
+    ] {
+        let queue = Admission::default();
+        let upstreams = Upstreams::answering(move |asked, _| match asked {
+            0 => Some(sends(1..=1).fail()),
+            1..=5 => fails.clone(),
+            _ => Some(ends.clone()),
+        });
+        let layer = ResumeLayer::new().admission(&queue);
+        let client = open(layer, &upstreams).await;
+        let client = tokio::spawn(client.read());
+        while upstreams.ids().len() < 6 {
+            assert!(!queue.is_broken());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(queue.is_broken());
+        client.await.unwrap().1.unwrap();
+        assert!(!queue.is_broken());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_request_is_put_as_it_was_but_for_the_id() {
+    #[derive(Clone, PartialEq, Debug)]
+    struct Extension(u32);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let upstream = {
+        let asked = asked.clone();
+        tower::service_fn(move |request: Asks| {
+            let (head, _) = request.into_parts();
+            let is_first = asked.lock().unwrap().is_empty();
+            asked.lock().unwrap().push(head);
+            let script = if is_first {
+                sends(1..=1).fail()
+            } else {
+                sends(2..=2)
+            };
+            std::future::ready(Ok::<_, io::Error>(script.response()))
+        })
+    };
+    let mut request = Request::get("/events?x=1").version(http::Version::HTTP_11);
+    for (name, value) in [
+        ("accept", "text/event-stream"),
+        ("x-a", "1"),
+        ("x-a", "2"),
+        ("last-event-id", "0"),
+    ] {
+        request = request.header(name, value);
+    }
+    let request = request.extension(Extension(7)).body(Empty::new()).unwrap();
+    let service = ResumeLayer::new().layer(upstream);
+    let body = service.oneshot(request).await.unwrap().into_body();
+    body.collect().await.unwrap();
+    let mut asked = asked.lock().unwrap();
+    let (again, mut first) = (asked.pop().unwrap(), asked.pop().unwrap());
+    first.headers.insert(LAST_EVENT_ID, "1".parse().unwrap());
+    assert_eq!((&again.method, &again.uri), (&first.method, &first.uri));
+    assert_eq!(
+        (&again.version, &again.headers),
+        (&first.version, &first.headers)
+    );
+    assert_eq!(again.extensions.get(), Some(&Extension(7)));
 }
 
 #[tokio::test(start_paused = true)]
