@@ -45,8 +45,9 @@ use crate::asked::Asked;
 #[cfg(doc)]
 use crate::family::Family;
 use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
+use crate::jitter::jittered;
 use crate::rejection::Rejection;
-use crate::rotation::{DEFAULT_RETRY, jittered};
+use crate::rotation::DEFAULT_RETRY;
 use crate::stream::EndReason;
 use crate::wire::{Words, WordsError};
 use http::Request;

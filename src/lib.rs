@@ -57,6 +57,7 @@ mod head;
 pub mod heartbeat;
 pub mod idle_timeout;
 pub mod inject;
+mod jitter;
 mod lock;
 pub mod metrics;
 #[cfg(feature = "proxy")]

@@ -88,6 +88,7 @@ pub use body::ResumeBody;
 
 use crate::asked::{Asked, Kind};
 use crate::guard::BoxError;
+use crate::jitter::{LONGEST, around};
 use crate::stream::{Begun, Stream};
 use again::{Again, Ask, Asker, LAST_EVENT_ID, Of};
 use bytes::Bytes;
@@ -182,14 +183,11 @@ struct Config {
 impl Config {
     fn old_at(&self, now: Instant) -> Option<Instant> {
         let (age, jitter) = self.max_age?;
-        let age = age.mul_f64(1.0 + jitter * (2.0 * fastrand::f64() - 1.0));
+        let age = around(age, jitter);
         // At no age at all it would be replaced without a pause.
         now.checked_add(age.max(YOUNGEST))
     }
 }
-
-/// Longer than anything lives; arithmetic with it stays in range.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The shortest age at which a connection is old.
 const YOUNGEST: Duration = Duration::from_millis(1);

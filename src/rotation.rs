@@ -53,6 +53,7 @@ use crate::asked::Asked;
 #[cfg(doc)]
 use crate::family::Family;
 use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
+use crate::jitter::{LONGEST, around, jittered};
 use crate::rejection::Rejection;
 use crate::stream::EndReason;
 use crate::wire::{LineEnd, Words, WordsError};
@@ -66,15 +67,6 @@ use tower_layer::Layer;
 
 /// When clients are to come back unless told otherwise: 2 s.
 pub const DEFAULT_RETRY: Duration = Duration::from_secs(2);
-
-/// Half to one and a half of `retry`, so that clients told at the same instant come back at
-/// different ones.
-pub(crate) fn jittered(retry: Duration) -> Duration {
-    retry.min(LONGEST).mul_f64(0.5 + fastrand::f64())
-}
-
-/// Longer than anything lives; arithmetic with it stays in range.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Ends old streams. See the [module docs](self). No age is set by default: it just listens to
 /// its [`DrainHandle`].
@@ -204,7 +196,7 @@ impl Rule for RotationLayer {
             .config
             .max_age
             .filter(|_| comes_back)
-            .map(|(age, jitter)| age.mul_f64(1.0 + jitter * (2.0 * fastrand::f64() - 1.0)));
+            .map(|(age, jitter)| around(age, jitter));
         Ok(Some(RotationPolicy {
             config: self.config.clone(),
             comes_back,

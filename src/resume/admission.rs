@@ -1,6 +1,6 @@
 //! How fast an upstream is asked again by all streams that have lost it together.
 
-use super::LONGEST;
+use crate::jitter::LONGEST;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;

@@ -5,6 +5,7 @@ use super::admission::{Admission, Turn};
 use super::template::Template;
 use crate::asked::{Asked, Kind};
 use crate::guard::BoxError;
+use crate::jitter::up_to;
 use crate::lock::lock;
 use crate::stream::{Stream, StreamState};
 use http::header::RETRY_AFTER;
@@ -138,18 +139,13 @@ impl<B> Drop for Asking<B> {
     }
 }
 
-/// Any time up to `longest`.
-fn jitter(longest: Duration) -> Duration {
-    longest.mul_f64(fastrand::f64())
-}
-
 impl Config {
     /// Full jitter: any time up to what doubles with each try, but not before the upstream wants it.
     fn wait(&self, tries: u32, least: Duration) -> Duration {
         let doubled = self.initial.saturating_mul(1 << tries.min(16));
-        let wait = jitter(doubled.min(self.longest));
+        let wait = up_to(doubled.min(self.longest));
         match wait < least {
-            true => least.saturating_add(jitter(self.initial)),
+            true => least.saturating_add(up_to(self.initial)),
             false => wait,
         }
     }

@@ -1,5 +1,6 @@
 //! The live streams, and the word to end them.
 
+use crate::jitter::{LONGEST, up_to};
 use crate::lock::lock;
 use crate::stream::{EndReason, Stream, StreamId};
 use std::collections::HashMap;
@@ -46,7 +47,7 @@ impl Entry {
     fn drain(&self, by: Instant) {
         let left = by.saturating_duration_since(Instant::now());
         let at = match self.comes_back {
-            true => Instant::now() + left.mul_f64(fastrand::f64()),
+            true => Instant::now() + up_to(left),
             false => by,
         };
         self.stream.stop_at(at, EndReason::Drained);
@@ -68,7 +69,7 @@ impl DrainHandle {
     /// A stream whose client does not read, or that is inside an event which does not end, can not
     /// end in time: bound the wait for [`finished`](Self::finished).
     pub fn drain(&self, window: Duration) {
-        let by = Instant::now() + window.min(super::LONGEST);
+        let by = Instant::now() + window.min(LONGEST);
         let mut live = self.0.live();
         live.drained_by = Some(by);
         let entries: Vec<Entry> = live.streams.values().cloned().collect();
