@@ -2,7 +2,6 @@
 
 use crate::family::Family;
 use crate::head::{accepts_event_stream, is_encoded, is_event_stream};
-use http::header::CONTENT_TYPE;
 use http::{Method, Request, StatusCode, response};
 
 /// What of the request matters once the response is there.
@@ -20,6 +19,16 @@ impl Asked {
             accepts_stream: accepts_event_stream(request.headers()),
             family: Family::of(request),
         }
+    }
+
+    /// Whether a response of this status has a body, RFC 9112 section 6.3. That of a 205 is empty.
+    pub(crate) fn has_body(&self, status: StatusCode) -> bool {
+        let is_tunnel = self.method == Method::CONNECT && status.is_success();
+        let is_empty = matches!(
+            status,
+            StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+        );
+        self.method != Method::HEAD && !is_tunnel && !is_empty && !status.is_informational()
     }
 
     pub(crate) fn is_get(&self) -> bool {
@@ -49,23 +58,33 @@ pub(crate) enum Kind {
     Stream,
     /// An event stream in a content coding: nothing can be put into it.
     Encoded,
+    /// A range of bytes of an event stream, RFC 9110 section 15.3.7: it may begin and end anywhere, and
+    /// what is put into it moves the rest.
+    Partial,
     /// Not an event stream.
     Other,
 }
 
 impl Kind {
+    /// A stream is a 2xx with a body of that type, whatever the method: an `EventSource` takes 200
+    /// alone, other clients take any of them.
     pub(crate) fn of(asked: &Asked, head: &response::Parts) -> Self {
-        let content_type = head.headers.get(CONTENT_TYPE);
-        if head.status != StatusCode::OK
-            || asked.method == Method::HEAD
-            || !content_type.is_some_and(is_event_stream)
+        if !asked.has_body(head.status)
+            || !head.status.is_success()
+            || !is_event_stream(&head.headers)
         {
             return Self::Other;
         }
-        match is_encoded(&head.headers) {
-            true => Self::Encoded,
-            false => Self::Stream,
+        match head.status {
+            StatusCode::PARTIAL_CONTENT => Self::Partial,
+            _ if is_encoded(&head.headers) => Self::Encoded,
+            _ => Self::Stream,
         }
+    }
+
+    /// Whether its bytes tell nothing, so that it passes as it is.
+    pub(crate) fn is_opaque(self) -> bool {
+        matches!(self, Self::Encoded | Self::Partial)
     }
 }
 
@@ -73,7 +92,7 @@ impl Kind {
 mod tests {
     use super::*;
     use crate::head::EVENT_STREAM;
-    use http::header::CONTENT_ENCODING;
+    use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
     use http::{HeaderName, Response};
 
     fn kind(method: Method, status: u16, headers: &[(HeaderName, &str)]) -> Kind {
@@ -90,17 +109,22 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_a_200_of_the_type_that_nobody_asked_the_head_of() {
+    fn a_stream_is_a_2xx_of_the_type_that_has_a_body() {
         for content_type in [
             "text/event-stream",
             "Text/Event-Stream; charset=utf-8",
             "text/event-stream ;x=y",
+            "text/event-stream, charset=utf-8",
         ] {
             let typed = [(CONTENT_TYPE, content_type)];
-            assert_eq!(kind(Method::GET, 200, &typed), Kind::Stream);
-            assert_eq!(kind(Method::POST, 200, &typed), Kind::Stream);
-            assert_eq!(kind(Method::HEAD, 200, &typed), Kind::Other);
-            for status in [201, 204, 206, 304, 404, 429, 500] {
+            for status in [200, 201, 202, 203, 226, 299] {
+                assert_eq!(kind(Method::GET, status, &typed), Kind::Stream);
+                assert_eq!(kind(Method::POST, status, &typed), Kind::Stream);
+                assert_eq!(kind(Method::HEAD, status, &typed), Kind::Other);
+                assert_eq!(kind(Method::CONNECT, status, &typed), Kind::Other);
+            }
+            assert_eq!(kind(Method::GET, 206, &typed), Kind::Partial);
+            for status in [101, 204, 205, 301, 304, 404, 429, 500] {
                 assert_eq!(kind(Method::GET, status, &typed), Kind::Other);
             }
         }
@@ -118,7 +142,9 @@ mod tests {
         for (coding, expected) in [
             ("gzip", Kind::Encoded),
             ("br", Kind::Encoded),
+            ("identity, br", Kind::Encoded),
             ("Identity", Kind::Stream),
+            ("none", Kind::Stream),
         ] {
             let headers = [(CONTENT_TYPE, EVENT_STREAM), (CONTENT_ENCODING, coding)];
             assert_eq!(kind(Method::GET, 200, &headers), expected);

@@ -128,7 +128,7 @@ impl Rule for CompletionLayer {
             Family::Raw | Family::Mcp if !is_said => Awaits::Sign,
             _ => return Ok(None),
         };
-        Ok(head.stream.map(|_| CompletionPolicy {
+        Ok(head.readable().map(|_| CompletionPolicy {
             required: self.required,
             family,
             awaits,

@@ -23,7 +23,7 @@ use crate::asked::{Asked, Kind};
 use crate::head;
 use crate::rejection::{Rejected, Rejection};
 use crate::stream::{Begun, Stream};
-use crate::wire::DEFAULT_HOLD;
+use crate::wire::{Aligner, DEFAULT_HOLD};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -133,24 +133,28 @@ fn opened<R: Rule, B>(
 ) -> Response<Guarded<B, R::Policy>> {
     let (mut parts, body) = response.into_parts();
     let rejected = parts.extensions.get::<Rejected>().is_some();
-    let kind = match Kind::of(asked, &parts) {
-        Kind::Stream if rejected => Kind::Other,
-        kind => kind,
+    let kind = match rejected {
+        true => Kind::Other,
+        false => Kind::of(asked, &parts),
     };
     let known = parts.extensions.get::<Stream>().cloned();
     // Who finds no record is the innermost and keeps the record's books.
     let keeps_books = known.is_none();
     let stream = match kind {
-        Kind::Stream if R::READS => Some(known.unwrap_or_else(|| {
+        Kind::Other => None,
+        _ if R::READS => Some(known.unwrap_or_else(|| {
             let begun = parts.extensions.remove::<Begun>();
             begun.map_or_else(Stream::open, |Begun(stream)| stream)
         })),
-        Kind::Stream => known,
-        Kind::Encoded | Kind::Other => None,
+        _ => known,
     };
+    if let Some(stream) = stream.as_ref().filter(|_| kind.is_opaque()) {
+        stream.set_opaque();
+    }
     let head = Head {
         asked,
         status: parts.status,
+        headers: &parts.headers,
         kind,
         stream: stream.as_ref(),
         rejected,
@@ -159,21 +163,23 @@ fn opened<R: Rule, B>(
         Ok(policy) => policy,
         Err(rejection) => return rejection.into_response().map(Guarded::words),
     };
-    let body = match (kind, stream) {
-        (Kind::Stream, Some(stream)) if R::READS => {
+    let body = match stream {
+        _ if kind == Kind::Other => Guarded::pass(body),
+        Some(stream) if R::READS => {
             if keeps_books {
                 parts.extensions.insert(stream.clone());
             }
-            let hold = if R::SPEAKS {
-                head::harden(&mut parts.headers);
-                if stream.align() { 0 } else { DEFAULT_HOLD }
-            } else {
-                0
+            let aligner = match (kind, R::SPEAKS) {
+                (Kind::Stream, true) => {
+                    head::harden(&mut parts.headers);
+                    Aligner::with_hold(if stream.align() { 0 } else { DEFAULT_HOLD })
+                }
+                (Kind::Stream, false) => Aligner::with_hold(0),
+                _ => Aligner::opaque(),
             };
-            Guarded::stream(body, policy, stream, keeps_books, hold)
+            Guarded::stream(body, policy, stream, keeps_books, aligner)
         }
-        (Kind::Stream | Kind::Encoded, _) => Guarded::carry(body, policy),
-        (Kind::Other, _) => Guarded::pass(body),
+        _ => Guarded::carry(body, policy),
     };
     Response::from_parts(parts, body)
 }

@@ -1,5 +1,7 @@
 //! What heads say, and are made to say.
 
+mod media_type;
+
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
 };
@@ -9,33 +11,69 @@ pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 
 pub(crate) const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
+/// The content codings of the [IANA registry](https://www.iana.org/assignments/http-parameters), but for
+/// `identity`, and the older names that RFC 9110 section 8.4.1 keeps.
+const CODINGS: [&str; 12] = [
+    "gzip",
+    "br",
+    "zstd",
+    "deflate",
+    "x-gzip",
+    "compress",
+    "x-compress",
+    "dcb",
+    "dcz",
+    "aes128gcm",
+    "exi",
+    "pack200-gzip",
+];
+
+/// Whether a body is in a content coding. Values that name none, such as `none` and `utf-8`, are in common
+/// use to keep middleware from compressing: clients read such a body as it is.
 pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
-    let coding = headers.get(CONTENT_ENCODING);
-    coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    headers.get_all(CONTENT_ENCODING).iter().any(|value| {
+        let mut codings = value.as_bytes().split(|&byte| byte == b',');
+        codings.any(|coding| {
+            let coding = coding.trim_ascii();
+            let mut known = CODINGS.iter();
+            known.any(|known| coding.eq_ignore_ascii_case(known.as_bytes()))
+        })
+    })
 }
 
-/// A media type without its parameters.
-fn essence(value: &[u8]) -> &[u8] {
-    let essence = value.split(|&byte| byte == b';').next().unwrap_or(value);
-    essence.trim_ascii()
+/// Whether the media type of a body is that of event streams, as browsers read it.
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
+    is_of_type(headers, EVENT_STREAM)
 }
 
-/// Whether a media type (with its parameters) is that of event streams.
-pub(crate) fn is_event_stream(value: &HeaderValue) -> bool {
-    is_of_type(value.as_bytes(), EVENT_STREAM)
+/// Whether the media type of a body is that of JSON.
+#[cfg(feature = "proxy")]
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+    is_of_type(headers, "application/json")
 }
 
-/// Whether it is this media type, whatever its parameters.
-fn is_of_type(value: &[u8], media_type: &str) -> bool {
-    essence(value).eq_ignore_ascii_case(media_type.as_bytes())
+fn is_of_type(headers: &HeaderMap, media_type: &str) -> bool {
+    media_type::of_body(headers)
+        .is_some_and(|found| found.eq_ignore_ascii_case(media_type.as_bytes()))
+}
+
+/// Whether a body is meant to be an event stream, though its type reads as something else: the type is
+/// missing, or has the words in it.
+pub(crate) fn names_event_stream(headers: &HeaderMap) -> bool {
+    let mut fields = headers.get_all(CONTENT_TYPE).iter();
+    fields.any(|value| {
+        let words = "event-stream".as_bytes();
+        let mut windows = value.as_bytes().windows(words.len());
+        windows.any(|window| window.eq_ignore_ascii_case(words))
+    })
 }
 
 /// Whether a body is one that can be shown to a person: text, JSON or XML, as it is.
 pub(crate) fn is_text(headers: &HeaderMap) -> bool {
-    let Some(content_type) = headers.get(CONTENT_TYPE) else {
+    let Some(content_type) = media_type::of_body(headers) else {
         return false;
     };
-    let content_type = essence(content_type.as_bytes()).to_ascii_lowercase();
+    let content_type = content_type.to_ascii_lowercase();
     let ends: [&[u8]; 4] = [b"/json", b"+json", b"/xml", b"+xml"];
     let is_text =
         content_type.starts_with(b"text/") || ends.iter().any(|end| content_type.ends_with(end));
@@ -53,9 +91,10 @@ pub(crate) fn accepts_json(headers: &HeaderMap) -> bool {
 }
 
 fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
-    headers.get_all(ACCEPT).iter().any(|value| {
-        let mut ranges = value.as_bytes().split(|&byte| byte == b',');
-        ranges.any(|range| is_of_type(range, media_type))
+    media_type::members(headers, ACCEPT).any(|member| {
+        let named = media_type::essence(member);
+        named.is_some_and(|named| named.eq_ignore_ascii_case(media_type.as_bytes()))
+            && !media_type::is_refused(member)
     })
 }
 
@@ -108,12 +147,47 @@ mod tests {
     }
 
     #[test]
+    fn a_coding_is_one_that_is_registered() {
+        for (fields, expected) in [
+            (&["gzip"][..], true),
+            (&["X-GZIP"], true),
+            (&["identity, br"], true),
+            (&["none", "zstd"], true),
+            (&["deflate,"], true),
+            (&["none"], false),
+            (&["None"], false),
+            (&["utf-8"], false),
+            (&["identity"], false),
+            (&["identity, none"], false),
+            (&["identity", "none"], false),
+            (&["chunked"], false),
+            (&["gzipped"], false),
+            (&[""], false),
+            (&[" , "], false),
+            (&[], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(CONTENT_ENCODING, HeaderValue::from_static(field));
+            }
+            assert_eq!(is_encoded(&headers), expected, "{fields:?}");
+        }
+        for coding in CODINGS {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding));
+            assert!(is_encoded(&headers), "{coding}");
+        }
+    }
+
+    #[test]
     fn a_request_accepts_streams_when_it_names_them() {
         for (accept, expected) in [
             ("text/event-stream", true),
             ("application/json, Text/Event-Stream;q=0.9", true),
             ("*/*", false),
             ("text/*", false),
+            ("text/event-stream;q=0, */*", false),
+            ("x/y;z=\",\", text/event-stream", true),
             ("", false),
         ] {
             let mut headers = HeaderMap::new();

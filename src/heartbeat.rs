@@ -212,7 +212,7 @@ impl Rule for HeartbeatLayer {
             }
             policy
         };
-        Ok(head.stream.map(policy))
+        Ok(head.readable().map(policy))
     }
 }
 

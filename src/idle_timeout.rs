@@ -6,6 +6,9 @@
 //! them: heartbeats of ours never do, in whichever order the layers stand. Time in which nobody
 //! asked the upstream, because the client was not reading, is not its silence.
 //!
+//! Of a stream [in a content coding](crate::Stream::is_opaque) the clock of bytes alone runs, and the stream
+//! ends as a broken transfer, whatever the [`IdleAction`]: nothing can be put into it.
+//!
 //! It is no limit on a stream's age: see [`rotation`](crate::rotation) for that.
 //!
 //! ```
@@ -240,6 +243,9 @@ impl Policy for IdlePolicy {
             return None;
         }
         let after = |since: Instant, timeout: Option<Duration>| since.checked_add(timeout?);
+        if at.stream.is_opaque() {
+            return after(at.stream.silent_since(), self.config.timeout);
+        }
         let silent_since = match self.config.comments_are_life {
             true => at.stream.silent_since(),
             false => at.stream.eventless_since(),
@@ -335,6 +341,30 @@ mod tests {
         assert_eq!(text, "data: half\n\n");
         let (text, _) = get(events_after(10), upstream()).await.read().await;
         assert_eq!(text, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_of_an_opaque_stream_are_life_and_its_silence_breaks_it() {
+        for action in [
+            IdleAction::Auto,
+            IdleAction::Close,
+            IdleAction::error_event("oops", "{}").unwrap(),
+        ] {
+            let coded = Upstream::new()
+                .header("content-encoding", "br")
+                .repeat(3, |upstream| upstream.send("\n\n").wait(8))
+                .send("\x01")
+                .hang();
+            let layer = after(10)
+                .event_timeout(Duration::from_secs(1))
+                .action(action);
+            let response = get(layer, coded).await;
+            let stream = response.stream();
+            let (text, end) = response.read().await;
+            assert_eq!((text.as_str(), end.is_err()), ("\n\n\n\n\n\n\x01", true));
+            assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
+            assert_eq!(stream.age(), Duration::from_secs(34));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -101,7 +101,7 @@ impl Rule for InjectLayer {
 
     fn open(&self, (): (), head: &Head<'_>) -> Result<Option<InjectPolicy>, Rejection> {
         let takes = head.asked.comes_back(self.methods.as_deref());
-        let stream = head.stream.filter(|_| takes);
+        let stream = head.readable().filter(|_| takes);
         Ok(stream.map(|stream| {
             stream.take_mail();
             InjectPolicy {}

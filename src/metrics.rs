@@ -17,6 +17,7 @@
 //! | `sse_guard_heartbeats_total` | counter | heartbeats, of all [`HeartbeatLayer`](crate::heartbeat::HeartbeatLayer)s |
 //! | `sse_guard_rejections_total` | counter | by `reason`, of all [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer)s |
 //! | `sse_guard_ends_total` | counter | by `reason`, an [`EndReason`], of all layers |
+//! | `sse_guard_unguarded_total` | counter | responses that look like streams and pass without some or all protections, by `reason`, an [`Unguarded`] |
 //! | `sse_guard_early_answers_total` | counter | requests answered ahead of their upstream, of all [`EarlyLayer`](crate::early::EarlyLayer)s |
 //! | `sse_guard_streams_waiting` | gauge | streams whose upstream is not there, by `state`, a [`StreamState`](crate::StreamState) |
 //! | `sse_guard_resumes_total` | counter | by `outcome`, a [`ResumeOutcome`](crate::resume::ResumeOutcome) |
@@ -24,7 +25,8 @@
 //! | `sse_guard_repeats_dropped_total` | counter | events that an upstream has repeated |
 //! | `sse_guard_upstream_swaps_total` | counter | upstream connections that were replaced for their age |
 //!
-//! Those without a `route` are written by the layers that do the thing, with or without this one.
+//! Those without a `route` are written by the layers that do the thing, with or without this one, but for
+//! `sse_guard_unguarded_total`. The log warns once a route of each of its reasons, and names the remedy.
 //!
 //! The span `stream` has `id`, `route`, `client`, `path`, never the query, as tokens travel there,
 //! and the `trace_id` of a `traceparent` header. In it two events at level INFO tell of the opening
@@ -67,11 +69,13 @@ mod log_limit;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod unguarded;
 
 pub use distribution::{BUCKETS, Distribution};
 pub use instruments::describe;
 pub use log_limit::LogLimit;
 pub use snapshot::{Outcome, Snapshot};
+pub use unguarded::Unguarded;
 
 use crate::asked::{Asked, Kind};
 use crate::guard::{Failure, Guard, Head, Policy, Rule};
@@ -81,11 +85,11 @@ use distribution::Times;
 use http::{HeaderName, Request};
 use instruments::Instruments;
 use lines::{Lines, Noted};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 use tower_layer::Layer;
-use tracing::warn;
+use unguarded::Warned;
 
 /// Sent by a client that has seen a part of the stream, on a connection before.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -119,8 +123,7 @@ struct Shared {
     reconnects: AtomicU64,
     outcomes: [AtomicU64; Outcome::ALL.len()],
     ends: [AtomicU64; EndReason::ALL.len()],
-    /// An upstream that compresses does so with each stream: said once.
-    warned: AtomicBool,
+    warned: Warned,
     /// Bound to their labels at the first request, when the exporter is there.
     instruments: OnceLock<Instruments>,
 }
@@ -149,7 +152,7 @@ impl Shared {
             reconnects: AtomicU64::new(0),
             outcomes: Default::default(),
             ends: Default::default(),
-            warned: AtomicBool::new(false),
+            warned: Warned::default(),
             instruments: OnceLock::new(),
         }
     }
@@ -298,26 +301,22 @@ impl Rule for MetricsLayer {
         ticket.resolve(match head.kind {
             _ if head.rejected => Outcome::Rejected,
             Kind::Stream => Outcome::Opened,
-            Kind::Encoded => Outcome::Encoded,
+            Kind::Encoded | Kind::Partial => Outcome::Encoded,
             Kind::Other if head.status.is_server_error() => Outcome::Failed,
             Kind::Other => Outcome::Other,
         });
+        if let Some(unguarded) = Unguarded::of(head) {
+            self.shared.warned.note(unguarded, &self.shared.route, head);
+        }
         let Some(stream) = head.stream else {
-            if head.kind == Kind::Encoded && !head.asked.accepts_stream {
-                self.shared.outcome(Outcome::Encoded);
-            }
-            if head.kind == Kind::Encoded && !self.shared.warned.swap(true, Relaxed) {
-                warn!(
-                    route = &*self.shared.route,
-                    "the upstream sends its event stream compressed: it passes untouched, without \
-                     heartbeats or rotation; let it honour `Accept-Encoding: identity`"
-                );
-            }
             return Ok(None);
         };
         // A stream that nobody had asked for by name.
         if !head.asked.accepts_stream {
-            self.shared.outcome(Outcome::Opened);
+            self.shared.outcome(match head.kind.is_opaque() {
+                true => Outcome::Encoded,
+                false => Outcome::Opened,
+            });
         }
         if ticket.is_reconnect {
             self.shared.reconnects.fetch_add(1, Relaxed);

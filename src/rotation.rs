@@ -9,6 +9,11 @@
 //! unless [`methods`](RotationLayer::methods) says otherwise: to end the answer to a POST is to cancel
 //! the work behind it.
 //!
+//! A stream [in a content coding](crate::Stream::is_opaque) has no event boundary that could be told from
+//! outside, and no end in it is a clean one. Where its client comes back, age ends it as a broken
+//! transfer, on which an `EventSource` reconnects with the id of the last event that it has decoded.
+//! Such a client gets no `retry:` and waits for as long as it likes.
+//!
 //! A [`DrainHandle`] ends all streams within a window, or one by its id.
 //!
 //! ```
@@ -200,7 +205,7 @@ impl Rule for RotationLayer {
         Ok(Some(RotationPolicy {
             config: self.config.clone(),
             comes_back,
-            greets: comes_back && self.config.retry_on_open.is_some(),
+            greets: comes_back && !head.kind.is_opaque() && self.config.retry_on_open.is_some(),
             old_at: age.and_then(|age| stream.opened().checked_add(age)),
             _registered: self.drain.register(stream, comes_back),
         }))
@@ -219,7 +224,12 @@ pub struct RotationPolicy {
 }
 
 impl RotationPolicy {
+    /// When it is to end, if it can end now: a client can do nothing with half an event, while one place
+    /// in an opaque stream is as good as any other.
     fn end(&self, at: &At<'_>) -> Option<(Instant, EndReason)> {
+        if !at.boundary && !at.stream.is_opaque() {
+            return None;
+        }
         let old = self.old_at.map(|old_at| (old_at, EndReason::Rotated));
         match (old, at.stream.asked_to_stop()) {
             (Some(old), Some(asked)) => Some(if asked.0 <= old.0 { asked } else { old }),
@@ -242,18 +252,18 @@ impl Policy for RotationPolicy {
     }
 
     fn deadline(&self, at: &At<'_>) -> Option<Instant> {
-        // A client can do nothing with half an event.
-        self.end(at).filter(|_| at.boundary).map(|(at, _)| at)
+        self.end(at).map(|(at, _)| at)
     }
 
     fn check(&mut self, at: &At<'_>) -> Verdict {
-        let Some((due, reason)) = self.end(at).filter(|_| at.boundary) else {
+        let Some((due, reason)) = self.end(at) else {
             return Verdict::Wait;
         };
         if at.now < due {
             return Verdict::Wait;
         }
-        let last_words = if self.comes_back {
+        let is_opaque = at.stream.is_opaque();
+        let last_words = if self.comes_back && !is_opaque {
             let retry = self.config.retry.map(jittered);
             Words::farewell(retry, self.config.event.as_ref(), at.line_end)
         } else {
@@ -262,8 +272,9 @@ impl Policy for RotationPolicy {
         Verdict::End(Ending {
             reason,
             last_words,
-            // The client of an answer in pieces would take the part for the whole.
-            abort: !self.comes_back,
+            // The client of an answer in pieces would take the part for the whole. A content coding that
+            // stops half-way is damaged, whatever the message's framing says.
+            abort: !self.comes_back || is_opaque,
         })
     }
 }
@@ -432,6 +443,27 @@ mod tests {
         let (text, end) = response.read().await;
         assert!(text.ends_with("x\n\nevent: rotated\ndata: {}\n\n") && end.is_ok());
         assert_eq!(stream.age(), Duration::from_secs(60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_opaque_stream_breaks_off_if_its_client_comes_back() {
+        let layer = || {
+            at_age(10)
+                .retry(Some(DEFAULT_RETRY))
+                .retry_on_open(Some(DEFAULT_RETRY))
+        };
+        let coded = Upstream::new()
+            .header("content-encoding", "gzip")
+            .send("\x1f")
+            .wait(60)
+            .send("\x08");
+        let response = get(layer(), coded.clone()).await;
+        let stream = response.stream();
+        let (text, end) = response.read().await;
+        assert_eq!((text.as_str(), end.is_err()), ("\x1f", true));
+        assert_eq!(stream.end_reason(), Some(EndReason::Rotated));
+        assert_eq!(stream.age(), Duration::from_secs(10));
+        assert_eq!(post(layer(), coded).await.text().await, "\x1f\x08");
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use mail::Mailbox;
 use pace::Pace;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
@@ -75,8 +75,6 @@ struct Record {
     user: OnceLock<Arc<String>>,
     /// Names of events that are no sign of life.
     pings: OnceLock<Arc<Vec<String>>>,
-    /// A layer inside cuts it at event boundaries already.
-    aligned: AtomicBool,
     events: AtomicU64,
     bytes: AtomicU64,
     dropped: AtomicU32,
@@ -96,9 +94,16 @@ struct Record {
     waker: AtomicWaker,
     end: AtomicU8,
     state: AtomicU8,
-    /// A layer inside watches for its upstream's silence.
-    watched: AtomicBool,
+    /// What holds for the whole of it, a bit each.
+    flags: AtomicU8,
 }
+
+/// A layer inside cuts it at event boundaries already.
+const ALIGNED: u8 = 1;
+/// A layer inside watches for its upstream's silence.
+const WATCHED: u8 = 1 << 1;
+/// Its bytes tell nothing of events.
+const OPAQUE: u8 = 1 << 2;
 
 /// What all streams of a metrics layer have in common.
 #[derive(Clone, Debug)]
@@ -121,7 +126,6 @@ impl Stream {
             labels: OnceLock::new(),
             user: OnceLock::new(),
             pings: OnceLock::new(),
-            aligned: AtomicBool::new(false),
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             dropped: AtomicU32::new(0),
@@ -137,7 +141,7 @@ impl Stream {
             waker: AtomicWaker::new(),
             end: AtomicU8::new(u8::MAX),
             state: AtomicU8::new(StreamState::Open as u8),
-            watched: AtomicBool::new(false),
+            flags: AtomicU8::new(0),
         }))
     }
 
@@ -354,18 +358,38 @@ impl Stream {
         }
     }
 
+    /// Tells whether it was set before.
+    fn set(&self, flag: u8) -> bool {
+        self.0.flags.fetch_or(flag, Relaxed) & flag != 0
+    }
+
+    fn is(&self, flag: u8) -> bool {
+        self.0.flags.load(Relaxed) & flag != 0
+    }
+
     /// From now on its upstream's silence is the business of a layer inside.
     pub(crate) fn set_watched(&self) {
-        self.0.watched.store(true, Relaxed);
+        self.set(WATCHED);
     }
 
     pub(crate) fn is_watched(&self) -> bool {
-        self.0.watched.load(Relaxed)
+        self.is(WATCHED)
+    }
+
+    pub(crate) fn set_opaque(&self) {
+        self.set(OPAQUE);
+    }
+
+    /// Whether its bytes tell nothing of events: it is in a content coding, or a range of bytes. Such a
+    /// stream passes as it is. It has no events that are counted, and no event boundary; where a layer
+    /// has to end it, it breaks off.
+    pub fn is_opaque(&self) -> bool {
+        self.is(OPAQUE)
     }
 
     /// Tells whether a layer had aligned it before, and that one does from now on.
     pub(crate) fn align(&self) -> bool {
-        self.0.aligned.swap(true, Relaxed)
+        self.set(ALIGNED)
     }
 
     fn nanos(&self, at: Instant) -> u64 {

@@ -120,6 +120,7 @@ impl<F> Waiting<F> {
         match Kind::of(&self.asked, &parts) {
             Kind::Stream => return State::Inner { body },
             Kind::Encoded => what.push_str(", but a compressed event stream"),
+            Kind::Partial => what.push_str(", but a part of an event stream"),
             Kind::Other if parts.status == StatusCode::NO_CONTENT => {
                 return State::Last { last: None };
             }

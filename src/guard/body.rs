@@ -119,6 +119,11 @@ impl Wire {
         }
     }
 
+    /// Whether just what comes leaves, and all of it has left.
+    fn is_untouched(&self) -> bool {
+        self.stream.is_opaque() && self.aligner.is_empty()
+    }
+
     /// Whether the last poll handed something out.
     fn wake_up(&mut self) -> bool {
         let now = Instant::now();
@@ -284,21 +289,22 @@ impl<B, P> Guarded<B, P> {
         policy: Option<P>,
         stream: Stream,
         keeps_books: bool,
-        hold: usize,
+        aligner: Aligner,
     ) -> Self
     where
         P: Policy,
     {
         let hears = policy.as_ref().is_some_and(Policy::hears);
+        let is_readable = !stream.is_opaque();
         let wire = Wire {
-            aligner: Aligner::with_hold(hold),
-            scanner: (keeps_books || hears).then(Scanner::default),
+            aligner,
+            scanner: (is_readable && (keeps_books || hears)).then(Scanner::default),
             keeps_books,
             now: stream.opened(),
             stream,
             idle: true,
             overdue: false,
-            fresh: true,
+            fresh: is_readable,
         };
         Self::new(Source::Inner { body }, policy, Some(wire))
     }
@@ -467,6 +473,8 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match (&self.wire, &self.source) {
+            // As its head may say: nothing is put into it.
+            (Some(wire), Source::Inner { body }) if wire.is_untouched() => body.size_hint(),
             (Some(_), _) => SizeHint::default(),
             (None, Source::Inner { body }) => body.size_hint(),
             (None, Source::Words { words }) => {

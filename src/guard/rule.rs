@@ -4,16 +4,24 @@ use super::policy::Policy;
 use crate::asked::{Asked, Kind};
 use crate::rejection::Rejection;
 use crate::stream::Stream;
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 
 /// The response head, as a rule sees it.
 pub struct Head<'a> {
     pub(crate) asked: &'a Asked,
     pub(crate) status: StatusCode,
+    pub(crate) headers: &'a HeaderMap,
     pub(crate) kind: Kind,
-    /// The record, if the response is a stream whose bytes are read.
+    /// The record, if the response is a stream.
     pub(crate) stream: Option<&'a Stream>,
     pub(crate) rejected: bool,
+}
+
+impl<'a> Head<'a> {
+    /// The record, if the response is a stream whose bytes can be read, and others put between them.
+    pub(crate) fn readable(&self) -> Option<&'a Stream> {
+        self.stream.filter(|_| self.kind == Kind::Stream)
+    }
 }
 
 /// Why a ticket came to nothing.

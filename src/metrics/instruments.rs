@@ -1,6 +1,6 @@
 //! What the facade is told: the metrics of a route, and the description of all.
 
-use super::Outcome;
+use super::{Outcome, Unguarded};
 use crate::family::Family;
 use crate::rejection::RejectReason;
 use crate::resume::ResumeOutcome;
@@ -55,6 +55,9 @@ pub fn describe() {
     for reason in EndReason::ALL {
         counter!("sse_guard_ends_total", "reason" => reason.as_str()).increment(0);
     }
+    for reason in Unguarded::ALL {
+        counter!("sse_guard_unguarded_total", "reason" => reason.as_str()).increment(0);
+    }
     counter!("sse_guard_early_answers_total").increment(0);
     for outcome in ResumeOutcome::ALL {
         counter!("sse_guard_resumes_total", "outcome" => outcome.as_str()).increment(0);
@@ -84,6 +87,10 @@ pub fn describe() {
     count(
         "sse_guard_rejections_total",
         "Streams turned away, by reason",
+    );
+    count(
+        "sse_guard_unguarded_total",
+        "Responses that look like streams and pass without some or all protections, by reason",
     );
     count("sse_guard_ends_total", "Streams that have ended, by reason");
     count(

@@ -9,7 +9,7 @@ use crate::stream::EndReason;
 pub enum Outcome {
     /// It became a stream.
     Opened,
-    /// It became a stream in a content coding, which passes untouched.
+    /// It became a stream in a content coding, or a range of one, which passes as it is.
     Encoded,
     /// The response was something else.
     Other,

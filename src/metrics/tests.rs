@@ -105,6 +105,30 @@ async fn a_request_that_came_to_nothing_counts_by_its_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_opaque_stream_is_counted_from_head_to_end_without_events() {
+    for (status, coding) in [(200, "gzip"), (206, "none")] {
+        let layer = MetricsLayer::new();
+        let upstream = Upstream::new()
+            .status(status)
+            .header("content-encoding", coding)
+            .send("data: 1\n\n")
+            .wait(1)
+            .send("da");
+        let response = post(layer.clone(), upstream).await;
+        let stream = response.stream();
+        assert!(stream.is_opaque());
+        assert_eq!(layer.snapshot().active, 1);
+        assert_eq!(response.text().await, "data: 1\n\nda");
+        let snapshot = layer.snapshot();
+        assert_eq!((snapshot.active, snapshot.opened), (0, 0));
+        assert_eq!((snapshot.events, snapshot.bytes), (0, 11));
+        assert_eq!(snapshot.ended(EndReason::UpstreamEnd), 1);
+        let outcomes = Outcome::ALL.map(|o| layer.shared.outcomes[o as usize].load(Relaxed));
+        assert_eq!(outcomes, [0, 1, 0, 0, 0, 0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_that_a_client_comes_back_for_is_a_reconnect() {
     let layer = MetricsLayer::new();
     let ask_with = |id: Option<&str>, upstream| {
@@ -180,6 +204,7 @@ fn what_may_never_happen_is_there_at_zero_once_it_is_described() {
     let truncated =
         ["openai", "anthropic"].map(|family| of("sse_guard_truncated_total", Some(family)));
     all.extend(truncated);
+    all.extend(Unguarded::ALL.map(|reason| of("sse_guard_unguarded_total", Some(reason.as_str()))));
     all.sort();
     there.sort();
     assert_eq!(there, all);

@@ -8,6 +8,7 @@ use crate::client_key::{ForwardedHeader, ForwardedIp, PeerAddr};
 use crate::completion::CompletionLayer;
 use crate::connection_limit::{ConnectionLimitLayer, Reject};
 use crate::early::{Early, EarlyLayer, StreamAsked};
+use crate::head::is_json;
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
 use crate::inject::InjectLayer;
@@ -19,7 +20,7 @@ use crate::stream::Stream;
 use crate::wire::WordsError;
 use crate::{SseGuard, SseGuardLayer};
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
+use http::header::ACCEPT_ENCODING;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Full};
 use ipnet::IpNet;
@@ -238,7 +239,7 @@ impl Router {
         }
         let user = self.user(&request).map(str::to_owned);
         let mut request = request;
-        if route.settings.early.enabled && is_json(&request) {
+        if route.settings.early.enabled && is_json(request.headers()) {
             watch_for_flag(&mut request);
         }
         let Ok(response) = route.service.clone().call(request).await;
@@ -247,13 +248,6 @@ impl Router {
         }
         response.map(Either::Left)
     }
-}
-
-fn is_json(request: &Request<RequestBody>) -> bool {
-    let content_type = request.headers().get(CONTENT_TYPE);
-    let content_type = content_type.and_then(|value| value.to_str().ok());
-    let essence = content_type.and_then(|value| value.split(';').next());
-    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
 /// Clients of LLM APIs that want a stream say so in the body, and not all of them elsewhere.

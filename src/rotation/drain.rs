@@ -104,7 +104,10 @@ impl DrainHandle {
         drop(live);
         let now = Instant::now();
         let order = |stream: &Stream| {
-            let heard = stream.last_event().unwrap_or(stream.opened());
+            let heard = match stream.is_opaque() {
+                true => stream.silent_since(),
+                false => stream.last_event().unwrap_or(stream.opened()),
+            };
             let is_busy = now.saturating_duration_since(heard) < idle;
             (is_busy, stream.opened())
         };

@@ -39,6 +39,8 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 #[derive(Debug)]
 pub struct Aligner {
     hold: usize,
+    /// The bytes tell nothing of events.
+    opaque: bool,
     /// Where what has come ends, which is where `held` ends.
     position: Position,
     held: BytesMut,
@@ -69,6 +71,7 @@ impl Aligner {
     pub fn with_hold(hold: usize) -> Self {
         Self {
             hold,
+            opaque: false,
             position: Position::START,
             held: BytesMut::new(),
             ready: [None, None],
@@ -79,10 +82,23 @@ impl Aligner {
         }
     }
 
+    /// One for bytes that tell nothing of events, as those in a content coding: everything leaves as it
+    /// comes, and no place in it is a boundary.
+    pub(crate) fn opaque() -> Self {
+        Self {
+            opaque: true,
+            ..Self::with_hold(0)
+        }
+    }
+
     /// Takes the next chunk. Take all that is ready with [`pop`](Self::pop) before the next.
     pub fn push(&mut self, mut chunk: Bytes) {
         debug_assert!(self.ready == [None, None], "pop before the next push");
         if chunk.is_empty() {
+            return;
+        }
+        if self.opaque {
+            self.release(chunk);
             return;
         }
         if std::mem::take(&mut self.drop_lf) && chunk[0] == b'\n' {
@@ -186,7 +202,7 @@ impl Aligner {
     /// Whether what has left ends at an event boundary, once all that is ready has been taken with
     /// [`pop`](Self::pop).
     pub fn at_boundary(&self) -> bool {
-        !self.held.is_empty() || self.position.at_boundary()
+        !self.held.is_empty() || (!self.opaque && self.position.at_boundary())
     }
 
     /// Something of ours has been put behind what has left.

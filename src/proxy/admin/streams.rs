@@ -36,6 +36,8 @@ struct Row {
     last_event_id: Option<String>,
     gap_p99_ms: Option<f64>,
     unsent_bytes: u64,
+    /// In a content coding, or a range of bytes: there are no events to be seen.
+    opaque: bool,
 }
 
 /// How a live stream is.
@@ -96,6 +98,7 @@ impl Row {
             last_event_id: stream.last_event_id(),
             gap_p99_ms: stream.gap_p99().map(millis),
             unsent_bytes: stream.unsent_bytes(),
+            opaque: stream.is_opaque(),
         }
     }
 }

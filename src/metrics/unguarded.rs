@@ -1,0 +1,174 @@
+//! Streams that are not guarded, or not in full: counted, and logged once a route with what helps.
+
+use crate::asked::Kind;
+use crate::guard::Head;
+use crate::head::{is_event_stream, names_event_stream};
+use http::header::CONTENT_TYPE;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use tracing::warn;
+
+/// Why a response that looks like an event stream passes without some or all protections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unguarded {
+    /// It is in a content coding: no heartbeats, no resume, no clean end.
+    Encoded,
+    /// It is a range of bytes, a 206: the same.
+    Partial,
+    /// It has the type of an event stream, and a status that is no 2xx: it is taken for no stream.
+    Status,
+    /// It has another type, or none, and seems to be meant for a stream: it is taken for no stream.
+    ContentType,
+}
+
+impl Unguarded {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Encoded,
+        Self::Partial,
+        Self::Status,
+        Self::ContentType,
+    ];
+
+    /// The value of the label `reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Encoded => "encoded",
+            Self::Partial => "partial",
+            Self::Status => "status",
+            Self::ContentType => "content_type",
+        }
+    }
+
+    pub(super) fn of(head: &Head<'_>) -> Option<Self> {
+        match head.kind {
+            Kind::Stream => None,
+            Kind::Encoded => Some(Self::Encoded),
+            Kind::Partial => Some(Self::Partial),
+            Kind::Other if head.rejected || !head.asked.has_body(head.status) => None,
+            Kind::Other if is_event_stream(head.headers) => Some(Self::Status),
+            Kind::Other if !head.status.is_success() => None,
+            Kind::Other => {
+                let is_untyped =
+                    head.asked.accepts_stream && !head.headers.contains_key(CONTENT_TYPE);
+                (is_untyped || names_event_stream(head.headers)).then_some(Self::ContentType)
+            }
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Encoded => {
+                "the upstream sends its event stream compressed: it passes without heartbeats, and \
+                 breaks off where it has to end; switch compression off for it, or let the upstream \
+                 honour `Accept-Encoding: identity`"
+            }
+            Self::Partial => {
+                "the upstream answers with a range of an event stream (206): it passes without \
+                 heartbeats, and breaks off where it has to end; answer with 200 and the whole"
+            }
+            Self::Status => {
+                "a response is an event stream by its Content-Type, and no success by its status: it \
+                 passes as no stream, without limits or heartbeats; answer with 200 if it is one, and \
+                 with another Content-Type if it is an error"
+            }
+            Self::ContentType => {
+                "a response seems to be an event stream, and its Content-Type says otherwise: it passes \
+                 as no stream, without limits or heartbeats; send `Content-Type: text/event-stream` \
+                 alone"
+            }
+        }
+    }
+}
+
+/// What a route has been warned of.
+#[derive(Debug, Default)]
+pub(super) struct Warned(AtomicU8);
+
+impl Warned {
+    /// Counts it, and warns of the first of its kind: an upstream does so with each stream.
+    pub(super) fn note(&self, unguarded: Unguarded, route: &str, head: &Head<'_>) {
+        let reason = unguarded.as_str();
+        metrics::counter!("sse_guard_unguarded_total", "reason" => reason).increment(1);
+        let bit = 1 << unguarded as u8;
+        if self.0.fetch_or(bit, Relaxed) & bit != 0 {
+            return;
+        }
+        let text = |name| {
+            let value = head.headers.get(name)?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        warn!(
+            route,
+            reason,
+            status = head.status.as_u16(),
+            content_type = text(CONTENT_TYPE),
+            content_encoding = text(http::header::CONTENT_ENCODING),
+            "{}",
+            unguarded.remedy()
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asked::Asked;
+    use http::{Method, Request, Response};
+
+    fn of(method: Method, accept: &str, status: u16, fields: &[(&str, &str)]) -> Option<Unguarded> {
+        let request = Request::builder().method(method).header("accept", accept);
+        let asked = Asked::of(&request.body(()).unwrap());
+        let mut response = Response::builder().status(status);
+        for (name, value) in fields {
+            response = response.header(*name, *value);
+        }
+        let (head, ()) = response.body(()).unwrap().into_parts();
+        Unguarded::of(&Head {
+            asked: &asked,
+            status: head.status,
+            headers: &head.headers,
+            kind: Kind::of(&asked, &head),
+            stream: None,
+            rejected: false,
+        })
+    }
+
+    #[test]
+    fn what_looks_like_a_stream_and_is_not_guarded_has_a_reason() {
+        const TYPE: &str = "content-type";
+        let stream = (TYPE, "text/event-stream");
+        let get = |status, fields: &[(&str, &str)]| of(Method::GET, "*/*", status, fields);
+        assert_eq!(get(200, &[stream]), None);
+        assert_eq!(get(201, &[stream]), None);
+        let coded = [stream, ("content-encoding", "gzip")];
+        assert_eq!(get(200, &coded), Some(Unguarded::Encoded));
+        let none = [stream, ("content-encoding", "none")];
+        assert_eq!(get(200, &none), None);
+        assert_eq!(get(206, &[stream]), Some(Unguarded::Partial));
+        for status in [400, 429, 500, 503] {
+            assert_eq!(get(status, &[stream]), Some(Unguarded::Status));
+        }
+        for status in [204, 205, 304] {
+            assert_eq!(get(status, &[stream]), None);
+        }
+        assert_eq!(of(Method::HEAD, "*/*", 200, &[stream]), None);
+        for content_type in [
+            "text/event-stream, text/html",
+            "\"text/event-stream\"",
+            "application/Event-Stream",
+            "text/event-streams",
+        ] {
+            let found = get(200, &[(TYPE, content_type)]);
+            assert_eq!(found, Some(Unguarded::ContentType), "{content_type}");
+            assert_eq!(get(500, &[(TYPE, content_type)]), None);
+        }
+        for (accept, expected) in [
+            ("text/event-stream", Some(Unguarded::ContentType)),
+            ("*/*", None),
+        ] {
+            assert_eq!(of(Method::GET, accept, 200, &[]), expected);
+            assert_eq!(of(Method::GET, accept, 200, &[(TYPE, "text/html")]), None);
+        }
+    }
+}
