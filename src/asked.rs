@@ -16,7 +16,9 @@ impl Asked {
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
         Self {
             method: request.method().clone(),
-            accepts_stream: accepts_event_stream(request.headers()),
+            // A preflight is no request for a stream, whatever it accepts.
+            accepts_stream: request.method() != Method::OPTIONS
+                && accepts_event_stream(request.headers()),
             family: Family::of(request),
         }
     }
@@ -39,6 +41,14 @@ impl Asked {
     /// in the body alone.
     pub(crate) fn may_stream(&self) -> bool {
         self.accepts_stream || matches!(self.family, Family::OpenAi | Family::Anthropic)
+    }
+
+    /// Whether its client comes back after an empty stream with `retry:`, and gives up at an error
+    /// status: an `EventSource` for good, the clients of MCP's GET stream after two tries. To all others
+    /// an empty stream is an answer that is complete.
+    pub(crate) fn takes_retry_later(&self) -> bool {
+        let is_feed = matches!(self.family, Family::EventSource | Family::Mcp);
+        self.is_get() && self.accepts_stream && is_feed
     }
 
     /// Whether its client comes back when a stream has ended: by its method if somebody has said

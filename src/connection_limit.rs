@@ -314,7 +314,8 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
             metrics::counter!("sse_guard_rejections_total", "reason" => reason.as_str())
                 .increment(1);
             let retries = self.config.reject == Reject::RetryLater || reason.is_shortage();
-            let as_stream = retries && asked.family.comes_back() && asked.accepts_stream;
+            let comes_back = asked.family.comes_back() && asked.accepts_stream;
+            let as_stream = retries && (comes_back || asked.takes_retry_later());
             let retry_after = match as_stream {
                 true => jittered(self.config.retry_after),
                 false => self.config.retry_after,

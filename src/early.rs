@@ -81,6 +81,7 @@ mod tests;
 
 pub use body::EarlyBody;
 
+use crate::answer::Own;
 use crate::asked::Asked;
 use crate::family::Family;
 use crate::guard::BoxError;
@@ -319,5 +320,6 @@ fn answer<F, B>(request: Pin<Box<Waiting<F>>>) -> Response<EarlyBody<F, B>> {
     // There may be no guard outside that does.
     head::harden(response.headers_mut());
     response.extensions_mut().insert(Begun(stream));
+    response.extensions_mut().insert(Own);
     response
 }

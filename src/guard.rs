@@ -19,6 +19,7 @@ pub use error::{BoxError, StreamError};
 pub(crate) use policy::{At, Breach, Ending, Policy, Verdict};
 pub(crate) use rule::{Failure, Head, Rule};
 
+use crate::answer::InPlaceOf;
 use crate::asked::{Asked, Kind};
 use crate::head;
 use crate::rejection::{Rejected, Rejection};
@@ -133,7 +134,8 @@ fn opened<R: Rule, B>(
 ) -> Response<Guarded<B, R::Policy>> {
     let (mut parts, body) = response.into_parts();
     let rejected = parts.extensions.get::<Rejected>().is_some();
-    let kind = match rejected {
+    let in_place_of = parts.extensions.get().map(|InPlaceOf(status)| *status);
+    let kind = match rejected || in_place_of.is_some() {
         true => Kind::Other,
         false => Kind::of(asked, &parts),
     };
@@ -153,7 +155,7 @@ fn opened<R: Rule, B>(
     }
     let head = Head {
         asked,
-        status: parts.status,
+        status: in_place_of.unwrap_or(parts.status),
         headers: &parts.headers,
         kind,
         stream: stream.as_ref(),

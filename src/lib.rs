@@ -24,6 +24,12 @@
 //! | [`EarlyLayer`](early::EarlyLayer) | answers ahead of the service, so that heartbeats can begin |
 //! | [`ResumeLayer`](resume::ResumeLayer) | asks the service to go on with a stream that it has lost |
 //!
+//! And one stands outside of all these:
+//!
+//! | layer | what it does |
+//! | --- | --- |
+//! | [`UnavailableLayer`](unavailable::UnavailableLayer) | keeps an `EventSource` alive when the service answers with a 5xx |
+//!
 //! # What holds for all of them
 //!
 //! - **Only event streams are touched**: responses with status 200 and media type
@@ -46,6 +52,7 @@
 
 #![forbid(unsafe_code)]
 
+mod answer;
 mod asked;
 pub mod client_key;
 pub mod completion;
@@ -70,8 +77,10 @@ pub mod rotation;
 pub mod serve;
 pub mod stack;
 mod stream;
+pub mod unavailable;
 pub mod wire;
 
+pub use answer::AnswerBody;
 pub use guard::{BoxError, Guard, Guarded, ResponseFuture, StreamError};
 pub use stack::{SseGuard, SseGuardLayer};
 pub use stream::{EndReason, Stream, StreamId, StreamState};

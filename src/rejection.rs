@@ -1,5 +1,6 @@
 //! A request that is turned away before it becomes a stream.
 
+use crate::answer::{Own, retry_later};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
@@ -86,26 +87,24 @@ pub struct Rejection {
 
 impl Rejection {
     pub(crate) fn into_response(self) -> Response<Bytes> {
-        let (status, kind, body) = if self.as_stream {
-            let body = format!("retry: {}\n", self.retry_after.as_millis());
-            (StatusCode::OK, "text/event-stream", body)
-        } else {
-            let body = format!("sse-guard: {}\n", self.reason.text());
-            (self.reason.status(), "text/plain; charset=utf-8", body)
-        };
+        if self.as_stream {
+            let mut response = retry_later(self.retry_after);
+            response.extensions_mut().insert(Rejected);
+            return response;
+        }
+        let body = format!("sse-guard: {}\n", self.reason.text());
         let mut response = Response::new(Bytes::from(body));
-        *response.status_mut() = status;
+        *response.status_mut() = self.reason.status();
+        response.extensions_mut().insert(Own);
         response.extensions_mut().insert(Rejected);
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        headers.insert(CONTENT_TYPE, text);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if !self.as_stream {
-            // Whole seconds, RFC 9110 section 10.2.3; a client that comes too early is turned
-            // away again.
-            let seconds =
-                self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-        }
+        // Whole seconds, RFC 9110 section 10.2.3; a client that comes too early is turned away
+        // again.
+        let seconds = self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         response
     }
 }
@@ -146,6 +145,8 @@ mod tests {
         let response = response(RejectReason::Total, true);
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");
+        assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+        assert_eq!(response.headers()["x-accel-buffering"], "no");
         assert_eq!(response.body(), "retry: 1500\n");
     }
 }

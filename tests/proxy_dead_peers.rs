@@ -192,7 +192,11 @@ fn an_upstream_that_dies_before_its_head_is_a_502() {
     in_a_network(|network| {
         let (go, goes) = gate();
         let origin = held(network, move |to| speak(&goes, to));
-        let flags = ["--upstream-keepalive=1s", "--upstream-user-timeout=off"];
+        let flags = [
+            "--upstream-keepalive=1s",
+            "--upstream-user-timeout=off",
+            "--upstream-unavailable=status",
+        ];
         let proxy = network.proxy(origin.addr, &[&ALONE[..], &flags].concat());
         let mut client = proxy.get("/mute");
         wait_until("the request", || origin.served() == 1);
@@ -222,6 +226,7 @@ fn a_request_that_an_idle_connection_swallows_is_put_to_a_new_one() {
             "--upstream-keepalive=off",
             "--upstream-user-timeout=1s",
             "--upstream-connect-timeout=2s",
+            "--upstream-unavailable=status",
         ];
         let proxy = network.proxy(origin.addr, &[&ALONE[..], &flags].concat());
         let whole = |client: &mut Client| {

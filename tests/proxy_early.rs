@@ -345,7 +345,10 @@ fn the_operator_sees_who_waits_and_ends_it() {
 #[test]
 fn who_waits_for_an_answer_counts_as_waiting_also_behind_an_early_one() {
     let origin = silent();
-    let proxy = early(&origin, &["--upstream-max-waiting=1"]);
+    let proxy = early(
+        &origin,
+        &["--upstream-max-waiting=1", "--upstream-unavailable=status"],
+    );
     let client = waiting(&proxy, GET);
     let head = proxy.ask(GET).head();
     assert!(head.starts_with("http/1.1 503 "), "{head}");

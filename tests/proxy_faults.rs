@@ -46,7 +46,11 @@ impl Watched {
     /// The origin has to answer `/held` with a stream that it holds, and `/short` with one that
     /// it ends.
     fn start(origin: &Origin, flags: &[&str]) -> Self {
-        let mut all = vec!["--limit-per-ip=1", "--limit-rate=off"];
+        let mut all = vec![
+            "--limit-per-ip=1",
+            "--limit-rate=off",
+            "--upstream-unavailable=status",
+        ];
         all.extend(flags);
         let proxy = Proxy::start(origin.addr, &all);
         let mut client = proxy.get("/held");

@@ -88,6 +88,7 @@ fn streams_go_on_while_files_are_exhausted_and_others_get_in_when_some_are_free(
         "--heartbeat-interval=50ms",
         "--limit-rate=off",
         "--files-budget=off",
+        "--upstream-unavailable=status",
     ];
     let mut proxy = Proxy::with_few_files(FILES, origin.addr, &flags);
     let (mut held, idle) = exhaust(&proxy);
@@ -148,7 +149,11 @@ fn a_client_for_whose_upstream_there_is_no_file_gives_its_own_back() {
             let proxy = Proxy::with_few_files(
                 FILES,
                 &upstream,
-                &["--limit-rate=off", "--files-budget=off"],
+                &[
+                    "--limit-rate=off",
+                    "--files-budget=off",
+                    "--upstream-unavailable=status",
+                ],
             );
             let _others: Vec<Client> = (0..others).map(|_| Client::connect(proxy.addr)).collect();
             if let (_held, Some((mut client, head))) = fill(&proxy) {

@@ -59,6 +59,7 @@ pub fn describe() {
         counter!("sse_guard_unguarded_total", "reason" => reason.as_str()).increment(0);
     }
     counter!("sse_guard_early_answers_total").increment(0);
+    counter!("sse_guard_unavailable_total", "answer" => "retry_later").increment(0);
     for outcome in ResumeOutcome::ALL {
         counter!("sse_guard_resumes_total", "outcome" => outcome.as_str()).increment(0);
     }
@@ -96,6 +97,10 @@ pub fn describe() {
     count(
         "sse_guard_early_answers_total",
         "Requests answered ahead of their upstream",
+    );
+    count(
+        "sse_guard_unavailable_total",
+        "Requests for event streams whose upstream was unavailable, by the answer in place of the status",
     );
     count(
         "sse_guard_truncated_total",

@@ -33,7 +33,7 @@ impl LogLimit {
         }))
     }
 
-    pub(super) fn takes_one(&self) -> bool {
+    pub(crate) fn takes_one(&self) -> bool {
         let takes = self.0.limiter.check().is_ok();
         if !takes {
             self.0.left_out.fetch_add(1, Relaxed);
@@ -42,7 +42,7 @@ impl LogLimit {
     }
 
     /// How many have been left out since the last call.
-    pub(super) fn left_out(&self) -> u64 {
+    pub(crate) fn left_out(&self) -> u64 {
         self.0.left_out.swap(0, Relaxed)
     }
 }

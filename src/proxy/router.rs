@@ -4,6 +4,7 @@ use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
 use super::running::{Common, Current, Running};
 use super::stream_flag::StreamFlag;
 use super::upstream::{Check, Health, Upstream};
+use crate::answer::Own;
 use crate::client_key::{ForwardedHeader, ForwardedIp, PeerAddr};
 use crate::completion::CompletionLayer;
 use crate::connection_limit::{ConnectionLimitLayer, Reject};
@@ -17,6 +18,7 @@ use crate::resume::{Admission, Resume, ResumeLayer};
 use crate::rotation::RotationLayer;
 use crate::serve::RequestBody;
 use crate::stream::Stream;
+use crate::unavailable::{Unavailable, UnavailableLayer};
 use crate::wire::WordsError;
 use crate::{SseGuard, SseGuardLayer};
 use bytes::Bytes;
@@ -32,7 +34,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub(super) type Limit = ConnectionLimitLayer<ForwardedIp>;
-type Guarded = SseGuard<Early<Resume<Upstream>>, ForwardedIp>;
+type Guarded = Unavailable<SseGuard<Early<Resume<Upstream>>, ForwardedIp>>;
 type GuardedBody = <<Guarded as Service<Request<RequestBody>>>::Response as IntoBody>::Body;
 
 /// Names the body of a response type.
@@ -166,13 +168,17 @@ impl Router {
                 None => ResumeLayer::new().enabled(false),
             };
             let early = EarlyLayer::new(settings.early.after).enabled(settings.early.enabled);
+            let unavailable = UnavailableLayer::new()
+                .enabled(settings.unavailable != config::Unavailable::Status)
+                .retry(settings.limit.retry_after);
+            let guarded = layer.layer(early.layer(resume.layer(upstream.clone())));
             router.routes.push(Route {
                 path: route.path.clone(),
                 metrics,
                 limit: in_use,
                 own_limit: route.own_limits,
                 settings: settings.clone(),
-                service: layer.layer(early.layer(resume.layer(upstream.clone()))),
+                service: unavailable.layer(guarded),
                 upstream,
             });
         }
@@ -232,6 +238,7 @@ impl Router {
             let text = Full::from("sse-guard: no route for this path\n");
             let mut response = Response::new(Either::Right(text));
             *response.status_mut() = StatusCode::NOT_FOUND;
+            response.extensions_mut().insert(Own);
             return response;
         };
         if let Some(family) = route.settings.family {

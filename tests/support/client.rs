@@ -92,6 +92,26 @@ impl Client {
         }
     }
 
+    /// The head of an event stream that is empty but for a reconnection time, and this, in milliseconds.
+    #[track_caller]
+    pub fn retry_later(&mut self) -> (String, u64) {
+        let head = self.head();
+        assert!(head.starts_with("http/1.1 200 "), "{head}");
+        assert!(head.contains("content-type: text/event-stream\n"), "{head}");
+        assert!(head.contains("cache-control: no-store\n"), "{head}");
+        assert!(head.contains("x-accel-buffering: no\n"), "{head}");
+        let len = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        let body = self.bytes(len.unwrap().parse().unwrap());
+        let body = String::from_utf8(body).unwrap();
+        let retry = body
+            .strip_prefix("retry: ")
+            .and_then(|body| body.strip_suffix('\n'));
+        let retry = retry.unwrap_or_else(|| panic!("{body:?}")).parse();
+        (head, retry.unwrap())
+    }
+
     /// The next HTTP chunk's data; empty at the last, nothing if the connection ends before.
     pub fn chunk(&mut self) -> Option<Vec<u8>> {
         let mut size = String::new();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Uri;
 use humantime::format_duration;
 
-use super::settings::{Config, Route, Settings};
+use super::settings::{Config, Route, Settings, Unavailable};
 
 /// How long a quiet stream lives behind others, the shortest first.
 const PEERS: &[(&str, u64)] = &[
@@ -162,6 +162,13 @@ fn of_settings(settings: &Settings) -> Vec<String> {
             format_duration(early.after),
             format_duration(upstream.head_timeout)
         ));
+    }
+    if settings.unavailable == Unavailable::Wait && settings.resume.is_none() {
+        warnings.push(
+            "upstream.unavailable is wait where resume.mode is off: no stream waits, clients are told \
+             to retry later; set resume.mode"
+                .to_owned(),
+        );
     }
     match (heartbeat.interval, idle.timeout) {
         (None, None) => warnings.push(

@@ -228,6 +228,12 @@ pub static KEYS: &[Key] = &[
         "Replace the upstream's connection of a resumable stream at this age, give or take a tenth; its client notices nothing",
     ),
     route(
+        "upstream.unavailable",
+        Kind::Choice(&["wait", "retry-later", "status"]),
+        "retry-later",
+        "Answer to an EventSource on a 5xx: retry-later (empty stream; it reconnects), wait (open stream, where resume.mode is on), or status (it gives up)",
+    ),
+    route(
         "heartbeat.interval",
         Kind::DurationOrOff,
         "15s",
@@ -364,7 +370,7 @@ pub static KEYS: &[Key] = &[
         "limit.retry_after",
         Kind::Duration,
         "5s",
-        "When a client over the limit is told to come back",
+        "When a client over the limit is told to come back, or one whose upstream is unavailable",
     ),
     route(
         "rotation.max_age",

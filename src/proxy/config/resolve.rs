@@ -13,7 +13,7 @@ use super::mistake::{Mistake, Place};
 use super::settings::{
     Admin, Budget, Budgets, Client, Config, Early, Health, Heartbeat, Idle, IdleAction, Level,
     Limit, Log, LogFormat, Rate, Reject, Resume, Rotation, Route, Settings, Style, TrustedHeader,
-    Upstream,
+    Unavailable, Upstream,
 };
 use super::value::Value;
 use super::{RoutePath, check};
@@ -200,6 +200,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             check: scope.get("upstream.check")?,
             check_path: scope.get("upstream.check_path")?,
         },
+        unavailable: scope.get("upstream.unavailable")?,
         heartbeat: Heartbeat {
             interval: scope.get("heartbeat.interval")?,
             style: style(scope)?,
@@ -433,6 +434,11 @@ from_words! {
         "close" => Close,
         "error-event" => ErrorEvent,
         "abort" => Abort,
+    }
+    Unavailable {
+        "wait" => Wait,
+        "retry-later" => RetryLater,
+        "status" => Status,
     }
     Reject {
         "status" => Status,

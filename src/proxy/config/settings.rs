@@ -200,6 +200,8 @@ pub struct Settings {
     pub family: Option<Family>,
     /// Where requests go.
     pub upstream: Upstream,
+    /// What an `EventSource` gets while the upstream is unavailable.
+    pub unavailable: Unavailable,
     /// What keeps quiet streams open.
     pub heartbeat: Heartbeat,
     /// When clients are answered ahead of a slow upstream.
@@ -288,6 +290,17 @@ pub struct Upstream {
     pub check: Option<Duration>,
     /// What it is asked for then, from the root of its host on; nothing if `None`.
     pub check_path: Option<PathAndQuery>,
+}
+
+/// What an `EventSource` gets while the upstream is unavailable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// A stream that waits for the upstream, if it may be resumed; else as `RetryLater`.
+    Wait,
+    /// An empty event stream with a `retry:` line, after which it reconnects.
+    RetryLater,
+    /// The status, at which it gives up for good.
+    Status,
 }
 
 /// What keeps quiet streams open.

@@ -2,6 +2,7 @@
 
 use super::UpstreamBody;
 use super::exchange::Failed;
+use crate::answer::Own;
 use crate::guard::BoxError;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode, Uri};
@@ -144,6 +145,7 @@ impl Failure {
         let text = Full::from(format!("sse-guard: {self}\n"));
         let mut response = Response::new(Either::Right(Either::Right(text)));
         *response.status_mut() = status;
+        response.extensions_mut().insert(Own);
         let headers = response.headers_mut();
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         headers.insert(CONTENT_TYPE, text);

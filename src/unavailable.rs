@@ -1,0 +1,449 @@
+//! Keeps an `EventSource` alive while the service behind it is unavailable.
+//!
+//! A browser's `EventSource` reconnects after a broken connection and after the end of a stream, but
+//! any status other than 200
+//! [fails the connection](https://html.spec.whatwg.org/multipage/server-sent-events.html#sse-processing-model)
+//! for good: one 502 during a deployment, and the page is without events until it is reloaded. This
+//! layer replaces such an answer by an event stream without events, which sets the reconnection time
+//! and ends.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use sse_guard::unavailable::UnavailableLayer;
+//! use std::{convert::Infallible, time::Duration};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let service = ServiceBuilder::new()
+//!     .layer(UnavailableLayer::new().retry(Duration::from_secs(5)))
+//!     .service(service_fn(|_: Request<()>| async {
+//!         Ok::<_, Infallible>(
+//!             Response::builder()
+//!                 .status(503)
+//!                 .body(Full::new(Bytes::from("restarting")))
+//!                 .unwrap(),
+//!         )
+//!     }));
+//!
+//! let feed = Request::get("/").header("accept", "text/event-stream").body(())?;
+//! let response = service.clone().oneshot(feed).await?;
+//! assert_eq!(response.status(), 200);
+//! let body = response.into_body().collect().await?.to_bytes();
+//! assert!(body.starts_with(b"retry: "));
+//!
+//! let response = service.oneshot(Request::get("/status").body(())?).await?;
+//! assert_eq!(response.status(), 503);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Which requests
+//!
+//! GET requests whose `Accept` names `text/event-stream`, of the families
+//! [`EventSource`](crate::family::Family::EventSource) and [`Mcp`](crate::family::Family::Mcp): the
+//! official MCP clients give up their GET stream after two error statuses, and reconnect after an end.
+//! All other requests get the real status. To them an empty stream would be a complete answer.
+//!
+//! # Which answers
+//!
+//! | status | the client gets |
+//! | --- | --- |
+//! | 500, 502, 503, 504, any other 5xx | 200, `retry:` and the end |
+//! | 501, 505, 506, 508, 510, 511 | the status: these describe the request or the setup and do not pass |
+//! | 204 | the status: it is how a server stops an `EventSource` |
+//! | 1xx, 2xx, 3xx, 4xx | the status |
+//!
+//! Answers of a [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer) pass as they are:
+//! [`Reject`](crate::connection_limit::Reject) selects their form. An error of the service passes, too. A
+//! server closes the connection on it, after which an `EventSource` reconnects by itself.
+//!
+//! # When clients come back
+//!
+//! After [`retry`](UnavailableLayer::retry), jittered by half either way. It does not grow with the
+//! length of an outage: clients should be back soon after the service is. A `Retry-After` in seconds is
+//! honoured: clients come back at that time or up to half of it later, but within
+//! [`longest_retry`](UnavailableLayer::longest_retry).
+//!
+//! The answer says `Cache-Control: no-store` and `X-Accel-Buffering: no`. Of the service's head it keeps
+//! `Access-Control-*`, `Timing-Allow-Origin`, `Vary`, `Set-Cookie`, `Date` and `Connection`.
+//!
+//! # Order
+//!
+//! Outermost: layers inside then count and log the status itself. Inside of other layers of this crate
+//! it works as well: they take its answers for failures with the status that they replace.
+//!
+//! Each is counted in `sse_guard_unavailable_total`, and logged, one line in ten seconds at the most.
+
+use crate::answer::{AnswerBody, InPlaceOf, Own, retry_line, set_retry_later};
+use crate::asked::Asked;
+use crate::jitter::{LONGEST, jittered, up_to};
+use crate::metrics::LogLimit;
+use crate::rejection::Rejected;
+use http::header::{CONNECTION, DATE, RETRY_AFTER, SET_COOKIE, VARY};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode, response};
+use pin_project_lite::pin_project;
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// The reconnection time unless told otherwise: 5 s.
+pub const DEFAULT_RETRY: Duration = Duration::from_secs(5);
+/// The longest that a `Retry-After` may set unless told otherwise: 5 minutes.
+pub const DEFAULT_LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
+/// One line of the log in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Answers `EventSource`s in place of an unavailable service. See the [module docs](self).
+#[derive(Clone, Debug)]
+pub struct UnavailableLayer {
+    enabled: bool,
+    retry: Duration,
+    longest: Duration,
+    log: LogLimit,
+}
+
+impl Default for UnavailableLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl UnavailableLayer {
+    /// Clients come back after 5 s, jittered.
+    pub fn new() -> Self {
+        Self {
+            enabled: true,
+            retry: DEFAULT_RETRY,
+            longest: DEFAULT_LONGEST_RETRY,
+            log: LogLimit::new(NonZeroU32::MIN, LOG_INTERVAL),
+        }
+    }
+
+    /// Whether it does anything; for a type that does not depend on the configuration.
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.enabled = enabled;
+        self
+    }
+
+    /// The reconnection time, jittered by half either way.
+    #[must_use]
+    pub fn retry(mut self, retry: Duration) -> Self {
+        self.retry = retry.min(LONGEST);
+        self
+    }
+
+    /// The longest reconnection time that a `Retry-After` may set.
+    #[must_use]
+    pub fn longest_retry(mut self, longest: Duration) -> Self {
+        self.longest = longest.min(LONGEST);
+        self
+    }
+
+    fn retry_of(&self, headers: &HeaderMap) -> Duration {
+        match retry_after(headers) {
+            // Not before the service wants it.
+            Some(wait) if !wait.is_zero() => {
+                let wait = wait.min(self.longest);
+                (wait + up_to(wait / 2)).min(self.longest.max(self.retry))
+            }
+            _ => jittered(self.retry),
+        }
+    }
+
+    fn answer<B>(&self, response: Response<B>) -> Response<AnswerBody<B>> {
+        let (mut head, body) = response.into_parts();
+        if !is_masked(&head) {
+            return Response::from_parts(head, AnswerBody::inner(body));
+        }
+        let (status, retry) = (head.status, self.retry_of(&head.headers));
+        metrics::counter!("sse_guard_unavailable_total", "answer" => "retry_later").increment(1);
+        if self.log.takes_one() {
+            tracing::warn!(
+                status = status.as_u16(),
+                not_logged = self.log.left_out(),
+                "upstream unavailable: event streams are answered with 200 and retry: instead"
+            );
+        }
+        head.status = StatusCode::OK;
+        head.headers = kept(head.headers);
+        set_retry_later(&mut head.headers);
+        head.extensions.insert(Own);
+        head.extensions.insert(InPlaceOf(status));
+        Response::from_parts(head, AnswerBody::own(retry_line(retry)))
+    }
+}
+
+/// Whether the answer ends an `EventSource` for good though a later one may not.
+fn is_masked(head: &response::Parts) -> bool {
+    may_pass(head.status) && head.extensions.get::<Rejected>().is_none()
+}
+
+/// Whether the same request may succeed later. What else begins with a 5 tells of a request or a setup
+/// that the server does not support (RFC 9110 section 15.6, RFC 2295, 2774, 5842, 6585).
+fn may_pass(status: StatusCode) -> bool {
+    status.is_server_error() && !matches!(status.as_u16(), 501 | 505 | 506 | 508 | 510 | 511)
+}
+
+/// In seconds, RFC 9110 section 10.2.3. A date is left out: the clock of the service may be off.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse();
+    seconds.ok().map(Duration::from_secs)
+}
+
+/// What does not describe the body that was replaced.
+fn kept(headers: HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    let mut last = None;
+    // The name comes with the first of several values alone.
+    for (name, value) in headers {
+        last = name.or(last);
+        let Some(name) = &last else { continue };
+        let is_kept = [CONNECTION, DATE, SET_COOKIE, TIMING_ALLOW_ORIGIN, VARY].contains(name)
+            || name.as_str().starts_with("access-control-");
+        if is_kept {
+            kept.append(name, value);
+        }
+    }
+    kept
+}
+
+impl<S> Layer<S> for UnavailableLayer {
+    type Service = Unavailable<S>;
+
+    fn layer(&self, inner: S) -> Unavailable<S> {
+        Unavailable {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// The service that [`UnavailableLayer`] makes.
+#[derive(Clone, Debug)]
+pub struct Unavailable<S> {
+    inner: S,
+    layer: UnavailableLayer,
+}
+
+impl<S> Unavailable<S> {
+    /// The service inside.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S, ReqB, B> Service<Request<ReqB>> for Unavailable<S>
+where
+    S: Service<Request<ReqB>, Response = Response<B>>,
+{
+    type Response = Response<AnswerBody<B>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let applies = self.layer.enabled && Asked::of(&request).takes_retry_later();
+        ResponseFuture {
+            layer: applies.then(|| self.layer.clone()),
+            future: self.inner.call(request),
+        }
+    }
+}
+
+pin_project! {
+    /// The response to come.
+    pub struct ResponseFuture<F> {
+        #[pin]
+        future: F,
+        layer: Option<UnavailableLayer>,
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<AnswerBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.future.poll(cx))?;
+        Poll::Ready(Ok(match this.layer {
+            Some(layer) => layer.answer(response),
+            None => response.map(AnswerBody::inner),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection_limit::ConnectionLimitLayer;
+    use crate::guard::testing::{Client, Upstream, ask};
+    use crate::metrics::MetricsLayer;
+    use http::Method;
+
+    fn layer() -> UnavailableLayer {
+        UnavailableLayer::new().retry(Duration::from_secs(4))
+    }
+
+    /// In its place, around another layer.
+    fn stack(layer: UnavailableLayer) -> (UnavailableLayer, MetricsLayer) {
+        (layer, MetricsLayer::new())
+    }
+
+    fn feed() -> Request<()> {
+        let get = Request::get("/").header("accept", "text/event-stream");
+        get.body(()).unwrap()
+    }
+
+    fn upstream(status: u16) -> Upstream {
+        Upstream::new()
+            .status(status)
+            .content_type("text/html")
+            .send("<p>down")
+    }
+
+    async fn milliseconds(response: Client) -> u64 {
+        let text = response.text().await;
+        let retry = text
+            .strip_prefix("retry: ")
+            .and_then(|text| text.strip_suffix('\n'));
+        retry.unwrap_or_else(|| panic!("{text:?}")).parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_failure_that_may_pass_becomes_an_empty_stream() {
+        for status in [500, 502, 503, 504, 507, 520, 529] {
+            let response = ask(stack(layer()), feed(), upstream(status)).await;
+            assert_eq!(response.status(), 200, "{status}");
+            let headers = response.headers();
+            assert_eq!(headers["content-type"], "text/event-stream");
+            assert_eq!(headers["cache-control"], "no-store");
+            assert_eq!(headers["x-accel-buffering"], "no");
+            let retry = milliseconds(response).await;
+            assert!((2_000..=6_000).contains(&retry), "{retry}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_pass_keeps_its_status_and_body() {
+        for status in [
+            204, 301, 400, 401, 404, 408, 429, 501, 505, 506, 508, 510, 511,
+        ] {
+            let response = ask(stack(layer()), feed(), upstream(status)).await;
+            assert_eq!(response.status(), status);
+            assert_eq!(response.headers()["content-type"], "text/html");
+            assert_eq!(response.text().await, "<p>down");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_clients_that_come_back_are_told_to() {
+        let with = |method: Method, fields: &[(&str, &str)]| {
+            let request = Request::builder().method(method);
+            let request = fields.iter().fold(request, |request, (name, value)| {
+                request.header(*name, *value)
+            });
+            request.body(()).unwrap()
+        };
+        let accepts = ("accept", "text/event-stream");
+        for (request, status) in [
+            (with(Method::GET, &[accepts]), 200),
+            (with(Method::GET, &[accepts, ("mcp-session-id", "1")]), 200),
+            (
+                with(Method::GET, &[accepts, ("anthropic-version", "1")]),
+                503,
+            ),
+            (with(Method::GET, &[accepts, ("openai-project", "1")]), 503),
+            (with(Method::GET, &[]), 503),
+            (with(Method::GET, &[("accept", "*/*")]), 503),
+            (with(Method::HEAD, &[accepts]), 503),
+            (with(Method::OPTIONS, &[accepts]), 503),
+            (with(Method::POST, &[accepts]), 503),
+        ] {
+            let what = format!("{request:?}");
+            let response = ask(stack(layer()), request, upstream(503)).await;
+            assert_eq!(response.status(), status, "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_retry_after_is_honoured_within_bounds() {
+        let layer = layer().longest_retry(Duration::from_secs(60));
+        for (value, bounds) in [
+            ("20", 20_000..=30_000),
+            ("50", 50_000..=60_000),
+            ("3600", 60_000..=60_000),
+            ("18446744073709551615", 60_000..=60_000),
+            ("0", 2_000..=6_000),
+            ("-1", 2_000..=6_000),
+            ("Fri, 31 Dec 1999 23:59:59 GMT", 2_000..=6_000),
+        ] {
+            let upstream = upstream(503).header("retry-after", value);
+            let response = ask(stack(layer.clone()), feed(), upstream).await;
+            assert!(!response.headers().contains_key(RETRY_AFTER));
+            let retry = milliseconds(response).await;
+            assert!(bounds.contains(&retry), "{value}: {retry}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_the_head_that_is_replaced_stays_what_is_not_of_its_body() {
+        let upstream = upstream(503)
+            .header("content-encoding", "gzip")
+            .header("content-length", "7")
+            .header("etag", "\"1\"")
+            .header("set-cookie", "node=2")
+            .header("access-control-allow-origin", "https://app.test")
+            .header("vary", "origin");
+        let response = ask(stack(layer()), feed(), upstream).await;
+        let headers = response.headers();
+        for gone in ["content-encoding", "content-length", "etag"] {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+        assert_eq!(headers["set-cookie"], "node=2");
+        assert_eq!(headers["access-control-allow-origin"], "https://app.test");
+        assert_eq!(headers["vary"], "origin");
+    }
+
+    #[tokio::test]
+    async fn a_limits_answer_is_its_own_matter() {
+        let limit = ConnectionLimitLayer::new().total(0);
+        let response = ask((layer(), limit), feed(), Upstream::new()).await;
+        assert_eq!(response.status(), 503);
+    }
+
+    #[tokio::test]
+    async fn layers_outside_count_a_failure() {
+        let metrics = MetricsLayer::new();
+        let layers = (metrics.clone(), layer(), MetricsLayer::new());
+        let response = ask(layers, feed(), upstream(502)).await;
+        assert_eq!(response.status(), 200);
+        milliseconds(response).await;
+        let snapshot = metrics.snapshot();
+        assert_eq!(
+            (snapshot.opened, snapshot.failed, snapshot.rejected),
+            (0, 1, 0)
+        );
+    }
+
+    #[tokio::test]
+    async fn switched_off_it_changes_nothing() {
+        let response = ask(stack(layer().enabled(false)), feed(), upstream(502)).await;
+        assert_eq!(response.status(), 502);
+        assert_eq!(response.text().await, "<p>down");
+    }
+}
