@@ -276,7 +276,7 @@ fn the_log_has_another_level_at_once_and_threads_wait_for_the_next_start() {
     let told = run.proxy.wait_for_log("from the next start on");
     assert!(told.contains("threads") && !told.contains("log"), "{told}");
     run.proxy.ask(two_hosts).head();
-    let told = run.proxy.wait_for_log_lines("more than one host", 1);
+    let told = run.proxy.wait_for_log_lines("more than one Host", 1);
     assert_eq!(told.len(), 1, "{told:?}");
 }
 

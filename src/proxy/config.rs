@@ -35,6 +35,7 @@ mod source;
 mod suggest;
 mod value;
 
+pub use super::path::Normalize;
 pub(super) use check::host_and_port;
 pub(super) use cli::file_name;
 pub use cli::{command, load, process_env};

@@ -37,7 +37,9 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> +
 /// Removes what concerns one connection alone, RFC 9110 section 7.6.1: also what `Connection`
 /// names.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<_> = connection_options(headers).collect();
+    // A field that all recipients need is no connection option (RFC 9110 section 7.6.1).
+    let is_for_one_hop = |name: &HeaderName| *name != HOST;
+    let named: Vec<_> = connection_options(headers).filter(is_for_one_hop).collect();
     for name in named {
         headers.remove(name);
     }

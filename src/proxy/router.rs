@@ -1,6 +1,7 @@
 //! Which upstream and which layers a request meets.
 
 use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
+use super::request_target::{self, Refused};
 use super::running::{Common, Current, Running};
 use super::stream_flag::StreamFlag;
 use super::upstream::{Check, Health, Upstream};
@@ -54,6 +55,7 @@ pub(super) struct Router {
     routes: Vec<Route>,
     /// One for each upstream, however many routes lead to it, and how it is checked.
     upstreams: Vec<(Health, Option<Check>)>,
+    normalize: config::Normalize,
     user_header: Option<HeaderName>,
     /// Whose word on it counts.
     trusted: Vec<IpNet>,
@@ -119,6 +121,7 @@ impl Router {
         let mut router = Self {
             routes: Vec::new(),
             upstreams: Vec::new(),
+            normalize: config.normalize,
             user_header: config.admin.user_header.clone(),
             trusted: config.trusted_proxies.clone(),
         };
@@ -232,9 +235,23 @@ impl Router {
         (user.len() <= LONGEST_USER).then_some(user)
     }
 
+    fn route_of(&self, request: &mut Request<RequestBody>) -> Result<Option<&Route>, Refused> {
+        let routes = &self.routes;
+        let index = request_target::route(
+            request,
+            self.normalize,
+            |path| routes.iter().position(|route| route.path.matches(path)),
+            |index| index.is_some_and(|index| routes[index].upstream.has_base_path()),
+        )?;
+        Ok(index.map(|index| &routes[index]))
+    }
+
     async fn answer(&self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
-        let path = request.uri().path();
-        let Some(route) = self.routes.iter().find(|route| route.path.matches(path)) else {
+        let route = match self.route_of(&mut request) {
+            Ok(route) => route,
+            Err(refused) => return refused.answer().map(Either::Right),
+        };
+        let Some(route) = route else {
             let text = Full::from("sse-guard: no route for this path\n");
             let mut response = Response::new(Either::Right(text));
             *response.status_mut() = StatusCode::NOT_FOUND;

@@ -28,7 +28,7 @@ use crate::serve::{Liveness, RequestBody, Upload};
 use bytes::Bytes;
 use http::header::HOST;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either, Empty, Full, Limited};
@@ -115,17 +115,15 @@ impl Upstream {
         }
     }
 
+    /// Whether requests go below a path of the upstream's.
+    pub(super) fn has_base_path(&self) -> bool {
+        !self.target.base.is_empty()
+    }
+
     async fn ask(
         &self,
         mut request: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, Failure> {
-        if request.method() == Method::CONNECT {
-            return Err(Failure::Connects);
-        }
-        // RFC 9112 section 3.2: whoever reads the other one sees another request.
-        if request.headers().get_all(HOST).iter().nth(1).is_some() {
-            return Err(Failure::Hosts);
-        }
         if !headers::is_chunked_at_most(request.headers()) {
             return Err(Failure::Coding);
         }
@@ -174,13 +172,9 @@ impl Upstream {
             "" => PathAndQuery::try_from(path)?,
             base => PathAndQuery::try_from(format!("{base}{path}"))?,
         };
-        // Also what `Connection` names, which may be the host.
         headers::remove_hop_by_hop(&mut parts.headers);
-        // RFC 9112 section 3.2.2: the authority of an absolute target counts, not Host.
-        if let Some(authority) = parts.uri.authority()
-            && let Ok(host) = HeaderValue::from_str(authority.as_str())
-        {
-            parts.headers.insert(HOST, host);
+        if let Some(PeerAddr(peer)) = parts.extensions.remove() {
+            headers::forward(&mut parts.headers, peer, &self.target.trusted);
         }
         if let (Some(host), false) = (&self.target.host, parts.headers.contains_key(HOST)) {
             parts.headers.insert(HOST, host.clone());
@@ -189,9 +183,6 @@ impl Upstream {
         parts.version = Version::HTTP_11;
         if let Some(protocol) = protocol {
             headers::set_upgrade(&mut parts.headers, protocol);
-        }
-        if let Some(PeerAddr(peer)) = parts.extensions.remove() {
-            headers::forward(&mut parts.headers, peer, &self.target.trusted);
         }
         let progress = Progress::default();
         let sending = progress.clone();

@@ -199,11 +199,12 @@ impl Reader<'_> {
 
 /// The problem of a name that is no key.
 fn unknown(part: Part, name: &str) -> String {
-    if tables().contains(&name) {
-        return format!("is a table; write [{name}] and its keys below");
-    }
+    // It is a table, too, but this is the mistake that is made.
     if name == "path" {
         return "is a key of a route; write it below [[route]]".to_owned();
+    }
+    if tables().contains(&name) {
+        return format!("is a table; write [{name}] and its keys below");
     }
     let keys = KEYS
         .iter()

@@ -160,6 +160,12 @@ pub static KEYS: &[Key] = &[
         "60s",
         "Give up a client that acknowledges nothing for so long (TCP_USER_TIMEOUT)",
     ),
+    proxy(
+        "path.normalize",
+        Kind::Choice(&["match", "rewrite", "off"]),
+        "match",
+        "How paths are matched with routes and forwarded; match: by the normalized path, forwarded as sent, or refused (400) where servers would read another route; rewrite: normalized; off: as sent",
+    ),
     Key {
         name: "upstream.url",
         kind: Kind::Url,

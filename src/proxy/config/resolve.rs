@@ -8,6 +8,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Uri};
 use ipnet::IpNet;
 
+use super::super::path::Normalize;
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::settings::{
@@ -107,6 +108,7 @@ fn build(
         listen,
         trusted_proxies: proxy.get("trusted_proxies")?,
         trusted_header: proxy.get("trusted_header")?,
+        normalize: proxy.get("path.normalize")?,
         threads: match proxy.given("threads") {
             Some(_) => proxy.get("threads")?,
             None => None,
@@ -414,6 +416,11 @@ macro_rules! from_words {
 }
 
 from_words! {
+    Normalize {
+        "match" => Match,
+        "rewrite" => Rewrite,
+        "off" => Off,
+    }
     TrustedHeader {
         "x-forwarded-for" => XForwardedFor,
         "forwarded" => Forwarded,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::super::path;
 use globset::{GlobBuilder, GlobMatcher};
 
 /// The paths that a route is for: a prefix of whole segments, or a glob.
@@ -11,8 +12,8 @@ use globset::{GlobBuilder, GlobMatcher};
 /// - A path with any of `*?[{` is a glob and matches a path as a whole: `*` and `?` stay within a
 ///   segment, `**` goes over any number of them.
 ///
-/// Paths are compared as the client spelt them, without decoding of `%2F` or removal of `..`: a
-/// route chooses settings and is no access control.
+/// Requests are compared by their normalized path: unreserved characters decoded, other escapes in
+/// upper case, empty and dot segments removed. Case counts. See `path.normalize`.
 #[derive(Clone, Debug)]
 pub struct RoutePath {
     text: String,
@@ -35,15 +36,30 @@ impl RoutePath {
         if text.contains(|c: char| c == '#' || c.is_whitespace() || c.is_control()) {
             return Err("a path has no spaces, control characters or fragment".to_owned());
         }
+        if path::is_never_normalized(text) {
+            return Err(
+                "a path has no empty segments and none of dots, as requests are matched \
+                        without them"
+                    .to_owned(),
+            );
+        }
+        if !has_whole_escapes(text) {
+            return Err(
+                "a percent sign stands before two hexadecimal digits; write %25 for the \
+                        sign itself"
+                    .to_owned(),
+            );
+        }
+        let pattern = path::pattern(text);
         let matcher = if text.contains(['*', '?', '[', '{']) {
-            let glob = GlobBuilder::new(text)
+            let glob = GlobBuilder::new(&pattern)
                 .literal_separator(true)
                 .backslash_escape(true)
                 .build()
                 .map_err(|error| format!("is no valid glob: {}", error.kind()))?;
             Matcher::Glob(glob.compile_matcher())
         } else {
-            Matcher::Prefix(text.strip_suffix('/').unwrap_or(text).to_owned())
+            Matcher::Prefix(pattern.strip_suffix('/').unwrap_or(&pattern).to_owned())
         };
         Ok(Self {
             text: text.to_owned(),
@@ -100,6 +116,13 @@ impl RoutePath {
     }
 }
 
+fn has_whole_escapes(text: &str) -> bool {
+    text.split('%').skip(1).all(|rest| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
+}
+
 impl PartialEq for RoutePath {
     fn eq(&self, other: &Self) -> bool {
         // The matcher is a function of the text.
@@ -145,6 +168,9 @@ mod tests {
             ("/{a,b}/x", "/b/x", true),
             ("/a?c", "/abc", true),
             ("/a?c", "/a/c", false),
+            ("/%61%2f", "/a%2F/b", true),
+            ("/caf\u{e9}", "/caf%C3%A9", true),
+            ("/caf\u{e9}/*", "/caf%C3%A9/x", true),
         ];
         for (route, request, matches) in cases {
             assert_eq!(path(route).matches(request), matches, "{route} {request}");
@@ -153,7 +179,10 @@ mod tests {
 
     #[test]
     fn a_path_that_can_match_nothing_is_refused() {
-        for text in ["", "v1", "/a b", "/a#b", "/a\n", "/{a", "/[z-a]"] {
+        for text in [
+            "", "v1", "/a b", "/a#b", "/a\n", "/{a", "/[z-a]", "//a", "/a//b", "/./a", "/a/..",
+            "/a%", "/a%4g",
+        ] {
             assert!(RoutePath::parse(text).is_err(), "{text:?}");
         }
     }

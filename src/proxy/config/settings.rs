@@ -12,6 +12,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, Method, Uri};
 use ipnet::IpNet;
 
+use super::super::path::Normalize;
 use super::RoutePath;
 use crate::family::Family;
 
@@ -24,6 +25,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// The header in which those peers name the client.
     pub trusted_header: TrustedHeader,
+    /// How the paths of requests are taken.
+    pub normalize: Normalize,
     /// How many threads serve; one per core if `None`.
     pub threads: Option<NonZeroU32>,
     /// What clients may take and are given.

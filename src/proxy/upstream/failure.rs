@@ -24,8 +24,6 @@ pub(super) enum Failure {
     HeadTimeout,
     #[error("the request can not be put to the upstream")]
     Request(#[source] http::Error),
-    #[error("the request names more than one host")]
-    Hosts,
     #[error("the request's body has a transfer coding other than chunked")]
     Coding,
     #[error("the upstream switched protocols unasked")]
@@ -36,8 +34,6 @@ pub(super) enum Failure {
     TooLong,
     #[error("the request's body broke off")]
     Upload(#[source] Failed),
-    #[error("this proxy opens no tunnels")]
-    Connects,
 }
 
 /// The errors of too many open files: of the process (`EMFILE`), and of the system (`ENFILE`). They
@@ -66,8 +62,7 @@ impl Failure {
             Self::Busy | Self::Files(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Request(_) | Self::Hosts | Self::Upload(_) => StatusCode::BAD_REQUEST,
-            Self::Connects => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Request(_) | Self::Upload(_) => StatusCode::BAD_REQUEST,
             Self::Coding => StatusCode::NOT_IMPLEMENTED,
         }
     }
@@ -97,12 +92,7 @@ impl Failure {
             Self::HeadTimeout => {
                 "if it needs longer to think, raise upstream.head_timeout; else see its own log"
             }
-            Self::Request(_)
-            | Self::Hosts
-            | Self::Coding
-            | Self::TooLong
-            | Self::Upload(_)
-            | Self::Connects => return None,
+            Self::Request(_) | Self::Coding | Self::TooLong | Self::Upload(_) => return None,
         })
     }
 

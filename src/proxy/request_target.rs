@@ -1,0 +1,318 @@
+//! What a request is for: the host and the path that it names, checked once, ahead of every reader.
+//!
+//! A field that routes and that two parties read differently takes a request past routes, limits
+//! and the upstream's own checks. So what is not valid by RFC 9110, RFC 9112 and RFC 3986 is refused
+//! here. Behind [`check`] a request has an origin-form target (or `*`) and one valid `Host`, which
+//! only HTTP/1.0 may omit.
+
+mod authority;
+
+use self::authority::BadAuthority;
+use super::path::{self, BadPath, Normalize};
+use http::header::{CONTENT_TYPE, HOST};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use std::borrow::Cow;
+
+/// Why a request has no target that can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refused {
+    #[error("an HTTP/1.1 request has to have a Host field")]
+    NoHost,
+    #[error("the request has more than one Host field")]
+    SeveralHosts,
+    #[error("the Host field is no host with perhaps a port: {0}")]
+    Host(BadAuthority),
+    #[error("the target's authority is no host with perhaps a port: {0}")]
+    Authority(BadAuthority),
+    #[error("the target's scheme is neither http nor https")]
+    Scheme,
+    #[error("the target is neither a path that begins with a slash nor an absolute URL")]
+    Form,
+    #[error("the target * is for OPTIONS alone")]
+    Asterisk,
+    #[error("the path has a character that has to be percent-encoded")]
+    PathCharacter,
+    #[error("the path has a percent sign without two hexadecimal digits")]
+    PathPercent,
+    #[error("the query has a character that has to be percent-encoded")]
+    QueryCharacter,
+    #[error(transparent)]
+    Path(#[from] BadPath),
+    #[error("this proxy opens no tunnels")]
+    Connect,
+}
+
+impl Refused {
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// Tells the log and the client why.
+    pub(super) fn answer<B: From<String>>(self) -> Response<B> {
+        let status = self.status();
+        tracing::debug!(status = status.as_u16(), "request refused: {self}");
+        let mut response = Response::new(B::from(format!("sse-guard: {self}\n")));
+        *response.status_mut() = status;
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, text);
+        response
+    }
+}
+
+/// Checks all that routes `request`, and brings it to one form.
+pub(super) fn check<B>(request: &mut Request<B>) -> Result<(), Refused> {
+    if request.method() == Method::CONNECT {
+        return Err(Refused::Connect);
+    }
+    check_host(request)?;
+    let uri = request.uri();
+    match (uri.scheme(), uri.authority()) {
+        (Some(scheme), Some(authority)) => {
+            if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS {
+                return Err(Refused::Scheme);
+            }
+            authority::check(authority.as_str().as_bytes()).map_err(Refused::Authority)?;
+            // RFC 9112 section 3.2.2: it counts, whatever Host says.
+            let host = HeaderValue::from_str(authority.as_str());
+            let host = host.map_err(|_| Refused::Authority(BadAuthority::Character))?;
+            let target = origin_form(uri)?;
+            *request.uri_mut() = target;
+            request.headers_mut().insert(HOST, host);
+        }
+        (None, None) => {}
+        // The authority-form, RFC 9112 section 3.2.3.
+        _ => return Err(Refused::Form),
+    }
+    let uri = request.uri();
+    match uri.path() {
+        "*" if request.method() == Method::OPTIONS => return Ok(()),
+        "*" => return Err(Refused::Asterisk),
+        path if path.starts_with('/') => check_path(path)?,
+        _ => return Err(Refused::Form),
+    }
+    check_query(uri.query().unwrap_or_default())
+}
+
+/// Checks `request` and finds its route, by which its path may get another spelling.
+///
+/// `is_bounded` tells whether the upstream of a route is to be reached below a base path alone.
+pub(super) fn route<B, R: PartialEq>(
+    request: &mut Request<B>,
+    normalize: Normalize,
+    route_of: impl Fn(&str) -> R,
+    is_bounded: impl Fn(&R) -> bool,
+) -> Result<R, Refused> {
+    check(request)?;
+    let uri = request.uri().clone();
+    if uri.path() == "*" {
+        return Ok(route_of("*"));
+    }
+    let resolved = path::resolve(uri.path(), normalize, route_of, is_bounded)?;
+    if let Cow::Owned(path) = resolved.path {
+        let query = uri.query().map(|query| format!("?{query}"));
+        let target = PathAndQuery::try_from(path + query.as_deref().unwrap_or_default());
+        *request.uri_mut() = Uri::from(target.map_err(|_| Refused::PathCharacter)?);
+    }
+    Ok(resolved.route)
+}
+
+/// RFC 9112 section 3.2: one, and a valid one, also beside an absolute target.
+fn check_host<B>(request: &Request<B>) -> Result<(), Refused> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => authority::check(host.as_bytes()).map_err(Refused::Host),
+        (Some(_), Some(_)) => Err(Refused::SeveralHosts),
+        (None, _) if request.version() <= Version::HTTP_10 => Ok(()),
+        (None, _) => Err(Refused::NoHost),
+    }
+}
+
+fn origin_form(uri: &Uri) -> Result<Uri, Refused> {
+    let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    // RFC 9112 section 3.2.1: an empty path is sent as a slash.
+    let slash = if target.starts_with('/') { "" } else { "/" };
+    let target = PathAndQuery::try_from(format!("{slash}{target}"));
+    Ok(Uri::from(target.map_err(|_| Refused::PathCharacter)?))
+}
+
+/// The characters of a path by RFC 3986 section 3.3, and `[ ] | ^`, which browsers send as they are.
+fn check_path(path: &str) -> Result<(), Refused> {
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let mut is_digit = || bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit());
+                if !(is_digit() && is_digit()) {
+                    return Err(Refused::PathPercent);
+                }
+            }
+            byte if byte.is_ascii_alphanumeric() => {}
+            byte if b"/-._~!$&'()*+,;=:@[]|^".contains(&byte) => {}
+            _ => return Err(Refused::PathCharacter),
+        }
+    }
+    Ok(())
+}
+
+/// Of a query no route depends, and clients send more than RFC 3986 allows: what is visible passes.
+fn check_query(query: &str) -> Result<(), Refused> {
+    match query.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(()),
+        false => Err(Refused::QueryCharacter),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `check` makes of a request as hyper reads it: the target and the host.
+    fn checked(
+        method: &str,
+        target: &str,
+        version: Version,
+        hosts: &[&[u8]],
+    ) -> Result<(String, Option<String>), Refused> {
+        let mut request = Request::builder().method(method).version(version);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        let mut request = request.uri(target).body(()).unwrap();
+        check(&mut request)?;
+        let host = request.headers().get(HOST);
+        let host = host.map(|host| host.to_str().unwrap().to_owned());
+        Ok((request.uri().to_string(), host))
+    }
+
+    fn get(target: &str) -> Result<String, Refused> {
+        checked("GET", target, Version::HTTP_11, &[b"a.test"]).map(|(target, _)| target)
+    }
+
+    #[test]
+    fn a_request_has_one_valid_host() {
+        let old = Version::HTTP_10;
+        let new = Version::HTTP_11;
+        let cases: &[(Version, &str, &[&[u8]], Result<Option<&str>, Refused>)] = &[
+            (new, "/", &[b"a.test:80"], Ok(Some("a.test:80"))),
+            (new, "/", &[], Err(Refused::NoHost)),
+            (old, "/", &[], Ok(None)),
+            (old, "/", &[b"a"], Ok(Some("a"))),
+            (old, "/", &[b""], Err(Refused::Host(BadAuthority::Empty))),
+            (new, "/", &[b"a", b"b"], Err(Refused::SeveralHosts)),
+            (new, "/", &[b"a", b"a"], Err(Refused::SeveralHosts)),
+            (old, "/", &[b"a", b"b"], Err(Refused::SeveralHosts)),
+            (
+                new,
+                "/",
+                &[b"a b"],
+                Err(Refused::Host(BadAuthority::Character)),
+            ),
+            (
+                new,
+                "/",
+                &[b"a\xe9"],
+                Err(Refused::Host(BadAuthority::Character)),
+            ),
+            (new, "http://b:8000/", &[b"a"], Ok(Some("b:8000"))),
+            (new, "HTTP://b/", &[b"a"], Ok(Some("b"))),
+            (new, "https://b/", &[b"a"], Ok(Some("b"))),
+            (new, "http://[::1]:80/", &[b"a"], Ok(Some("[::1]:80"))),
+            (old, "http://b/", &[], Ok(Some("b"))),
+            (new, "http://b/", &[], Err(Refused::NoHost)),
+            (new, "http://b/", &[b"a", b"b"], Err(Refused::SeveralHosts)),
+            (
+                new,
+                "http://b/",
+                &[b"a/b"],
+                Err(Refused::Host(BadAuthority::Character)),
+            ),
+            (
+                new,
+                "http://u:p@b/",
+                &[b"b"],
+                Err(Refused::Authority(BadAuthority::UserInfo)),
+            ),
+            (
+                new,
+                "http://u@b/",
+                &[b"b"],
+                Err(Refused::Authority(BadAuthority::UserInfo)),
+            ),
+            (
+                new,
+                "http://b:99999/",
+                &[b"b"],
+                Err(Refused::Authority(BadAuthority::Port)),
+            ),
+            (
+                new,
+                "http://b,c/",
+                &[b"b"],
+                Err(Refused::Authority(BadAuthority::Character)),
+            ),
+            (new, "ftp://b/", &[b"b"], Err(Refused::Scheme)),
+            (new, "ws://b/", &[b"b"], Err(Refused::Scheme)),
+        ];
+        for (version, target, hosts, expected) in cases {
+            let found = checked("GET", target, *version, hosts).map(|(_, host)| host);
+            let expected = expected.map(|host| host.map(str::to_owned));
+            assert_eq!(found, expected, "{version:?} {target} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_a_path_or_an_absolute_url() {
+        for (target, expected) in [
+            ("/", "/"),
+            ("/a?b=c", "/a?b=c"),
+            ("//a", "//a"),
+            ("/a?", "/a?"),
+            ("http://b", "/"),
+            ("http://b/a?c", "/a?c"),
+            ("http://b?c", "/?c"),
+            ("/a%2Fb;c=d/[x]|^", "/a%2Fb;c=d/[x]|^"),
+            ("/?a[]={x}|y^`z\\&100%&", "/?a[]={x}|y^`z\\&100%&"),
+        ] {
+            assert_eq!(get(target), Ok(expected.to_owned()), "{target}");
+        }
+        for (target, why) in [
+            ("g", Refused::Form),
+            ("g:80", Refused::Form),
+            ("*", Refused::Asterisk),
+            ("/a\u{e9}", Refused::PathCharacter),
+            ("/a\"b", Refused::PathCharacter),
+            ("/a\\b", Refused::PathCharacter),
+            ("/a{b}", Refused::PathCharacter),
+            ("/a%", Refused::PathPercent),
+            ("/a%4", Refused::PathPercent),
+            ("/a%4g", Refused::PathPercent),
+            ("/a?\u{e9}", Refused::QueryCharacter),
+        ] {
+            assert_eq!(get(target), Err(why), "{target}");
+        }
+    }
+
+    #[test]
+    fn methods_have_their_own_targets() {
+        let put = |method, target| checked(method, target, Version::HTTP_11, &[b"a"]);
+        assert!(put("OPTIONS", "*").is_ok());
+        assert!(put("OPTIONS", "/").is_ok());
+        assert_eq!(put("POST", "*"), Err(Refused::Asterisk));
+        for target in ["b:80", "/", "http://b/"] {
+            assert_eq!(put("CONNECT", target), Err(Refused::Connect), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_why() {
+        let response = Refused::NoHost.answer::<String>();
+        assert_eq!(response.status(), 400);
+        let text = "sse-guard: an HTTP/1.1 request has to have a Host field\n";
+        assert_eq!(response.body(), text);
+        assert_eq!(Refused::Connect.answer::<String>().status(), 405);
+    }
+}

@@ -1,0 +1,312 @@
+//! What a request is for, through the real binary: byte-exact requests whose host, target or path two
+//! servers could read differently.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
+mod support;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use support::{Client, Origin, Proxy};
+use tempfile::NamedTempFile;
+
+/// Answers everything with a short text, on connections that it keeps.
+fn plain() -> Origin {
+    Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+    })
+}
+
+/// One event, then silence until the other side goes.
+fn held() -> Origin {
+    Origin::start(|_, to| {
+        to.stream();
+        to.chunk("data: 1\n\n");
+        to.wait_for_close();
+    })
+}
+
+/// The status and the body of the answer to exactly these bytes.
+fn answer(to: SocketAddr, bytes: &[u8]) -> (String, String) {
+    let mut client = Client::connect(to);
+    client.socket.write_all(bytes).unwrap();
+    let head = client.head();
+    let status = head.split(' ').nth(1).unwrap().to_owned();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let body = client.bytes(length.map_or(0, |length| length.parse().unwrap()));
+    let body = String::from_utf8(body).unwrap();
+    (status, body)
+}
+
+fn put(proxy: &Proxy, bytes: &[u8]) -> (String, String) {
+    answer(proxy.addr, bytes)
+}
+
+#[test]
+fn a_request_without_one_valid_host_goes_no_further() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &["--log-level", "debug"]);
+    let fields: &[(&[u8], &str)] = &[
+        (b"Host: a b", "character"),
+        (b"Host: a/b", "character"),
+        (b"Host: a\\b", "character"),
+        (b"Host: a?b", "character"),
+        (b"Host: a#b", "character"),
+        (b"Host: a,b", "character"),
+        (b"Host: a\"b", "character"),
+        (b"Host: a\tb", "character"),
+        (b"Host: a\xc3\xa9", "character"),
+        (b"Host: http://a", "port"),
+        (b"Host: a@b", "user"),
+        (b"Host: u:p@b", "user"),
+        (b"Host: a:b", "port"),
+        (b"Host: a:99999", "port"),
+        (b"Host: a:80:80", "port"),
+        (b"Host: a:-1", "port"),
+        (b"Host: [::1", "brackets"),
+        (b"Host: [::1]x", "brackets"),
+        (b"Host: [a]", "brackets"),
+        (b"Host: a%2", "percent"),
+        (b"Host: a%zz", "percent"),
+        (b"Host:", "empty"),
+        (b"Host: :80", "empty"),
+        (b"X: y", "has to have a Host"),
+        (b"Host: a\r\nHost: a", "more than one"),
+        (b"Host: a\r\nHost:", "more than one"),
+    ];
+    for (field, why) in fields {
+        for target in ["/", "http://b.test/"] {
+            let mut bytes = format!("GET {target} HTTP/1.1\r\n").into_bytes();
+            bytes.extend_from_slice(field);
+            bytes.extend_from_slice(b"\r\n\r\n");
+            let (status, body) = put(&proxy, &bytes);
+            let field = String::from_utf8_lossy(field);
+            assert_eq!(status, "400", "{target} {field}");
+            assert!(
+                body.starts_with("sse-guard: ") && body.contains(why),
+                "{field}: {body}"
+            );
+        }
+    }
+    assert_eq!(origin.served(), 0);
+    let line = proxy.wait_for_log("request refused: the Host field is no host");
+    assert!(line.contains("\"DEBUG\""), "{line}");
+}
+
+#[test]
+fn a_valid_host_reaches_the_upstream_as_it_is() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &[]);
+    for host in ["a.test:8080", "A_b", "[::1]:80", "a%20b", "a.", "a:"] {
+        let (status, _) = put(
+            &proxy,
+            format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes(),
+        );
+        assert_eq!(status, "200", "{host}");
+        assert_eq!(origin.asked().field("host"), Some(host));
+        assert_eq!(origin.asked().field("x-forwarded-host"), Some(host));
+    }
+    // HTTP/1.0 knows no Host.
+    assert_eq!(put(&proxy, b"GET / HTTP/1.0\r\n\r\n").0, "200");
+    assert_eq!(origin.asked().field("x-forwarded-host"), None);
+    assert_eq!(put(&proxy, b"GET / HTTP/1.0\r\nHost: a b\r\n\r\n").0, "400");
+}
+
+#[test]
+fn a_target_is_of_a_form_that_its_method_has() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &[]);
+    for (line, status, forwarded) in [
+        ("GET http://b.test HTTP/1.1", "200", "GET / HTTP/1.1"),
+        ("GET http://b.test?q HTTP/1.1", "200", "GET /?q HTTP/1.1"),
+        ("GET HTTP://b.test/a?q HTTP/1.1", "200", "GET /a?q HTTP/1.1"),
+        ("GET https://b.test/ HTTP/1.1", "200", "GET / HTTP/1.1"),
+        (
+            "GET /a?b=/../c%&[] HTTP/1.1",
+            "200",
+            "GET /a?b=/../c%&[] HTTP/1.1",
+        ),
+        ("OPTIONS * HTTP/1.1", "200", "OPTIONS * HTTP/1.1"),
+        ("GET http://u:p@b.test/ HTTP/1.1", "400", ""),
+        ("GET http://u@b.test/ HTTP/1.1", "400", ""),
+        ("GET http://@b.test/ HTTP/1.1", "400", ""),
+        ("GET http:///a HTTP/1.1", "400", ""),
+        ("GET http://b:x/ HTTP/1.1", "400", ""),
+        ("GET http://b:99999/ HTTP/1.1", "400", ""),
+        ("GET http://[::1/ HTTP/1.1", "400", ""),
+        ("GET ftp://b.test/ HTTP/1.1", "400", ""),
+        ("GET file:///etc/passwd HTTP/1.1", "400", ""),
+        ("GET ws://b.test/ HTTP/1.1", "400", ""),
+        ("GET http:/a HTTP/1.1", "400", ""),
+        ("GET g HTTP/1.1", "400", ""),
+        ("GET b.test:80 HTTP/1.1", "400", ""),
+        ("GET ?q HTTP/1.1", "400", ""),
+        ("GET * HTTP/1.1", "400", ""),
+        ("POST * HTTP/1.1", "400", ""),
+        ("OPTIONS *?q HTTP/1.1", "400", ""),
+        ("CONNECT b.test:80 HTTP/1.1", "405", ""),
+        ("CONNECT / HTTP/1.1", "405", ""),
+        ("GET /a\\b HTTP/1.1", "400", ""),
+        ("GET \\a HTTP/1.1", "400", ""),
+        ("GET /a\"b HTTP/1.1", "400", ""),
+        ("GET /<a> HTTP/1.1", "400", ""),
+        ("GET /a%zz HTTP/1.1", "400", ""),
+        ("GET /a% HTTP/1.1", "400", ""),
+        ("GET /\u{e9} HTTP/1.1", "400", ""),
+        ("GET /?\u{e9} HTTP/1.1", "400", ""),
+        ("GET /a\x01 HTTP/1.1", "400", ""),
+        ("GET /a\x7f HTTP/1.1", "400", ""),
+        ("GET /a b HTTP/1.1", "400", ""),
+    ] {
+        let before = origin.served();
+        let bytes = format!("{line}\r\nHost: a.test\r\n\r\n");
+        assert_eq!(put(&proxy, bytes.as_bytes()).0, status, "{line:?}");
+        let served = origin.served() - before;
+        assert_eq!(served, usize::from(status == "200"), "{line:?}");
+        if served > 0 {
+            assert_eq!(origin.asked().head.lines().next(), Some(forwarded));
+        }
+    }
+}
+
+/// In front of `origin`, with a route of its own limit beside the rest.
+fn limited(origin: &Origin, base: &str, mode: &str) -> Proxy {
+    let mut file = NamedTempFile::new().unwrap();
+    write!(
+        file,
+        "upstream.url = 'http://{}{base}'\nlimit.rate = 'off'\npath.normalize = '{mode}'\n\
+         [[route]]\npath = '/admin'\nlimit.per_ip = 1\n[[route]]\npath = '/caf\u{e9}'\nlimit.per_ip = 1\n",
+        origin.addr
+    )
+    .unwrap();
+    Proxy::with_flags(&["--config", file.path().to_str().unwrap()])
+}
+
+#[test]
+fn one_path_has_one_limit_however_it_is_spelt() {
+    let origin = held();
+    for (mode, refused) in [("match", "400"), ("rewrite", "429")] {
+        let proxy = limited(&origin, "", mode);
+        let mut held = proxy.get("/admin");
+        assert_eq!(&held.head()[9..12], "200");
+        let status = |path: &str| proxy.get(path).head()[9..12].to_owned();
+        for path in [
+            "/admin",
+            "/admin/",
+            "/admin/x",
+            "/%61dmin",
+            "/%61%64%6D%69%6e?q",
+            "http://b/admin",
+        ] {
+            assert_eq!(status(path), "429", "{mode} {path}");
+        }
+        for path in [
+            "//admin",
+            "/./admin",
+            "/%2e/admin",
+            "/x/../admin",
+            "/x/%2E%2e/admin",
+            "///./admin",
+        ] {
+            assert_eq!(status(path), refused, "{mode} {path}");
+        }
+        for path in [
+            "/admin;x",
+            "/admin%2Fx",
+            "/admin%5cx",
+            "/%2fadmin",
+            "/x/..;/admin",
+            "/x/..%2fadmin",
+            "/../admin",
+            "/admin%00",
+        ] {
+            assert_eq!(status(path), "400", "{mode} {path}");
+        }
+        for path in [
+            "/ADMIN",
+            "/admin%2e",
+            "/administer",
+            "/a%2Fb",
+            "/a;b",
+            "/a//b",
+        ] {
+            assert_eq!(status(path), "200", "{mode} {path}");
+        }
+        let mut held = proxy.get("/caf%C3%A9");
+        assert_eq!(&held.head()[9..12], "200");
+        assert_eq!(status("/caf%c3%a9"), "429");
+    }
+}
+
+#[test]
+fn the_upstream_gets_the_spelling_that_the_mode_says() {
+    let origin = plain();
+    for (mode, cases) in [
+        (
+            "match",
+            [
+                ("/a/./b//c/../d?x=/../y", "/a/./b//c/../d?x=/../y"),
+                ("/%7eb%3a?%61", "/%7eb%3a?%61"),
+                ("/%61dmin/%3a?%61", "/admin/%3A?%61"),
+                ("/a%2fb", "/a%2fb"),
+            ],
+        ),
+        (
+            "rewrite",
+            [
+                ("/a/./b//c/../d?x=/../y", "/a/b/d?x=/../y"),
+                ("/%7eb%3a?%61", "/~b%3A?%61"),
+                ("/%61dmin/%3a?%61", "/admin/%3A?%61"),
+                ("/a%2fb", "/a%2Fb"),
+            ],
+        ),
+        (
+            "off",
+            [
+                ("/a/./b//c/../d?x=/../y", "/a/./b//c/../d?x=/../y"),
+                ("//admin", "//admin"),
+                ("/x/../admin", "/x/../admin"),
+                ("/admin%2fb", "/admin%2fb"),
+            ],
+        ),
+    ] {
+        let proxy = limited(&origin, "/base", mode);
+        for (path, forwarded) in cases {
+            let bytes = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(put(&proxy, bytes.as_bytes()).0, "200", "{mode} {path}");
+            assert_eq!(origin.asked().path, format!("/base{forwarded}"));
+        }
+    }
+}
+
+#[test]
+fn no_path_leaves_the_base_path() {
+    let origin = plain();
+    for mode in ["match", "rewrite", "off"] {
+        let proxy = limited(&origin, "/base", mode);
+        for path in [
+            "/..",
+            "/../secret",
+            "/%2e%2e/secret",
+            "/%2E./secret",
+            "/..%2fsecret",
+            "/..%5Csecret",
+            "/..;/secret",
+            "/..;a=b/secret",
+            "/a/../../secret",
+            "//../secret",
+            "/a//../../secret",
+            "/a%2fb/../../secret",
+            "http://b/../secret",
+        ] {
+            let bytes = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(put(&proxy, bytes.as_bytes()).0, "400", "{mode} {path}");
+        }
+    }
+    assert_eq!(origin.served(), 0);
+}
