@@ -310,3 +310,63 @@ fn no_path_leaves_the_base_path() {
     }
     assert_eq!(origin.served(), 0);
 }
+
+#[test]
+fn the_operators_address_takes_valid_requests_alone() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &["--admin-listen", "127.0.0.1:0"]);
+    let admin = proxy.admin();
+    let local = "Host: localhost";
+    for (line, fields, status) in [
+        ("GET /healthz HTTP/1.1", local, "200"),
+        ("GET /healthz HTTP/1.0", "X: y", "200"),
+        ("GET http://localhost/healthz HTTP/1.1", local, "200"),
+        // The authority of the target is the host.
+        (
+            "GET http://localhost/healthz HTTP/1.1",
+            "Host: evil.test",
+            "200",
+        ),
+        ("GET http://evil.test/healthz HTTP/1.1", local, "403"),
+        ("GET http://evil.test/api/summary HTTP/1.1", local, "403"),
+        ("GET http://u@localhost/healthz HTTP/1.1", local, "400"),
+        ("GET ftp://localhost/healthz HTTP/1.1", local, "400"),
+        ("GET /healthz HTTP/1.1", "X: y", "400"),
+        ("GET http://localhost/healthz HTTP/1.1", "X: y", "400"),
+        ("GET /healthz HTTP/1.1", "Host:", "400"),
+        ("GET /healthz HTTP/1.1", "Host: u@localhost", "400"),
+        ("GET /healthz HTTP/1.1", "Host: localhost:x", "400"),
+        ("GET /healthz HTTP/1.1", "Host: localhost/", "400"),
+        (
+            "GET /healthz HTTP/1.1",
+            "Host: localhost\r\nHost: localhost",
+            "400",
+        ),
+        (
+            "GET /healthz HTTP/1.1",
+            "Host: localhost\r\nHost: evil.test",
+            "400",
+        ),
+        ("GET /healthz HTTP/1.0", "Origin: http://", "403"),
+        (
+            "GET /healthz HTTP/1.1",
+            "Host: localhost\r\nOrigin: http://localhost\r\nOrigin: http://evil.test",
+            "400",
+        ),
+        (
+            "GET /api/summary HTTP/1.1",
+            "Host: localhost\r\nAuthorization: Bearer x\r\nAuthorization: Bearer y",
+            "400",
+        ),
+        ("GET healthz HTTP/1.1", local, "400"),
+        ("GET * HTTP/1.1", local, "400"),
+        ("CONNECT localhost:80 HTTP/1.1", local, "405"),
+        ("GET /%zz HTTP/1.1", local, "400"),
+        ("GET //healthz HTTP/1.1", local, "404"),
+        ("GET /./healthz HTTP/1.1", local, "404"),
+    ] {
+        let bytes = format!("{line}\r\n{fields}\r\n\r\n");
+        let (found, body) = answer(admin, bytes.as_bytes());
+        assert_eq!(found, status, "{line} {fields}: {body}");
+    }
+}

@@ -140,6 +140,7 @@ impl Admin {
                 self.clone(),
                 access::same_site,
             ))
+            .layer(axum::middleware::from_fn(access::valid))
             .with_state(self.clone())
     }
 }

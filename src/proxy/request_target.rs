@@ -196,7 +196,13 @@ mod tests {
     fn a_request_has_one_valid_host() {
         let old = Version::HTTP_10;
         let new = Version::HTTP_11;
-        let cases: &[(Version, &str, &[&[u8]], Result<Option<&str>, Refused>)] = &[
+        type Case = (
+            Version,
+            &'static str,
+            &'static [&'static [u8]],
+            Result<Option<&'static str>, Refused>,
+        );
+        let cases: &[Case] = &[
             (new, "/", &[b"a.test:80"], Ok(Some("a.test:80"))),
             (new, "/", &[], Err(Refused::NoHost)),
             (old, "/", &[], Ok(None)),

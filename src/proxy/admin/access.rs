@@ -6,11 +6,12 @@
 //! no foreign page knows, and whatever a page sends has to come from our own.
 
 use super::super::config;
+use super::super::request_target;
 use super::super::running::Current;
 use super::Shared;
 use super::answer::Refusal;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
@@ -62,6 +63,24 @@ fn is_ours(origin: &str, host: &str) -> bool {
     rest.is_some_and(|rest| rest.eq_ignore_ascii_case(host))
 }
 
+/// Turns away what is no valid request: two readers of it could see two hosts, origins or tokens.
+pub(super) async fn valid(mut request: Request, next: Next) -> Response {
+    if let Err(refused) = request_target::check(&mut request) {
+        tracing::debug!(
+            status = refused.status().as_u16(),
+            "request refused: {refused}"
+        );
+        return Refusal::new(refused.status(), refused.to_string()).into_response();
+    }
+    for name in [ORIGIN, AUTHORIZATION, CONTENT_TYPE] {
+        if request.headers().get_all(&name).iter().nth(1).is_some() {
+            let problem = format!("the request has more than one field `{name}`");
+            return Refusal::bad(problem).into_response();
+        }
+    }
+    next.run(request).await
+}
+
 /// Turns away what a foreign page has sent.
 pub(super) async fn same_site(
     State(admin): State<Shared>,
@@ -72,17 +91,17 @@ pub(super) async fn same_site(
     let access = Access::by(&current);
     let headers = request.headers();
     let text = |value: Option<&HeaderValue>| Some(value?.to_str().ok()?.to_owned());
-    // Of browsers none leaves it out; health checks by HTTP/1.0 do.
-    let host = headers
-        .get(HOST)
-        .map(|host| text(Some(host)).unwrap_or_default());
+    // It is valid, and left out by HTTP/1.0 alone: by health checks, and by no browser.
+    let host = text(headers.get(HOST));
     if host.as_deref().is_some_and(|host| !access.knows(host)) {
         let problem = "the Host header does not name this machine: call it by its address or as \
                        localhost, or set admin.token";
         return Refusal::new(StatusCode::FORBIDDEN, problem).into_response();
     }
     if let Some(origin) = headers.get(ORIGIN)
-        && !text(Some(origin)).is_some_and(|origin| is_ours(&origin, &host.unwrap_or_default()))
+        && !text(Some(origin))
+            .zip(host)
+            .is_some_and(|(origin, host)| is_ours(&origin, &host))
     {
         let problem = "the request comes from a page of another origin";
         return Refusal::new(StatusCode::FORBIDDEN, problem).into_response();
