@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures sse-guard side by side with nginx, HAProxy and a TCP forwarder. README.md explains.
 #
-#   benches/peers/run.sh [WORKLOAD...]     idle latency throughput hold slow churn; all of them by default
+#   benches/peers/run.sh [WORKLOAD...]     idle waiting latency throughput hold slow churn; all of them by default
 #
 # From the environment, with defaults:
 #   QUICK=1          all is shorter and smaller, and what only sse-guard promises is measured on it alone:
@@ -29,10 +29,10 @@ export THREADS=${THREADS:-2}
 export GUARD_FLAGS=${GUARD_FLAGS:---threads $THREADS --limit-per-ip off --limit-rate off --limit-total off --log-level warn}
 read -ra targets <<<"${TARGETS:-sse-guard nginx haproxy tcp}"
 workloads=("$@")
-[ $# -gt 0 ] || workloads=(idle latency throughput hold slow churn)
+[ $# -gt 0 ] || workloads=(idle waiting latency throughput hold slow churn)
 for workload in "${workloads[@]}"; do
     case $workload in
-    idle | latency | throughput | hold | slow | churn) ;;
+    idle | waiting | latency | throughput | hold | slow | churn) ;;
     *) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
     esac
 done
@@ -149,6 +149,13 @@ for workload in "${workloads[@]}"; do
         begin burst
         measure burst "$streams" -- "${all[@]}" -- \
             idle --conns "$streams" --hold "$hold" --rest "$rest" --opening "$streams"
+        ;;
+    waiting)
+        for what in head next first; do
+            begin "waiting-$what"
+            # Less than HAProxy's timeout for a request.
+            measure "waiting-$what" 1000 -- "${targets[@]}" -- waiting --for "$what" --conns 1000 --hold 5
+        done
         ;;
     latency)
         begin latency

@@ -64,6 +64,16 @@ IDLE = [
     Row("files kept after they left", of("fds_kept"), 0),
     Row("CPU to open, ms a stream", of("open_cpu_ms_per_conn"), ratio=True),
 ]
+def waiting(limit):
+    """Connections that wait, each of which may cost so many KB."""
+    return [
+        Row("connections not opened or cut", total("not_opened", "dropped"), 0),
+        Row("user space, KB a connection", of("pss_bytes_per_conn", KIB), limit, ratio=True),
+        Row("kept after they left, KB a connection", of("pss_kept_bytes_per_conn", KIB)),
+        Row("CPU to open, ms a connection", of("open_cpu_ms_per_conn"), ratio=True),
+    ]
+
+
 COST = Row("CPU s per million events", of("cpu_s_per_million_events"), ratio=True, peer=True)
 OTHERS = Row("noise: CPU time of all else, %", of("noise_percent"))
 THROUGHPUT = [
@@ -76,6 +86,9 @@ THROUGHPUT = [
 TABLES = {
     "idle": ("{conns:,} idle streams, {opening} being opened at a time, after {hold:g} s", IDLE),
     "burst": ("{conns:,} idle streams, opened all at once, after {hold:g} s", IDLE),
+    "waiting-head": ("{conns:,} requests that wait for their response's head, after {hold:g} s", waiting(10)),
+    "waiting-next": ("{conns:,} connections that wait for their second request, after {hold:g} s", waiting(6)),
+    "waiting-first": ("{conns:,} connections that have sent nothing, after {hold:g} s", waiting(1)),
     "latency": (
         "{conns:,} streams with {rate:g} events a second each",
         [

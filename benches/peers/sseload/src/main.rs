@@ -85,6 +85,13 @@ enum Command {
         #[command(flatten)]
         workload: run::slow::Slow,
     },
+    /// Hold connections that wait for a response's head or for a request: memory per connection
+    Waiting {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        workload: run::waiting::Waiting,
+    },
 }
 
 /// Lets this process open as many files as the system allows.
@@ -119,6 +126,7 @@ fn main() -> Result<()> {
         Command::Throughput { common, workload } => on_threads(1, drive(workload, common)),
         Command::Churn { common, workload } => on_threads(1, drive(workload, common)),
         Command::Slow { common, workload } => on_threads(1, drive(workload, common)),
+        Command::Waiting { common, workload } => on_threads(1, drive(workload, common)),
     }
 }
 

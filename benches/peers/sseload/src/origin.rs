@@ -5,6 +5,8 @@
 //! | `/idle` | one event, then silence |
 //! | `/tick?interval_ms=&size=` | an event each interval, numbered per connection |
 //! | `/burst?events=&size=&chunk=` | so many events (0: without end) as fast as the reader takes them |
+//! | `/hold` | none, until the connection ends |
+//! | `/plain` | a short text |
 //! | `/stats` | counters as JSON |
 //!
 //! Streams go out chunked. An event is one chunk and one write, but for `/burst`, whose writes are 64 KiB
@@ -144,6 +146,11 @@ impl Connection<'_> {
                     }
                     self.write(b"0\r\n\r\n").await?;
                 }
+                "/hold" => {
+                    let _open = Up::new(&self.counters.open_streams);
+                    self.unless_gone(std::future::pending::<()>()).await?;
+                }
+                "/plain" => self.whole("200 OK", "plain\n").await?,
                 "/stats" => self.whole("200 OK", &format!("{}\n", self.stats())).await?,
                 _ => self.whole("404 Not Found", "not found\n").await?,
             }

@@ -98,6 +98,17 @@ fn slow() {
 }
 
 #[test]
+fn waiting() {
+    for what in ["head", "next", "first"] {
+        for run in forwarded(&["waiting", "--for", what, "--conns", "50", "--hold", "0.2", "--rest", "0.1"]) {
+            assert_eq!((&run["opened"], &run["not_opened"], &run["dropped"]), (&50.into(), &0.into(), &0.into()));
+            assert!(run["fds_per_conn"].as_f64().unwrap() >= 2.0, "{run}");
+            assert_eq!(run["fds_kept"], 0, "{run}");
+        }
+    }
+}
+
+#[test]
 fn what_fails_on_one_target_keeps_no_other_from_being_measured() {
     let origin = Server::start(&["origin"]);
     let proxy = Server::start(&["tcp-forward", "--to", &origin.addr]);

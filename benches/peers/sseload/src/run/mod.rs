@@ -5,3 +5,4 @@ pub mod idle;
 pub mod latency;
 pub mod slow;
 pub mod throughput;
+pub mod waiting;
