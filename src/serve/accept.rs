@@ -2,8 +2,10 @@
 
 #[cfg(feature = "proxy")]
 use super::Server;
+use super::connection::Connection;
+use super::stop::Stopper;
 use super::workers::Workers;
-use super::{RequestBody, Settings, drive};
+use super::{RequestBody, Settings};
 use crate::guard::BoxError;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -12,7 +14,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tower_service::Service;
 
 /// Between two tries to accept when files are exhausted.
@@ -22,8 +23,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Connections {
     settings: Arc<Settings>,
     workers: Workers,
-    /// Each connection has a receiver.
-    stop: watch::Sender<()>,
+    stop: Stopper,
     failures: Failures,
 }
 
@@ -40,7 +40,7 @@ impl Connections {
         Self {
             settings,
             workers,
-            stop: watch::Sender::new(()),
+            stop: Stopper::new(),
             failures: Failures::default(),
         }
     }
@@ -67,10 +67,11 @@ impl Connections {
             match accepted {
                 Ok((socket, peer)) => {
                     self.failures.over();
-                    let stopping = self.stop.subscribe();
+                    let stop = self.stop.subscribe();
                     let settings = self.settings.clone();
                     let service = service.clone();
-                    let connection = move |socket| drive(socket, peer, service, settings, stopping);
+                    let connection =
+                        move |socket| Connection::new(socket, peer, service, settings, stop);
                     if let Err(error) = self.workers.spawn(socket, connection) {
                         tracing::debug!(%error, "a client went at once");
                     }
@@ -94,7 +95,7 @@ impl Connections {
     /// Connections end with the response they are at. Waits for the last; to stop waiting is to cut
     /// off the rest, when this is dropped.
     pub(crate) async fn finish(&mut self) {
-        self.stop.send_replace(());
+        self.stop.stop();
         self.stop.closed().await;
     }
 

@@ -1,7 +1,7 @@
 //! What a request says about its response.
 
-use http::header::{CONNECTION, TE};
-use http::{HeaderMap, HeaderName, Request, Version};
+use http::header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, Method, Request, Version};
 
 /// What a request says about the way its response is to come.
 #[derive(Clone, Copy)]
@@ -10,6 +10,9 @@ pub(super) struct Client {
     /// It wants no other request on this connection.
     pub(super) closes: bool,
     pub(super) takes_trailers: bool,
+    /// It wants another one, which in HTTP/1.0 has to be said.
+    keeps: bool,
+    may_leave: bool,
 }
 
 impl Client {
@@ -19,7 +22,38 @@ impl Client {
             version: request.version(),
             closes: names(headers, &CONNECTION, b"close"),
             takes_trailers: names(headers, &TE, b"trailers"),
+            keeps: names(headers, &CONNECTION, b"keep-alive"),
+            // hyper closes the connection behind a chunked body that had a Content-Length, too, and
+            // does not say so.
+            may_leave: request.method() != Method::CONNECT
+                && !headers.contains_key(UPGRADE)
+                && !headers.contains_key(TRANSFER_ENCODING),
         }
+    }
+
+    /// Whether the connection can leave hyper while the response is awaited, or behind it: nothing
+    /// that hyper knows of the request is lost with it.
+    pub(super) fn may_leave(self) -> bool {
+        self.may_leave
+    }
+
+    /// A request's head with all that hyper's way to write the response depends on.
+    pub(super) fn head_for_hyper(self, method: &Method) -> Vec<u8> {
+        let version = match self.version {
+            Version::HTTP_10 => "0",
+            _ => "1",
+        };
+        let mut head = format!("{method} / HTTP/1.{version}\r\n");
+        if self.closes {
+            head.push_str("connection: close\r\n");
+        } else if self.keeps {
+            head.push_str("connection: keep-alive\r\n");
+        }
+        if self.takes_trailers {
+            head.push_str("te: trailers\r\n");
+        }
+        head.push_str("\r\n");
+        head.into_bytes()
     }
 }
 

@@ -80,6 +80,28 @@ impl ClientIo {
         state.ahead = ahead;
     }
 
+    /// Until there is something of the client's to read: false if that is its end, or the end of its
+    /// connection.
+    pub(super) fn poll_come(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut bytes = [0; READ];
+        if !self.state().ahead.is_empty() {
+            return Poll::Ready(true);
+        }
+        loop {
+            if ready!(self.0.socket.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(false);
+            }
+            match self.0.socket.try_read(&mut bytes) {
+                Ok(read) => {
+                    self.unread(&bytes[..read]);
+                    return Poll::Ready(read > 0);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(false),
+            }
+        }
+    }
+
     /// Until the client has closed its side, for whoever expects nothing of it. Bytes of the next
     /// request are kept for their turn; behind too many of them the end is not seen.
     ///

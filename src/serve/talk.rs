@@ -1,43 +1,57 @@
-//! A connection while hyper drives it: until it ends, or a response turns out to be an event
-//! stream.
+//! A connection while hyper drives it: until it ends, waits for a request or a response, or a
+//! response turns out to be an event stream.
 
 use super::Settings;
-use super::body::{RequestBody, Upload};
+use super::call::{Answered, Call, Outcome};
 use super::client::Client;
+use super::idle::later;
 use super::io::{ClientIo, Stalled};
 use super::pump::Pump;
-use crate::asked::{Asked, Kind};
+use super::stop::Stop;
+use super::written::Written;
+use crate::asked::Asked;
 use crate::client_key::PeerAddr;
 use crate::guard::BoxError;
 use crate::lock::lock;
+use crate::serve::RequestBody;
 use crate::stream::{EndReason, Stream};
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioTimer;
 use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::Poll;
-use tokio::sync::watch;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
 
-/// Whether all that tells the client where the response ends is the end of the connection. hyper
-/// writes no other response behind such a one.
-fn ends_with_connection<B: Body>(client: Client, response: &Response<B>) -> bool {
-    let is_old = [client.version, response.version()].contains(&Version::HTTP_10);
-    is_old
-        && !response.headers().contains_key(CONTENT_LENGTH)
-        && response.body().size_hint().exact().is_none()
+/// A connection that has waited for so long leaves hyper and its buffers. The next request or
+/// response sets hyper up again, which costs a busy connection nothing and any other one little.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// What a connection does next.
+pub(super) enum Next<B> {
+    /// Nothing: it is over.
+    Over,
+    /// Waits for a request, whose head may take until then.
+    Idle(Instant),
+    /// Has hyper read a request, whose head may take until then.
+    Talk(Instant),
+    /// Waits for the response to a request that has come as a whole.
+    Wait(Box<Call<B>>),
+    /// Has hyper write a response.
+    Answer(Box<Answered<B>>),
+    /// Writes an event stream.
+    Stream(Pin<Box<Pump<B>>>),
 }
 
-/// Where the service's side leaves word for the connection's side.
-struct Desk<B>(Arc<Mutex<Note<B>>>);
+/// Where the two sides of hyper's service meet.
+pub(super) struct Desk<B>(Arc<Mutex<Note<B>>>);
 
 impl<B> Clone for Desk<B> {
     fn clone(&self) -> Self {
@@ -46,17 +60,22 @@ impl<B> Clone for Desk<B> {
 }
 
 enum Note<B> {
-    /// No request is under way, or its response is on its way.
-    Idle,
-    /// A request has been asked, with its body's state.
-    Asked(Upload),
-    /// Its response is an event stream that hyper writes.
-    Written(Stream),
-    /// Its response is an event stream, and ours to write.
-    Stream(Pin<Box<Pump<B>>>),
+    /// No request is under way, or the driver has its call.
+    Nothing,
+    /// A request has come.
+    Asked(Call<B>),
+    /// This is for hyper to write.
+    Answered(Answered<B>),
+    /// hyper writes a response, of this stream if it is one.
+    Writes(Option<Stream>),
 }
 
 impl<B> Desk<B> {
+    fn new(answered: Option<Answered<B>>) -> Self {
+        let note = answered.map_or(Note::Nothing, Note::Answered);
+        Self(Arc::new(Mutex::new(note)))
+    }
+
     fn note(&self) -> MutexGuard<'_, Note<B>> {
         lock(&self.0)
     }
@@ -65,18 +84,48 @@ impl<B> Desk<B> {
         *self.note() = note;
     }
 
-    fn take(&self) -> Option<Pin<Box<Pump<B>>>> {
-        match std::mem::replace(&mut *self.note(), Note::Idle) {
-            Note::Stream(pump) => Some(pump),
-            Note::Idle | Note::Asked(_) | Note::Written(_) => None,
+    fn take_call(&self) -> Option<Call<B>> {
+        let mut note = self.note();
+        match std::mem::replace(&mut *note, Note::Nothing) {
+            Note::Asked(call) => Some(call),
+            other => {
+                *note = other;
+                None
+            }
+        }
+    }
+
+    /// The response that is there, as hyper gets it.
+    fn take_answer(&self) -> Option<Result<Response<Written<B>>, BoxError>> {
+        let mut note = self.note();
+        match std::mem::replace(&mut *note, Note::Nothing) {
+            Note::Answered(answered) => {
+                let response = answered.result.map(|response| {
+                    *note = Note::Writes(response.extensions().get().cloned());
+                    response.map(|body| Written::new(body, self.clone()))
+                });
+                Some(response)
+            }
+            other => {
+                *note = other;
+                None
+            }
+        }
+    }
+
+    /// hyper is done with the body of its response.
+    pub(super) fn is_written(&self) {
+        let mut note = self.note();
+        if let Note::Writes(_) = *note {
+            *note = Note::Nothing;
         }
     }
 }
 
-/// The service as hyper calls it.
+/// The service as hyper calls it. It passes calls on to the driver and fetches their responses: a
+/// call has to be able to outlive hyper's connection.
 struct Attendant<S, B> {
     service: S,
-    io: ClientIo,
     peer: SocketAddr,
     desk: Desk<B>,
 }
@@ -87,60 +136,70 @@ impl<S, B> Unpin for Attendant<S, B> {}
 impl<S, B> hyper::service::Service<Request<Incoming>> for Attendant<S, B>
 where
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
 {
-    type Response = Response<B>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<B>, S::Error>> + Send>>;
+    type Response = Response<Written<B>>;
+    type Error = BoxError;
+    type Future = Reply<B>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let reply = Reply(self.desk.clone());
+        if let Note::Answered(_) = *self.desk.note() {
+            // This request only tells hyper how to write the response that is there.
+            return reply;
+        }
         let (client, asked) = (Client::of(&request), Asked::of(&request));
         let (mut parts, incoming) = request.into_parts();
         let (body, upload) = RequestBody::new(incoming);
-        self.desk.leave(Note::Asked(upload.clone()));
         parts.extensions.insert(PeerAddr(self.peer));
         #[cfg(feature = "axum")]
         parts
             .extensions
             .insert(axum::extract::ConnectInfo(self.peer));
-        let mut service = self.service.clone();
-        let (desk, io) = (self.desk.clone(), self.io.clone());
-        Box::pin(async move {
-            poll_fn(|cx| service.poll_ready(cx)).await?;
-            let response = service.call(Request::from_parts(parts, body)).await?;
-            let (parts, body) = response.into_parts();
-            let is_stream = Kind::of(&asked, &parts) != Kind::Other
-                && !parts.headers.contains_key(CONTENT_LENGTH)
-                && body.size_hint().exact().is_none();
-            let response = Response::from_parts(parts, body);
-            // While the request's body is coming, its connection can not change hands.
-            if is_stream && upload.is_over() {
-                desk.leave(Note::Stream(Box::pin(Pump::new(io, response, client))));
-                // The connection is taken from hyper meanwhile, and this future dropped.
-                return std::future::pending().await;
-            }
-            if ends_with_connection(client, &response) {
-                // Whoever cuts it, and however: unless hyper has brought it to its end, the end of
-                // the connection must not say that this was all.
-                io.reset_on_close();
-            }
-            let stream = response.extensions().get().cloned();
-            desk.leave(stream.map_or(Note::Idle, Note::Written));
-            Ok(response)
-        })
+        let request = Request::from_parts(parts, body);
+        let call = Call::new(self.service.clone(), request, asked, client, upload);
+        self.desk.leave(Note::Asked(call));
+        reply
     }
 }
 
-/// Has hyper serve `io`, until the connection is over or a response is an event stream: then the
-/// socket is the pump's.
+/// A response that the driver leaves at the desk. It wakes nobody: the driver polls hyper next.
+struct Reply<B>(Desk<B>);
+
+impl<B> Future for Reply<B> {
+    type Output = Result<Response<Written<B>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.take_answer().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+/// How far a connection has come, as far as its driver can tell.
+enum Phase<B> {
+    /// It waits for a request's head, until then.
+    Head(Instant),
+    /// It waits for a response; the flag says that it has done so for long.
+    Call(Call<B>, bool),
+    /// hyper writes a response. When it is written, the connection can leave hyper.
+    Response { may_leave: bool },
+    /// The response is ours to write, as soon as hyper has written what comes before it, such as
+    /// 100 Continue.
+    Stream(Pin<Box<Pump<B>>>),
+}
+
+/// Has hyper serve `io`, whose next head may take until `deadline`, or write `answered` to it, until the
+/// connection does something that needs no hyper.
 pub(super) async fn talk<S, B>(
-    io: &ClientIo,
+    io: ClientIo,
     peer: SocketAddr,
     service: S,
-    settings: &Settings,
-    mut stopping: watch::Receiver<()>,
-) -> Option<Pin<Box<Pump<B>>>>
+    settings: Arc<Settings>,
+    stop: Stop,
+    deadline: Instant,
+    answered: Option<Box<Answered<B>>>,
+) -> Next<B>
 where
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
@@ -148,40 +207,78 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let desk = Desk(Arc::new(Mutex::new(Note::Idle)));
+    let mut phase = match &answered {
+        None => Phase::Head(deadline),
+        Some(answered) => Phase::Response {
+            may_leave: answered.client.may_leave(),
+        },
+    };
+    let desk = Desk::new(answered.map(|answered| *answered));
     let attendant = Attendant {
         service,
-        io: io.clone(),
         peer,
         desk: desk.clone(),
     };
     let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.head_timeout)
+        // It would not run between two requests, and cost a timer for each.
+        .header_read_timeout(None)
         .max_buf_size(settings.max_head)
         .serve_connection(io.clone(), attendant)
         .with_upgrades();
-    let mut stop = pin!(async {
-        // If the sender is gone, so is the server.
-        let _ = stopping.changed().await;
-    });
+    let mut stopped = pin!(stop.wait());
     let (mut is_stopping, mut was_told) = (false, false);
-    let result = poll_fn(|cx| {
+    let mut timer = pin!(sleep_until(deadline));
+    let next = poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-                return Poll::Ready(Some(result));
+                return Poll::Ready(Err(result));
             }
-            let (under_way, expects_nothing) = match &*desk.note() {
-                // What hyper has to say before, such as 100 Continue, has to be out.
-                Note::Stream(_) if !io.is_blocked() => return Poll::Ready(None),
-                Note::Stream(_) => (true, true),
-                Note::Asked(upload) => (true, upload.is_over()),
-                Note::Idle | Note::Written(_) => (false, false),
+            // The next request may come in the poll that ends the response before.
+            if let Some(call) = desk.take_call() {
+                timer.as_mut().reset(Instant::now() + LINGER);
+                phase = Phase::Call(call, false);
+            }
+            if let Phase::Call(call, _) = &mut phase {
+                let (client, may_leave) = (call.client, call.upload.is_over());
+                match call.poll(&io, cx) {
+                    Poll::Pending => {}
+                    Poll::Ready(Outcome::Stream(pump)) => phase = Phase::Stream(pump),
+                    Poll::Ready(Outcome::Other(answered)) => {
+                        let may_leave = may_leave && client.may_leave();
+                        phase = Phase::Response { may_leave };
+                        desk.leave(Note::Answered(answered));
+                        continue;
+                    }
+                }
+            }
+            if let Phase::Response { may_leave } = phase
+                && let Note::Nothing = *desk.note()
+                && !io.is_blocked()
+            {
+                let now = Instant::now();
+                let deadline = later(now, settings.head_timeout);
+                phase = Phase::Head(deadline);
+                let may_stay = if may_leave { now + LINGER } else { deadline };
+                timer.as_mut().reset(may_stay.min(deadline));
+            }
+            let expects_nothing = match &phase {
+                Phase::Stream(_) if !io.is_blocked() => return Poll::Ready(Ok(())),
+                Phase::Stream(_) => true,
+                Phase::Call(call, _) => call.upload.is_over(),
+                Phase::Head(_) | Phase::Response { .. } => false,
             };
             if expects_nothing && io.poll_gone(cx).is_ready() {
-                return Poll::Ready(Some(Ok(())));
+                return Poll::Ready(Err(Ok(())));
             }
-            is_stopping = is_stopping || stop.as_mut().poll(cx).is_ready();
+            if is_due(&mut phase, timer.as_mut(), &io, cx) {
+                return Poll::Ready(Ok(()));
+            }
+            is_stopping = is_stopping
+                || match stopped.as_mut().as_pin_mut() {
+                    Some(stopped) => stopped.poll(cx).is_ready(),
+                    None => true,
+                };
+            let under_way = matches!(phase, Phase::Call(..) | Phase::Stream(_));
             // A head that is written from then on says `Connection: close`. So the one under way
             // goes out first.
             if !is_stopping || was_told || under_way {
@@ -192,27 +289,51 @@ where
         }
     })
     .await;
-    match result {
-        None => {
-            let parts = connection.into_parts()?;
+    match next {
+        Ok(()) => {
+            let Some(parts) = connection.into_parts() else {
+                return Next::Over;
+            };
             io.unread(&parts.read_buf);
-            desk.take()
+            match phase {
+                Phase::Stream(pump) => Next::Stream(pump),
+                Phase::Call(call, _) => Next::Wait(Box::new(call)),
+                Phase::Head(deadline) if deadline > Instant::now() => Next::Idle(deadline),
+                Phase::Head(_) | Phase::Response { .. } => Next::Over,
+            }
         }
-        Some(Ok(())) => {
+        Err(Ok(())) => {
             io.end_on_close();
-            None
+            Next::Over
         }
-        Some(Err(error)) => {
+        Err(Err(error)) => {
             // Clients that go are no fault; what ended a stream is in the stream's own line.
             tracing::debug!(%peer, %error, "connection ended");
             let cause = error.source().and_then(|cause| cause.downcast_ref());
-            if let (true, Note::Written(stream)) =
+            if let (true, Note::Writes(Some(stream))) =
                 (cause.is_some_and(Stalled::is_why), &*desk.note())
             {
                 // Before hyper drops the body, to which the client would be gone.
                 stream.end(EndReason::ClientStalled);
             }
-            None
+            Next::Over
         }
+    }
+}
+
+/// Whether the connection has waited for so long that it leaves hyper.
+fn is_due<B>(
+    phase: &mut Phase<B>,
+    timer: Pin<&mut Sleep>,
+    io: &ClientIo,
+    cx: &mut Context<'_>,
+) -> bool {
+    match phase {
+        Phase::Head(_) => timer.poll(cx).is_ready(),
+        Phase::Call(call, is_long) => {
+            *is_long = *is_long || timer.poll(cx).is_ready();
+            *is_long && call.upload.is_over() && call.client.may_leave() && !io.is_blocked()
+        }
+        Phase::Response { .. } | Phase::Stream(_) => false,
     }
 }

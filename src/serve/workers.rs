@@ -5,11 +5,14 @@
 //! thread per core, each with a runtime of its own, and connections go to the one that has the
 //! fewest.
 
+use pin_project_lite::pin_project;
 use std::future::{Future, pending};
 use std::io;
 use std::num::NonZeroUsize;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
@@ -47,6 +50,23 @@ impl Drop for Place {
     }
 }
 
+pin_project! {
+    /// A connection in its place. An async block would have room for it twice.
+    struct Placed<F> {
+        #[pin]
+        connection: F,
+        place: Place,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Placed<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().connection.poll(cx)
+    }
+}
+
 impl Workers {
     /// Connections run where they are accepted.
     pub(super) fn here() -> Self {
@@ -80,14 +100,14 @@ impl Workers {
     pub(super) fn spawn<F>(
         &mut self,
         socket: TcpStream,
-        connection: impl FnOnce(TcpStream) -> F + Send + 'static,
+        connection: impl FnOnce(TcpStream) -> io::Result<F> + Send + 'static,
     ) -> io::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let workers = match self {
             Self::Here(tasks) => {
-                tasks.spawn(connection(socket));
+                tasks.spawn(connection(socket)?);
                 return Ok(());
             }
             Self::Own(workers) => workers,
@@ -99,14 +119,8 @@ impl Workers {
         let place = Place::of(&worker.connections);
         // Its events come to the thread that it is registered on.
         let socket = socket.into_std()?;
-        let job = move || match TcpStream::from_std(socket) {
-            Ok(socket) => {
-                let connection = connection(socket);
-                tokio::spawn(async move {
-                    let _place = place;
-                    connection.await;
-                });
-            }
+        let job = move || match TcpStream::from_std(socket).and_then(connection) {
+            Ok(connection) => drop(tokio::spawn(Placed { connection, place })),
             Err(error) => tracing::debug!(%error, "a client went at once"),
         };
         worker

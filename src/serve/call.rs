@@ -1,0 +1,169 @@
+//! A request that waits for its response.
+
+use super::body::{RequestBody, Upload};
+use super::client::Client;
+use super::io::ClientIo;
+use super::pump::Pump;
+use super::talk::Next;
+use crate::asked::{Asked, Kind};
+use crate::guard::BoxError;
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{Request, Response, Version};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tower_service::Service;
+
+/// A request that has no response yet. To drop it is to cancel it.
+pub(super) struct Call<B> {
+    response: Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>,
+    asked: Asked,
+    pub(super) client: Client,
+    pub(super) upload: Upload,
+}
+
+/// The response to a request, for hyper to write.
+pub(super) struct Answered<B> {
+    pub(super) result: Result<Response<B>, BoxError>,
+    pub(super) client: Client,
+    asked: Asked,
+}
+
+impl<B> Answered<B> {
+    /// The head of a request whose response hyper would write just as it would have written this one.
+    pub(super) fn head_for_hyper(&self) -> Vec<u8> {
+        self.client.head_for_hyper(&self.asked.method)
+    }
+}
+
+/// What came of a call.
+pub(super) enum Outcome<B> {
+    /// An event stream that is ours to write.
+    Stream(Pin<Box<Pump<B>>>),
+    Other(Answered<B>),
+}
+
+impl<B: Body<Data = Bytes>> Call<B> {
+    pub(super) fn new<S>(
+        service: S,
+        request: Request<RequestBody>,
+        asked: Asked,
+        client: Client,
+        upload: Upload,
+    ) -> Self
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>> + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+    {
+        let request = Some(Box::new(request));
+        Self {
+            response: Box::pin(Oneshot::Starting { service, request }),
+            asked,
+            client,
+            upload,
+        }
+    }
+
+    pub(super) fn poll(&mut self, io: &ClientIo, cx: &mut Context<'_>) -> Poll<Outcome<B>> {
+        let result = ready!(self.response.as_mut().poll(cx));
+        let (client, asked) = (self.client, self.asked.clone());
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => {
+                let result = Err(error);
+                return Poll::Ready(Outcome::Other(Answered {
+                    result,
+                    client,
+                    asked,
+                }));
+            }
+        };
+        let (parts, body) = response.into_parts();
+        let is_stream = Kind::of(&asked, &parts) != Kind::Other
+            && !parts.headers.contains_key(CONTENT_LENGTH)
+            && body.size_hint().exact().is_none();
+        let response = Response::from_parts(parts, body);
+        // While the request's body is coming, its connection can not change hands.
+        if is_stream && self.upload.is_over() {
+            let pump = Pump::new(io.clone(), response, client);
+            return Poll::Ready(Outcome::Stream(Box::pin(pump)));
+        }
+        if ends_with_connection(client, &response) {
+            // Whoever cuts it, and however: unless hyper has brought it to its end, the end of
+            // the connection must not say that this was all.
+            io.reset_on_close();
+        }
+        let result = Ok(response);
+        Poll::Ready(Outcome::Other(Answered {
+            result,
+            client,
+            asked,
+        }))
+    }
+
+    /// The response without hyper, or the client's going.
+    pub(super) fn poll_wait(&mut self, io: &ClientIo, cx: &mut Context<'_>) -> Poll<Next<B>> {
+        if io.poll_gone(cx).is_ready() {
+            return Poll::Ready(Next::Over);
+        }
+        self.poll(io, cx).map(|outcome| match outcome {
+            Outcome::Stream(pump) => Next::Stream(pump),
+            Outcome::Other(answered) => Next::Answer(Box::new(answered)),
+        })
+    }
+}
+
+/// Whether all that tells the client where the response ends is the end of the connection. hyper
+/// writes no other response behind such a one.
+fn ends_with_connection<B: Body>(client: Client, response: &Response<B>) -> bool {
+    let is_old = [client.version, response.version()].contains(&Version::HTTP_10);
+    is_old
+        && !response.headers().contains_key(CONTENT_LENGTH)
+        && response.body().size_hint().exact().is_none()
+}
+
+pin_project! {
+    /// One call of a service. The request leaves its place before the wait: its head would pin the
+    /// buffer that it was read into.
+    #[project = OneshotProj]
+    enum Oneshot<S, F> {
+        Starting {
+            service: S,
+            request: Option<Box<Request<RequestBody>>>,
+        },
+        Started {
+            #[pin]
+            future: F,
+        },
+    }
+}
+
+impl<S> Future for Oneshot<S, S::Future>
+where
+    S: Service<Request<RequestBody>>,
+    S::Error: Into<BoxError>,
+{
+    type Output = Result<S::Response, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let future = match self.as_mut().project() {
+                OneshotProj::Started { future } => {
+                    return future.poll(cx).map_err(Into::into);
+                }
+                OneshotProj::Starting { service, request } => {
+                    ready!(service.poll_ready(cx)).map_err(Into::into)?;
+                    match request.take() {
+                        Some(request) => service.call(*request),
+                        None => return Poll::Pending,
+                    }
+                }
+            };
+            self.set(Self::Started { future });
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The order to stop, as the connections of a server get it.
+
+use std::sync::Arc;
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, watch};
+
+/// Gives the order, and waits until every connection has ended.
+pub(super) struct Stopper(watch::Sender<Arc<Notify>>);
+
+/// A connection's side. The server waits for it as long as it is there.
+#[derive(Clone)]
+pub(super) struct Stop(watch::Receiver<Arc<Notify>>);
+
+impl Stopper {
+    pub(super) fn new() -> Self {
+        Self(watch::Sender::new(Arc::default()))
+    }
+
+    pub(super) fn subscribe(&self) -> Stop {
+        Stop(self.0.subscribe())
+    }
+
+    pub(super) fn stop(&self) {
+        // First what those see who begin to wait, then the news to those who do.
+        self.0.send_modify(|_| {});
+        self.0.borrow().notify_waiters();
+    }
+
+    pub(super) async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+impl Stop {
+    /// Nothing if the order has been given; else it will be notified.
+    pub(super) fn wait(&self) -> Option<OwnedNotified> {
+        let notified = self.0.borrow().clone().notified_owned();
+        // If the sender is gone, so is the server.
+        let is_stopping = self.0.has_changed().unwrap_or(true);
+        (!is_stopping).then_some(notified)
+    }
+}
