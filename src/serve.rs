@@ -20,6 +20,13 @@
 //! evens out for requests, not for streams of hours; and what waits at one of them is lost when it
 //! closes.
 //!
+//! # Connections without a request
+//!
+//! A silent client, one whose head never ends, and one that keeps its connection for a next request
+//! cost a file each. When there is no file for a new connection the oldest of these are closed;
+//! a connection that serves a request never is. [`max_connections_per_client`](Server::max_connections_per_client)
+//! bounds what one address may hold.
+//!
 //! # Memory
 //!
 //! What a quiet stream keeps is its two tasks' state and its layers', some 2 KB. A connection that waits for a request keeps less than 1 KB, and one whose response
@@ -51,6 +58,7 @@ mod idle;
 mod io;
 mod liveness;
 mod pump;
+mod registry;
 mod stop;
 mod talk;
 mod workers;
@@ -61,11 +69,16 @@ pub use body::RequestBody;
 #[cfg(feature = "proxy")]
 pub(crate) use body::Upload;
 pub(crate) use liveness::Liveness;
+#[cfg(feature = "proxy")]
+pub(crate) use registry::CloseReason;
+pub(crate) use registry::Registry;
 
 use crate::guard::BoxError;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use ipnet::IpNet;
+use registry::PerClient;
 use socket2::SockRef;
 use std::future::Future;
 use std::num::NonZeroUsize;
@@ -90,6 +103,9 @@ struct Settings {
     unsent: Option<u32>,
     send_buffer: Option<usize>,
     liveness: Liveness,
+    per_client: PerClient,
+    /// Whether there is a file for another connection, beside those that are kept for others.
+    has_file: fn() -> bool,
 }
 
 impl Default for Settings {
@@ -104,6 +120,12 @@ impl Default for Settings {
                 keepalive: Some(Duration::from_secs(60)),
                 user_timeout: Some(Duration::from_secs(60)),
             },
+            per_client: PerClient {
+                max: None,
+                ipv6_prefix: 64,
+                exempt: Arc::new([]),
+            },
+            has_file: || true,
         }
     }
 }
@@ -188,6 +210,39 @@ impl Server {
         self
     }
 
+    /// Connections that one client address may have; above it the address's oldest idle connection is
+    /// closed for a new one, and if none is idle the new one is. Counted before anything is allocated
+    /// for a connection. `None`, the default, for any number: behind a load balancer all connections
+    /// come from its address.
+    #[must_use]
+    pub fn max_connections_per_client(mut self, connections: impl Into<Option<u32>>) -> Self {
+        self.settings.per_client.max = connections.into();
+        self
+    }
+
+    /// Networks that [`max_connections_per_client`](Self::max_connections_per_client) does not bound:
+    /// proxies, which carry many clients. None by default.
+    #[must_use]
+    pub fn unbounded_clients(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
+        self.settings.per_client.exempt = networks.into_iter().collect();
+        self
+    }
+
+    /// IPv6 addresses that share this many first bits count as one client. 64 by default.
+    #[must_use]
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        self.settings.per_client.ipv6_prefix = bits;
+        self
+    }
+
+    /// Asked before a connection is accepted: whether there is a file for it, beside those that are
+    /// kept for others.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn has_file(mut self, has_file: fn() -> bool) -> Self {
+        self.settings.has_file = has_file;
+        self
+    }
+
     /// Serves for ever, unless [`threads`](Self::threads) can not be started. Each request carries a [`PeerAddr`](crate::client_key::PeerAddr) (with the
     /// feature `axum` a `ConnectInfo`, too).
     pub async fn serve<S, B>(&self, listener: TcpListener, service: S) -> std::io::Result<()>
@@ -218,7 +273,28 @@ impl Server {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError> + Send,
     {
-        let mut connections = self.connections()?;
+        self.serve_in(&Registry::default(), listener, service, stop)
+            .await
+    }
+}
+
+impl Server {
+    /// The same, with connections that are listed in `registry`.
+    pub(crate) async fn serve_in<S, B>(
+        &self,
+        registry: &Registry,
+        listener: TcpListener,
+        service: S,
+        stop: impl Future<Output = ()>,
+    ) -> std::io::Result<()>
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
+        let mut connections = self.connections(registry)?;
         tokio::select! {
             () = connections.accept(&listener, &service) => {}
             () = stop => {}
@@ -227,15 +303,14 @@ impl Server {
         connections.finish().await;
         Ok(())
     }
-}
 
-impl Server {
-    pub(crate) fn connections(&self) -> std::io::Result<Connections> {
+    pub(crate) fn connections(&self, registry: &Registry) -> std::io::Result<Connections> {
         let workers = match self.threads {
             Some(count) => Workers::start(count)?,
             None => Workers::here(),
         };
-        Ok(Connections::new(workers, Arc::new(self.settings.clone())))
+        let settings = Arc::new(self.settings.clone());
+        Ok(Connections::new(workers, settings, registry.clone()))
     }
 }
 

@@ -14,9 +14,13 @@ use support::{Client, End, Origin, Proxy, wait_until};
 /// Far enough above what the process has open by itself.
 const FILES: usize = 100;
 
-/// One event, then silence until the other side goes.
+/// One event, then silence until the other side goes; no head for `/hang`.
 fn held() -> Origin {
-    Origin::start(|_, to| {
+    Origin::start(|asked, to| {
+        if asked.path == "/hang" {
+            to.wait_for_close();
+            return;
+        }
         to.stream();
         to.chunk("data: 1\n\n");
         to.wait_for_close();
@@ -76,11 +80,11 @@ fn near_the_budget_of_files_new_streams_wait_and_beyond_it_the_oldest_end() {
     assert!(red.starts_with("HTTP/1.1 503 "), "{red}");
     assert!(red.contains("new streams are turned away"), "{red}");
 
-    // Clients that ask for nothing take files, too.
+    // Requests take files, too, which are no streams.
     let mut others = Vec::new();
     while !proxy.log().contains("the oldest idle ones end") {
         if proxy.files() < FILES {
-            others.push(Client::connect(proxy.addr));
+            others.push(proxy.ask("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n"));
         }
     }
     let (last_words, end) = streams.remove(0).rest();

@@ -40,16 +40,16 @@ fn status(client: &mut Client) -> String {
 }
 
 /// Whether each number below the limit is taken. Above it there may be some that were inherited.
-fn are_exhausted(proxy: &Proxy) -> bool {
+fn are_exhausted(proxy: &Proxy, limit: usize) -> bool {
     let files = format!("/proc/{}/fd", proxy.pid());
-    (0..FILES).all(|number| std::fs::read_link(format!("{files}/{number}")).is_ok())
+    (0..limit).all(|number| std::fs::read_link(format!("{files}/{number}")).is_ok())
 }
 
 /// Opens streams until there are no two files for another. If there is one, it is a client's whose
 /// upstream gets none: this, and the head of its answer.
-fn fill(proxy: &Proxy) -> (Vec<Client>, Option<(Client, String)>) {
+fn fill(proxy: &Proxy, limit: usize) -> (Vec<Client>, Option<(Client, String)>) {
     let mut held = Vec::new();
-    while !are_exhausted(proxy) {
+    while !are_exhausted(proxy, limit) {
         let mut client = proxy.get("/");
         let head = client.head();
         if !head.starts_with("http/1.1 200 ") {
@@ -61,16 +61,15 @@ fn fill(proxy: &Proxy) -> (Vec<Client>, Option<(Client, String)>) {
     (held, None)
 }
 
-/// Has all files taken: by streams, and by a client that asks for nothing if one is left.
-fn exhaust(proxy: &Proxy) -> (Vec<Client>, Option<Client>) {
-    let (held, turned_away) = fill(proxy);
-    let idle = turned_away.map(|(mut client, _)| {
-        client.raw();
-        wait_until("its file", || !are_exhausted(proxy));
-        Client::connect(proxy.addr)
-    });
-    wait_until("the last file's use", || are_exhausted(proxy));
-    (held, idle)
+/// One whose files are all taken by streams, which take two each.
+fn exhausted(origin: &Origin, flags: &[&str]) -> (Proxy, Vec<Client>) {
+    for limit in [FILES, FILES + 1] {
+        let proxy = Proxy::with_few_files(limit, origin.addr, flags);
+        if let (held, None) = fill(&proxy, limit) {
+            return (proxy, held);
+        }
+    }
+    panic!("there is a file left, whatever the limit");
 }
 
 #[test]
@@ -90,8 +89,7 @@ fn streams_go_on_while_files_are_exhausted_and_others_get_in_when_some_are_free(
         "--files-budget=off",
         "--upstream-unavailable=status",
     ];
-    let mut proxy = Proxy::with_few_files(FILES, origin.addr, &flags);
-    let (mut held, idle) = exhaust(&proxy);
+    let (mut proxy, mut held) = exhausted(&origin, &flags);
     assert!(held.len() > 4, "{} streams", held.len());
     let waiting: Vec<Client> = (0..FILES).map(|_| proxy.get("/")).collect();
     let line = proxy.wait_for_log(REFUSAL);
@@ -111,7 +109,6 @@ fn streams_go_on_while_files_are_exhausted_and_others_get_in_when_some_are_free(
     assert!(spent < 50, "{spent} ticks");
     assert!(!waiting.iter().any(is_answered));
 
-    drop(idle);
     // Those who are in get their events, and leave their files to others.
     for _ in 0..held.len() + waiting.len() + FILES {
         go.send(()).unwrap();
@@ -145,23 +142,19 @@ fn a_client_for_whose_upstream_there_is_no_file_gives_its_own_back() {
         let upstream = format!("{host}:{}", origin.addr.port());
         let mut told = 0;
         // A stream takes two: in one of the cases there is one left in the end.
-        for others in 0..2 {
-            let proxy = Proxy::with_few_files(
-                FILES,
-                &upstream,
-                &[
-                    "--limit-rate=off",
-                    "--files-budget=off",
-                    "--upstream-unavailable=status",
-                ],
-            );
-            let _others: Vec<Client> = (0..others).map(|_| Client::connect(proxy.addr)).collect();
-            if let (_held, Some((mut client, head))) = fill(&proxy) {
+        for limit in [FILES, FILES + 1] {
+            let flags = [
+                "--limit-rate=off",
+                "--files-budget=off",
+                "--upstream-unavailable=status",
+            ];
+            let proxy = Proxy::with_few_files(limit, &upstream, &flags);
+            if let (_held, Some((mut client, head))) = fill(&proxy, limit) {
                 assert!(head.starts_with("http/1.1 503 "), "{head}");
                 assert!(head.contains("connection: close\n"), "{head}");
                 assert!(head.contains("retry-after: "), "{head}");
                 assert_eq!(client.raw_and_end().1, Gone::Closed);
-                wait_until("its file", || !are_exhausted(&proxy));
+                wait_until("its file", || !are_exhausted(&proxy, limit));
                 let line = proxy.wait_for_log("may open no more files");
                 assert!(line.contains("ulimit -n"), "{line}");
                 told += 1;
@@ -169,4 +162,29 @@ fn a_client_for_whose_upstream_there_is_no_file_gives_its_own_back() {
         }
         assert_eq!(told, 1, "{host}");
     }
+}
+
+#[test]
+fn without_a_budget_an_idle_connection_gives_its_file_to_a_new_one() {
+    let origin = Origin::start(|_: Asked, to: &mut Answer| {
+        to.stream();
+        to.chunk("data: 1\n\n");
+        assert!(to.wait_for_close());
+    });
+    let flags = [
+        "--limit-rate=off",
+        "--files-budget=off",
+        "--upstream-unavailable=status",
+    ];
+    let proxy = Proxy::with_few_files(FILES, origin.addr, &flags);
+    let mut stream = proxy.get("/");
+    stream.head();
+    stream.read_until("data: 1\n\n");
+    let mut silent: Vec<Client> = (0..2 * FILES)
+        .map(|_| Client::connect(proxy.addr))
+        .collect();
+    // The first went so that the last got in.
+    assert_eq!(silent.remove(0).raw_and_end().1, Gone::Closed);
+    wait_until("a stream", || status(&mut proxy.get("/")) == "200");
+    drop(stream);
 }

@@ -41,6 +41,7 @@ pub(super) use journal::Journal;
 use super::running::Running;
 use super::server::Word;
 use crate::rotation::DrainHandle;
+use crate::serve::{CloseReason, Registry, Server};
 use axum::routing::{get, post};
 use history::History;
 use std::sync::Arc;
@@ -51,6 +52,11 @@ use tokio_util::sync::CancellationToken;
 
 /// For connections to a listener that is given up.
 const MOMENT: Duration = Duration::from_secs(2);
+
+/// Above it the oldest of those that serve no request are closed.
+const MAX_CONNECTIONS: usize = 64;
+/// But for so many, which may be about to send one.
+const MIN_IDLE: usize = 8;
 
 /// What the operator's address tells and steers.
 pub(super) struct Admin {
@@ -84,8 +90,10 @@ impl Admin {
 
     /// Serves until `stop`, and gives connections a moment to end then.
     pub(super) async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        let server = crate::serve::Server::new();
-        let served = server.serve_until(listener, self.app(), stop.cancelled());
+        super::files::keep_some();
+        let server = Server::new();
+        let connections = Registry::new(MAX_CONNECTIONS, MIN_IDLE, CloseReason::Total);
+        let served = server.serve_in(&connections, listener, self.app(), stop.cancelled());
         let late = async {
             stop.cancelled().await;
             tokio::time::sleep(MOMENT).await;

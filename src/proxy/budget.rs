@@ -2,8 +2,12 @@
 //!
 //! | share of the budget, less a reserve of memory for bursts | |
 //! | --- | --- |
+//! | from 80 % | connections that serve no request are closed, the oldest first |
 //! | from 90 % | new streams are turned away, until it is below 85 % for a second |
 //! | from 95 % for a second | the oldest idle streams end as well, some each second, until below 90 % |
+//!
+//! A stream never ends for want of files as long as there are connections without a request: the
+//! listener closes some of these before it accepts another one.
 
 mod used;
 
@@ -13,7 +17,8 @@ use super::config;
 use crate::connection_limit::{Gate, RejectReason};
 use crate::lock::lock;
 use crate::rotation::DrainHandle;
-use metrics::{Unit, describe_gauge, gauge};
+use crate::serve::{CloseReason, Registry};
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use std::fmt;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -34,6 +39,13 @@ const PART: usize = 50;
 const IDLE: Duration = Duration::from_secs(10);
 
 const HALF: f64 = 0.5;
+/// From here on what serves no request goes.
+const TRIM: f64 = 0.80;
+/// Share of the files for connections that have just come, and the bounds of their number: also of a
+/// client that is turned away the request has to be read.
+const YOUNG: f64 = 0.03;
+const MIN_YOUNG: u64 = 4;
+const MAX_YOUNG: u64 = 64;
 const ROOM: f64 = 0.85;
 const FULL: f64 = 0.90;
 const OVER: f64 = 0.95;
@@ -110,6 +122,25 @@ impl fmt::Display for Status {
     }
 }
 
+/// How many of these files streams may take, which are turned away above.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share is no more exact"
+)]
+pub(super) fn files_for_streams(files: u64) -> u64 {
+    (files as f64 * FULL) as u64
+}
+
+/// What holds memory and files, and may give way.
+#[derive(Clone, Copy)]
+pub(super) struct Holders<'a> {
+    /// Of clients.
+    pub(super) connections: &'a Registry,
+    pub(super) streams: &'a DrainHandle,
+}
+
 /// What there is a budget of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
@@ -178,11 +209,18 @@ pub(super) fn describe() {
     describe_gauge!("sse_guard_files_used", Unit::Count, files);
     let files = "Files that may be open; +Inf without a budget";
     describe_gauge!("sse_guard_files_budget", Unit::Count, files);
+    let connections = "Connections of clients; idle ones serve no request";
+    describe_gauge!("sse_guard_connections", Unit::Count, connections);
+    let closed = "Connections without a request that were closed, and new ones that were refused";
+    describe_counter!("sse_guard_connections_closed_total", Unit::Count, closed);
+    for reason in CloseReason::ALL {
+        counter!("sse_guard_connections_closed_total", "reason" => reason.as_str()).increment(0);
+    }
 }
 
 impl Budgets {
     /// Measures, and does what has to be done. Tells when to look again.
-    pub(super) fn look(&self, config: &config::Budgets, streams: &DrainHandle) -> Duration {
+    pub(super) fn look(&self, config: &config::Budgets, holders: Holders<'_>) -> Duration {
         let memory = self.meter.memory(config.memory);
         let files = self.meter.files(config.files);
         let (used, budget) = as_gauges(memory);
@@ -191,7 +229,8 @@ impl Budgets {
         let (used, budget) = as_gauges(files);
         gauge!("sse_guard_files_used").set(used);
         gauge!("sse_guard_files_budget").set(budget);
-        self.judge([memory, files], streams);
+        trim(memory, files, holders.connections);
+        self.judge([memory, files], holders);
         let shares = [memory, files].into_iter().flatten().map(Used::share);
         match shares.fold(0.0, f64::max) {
             share if share < HALF => SELDOM,
@@ -199,7 +238,7 @@ impl Budgets {
         }
     }
 
-    fn judge(&self, used: [Option<Used>; 2], streams: &DrainHandle) {
+    fn judge(&self, used: [Option<Used>; 2], holders: Holders<'_>) {
         let mut status = lock(&self.status);
         for (resource, (status, used)) in Resource::ALL.into_iter().zip(status.iter_mut().zip(used))
         {
@@ -216,8 +255,9 @@ impl Budgets {
             let lasts = status.since.elapsed() >= PAUSE && status.better.is_none();
             status.level == Level::Over && lasts
         };
-        if all.iter().flatten().any(is_over) {
-            self.rotate(streams);
+        // A stream is worth more than any number of connections that serve nothing.
+        if holders.connections.closable() == 0 && all.iter().flatten().any(is_over) {
+            self.rotate(holders.streams);
         }
     }
 
@@ -239,6 +279,32 @@ impl Budgets {
         let all = Resource::ALL.into_iter().zip(status);
         all.filter_map(|(resource, status)| Some((resource, status?)))
     }
+}
+
+/// Closes what serves no request, and tells the listener how many connections there is room for.
+fn trim(memory: Option<Used>, files: Option<Used>, connections: &Registry) {
+    gauge_of("idle", connections.idle());
+    gauge_of(
+        "active",
+        connections.open().saturating_sub(connections.idle()),
+    );
+    let room = files.map(|files| {
+        let left = files.at(TRIM).saturating_sub(files.used);
+        let excess = files.used.saturating_sub(files.at(TRIM));
+        let room = (connections.open() as u64 + left).saturating_sub(excess);
+        usize::try_from(room).unwrap_or(usize::MAX)
+    });
+    let min_idle = files.map_or(0, |files| files.at(YOUNG).clamp(MIN_YOUNG, MAX_YOUNG));
+    let min_idle = usize::try_from(min_idle).unwrap_or(usize::MAX);
+    connections.set_bounds(room.unwrap_or(usize::MAX), min_idle);
+    if memory.is_some_and(|memory| memory.share() >= TRIM) {
+        connections.close_some(CloseReason::Memory);
+    }
+}
+
+fn gauge_of(state: &'static str, connections: usize) {
+    let connections = u32::try_from(connections).unwrap_or(u32::MAX);
+    gauge!("sse_guard_connections", "state" => state).set(connections);
 }
 
 /// What is taken, and of how much. A metric that is not set any more would stay as it was.
@@ -281,6 +347,15 @@ fn next(resource: Resource, before: Option<&Status>, used: Used) -> Status {
 mod tests {
     use super::*;
 
+    fn judge(budgets: &Budgets, used: [Option<Used>; 2], streams: &DrainHandle) {
+        let connections = &Registry::default();
+        let holders = Holders {
+            connections,
+            streams,
+        };
+        budgets.judge(used, holders);
+    }
+
     fn of_hundred(used: u64) -> Option<Used> {
         Some(Used {
             used,
@@ -292,7 +367,7 @@ mod tests {
     /// After so many parts of a hundred were taken for a while.
     async fn after(budgets: &Budgets, streams: &DrainHandle, used: u64) -> Level {
         for _ in 0..=PAUSE.as_millis() / OFTEN.as_millis() {
-            budgets.judge([of_hundred(used), of_hundred(50)], streams);
+            judge(budgets, [of_hundred(used), of_hundred(50)], streams);
             tokio::time::advance(OFTEN).await;
         }
         let (resource, status) = budgets.status().next().unwrap();
@@ -323,7 +398,7 @@ mod tests {
     async fn a_moment_of_room_lets_no_burst_in() {
         let (budgets, streams) = (Budgets::default(), DrainHandle::new());
         for used in [99, 1, 1, 99, 1, 1, 99] {
-            budgets.judge([of_hundred(used), None], &streams);
+            judge(&budgets, [of_hundred(used), None], &streams);
             tokio::time::advance(PAUSE / 3).await;
             assert!(budgets.gate.closed().is_some());
         }
@@ -332,10 +407,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn either_closes_the_gate_and_no_budget_is_never_short() {
         let (budgets, streams) = (Budgets::default(), DrainHandle::new());
-        budgets.judge([None, of_hundred(91)], &streams);
+        judge(&budgets, [None, of_hundred(91)], &streams);
         assert_eq!(budgets.gate.closed(), Some(RejectReason::Files));
         assert_eq!(budgets.status().count(), 1);
-        budgets.judge([None, None], &streams);
+        judge(&budgets, [None, None], &streams);
         assert_eq!(budgets.gate.closed(), None);
     }
 

@@ -48,6 +48,9 @@ pub fn main() -> ExitCode {
 
 fn check(loaded: &Loaded) -> ExitCode {
     print!("{}", loaded.to_toml());
+    if let Some(warning) = files::raise_limit(&loaded.config) {
+        println!("# warning: {warning}");
+    }
     OK
 }
 
@@ -57,7 +60,9 @@ fn run(source: Source, loaded: Loaded, demo: bool) -> ExitCode {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    files::raise_limit(config);
+    if let Some(warning) = files::raise_limit(config) {
+        tracing::warn!("{warning}");
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

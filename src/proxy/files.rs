@@ -1,21 +1,48 @@
 //! Open files: a stream takes two, its client's socket and its upstream's.
 
-use super::config::Config;
+use super::budget;
+use super::config::{Budget, Config};
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Raises the limit as far as this process may, and warns if the config allows more streams than
-/// that is room for.
-pub(super) fn raise_limit(config: &Config) {
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) => {
-            if let Some(warning) = too_few(config, files) {
-                tracing::warn!("{warning}");
-            }
-        }
-        Err(error) => tracing::warn!(%error, "the limit of open files can not be raised"),
+/// Files that are kept for the admin address, if there are so many, so that health and metrics are served
+/// when clients have taken all others.
+const KEPT: u64 = 16;
+/// But no more than this part of all.
+const KEPT_PART: u64 = 8;
+
+/// No file for a client or an upstream has this number or a greater one: the kernel gives out the lowest
+/// that is free, so that a greater one tells that all lower ones are taken.
+static FIRST_KEPT: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// From now on some files are kept for the admin address.
+pub(super) fn keep_some() {
+    if let Ok(limit) = rlimit::Resource::NOFILE.get_soft() {
+        FIRST_KEPT.store(limit - KEPT.min(limit / KEPT_PART), Relaxed);
     }
 }
 
-fn too_few(config: &Config, files: u64) -> Option<String> {
+/// Whether there is a file for another connection, beside those that are kept.
+pub(super) fn has_room() -> bool {
+    let first_kept = FIRST_KEPT.load(Relaxed);
+    if first_kept == u64::MAX {
+        return true;
+    }
+    let next = File::open("/dev/null").map(|file| file.as_raw_fd());
+    next.is_ok_and(|next| u64::try_from(next).is_ok_and(|next| next < first_kept))
+}
+
+/// Raises the limit as far as this process may. The sentence that warns of it, if the config allows
+/// more streams than that is room for.
+pub(super) fn raise_limit(config: &Config) -> Option<String> {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) => too_few(config, files),
+        Err(error) => Some(format!("the limit of open files cannot be raised: {error}")),
+    }
+}
+
+fn too_few(config: &Config, limit: u64) -> Option<String> {
     let own = config.routes.iter().filter(|route| route.own_limits);
     let shared = config.routes.iter().find(|route| !route.own_limits);
     let totals = own.chain(shared).map(|route| route.settings.limit.total);
@@ -23,12 +50,16 @@ fn too_few(config: &Config, files: u64) -> Option<String> {
     let streams: u64 = totals
         .map(|total| total.map(|n| u64::from(n.get())))
         .sum::<Option<_>>()?;
-    (2 * streams > files).then(|| {
+    let files = match config.budgets.files {
+        Budget::Of(budget) => budget.min(limit),
+        Budget::Auto | Budget::Off => limit,
+    };
+    let room = budget::files_for_streams(files) / 2;
+    (streams > room).then(|| {
         format!(
-            "open files are limited to {files}, and limit.total allows {streams} streams, which \
-             take two each: raise the limit (ulimit -Hn), else clients beyond some {} wait until \
-             others have gone",
-            files / 2
+            "limit.total allows {streams} streams, and {files} open files hold {room}: a stream takes \
+             two files, and a tenth of all is kept for other connections; raise the limit \
+             (ulimit -Hn, LimitNOFILE=, files.budget), or lower limit.total"
         )
     })
 }
@@ -45,18 +76,27 @@ mod tests {
 
     #[test]
     fn two_files_for_each_stream_that_is_allowed() {
-        assert_eq!(warning("limit.total = 512", 1024), None);
-        let warning = warning("limit.total = 513", 1024).unwrap();
-        assert!(warning.contains("limited to 1024"), "{warning}");
-        assert!(warning.contains("beyond some 512 wait"), "{warning}");
+        assert_eq!(warning("limit.total = 460", 1024), None);
+        let text = warning("limit.total = 461", 1024).unwrap();
+        let told = "limit.total allows 461 streams, and 1024 open files hold 460:";
+        assert!(text.starts_with(told), "{text}");
+    }
+
+    #[test]
+    fn a_budget_below_the_limit_is_what_counts() {
+        let text = "limit.total = 100\nfiles.budget = ";
+        assert!(warning(&format!("{text}200"), 1024).is_some());
+        assert_eq!(warning(&format!("{text}300"), 1024), None);
+        assert!(warning(&format!("{text}300"), 200).is_some());
+        assert_eq!(warning(&format!("{text}'off'"), 300), None);
     }
 
     #[test]
     fn routes_with_limits_of_their_own_add_up() {
         let routes = "[[route]]\npath = '/a'\nlimit.total = 100\n[[route]]\npath = '/b'";
         let text = format!("limit.total = 100\n{routes}");
-        assert_eq!(warning(&text, 400), None);
-        assert!(warning(&text, 399).is_some());
+        assert_eq!(warning(&text, 450), None);
+        assert!(warning(&text, 440).is_some());
     }
 
     #[test]

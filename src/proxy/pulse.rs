@@ -19,7 +19,7 @@ pub(super) async fn beat(running: Arc<Running>, admin: Option<Arc<Admin>>) -> In
         tokio::select! {
             () = sleep_until(look) => {
                 let current = running.current();
-                let again = common.budgets.look(&current.config().budgets, &common.drain);
+                let again = common.budgets.look(&current.config().budgets, common.holders());
                 look = Instant::now() + again;
             }
             _ = seconds.tick() => {

@@ -15,6 +15,7 @@ use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
 use crate::inject::InjectLayer;
 use crate::metrics::MetricsLayer;
+use crate::rejection::Rejected;
 use crate::resume::{Admission, Resume, ResumeLayer};
 use crate::rotation::RotationLayer;
 use crate::serve::RequestBody;
@@ -23,7 +24,7 @@ use crate::unavailable::{Unavailable, UnavailableLayer};
 use crate::wire::WordsError;
 use crate::{SseGuard, SseGuardLayer};
 use bytes::Bytes;
-use http::header::ACCEPT_ENCODING;
+use http::header::{ACCEPT_ENCODING, CONNECTION};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Full};
 use ipnet::IpNet;
@@ -266,7 +267,12 @@ impl Router {
         if route.settings.early.enabled && is_json(request.headers()) {
             watch_for_flag(&mut request);
         }
-        let Ok(response) = route.service.clone().call(request).await;
+        let Ok(mut response) = route.service.clone().call(request).await;
+        if response.extensions().get::<Rejected>().is_some() {
+            // The client is to come back later; until then its connection would hold a file.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
         if let (Some(user), Some(stream)) = (user, response.extensions().get::<Stream>()) {
             stream.set_user(user);
         }

@@ -4,7 +4,7 @@
 //! both have in common is in [`Common`]: one drain, one count of each limit, the same numbers.
 
 use super::admin::Journal;
-use super::budget::Budgets;
+use super::budget::{Budgets, Holders};
 use super::config::{self, Config, ConfigError, Loaded, Rate};
 use super::judge::Judge;
 use super::listen::{ListenError, listen};
@@ -13,6 +13,7 @@ use crate::lock::lock;
 use crate::metrics::{LogLimit, MetricsLayer, Snapshot};
 use crate::resume::Admission;
 use crate::rotation::DrainHandle;
+use crate::serve::Registry;
 use crate::wire::WordsError;
 use arc_swap::ArcSwap;
 use clap::ArgMatches;
@@ -49,6 +50,8 @@ type Pace = (Option<Rate>, NonZeroU32);
 #[derive(Default)]
 pub(super) struct Common {
     pub(super) drain: DrainHandle,
+    /// Of clients.
+    pub(super) connections: Registry,
     pub(super) budgets: Budgets,
     pub(super) judge: Judge,
     /// Connections that have switched protocols.
@@ -70,6 +73,14 @@ impl Common {
         Self {
             journal,
             ..Self::default()
+        }
+    }
+
+    /// What gives way when room is short.
+    pub(super) fn holders(&self) -> Holders<'_> {
+        Holders {
+            connections: &self.connections,
+            streams: &self.drain,
         }
     }
 

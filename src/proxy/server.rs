@@ -2,6 +2,7 @@
 
 use super::admin::Admin;
 use super::config;
+use super::files;
 use super::logging::Logging;
 use super::notify;
 use super::router::Handler;
@@ -64,6 +65,7 @@ impl Signals {
 /// What serves clients, with these limits.
 pub(super) fn server(config: &config::Client) -> Server {
     Server::new()
+        .has_file(files::has_room)
         .head_timeout(config.head_timeout)
         .max_head(config.max_head)
         .write_stall(config.write_stall)
@@ -71,6 +73,9 @@ pub(super) fn server(config: &config::Client) -> Server {
         .send_buffer(config.send_buffer)
         .keepalive(config.keepalive)
         .user_timeout(config.user_timeout)
+        .max_connections_per_client(config.max_connections.map(u32::from))
+        .ipv6_prefix(config.ipv6_prefix)
+        .unbounded_clients(config.unbounded.iter().copied())
 }
 
 /// The operator's address, if there is one.
@@ -122,8 +127,8 @@ impl Proxy {
     /// spread over the window. Back when all is done, at the latest a few seconds behind the window,
     /// at once on a second signal. Fails if it can not begin.
     pub(super) async fn run(mut self) -> std::io::Result<()> {
-        let client = self.running.current().config().client;
-        let mut connections = server(&client).threads(self.threads).connections()?;
+        let server = server(&self.running.current().config().client).threads(self.threads);
+        let mut connections = server.connections(&self.running.common.connections)?;
         let handler = Handler::new(&self.running);
         notify::ready(&self.listener);
         loop {

@@ -19,7 +19,7 @@ pub(super) use self::health::Health;
 use self::lookup::Lookup;
 use self::pool::Pool;
 use self::relay::Relay;
-use super::headers;
+use super::{files, headers};
 use crate::client_key::{ForwardedIp, PeerAddr};
 use crate::guard::BoxError;
 use crate::lock::lock;
@@ -223,6 +223,9 @@ impl Upstream {
     }
 
     async fn connect(&self) -> Result<TcpStream, Failure> {
+        if !files::has_room() {
+            return Err(Failure::Files("the last files are kept for others".into()));
+        }
         let socket = connect(self.connector.clone(), self.target.url.clone()).await?;
         if let Err(error) = self.target.liveness.watch(&socket) {
             // Its use will tell whether it is good for anything.

@@ -3,6 +3,7 @@
 #[cfg(feature = "proxy")]
 use super::Server;
 use super::connection::Connection;
+use super::registry::Registry;
 use super::stop::Stopper;
 use super::workers::Workers;
 use super::{RequestBody, Settings};
@@ -25,6 +26,7 @@ pub(crate) struct Connections {
     workers: Workers,
     stop: Stopper,
     failures: Failures,
+    registry: Registry,
 }
 
 /// Tries to accept that failed.
@@ -36,8 +38,9 @@ struct Failures {
 }
 
 impl Connections {
-    pub(super) fn new(workers: Workers, settings: Arc<Settings>) -> Self {
+    pub(super) fn new(workers: Workers, settings: Arc<Settings>, registry: Registry) -> Self {
         Self {
+            registry,
             settings,
             workers,
             stop: Stopper::new(),
@@ -60,6 +63,13 @@ impl Connections {
         B::Error: Into<BoxError> + Send,
     {
         loop {
+            // Before, as a connection that was accepted would be lost if this were stopped meanwhile.
+            self.registry.make_room().await;
+            if !(self.settings.has_file)() {
+                self.wait_for_files(&io::Error::other("the last files are kept for others"))
+                    .await;
+                continue;
+            }
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = self.workers.reap() => continue,
@@ -67,22 +77,35 @@ impl Connections {
             match accepted {
                 Ok((socket, peer)) => {
                     self.failures.over();
+                    let bounds = &self.settings.per_client;
+                    let Some(entry) = self.registry.admit(peer.ip(), bounds) else {
+                        continue;
+                    };
+                    let closer = entry.closer();
                     let stop = self.stop.subscribe();
                     let settings = self.settings.clone();
                     let service = service.clone();
                     let connection =
-                        move |socket| Connection::new(socket, peer, service, settings, stop);
-                    if let Err(error) = self.workers.spawn(socket, connection) {
+                        move |socket| Connection::new(socket, entry, peer, service, settings, stop);
+                    if let Err(error) = self.workers.spawn(socket, closer, connection) {
                         tracing::debug!(%error, "a client went at once");
                     }
                 }
                 Err(error) if of_one_connection(&error) => {}
                 Err(error) => {
-                    self.failures.one(&error);
-                    // Clients wait in the kernel meanwhile; to try at once would be to spin.
-                    tokio::time::sleep(PAUSE).await;
+                    self.wait_for_files(&error).await;
                 }
             }
+        }
+    }
+
+    /// Closes idle connections for want of files, or waits if there are none.
+    async fn wait_for_files(&mut self, error: &io::Error) {
+        self.failures.all += 1;
+        if !self.registry.free_files().await {
+            self.failures.one(error);
+            // Clients wait in the kernel meanwhile; to try at once would be to spin.
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -108,8 +131,8 @@ impl Connections {
 }
 
 impl Failures {
+    /// One that nothing could be done about.
     fn one(&mut self, error: &io::Error) {
-        self.all += 1;
         self.running += 1;
         // A try each pause; one line tells of them all.
         if self.running == 1 {

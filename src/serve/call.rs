@@ -9,7 +9,7 @@ use crate::asked::{Asked, Kind};
 use crate::guard::BoxError;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::future::Future;
@@ -91,6 +91,9 @@ impl<B: Body<Data = Bytes>> Call<B> {
         if is_stream && self.upload.is_over() {
             let pump = Pump::new(io.clone(), response, client);
             return Poll::Ready(Outcome::Stream(Box::pin(pump)));
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            io.entry().tunnel();
         }
         if ends_with_connection(client, &response) {
             // Whoever cuts it, and however: unless hyper has brought it to its end, the end of

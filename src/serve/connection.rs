@@ -4,6 +4,7 @@ use super::call::{Answered, Call};
 use super::idle::{Idle, later};
 use super::io::ClientIo;
 use super::pump::Pump;
+use super::registry::ConnectionEntry;
 use super::stop::Stop;
 use super::talk::{Next, talk};
 use super::{RequestBody, Settings, tune};
@@ -55,6 +56,7 @@ impl<S, B> Connection<S, B> {
     /// Fails if its client has gone by then.
     pub(super) fn new(
         socket: TcpStream,
+        entry: ConnectionEntry,
         peer: SocketAddr,
         service: S,
         settings: Arc<Settings>,
@@ -63,7 +65,7 @@ impl<S, B> Connection<S, B> {
         tune(&socket, &settings)?;
         let deadline = later(Instant::now(), settings.head_timeout);
         Ok(Self {
-            io: ClientIo::new(socket, settings.write_stall),
+            io: ClientIo::new(socket, settings.write_stall, entry),
             peer,
             service,
             state: State::Idle {
@@ -111,7 +113,10 @@ where
                 StateProj::Talks { talk } => ready!(talk.as_mut().poll(cx)),
                 StateProj::Waits { call } => ready!(call.poll_wait(this.io, cx)),
                 StateProj::Streams { pump } => match ready!(pump.as_mut().poll(cx)) {
-                    Some(_) => Next::Talk(head_deadline()),
+                    Some(_) => {
+                        this.io.entry().idle();
+                        Next::Talk(head_deadline())
+                    }
                     None => Next::Over,
                 },
             };
@@ -135,6 +140,7 @@ where
 
 #[cfg(test)]
 mod tests {
+    use super::super::registry::Registry;
     use super::super::stop::Stopper;
     use super::*;
     use http_body_util::Empty;
@@ -181,8 +187,10 @@ mod tests {
             if is_early {
                 stopper.stop();
             }
-            let (service, settings) = (Nothing(Arc::default()), Arc::default());
-            let connection = Connection::new(theirs, peer, service, settings, stop).unwrap();
+            let (service, settings) = (Nothing(Arc::default()), Arc::<Settings>::default());
+            let registry = Registry::default();
+            let entry = registry.admit(peer.ip(), &settings.per_client).unwrap();
+            let connection = Connection::new(theirs, entry, peer, service, settings, stop).unwrap();
             let task = tokio::spawn(connection);
             tokio::task::yield_now().await;
             if !is_early {

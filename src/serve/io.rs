@@ -1,6 +1,7 @@
 //! A client's socket: what hyper and the pump read and write, with an eye on clients that go and
 //! clients that stall.
 
+use super::registry::ConnectionEntry;
 use crate::lock::lock;
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -40,6 +41,7 @@ struct Shared {
     /// Bytes wait for room in the kernel.
     blocked: AtomicBool,
     state: Mutex<State>,
+    entry: ConnectionEntry,
 }
 
 #[derive(Default)]
@@ -51,13 +53,23 @@ struct State {
 }
 
 impl ClientIo {
-    pub(super) fn new(socket: TcpStream, write_stall: Option<Duration>) -> Self {
+    pub(super) fn new(
+        socket: TcpStream,
+        write_stall: Option<Duration>,
+        entry: ConnectionEntry,
+    ) -> Self {
         Self(Arc::new(Shared {
             socket,
             write_stall,
             blocked: AtomicBool::new(false),
             state: Mutex::default(),
+            entry,
         }))
+    }
+
+    /// Its place among the connections of the server.
+    pub(super) fn entry(&self) -> &ConnectionEntry {
+        &self.0.entry
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

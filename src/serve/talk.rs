@@ -235,6 +235,10 @@ where
             }
             // The next request may come in the poll that ends the response before.
             if let Some(call) = desk.take_call() {
+                if !io.entry().begin() {
+                    // It is being closed: this task is ended with the request unserved.
+                    return Poll::Pending;
+                }
                 timer.as_mut().reset(Instant::now() + LINGER);
                 phase = Phase::Call(call, false);
             }
@@ -257,6 +261,7 @@ where
             {
                 let now = Instant::now();
                 let deadline = later(now, settings.head_timeout);
+                io.entry().idle();
                 phase = Phase::Head(deadline);
                 let may_stay = if may_leave { now + LINGER } else { deadline };
                 timer.as_mut().reset(may_stay.min(deadline));

@@ -5,6 +5,7 @@
 //! thread per core, each with a runtime of its own, and connections go to the one that has the
 //! fewest.
 
+use super::registry::Closer;
 use pin_project_lite::pin_project;
 use std::future::{Future, pending};
 use std::io;
@@ -100,6 +101,7 @@ impl Workers {
     pub(super) fn spawn<F>(
         &mut self,
         socket: TcpStream,
+        closer: Closer,
         connection: impl FnOnce(TcpStream) -> io::Result<F> + Send + 'static,
     ) -> io::Result<()>
     where
@@ -107,7 +109,7 @@ impl Workers {
     {
         let workers = match self {
             Self::Here(tasks) => {
-                tasks.spawn(connection(socket)?);
+                closer.task(tasks.spawn(connection(socket)?));
                 return Ok(());
             }
             Self::Own(workers) => workers,
@@ -120,7 +122,10 @@ impl Workers {
         // Its events come to the thread that it is registered on.
         let socket = socket.into_std()?;
         let job = move || match TcpStream::from_std(socket).and_then(connection) {
-            Ok(connection) => drop(tokio::spawn(Placed { connection, place })),
+            Ok(connection) => {
+                let task = tokio::spawn(Placed { connection, place });
+                closer.task(task.abort_handle());
+            }
             Err(error) => tracing::debug!(%error, "a client went at once"),
         };
         worker

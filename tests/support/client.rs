@@ -63,7 +63,19 @@ pub struct Client {
 
 impl Client {
     pub fn connect(addr: SocketAddr) -> Self {
-        let socket = TcpStream::connect(addr).unwrap();
+        Self::on(TcpStream::connect(addr).unwrap())
+    }
+
+    /// From this address of loopback, which has many.
+    pub fn connect_from(source: [u8; 4], addr: SocketAddr) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&addr.into()).unwrap();
+        Self::on(socket.into())
+    }
+
+    fn on(socket: TcpStream) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();
         let reader = BufReader::new(socket.try_clone().unwrap());
@@ -72,6 +84,11 @@ impl Client {
 
     pub fn send(&mut self, bytes: &str) {
         self.socket.write_all(bytes.as_bytes()).unwrap();
+    }
+
+    /// Sends it if the other side takes it: it may have closed the connection.
+    pub fn try_send(&mut self, bytes: &str) -> bool {
+        self.socket.write_all(bytes.as_bytes()).is_ok()
     }
 
     /// The response head, in lower case, with `\n` for line ends.

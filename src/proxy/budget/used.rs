@@ -37,6 +37,17 @@ impl Used {
     pub(in crate::proxy) fn share(self) -> f64 {
         self.used as f64 / (self.budget - self.reserve).max(1) as f64
     }
+
+    /// How much this share of it is.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share is no more exact"
+    )]
+    pub(in crate::proxy) fn at(self, share: f64) -> u64 {
+        ((self.budget - self.reserve) as f64 * share) as u64
+    }
 }
 
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";

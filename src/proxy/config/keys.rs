@@ -160,6 +160,13 @@ pub static KEYS: &[Key] = &[
         "60s",
         "Give up a client that acknowledges nothing for so long (TCP_USER_TIMEOUT)",
     ),
+    Key {
+        name: "client.max_connections",
+        kind: Kind::CountOrOff,
+        default: None,
+        per_route: false,
+        help: "Connections that one client address may have, trusted_proxies and limit.allow excepted; when not set, four times the largest limit.per_ip, at least 32",
+    },
     proxy(
         "path.normalize",
         Kind::Choice(&["match", "rewrite", "off"]),

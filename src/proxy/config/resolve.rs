@@ -121,6 +121,12 @@ fn build(
             send_buffer: proxy.get("client.send_buffer")?,
             keepalive: proxy.get("client.keepalive")?,
             user_timeout: proxy.get("client.user_timeout")?,
+            max_connections: match proxy.given(MAX_CONNECTIONS) {
+                Some(_) => proxy.get(MAX_CONNECTIONS)?,
+                None => max_connections(&routes),
+            },
+            ipv6_prefix: proxy.get("limit.ipv6_prefix")?,
+            unbounded: unbounded(proxy, &routes)?,
         },
         budgets: Budgets {
             memory: budget(proxy, "memory.budget", |size: u64| size)?,
@@ -142,6 +148,32 @@ fn build(
     let catch_all = proxy.given(URL).is_some();
     config.warnings = check::warnings(&config, catch_all);
     Ok(config)
+}
+
+const MAX_CONNECTIONS: &str = "client.max_connections";
+
+/// Connections for each stream that a client may have: some wait between two requests.
+const CONNECTIONS_PER_STREAM: u32 = 4;
+/// A browser alone has six, and a few may share an address.
+const MIN_CONNECTIONS: u32 = 32;
+
+/// Any number if a route allows any number of streams.
+fn max_connections(routes: &[Route]) -> Option<NonZeroU32> {
+    let limits = routes.iter().map(|route| route.settings.limit.per_ip);
+    let streams = limits.collect::<Option<Vec<_>>>()?.into_iter().max()?;
+    let connections = streams.get().saturating_mul(CONNECTIONS_PER_STREAM);
+    NonZeroU32::new(connections.max(MIN_CONNECTIONS))
+}
+
+/// Proxies carry many clients, and what any route's limit allows is not limited here either.
+fn unbounded(proxy: Scope<'_>, routes: &[Route]) -> Result<Vec<IpNet>, Mistake> {
+    let mut networks: Vec<IpNet> = proxy.get("trusted_proxies")?;
+    for route in routes {
+        networks.extend(&route.settings.limit.allow);
+    }
+    networks.sort_unstable();
+    networks.dedup();
+    Ok(networks)
 }
 
 fn budget<T: FromValue>(

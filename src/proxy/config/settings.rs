@@ -77,7 +77,7 @@ pub enum TrustedHeader {
 }
 
 /// What clients may take and are given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
     /// How long a request's head may take; above zero.
     pub head_timeout: Duration,
@@ -93,6 +93,12 @@ pub struct Client {
     pub keepalive: Option<Duration>,
     /// How long a client may acknowledge nothing; above zero; the kernel's choice if `None`.
     pub user_timeout: Option<Duration>,
+    /// How many connections one address may have; any number if `None`.
+    pub max_connections: Option<NonZeroU32>,
+    /// How many bits of an IPv6 address tell clients apart for that; 1 to 128.
+    pub ipv6_prefix: u8,
+    /// Networks that `max_connections` does not bound.
+    pub unbounded: Vec<IpNet>,
 }
 
 /// What the process may take.

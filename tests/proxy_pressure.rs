@@ -1,0 +1,251 @@
+//! Clients that take what others need: the real binary with few files, and many connections.
+
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
+mod support;
+
+use support::{Answer, Asked, Client, End, Gone, Origin, Proxy, gate, wait_until};
+
+/// As in the report: 40 streams take 80 of these.
+const FILES: usize = 256;
+const STREAMS: usize = 40;
+const GET: &str = "GET /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n";
+const PLAIN: &str = "GET /plain HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// An address of a client of its own.
+fn other(number: usize) -> [u8; 4] {
+    [127, 0, 1, u8::try_from(number).unwrap()]
+}
+
+fn stream_from(source: [u8; 4], proxy: &Proxy) -> Client {
+    let mut client = Client::connect_from(source, proxy.addr);
+    client.send(GET);
+    let head = client.head();
+    assert!(head.starts_with("http/1.1 200 "), "{head}");
+    client.read_until("data: 1\n\n");
+    client
+}
+
+/// `/plain` is a short text; all else a stream whose second event waits for the gate.
+fn origin() -> (std::sync::mpsc::Sender<()>, Origin) {
+    let (go, goes) = gate();
+    let origin = Origin::start(move |asked: Asked, to: &mut Answer| {
+        if asked.path == "/plain" {
+            to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+            return;
+        }
+        to.stream();
+        to.chunk("data: 1\n\n");
+        if goes.opens() {
+            to.chunk("data: 2\n\n");
+            to.end();
+        }
+    });
+    (go, origin)
+}
+
+fn admin(proxy: &Proxy, path: &str) -> String {
+    let mut client = Client::connect(proxy.admin());
+    client.send(&format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    ));
+    String::from_utf8(client.raw()).unwrap()
+}
+
+/// The value of a metric, named with its labels.
+fn metric(proxy: &Proxy, name: &str) -> f64 {
+    let text = admin(proxy, "/metrics");
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0.0, |value| value.trim().parse().unwrap())
+}
+
+/// A connection that takes a file and asks for nothing: silent, with a head that does not end, or
+/// kept after a request.
+fn idle(number: usize, source: [u8; 4], proxy: &Proxy) -> Client {
+    let mut client = Client::connect_from(source, proxy.addr);
+    match number % 3 {
+        0 => {}
+        1 => drop(client.try_send("GET /events HTTP/1.1\r\nHost: a\r\nX-Slow: ")),
+        _ => drop(client.try_send(PLAIN)),
+    }
+    client
+}
+
+fn attacked_by(sources: &[[u8; 4]]) {
+    let (go, origin) = origin();
+    let flags = [
+        "--heartbeat-interval=50ms",
+        "--admin-listen=127.0.0.1:0",
+        "--limit-rate=off",
+    ];
+    let mut proxy = Proxy::with_few_files(FILES, origin.addr, &flags);
+    let mut streams: Vec<Client> = (0..STREAMS)
+        .map(|number| stream_from(other(number), &proxy))
+        .collect();
+    let mut crowd = Vec::new();
+    // For as long as it takes to rotate streams several times: some heartbeats each.
+    for round in 0..60 {
+        for number in 0..10 {
+            let source = sources[(round + number) % sources.len()];
+            crowd.push(idle(number, source, &proxy));
+        }
+        streams[0].read_until(": heartbeat\n");
+        if round % 10 == 0 {
+            streams.push(stream_from(other(100 + round), &proxy));
+        }
+        assert!(proxy.files() < FILES * 9 / 10, "{} files", proxy.files());
+    }
+    assert!(admin(&proxy, "/readyz").starts_with("HTTP/1.1 200 "));
+    let closed = metric(
+        &proxy,
+        "sse_guard_connections_closed_total{reason=\"files\"}",
+    );
+    assert!(closed > 300.0, "{closed}");
+    let told = proxy.wait_for_log("idle connections are closed, the oldest first");
+    assert!(
+        told.contains("files runs short") || told.contains("files"),
+        "{told}"
+    );
+    // The oldest went.
+    assert_eq!(crowd.remove(0).raw_and_end().1, Gone::Closed);
+    for _ in 0..streams.len() {
+        go.send(()).unwrap();
+    }
+    for mut stream in streams {
+        stream.read_until("data: 2\n\n");
+        assert_eq!(stream.rest(), (Vec::new(), End::Clean));
+    }
+    drop(crowd);
+    let last = proxy.stop();
+    assert_eq!(
+        (&last["rejected"], &last["accept_failures"]),
+        (&0.into(), &0.into())
+    );
+    let opened = last["opened"].as_u64().unwrap();
+    assert_eq!(opened, STREAMS as u64 + 6);
+}
+
+#[test]
+fn a_crowd_of_silent_connections_of_one_address_ends_no_stream() {
+    attacked_by(&[[127, 0, 0, 1]]);
+}
+
+#[test]
+fn a_crowd_of_many_addresses_ends_no_stream() {
+    let sources: Vec<_> = (1..=50).map(|number| [127, 0, 2, number]).collect();
+    attacked_by(&sources);
+}
+
+#[test]
+fn an_address_has_so_many_connections_and_its_oldest_idle_one_goes_for_a_new_one() {
+    let (_go, origin) = origin();
+    let flags = [
+        "--client-max-connections=8",
+        "--admin-listen=127.0.0.1:0",
+        "--trusted-proxies=127.0.3.0/24",
+        "--limit-allow=127.0.4.0/24",
+    ];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let crowd = [127, 0, 0, 1];
+    // Streams are in use, and stay.
+    let streams: Vec<Client> = (0..4).map(|_| stream_from(crowd, &proxy)).collect();
+    let mut silent: Vec<Client> = (0..40).map(|number| idle(number, crowd, &proxy)).collect();
+    assert_eq!(silent.remove(0).raw_and_end().1, Gone::Closed);
+    let told = proxy.wait_for_log("their address has as many as one may");
+    assert!(
+        told.contains("client.max_connections") && told.contains("127.0.0.1"),
+        "{told}"
+    );
+    let open = "sse_guard_connections{state=\"idle\"}";
+    wait_until("the bound", || metric(&proxy, open) <= 4.0);
+    let more: Vec<Client> = (0..4).map(|_| stream_from(crowd, &proxy)).collect();
+    // All of its connections serve: a new one has no place.
+    let mut refused = Client::connect_from(crowd, proxy.addr);
+    refused.try_send(GET);
+    assert!(refused.raw().is_empty());
+    // Other addresses have their own, and those that carry many clients any number.
+    let others = [[127, 0, 0, 2], [127, 0, 3, 1], [127, 0, 4, 1]];
+    for (address, count) in others.into_iter().zip([8, 20, 20]) {
+        let held: Vec<Client> = (0..count).map(|_| stream_from(address, &proxy)).collect();
+        drop(held);
+    }
+    let closed = metric(
+        &proxy,
+        "sse_guard_connections_closed_total{reason=\"per_client\"}",
+    );
+    assert!(closed >= 40.0, "{closed}");
+    drop((streams, more));
+}
+
+#[test]
+fn the_admin_address_answers_when_clients_have_all_files() {
+    let (_go, origin) = origin();
+    let flags = [
+        "--files-budget=off",
+        "--limit-rate=off",
+        "--upstream-unavailable=status",
+        "--admin-listen=127.0.0.1:0",
+    ];
+    let proxy = Proxy::with_few_files(64, origin.addr, &flags);
+    let mut held = Vec::new();
+    // But for the last eight, and those for one more stream.
+    while proxy.files() < 64 - 8 - 2 {
+        held.push(stream_from([127, 0, 0, 1], &proxy));
+    }
+    // More than there are files, which wait.
+    held.extend((0..64).map(|_| Client::connect(proxy.addr)));
+    proxy.wait_for_log("can not accept connections");
+    for _ in 0..30 {
+        assert!(admin(&proxy, "/healthz").starts_with("HTTP/1.1 200 "));
+        assert!(admin(&proxy, "/metrics").contains("sse_guard_files_used"));
+    }
+}
+
+#[test]
+fn silent_connections_to_the_admin_address_keep_nobody_from_it() {
+    let (_go, origin) = origin();
+    let flags = ["--admin-listen=127.0.0.1:0", "--client-max-connections=off"];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let silent: Vec<Client> = (0..300).map(|_| Client::connect(proxy.admin())).collect();
+    for _ in 0..10 {
+        assert!(admin(&proxy, "/healthz").starts_with("HTTP/1.1 200 "));
+    }
+    assert!(proxy.files() < 150, "{} files", proxy.files());
+    drop(silent);
+}
+
+#[test]
+fn whoever_is_turned_away_gives_its_connection_back() {
+    let (_go, origin) = origin();
+    let route = "--limit-per-ip=1";
+    for reject in ["--limit-reject=status", "--limit-reject=retry-later"] {
+        let proxy = Proxy::start(origin.addr, &[route, reject]);
+        let stream = stream_from([127, 0, 0, 1], &proxy);
+        let mut refused = proxy.ask(GET);
+        let head = refused.head();
+        assert!(head.contains("connection: close\n"), "{head}");
+        assert_eq!(refused.raw_and_end().1, Gone::Closed);
+        drop(stream);
+    }
+}
+
+#[test]
+fn more_streams_than_files_hold_are_warned_of_at_the_start_and_by_check() {
+    let (_go, origin) = origin();
+    let proxy = Proxy::with_few_files(200, origin.addr, &["--limit-total=300"]);
+    let told = "limit.total allows 300 streams, and 200 open files hold 90:";
+    proxy.wait_for_log(told);
+    let output = std::process::Command::new("/bin/sh")
+        .env_clear()
+        .args(["-c", "ulimit -n 200; exec \"$0\" \"$@\""])
+        .args([env!("CARGO_BIN_EXE_sse-guard"), "check"])
+        .args(["--upstream-url=http://127.0.0.1:1", "--limit-total=300"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(&format!("# warning: {told}")), "{text}");
+}
