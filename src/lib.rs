@@ -56,6 +56,7 @@ mod answer;
 mod asked;
 pub mod client_key;
 pub mod completion;
+mod connection_auth;
 pub mod connection_limit;
 pub mod early;
 pub mod family;

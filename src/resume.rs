@@ -10,7 +10,8 @@
 //!
 //! Streams of GET requests without a body whose [`Family`](crate::family::Family) may go on
 //! elsewhere are resumed, if there is an id to go on behind or no event came yet (or [`lossy`](ResumeLayer::lossy) says that it does not matter), and the client
-//! has no half of an event. What was cut of the last event never reaches it. An upstream that repeats
+//! has no half of an event. A login by NTLM or Negotiate is that of a connection, which another one
+//! lacks: streams behind one are not resumed. What was cut of the last event never reaches it. An upstream that repeats
 //! events has them dropped up to and including the last one that was delivered, as far back as
 //! [`look_back`](ResumeLayer::look_back). What came without an id behind the last one is known by what it
 //! says; [`pings`](ResumeLayer::pings) excepted, which are never dropped, as long as there are no more of
@@ -87,6 +88,7 @@ pub use admission::Admission;
 pub use body::ResumeBody;
 
 use crate::asked::{Asked, Kind};
+use crate::connection_auth;
 use crate::guard::BoxError;
 use crate::jitter::{LONGEST, around};
 use crate::stream::{Begun, Stream};
@@ -368,6 +370,7 @@ where
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let asked = Asked::of(&request);
         let may_go_on = self.layer.enabled
+            && !connection_auth::in_request(request.headers())
             && asked.is_get()
             && asked.family.may_resume()
             && request.body().is_end_stream();
@@ -407,7 +410,7 @@ struct Plan<B> {
 impl<B> Plan<B> {
     fn keep(self, response: Response<B>) -> Response<ResumeBody<B>> {
         let (mut head, body) = response.into_parts();
-        if Kind::of(&self.asked, &head) != Kind::Stream {
+        if Kind::of(&self.asked, &head) != Kind::Stream || is_connection_bound(&head) {
             return Response::from_parts(head, ResumeBody::pass(body));
         }
         let known = head.extensions.get::<Stream>().cloned();
@@ -430,6 +433,19 @@ impl<B> Plan<B> {
         let body = ResumeBody::kept(body, again, last_id);
         Response::from_parts(head, body)
     }
+}
+
+/// Whether the request has its login from the connection that the response came over.
+fn is_connection_bound(head: &http::response::Parts) -> bool {
+    #[cfg(feature = "proxy")]
+    if head
+        .extensions
+        .get::<connection_auth::ConnectionBound>()
+        .is_some()
+    {
+        return true;
+    }
+    connection_auth::in_response(&head.headers)
 }
 
 pin_project! {

@@ -49,6 +49,8 @@
 //! ```
 
 mod accept;
+#[cfg(feature = "proxy")]
+mod attachment;
 mod body;
 mod call;
 mod client;
@@ -65,6 +67,8 @@ mod workers;
 mod written;
 
 pub(crate) use accept::Connections;
+#[cfg(feature = "proxy")]
+pub(crate) use attachment::{Attachment, ClientConnection};
 pub use body::RequestBody;
 #[cfg(feature = "proxy")]
 pub(crate) use body::Upload;

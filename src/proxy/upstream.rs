@@ -1,5 +1,6 @@
 //! The service at the bottom: asks the upstream, and answers for it when it does not.
 
+mod binding;
 mod body;
 mod check;
 pub mod chunked;
@@ -8,12 +9,14 @@ mod failure;
 mod head_io;
 mod health;
 mod lookup;
+mod pins;
 mod pool;
 mod relay;
 
+use self::binding::Binding;
 use self::body::StreamBody;
 pub(super) use self::check::Check;
-use self::exchange::Failed;
+use self::exchange::{Exchanged, Failed, Switched};
 use self::failure::Failure;
 pub(super) use self::health::Health;
 use self::lookup::Lookup;
@@ -21,14 +24,15 @@ use self::pool::Pool;
 use self::relay::Relay;
 use super::{files, headers};
 use crate::client_key::{ForwardedIp, PeerAddr};
+use crate::connection_auth::ConnectionBound;
 use crate::guard::BoxError;
 use crate::lock::lock;
 use crate::proxy::config;
 use crate::serve::{Liveness, RequestBody, Upload};
 use bytes::Bytes;
 use http::header::HOST;
-use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either, Empty, Full, Limited};
@@ -40,6 +44,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -63,6 +68,8 @@ pub(super) struct Upstream {
 struct Target {
     /// As it stands in the config, for the log.
     url: Uri,
+    /// The server that it is, however many routes lead there.
+    authority: Arc<str>,
     /// For requests that name none.
     host: Option<HeaderValue>,
     /// Put in front of the request's path; without a slash at its end.
@@ -93,6 +100,7 @@ impl Upstream {
             connector,
             pool: Arc::default(),
             target: Arc::new(Target {
+                authority: config.url.authority().map_or("", Authority::as_str).into(),
                 host: host(&config.url),
                 base: config.url.path().trim_end_matches('/').to_owned(),
                 url: config.url.clone(),
@@ -140,19 +148,22 @@ impl Upstream {
             return Err(Failure::TooLong);
         }
         let upload = request.body().upload();
+        let mut binding = Binding::of(&request, target, switches);
         let (request, progress) = self.request(request, protocol).map_err(Failure::Request)?;
-        let response = self.obtain(request, &upload, switches);
-        let mut response = self.in_time(response, &progress).await?;
+        let response = self.obtain(request, &upload, &mut binding, switches);
+        let (mut response, switched) = self.in_time(response, &progress).await?;
+        if binding.is_bound() {
+            response.extensions_mut().insert(ConnectionBound);
+        }
         let agreed = headers::upgrade(response.headers());
         headers::remove_hop_by_hop(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if let Some(switched) = switched {
             let (Some(client_side), Some(protocol)) = (client_side, agreed) else {
                 return Err(Failure::Switched);
             };
             headers::set_upgrade(response.headers_mut(), protocol);
-            let upstream_side = hyper::upgrade::on(&mut response);
-            let tunnel = tunnel(client_side, upstream_side);
+            let tunnel = tunnel(client_side, switched);
             self.target.tunnels.spawn(tunnel);
         }
         Ok(response)
@@ -195,21 +206,23 @@ impl Upstream {
         Ok((Request::from_parts(parts, body.boxed_unsync()), progress))
     }
 
-    /// By an idle connection if there is one, else by a new one.
+    /// By the client's own connection if it has one, else by an idle one, else by a new one.
     async fn obtain(
         &self,
         mut request: Request<BoxedBody>,
         upload: &Upload,
+        binding: &mut Binding,
         switches: bool,
-    ) -> Result<Response<UpstreamBody>, Failure> {
-        if switches {
-            let socket = self.connect().await?;
-            return Ok(exchange::switch(socket, request, upload).await?);
+    ) -> Result<Exchanged, Failure> {
+        let mut used = binding.take().await;
+        // A login begins on a new connection, and so does what may be no HTTP any more.
+        if used.is_none() && !binding.is_bound() && !switches {
+            used = self.pool.take();
         }
-        if let Some(socket) = self.pool.take() {
+        if let Some(socket) = used {
             let again = repeated(&request, upload);
-            match exchange::exchange(socket, self.pool.home(), request, upload).await {
-                Ok(response) => return Ok(response),
+            match exchange::exchange(socket, binding, &self.pool, request, upload).await {
+                Ok(exchanged) => return Ok(exchanged),
                 // The upstream may have closed the connection while the request was on its way.
                 Err(Failed::Unsent(unsent)) => request = *unsent,
                 Err(failed @ Failed::Http(_)) => {
@@ -217,9 +230,10 @@ impl Upstream {
                 }
                 Err(failed) => return Err(failed.into()),
             }
+            binding.lose();
         }
         let socket = self.connect().await?;
-        Ok(exchange::exchange(socket, self.pool.home(), request, upload).await?)
+        Ok(exchange::exchange(socket, binding, &self.pool, request, upload).await?)
     }
 
     async fn connect(&self) -> Result<TcpStream, Failure> {
@@ -237,9 +251,9 @@ impl Upstream {
     /// Waits for the head, no longer than the timeout since the last of the request was sent.
     async fn in_time(
         &self,
-        response: impl Future<Output = Result<Response<UpstreamBody>, Failure>>,
+        response: impl Future<Output = Result<Exchanged, Failure>>,
         progress: &Progress,
-    ) -> Result<Response<UpstreamBody>, Failure> {
+    ) -> Result<Exchanged, Failure> {
         tokio::pin!(response);
         loop {
             let deadline = progress.last() + self.target.head_timeout;
@@ -343,13 +357,23 @@ impl Progress {
 }
 
 /// Both sides have switched protocols: bytes pass, until either side ends.
-async fn tunnel(client_side: OnUpgrade, upstream_side: OnUpgrade) {
-    let (Ok(client), Ok(upstream)) = tokio::join!(client_side, upstream_side) else {
-        tracing::debug!("one side went before the switch of protocols was done");
+async fn tunnel(client_side: OnUpgrade, upstream_side: Switched) {
+    let Ok(client) = client_side.await else {
+        tracing::debug!("the client went before the switch of protocols was done");
         return;
     };
-    let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
+    let mut client = TokioIo::new(client);
+    let Switched {
+        socket: mut upstream,
+        ahead,
+        lease: _lease,
+    } = upstream_side;
+    let copied = async {
+        client.write_all(&ahead).await?;
+        drop(ahead);
+        tokio::io::copy_bidirectional(&mut client, &mut upstream).await
+    };
+    if let Err(error) = copied.await {
         tracing::debug!(%error, "tunnel ended");
     }
 }

@@ -26,6 +26,15 @@ fn read<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(part)
 }
 
+/// Without the client's connection: its state is for requests that come on it.
+fn extensions(head: &request::Parts) -> Extensions {
+    #[cfg_attr(not(feature = "proxy"), expect(unused_mut))]
+    let mut extensions = head.extensions.clone();
+    #[cfg(feature = "proxy")]
+    extensions.remove::<crate::serve::ClientConnection>();
+    extensions
+}
+
 impl Template {
     pub(super) fn of(head: &request::Parts) -> Self {
         let mut fields = Vec::new();
@@ -37,7 +46,7 @@ impl Template {
             uri: head.uri.to_string().into(),
             version: head.version,
             fields: fields.into(),
-            extensions: head.extensions.clone(),
+            extensions: extensions(head),
         }
     }
 

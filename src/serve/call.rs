@@ -8,8 +8,8 @@ use super::talk::Next;
 use crate::asked::{Asked, Kind};
 use crate::guard::BoxError;
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
-use http::{Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::future::Future;
@@ -86,7 +86,7 @@ impl<B: Body<Data = Bytes>> Call<B> {
         let is_stream = Kind::of(&asked, &parts) != Kind::Other
             && !parts.headers.contains_key(CONTENT_LENGTH)
             && body.size_hint().exact().is_none();
-        let response = Response::from_parts(parts, body);
+        let mut response = Response::from_parts(parts, body);
         // While the request's body is coming, its connection can not change hands.
         if is_stream && self.upload.is_over() {
             let pump = Pump::new(io.clone(), response, client);
@@ -94,6 +94,9 @@ impl<B: Body<Data = Bytes>> Call<B> {
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             io.entry().tunnel();
+        } else if io.is_closing() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
         }
         if ends_with_connection(client, &response) {
             // Whoever cuts it, and however: unless hyper has brought it to its end, the end of

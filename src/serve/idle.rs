@@ -43,7 +43,8 @@ impl Idle {
     }
 
     /// Until something has come that may be a request. False if nothing will: the client has gone,
-    /// the deadline has passed, or the server stops.
+    /// the deadline has passed, the server stops, or the connection must not serve
+    /// another request.
     pub(super) fn poll_come(
         self: Pin<&mut Self>,
         io: &ClientIo,
@@ -51,6 +52,9 @@ impl Idle {
     ) -> Poll<bool> {
         if let Poll::Ready(come) = io.poll_come(cx) {
             return Poll::Ready(come);
+        }
+        if io.poll_closing(cx).is_ready() {
+            return Poll::Ready(false);
         }
         let this = self.project();
         let is_over = match this.stop.as_pin_mut() {

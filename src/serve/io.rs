@@ -1,6 +1,8 @@
 //! A client's socket: what hyper and the pump read and write, with an eye on clients that go and
 //! clients that stall.
 
+#[cfg(feature = "proxy")]
+use super::attachment::Attachment;
 use super::registry::ConnectionEntry;
 use crate::lock::lock;
 use bytes::{Buf, BytesMut};
@@ -8,6 +10,8 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+#[cfg(feature = "proxy")]
+use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
@@ -35,7 +39,7 @@ impl Stalled {
 #[derive(Clone)]
 pub(super) struct ClientIo(Arc<Shared>);
 
-struct Shared {
+pub(super) struct Shared {
     socket: TcpStream,
     write_stall: Option<Duration>,
     /// Bytes wait for room in the kernel.
@@ -50,6 +54,23 @@ struct State {
     ahead: BytesMut,
     /// Runs while `blocked`.
     patience: Option<Pin<Box<Sleep>>>,
+    /// A box, since few connections have one.
+    #[cfg(feature = "proxy")]
+    attachment: Option<Box<Arc<dyn Attachment>>>,
+}
+
+#[cfg(feature = "proxy")]
+impl Shared {
+    pub(super) fn attachment(&self) -> Option<Arc<dyn Attachment>> {
+        lock(&self.state).attachment.as_deref().cloned()
+    }
+
+    /// The one that there is, or else this.
+    pub(super) fn attach(&self, make: impl FnOnce() -> Arc<dyn Attachment>) -> Arc<dyn Attachment> {
+        let mut state = lock(&self.state);
+        let attachment = state.attachment.get_or_insert_with(|| Box::new(make()));
+        Arc::clone(attachment)
+    }
 }
 
 impl ClientIo {
@@ -74,6 +95,30 @@ impl ClientIo {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.0.state)
+    }
+
+    #[cfg(feature = "proxy")]
+    pub(super) fn downgrade(&self) -> Weak<Shared> {
+        Arc::downgrade(&self.0)
+    }
+
+    /// Whether the connection must not serve another request, by what is attached to it.
+    pub(super) fn is_closing(&self) -> bool {
+        #[cfg(feature = "proxy")]
+        if let Some(attachment) = self.0.attachment() {
+            return attachment.is_closing();
+        }
+        false
+    }
+
+    /// Ready when that is so. An attachment wakes only a task that has polled since it was made.
+    pub(super) fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<()> {
+        #[cfg(feature = "proxy")]
+        if let Some(attachment) = self.0.attachment() {
+            return attachment.poll_closing(cx);
+        }
+        let _ = cx;
+        Poll::Pending
     }
 
     /// Whether something that was to be written waits still.

@@ -151,7 +151,7 @@ where
             match this.state {
                 State::Head(_) | State::Open => {}
                 State::Over => {
-                    if *this.keep_alive {
+                    if *this.keep_alive && !this.io.is_closing() {
                         return Poll::Ready(Some(this.io.clone()));
                     }
                     let _ = this.io.shutdown();

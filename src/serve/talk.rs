@@ -2,6 +2,8 @@
 //! response turns out to be an event stream.
 
 use super::Settings;
+#[cfg(feature = "proxy")]
+use super::attachment::ClientConnection;
 use super::call::{Answered, Call, Outcome};
 use super::client::Client;
 use super::idle::later;
@@ -126,6 +128,8 @@ impl<B> Desk<B> {
 /// call has to be able to outlive hyper's connection.
 struct Attendant<S, B> {
     service: S,
+    #[cfg(feature = "proxy")]
+    connection: ClientConnection,
     peer: SocketAddr,
     desk: Desk<B>,
 }
@@ -154,6 +158,8 @@ where
         let (mut parts, incoming) = request.into_parts();
         let (body, upload) = RequestBody::new(incoming);
         parts.extensions.insert(PeerAddr(self.peer));
+        #[cfg(feature = "proxy")]
+        parts.extensions.insert(self.connection.clone());
         #[cfg(feature = "axum")]
         parts
             .extensions
@@ -216,6 +222,8 @@ where
     let desk = Desk::new(answered.map(|answered| *answered));
     let attendant = Attendant {
         service,
+        #[cfg(feature = "proxy")]
+        connection: ClientConnection::of(&io),
         peer,
         desk: desk.clone(),
     };
@@ -282,7 +290,8 @@ where
                 || match stopped.as_mut().as_pin_mut() {
                     Some(stopped) => stopped.poll(cx).is_ready(),
                     None => true,
-                };
+                }
+                || io.poll_closing(cx).is_ready();
             let under_way = matches!(phase, Phase::Call(..) | Phase::Stream(_));
             // A head that is written from then on says `Connection: close`. So the one under way
             // goes out first.

@@ -1,15 +1,17 @@
 //! One request on one connection: hyper writes it and reads the response's head, then the body is
 //! hyper's or ours.
 
+use super::binding::{Binding, stays_open};
 use super::body::{BadFraming, Framing, StreamBody};
 use super::head_io::HeadIo;
-use super::pool::Home;
+use super::pins::Lease;
+use super::pool::{Home, Pool};
 use super::relay::Relay;
 use super::{BoxedBody, UpstreamBody};
 use crate::asked::{Asked, Kind};
 use crate::serve::Upload;
-use http::header::CONNECTION;
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use bytes::BytesMut;
+use http::{Request, Response, StatusCode, Version};
 use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
@@ -26,66 +28,85 @@ pub(super) enum Failed {
     Unsent(Box<Request<BoxedBody>>),
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    #[error("it switched protocols while the request was on its way")]
+    EarlySwitch,
     #[error("the response's head says {0}")]
     Framing(#[from] BadFraming),
 }
 
 type Driver = Connection<HeadIo, BoxedBody>;
 
-/// Puts `request` to the upstream at the other end of `socket`, which goes `home` when the response
-/// has been read and the connection may serve another.
+/// A connection that has switched protocols.
+pub(super) struct Switched {
+    pub(super) socket: TcpStream,
+    /// What came with the head.
+    pub(super) ahead: BytesMut,
+    /// Held until the connection has ended.
+    pub(super) lease: Option<Lease>,
+}
+
+/// A response, and its connection if that is no longer HTTP.
+pub(super) type Exchanged = (Response<UpstreamBody>, Option<Switched>);
+
+/// Puts `request` to the upstream at the other end of `socket`. When the response has been read and
+/// the connection may serve another request, it goes where `binding` says.
 pub(super) async fn exchange(
     socket: TcpStream,
-    home: Home,
+    binding: &mut Binding,
+    pool: &Pool,
     request: Request<BoxedBody>,
     upload: &Upload,
-) -> Result<Response<UpstreamBody>, Failed> {
+) -> Result<Exchanged, Failed> {
     let asked = Asked::of(&request);
     let (io, gate) = HeadIo::new(socket);
     let (mut sender, mut driver) = handshake(io).await?;
     let response = head(&mut sender, &mut driver, request).await?;
     let (parts, incoming) = response.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        // Behind the head nothing of the request may follow.
+        if !upload.is_over() || gate.is_blocked() {
+            return Err(Failed::EarlySwitch);
+        }
+        let (socket, ahead) = socket_of(driver);
+        let switched = Switched {
+            socket,
+            ahead,
+            lease: binding.tunnel(),
+        };
+        let body = Either::Right(Either::Left(Relay::new(incoming, upload)));
+        return Ok((Response::from_parts(parts, body), Some(switched)));
+    }
     let framing = Framing::of(&parts)?;
+    let home = binding.home(&parts, pool);
     // What is left of the request is hyper's to send, and an end that came with the head hyper's to
     // see: nothing would come to tell of it.
     let is_stream = Kind::of(&asked, &parts) != Kind::Other;
     let is_empty = matches!(framing, Framing::Length(0));
     let is_ours = is_stream && !is_empty && upload.is_over() && !gate.is_blocked();
     let body = if is_ours {
-        let io = driver.into_parts();
-        // Of what hyper read it left nothing: it got the head alone.
-        let (socket, mut ahead) = io.io.into_parts();
-        if !io.read_buf.is_empty() {
-            let mut all = bytes::BytesMut::from(&io.read_buf[..]);
-            all.extend_from_slice(&ahead);
-            ahead = all;
-        }
-        let home = stays_open(parts.version, &parts.headers).then_some(home);
+        let (socket, ahead) = socket_of(driver);
+        let stays = parts.version == Version::HTTP_11 && stays_open(parts.version, &parts.headers);
+        let home = home.filter(|_| stays);
         Either::Left(StreamBody::new(socket, home, ahead, framing))
     } else {
         gate.open();
         tokio::spawn(rest(sender, driver, home));
         Either::Right(Either::Left(Relay::new(incoming, upload)))
     };
-    Ok(Response::from_parts(parts, body))
+    Ok((Response::from_parts(parts, body), None))
 }
 
-/// The same for a request to switch protocols: what follows is no HTTP, perhaps.
-pub(super) async fn switch(
-    socket: TcpStream,
-    request: Request<BoxedBody>,
-    upload: &Upload,
-) -> Result<Response<UpstreamBody>, Failed> {
-    let (io, gate) = HeadIo::new(socket);
-    let (mut sender, driver) = handshake(io).await?;
-    gate.open();
-    tokio::spawn(async move {
-        if let Err(error) = driver.with_upgrades().await {
-            tracing::debug!(%error, "an upstream's connection ended");
-        }
-    });
-    let response = sender.send_request(request).await?;
-    Ok(response.map(|incoming| Either::Right(Either::Left(Relay::new(incoming, upload)))))
+/// The socket, and what was read of it behind the head.
+fn socket_of(driver: Driver) -> (TcpStream, BytesMut) {
+    let parts = driver.into_parts();
+    let (socket, ahead) = parts.io.into_parts();
+    // Of what hyper read it left nothing: it got the head alone.
+    if parts.read_buf.is_empty() {
+        return (socket, ahead);
+    }
+    let mut all = BytesMut::from(&parts.read_buf[..]);
+    all.extend_from_slice(&ahead);
+    (socket, all)
 }
 
 /// Puts `request` to it for no more than the status of the response, and closes the connection.
@@ -118,7 +139,7 @@ async fn head(
 }
 
 /// Lets hyper read the body, and keeps the connection if another request can follow.
-async fn rest(mut sender: SendRequest<BoxedBody>, mut driver: Driver, home: Home) {
+async fn rest(mut sender: SendRequest<BoxedBody>, mut driver: Driver, home: Option<Home>) {
     let is_idle = poll_fn(|cx| {
         if let Poll::Ready(result) = Pin::new(&mut driver).poll(cx) {
             if let Err(error) = result {
@@ -128,21 +149,11 @@ async fn rest(mut sender: SendRequest<BoxedBody>, mut driver: Driver, home: Home
         }
         sender.poll_ready(cx).map(|ready| ready.is_ok())
     });
-    if is_idle.await {
+    if let (true, Some(home)) = (is_idle.await, home) {
         let parts = driver.into_parts();
         let (socket, ahead) = parts.io.into_parts();
         if parts.read_buf.is_empty() && ahead.is_empty() {
             home.put(socket);
         }
     }
-}
-
-/// RFC 9112 section 9.3.
-fn stays_open(version: Version, headers: &HeaderMap) -> bool {
-    let mut options = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-    version == Version::HTTP_11
-        && !options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }

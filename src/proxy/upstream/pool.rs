@@ -1,6 +1,7 @@
 //! Upstream connections between two requests: bare sockets, which hold no buffer and no task, and
 //! belong to no thread.
 
+use super::pins::Lease;
 use crate::lock::lock;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, Weak};
@@ -17,19 +18,24 @@ const KEEP: Duration = Duration::from_secs(60);
 pub(super) struct Pool(Arc<Mutex<Idle>>);
 
 #[derive(Debug, Default)]
-struct Idle {
+pub(super) struct Idle {
     sockets: Vec<(Instant, TcpStream)>,
     /// Somebody waits to close the old ones.
     watched: bool,
 }
 
-/// Where a connection goes back to, if the pool is still there by then.
-#[derive(Clone, Debug)]
-pub(super) struct Home(Weak<Mutex<Idle>>);
+/// Where a connection goes when another request may follow on it.
+#[derive(Debug)]
+pub(super) enum Home {
+    /// To whatever request comes next, if the pool is still there by then.
+    Pool(Weak<Mutex<Idle>>),
+    /// To the next request of its client. A box, as quiet streams hold this.
+    Client(Box<Lease>),
+}
 
 impl Pool {
     pub(super) fn home(&self) -> Home {
-        Home(Arc::downgrade(&self.0))
+        Home::Pool(Arc::downgrade(&self.0))
     }
 
     /// A connection that the upstream has neither closed nor spoken on.
@@ -43,15 +49,23 @@ impl Pool {
     }
 }
 
-fn is_quiet(socket: &TcpStream) -> bool {
+/// Whether the other side has neither closed the connection nor sent anything.
+pub(super) fn is_quiet<'a, S>(socket: &'a S) -> bool
+where
+    socket2::SockRef<'a>: From<&'a S>,
+{
     let mut byte = [std::mem::MaybeUninit::uninit()];
     let peeked = socket2::SockRef::from(socket).peek(&mut byte);
     matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 impl Home {
-    pub(super) fn put(&self, socket: tokio::net::TcpStream) {
-        let (Some(idle), Ok(socket)) = (self.0.upgrade(), socket.into_std()) else {
+    pub(super) fn put(self, socket: tokio::net::TcpStream) {
+        let pool = match self {
+            Self::Pool(pool) => pool,
+            Self::Client(lease) => return lease.put(socket),
+        };
+        let (Some(idle), Ok(socket)) = (pool.upgrade(), socket.into_std()) else {
             return;
         };
         let mut list = lock(&idle);
@@ -60,7 +74,7 @@ impl Home {
         }
         list.sockets.push((Instant::now(), socket));
         if !std::mem::replace(&mut list.watched, true) {
-            tokio::spawn(close_old(self.0.clone()));
+            tokio::spawn(close_old(pool));
         }
     }
 }
