@@ -62,6 +62,9 @@
 //! - **The end of an `EventSource`**: it gives up for good on a status other than 200, also on a 204,
 //!   and comes back again and again when it is told of neither. Behind a late 204 the stream just
 //!   ends.
+//! - **Access by another origin**: the early head allows it if a [`CorsLayer`](crate::cors::CorsLayer)
+//!   outside says so. When the late head does not, nothing of its body is told, and the answer counts
+//!   as refused.
 //! - **Errors of the service** are told as a 502, and their text goes to the log alone.
 //!
 //! The clock runs from the request's head: a slow upload counts, and goes on behind the early answer.
@@ -83,6 +86,7 @@ pub use body::EarlyBody;
 
 use crate::answer::Own;
 use crate::asked::Asked;
+use crate::cors::Granted;
 use crate::family::Family;
 use crate::guard::BoxError;
 use crate::head::{self, EVENT_STREAM};
@@ -206,12 +210,14 @@ where
                 let stream = Stream::open();
                 let family = Family::of(&request);
                 let later = request.extensions().get().cloned();
+                let granted = request.extensions().get().cloned();
                 request.extensions_mut().insert(Begun(stream.clone()));
                 let waiting = Waiting {
                     future: self.inner.call(request),
                     timer: sleep(self.config.after),
                     after: self.config.after,
                     later,
+                    granted,
                     asked,
                     family,
                     stream,
@@ -246,6 +252,7 @@ pin_project! {
         timer: Sleep,
         after: Duration,
         later: Option<StreamAsked>,
+        granted: Option<Granted>,
         asked: Asked,
         family: Family,
         stream: Stream,

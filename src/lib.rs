@@ -24,10 +24,11 @@
 //! | [`EarlyLayer`](early::EarlyLayer) | answers ahead of the service, so that heartbeats can begin |
 //! | [`ResumeLayer`](resume::ResumeLayer) | asks the service to go on with a stream that it has lost |
 //!
-//! And one stands outside of all these:
+//! And two stand outside of all these:
 //!
 //! | layer | what it does |
 //! | --- | --- |
+//! | [`CorsLayer`](cors::CorsLayer) | lets pages of other origins read the answers of all these layers |
 //! | [`UnavailableLayer`](unavailable::UnavailableLayer) | keeps an `EventSource` alive when the service answers with a 5xx |
 //!
 //! # What holds for all of them
@@ -58,6 +59,7 @@ pub mod client_key;
 pub mod completion;
 mod connection_auth;
 pub mod connection_limit;
+pub mod cors;
 pub mod early;
 pub mod family;
 mod guard;

@@ -5,10 +5,16 @@
     reason = "a failed expectation is how a test fails"
 )]
 
+#[path = "support/browser.rs"]
+mod browser;
 mod support;
 
+use browser::Browser;
+use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
-use support::{Answer, Client, Origin, Proxy, wait_until};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use support::{Answer, Asked, Client, End, Gate, Origin, Proxy, gate, wait_until};
 
 /// Answers by the path: `/503` with that status, `/mute` not at all, `/broken` with no head.
 fn failing() -> Origin {
@@ -176,4 +182,398 @@ fn an_event_source_is_served_as_soon_as_its_upstream_is_back() {
     wait_until("the upstream", || origin.served() == 1);
     assert!(client.head().contains("content-type: text/event-stream\n"));
     client.read_until("data: back\n\n");
+}
+
+const APP: &str = "https://app.test";
+
+/// Allows any origin, with credentials, but on `/closed`. `/feed` is a stream of one event, `/mute` has
+/// no answer, `/late` has one when the other side of the gate says so, anything else is empty.
+fn allowing(lates: Gate) -> Origin {
+    Origin::start(move |asked, to: &mut Answer| {
+        let allowed = allowed(&asked);
+        match asked.path.as_str() {
+            _ if asked.head.starts_with("OPTIONS ") => plain(to, &allowed),
+            "/mute" => assert!(to.wait_for_close()),
+            "/feed" => {
+                stream(to, &allowed);
+                to.chunk("data: 1\n\n");
+                to.wait_for_close();
+            }
+            "/late" | "/closed" => {
+                if !lates.opens() {
+                    return;
+                }
+                let is_closed = asked.path == "/closed";
+                stream(to, if is_closed { "" } else { &allowed });
+                to.chunk("data: late\n\n");
+                to.end();
+            }
+            _ => plain(to, &allowed),
+        }
+    })
+}
+
+/// The fields by which a server allows the origin that asks.
+fn allowed(asked: &Asked) -> String {
+    let Some(origin) = asked.field("origin") else {
+        return String::new();
+    };
+    format!(
+        "Access-Control-Allow-Origin: {origin}\r\nAccess-Control-Allow-Credentials: true\r\n\
+         Access-Control-Allow-Headers: authorization\r\nVary: Origin\r\n"
+    )
+}
+
+fn stream(to: &mut Answer, fields: &str) {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n{fields}\
+         Transfer-Encoding: chunked\r\n\r\n"
+    );
+    to.raw(head.as_bytes());
+}
+
+fn plain(to: &mut Answer, fields: &str) {
+    let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n{fields}\r\n");
+    to.raw(head.as_bytes());
+}
+
+/// A request by a page of this origin.
+fn page(proxy: &Proxy, path: &str, origin: &str, fields: &str) -> Client {
+    proxy.ask(&format!(
+        "GET {path} HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n{fields}\r\n"
+    ))
+}
+
+const SSE: &str = "Accept: text/event-stream\r\n";
+
+/// Whether the page may read a response with this head.
+fn may_read(head: &str, origin: &str) -> bool {
+    let may = head.contains(&format!("access-control-allow-origin: {origin}\n"));
+    assert!(head.contains("vary: origin\n"), "{head}");
+    assert_eq!(
+        head.contains("access-control-allow-credentials: true\n"),
+        may
+    );
+    may
+}
+
+#[test]
+fn answers_in_place_of_the_upstream_allow_the_origins_that_it_allows() {
+    let (_late, lates) = gate();
+    let origin = allowing(lates);
+    let flags = [
+        "--upstream-head-timeout=500ms",
+        "--upstream-max-waiting=1",
+        "--limit-per-ip=1",
+        "--limit-rate=off",
+    ];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let head = |path: &str, origin: &str, fields: &str| page(&proxy, path, origin, fields).head();
+    // Before the upstream has allowed anything.
+    let unknown = head("/mute", APP, "");
+    assert!(
+        unknown.starts_with("http/1.1 504 ") && !may_read(&unknown, APP),
+        "{unknown}"
+    );
+    assert!(head("/plain", APP, "").starts_with("http/1.1 200 "));
+
+    let timeout = head("/mute", APP, "");
+    assert!(
+        timeout.starts_with("http/1.1 504 ") && may_read(&timeout, APP),
+        "{timeout}"
+    );
+    let masked = head("/mute", APP, SSE);
+    assert!(
+        masked.starts_with("http/1.1 200 ") && may_read(&masked, APP),
+        "{masked}"
+    );
+    let other = head("/mute", "https://other.test", "");
+    assert!(!may_read(&other, "https://other.test"), "{other}");
+
+    let mut feed = page(&proxy, "/feed", APP, SSE);
+    assert!(may_read(&feed.head(), APP));
+    feed.read_until("data: 1");
+    let limit = head("/feed", APP, SSE);
+    assert!(
+        limit.starts_with("http/1.1 429 ") && may_read(&limit, APP),
+        "{limit}"
+    );
+    assert!(
+        limit.contains("access-control-expose-headers: retry-after\n"),
+        "{limit}"
+    );
+
+    let _waits = page(&proxy, "/late", APP, "");
+    wait_until("a request that waits", || origin.asked().path == "/late");
+    let busy = head("/plain", APP, "");
+    assert!(
+        busy.starts_with("http/1.1 503 ") && may_read(&busy, APP),
+        "{busy}"
+    );
+}
+
+#[test]
+fn a_path_without_a_route_and_a_list_of_origins() {
+    let (_late, lates) = gate();
+    let origin = allowing(lates);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("guard.toml");
+    let write = |origins: &str| {
+        let text = format!(
+            "listen = '127.0.0.1:0'\nadmin.listen = 'off'\ncors.allowed_origins = {origins}\n\
+             [[route]]\npath = '/plain'\nupstream.url = 'http://{}'\n\
+             [[route]]\npath = '/away'\nupstream.url = 'http://{}'\n",
+            origin.addr,
+            nobody(),
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write("'upstream'");
+    let proxy = Proxy::from_file(&file);
+    let may = |path: &str| {
+        let head = page(&proxy, path, APP, "").head();
+        let allowed = head.contains(&format!("access-control-allow-origin: {APP}\n"));
+        (head[9..12].to_owned(), allowed)
+    };
+    assert_eq!(may("/none"), ("404".into(), false));
+    assert_eq!(may("/plain"), ("200".into(), true));
+    assert_eq!(may("/none"), ("404".into(), true));
+    // Another route's upstream has allowed nothing.
+    assert_eq!(may("/away"), ("502".into(), false));
+    // What was seen outlives a reload.
+    write("\"upstream\"");
+    proxy.signal("-HUP");
+    proxy.wait_for_log("the config is reloaded");
+    assert_eq!(may("/none"), ("404".into(), true));
+    for (times, (origins, allowed)) in [
+        ("[\"https://app.test\", \"https://b.test\"]", true),
+        ("[\"https://b.test\"]", false),
+        ("'*'", true),
+        ("'off'", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        write(origins);
+        proxy.signal("-HUP");
+        proxy.wait_for_log_lines("the config is reloaded", times + 2);
+        assert_eq!(may("/away"), ("502".into(), allowed), "{origins}");
+        assert_eq!(may("/none"), ("404".into(), allowed), "{origins}");
+    }
+}
+
+#[test]
+fn an_early_answer_says_what_its_late_head_has_to_confirm() {
+    let (late, lates) = gate();
+    let origin = allowing(lates);
+    let flags = ["--early-enabled=true", "--early-after=50ms"];
+    let proxy = Proxy::start(origin.addr, &flags);
+    page(&proxy, "/plain", APP, "").head();
+    let mut client = page(&proxy, "/late", APP, SSE);
+    assert!(may_read(&client.head(), APP));
+    late.send(()).unwrap();
+    client.read_until("data: late\n\n");
+
+    let mut client = page(&proxy, "/closed", APP, SSE);
+    assert!(may_read(&client.head(), APP));
+    late.send(()).unwrap();
+    let (text, end) = client.rest();
+    let text = String::from_utf8(text).unwrap();
+    assert!(
+        text.contains("event: error\n") && text.contains("allow this origin"),
+        "{text}"
+    );
+    assert!(!text.contains("data: late"), "{text}");
+    assert_eq!(end, End::Clean);
+}
+
+#[test]
+fn preflights_are_not_limited_and_are_answered_while_the_upstream_is_away() {
+    let (_late, lates) = gate();
+    let origin = allowing(lates);
+    let flags = ["--limit-rate=1/h", "--limit-burst=1", "--limit-per-ip=1"];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let preflight = |origin: &str| {
+        proxy
+            .ask(&format!(
+                "OPTIONS /feed HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n{SSE}\
+                 Access-Control-Request-Method: GET\r\n\
+                 Access-Control-Request-Headers: authorization\r\n\r\n"
+            ))
+            .head()
+    };
+    for _ in 0..5 {
+        assert!(preflight(APP).starts_with("http/1.1 200 "));
+    }
+    let mut feed = page(&proxy, "/feed", APP, SSE);
+    assert!(feed.head().starts_with("http/1.1 200 "));
+    feed.read_until("data: 1");
+    assert!(preflight(APP).starts_with("http/1.1 200 "));
+
+    origin.stop_listening();
+    wait_until("the upstream is away", || {
+        page(&proxy, "/plain", APP, "")
+            .head()
+            .starts_with("http/1.1 502 ")
+    });
+    let known = preflight(APP);
+    assert!(
+        known.starts_with("http/1.1 204 ") && may_read(&known, APP),
+        "{known}"
+    );
+    assert!(
+        known.contains("access-control-allow-headers: authorization\n"),
+        "{known}"
+    );
+    assert!(
+        known.contains("access-control-allow-methods: get\n"),
+        "{known}"
+    );
+    assert!(preflight("https://other.test").starts_with("http/1.1 502 "));
+}
+
+/// A page of its own origin, in a browser, in front of a proxy.
+fn pages() -> Origin {
+    Origin::start(|_, to| {
+        to.raw(
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/html\r\n\
+              Content-Length: 15\r\n\r\n<!doctype html>",
+        );
+    })
+}
+
+/// Opens an EventSource to this address, whose events are in `seen`.
+fn listen(browser: &Browser, url: &str) {
+    browser.run(&format!(
+        "window.seen = []; window.opened = 0; \
+         window.source = new EventSource('{url}', {{ withCredentials: true }}); \
+         source.onopen = () => opened++; \
+         source.onmessage = (event) => seen.push(event.data);"
+    ));
+}
+
+/// What it comes to has to be seen by the source that there was from the start.
+fn sees(browser: &Browser, event: &str) {
+    browser.wait_for(&format!("seen.includes('{event}')"));
+    // Open, or on its way back from an end; 2 is for good.
+    assert_ne!(browser.run("return source.readyState"), json!(2));
+}
+
+#[test]
+fn a_browsers_event_source_of_another_origin_outlives_its_upstream() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let preflights = Arc::new(AtomicUsize::new(0));
+    let start = |address: &str, event: &'static str, lives: Gate| {
+        let preflights = preflights.clone();
+        Origin::listening(address, move |asked, to| {
+            if asked.head.starts_with("OPTIONS ") {
+                preflights.fetch_add(1, SeqCst);
+            }
+            stream(to, &allowed(&asked));
+            to.chunk(format!("id: 7\ndata: {event}\n\n"));
+            // Until it dies in the middle of the stream.
+            lives.opens();
+        })
+    };
+    let page = pages();
+    let (death, lives) = gate();
+    let origin = start("127.0.0.1:0", "before", lives);
+    let address = origin.addr.to_string();
+    let flags = [
+        "--limit-retry-after=200ms",
+        "--rotation-retry-on-open=200ms",
+    ];
+    let proxy = Proxy::start(origin.addr, &flags);
+    browser.open(&format!("http://{}/", page.addr));
+    listen(&browser, &format!("http://{}/feed", proxy.addr));
+    sees(&browser, "before");
+
+    origin.stop_listening();
+    drop((origin, death));
+    // Each time it comes back it opens, and ends.
+    browser.wait_for("opened > 4");
+    let (_death, lives) = gate();
+    let origin = start(&address, "after", lives);
+    sees(&browser, "after");
+    assert_eq!(origin.asked().field("last-event-id"), Some("7"));
+    assert_eq!(
+        preflights.load(SeqCst),
+        0,
+        "an EventSource sends no preflight"
+    );
+    proxy.wait_for_log("upstream unavailable");
+}
+
+#[test]
+fn a_browsers_event_source_of_another_origin_takes_an_early_answer() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let (late, lates) = gate();
+    let origin = allowing(lates);
+    let flags = ["--early-enabled=true", "--early-after=50ms"];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let page = pages();
+    browser.open(&format!("http://{}/", page.addr));
+    let of = |path: &str| format!("http://{}{path}", proxy.addr);
+    let known = browser.run_async(&format!(
+        "return (await fetch('{}', {{ credentials: 'include' }})).status",
+        of("/plain")
+    ));
+    assert_eq!(known, json!(200));
+    listen(&browser, &of("/late"));
+    browser.wait_for("source.readyState === 1");
+    late.send(()).unwrap();
+    sees(&browser, "late");
+}
+
+#[test]
+fn a_browsers_event_source_of_another_origin_comes_back_from_a_limit() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let (_late, lates) = gate();
+    let origin = allowing(lates);
+    let flags = [
+        "--limit-per-ip=1",
+        "--limit-rate=off",
+        "--limit-reject=retry-later",
+        "--limit-retry-after=100ms",
+    ];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let pages = pages();
+    browser.open(&format!("http://{}/", pages.addr));
+    let mut holder = page(&proxy, "/feed", &format!("http://{}", pages.addr), SSE);
+    holder.head();
+    holder.read_until("data: 1");
+    listen(&browser, &format!("http://{}/feed", proxy.addr));
+    browser.wait_for("opened > 2");
+    drop(holder);
+    sees(&browser, "1");
+}
+
+#[test]
+fn a_page_of_another_origin_reads_the_status_of_an_answer_in_place_of_the_upstream() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let (_late, lates) = gate();
+    let origin = allowing(lates);
+    let proxy = Proxy::start(origin.addr, &[]);
+    let page = pages();
+    browser.open(&format!("http://{}/", page.addr));
+    let fetch = format!(
+        "const answer = await fetch('http://{}/plain', \
+         {{ headers: {{ Authorization: 'Bearer x' }} }}); \
+         return [answer.status, await answer.text()];",
+        proxy.addr
+    );
+    assert_eq!(browser.run_async(&fetch), json!([200, ""]));
+    origin.stop_listening();
+    drop(origin);
+    // With a preflight before it, whose answer is not kept.
+    let away = json!([502, "sse-guard: can not connect to the upstream\n"]);
+    wait_until("the answer", || browser.run_async(&fetch) == away);
 }

@@ -117,6 +117,13 @@ impl<F> Waiting<F> {
         };
         let (parts, body) = response.into_parts();
         let mut what = describe(parts.status);
+        let granted = self.granted.as_ref();
+        let is_denied = granted.is_some_and(|granted| !granted.holds(&parts.headers));
+        if is_denied && parts.status != StatusCode::NO_CONTENT {
+            // The page may not know any of it, and its browser let it read the early head.
+            what.push_str(", whose head does not allow this origin to read it");
+            return client.told(parts.status, &what, StreamError::Refused(parts.status));
+        }
         match Kind::of(&self.asked, &parts) {
             Kind::Stream => return State::Inner { body },
             Kind::Encoded => what.push_str(", but a compressed event stream"),

@@ -46,8 +46,8 @@ pub(super) use print::Entry;
 pub use route::RoutePath;
 pub use settings::{
     Admin, Budget, Budgets, Client, Config, Health, Heartbeat, Idle, IdleAction, Level, Limit, Log,
-    LogFormat, Rate, Reject, Resume, Rotation, Route, Settings, Style, TrustedHeader, Unavailable,
-    Upstream,
+    LogFormat, Origins, Rate, Reject, Resume, Rotation, Route, Settings, Style, TrustedHeader,
+    Unavailable, Upstream,
 };
 pub use source::Loaded;
 #[cfg(test)]

@@ -5,10 +5,10 @@ use super::request_target::{self, Refused};
 use super::running::{Common, Current, Running};
 use super::stream_flag::StreamFlag;
 use super::upstream::{Check, Health, Upstream};
-use crate::answer::Own;
 use crate::client_key::{ForwardedHeader, ForwardedIp, PeerAddr};
 use crate::completion::CompletionLayer;
 use crate::connection_limit::{ConnectionLimitLayer, Reject};
+use crate::cors::{self, Cors, CorsLayer};
 use crate::early::{Early, EarlyLayer, StreamAsked};
 use crate::head::is_json;
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
@@ -36,7 +36,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub(super) type Limit = ConnectionLimitLayer<ForwardedIp>;
-type Guarded = Unavailable<SseGuard<Early<Resume<Upstream>>, ForwardedIp>>;
+type Guarded = Cors<Unavailable<SseGuard<Early<Resume<Upstream>>, ForwardedIp>>>;
 type GuardedBody = <<Guarded as Service<Request<RequestBody>>>::Response as IntoBody>::Body;
 
 /// Names the body of a response type.
@@ -87,6 +87,7 @@ struct Route {
     own_limit: bool,
     settings: Settings,
     upstream: Upstream,
+    cors: CorsLayer,
     service: Guarded,
 }
 
@@ -175,6 +176,8 @@ impl Router {
             let unavailable = UnavailableLayer::new()
                 .enabled(settings.unavailable != config::Unavailable::Status)
                 .retry(settings.limit.retry_after);
+            let before_it = before_it.filter(|before| before.settings.upstream.url == *url);
+            let cors = cors(&settings.cors, before_it.map(|before| &before.cors));
             let guarded = layer.layer(early.layer(resume.layer(upstream.clone())));
             router.routes.push(Route {
                 path: route.path.clone(),
@@ -182,7 +185,8 @@ impl Router {
                 limit: in_use,
                 own_limit: route.own_limits,
                 settings: settings.clone(),
-                service: unavailable.layer(guarded),
+                service: cors.layer(unavailable.layer(guarded)),
+                cors,
                 upstream,
             });
         }
@@ -247,17 +251,28 @@ impl Router {
         Ok(index.map(|index| &routes[index]))
     }
 
+    /// Lets a page of another origin see the status if any route would.
+    fn without_route(
+        &self,
+        request: &Request<RequestBody>,
+        mut response: Response<Full<Bytes>>,
+    ) -> Response<ResponseBody> {
+        let origin = cors::origin(request);
+        let mut routes = self.routes.iter();
+        routes.any(|route| route.cors.complete(origin.as_ref(), response.headers_mut()));
+        response.map(Either::Right)
+    }
+
     async fn answer(&self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
         let route = match self.route_of(&mut request) {
             Ok(route) => route,
-            Err(refused) => return refused.answer().map(Either::Right),
+            Err(refused) => return self.without_route(&request, refused.answer()),
         };
         let Some(route) = route else {
             let text = Full::from("sse-guard: no route for this path\n");
-            let mut response = Response::new(Either::Right(text));
+            let mut response = Response::new(text);
             *response.status_mut() = StatusCode::NOT_FOUND;
-            response.extensions_mut().insert(Own);
-            return response;
+            return self.without_route(&request, response);
         };
         if let Some(family) = route.settings.family {
             request.extensions_mut().insert(family);
@@ -336,6 +351,20 @@ fn limit(config: &config::Limit, clients: ForwardedIp) -> Limit {
         });
     match config.rate {
         Some(rate) => layer.rate(rate.count, rate.per, config.burst),
+        None => layer,
+    }
+}
+
+/// Remembers what the layer `before` it has seen of the same upstream.
+fn cors(config: &config::Origins, before: Option<&CorsLayer>) -> CorsLayer {
+    let layer = match config {
+        config::Origins::Upstream => CorsLayer::new(),
+        config::Origins::Any => CorsLayer::any(),
+        config::Origins::List(origins) => CorsLayer::origins(origins),
+        config::Origins::Off => CorsLayer::off(),
+    };
+    match before {
+        Some(before) => layer.remembering_with(before),
         None => layer,
     }
 }

@@ -45,7 +45,7 @@ impl Browser {
         let mut driver = match driver {
             Ok(driver) => driver,
             Err(error) => {
-                skipped(&format!("the dashboard: chromedriver: {error}"));
+                skipped(&format!("what takes a browser: chromedriver: {error}"));
                 return None;
             }
         };
@@ -87,6 +87,20 @@ impl Browser {
         let result = self.runtime.block_on(run);
         result
             .unwrap_or_else(|error| panic!("{script}: {error}"))
+            .json()
+            .clone()
+    }
+
+    /// What a promise comes to that a function's body returns.
+    pub fn run_async(&self, body: &str) -> Value {
+        let script = format!(
+            "const done = arguments[arguments.length - 1]; \
+             (async () => {{ {body} }})().then(done, (error) => done(String(error)));"
+        );
+        let run = self.web().execute_async(script, Vec::new());
+        let result = self.runtime.block_on(run);
+        result
+            .unwrap_or_else(|error| panic!("{body}: {error}"))
             .json()
             .clone()
     }

@@ -229,6 +229,7 @@ fn value_name(kind: Kind) -> String {
         Kind::Networks => "CIDR,...",
         Kind::Words => "NAME,...",
         Kind::Methods => "METHOD,...",
+        Kind::Origins => "ORIGIN,...|upstream|off",
         Kind::Prefix => "BITS",
         Kind::Choice(words) => return words.join("|"),
     };

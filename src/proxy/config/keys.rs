@@ -283,6 +283,12 @@ pub static KEYS: &[Key] = &[
         "Send the first heartbeat at once, so that buffering proxies let go of the head",
     ),
     route(
+        "cors.allowed_origins",
+        Kind::Origins,
+        "upstream",
+        "Origins that may read answers given in place of the upstream: upstream (those that it allows), *, off, or a list",
+    ),
+    route(
         "early.enabled",
         Kind::Bool,
         "false",

@@ -51,6 +51,8 @@ pub enum Kind {
     Words,
     /// A list of HTTP methods, with at least one.
     Methods,
+    /// `upstream`, `*`, `off`, or a list of web origins: `https://app.example`.
+    Origins,
     /// The length of an IPv6 prefix, 1 to 128.
     Prefix,
 }
@@ -71,6 +73,7 @@ impl Kind {
                 | Self::HeaderOrOff
                 | Self::SecretOrOff
                 | Self::AddressOrOff
+                | Self::Origins
         )
     }
 

@@ -9,7 +9,7 @@ use super::keys::{KEYS, Key};
 use super::kind::Kind;
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::Place;
-use super::settings::Rate;
+use super::settings::{Origins, Rate};
 use super::source::Loaded;
 use super::value::{Value, size_text};
 
@@ -220,6 +220,10 @@ fn toml(value: &Value) -> String {
         Value::Networks(networks) => array(networks.iter().map(ToString::to_string)),
         Value::Words(words) => array(words.iter().cloned()),
         Value::Methods(methods) => array(methods.iter().map(ToString::to_string)),
+        Value::Origins(Origins::Upstream) => quote("upstream"),
+        Value::Origins(Origins::Any) => quote("*"),
+        Value::Origins(Origins::Off) => quote("off"),
+        Value::Origins(Origins::List(origins)) => array(origins.iter().cloned()),
         Value::Prefix(bits) => bits.to_string(),
     }
 }

@@ -13,8 +13,8 @@ use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::settings::{
     Admin, Budget, Budgets, Client, Config, Early, Health, Heartbeat, Idle, IdleAction, Level,
-    Limit, Log, LogFormat, Rate, Reject, Resume, Rotation, Route, Settings, Style, TrustedHeader,
-    Unavailable, Upstream,
+    Limit, Log, LogFormat, Origins, Rate, Reject, Resume, Rotation, Route, Settings, Style,
+    TrustedHeader, Unavailable, Upstream,
 };
 use super::value::Value;
 use super::{RoutePath, check};
@@ -240,6 +240,9 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             style: style(scope)?,
             immediate: scope.get("heartbeat.immediate")?,
         },
+        cors: scope
+            .get::<Option<Origins>>("cors.allowed_origins")?
+            .unwrap_or(Origins::Off),
         early: early(scope)?,
         idle: Idle {
             timeout: scope.get("idle.timeout")?,
@@ -414,6 +417,7 @@ from_variant! {
     Networks => Vec<IpNet>,
     Words => Vec<String>,
     Methods => Vec<Method>,
+    Origins => Origins,
     Prefix => u8,
 }
 

@@ -213,6 +213,8 @@ pub struct Settings {
     pub unavailable: Unavailable,
     /// What keeps quiet streams open.
     pub heartbeat: Heartbeat,
+    /// Which origins may read answers given in place of the upstream.
+    pub cors: Origins,
     /// When clients are answered ahead of a slow upstream.
     pub early: Early,
     /// When a silent upstream is given up.
@@ -348,6 +350,19 @@ pub enum Style {
         /// Its data, not empty.
         data: String,
     },
+}
+
+/// Which origins may read answers given in place of the upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    /// Those that the upstream was seen to allow.
+    Upstream,
+    /// Any.
+    Any,
+    /// These, as browsers write them; at least one.
+    List(Vec<String>),
+    /// None.
+    Off,
 }
 
 /// When clients are answered ahead of a slow upstream.

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::kind::Kind;
-use super::settings::Rate;
+use super::settings::{Origins, Rate};
 use super::suggest;
 
 /// A valid value of some [`Kind`].
@@ -31,6 +31,7 @@ pub(super) enum Value {
     Networks(Vec<IpNet>),
     Words(Vec<String>),
     Methods(Vec<Method>),
+    Origins(Origins),
     Prefix(u8),
 }
 
@@ -82,6 +83,10 @@ impl Value {
             Kind::SecretOrOff => secret(text),
             Kind::Address | Kind::AddressOrOff => address(text).map(Self::Address),
             Kind::Url => url(text).map(Self::Url),
+            Kind::Origins => {
+                let items: Vec<&str> = text.split(',').map(str::trim).collect();
+                origins(&items).map(Self::Origins)
+            }
             Kind::Prefix => match text.parse() {
                 Ok(bits @ 1..=128) => Ok(Self::Prefix(bits)),
                 _ => Err(format!(
@@ -121,10 +126,11 @@ impl Value {
             }
             DeValue::Float(digits) if number => Self::from_text(kind, digits.as_str()),
             DeValue::Boolean(value) if kind == Kind::Bool => Ok(Self::Bool(*value)),
-            DeValue::Array(items) if kind.is_list() => {
+            DeValue::Array(items) if kind.is_list() || kind == Kind::Origins => {
                 let texts: Option<Vec<&str>> =
                     items.iter().map(|item| item.get_ref().as_str()).collect();
                 match texts {
+                    Some(texts) if kind == Kind::Origins => origins(&texts).map(Self::Origins),
                     Some(texts) => list(kind, texts),
                     None => Err("every item of the list is a text; put each in quotes".to_owned()),
                 }
@@ -177,6 +183,9 @@ fn example(kind: Kind) -> String {
         Kind::Networks => "[\"10.0.0.0/8\"]",
         Kind::Words => "[\"ping\"]",
         Kind::Methods => "[\"GET\"]",
+        Kind::Origins => {
+            "\"upstream\", \"*\", \"off\", or a list such as [\"https://app.example\"]"
+        }
         Kind::Prefix => "a number from 1 to 128, such as 64",
         Kind::Choice(words) => return format!("one of \"{}\"", words.join("\", \"")),
     };
@@ -459,6 +468,49 @@ fn list<'a>(kind: Kind, items: impl IntoIterator<Item = &'a str>) -> Result<Valu
             Ok(Value::Words(words))
         }
     }
+}
+
+fn origins(items: &[&str]) -> Result<Origins, String> {
+    match items {
+        [] => Err("names no origin; write \"off\" for none".to_owned()),
+        ["upstream"] => Ok(Origins::Upstream),
+        ["*"] => Ok(Origins::Any),
+        items => {
+            let items = items.iter().map(|item| origin(item));
+            items.collect::<Result<_, _>>().map(Origins::List)
+        }
+    }
+}
+
+/// As browsers write it ([RFC 6454](https://www.rfc-editor.org/rfc/rfc6454#section-6.2)): in lower case,
+/// without a port that is the scheme's own.
+fn origin(text: &str) -> Result<String, String> {
+    const RIGHT: &str = "write one such as \"https://app.example\" or \"http://localhost:5173\"";
+    let text = text.to_ascii_lowercase();
+    if text == "null" {
+        return Ok(text);
+    }
+    if ["upstream", "*", "off"].contains(&text.as_str()) {
+        return Err(format!("{} stands alone, or not at all", echo(&text)));
+    }
+    let Some((scheme, authority)) = text.split_once("://") else {
+        return Err(format!("{} is no origin; {RIGHT}", echo(&text)));
+    };
+    if authority.contains(['/', '?', '#', '@', '*']) {
+        return Err(format!(
+            "an origin is scheme, host and port alone, without a path or a wildcard; {RIGHT}"
+        ));
+    }
+    let parsed: Uri = text.parse().map_err(|_| format!("is no origin; {RIGHT}"))?;
+    if parsed.host().is_none_or(str::is_empty) {
+        return Err(format!("names no host; {RIGHT}"));
+    }
+    let port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return Ok(text),
+    };
+    Ok(text.strip_suffix(port).unwrap_or(&text).to_owned())
 }
 
 fn network(text: &str) -> Result<IpNet, String> {

@@ -299,3 +299,44 @@ fn methods_are_in_capitals() {
     assert!(problem(Kind::Methods, "G ET").contains("no HTTP method"));
     assert!(problem(Kind::Methods, "").contains("no method"));
 }
+
+#[test]
+fn an_origin_is_what_browsers_send() {
+    let origins = |text| Value::from_text(Kind::Origins, text);
+    let list = |items: &[&str]| {
+        let items = items.iter().map(|item| (*item).to_owned());
+        Ok(Value::Origins(Origins::List(items.collect())))
+    };
+    assert_eq!(origins("upstream"), Ok(Value::Origins(Origins::Upstream)));
+    assert_eq!(origins("*"), Ok(Value::Origins(Origins::Any)));
+    assert_eq!(origins("off"), Ok(Value::Off));
+    for (text, expected) in [
+        ("https://app.example", list(&["https://app.example"])),
+        ("HTTPS://App.Example:443", list(&["https://app.example"])),
+        (
+            "http://localhost:80, null",
+            list(&["http://localhost", "null"]),
+        ),
+        ("http://[::1]:5173", list(&["http://[::1]:5173"])),
+        (
+            "chrome-extension://abcdef",
+            list(&["chrome-extension://abcdef"]),
+        ),
+    ] {
+        assert_eq!(origins(text), expected, "{text}");
+    }
+    for text in [
+        "",
+        "app.example",
+        "https://app.example/",
+        "https://app.example/x",
+        "https://*.example",
+        "https://user@app.example",
+        "https://",
+        "https://a b",
+        "*,https://app.example",
+        "https://app.example,upstream",
+    ] {
+        assert!(origins(text).is_err(), "{text}");
+    }
+}

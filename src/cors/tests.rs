@@ -1,0 +1,447 @@
+use super::*;
+use crate::connection_limit::ConnectionLimitLayer;
+use crate::early::EarlyLayer;
+use crate::guard::StreamError;
+use crate::guard::testing::{Client, Upstream, ask};
+use crate::metrics::MetricsLayer;
+use crate::unavailable::UnavailableLayer;
+use std::time::Duration;
+
+const APP: &str = "https://app.test";
+const OTHER: &str = "https://other.test";
+
+fn request(method: &str, fields: &[(&str, &str)]) -> Request<()> {
+    let request = Request::builder().method(method).uri("/feed");
+    let request = fields.iter().fold(request, |request, (name, value)| {
+        request.header(*name, *value)
+    });
+    request.body(()).unwrap()
+}
+
+fn get(origin: &str) -> Request<()> {
+    request(
+        "GET",
+        &[("accept", "text/event-stream"), ("origin", origin)],
+    )
+}
+
+/// What allows it.
+fn allowing(origin: &'static str) -> Upstream {
+    Upstream::new().header("access-control-allow-origin", origin)
+}
+
+/// A layer's answer in place of the service: of a limit that is used up.
+async fn own(cors: &CorsLayer, request: Request<()>) -> Client {
+    let limit = ConnectionLimitLayer::new().total(0);
+    ask((cors.clone(), limit), request, Upstream::new()).await
+}
+
+/// A response of the service.
+async fn through(cors: &CorsLayer, request: Request<()>, upstream: Upstream) -> Client {
+    ask((cors.clone(), MetricsLayer::new()), request, upstream).await
+}
+
+fn allowed(response: &Client) -> (Option<&str>, bool) {
+    let field = |name| {
+        let value = response.headers().get(name);
+        value.map(|value: &HeaderValue| value.to_str().unwrap())
+    };
+    let credentials = field("access-control-allow-credentials") == Some("true");
+    (field("access-control-allow-origin"), credentials)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_own_answer_allows_for_an_hour_what_the_service_allowed() {
+    let cors = CorsLayer::new();
+    let unknown = own(&cors, get(APP)).await;
+    assert_eq!(allowed(&unknown), (None, false));
+    assert_eq!(unknown.headers()["vary"], "origin");
+
+    through(&cors, get(APP), allowing(APP)).await;
+    let known = own(&cors, get(APP)).await;
+    assert_eq!(known.status(), 503);
+    assert_eq!(allowed(&known), (Some(APP), false));
+    assert_eq!(known.headers()["vary"], "origin");
+    assert_eq!(
+        known.headers()["access-control-expose-headers"],
+        "retry-after"
+    );
+
+    tokio::time::advance(Duration::from_secs(3599)).await;
+    assert_eq!(allowed(&own(&cors, get(APP)).await), (Some(APP), false));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(allowed(&own(&cors, get(APP)).await), (None, false));
+}
+
+#[tokio::test]
+async fn what_one_origin_is_allowed_opens_nothing_to_another() {
+    let cors = CorsLayer::new();
+    let with_credentials = allowing(APP).header("access-control-allow-credentials", "true");
+    through(&cors, get(APP), with_credentials).await;
+    assert_eq!(allowed(&own(&cors, get(APP)).await), (Some(APP), true));
+    for origin in [
+        OTHER,
+        "https://APP.test",
+        "https://app.test:8443",
+        "http://app.test",
+        "https://app.test.evil.test",
+        "null",
+        "",
+        "*",
+    ] {
+        assert_eq!(
+            allowed(&own(&cors, get(origin)).await),
+            (None, false),
+            "{origin}"
+        );
+    }
+    through(&cors, get(OTHER), allowing(OTHER)).await;
+    assert_eq!(allowed(&own(&cors, get(OTHER)).await), (Some(OTHER), false));
+    let none = request("GET", &[("accept", "text/event-stream")]);
+    let none = own(&cors, none).await;
+    assert_eq!(allowed(&none), (None, false));
+    assert_eq!(none.headers()["vary"], "origin");
+    let two = request(
+        "GET",
+        &[
+            ("origin", APP),
+            ("origin", APP),
+            ("accept", "text/event-stream"),
+        ],
+    );
+    assert_eq!(allowed(&own(&cors, two).await), (None, false));
+}
+
+#[tokio::test]
+async fn a_service_that_allows_any_allows_it_without_credentials() {
+    let cors = CorsLayer::new();
+    let any = allowing("*").header("access-control-allow-credentials", "true");
+    through(&cors, get(APP), any).await;
+    for origin in [APP, OTHER] {
+        assert_eq!(
+            allowed(&own(&cors, get(origin)).await),
+            (Some(origin), false)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_a_browser_would_refuse_allows_nothing() {
+    for upstream in [
+        Upstream::new(),
+        allowing(OTHER),
+        allowing("https://app.test, https://app.test"),
+        allowing("https://APP.test"),
+        allowing("null"),
+    ] {
+        let cors = CorsLayer::new();
+        through(&cors, get(APP), upstream).await;
+        assert_eq!(allowed(&own(&cors, get(APP)).await), (None, false));
+    }
+}
+
+#[tokio::test]
+async fn the_services_own_responses_are_not_changed() {
+    for cors in [
+        CorsLayer::any(),
+        CorsLayer::origins([APP]),
+        CorsLayer::new(),
+    ] {
+        through(&cors, get(OTHER), allowing(OTHER)).await;
+        let response = through(&cors, get(APP), Upstream::new().status(404)).await;
+        assert_eq!(allowed(&response), (None, false));
+        assert!(!response.headers().contains_key("vary"));
+    }
+}
+
+#[tokio::test]
+async fn a_policy_names_the_origins() {
+    let listed = CorsLayer::origins([APP]);
+    assert_eq!(allowed(&own(&listed, get(APP)).await), (Some(APP), false));
+    // The list says who, the service who with credentials.
+    let with_credentials = allowing(APP).header("access-control-allow-credentials", "true");
+    through(&listed, get(APP), with_credentials).await;
+    assert_eq!(allowed(&own(&listed, get(APP)).await), (Some(APP), true));
+    through(&listed, get(OTHER), allowing(OTHER)).await;
+    assert_eq!(allowed(&own(&listed, get(OTHER)).await), (None, false));
+
+    assert_eq!(
+        allowed(&own(&CorsLayer::any(), get(OTHER)).await),
+        (Some(OTHER), false)
+    );
+
+    let off = CorsLayer::off();
+    through(&off, get(APP), allowing(APP)).await;
+    let answer = own(&off, get(APP)).await;
+    assert_eq!(allowed(&answer), (None, false));
+    assert!(!answer.headers().contains_key("vary"));
+    assert_eq!(off.memory.seen.sizes(), (0, 0));
+    let on = CorsLayer::new().remembering_with(&listed);
+    assert_eq!(allowed(&own(&on, get(OTHER)).await), (Some(OTHER), false));
+}
+
+#[tokio::test]
+async fn a_masked_failure_keeps_what_the_service_said_of_it() {
+    let cors = CorsLayer::any();
+    let layers = (cors, UnavailableLayer::new(), MetricsLayer::new());
+    let ours = Upstream::new().status(503);
+    let response = ask(layers.clone(), get(APP), ours).await;
+    assert_eq!(
+        (response.status(), allowed(&response)),
+        (200, (Some(APP), false))
+    );
+    let said = allowing(OTHER).status(503).header("vary", "accept");
+    let response = ask(layers, get(APP), said).await;
+    assert_eq!(
+        (response.status(), allowed(&response)),
+        (200, (Some(OTHER), false))
+    );
+    assert_eq!(response.headers()["vary"], "accept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn invented_origins_displace_none_that_came_back() {
+    let cors = CorsLayer::new();
+    for _ in 0..2 {
+        through(&cors, get(APP), allowing(APP)).await;
+    }
+    let reflect = async |origin: &str| {
+        let name = Box::leak(origin.to_owned().into_boxed_str());
+        through(&cors, get(origin), allowing(name)).await;
+        tokio::time::advance(Duration::from_millis(1)).await;
+    };
+    for i in 0..2 * seen::ORIGINS {
+        reflect(&format!("https://{i}.test")).await;
+    }
+    assert_eq!(cors.memory.seen.sizes(), (seen::ORIGINS, 0));
+    assert_eq!(allowed(&own(&cors, get(APP)).await), (Some(APP), false));
+    // The last of those that came once is there, the first is not.
+    let last = format!("https://{}.test", 2 * seen::ORIGINS - 1);
+    assert_eq!(
+        allowed(&own(&cors, get(&last)).await),
+        (Some(&*last), false)
+    );
+    assert_eq!(
+        allowed(&own(&cors, get("https://0.test")).await),
+        (None, false)
+    );
+
+    // When all came twice, nothing displaces them for an hour.
+    for i in seen::ORIGINS + 1..2 * seen::ORIGINS {
+        reflect(&format!("https://{i}.test")).await;
+    }
+    reflect("https://new.test").await;
+    assert_eq!(
+        allowed(&own(&cors, get("https://new.test")).await),
+        (None, false)
+    );
+    tokio::time::advance(seen::VALID).await;
+    reflect("https://new.test").await;
+    let new = own(&cors, get("https://new.test")).await;
+    assert_eq!(allowed(&new), (Some("https://new.test"), false));
+    assert_eq!(cors.memory.seen.sizes(), (1, 0));
+
+    let long = format!("https://{}.test", "a".repeat(seen::LONGEST_ORIGIN));
+    reflect(&long).await;
+    assert_eq!(cors.memory.seen.sizes(), (1, 0));
+}
+
+fn preflight(origin: &str, path: &str, method: &str, headers: Option<&str>) -> Request<()> {
+    let fields = [
+        ("origin", origin),
+        ("access-control-request-method", method),
+    ];
+    let mut request = request("OPTIONS", &fields);
+    if let Some(headers) = headers {
+        let headers = headers.parse().unwrap();
+        request
+            .headers_mut()
+            .insert("access-control-request-headers", headers);
+    }
+    *request.uri_mut() = path.parse().unwrap();
+    request
+}
+
+/// A layer's 503 in place of the service.
+async fn away(cors: &CorsLayer, request: Request<()>) -> Client {
+    #[derive(Clone)]
+    struct Away;
+    impl<S> Layer<S> for Away {
+        type Service = Gone;
+        fn layer(&self, _: S) -> Gone {
+            Gone
+        }
+    }
+    struct Gone;
+    impl Service<Request<()>> for Gone {
+        type Response = Response<http_body_util::combinators::UnsyncBoxBody<Bytes, StreamError>>;
+        type Error = std::convert::Infallible;
+        type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            use http_body_util::{BodyExt, Empty};
+            let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+            let mut response = Response::new(body);
+            *response.status_mut() = StatusCode::BAD_GATEWAY;
+            response.extensions_mut().insert(Own);
+            std::future::ready(Ok(response))
+        }
+    }
+    ask((cors.clone(), Away), request, Upstream::new()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preflight_is_answered_for_a_service_that_allowed_just_that() {
+    let cors = CorsLayer::new();
+    let asks = || preflight(APP, "/v1/chat?x=1", "POST", Some("authorization,x-a"));
+    let refused = away(&cors, asks()).await;
+    assert_eq!((refused.status(), allowed(&refused)), (502, (None, false)));
+
+    let answer = allowing(APP)
+        .status(204)
+        .header("access-control-allow-credentials", "true")
+        .header("access-control-allow-headers", "X-A, Authorization");
+    through(&cors, asks(), answer).await;
+    let answer = away(&cors, asks()).await;
+    assert_eq!(
+        (answer.status(), allowed(&answer)),
+        (204, (Some(APP), true))
+    );
+    let headers = answer.headers();
+    assert_eq!(headers["access-control-allow-methods"], "POST");
+    assert_eq!(headers["access-control-allow-headers"], "authorization,x-a");
+    assert_eq!(headers["vary"], "origin");
+    assert!(!headers.contains_key("access-control-max-age"));
+    assert_eq!(answer.text().await, "");
+
+    for other in [
+        preflight(OTHER, "/v1/chat", "POST", Some("authorization,x-a")),
+        preflight(APP, "/v1/admin", "POST", Some("authorization,x-a")),
+        preflight(APP, "/v1/chat", "DELETE", Some("authorization,x-a")),
+        preflight(APP, "/v1/chat", "POST", Some("authorization,x-b")),
+        preflight(APP, "/v1/chat", "POST", None),
+        request("OPTIONS", &[("origin", APP)]),
+    ] {
+        assert_eq!(away(&cors, other).await.status(), 502);
+    }
+    tokio::time::advance(seen::VALID).await;
+    assert_eq!(away(&cors, asks()).await.status(), 502);
+}
+
+#[tokio::test]
+async fn a_preflight_that_a_browser_would_refuse_is_not_remembered() {
+    let asks = |method| preflight(APP, "/", method, Some("authorization"));
+    let any = || allowing(APP).header("access-control-allow-headers", "authorization");
+    for (method, answer) in [
+        ("POST", any().status(403)),
+        ("DELETE", any()),
+        (
+            "DELETE",
+            any().header("access-control-allow-methods", "PUT"),
+        ),
+        ("POST", allowing(APP)),
+        (
+            "POST",
+            allowing(APP).header("access-control-allow-headers", "*"),
+        ),
+        (
+            "POST",
+            allowing(OTHER).header("access-control-allow-headers", "authorization"),
+        ),
+    ] {
+        let cors = CorsLayer::origins([APP]);
+        through(&cors, asks(method), answer).await;
+        assert_eq!(cors.memory.seen.sizes().1, 0, "{method}");
+        assert_eq!(away(&cors, asks(method)).await.status(), 502);
+    }
+    let cors = CorsLayer::new();
+    let answer = any().header("access-control-allow-methods", "PUT, DELETE");
+    through(&cors, asks("DELETE"), answer).await;
+    assert_eq!(away(&cors, asks("DELETE")).await.status(), 204);
+}
+
+#[tokio::test]
+async fn preflights_are_remembered_within_bounds() {
+    let cors = CorsLayer::new();
+    for i in 0..seen::PREFLIGHTS + 100 {
+        let asks = preflight(APP, &format!("/{i}"), "POST", None);
+        through(&cors, asks, allowing(APP)).await;
+    }
+    assert_eq!(cors.memory.seen.sizes(), (1, seen::PREFLIGHTS));
+    assert_eq!(
+        away(&cors, preflight(APP, "/0", "POST", None))
+            .await
+            .status(),
+        204
+    );
+}
+
+#[tokio::test]
+async fn a_preflight_takes_no_slot_of_a_limit() {
+    let limit = ConnectionLimitLayer::new().total(0);
+    let mut asks = preflight(APP, "/", "GET", None);
+    let accept = "text/event-stream".parse().unwrap();
+    asks.headers_mut().insert("accept", accept);
+    let upstream = Upstream::new().status(204).content_type("text/plain");
+    let response = ask((CorsLayer::new(), limit), asks, upstream).await;
+    assert_eq!(response.status(), 204);
+}
+
+/// An early answer to a page of another origin, which was known by then.
+async fn early(request: Request<()>, known: Upstream, late: Upstream) -> Client {
+    let cors = CorsLayer::new();
+    through(&cors, get(APP), known).await;
+    let early = EarlyLayer::new(Duration::from_secs(1));
+    let layers = (cors, MetricsLayer::new(), early);
+    let response = ask(layers, request, late.late(5)).await;
+    assert_eq!(response.status(), 200);
+    response
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_early_answer_passes_what_its_origin_may_read() {
+    let event = "data: 1\n\n";
+    let with_credentials = || allowing(APP).header("access-control-allow-credentials", "true");
+    let cookie = || {
+        let mut request = get(APP);
+        request
+            .headers_mut()
+            .insert("cookie", "user=1".parse().unwrap());
+        request
+    };
+    for (request, known, late) in [
+        (get(APP), allowing(APP), allowing(APP)),
+        (get(APP), allowing("*"), allowing("*")),
+        (get(APP), with_credentials(), allowing("*")),
+        (cookie(), with_credentials(), with_credentials()),
+        // Where nothing was known, the browser refuses the early head itself.
+        (get(OTHER), allowing(APP), Upstream::new()),
+        (
+            request("GET", &[("accept", "text/event-stream")]),
+            allowing(APP),
+            Upstream::new(),
+        ),
+    ] {
+        let response = early(request, known, late.send(event)).await;
+        assert_eq!(response.text().await, event);
+    }
+    for (request, known, late) in [
+        (get(APP), allowing(APP), Upstream::new()),
+        (get(APP), allowing("*"), allowing(OTHER)),
+        (cookie(), with_credentials(), allowing(APP)),
+        (cookie(), with_credentials(), allowing("*")),
+        (
+            get(APP),
+            allowing(APP),
+            Upstream::new().status(500).content_type("text/plain"),
+        ),
+    ] {
+        let response = early(request, known, late.send("data: secret\n\n")).await;
+        assert_eq!(allowed(&response).0, Some(APP));
+        let (text, _) = response.read().await;
+        assert!(text.starts_with("event: error\n"), "{text}");
+        assert!(!text.contains("secret"), "{text}");
+    }
+}
