@@ -406,7 +406,7 @@ fn first(said: &AtomicBool) -> bool {
     !said.load(Ordering::Relaxed) && !said.swap(true, Ordering::Relaxed)
 }
 
-fn peer_addr(extensions: &Extensions) -> Option<SocketAddr> {
+pub(crate) fn peer_addr(extensions: &Extensions) -> Option<SocketAddr> {
     if let Some(PeerAddr(addr)) = extensions.get() {
         return Some(*addr);
     }

@@ -85,17 +85,19 @@ mod template;
 mod tests;
 
 pub use admission::Admission;
+pub(crate) use again::Unreachable;
 pub use body::ResumeBody;
 
 use crate::asked::{Asked, Kind};
 use crate::connection_auth;
 use crate::guard::BoxError;
+use crate::head::EVENT_STREAM;
 use crate::jitter::{LONGEST, around};
 use crate::stream::{Begun, Stream};
-use again::{Again, Ask, Asker, LAST_EVENT_ID, Of};
+use again::{Again, Ask, Asker, LAST_EVENT_ID, Of, retry_after};
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
-use http::{Request, Response, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{Extensions, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::marker::PhantomData;
@@ -170,6 +172,7 @@ pub struct ResumeLayer {
 struct Config {
     lossy: bool,
     on_end: bool,
+    wait_for_upstream: bool,
     idle_timeout: Option<Duration>,
     event_timeout: Option<Duration>,
     pings: Arc<Vec<String>>,
@@ -208,6 +211,7 @@ impl ResumeLayer {
             config: Arc::new(Config {
                 lossy: false,
                 on_end: false,
+                wait_for_upstream: false,
                 idle_timeout: None,
                 event_timeout: None,
                 pings: Arc::default(),
@@ -245,6 +249,16 @@ impl ResumeLayer {
     #[must_use]
     pub fn on_end(self, on_end: bool) -> Self {
         self.with(|config| config.on_end = on_end)
+    }
+
+    /// Opens a stream whose first request fails, and lets it wait for its upstream as one that has lost it
+    /// does: a GET that accepts an event stream, and whose answer is an error or a 5xx, gets a 200 at once,
+    /// and heartbeats, where a layer outside sends them. An `EventSource` that gets any other status never
+    /// comes back. Headers of the later answer are lost. A stream that is given up breaks off, and its
+    /// client comes back by itself. Off by default.
+    #[must_use]
+    pub fn wait_for_upstream(self, wait: bool) -> Self {
+        self.with(|config| config.wait_for_upstream = wait)
     }
 
     /// The upstream is lost when no byte has come for so long; never by default.
@@ -402,26 +416,61 @@ where
 struct Plan<B> {
     layer: ResumeLayer,
     asked: Asked,
-    last_id: Option<http::HeaderValue>,
+    last_id: Option<HeaderValue>,
     stream: Option<Begun>,
     asker: Arc<dyn Ask<B>>,
 }
 
 impl<B> Plan<B> {
-    fn keep(self, response: Response<B>) -> Response<ResumeBody<B>> {
+    /// Whether the client is to wait with an open stream when its request fails.
+    fn waits(&self) -> bool {
+        self.layer.config.wait_for_upstream && self.asked.accepts_stream
+    }
+
+    fn keep(self, response: Response<B>) -> Response<ResumeBody<B>>
+    where
+        B: Send + 'static,
+    {
+        if response.status().is_server_error() && self.waits() {
+            let failed = response.status();
+            let least = retry_after(response.headers()).unwrap_or_default();
+            return self.wait(ResumeError::Refused(failed).into(), least);
+        }
         let (mut head, body) = response.into_parts();
         if Kind::of(&self.asked, &head) != Kind::Stream || is_connection_bound(&head) {
             return Response::from_parts(head, ResumeBody::pass(body));
         }
-        let known = head.extensions.get::<Stream>().cloned();
+        head.headers.remove(CONTENT_LENGTH);
+        let (again, last_id) = self.again(&mut head.extensions);
+        let last_id = last_id.as_ref().map(HeaderValue::as_bytes);
+        let body = ResumeBody::kept(body, again, last_id);
+        Response::from_parts(head, body)
+    }
+
+    /// A stream that has lost its upstream before it had it.
+    fn wait(self, error: BoxError, least: Duration) -> Response<ResumeBody<B>>
+    where
+        B: Send + 'static,
+    {
+        let mut head = Response::new(()).into_parts().0;
+        let event_stream = HeaderValue::from_static(EVENT_STREAM);
+        head.headers.insert(CONTENT_TYPE, event_stream);
+        let (again, last_id) = self.again(&mut head.extensions);
+        let last_id = last_id.as_ref().map(HeaderValue::as_bytes);
+        let body = ResumeBody::waiting(again, last_id, error, least);
+        Response::from_parts(head, body)
+    }
+
+    /// What the stream can be asked for again with, and the id that its client has asked with.
+    fn again(self, extensions: &mut Extensions) -> (Again<B>, Option<HeaderValue>) {
+        let known = extensions.get::<Stream>().cloned();
         let begun = self.stream.map(|Begun(stream)| stream);
         let stream = known.or(begun).unwrap_or_else(Stream::open);
         let config = &self.layer.config;
         if config.idle_timeout.is_some() || config.event_timeout.is_some() {
             stream.set_watched();
         }
-        head.extensions.insert(Begun(stream.clone()));
-        head.headers.remove(CONTENT_LENGTH);
+        extensions.insert(Begun(stream.clone()));
         let again = Again {
             asker: self.asker,
             config: self.layer.config,
@@ -429,9 +478,7 @@ impl<B> Plan<B> {
             stream,
             asked: self.asked,
         };
-        let last_id = self.last_id.as_ref().map(http::HeaderValue::as_bytes);
-        let body = ResumeBody::kept(body, again, last_id);
-        Response::from_parts(head, body)
+        (again, self.last_id)
     }
 }
 
@@ -460,15 +507,18 @@ pin_project! {
 impl<F, B, E> Future for ResponseFuture<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Send + 'static,
+    E: Into<BoxError>,
 {
     type Output = Result<Response<ResumeBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.future.poll(cx))?;
-        Poll::Ready(Ok(match this.plan.take() {
-            Some(plan) => plan.keep(response),
-            None => response.map(ResumeBody::pass),
-        }))
+        let response = ready!(this.future.poll(cx));
+        Poll::Ready(match (this.plan.take(), response) {
+            (Some(plan), Ok(response)) => Ok(plan.keep(response)),
+            (Some(plan), Err(error)) if plan.waits() => Ok(plan.wait(error.into(), Duration::ZERO)),
+            (_, response) => response.map(|response| response.map(ResumeBody::pass)),
+        })
     }
 }

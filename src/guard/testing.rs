@@ -3,7 +3,7 @@
 use super::StreamError;
 use crate::stream::Stream;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use std::collections::VecDeque;
@@ -29,6 +29,7 @@ pub(crate) struct Upstream {
     status: StatusCode,
     content_type: &'static str,
     headers: HeaderMap,
+    extensions: Extensions,
     late: Option<Duration>,
     steps: VecDeque<Step>,
 }
@@ -39,6 +40,7 @@ impl Upstream {
             status: StatusCode::OK,
             content_type: "text/event-stream",
             headers: HeaderMap::new(),
+            extensions: Extensions::new(),
             late: None,
             steps: VecDeque::new(),
         }
@@ -61,6 +63,11 @@ impl Upstream {
 
     pub(crate) fn header(mut self, name: &'static str, value: &'static str) -> Self {
         self.headers.insert(name, value.parse().unwrap());
+        self
+    }
+
+    pub(crate) fn extension<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.extensions.insert(value);
         self
     }
 
@@ -114,6 +121,7 @@ impl Upstream {
         });
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
+        *response.extensions_mut() = self.extensions;
         let content_type = self.content_type.parse().unwrap();
         response.headers_mut().insert("content-type", content_type);
         response

@@ -146,6 +146,13 @@ impl Router {
                 router.upstreams.push((health.clone(), check));
                 health
             });
+            let queue = settings
+                .resume
+                .as_ref()
+                .map(|config| common.queue(url, config));
+            if let Some(queue) = &queue {
+                health.wakes(queue);
+            }
             let stays = before_it.filter(|before| {
                 let retry_after = |settings: &Settings| settings.limit.retry_after;
                 is_trust_the_same
@@ -168,9 +175,9 @@ impl Router {
                 .heartbeat(heartbeat(&settings.heartbeat)?)
                 .idle_timeout(idle_timeout(settings)?)
                 .completion(CompletionLayer::new().required(settings.completion_required));
-            let resume = match &settings.resume {
-                Some(config) => resume(config, &settings.idle, &common.queue(url, config)),
-                None => ResumeLayer::new().enabled(false),
+            let resume = match (&settings.resume, &queue) {
+                (Some(config), Some(queue)) => resume(config, &settings.idle, queue),
+                _ => ResumeLayer::new().enabled(false),
             };
             let early = EarlyLayer::new(settings.early.after).enabled(settings.early.enabled);
             let unavailable = UnavailableLayer::new()

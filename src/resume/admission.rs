@@ -1,31 +1,49 @@
 //! How fast an upstream is asked again by all streams that have lost it together.
 
+mod lane;
+mod outage;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+pub(super) use self::lane::Key;
+pub(super) use self::queue::Failure;
+
+use self::outage::Line;
+use self::queue::{Grant, Queue};
 use crate::jitter::LONGEST;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use crate::lock::lock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
-use tokio::time::{Instant, sleep_until};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout_at};
 
-/// Failures in a row, of any streams, from which one at a time finds out whether the upstream is back.
-const ENOUGH: u32 = 5;
-/// Between two of those.
-const PROBE_GAP: Duration = Duration::from_secs(1);
-
-/// Lets the streams of an upstream ask it again one after the other, so that they do not overrun it when
-/// it is back: so many in a second, so many at once, and while all of them fail one each second.
+/// Lets the streams of an upstream reconnect one after the other, so that they do not overrun it when it
+/// is back: limited in rate and in concurrency. A clone is another handle to the same queue.
 ///
-/// A clone is another handle to the same queue. First come, first served.
+/// Turns are fair by client, and by path within a client, so that streams that fail, hang, or are many
+/// do not delay those of others. Of a client and a path whose reconnects fail, one stream probes each
+/// second, or each half of it where it is alone; the first success lets all of them follow. An upstream
+/// that refuses connections is probed so by one stream for all.
 #[derive(Clone, Debug)]
 pub struct Admission(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    gap: Duration,
-    /// When the next one may ask. Who waits for it stands in the queue.
-    queue: Mutex<Instant>,
-    asking: Semaphore,
-    failures: AtomicU32,
+    queue: Mutex<Queue>,
+    /// Whether a connection has failed since the last answer, without the lock.
+    is_suspect: AtomicBool,
+    driver: Mutex<Driver>,
+    sooner: Notify,
+}
+
+/// The task that gives turns out when their time comes, while there are any to wait for.
+#[derive(Debug, Default)]
+struct Driver {
+    is_running: bool,
+    wakes_at: Option<Instant>,
 }
 
 impl Default for Admission {
@@ -36,169 +54,275 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// One after each `gap`, and so many that wait for an answer at once, at least one.
+    /// One reconnect after each `gap`, and at most `at_once` that wait for a quick answer, at least one.
+    /// An answer that takes longer than two seconds no longer counts for that.
     pub fn new(gap: Duration, at_once: usize) -> Self {
         Self(Arc::new(Shared {
-            gap: gap.min(LONGEST),
-            queue: Mutex::new(Instant::now()),
-            asking: Semaphore::new(at_once.clamp(1, Semaphore::MAX_PERMITS)),
-            failures: AtomicU32::new(0),
+            queue: Mutex::new(Queue::new(gap.min(LONGEST), at_once.max(1))),
+            is_suspect: AtomicBool::new(false),
+            driver: Mutex::default(),
+            sooner: Notify::new(),
         }))
     }
 
-    /// Whether the upstream is taken for dead.
+    /// Whether the upstream counts as away: several connections to it failed in a row.
     pub fn is_broken(&self) -> bool {
-        self.0.failures.load(Relaxed) >= ENOUGH
+        lock(&self.0.queue).is_away()
     }
 
-    /// Waits for its turn. Who gives up waiting leaves the queue, and no gap in it.
-    pub(super) async fn turn(&self) -> Turn<'_> {
-        let mut next = self.0.queue.lock().await;
-        sleep_until(*next).await;
-        // It is not closed as long as there is a handle to it.
-        let permit = self.0.asking.acquire().await.ok();
-        let is_probe = self.is_broken();
-        *next = Instant::now()
-            + match is_probe {
-                true => PROBE_GAP,
-                false => self.0.gap,
-            };
-        Turn {
-            admission: self,
-            queue: is_probe.then_some(next),
-            _permit: permit,
-        }
-    }
-}
-
-/// The right to ask.
-pub(super) struct Turn<'a> {
-    admission: &'a Admission,
-    /// Held while nobody else is to ask.
-    queue: Option<MutexGuard<'a, Instant>>,
-    _permit: Option<SemaphorePermit<'a>>,
-}
-
-impl Turn<'_> {
-    /// It takes so long that others may try.
-    pub(super) fn let_others(&mut self) {
-        self.queue = None;
-    }
-
-    /// Tells whether the upstream was taken for dead until now.
-    pub(super) fn succeeded(mut self) -> bool {
-        if let Some(next) = &mut self.queue {
-            **next = Instant::now();
-        }
-        self.admission.0.failures.swap(0, Relaxed) >= ENOUGH
-    }
-
-    /// Tells whether the upstream is taken for dead from now on.
-    pub(super) fn failed(self) -> bool {
-        self.admission.0.failures.fetch_add(1, Relaxed) + 1 == ENOUGH
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn turns_come_at_their_rate_and_in_order() {
-        let admission = Admission::new(Duration::from_millis(100), 100);
-        let start = Instant::now();
-        let mut turns = Vec::new();
-        for n in 0..20_u32 {
-            turns.push(admission.turn().await);
-            assert_eq!(start.elapsed().as_millis(), u128::from(n) * 100);
+    /// The upstream has answered something else than a reconnect, as a plain request or a health check:
+    /// streams that wait because it could not be reached reconnect now, within the rate.
+    pub fn upstream_is_back(&self) {
+        // For each request, so it must cost nothing.
+        if self.0.is_suspect.load(Relaxed) {
+            self.0.update(|queue, now, lines| queue.back(now, lines));
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn no_more_than_allowed_ask_at_once() {
-        let admission = Admission::new(Duration::from_millis(1), 2);
-        let (one, two) = (admission.turn().await, admission.turn().await);
-        let third = tokio::time::timeout(Duration::from_secs(60), admission.turn());
-        assert!(third.await.is_err());
-        one.succeeded();
-        two.failed();
-        admission.turn().await;
+    /// Whether both are handles to one queue.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn who_leaves_the_queue_leaves_no_gap() {
-        let admission = Admission::new(Duration::from_secs(1), 100);
-        drop(admission.turn().await);
-        let start = Instant::now();
-        for _ in 0..10 {
-            let leaves = tokio::time::timeout(Duration::from_millis(1), admission.turn());
-            assert!(leaves.await.is_err());
-        }
-        drop(admission.turn().await);
-        assert_eq!(start.elapsed().as_millis(), 1_000);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_queue_of_ten_thousand_takes_its_time_in_order_and_nobody_is_woken_in_vain() {
-        const STREAMS: usize = 10_000;
-        let admission = Admission::default();
-        let (order, polls) = (Arc::new(std::sync::Mutex::new(Vec::new())), Arc::default());
-        let start = Instant::now();
-        let streams = (0..STREAMS).map(|n| {
-            let (admission, order) = (admission.clone(), order.clone());
-            let polls: Arc<AtomicU32> = Arc::clone(&polls);
-            tokio::spawn(async move {
-                let mut turn = std::pin::pin!(admission.turn());
-                std::future::poll_fn(|cx| {
-                    polls.fetch_add(1, Relaxed);
-                    turn.as_mut().poll(cx)
-                })
-                .await
-                .succeeded();
-                order.lock().unwrap().push(n);
-            })
+    /// A stream is going to reconnect. One that has lost the upstream named here counts as waiting for
+    /// it; one that has not gives no name.
+    pub(super) fn join(&self, key: Key, lost: Option<Option<&str>>) -> Member {
+        self.0.update(|queue, now, lines| {
+            queue.join(key);
+            if let Some(upstream) = lost {
+                queue.outages.lost(upstream, now, lines);
+            }
         });
-        let streams: Vec<_> = streams.collect();
-        for stream in streams {
-            stream.await.unwrap();
+        Member {
+            shared: self.0.clone(),
+            key,
+            has_lost: lost.is_some(),
+            is_resumed: false,
         }
-        let gap = Duration::from_millis(10);
-        let took = start.elapsed();
-        let whole = gap * (STREAMS as u32 - 1);
-        assert!(took >= whole && took <= whole + gap, "{took:?}");
-        assert!(order.lock().unwrap().is_sorted());
-        // To get in line, at the head of it, and when the time has come.
-        let polls = polls.load(Relaxed) as usize;
-        assert!(polls <= 3 * STREAMS, "{polls}");
+    }
+}
+
+impl Shared {
+    /// Changes the queue, and gives out the turns that are due by that.
+    fn update<T>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Queue, Instant, &mut Vec<Line>) -> T,
+    ) -> T {
+        let (mut lines, now) = (Vec::new(), Instant::now());
+        let mut queue = lock(&self.queue);
+        let changed = change(&mut queue, now, &mut lines);
+        let (grants, wake_at) = grants(&mut queue, now);
+        self.is_suspect.store(queue.is_suspect(), Relaxed);
+        drop(queue);
+        for line in lines {
+            line.log();
+        }
+        self.give(grants);
+        if let Some(at) = wake_at {
+            self.drive_at(at);
+        }
+        changed
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_gap_without_measure_is_one_that_does_not_pass() {
-        let admission = Admission::new(Duration::MAX, usize::MAX);
-        drop(admission.turn().await);
-        let hour = Duration::from_secs(3600);
-        assert!(tokio::time::timeout(hour, admission.turn()).await.is_err());
+    /// Without the lock: who has gone meanwhile gives its turn back.
+    fn give(self: &Arc<Self>, grants: Vec<Grant>) {
+        for Grant { key, to, was_due } in grants {
+            let turn = Turn {
+                shared: self.clone(),
+                key,
+                was_due,
+                is_held: true,
+            };
+            drop(to.send(turn));
+        }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn while_all_fail_one_at_a_time_tries_each_second() {
-        let admission = Admission::new(Duration::from_millis(1), 100);
-        for _ in 0..ENOUGH {
-            assert!(!admission.is_broken());
-            admission.turn().await.failed();
+    /// Has the driver look again at this time, or before.
+    fn drive_at(self: &Arc<Self>, at: Instant) {
+        let mut driver = lock(&self.driver);
+        if driver.is_running {
+            if driver.wakes_at.is_none_or(|wakes_at| at < wakes_at) {
+                driver.wakes_at = Some(at);
+                self.sooner.notify_one();
+            }
+            return;
         }
-        assert!(admission.is_broken());
-        let mut probe = admission.turn().await;
-        let hour = Duration::from_secs(3600);
-        assert!(tokio::time::timeout(hour, admission.turn()).await.is_err());
-        probe.let_others();
-        let start = Instant::now();
-        admission.turn().await.failed();
-        assert_eq!(start.elapsed(), Duration::ZERO);
-        admission.turn().await.succeeded();
-        assert_eq!(start.elapsed(), PROBE_GAP);
-        assert!(!admission.is_broken());
-        drop(admission.turn().await);
-        assert_eq!(start.elapsed(), PROBE_GAP);
+        // Without a runtime nobody waits either.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        driver.is_running = true;
+        driver.wakes_at = Some(at);
+        drop(driver);
+        runtime.spawn(drive(Running {
+            shared: self.clone(),
+            is_over: false,
+        }));
+    }
+}
+
+fn grants(queue: &mut Queue, now: Instant) -> (Vec<Grant>, Option<Instant>) {
+    let mut grants = Vec::new();
+    loop {
+        match queue.next(now) {
+            Ok(grant) => grants.push(grant),
+            Err(wake_at) => return (grants, wake_at),
+        }
+    }
+}
+
+/// Notes that the driver has stopped when its runtime goes ahead of its end.
+struct Running {
+    shared: Arc<Shared>,
+    is_over: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.is_over {
+            *lock(&self.shared.driver) = Driver::default();
+        }
+    }
+}
+
+async fn drive(mut running: Running) {
+    let shared = running.shared.clone();
+    loop {
+        let wakes_at = lock(&shared.driver).wakes_at;
+        // It is set for as long as this runs.
+        let at = wakes_at.unwrap_or_else(Instant::now);
+        if timeout_at(at, shared.sooner.notified()).await.is_ok() {
+            continue;
+        }
+        let mut queue = lock(&shared.queue);
+        let (grants, wake_at) = grants(&mut queue, Instant::now());
+        // Under the queue's lock: what changes it next finds the driver running, or gone.
+        let mut driver = lock(&shared.driver);
+        driver.wakes_at = wake_at;
+        driver.is_running = wake_at.is_some();
+        running.is_over = !driver.is_running;
+        drop((driver, queue));
+        shared.give(grants);
+        if running.is_over {
+            return;
+        }
+    }
+}
+
+/// A stream that is going to reconnect, for as long as it takes.
+pub(super) struct Member {
+    shared: Arc<Shared>,
+    key: Key,
+    has_lost: bool,
+    is_resumed: bool,
+}
+
+impl Member {
+    /// Waits for its turn. Its own backoff is over at `due`, but if `may_probe` its turn may come before
+    /// that, to find out whether the upstream is back. A stream that gives up leaves no gap.
+    pub(super) async fn turn(&self, due: Instant, may_probe: bool) -> Turn {
+        let (to, mut turn) = oneshot::channel();
+        let is_due = due <= Instant::now();
+        let ticket = Ticket {
+            member: self,
+            number: self
+                .shared
+                .update(|queue, _, _| queue.push(self.key, to, is_due, may_probe)),
+        };
+        let mut granted = None;
+        if !is_due {
+            match timeout_at(due, &mut turn).await {
+                Ok(turn) => granted = Some(turn),
+                Err(_) => self
+                    .shared
+                    .update(|queue, _, _| queue.due(self.key, ticket.number)),
+            }
+        }
+        let granted = match granted {
+            Some(granted) => granted,
+            None => turn.await,
+        };
+        // The other end stays in the queue until it has a turn to send.
+        granted.unwrap_or_else(|_| Turn {
+            shared: self.shared.clone(),
+            key: self.key,
+            was_due: true,
+            is_held: false,
+        })
+    }
+
+    /// Its upstream has answered: it leaves as one of those that were resumed.
+    pub(super) fn resumed(mut self) {
+        self.is_resumed = true;
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.shared.update(|queue, now, lines| {
+            queue.leave(self.key);
+            if self.has_lost {
+                queue.outages.settled(self.is_resumed, now, lines);
+            }
+        });
+    }
+}
+
+/// A place in the queue.
+struct Ticket<'a> {
+    member: &'a Member,
+    number: u64,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let (shared, key) = (&self.member.shared, self.member.key);
+        let sender = shared.update(|queue, _, _| queue.remove(key, self.number));
+        drop(sender);
+    }
+}
+
+/// The right to make one attempt.
+#[derive(Debug)]
+pub(super) struct Turn {
+    shared: Arc<Shared>,
+    key: Key,
+    was_due: bool,
+    /// It counts as in flight.
+    is_held: bool,
+}
+
+impl Turn {
+    /// Whether the stream's own backoff was over. If not, it probes for all.
+    pub(super) fn was_due(&self) -> bool {
+        self.was_due
+    }
+
+    /// The answer takes so long that the turn is another's.
+    pub(super) fn hangs(&mut self) {
+        if std::mem::take(&mut self.is_held) {
+            self.shared.update(|queue, _, _| queue.hangs(self.key));
+        }
+    }
+
+    /// The upstream has given an answer that settles it.
+    pub(super) fn succeeded(self) {
+        self.shared
+            .update(|queue, now, lines| queue.succeeded(self.key, now, lines));
+    }
+
+    /// It is to be tried again.
+    pub(super) fn failed(self, failure: Failure) {
+        self.shared
+            .update(|queue, now, lines| queue.failed(self.key, failure, now, lines));
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.is_held {
+            self.shared.update(|queue, _, _| queue.release(self.key));
+        }
     }
 }

@@ -1,15 +1,15 @@
 //! Asking the upstream again, until it answers or there is no hope.
 
 use super::Config;
-use super::admission::{Admission, Turn};
+use super::admission::{Admission, Failure, Key, Turn};
 use super::template::Template;
 use crate::asked::{Asked, Kind};
 use crate::guard::BoxError;
-use crate::jitter::up_to;
+use crate::jitter::{LONGEST, up_to};
 use crate::lock::lock;
 use crate::stream::{Stream, StreamState};
 use http::header::RETRY_AFTER;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, response};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
@@ -22,14 +22,17 @@ pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event
 
 /// Tries in vain from which a stream counts as degraded.
 const DEGRADED: u32 = 3;
-/// A probe that takes longer does not keep others from trying.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// An answer that takes longer does not count as concurrent any more: the stream goes on to wait for it, and
+/// others have their turn. What bounds those is that a stream has one at a time.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Puts the request of a stream again.
 pub(super) trait Ask<B>: Send + Sync {
     fn ask(&self, last_id: Option<HeaderValue>) -> BoxFuture<Result<Response<B>, BoxError>>;
+
+    fn template(&self) -> &Template;
 }
 
 /// A service, and a request without a body to put to it.
@@ -76,6 +79,10 @@ where
             ready.await.map_err(Into::into)?;
             service.call(request).await.map_err(Into::into)
         })
+    }
+
+    fn template(&self) -> &Template {
+        &self.0.template
     }
 }
 
@@ -140,118 +147,193 @@ impl<B> Drop for Asking<B> {
 }
 
 impl Config {
-    /// Full jitter: any time up to what doubles with each try, but not before the upstream wants it.
-    fn wait(&self, tries: u32, least: Duration) -> Duration {
-        let doubled = self.initial.saturating_mul(1 << tries.min(16));
-        let wait = up_to(doubled.min(self.longest));
-        match wait < least {
-            true => least.saturating_add(up_to(self.initial)),
-            false => wait,
+    /// Full jitter: any time up to what doubles with each connection in a row that came to nothing.
+    fn wait(&self, doublings: u32) -> Duration {
+        let doubled = self.initial.saturating_mul(1 << doublings.min(16));
+        up_to(doubled.min(self.longest))
+    }
+}
+
+/// When and how often to ask.
+#[derive(Clone, Copy)]
+pub(super) struct Schedule {
+    /// Tries since the stream was last stable.
+    pub(super) tries: u32,
+    /// Connections in a row that were lost again before they were good for anything.
+    pub(super) flaps: u32,
+    /// How long the upstream wants to be left alone.
+    pub(super) least: Duration,
+    pub(super) until: Instant,
+    /// The upstream is not lost: its connection is to be replaced.
+    pub(super) is_replacement: bool,
+}
+
+/// When the next try may be.
+struct Pause {
+    /// Not before then, as the upstream has said so.
+    least: Duration,
+    /// When it is the stream's own time. Its turn may come before that to probe.
+    own: Duration,
+}
+
+impl Pause {
+    /// What the upstream wants is spread, so that those it has told together do not come together.
+    fn new(least: Duration, own: Duration, spread: Duration) -> Self {
+        match own < least {
+            true => Self {
+                least: least.saturating_add(up_to(spread)),
+                own: Duration::ZERO,
+            },
+            false => Self { least, own },
         }
     }
 }
 
+/// Why a try failed, and what the upstream has said of the next.
+struct Failed {
+    failure: Failure,
+    /// It wants to be left alone, whether it has said for how long or not.
+    wants_peace: bool,
+    retry_after: Option<Duration>,
+}
+
 impl<B: Send + 'static> Again<B> {
-    /// Asks until there is an answer that settles it, or `until`. `tries` were made since the stream
-    /// was last stable, `least` is how long the upstream wants to be left alone.
-    pub(super) fn ask(
-        self,
-        last_id: Option<HeaderValue>,
-        tries: u32,
-        least: Duration,
-        until: Instant,
-    ) -> Asking<B> {
+    /// Asks until there is an answer that settles it, or it is to be given up.
+    pub(super) fn ask(self, last_id: Option<HeaderValue>, schedule: Schedule) -> Asking<B> {
         Asking(tokio::spawn(async move {
-            let asked = self.ask_on(last_id, tries, least, until);
-            timeout_at(until, asked).await.unwrap_or(Answer::GaveUp)
+            let asked = self.ask_on(last_id, schedule);
+            timeout_at(schedule.until, asked)
+                .await
+                .unwrap_or(Answer::GaveUp)
         }))
     }
 
-    async fn ask_on(
-        &self,
-        last_id: Option<HeaderValue>,
-        mut tries: u32,
-        least: Duration,
-        until: Instant,
-    ) -> Answer<B> {
-        let mut this_time = least;
-        while self.config.attempts.is_none_or(|most| tries < most) {
-            // One that still has its old upstream is not worse off.
-            if tries >= DEGRADED && self.stream.state() == StreamState::Resuming {
+    /// What its attempts are accounted by.
+    fn key(&self) -> Key {
+        let (target, user) = (self.asker.template().target(), self.stream.user());
+        // The limits know the client behind a load balancer.
+        match self.stream.client() {
+            Some(client) => Key::new((client, user), target),
+            None => Key::new((self.asker.template().peer(), user), target),
+        }
+    }
+
+    async fn ask_on(&self, last_id: Option<HeaderValue>, schedule: Schedule) -> Answer<B> {
+        let lost = (!schedule.is_replacement).then(|| self.stream.upstream());
+        let member = self.admission.join(self.key(), lost);
+        let config = &self.config;
+        let (mut tries, mut failures) = (schedule.tries, 0);
+        let own = match schedule.is_replacement {
+            true => Duration::ZERO,
+            // The queue keeps those apart that were lost together.
+            false => config.wait(schedule.flaps) / 2,
+        };
+        let mut pause = Pause::new(schedule.least, own, config.initial);
+        while config.attempts.is_none_or(|most| tries < most) {
+            if schedule.tries + failures >= DEGRADED && !schedule.is_replacement {
                 self.stream.set_state(StreamState::Degraded);
             }
-            let wait = self.config.wait(tries, this_time);
-            if wait >= until.saturating_duration_since(Instant::now()) {
+            let now = Instant::now();
+            if pause.least >= schedule.until.saturating_duration_since(now) {
                 break;
             }
-            sleep(wait).await;
-            tries += 1;
-            match self.try_once(last_id.clone()).await {
-                Ok(Ok(body)) => return Answer::Open(body, tries),
+            sleep(pause.least).await;
+            let due = now + pause.own.max(pause.least).min(LONGEST);
+            // Where tries are counted, each has its time; and to replace what is there is not urgent.
+            let may_probe = config.attempts.is_none() && !schedule.is_replacement;
+            let turn = member.turn(due, may_probe).await;
+            tries += u32::from(turn.was_due());
+            let failed = match self.try_once(last_id.clone(), turn).await {
+                Ok(Ok(body)) => {
+                    member.resumed();
+                    return Answer::Open(body, tries);
+                }
                 Ok(Err(answer)) => return answer,
-                Err(wait) => this_time = wait.map_or(least, |wait| wait.max(least)),
-            }
+                Err(failed) => failed,
+            };
+            failures += 1;
+            let own = config.wait(schedule.flaps.saturating_add(failures));
+            let least = match failed {
+                // It got no request: there is nothing that it could want to be spared.
+                Failed {
+                    failure: Failure::Unreachable,
+                    ..
+                } => Duration::ZERO,
+                Failed { wants_peace, .. } => {
+                    let least = failed.retry_after.unwrap_or_default().max(schedule.least);
+                    least.max(if wants_peace { own } else { least })
+                }
+            };
+            pause = Pause::new(least, own, config.initial);
         }
         Answer::GaveUp
     }
 
-    fn succeeded(&self, turn: Turn<'_>) {
-        if turn.succeeded() {
-            tracing::info!(
-                upstream = self.stream.upstream(),
-                "the upstream answers again: streams that wait for it go on one by one"
-            );
-        }
-    }
-
-    fn failed(&self, turn: Turn<'_>) {
-        if turn.failed() {
-            tracing::warn!(
-                upstream = self.stream.upstream(),
-                "streams that have lost their upstream ask it in vain: one of them tries each second, \
-                 the others wait for it"
-            );
-        }
-    }
-
-    /// An answer that settles it, or when to try again.
+    /// An answer that settles it, or how it failed.
     async fn try_once(
         &self,
         last_id: Option<HeaderValue>,
-    ) -> Result<Result<B, Answer<B>>, Option<Duration>> {
-        let mut turn = self.admission.turn().await;
+        mut turn: Turn,
+    ) -> Result<Result<B, Answer<B>>, Failed> {
         let mut answer = self.asker.ask(last_id);
         let answer = match timeout(PATIENCE, &mut answer).await {
             Ok(answer) => answer,
             Err(_) => {
-                turn.let_others();
+                turn.hangs();
                 answer.await
             }
         };
+        let id = self.stream.id();
         let (head, body) = match answer {
             Ok(response) => response.into_parts(),
             Err(error) => {
-                self.failed(turn);
-                tracing::debug!(stream = %self.stream.id(), error, "the upstream does not answer");
-                return Err(None);
+                turn.failed(Failure::Unreachable);
+                tracing::debug!(stream = %id, error, "the upstream does not answer");
+                return Err(Failed::unreachable());
             }
         };
         if Kind::of(&self.asked, &head) == Kind::Stream {
-            self.succeeded(turn);
+            turn.succeeded();
             return Ok(Ok(body));
         }
         if may_change(head.status) {
-            self.failed(turn);
-            tracing::debug!(stream = %self.stream.id(), status = %head.status, "not now");
-            return Err(retry_after(&head.headers));
+            let failed = Failed::answered(&head);
+            turn.failed(failed.failure);
+            tracing::debug!(stream = %id, status = %head.status, "not now");
+            return Err(failed);
         }
-        self.succeeded(turn);
+        turn.succeeded();
         Ok(Err(match head.status {
             StatusCode::NO_CONTENT => Answer::Over,
             status => Answer::Refused(status),
         }))
     }
 }
+
+impl Failed {
+    fn unreachable() -> Self {
+        Self {
+            failure: Failure::Unreachable,
+            wants_peace: false,
+            retry_after: None,
+        }
+    }
+
+    fn answered(head: &response::Parts) -> Self {
+        if head.extensions.get::<Unreachable>().is_some() {
+            return Self::unreachable();
+        }
+        Self {
+            failure: Failure::Answered,
+            wants_peace: head.status == StatusCode::TOO_MANY_REQUESTS,
+            retry_after: retry_after(&head.headers),
+        }
+    }
+}
+
+/// In the extensions of a response: no request reached the upstream, and the response is a proxy's own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unreachable;
 
 /// Whether another try may have another answer.
 fn may_change(status: StatusCode) -> bool {
@@ -263,7 +345,7 @@ fn may_change(status: StatusCode) -> bool {
 }
 
 /// In seconds; a date is left to the backoff.
-fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
     let seconds = headers
         .get(RETRY_AFTER)?
         .to_str()

@@ -1,6 +1,6 @@
 //! The body of a stream that outlives its upstream.
 
-use super::again::{Again, Answer, Asking};
+use super::again::{Again, Answer, Asking, Schedule};
 use super::books::{Books, Lost};
 use super::{ResumeError, ResumeOutcome};
 use crate::guard::{BoxError, StreamError};
@@ -14,6 +14,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
+
+/// A connection that is lost within this time, and had nothing new to tell, was good for nothing: the waits
+/// before the next ones double.
+const FLAP: Duration = Duration::from_secs(5);
 
 pin_project! {
     /// The body of a response that has passed a [`ResumeLayer`](super::ResumeLayer).
@@ -51,6 +55,9 @@ pin_project! {
     enum Source<B> {
         Live { #[pin] body: B },
         Asking { answer: Asking<B> },
+        // The first request failed: the upstream is asked again when the stream is polled, as the layers
+        // outside have named its client by then.
+        Unasked { error: Option<BoxError> },
         // The last event, if there is one, then the trailers.
         Ending { event: Option<Bytes>, trailers: Option<HeaderMap> },
         Failing { error: Option<BoxError> },
@@ -73,9 +80,25 @@ impl<B> ResumeBody<B> {
 
     /// `last_id` is what the client has asked with.
     pub(super) fn kept(body: B, again: Again<B>, last_id: Option<&[u8]>) -> Self {
-        let books = Books::new(again, last_id);
+        Self::starting(Source::Live { body }, Books::new(again, last_id))
+    }
+
+    /// One whose first request failed, of an upstream that wants to be left alone for `least`.
+    pub(super) fn waiting(
+        again: Again<B>,
+        last_id: Option<&[u8]>,
+        error: BoxError,
+        least: Duration,
+    ) -> Self {
+        again.stream.set_state(StreamState::Resuming);
+        let mut books = Books::new(again, last_id);
+        books.least = least;
+        Self::starting(Source::Unasked { error: Some(error) }, books)
+    }
+
+    fn starting(source: Source<B>, books: Books<B>) -> Self {
         let kept = Kept {
-            source: Source::Live { body },
+            source,
             successor: None,
             timer: None,
             aligner: Aligner::new(),
@@ -177,6 +200,12 @@ where
                     let answer = ready!(Pin::new(answer).poll(cx));
                     self.as_mut().answered(answer);
                 }
+                SourceProj::Unasked { error } => {
+                    let error = error.take().unwrap_or_else(|| ResumeError::Ended.into());
+                    self.as_mut().go_on(error);
+                    // What the failed answer wanted is no wish of the stream.
+                    self.as_mut().project().books.least = Duration::ZERO;
+                }
                 SourceProj::Ending { event, trailers } => {
                     if let Some(event) = event.take() {
                         return Poll::Ready(Some(Ok(Frame::data(event))));
@@ -260,7 +289,14 @@ where
         stream.dropped(this.aligner.discard());
         tracing::debug!(stream = %stream.id(), error, "the upstream has gone and is asked to go on");
         let at = books.polled;
-        if at.saturating_duration_since(books.up) >= books.config().stable {
+        let lived = at.saturating_duration_since(books.up);
+        let is_flap = books.away_since.is_some() && lived < FLAP;
+        books.flaps = if is_flap {
+            books.flaps.saturating_add(1)
+        } else {
+            0
+        };
+        if lived >= books.config().stable {
             books.tries = 0;
             books.away_since = None;
         }
@@ -269,8 +305,14 @@ where
         // It was asked to go on from further back.
         *this.successor = None;
         let until = since + books.config().give_up;
-        let (last_id, tries, least) = (books.cursor.last_id(), books.tries, books.least);
-        let answer = books.again.clone().ask(last_id, tries, least, until);
+        let schedule = Schedule {
+            tries: books.tries,
+            flaps: books.flaps,
+            least: books.least,
+            until,
+            is_replacement: false,
+        };
+        let answer = books.again.clone().ask(books.cursor.last_id(), schedule);
         this.source.set(Source::Asking { answer });
     }
 
@@ -355,8 +397,15 @@ where
         }
         books.ahead = 0;
         let until = books.polled + books.config().give_up;
+        let schedule = Schedule {
+            tries: 0,
+            flaps: 0,
+            least: Duration::ZERO,
+            until,
+            is_replacement: true,
+        };
         let again = books.again.clone();
-        *this.successor = Some(again.ask(books.cursor.last_id(), 0, Duration::ZERO, until));
+        *this.successor = Some(again.ask(books.cursor.last_id(), schedule));
     }
 
     /// Whether another connection has taken over.

@@ -29,6 +29,8 @@ pub(super) struct Books<B> {
     /// Events that the client got since a successor was asked for.
     pub(super) ahead: usize,
     pub(super) tries: u32,
+    /// Connections in a row that were lost again, soon and without anything new.
+    pub(super) flaps: u32,
     /// The upstream's own `retry`.
     pub(super) least: Duration,
     pub(super) polled: Instant,
@@ -56,6 +58,7 @@ impl<B> Books<B> {
             away_since: None,
             ahead: 0,
             tries: 0,
+            flaps: 0,
             least: Duration::ZERO,
             polled: now,
             handed_out: false,

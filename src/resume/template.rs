@@ -1,6 +1,9 @@
 //! A request that may have to be put again, for as long as its stream lives.
 
+use crate::client_key::peer_addr;
+use http::header::HOST;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, request};
+use std::net::IpAddr;
 
 /// The head of a request, in as few bytes as can be: a header's value is a part of the buffer that its
 /// request came in, and would keep all of that.
@@ -62,6 +65,23 @@ impl Template {
             }
         }
         headers
+    }
+
+    /// What is asked for: the target, and the host that it belongs to.
+    pub(super) fn target(&self) -> (&str, Option<&[u8]>) {
+        let mut rest = &*self.fields;
+        let mut host = None;
+        while let (Some(name), Some(value)) = (read(&mut rest), read(&mut rest)) {
+            if name == HOST.as_str().as_bytes() {
+                host = Some(value);
+            }
+        }
+        (&self.uri, host)
+    }
+
+    /// The address that it came from.
+    pub(super) fn peer(&self) -> Option<IpAddr> {
+        peer_addr(&self.extensions).map(|peer| peer.ip().to_canonical())
     }
 
     /// The request once more.

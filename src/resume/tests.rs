@@ -1,3 +1,5 @@
+mod outage;
+
 use super::*;
 use crate::guard::testing::{Client, Script, Upstream};
 use crate::heartbeat::HeartbeatLayer;
@@ -473,35 +475,6 @@ async fn it_is_degraded_when_three_tries_were_in_vain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_upstream_is_taken_for_dead_by_what_all_streams_hear() {
-    for (fails, ends) in [
-        (
-            Some(Upstream::new().status(503)),
-            Upstream::new().status(404),
-        ),
-        (None, sends(2..=2)),
-    ] {
-        let queue = Admission::default();
-        let upstreams = Upstreams::answering(move |asked, _| match asked {
-            0 => Some(sends(1..=1).fail()),
-            1..=5 => fails.clone(),
-            _ => Some(ends.clone()),
-        });
-        let layer = ResumeLayer::new().admission(&queue);
-        let client = open(layer, &upstreams).await;
-        let client = tokio::spawn(client.read());
-        while upstreams.ids().len() < 6 {
-            assert!(!queue.is_broken());
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(queue.is_broken());
-        client.await.unwrap().1.unwrap();
-        assert!(!queue.is_broken());
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn the_request_is_put_as_it_was_but_for_the_id() {
     #[derive(Clone, PartialEq, Debug)]
     struct Extension(u32);
@@ -973,32 +946,6 @@ async fn a_successor_that_does_not_answer_is_nobodys_loss() {
     // After 5 minutes it is given up, and the next is asked for at once; then at the next age.
     assert!((290..=302).contains(&waits[1].as_secs()), "{waits:?}");
     assert!((9..=11).contains(&waits[2].as_secs()), "{waits:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn one_that_waits_for_its_answer_keeps_others_waiting_for_5_s() {
-    let queue = Admission::new(Duration::ZERO, 8);
-    for _ in 0..5 {
-        queue.turn().await.failed();
-    }
-    let layer = ResumeLayer::new().admission(&queue);
-    let upstreams = Upstreams::new([sends(1..=1).fail(), sends(2..=2).late(60)]);
-    let mut first = open(layer.clone(), &upstreams).await;
-    assert_eq!(first.next().await.unwrap().unwrap(), numbered(1..=1));
-    let first = tokio::spawn(first.text());
-    while upstreams.ids().len() < 2 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    let asked = Instant::now();
-    let others = Upstreams::new([sends(1..=1).fail(), sends(2..=2)]);
-    let client = open(layer, &others).await;
-    assert_eq!(events(&client.text().await), numbered(1..=2));
-    let took = asked.elapsed();
-    assert!(
-        took > Duration::from_secs(4) && took < Duration::from_secs(6),
-        "{took:?}"
-    );
-    assert_eq!(events(&first.await.unwrap()), numbered(2..=2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ use super::UpstreamBody;
 use super::exchange::Failed;
 use crate::answer::Own;
 use crate::guard::BoxError;
+use crate::resume::Unreachable;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode, Uri};
 use http_body_util::{Either, Full, LengthLimitError};
@@ -136,6 +137,9 @@ impl Failure {
         let mut response = Response::new(Either::Right(Either::Right(text)));
         *response.status_mut() = status;
         response.extensions_mut().insert(Own);
+        if let Self::Connect(_) = self {
+            response.extensions_mut().insert(Unreachable);
+        }
         let headers = response.headers_mut();
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         headers.insert(CONTENT_TYPE, text);

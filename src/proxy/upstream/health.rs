@@ -7,8 +7,9 @@
 use super::check::{Check, Checks, Missed};
 use crate::lock::lock;
 use crate::proxy::config::host_and_port;
+use crate::resume::Admission;
 use http::Uri;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -31,6 +32,8 @@ struct Shared {
     url: Uri,
     state: Mutex<State>,
     checks: Mutex<Checks>,
+    /// Where streams wait for it.
+    queues: RwLock<Vec<Admission>>,
 }
 
 /// How an upstream is.
@@ -104,6 +107,7 @@ impl Health {
                 tried: None,
             }),
             checks: Mutex::default(),
+            queues: RwLock::default(),
         }))
     }
 
@@ -119,7 +123,27 @@ impl Health {
         self.lock().clone()
     }
 
+    /// Streams wait in this queue when they have lost the upstream: they reconnect once it is back.
+    pub(in crate::proxy) fn wakes(&self, queue: &Admission) {
+        let mut queues = self
+            .0
+            .queues
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if !queues.iter().any(|known| known.is_same(queue)) {
+            queues.push(queue.clone());
+        }
+    }
+
+    fn wake_streams(&self) {
+        let queues = self.0.queues.read().unwrap_or_else(PoisonError::into_inner);
+        for queue in queues.iter() {
+            queue.upstream_is_back();
+        }
+    }
+
     pub(super) fn answered(&self) {
+        self.wake_streams();
         let mut state = self.lock();
         state.answered += 1;
         state.requests = Row::default();
@@ -182,6 +206,7 @@ impl Health {
     }
 
     fn passed(&self, has_answered: bool) {
+        self.wake_streams();
         let mut state = self.lock();
         state.checks = Row::default();
         // Who takes connections and does not answer passes a check that only connects. As long as
@@ -240,6 +265,7 @@ impl Health {
         tokio::spawn(async move {
             let connect = TcpStream::connect(host_and_port(&health.0.url));
             if let Ok(Ok(_)) = tokio::time::timeout(PROBE_TIMEOUT, connect).await {
+                health.wake_streams();
                 let mut state = health.lock();
                 state.requests = Row::default();
                 health.welcome(state, "the upstream can be connected to again");

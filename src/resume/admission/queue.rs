@@ -1,0 +1,402 @@
+//! The order in which waiting streams reconnect: a pure data structure, which is given the time.
+
+use super::lane::{Key, Lane, Share, State};
+use super::outage::{Line, Outages};
+use crate::jitter::{LONGEST, up_to};
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// Failed connections in a row, without an answer in between, from which the upstream counts as away.
+pub(super) const AWAY_AFTER: u32 = 3;
+/// Longest time between two probes of a failing lane, or of an upstream that is away.
+pub(super) const PROBE_GAP: Duration = Duration::from_secs(1);
+/// The same where one stream alone waits.
+const LONE_PROBE_GAP: Duration = Duration::from_millis(500);
+/// Shortest time between probes of any two failing lanes.
+const PROBE_SPACING: Duration = Duration::from_millis(100);
+
+/// Half of `longest` to all of it: several proxies must not probe in step.
+fn spread(longest: Duration) -> Duration {
+    longest / 2 + up_to(longest / 2)
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::resume) enum Failure {
+    /// No request reached the upstream.
+    Unreachable,
+    /// The upstream answered with a status that may change.
+    Answered,
+}
+
+/// What a stream gets with its turn: whether its own backoff was over.
+pub(super) struct Grant {
+    pub(super) key: Key,
+    pub(super) to: oneshot::Sender<super::Turn>,
+    pub(super) was_due: bool,
+}
+
+/// All streams that wait for one upstream. See [`Admission`](super::Admission).
+#[derive(Debug)]
+pub(super) struct Queue {
+    gap: Duration,
+    concurrent: usize,
+    /// No attempt before then.
+    next: Instant,
+    /// No probe before then.
+    next_probe: Instant,
+    /// The last attempt was a probe: others go first, if there are any.
+    probed_last: bool,
+    in_flight: usize,
+    unreachable: u32,
+    lanes: HashMap<Key, Lane>,
+    clients: HashMap<u64, Share>,
+    /// Attempts in flight by path.
+    paths: HashMap<u64, usize>,
+    /// Lanes with a stream that may reconnect at the full rate, by their virtual start time: start-time
+    /// fair queueing of clients, so that one with many streams does not delay the others.
+    ready: BTreeSet<(u64, Key)>,
+    /// Failing lanes with a stream that may probe, by the time of their next probe.
+    failing: BTreeSet<(Instant, Key)>,
+    virtual_time: u64,
+    sequence: u64,
+    pub(super) outages: Outages,
+}
+
+impl Queue {
+    pub(super) fn new(gap: Duration, concurrent: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            gap,
+            concurrent,
+            next: now,
+            next_probe: now,
+            probed_last: false,
+            in_flight: 0,
+            unreachable: 0,
+            lanes: HashMap::new(),
+            clients: HashMap::new(),
+            paths: HashMap::new(),
+            ready: BTreeSet::new(),
+            failing: BTreeSet::new(),
+            virtual_time: 0,
+            sequence: 0,
+            outages: Outages::default(),
+        }
+    }
+
+    pub(super) fn is_away(&self) -> bool {
+        self.unreachable >= AWAY_AFTER
+    }
+
+    /// Whether any failed connection is on record since the upstream last answered.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.unreachable > 0
+    }
+
+    /// How many attempts one client, or one path, may have in flight: a quarter is left to others.
+    fn share(&self) -> usize {
+        self.concurrent - self.concurrent / 4
+    }
+
+    #[cfg(test)]
+    pub(super) fn lanes(&self) -> usize {
+        self.lanes.len().max(self.clients.len())
+    }
+
+    /// A stream of this lane waits from now on, or is about to.
+    pub(super) fn join(&mut self, key: Key) {
+        let lane = self.lanes.entry(key).or_insert_with(|| {
+            self.clients.entry(key.client).or_default().lanes += 1;
+            Lane::new()
+        });
+        lane.members += 1;
+    }
+
+    /// A stream of this lane waits no more. A lane lives as long as its streams wait, which bounds them.
+    pub(super) fn leave(&mut self, key: Key) {
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.members -= 1;
+            self.forget(key);
+        }
+    }
+
+    fn forget(&mut self, key: Key) {
+        let is_over = |lane: &Lane| lane.members == 0 && lane.in_flight == 0;
+        if !self.lanes.get(&key).is_some_and(is_over) {
+            return;
+        }
+        self.change(key, |lane| lane.state = State::Good);
+        self.lanes.remove(&key);
+        if let Some(client) = self.clients.get_mut(&key.client) {
+            client.lanes -= 1;
+            if client.lanes == 0 {
+                self.clients.remove(&key.client);
+            }
+        }
+    }
+
+    /// A stream waits for its turn; its ticket is the number to take it out by. It may probe ahead of
+    /// its own backoff if `may_probe`.
+    pub(super) fn push(
+        &mut self,
+        key: Key,
+        to: oneshot::Sender<super::Turn>,
+        is_due: bool,
+        may_probe: bool,
+    ) -> u64 {
+        self.sequence += 1;
+        let ticket = self.sequence;
+        self.change(key, |lane| match (is_due, may_probe) {
+            (true, _) => drop(lane.due.insert(ticket, to)),
+            (false, true) => drop(lane.early.insert(ticket, to)),
+            (false, false) => drop(lane.resting.insert(ticket, to)),
+        });
+        ticket
+    }
+
+    /// Its own backoff is over.
+    pub(super) fn due(&mut self, key: Key, ticket: u64) {
+        self.change(key, |lane| {
+            let early = lane.early.remove(&ticket);
+            if let Some(to) = early.or_else(|| lane.resting.remove(&ticket)) {
+                lane.due.insert(ticket, to);
+            }
+        });
+    }
+
+    /// It does not wait any more. What it is sent to is given back, to be dropped without the lock.
+    pub(super) fn remove(&mut self, key: Key, ticket: u64) -> Option<oneshot::Sender<super::Turn>> {
+        let mut removed = None;
+        self.change(key, |lane| {
+            removed = lane
+                .due
+                .remove(&ticket)
+                .or_else(|| lane.early.remove(&ticket))
+                .or_else(|| lane.resting.remove(&ticket));
+        });
+        removed
+    }
+
+    /// Changes a lane, and puts it where it belongs by that.
+    fn change(&mut self, key: Key, change: impl FnOnce(&mut Lane)) {
+        let Some(lane) = self.lanes.get_mut(&key) else {
+            return;
+        };
+        let start = lane.start.take();
+        if let Some(start) = start {
+            self.ready.remove(&(start, key));
+        }
+        if let Some(at) = lane.probe_at.take() {
+            self.failing.remove(&(at, key));
+        }
+        let (was_failing, in_flight) = (lane.is_failing(), lane.in_flight);
+        change(lane);
+        let is_failing = lane.is_failing();
+        let Some(client) = self.clients.get_mut(&key.client) else {
+            return;
+        };
+        client.failing += usize::from(is_failing);
+        client.failing -= usize::from(was_failing);
+        if is_failing {
+            if !lane.due.is_empty() || !lane.early.is_empty() {
+                lane.probe_at = Some(lane.next_probe);
+                self.failing.insert((lane.next_probe, key));
+            }
+        } else if !lane.due.is_empty() {
+            // It keeps its place until it has a turn. What a client has given up does not count for long.
+            let kept = start.filter(|_| lane.in_flight == in_flight);
+            let most = self.virtual_time + client.lanes as u64;
+            let start = kept.unwrap_or_else(|| {
+                let start = client.finish.clamp(self.virtual_time, most);
+                client.finish = start + 1;
+                start
+            });
+            lane.start = Some(start);
+            self.ready.insert((start, key));
+        }
+    }
+
+    /// A turn is used: it does not count as in flight any more.
+    pub(super) fn release(&mut self, key: Key) {
+        self.in_flight -= 1;
+        if let Some(count) = self.paths.get_mut(&key.path) {
+            *count -= 1;
+            if *count == 0 {
+                self.paths.remove(&key.path);
+            }
+        }
+        if let Some(client) = self.clients.get_mut(&key.client) {
+            client.in_flight -= 1;
+        }
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.in_flight -= 1;
+        }
+        self.forget(key);
+    }
+
+    /// The upstream takes its time to answer: nothing is known against this lane.
+    pub(super) fn hangs(&mut self, key: Key) {
+        self.change(key, |lane| {
+            if lane.state == State::Trial {
+                lane.state = State::Good;
+            }
+        });
+        self.release(key);
+    }
+
+    /// The upstream has settled an attempt of this lane.
+    pub(super) fn succeeded(&mut self, key: Key, now: Instant, lines: &mut Vec<Line>) {
+        self.back(now, lines);
+        let was_failing = self.lanes.get(&key).is_some_and(Lane::is_failing);
+        self.change(key, |lane| {
+            if lane.state != State::Good {
+                lane.recover();
+            }
+        });
+        if !was_failing {
+            return;
+        }
+        self.outages.back(now, lines);
+        // What was wrong may have been wrong with all: each lane that fails gets one attempt.
+        for key in self.keys(|lane| lane.state == State::Failing(Failure::Answered)) {
+            self.change(key, |lane| lane.state = State::Trial);
+        }
+    }
+
+    /// An attempt of this lane has failed.
+    pub(super) fn failed(
+        &mut self,
+        key: Key,
+        failure: Failure,
+        now: Instant,
+        lines: &mut Vec<Line>,
+    ) {
+        match failure {
+            Failure::Answered => self.back(now, lines),
+            Failure::Unreachable => self.unreachable = self.unreachable.saturating_add(1),
+        }
+        let gap = self.probe_gap(key);
+        self.change(key, |lane| {
+            if !lane.is_failing() {
+                lane.next_probe = now + gap;
+            }
+            lane.state = State::Failing(failure);
+        });
+        let is_news = self.unreachable == AWAY_AFTER && failure == Failure::Unreachable;
+        self.outages.failed(is_news, now, lines);
+    }
+
+    /// The upstream has answered somebody: what failed because it could not be reached may go on.
+    pub(super) fn back(&mut self, now: Instant, lines: &mut Vec<Line>) {
+        if !self.is_suspect() {
+            return;
+        }
+        self.unreachable = 0;
+        self.next_probe = now;
+        for key in self.keys(|lane| lane.state != State::Failing(Failure::Answered)) {
+            self.change(key, Lane::recover);
+        }
+        self.outages.back(now, lines);
+    }
+
+    fn keys(&self, is_one: impl Fn(&Lane) -> bool) -> Vec<Key> {
+        let lanes = self.lanes.iter().filter(|(_, lane)| is_one(lane));
+        lanes.map(|(key, _)| *key).collect()
+    }
+
+    /// Until the next probe of this lane. All failing lanes of a client share its probes.
+    fn probe_gap(&self, key: Key) -> Duration {
+        let members = self.lanes.get(&key).map_or(0, |lane| lane.members);
+        let lanes = match self.is_away() {
+            true => self.lanes.len(),
+            false => self
+                .clients
+                .get(&key.client)
+                .map_or(1, |client| client.failing),
+        };
+        let longest = match members <= 1 && lanes <= 1 {
+            true => LONE_PROBE_GAP,
+            false => PROBE_GAP,
+        };
+        let gap = spread(longest).max(self.gap);
+        match self.is_away() {
+            true => gap,
+            false => gap
+                .saturating_mul(u32::try_from(lanes.max(1)).unwrap_or(u32::MAX))
+                .min(LONGEST),
+        }
+    }
+
+    fn has_room(&self, key: Key) -> bool {
+        let share = self.share();
+        let used = |count: Option<usize>| count.unwrap_or(0);
+        let client = self.clients.get(&key.client);
+        let waits_for_trial = |lane: &Lane| lane.state == State::Trial && lane.in_flight > 0;
+        used(client.map(|client| client.in_flight)) < share
+            && used(self.paths.get(&key.path).copied()) < share
+            && !self.lanes.get(&key).is_some_and(waits_for_trial)
+    }
+
+    fn first_ready(&self) -> Option<Key> {
+        let mut ready = self.ready.iter().map(|(_, key)| *key);
+        ready.find(|key| self.has_room(*key))
+    }
+
+    fn first_probe(&self) -> Option<(Instant, Key)> {
+        let mut failing = self.failing.iter().copied();
+        failing.find(|(_, key)| self.has_room(*key))
+    }
+
+    /// The next turn, or when to look again; neither if nobody waits, or all depends on others.
+    pub(super) fn next(&mut self, now: Instant) -> Result<Grant, Option<Instant>> {
+        if self.in_flight >= self.concurrent {
+            return Err(None);
+        }
+        let (ready, probe) = (self.first_ready(), self.first_probe());
+        let (at, key, is_probe) = if self.is_away() {
+            let key = ready.or(probe.map(|(_, key)| key)).ok_or(None)?;
+            (self.next_probe, key, true)
+        } else {
+            let probe = probe.map(|(at, key)| (at.max(self.next_probe), key, true));
+            let is_due = probe.is_some_and(|(at, ..)| at <= now) && !self.probed_last;
+            let ready = ready.map(|key| (now, key, false));
+            match is_due {
+                true => probe.or(ready),
+                false => ready.or(probe),
+            }
+            .ok_or(None)?
+        };
+        let at = at.max(self.next);
+        if at > now {
+            return Err(Some(at));
+        }
+        self.take(key, is_probe, now).ok_or(None)
+    }
+
+    fn take(&mut self, key: Key, is_probe: bool, now: Instant) -> Option<Grant> {
+        self.next = now + self.gap;
+        self.probed_last = is_probe;
+        let gap = self.probe_gap(key);
+        if is_probe {
+            self.next_probe = now + if self.is_away() { gap } else { PROBE_SPACING };
+        } else if let Some(start) = self.lanes.get(&key).and_then(|lane| lane.start) {
+            self.virtual_time = start;
+        }
+        let mut taken = None;
+        self.change(key, |lane| {
+            taken = lane.take();
+            lane.in_flight += 1;
+            lane.next_probe = now + gap;
+        });
+        *self.paths.entry(key.path).or_default() += 1;
+        self.in_flight += 1;
+        if let Some(client) = self.clients.get_mut(&key.client) {
+            client.in_flight += 1;
+        }
+        let (to, was_due) = taken?;
+        Some(Grant { key, to, was_due })
+    }
+}
