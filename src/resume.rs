@@ -20,10 +20,16 @@
 //!
 //! # How it asks
 //!
-//! After any time up to 1 s, which doubles with each try up to 30 s (full jitter), and not before the
-//! `retry:` of the stream or the `Retry-After` of an answer wants it. The count of tries starts anew when
-//! a connection has been up for [`stable`](ResumeLayer::stable). All streams of an [`Admission`] stand in
-//! one queue, so that an upstream that comes back is not overrun.
+//! A lost stream reconnects within half a second, at most [`backoff`](ResumeLayer::backoff), not before the
+//! `retry:` of the stream or the `Retry-After` of an answer wants it. Connections that break again within 5 s
+//! and bring nothing new double that wait, up to 30 s (full jitter).
+//!
+//! All streams of an [`Admission`] stand in one queue, limited in rate and in concurrency, so that an
+//! upstream that comes back is not overrun. Turns are fair by client, and by target within a client. While
+//! the upstream is unreachable one stream probes it, once a second or more often where it is alone; the first
+//! answer cuts the wait of all short. A 5xx holds up the streams of that client and target alone, one of
+//! which probes likewise. With [`attempts`](ResumeLayer::attempts) a stream does not probe: each of its tries
+//! has the time that its backoff gives it.
 //!
 //! | the upstream | its client |
 //! | --- | --- |
@@ -299,7 +305,8 @@ impl ResumeLayer {
         self.with(|config| config.max_age = Some((age.min(LONGEST), jitter)))
     }
 
-    /// The longest wait before the first try, and before any. 1 s and 30 s by default.
+    /// The longest wait before a lost stream reconnects by itself, and what it doubles to. 1 s and 30 s by
+    /// default. It is cut short once its upstream is known to be back, and a stream may probe before.
     #[must_use]
     pub fn backoff(self, initial: Duration, longest: Duration) -> Self {
         self.with(|config| {

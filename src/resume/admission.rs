@@ -79,6 +79,13 @@ impl Admission {
         }
     }
 
+    /// A connection to the upstream has failed, as that of a plain request: once several have, streams that
+    /// wait for it leave it to one of them to find out when it is back.
+    pub fn upstream_is_unreachable(&self) {
+        self.0
+            .update(|queue, now, lines| queue.unreachable(now, lines));
+    }
+
     /// Whether both are handles to one queue.
     #[cfg(feature = "proxy")]
     pub(crate) fn is_same(&self, other: &Self) -> bool {

@@ -226,7 +226,8 @@ impl<B: Send + 'static> Again<B> {
         let own = match schedule.is_replacement {
             true => Duration::ZERO,
             // The queue keeps those apart that were lost together.
-            false => config.wait(schedule.flaps) / 2,
+            false if schedule.flaps == 0 => config.wait(0) / 2,
+            false => config.wait(schedule.flaps),
         };
         let mut pause = Pause::new(schedule.least, own, config.initial);
         while config.attempts.is_none_or(|most| tries < most) {

@@ -135,11 +135,13 @@ impl Health {
         }
     }
 
-    fn wake_streams(&self) {
+    fn for_queues(&self, call: fn(&Admission)) {
         let queues = self.0.queues.read().unwrap_or_else(PoisonError::into_inner);
-        for queue in queues.iter() {
-            queue.upstream_is_back();
-        }
+        queues.iter().for_each(call);
+    }
+
+    fn wake_streams(&self) {
+        self.for_queues(Admission::upstream_is_back);
     }
 
     pub(super) fn answered(&self) {
@@ -161,6 +163,9 @@ impl Health {
 
     /// `is_away` if it could not even be connected to.
     pub(super) fn failed(&self, failure: &impl ToString, is_away: bool) {
+        if is_away {
+            self.for_queues(Admission::upstream_is_unreachable);
+        }
         let failure = failure.to_string();
         let mut state = self.lock();
         state.failed += 1;

@@ -109,21 +109,20 @@ impl Outages {
         self.current = Some(outage);
     }
 
-    /// An attempt has failed; `is_away` if the upstream counts as away by that.
-    pub(super) fn failed(&mut self, is_away: bool, now: Instant, lines: &mut Vec<Line>) {
+    /// An attempt has failed.
+    pub(super) fn failed(&mut self, now: Instant, lines: &mut Vec<Line>) {
         let Some(outage) = &mut self.current else {
             return;
         };
-        if outage.has_failed && !is_away {
+        if std::mem::replace(&mut outage.has_failed, true) {
             return;
         }
-        let is_first = !std::mem::replace(&mut outage.has_failed, true);
         if !outage.is_reported {
             outage.is_reported = true;
             self.reported = Some(now);
             lines.push(outage.line(What::Lost));
         }
-        if is_first && is_past(self.reported_waiting, now) {
+        if is_past(self.reported_waiting, now) {
             self.reported_waiting = Some(now);
             let waiting = self.waiting;
             lines.push(outage.line(What::Waiting { waiting }));

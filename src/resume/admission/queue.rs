@@ -108,11 +108,18 @@ impl Queue {
 
     /// A stream of this lane waits from now on, or is about to.
     pub(super) fn join(&mut self, key: Key) {
-        let lane = self.lanes.entry(key).or_insert_with(|| {
-            self.clients.entry(key.client).or_default().lanes += 1;
-            Lane::new()
-        });
+        let is_new = !self.lanes.contains_key(&key);
+        let lane = self.lanes.entry(key).or_insert_with(Lane::new);
         lane.members += 1;
+        if is_new {
+            self.clients.entry(key.client).or_default().lanes += 1;
+            if self.is_away() {
+                // It need not find out by itself.
+                self.change(key, |lane| {
+                    lane.state = State::Failing(Failure::Unreachable)
+                });
+            }
+        }
     }
 
     /// A stream of this lane waits no more. A lane lives as long as its streams wait, which bounds them.
@@ -276,7 +283,7 @@ impl Queue {
     ) {
         match failure {
             Failure::Answered => self.back(now, lines),
-            Failure::Unreachable => self.unreachable = self.unreachable.saturating_add(1),
+            Failure::Unreachable => self.unreachable(now, lines),
         }
         let gap = self.probe_gap(key);
         self.change(key, |lane| {
@@ -285,8 +292,22 @@ impl Queue {
             }
             lane.state = State::Failing(failure);
         });
-        let is_news = self.unreachable == AWAY_AFTER && failure == Failure::Unreachable;
-        self.outages.failed(is_news, now, lines);
+        self.outages.failed(now, lines);
+    }
+
+    /// A connection to the upstream has failed.
+    pub(super) fn unreachable(&mut self, now: Instant, lines: &mut Vec<Line>) {
+        self.unreachable = self.unreachable.saturating_add(1);
+        if self.unreachable != AWAY_AFTER {
+            return;
+        }
+        self.next_probe = now + self.probe_gap_while_away();
+        for key in self.keys(|lane| !lane.is_failing()) {
+            self.change(key, |lane| {
+                lane.state = State::Failing(Failure::Unreachable)
+            });
+        }
+        self.outages.failed(now, lines);
     }
 
     /// The upstream has answered somebody: what failed because it could not be reached may go on.
@@ -310,24 +331,25 @@ impl Queue {
     /// Until the next probe of this lane. All failing lanes of a client share its probes.
     fn probe_gap(&self, key: Key) -> Duration {
         let members = self.lanes.get(&key).map_or(0, |lane| lane.members);
-        let lanes = match self.is_away() {
-            true => self.lanes.len(),
-            false => self
-                .clients
-                .get(&key.client)
-                .map_or(1, |client| client.failing),
-        };
-        let longest = match members <= 1 && lanes <= 1 {
+        let client = self.clients.get(&key.client);
+        let failing = client.map_or(1, |client| client.failing.max(1));
+        let longest = match members <= 1 && failing == 1 {
             true => LONE_PROBE_GAP,
             false => PROBE_GAP,
         };
+        let failing = u32::try_from(failing).unwrap_or(u32::MAX);
         let gap = spread(longest).max(self.gap);
-        match self.is_away() {
-            true => gap,
-            false => gap
-                .saturating_mul(u32::try_from(lanes.max(1)).unwrap_or(u32::MAX))
-                .min(LONGEST),
-        }
+        gap.saturating_mul(failing).min(LONGEST)
+    }
+
+    /// Until the next probe of any lane, while the upstream is away.
+    fn probe_gap_while_away(&self) -> Duration {
+        let members: usize = self.lanes.values().map(|lane| lane.members).take(2).sum();
+        let longest = match members <= 1 {
+            true => LONE_PROBE_GAP,
+            false => PROBE_GAP,
+        };
+        spread(longest).max(self.gap)
     }
 
     fn has_room(&self, key: Key) -> bool {
@@ -381,7 +403,11 @@ impl Queue {
         self.probed_last = is_probe;
         let gap = self.probe_gap(key);
         if is_probe {
-            self.next_probe = now + if self.is_away() { gap } else { PROBE_SPACING };
+            self.next_probe = now
+                + match self.is_away() {
+                    true => self.probe_gap_while_away(),
+                    false => PROBE_SPACING,
+                };
         } else if let Some(start) = self.lanes.get(&key).and_then(|lane| lane.start) {
             self.virtual_time = start;
         }
