@@ -100,6 +100,7 @@ use crate::guard::BoxError;
 use crate::head::EVENT_STREAM;
 use crate::jitter::{LONGEST, around};
 use crate::stream::{Begun, Stream};
+use crate::unavailable::may_pass;
 use again::{Again, Ask, Asker, LAST_EVENT_ID, Of, retry_after};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -258,7 +259,7 @@ impl ResumeLayer {
     }
 
     /// Opens a stream whose first request fails, and lets it wait for its upstream as one that has lost it
-    /// does: a GET that accepts an event stream, and whose answer is an error or a 5xx, gets a 200 at once,
+    /// does: a GET that accepts an event stream, and whose answer is an error or a 5xx that may pass, gets a 200 at once,
     /// and heartbeats, where a layer outside sends them. An `EventSource` that gets any other status never
     /// comes back. Headers of the later answer are lost. A stream that is given up breaks off, and its
     /// client comes back by itself. Off by default.
@@ -438,7 +439,7 @@ impl<B> Plan<B> {
     where
         B: Send + 'static,
     {
-        if response.status().is_server_error() && self.waits() {
+        if may_pass(response.status()) && self.waits() {
             let failed = response.status();
             let least = retry_after(response.headers()).unwrap_or_default();
             return self.wait(ResumeError::Refused(failed).into(), least);

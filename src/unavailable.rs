@@ -189,7 +189,7 @@ fn is_masked(head: &response::Parts) -> bool {
 
 /// Whether the same request may succeed later. What else begins with a 5 tells of a request or a setup
 /// that the server does not support (RFC 9110 section 15.6, RFC 2295, 2774, 5842, 6585).
-fn may_pass(status: StatusCode) -> bool {
+pub(crate) fn may_pass(status: StatusCode) -> bool {
     status.is_server_error() && !matches!(status.as_u16(), 501 | 505 | 506 | 508 | 510 | 511)
 }
 

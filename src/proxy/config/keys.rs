@@ -451,7 +451,7 @@ pub static KEYS: &[Key] = &[
         "resume.backoff",
         Kind::Duration,
         "1s",
-        "Longest wait before the upstream is asked again, which doubles with each try",
+        "Longest wait before a lost stream reconnects by itself; doubles with each connection that fails or brings nothing; cut short when the upstream is back",
     ),
     route(
         "resume.max_backoff",

@@ -200,6 +200,7 @@ async fn other_requests_and_other_failures_do_not_wait() {
         (layer(), get(), 404),
         (layer(), get(), 429),
         (layer(), get(), 204),
+        (layer(), get(), 501),
     ] {
         let upstreams = Upstreams::by(move |_, _| Upstream::new().status(status));
         let client = open_with(layer, &upstreams, request).await;
