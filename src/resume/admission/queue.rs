@@ -116,7 +116,7 @@ impl Queue {
             if self.is_away() {
                 // It need not find out by itself.
                 self.change(key, |lane| {
-                    lane.state = State::Failing(Failure::Unreachable)
+                    lane.state = State::Failing(Failure::Unreachable);
                 });
             }
         }
@@ -304,7 +304,7 @@ impl Queue {
         self.next_probe = now + self.probe_gap_while_away();
         for key in self.keys(|lane| !lane.is_failing()) {
             self.change(key, |lane| {
-                lane.state = State::Failing(Failure::Unreachable)
+                lane.state = State::Failing(Failure::Unreachable);
             });
         }
         self.outages.failed(now, lines);
