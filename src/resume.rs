@@ -91,6 +91,7 @@ mod template;
 mod tests;
 
 pub use admission::Admission;
+#[cfg(feature = "proxy")]
 pub(crate) use again::Unreachable;
 pub use body::ResumeBody;
 
