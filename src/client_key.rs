@@ -46,6 +46,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use forwarded::ForwardedHeader;
+#[cfg(feature = "proxy")]
+pub(crate) use forwarded::{Element, Node};
 
 /// Hops of a forwarded list that are looked at. Real chains have fewer than ten; a client can send
 /// as many as fit into a header.
@@ -305,6 +307,15 @@ impl ForwardedIp {
     #[cfg(feature = "proxy")]
     pub(crate) fn believed(&self) -> ForwardedHeader {
         self.header
+    }
+
+    /// What a trusted peer reports, nearest hop first, no further than is ever looked at.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn reported<'h>(
+        &self,
+        headers: &'h HeaderMap,
+    ) -> impl Iterator<Item = Element<'h>> + use<'h> {
+        self.header.elements(headers).take(MAX_HOPS)
     }
 
     /// The client according to `peer`, a trusted one.

@@ -51,7 +51,13 @@ const CLAIMS: &str = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.2\r
 
 #[test]
 fn what_a_stranger_says_of_itself_does_not_reach_the_upstream() {
-    let fields = format!("{CLAIMS}\r\nX-Forwarded-Prefix: /x\r\nX-Real-IP: 192.0.2.5");
+    let fields = format!(
+        "{CLAIMS}\r\nX-Forwarded-Prefix: /x\r\nX-Real-IP: 192.0.2.5\r\nX_Forwarded_For: 192.0.2.6\r\n\
+         X-Forwarded_Proto: https\r\nx_real_ip: 192.0.2.7\r\nForwarded_: for=192.0.2.8\r\n\
+         HTTP_X_FORWARDED_FOR: 192.0.2.9\r\nTrue-Client-IP: 192.0.2.10\r\n\
+         CF-Connecting-IP: 192.0.2.11\r\nX-Original-URL: /192.0.2.12\r\n\
+         Front-End-Https: on\r\nProxy: 192.0.2.13"
+    );
     let asked = put(&says(OK), &[], &fields);
     assert_fields(
         &asked,
@@ -65,31 +71,124 @@ fn what_a_stranger_says_of_itself_does_not_reach_the_upstream() {
             ("x-forwarded-host", Some("site.test")),
             ("x-forwarded-prefix", None),
             ("x-real-ip", None),
+            ("x_forwarded_for", None),
+            ("x-forwarded_proto", None),
+            ("front-end-https", None),
         ],
     );
     assert!(!asked.head.contains("192.0.2."), "{}", asked.head);
 }
 
 #[test]
-fn what_a_trusted_proxy_says_is_extended_in_the_header_that_is_its_own() {
-    let own = "for=127.0.0.1;host=\"site.test\";proto=http";
-    let all = format!("for=192.0.2.3, for=192.0.2.4;proto=https, {own}");
-    for (header, list, forwarded) in [
-        ("x-forwarded-for", "192.0.2.1, 192.0.2.2, 127.0.0.1", own),
-        ("forwarded", "127.0.0.1", &all),
+fn what_a_trusted_proxy_says_in_one_form_is_told_in_both() {
+    let of = |host: &str| format!(";host=\"{host}\";proto=https");
+    for (header, list, client, host) in [
+        (
+            "x-forwarded-for",
+            "192.0.2.1, 192.0.2.2",
+            "192.0.2.1, for=192.0.2.2",
+            "public.test",
+        ),
+        (
+            "forwarded",
+            "192.0.2.3, 192.0.2.4",
+            "192.0.2.3, for=192.0.2.4",
+            "site.test",
+        ),
     ] {
+        let list = format!("{list}, 127.0.0.1");
+        let of = of(host);
+        let forwarded = format!("for={client}{of}, for=127.0.0.1{of}");
         let flags = ["--trusted-proxies=127.0.0.0/8", "--trusted-header", header];
         let asked = put(&says(OK), &flags, CLAIMS);
         assert_fields(
             &asked,
             &[
-                ("x-forwarded-for", Some(list)),
-                ("forwarded", Some(forwarded)),
+                ("x-forwarded-for", Some(&list)),
+                ("forwarded", Some(&forwarded)),
                 ("x-forwarded-proto", Some("https")),
-                ("x-forwarded-host", Some("public.test")),
+                ("x-forwarded-host", Some(host)),
             ],
         );
     }
+}
+
+#[test]
+fn what_caddy_says_of_a_client_is_told_without_contradiction() {
+    let fields = "X-Forwarded-For: 203.0.113.1\r\nX-Forwarded-Proto: https\r\n\
+                  X-Forwarded-Host: public.test\r\nX-Forwarded-Port: 8443\r\n\
+                  X-Forwarded-Ssl: off\r\nX-Real-IP: 192.0.2.5\r\nX_Forwarded_Proto: http\r\n\
+                  Forwarded: for=192.0.2.3;proto=http;host=evil.test";
+    let of = ";host=\"public.test:8443\";proto=https";
+    assert_fields(
+        &put(&says(OK), &["--trusted-proxies=127.0.0.0/8"], fields),
+        &[
+            ("x-forwarded-for", Some("203.0.113.1, 127.0.0.1")),
+            ("x-forwarded-proto", Some("https")),
+            ("x-forwarded-host", Some("public.test")),
+            ("x-forwarded-port", Some("8443")),
+            ("x-forwarded-ssl", Some("on")),
+            ("x-real-ip", Some("203.0.113.1")),
+            ("x_forwarded_proto", None),
+            (
+                "forwarded",
+                Some(&format!("for=203.0.113.1{of}, for=127.0.0.1{of}")),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn the_user_header_reaches_the_upstream_from_trusted_proxies_alone() {
+    let user = ["--admin-user-header=x-user"];
+    let stranger = put(&says(OK), &user, "X-User: ann\r\nX_User: bob");
+    assert_fields(&stranger, &[("x-user", None), ("x_user", None)]);
+    let flags = [user[0], "--trusted-proxies=127.0.0.0/8"];
+    let gateway = put(&says(OK), &flags, "X-User: ann\r\nX_User: bob");
+    assert_fields(&gateway, &[("x-user", Some("ann")), ("x_user", None)]);
+}
+
+#[test]
+fn no_trailer_of_a_request_reaches_the_upstream() {
+    let origin = Origin::start(|_, to| {
+        let is_bare = to.body(12) == b"2\r\nok\r\n0\r\n\r\n";
+        let code = if is_bare { "200" } else { "500" };
+        to.raw(format!("HTTP/1.1 {code} -\r\nContent-Length: 0\r\n\r\n").as_bytes());
+    });
+    let proxy = Proxy::start(origin.addr, &["--trusted-proxies=127.0.0.0/8"]);
+    let names = "X-Forwarded-For, Forwarded, X-Sum, Authorization, Content-Length";
+    let trailers = "X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.1\r\nX-Sum: 7\r\n\
+                    Host: evil.test\r\nAuthorization: Basic eDp5\r\nContent-Length: 9\r\n\
+                    Transfer-Encoding: chunked\r\n";
+    for announced in [format!("Trailer: {names}\r\n"), String::new()] {
+        let mut client = proxy.ask(&format!(
+            "POST / HTTP/1.1\r\nHost: a.test\r\n{announced}Transfer-Encoding: chunked\r\n\r\n\
+             2\r\nok\r\n0\r\n{trailers}\r\n"
+        ));
+        assert_eq!(&client.head()[9..12], "200", "{announced}");
+        assert_fields(&origin.asked(), &[("trailer", None), ("x-sum", None)]);
+        // Its connection serves the next request.
+        client.send(
+            "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 12\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        );
+        assert_eq!(&client.head()[9..12], "200", "{announced}");
+    }
+}
+
+#[test]
+fn a_trailer_of_a_response_neither_frames_nor_routes() {
+    let origin = says(
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\
+         Trailer: X-Sum, Connection, Keep-Alive, Upgrade, Content-Length, Set-Cookie, Location\r\n\r\n\
+         2\r\nok\r\n0\r\nX-Sum: 7\r\nConnection: close\r\nKeep-Alive: timeout=5\r\nUpgrade: x\r\n\
+         Content-Length: 9\r\nSet-Cookie: a=b\r\nLocation: /\r\n\r\n",
+    );
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client = proxy
+        .ask("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close, TE\r\nTE: trailers\r\n\r\n");
+    client.head();
+    let body = String::from_utf8(client.raw()).unwrap();
+    assert_eq!(body, "2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n");
 }
 
 #[test]

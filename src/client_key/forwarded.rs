@@ -20,8 +20,8 @@ pub enum ForwardedHeader {
     /// section 4, node names by section 6.
     ///
     /// More is taken than the grammar allows in one respect: ports and IPv6 addresses without the
-    /// quotes that section 6 demands. An element that is wrong in any other way, or names `for=`
-    /// twice, counts as one without `for=`.
+    /// quotes that section 6 demands. An element that is wrong in any other way, or names `for`, `proto` or
+    /// `host` twice, counts as one without `for=`.
     Forwarded,
 }
 
@@ -31,6 +31,39 @@ struct FromTheRight<'a> {
     separator: u8,
     /// Whether quoted strings (RFC 9110 section 5.6.4) hide separators.
     quotes: bool,
+}
+
+/// What one hop reported of whoever sent it the request.
+#[cfg(feature = "proxy")]
+#[derive(Debug)]
+pub(crate) struct Element<'a> {
+    /// As it was written.
+    pub(crate) text: &'a [u8],
+    pub(crate) node: Node,
+    /// The protocol and the host of its request, which only `Forwarded` has.
+    pub(crate) proto: Option<Cow<'a, [u8]>>,
+    pub(crate) host: Option<Cow<'a, [u8]>>,
+}
+
+/// Who sent a request to a proxy, as it reported (RFC 7239 section 6).
+#[cfg(feature = "proxy")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Node {
+    Address(IpAddr),
+    /// With its underscore.
+    Obfuscated(String),
+    Unknown,
+}
+
+#[cfg(feature = "proxy")]
+impl Node {
+    fn of(node: &[u8]) -> Self {
+        match (address(node), str::from_utf8(node)) {
+            (Some(address), _) => Self::Address(address),
+            (None, Ok(name)) if is_obfuscated(name) => Self::Obfuscated(name.to_owned()),
+            _ => Self::Unknown,
+        }
+    }
 }
 
 impl ForwardedHeader {
@@ -50,6 +83,33 @@ impl ForwardedHeader {
     /// The work is linear in the length of what is taken from the iterator. Lines are split each
     /// on its own, so that one that is broken spoils no other.
     pub(super) fn hops(self, headers: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> {
+        self.texts(headers).map(move |element| match self {
+            Self::XForwardedFor => address(element),
+            Self::Forwarded => address(&pairs(element)?.node?),
+        })
+    }
+
+    /// The same with all that was reported.
+    #[cfg(feature = "proxy")]
+    pub(super) fn elements(self, headers: &HeaderMap) -> impl Iterator<Item = Element<'_>> {
+        self.texts(headers).map(move |text| {
+            let pairs = match self {
+                Self::XForwardedFor => Pairs {
+                    node: Some(text.into()),
+                    ..Pairs::default()
+                },
+                Self::Forwarded => pairs(text).unwrap_or_default(),
+            };
+            Element {
+                text,
+                node: pairs.node.map_or(Node::Unknown, |node| Node::of(&node)),
+                proto: pairs.proto,
+                host: pairs.host,
+            }
+        })
+    }
+
+    fn texts(self, headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
         headers
             .get_all(self.name())
             .iter()
@@ -61,10 +121,6 @@ impl ForwardedHeader {
             })
             .map(<[u8]>::trim_ascii)
             .filter(|element| !element.is_empty())
-            .map(move |element| match self {
-                Self::XForwardedFor => address(element),
-                Self::Forwarded => forwarded_for(element),
-            })
     }
 }
 
@@ -88,16 +144,24 @@ impl<'a> Iterator for FromTheRight<'a> {
     }
 }
 
-/// The address of the one `for=` in an element of `Forwarded`.
-fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
-    let pairs = FromTheRight {
+/// The values of an element of `Forwarded`, unquoted.
+#[derive(Default)]
+struct Pairs<'a> {
+    node: Option<Cow<'a, [u8]>>,
+    proto: Option<Cow<'a, [u8]>>,
+    host: Option<Cow<'a, [u8]>>,
+}
+
+/// Reads an element of `Forwarded`; nothing if it is malformed.
+fn pairs(element: &[u8]) -> Option<Pairs<'_>> {
+    let texts = FromTheRight {
         rest: Some(element),
         separator: b';',
         quotes: true,
     };
-    let mut node = None;
+    let mut pairs = Pairs::default();
     // Section 4 lets a pair be empty, and its examples have spaces after semicolons.
-    for pair in pairs
+    for pair in texts
         .map(<[u8]>::trim_ascii)
         .filter(|pair| !pair.is_empty())
     {
@@ -108,11 +172,17 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
         }
         // Twice is forbidden (section 4), and a sign of a proxy that lets a client's text, a host
         // say, slip into the element without quotes.
-        if name.eq_ignore_ascii_case(b"for") && node.replace(value).is_some() {
+        let place = match () {
+            () if name.eq_ignore_ascii_case(b"for") => &mut pairs.node,
+            () if name.eq_ignore_ascii_case(b"proto") => &mut pairs.proto,
+            () if name.eq_ignore_ascii_case(b"host") => &mut pairs.host,
+            () => continue,
+        };
+        if place.replace(value).is_some() {
             return None;
         }
     }
-    address(&node?)
+    Some(pairs)
 }
 
 /// A value without its quotes and escapes; `None` if they do not match up.
@@ -156,15 +226,17 @@ fn address(node: &[u8]) -> Option<IpAddr> {
 
 /// One to five digits, or an obfuscated port (RFC 7239 section 6).
 fn is_port(port: &str) -> bool {
-    match port.strip_prefix('_') {
-        Some(name) => {
-            !name.is_empty()
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-        }
-        None => matches!(port.len(), 1..=5) && port.bytes().all(|byte| byte.is_ascii_digit()),
+    match port.starts_with('_') {
+        true => is_obfuscated(port),
+        false => matches!(port.len(), 1..=5) && port.bytes().all(|byte| byte.is_ascii_digit()),
     }
+}
+
+/// An underscore with a name behind it (RFC 7239 section 6.3).
+fn is_obfuscated(text: &str) -> bool {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    text.strip_prefix('_')
+        .is_some_and(|name| !name.is_empty() && name.bytes().all(is_of_name))
 }
 
 #[cfg(test)]

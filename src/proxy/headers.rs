@@ -1,19 +1,45 @@
 //! What a proxy does to heads: hop-by-hop fields go, what we know of the client is added.
 
-use crate::client_key::{ForwardedHeader, ForwardedIp};
+mod claims;
+mod forwarding;
+
+pub(super) use self::claims::remove_field;
+pub(super) use self::forwarding::forward;
+
 use http::header::{
-    CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
-    UPGRADE,
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, DATE, EXPECT, EXPIRES, HOST, LOCATION, MAX_FORWARDS, PRAGMA, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, RANGE, RETRY_AFTER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    VARY, WARNING, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
-use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+const NO_TRAILERS: [HeaderName; 21] = [
+    AGE,
+    AUTHORIZATION,
+    CACHE_CONTROL,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    DATE,
+    EXPECT,
+    EXPIRES,
+    HOST,
+    LOCATION,
+    MAX_FORWARDS,
+    PRAGMA,
+    RANGE,
+    RETRY_AFTER,
+    SET_COOKIE,
+    TRAILER,
+    VARY,
+    WARNING,
+    WWW_AUTHENTICATE,
+];
 
 /// The protocol that a message asks or agrees to switch to, RFC 9110 section 7.8, if it is
 /// WebSocket. Another, such as h2c, would carry requests past routes and limits.
@@ -38,7 +64,7 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> +
 /// names.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     // A field that all recipients need is no connection option (RFC 9110 section 7.6.1).
-    let is_for_one_hop = |name: &HeaderName| *name != HOST;
+    let is_for_one_hop = |name: &HeaderName| *name != HOST && !claims::is_written(name);
     let named: Vec<_> = connection_options(headers).filter(is_for_one_hop).collect();
     for name in named {
         headers.remove(name);
@@ -72,62 +98,13 @@ pub(super) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(UPGRADE, protocol);
 }
 
-/// Writes who the client is: `Forwarded` (RFC 7239) and the older `X-Forwarded-*`. What came in
-/// them is kept in front if a trusted proxy said it, and dropped if not.
-pub(super) fn forward(headers: &mut HeaderMap, peer: SocketAddr, trusted: &ForwardedIp) {
-    let ip = peer.ip().to_canonical();
-    let host = headers.get(HOST).cloned();
-    let believed = trusted.is_trusted(ip);
-    if !believed {
-        let claims = |name: &&HeaderName| {
-            **name == FORWARDED
-                || name.as_str() == "x-real-ip"
-                || name.as_str().starts_with("x-forwarded-")
-        };
-        for name in headers.keys().filter(claims).cloned().collect::<Vec<_>>() {
-            headers.remove(name);
-        }
+/// Removes the fields that may not come behind a message: those that frame or route it, tell of its
+/// content or of who sent it, or concern one connection (RFC 9110 section 6.5.1).
+pub(super) fn remove_no_trailers(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
+    for name in NO_TRAILERS {
+        trailers.remove(name);
     }
-    // A proxy that writes one of the two passes the other on as a stranger sent it.
-    match trusted.believed() {
-        ForwardedHeader::XForwardedFor => headers.remove(FORWARDED),
-        ForwardedHeader::Forwarded => headers.remove(X_FORWARDED_FOR),
-    };
-    append(headers, X_FORWARDED_FOR, &ip.to_string());
-    append(headers, FORWARDED, &forwarded_element(ip, host.as_ref()));
-    headers
-        .entry(X_FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static("http"));
-    if let Some(host) = host {
-        headers.entry(X_FORWARDED_HOST).or_insert(host);
-    }
-}
-
-fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
-    // One line, since some servers read only the first.
-    let mut line = Vec::new();
-    for value in headers.get_all(&name) {
-        line.extend_from_slice(value.as_bytes());
-        line.extend_from_slice(b", ");
-    }
-    line.extend_from_slice(element.as_bytes());
-    if let Ok(line) = HeaderValue::from_bytes(&line) {
-        headers.insert(name, line);
-    }
-}
-
-fn forwarded_element(ip: IpAddr, host: Option<&HeaderValue>) -> String {
-    let mut element = match ip {
-        IpAddr::V4(ip) => format!("for={ip}"),
-        IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
-    };
-    let plain = |host: &&str| !host.contains(['"', '\\']);
-    if let Some(host) = host.and_then(|host| host.to_str().ok()).filter(plain) {
-        // Writing to a string can not fail.
-        let _ = write!(element, ";host=\"{host}\"");
-    }
-    element.push_str(";proto=http");
-    element
 }
 
 #[cfg(test)]
@@ -139,13 +116,6 @@ mod tests {
         for &(name, value) in lines {
             headers.append(name, HeaderValue::from_static(value));
         }
-        headers
-    }
-
-    fn forwarded(lines: &[(&'static str, &'static str)], peer: &str) -> HeaderMap {
-        let mut headers = headers(lines);
-        let trusted = ForwardedIp::new(["10.0.0.0/8".parse().unwrap()]);
-        forward(&mut headers, peer.parse().unwrap(), &trusted);
         headers
     }
 
@@ -179,48 +149,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stranger_says_of_the_client_is_dropped() {
-        let headers = forwarded(
-            &[
-                ("host", "example.com"),
-                ("x-forwarded-for", "1.2.3.4"),
-                ("x-forwarded-proto", "https"),
-                ("x-forwarded-host", "evil"),
-                ("x-forwarded-prefix", "/evil"),
-                ("x-real-ip", "1.2.3.4"),
-                ("forwarded", "for=1.2.3.4"),
-            ],
-            "192.0.2.1:5000",
-        );
-        assert_eq!(headers["x-forwarded-for"], "192.0.2.1");
-        assert_eq!(headers["x-forwarded-proto"], "http");
-        assert_eq!(headers["x-forwarded-host"], "example.com");
-        assert!(!headers.contains_key("x-real-ip") && !headers.contains_key("x-forwarded-prefix"));
-        assert_eq!(
-            headers["forwarded"],
-            "for=192.0.2.1;host=\"example.com\";proto=http"
-        );
-    }
-
-    #[test]
-    fn what_a_trusted_proxy_says_stays_in_front() {
-        let headers = forwarded(
-            &[
-                ("x-forwarded-for", "1.2.3.4"),
-                ("x-forwarded-for", "5.6.7.8"),
-                ("x-forwarded-proto", "https"),
-                ("forwarded", "for=1.2.3.4"),
-            ],
-            "[::ffff:10.0.0.1]:5000",
-        );
-        assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 5.6.7.8, 10.0.0.1");
-        assert_eq!(headers["x-forwarded-proto"], "https");
-        assert_eq!(headers["forwarded"], "for=10.0.0.1;proto=http");
-    }
-
-    #[test]
-    fn an_ipv6_client_is_quoted() {
-        let headers = forwarded(&[], "[2001:db8::1]:5000");
-        assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]\";proto=http");
+    fn what_frames_routes_or_authenticates_is_no_trailer() {
+        let mut trailers = headers(&[
+            ("content-length", "1"),
+            ("transfer-encoding", "chunked"),
+            ("trailer", "x"),
+            ("host", "a"),
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("set-cookie", "a=b"),
+            ("content-type", "text/html"),
+            ("x-sum", "7"),
+            ("server-timing", "a;dur=1"),
+        ]);
+        remove_no_trailers(&mut trailers);
+        let left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["x-sum", "server-timing"]);
     }
 }

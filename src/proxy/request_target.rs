@@ -120,6 +120,11 @@ pub(super) fn route<B, R: PartialEq>(
     Ok(resolved.route)
 }
 
+/// Whether this is a host with perhaps a port.
+pub(super) fn is_authority(text: &[u8]) -> bool {
+    authority::check(text).is_ok()
+}
+
 /// RFC 9112 section 3.2: one, and a valid one, also beside an absolute target.
 fn check_host<B>(request: &Request<B>) -> Result<(), Refused> {
     let mut hosts = request.headers().get_all(HOST).iter();

@@ -1,6 +1,7 @@
 //! Which upstream and which layers a request meets.
 
 use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
+use super::headers;
 use super::request_target::{self, Refused};
 use super::running::{Common, Current, Running};
 use super::stream_flag::StreamFlag;
@@ -235,16 +236,17 @@ impl Router {
         })
     }
 
-    /// As a proxy that is trusted says: anybody else could claim to be anybody.
-    fn user<'a>(&self, request: &'a Request<RequestBody>) -> Option<&'a str> {
+    /// The user as a trusted proxy names it, once. What others claim does not reach the upstream,
+    /// which may believe it.
+    fn user(&self, request: &mut Request<RequestBody>) -> Option<String> {
         let name = self.user_header.as_ref()?;
         let PeerAddr(peer) = request.extensions().get()?;
         let peer = peer.ip().to_canonical();
-        if !self.trusted.iter().any(|network| network.contains(&peer)) {
-            return None;
-        }
-        let user = request.headers().get(name)?.to_str().ok()?;
-        (user.len() <= LONGEST_USER).then_some(user)
+        let is_trusted = self.trusted.iter().any(|network| network.contains(&peer));
+        headers::remove_field(request.headers_mut(), name, is_trusted);
+        let mut users = request.headers().get_all(name).iter();
+        let user = users.next()?.to_str().ok()?;
+        (users.next().is_none() && user.len() <= LONGEST_USER).then(|| user.to_owned())
     }
 
     fn route_of(&self, request: &mut Request<RequestBody>) -> Result<Option<&Route>, Refused> {
@@ -284,7 +286,7 @@ impl Router {
         if let Some(family) = route.settings.family {
             request.extensions_mut().insert(family);
         }
-        let user = self.user(&request).map(str::to_owned);
+        let user = self.user(&mut request);
         let mut request = request;
         if route.settings.early.enabled && is_json(request.headers()) {
             watch_for_flag(&mut request);

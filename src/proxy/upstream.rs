@@ -12,6 +12,7 @@ mod lookup;
 mod pins;
 mod pool;
 mod relay;
+mod without_trailers;
 
 use self::binding::Binding;
 use self::body::StreamBody;
@@ -22,6 +23,7 @@ pub(super) use self::health::Health;
 use self::lookup::Lookup;
 use self::pool::Pool;
 use self::relay::Relay;
+use self::without_trailers::WithoutTrailers;
 use super::{files, headers};
 use crate::client_key::{ForwardedIp, PeerAddr};
 use crate::connection_auth::ConnectionBound;
@@ -30,7 +32,7 @@ use crate::lock::lock;
 use crate::proxy::config;
 use crate::serve::{Liveness, RequestBody, Upload};
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{HOST, TRAILER};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
@@ -184,6 +186,7 @@ impl Upstream {
             base => PathAndQuery::try_from(format!("{base}{path}"))?,
         };
         headers::remove_hop_by_hop(&mut parts.headers);
+        parts.headers.remove(TRAILER);
         if let Some(PeerAddr(peer)) = parts.extensions.remove() {
             headers::forward(&mut parts.headers, peer, &self.target.trusted);
         }
@@ -197,7 +200,7 @@ impl Upstream {
         }
         let progress = Progress::default();
         let sending = progress.clone();
-        let body = body.map_frame(move |frame| {
+        let body = WithoutTrailers(body).map_frame(move |frame| {
             sending.made();
             frame
         });

@@ -103,7 +103,7 @@ pub static KEYS: &[Key] = &[
         "trusted_header",
         Kind::Choice(&["x-forwarded-for", "forwarded"]),
         "x-forwarded-for",
-        "Header in which trusted proxies name the client; they must overwrite or append to it",
+        "Header in which trusted proxies name the client, and by whose form host and protocol count; they must overwrite or append to it",
     ),
     Key {
         name: "threads",
@@ -573,7 +573,7 @@ pub static KEYS: &[Key] = &[
         "admin.user_header",
         Kind::HeaderOrOff,
         "off",
-        "Request header in which trusted_proxies name the user: shown with the stream, and to send events by",
+        "Request header in which trusted_proxies name the user: shown with the stream, and to send events by; removed from requests of others",
     ),
     proxy(
         "reload.watch",

@@ -5,6 +5,7 @@
 
 use super::chunked::{BadChunk, Chunked};
 use super::pool::Home;
+use crate::proxy::headers;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Version, response};
@@ -204,7 +205,10 @@ impl StreamBody {
         if chunked.trailers().is_empty() {
             return None;
         }
-        let fields = chunked.fields().ok_or(BodyError::Trailers);
+        let mut fields = chunked.fields().ok_or(BodyError::Trailers);
+        if let Ok(fields) = &mut fields {
+            headers::remove_no_trailers(fields);
+        }
         self.framing = Framing::Close;
         Some(fields.map(Frame::trailers))
     }

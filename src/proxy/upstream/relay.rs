@@ -1,6 +1,7 @@
 //! A response's body that hyper reads.
 
 use crate::guard::{BoxError, StreamError};
+use crate::proxy::headers;
 use crate::serve::Upload;
 use crate::stream::EndReason;
 use bytes::Bytes;
@@ -35,6 +36,12 @@ impl Body for Relay {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        let frame = frame.map_ok(|mut frame| {
+            if let Some(trailers) = frame.trailers_mut() {
+                headers::remove_no_trailers(trailers);
+            }
+            frame
+        });
         frame.map_err(|error| match self.upload.is_broken() {
             true => StreamError::Ended(EndReason::ClientGone).into(),
             false => error.into(),
