@@ -9,6 +9,11 @@
 //! replaced. A slot is held to the end or the drop of the body, and given back whatever happens
 //! before: the client goes ahead of the head, the inner service fails or panics.
 //!
+//! Apart from that, the [requests](ConnectionLimitLayer::requests_per_client) that a client has in flight
+//! can be limited, which cost as much: from their admission to the end of the response's body, or, if
+//! that is a stream, to its head. A service that opens a tunnel keeps the request's place in the count by
+//! the [`InFlight`] in its extensions.
+//!
 //! # Who is counted
 //!
 //! Whoever the [`KeyExtractor`] names; IPv6 addresses by their first 64 bits unless told
@@ -74,12 +79,12 @@ use crate::client_key::{ClientKey, KeyExtractor, PeerIp};
 use crate::guard::{Guard, Head, Policy, Rule};
 use crate::jitter::jittered;
 use crate::rejection::Rejection;
-use http::Request;
+use http::{Extensions, Request};
 use ipnet::IpNet;
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
-use table::{Slot, Table};
+use table::{Refused, Slot, Table};
 use tower_layer::Layer;
 
 /// Streams per client unless told otherwise: 100, since offices and campuses share an address.
@@ -124,6 +129,7 @@ struct Config {
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     per_client: Option<u32>,
+    requests: Option<u32>,
     total: Option<u32>,
     rate: Option<governor::Quota>,
     max_clients: usize,
@@ -147,6 +153,7 @@ impl<K> ConnectionLimitLayer<K> {
     pub fn with_extractor(extractor: K) -> Self {
         let limits = Limits {
             per_client: Some(DEFAULT_PER_CLIENT),
+            requests: None,
             total: Some(DEFAULT_TOTAL),
             rate: None,
             max_clients: DEFAULT_MAX_CLIENTS,
@@ -176,6 +183,15 @@ impl<K> ConnectionLimitLayer<K> {
     pub fn per_client(self, streams: impl Into<Option<u32>>) -> Self {
         let streams = streams.into();
         self.limits(|limits| limits.per_client = streams)
+    }
+
+    /// Requests that one client may have in flight, but for its streams: those that wait for their head,
+    /// uploads, downloads and tunnels; also that for a stream until it is one. `None`, the default, for
+    /// any number.
+    #[must_use]
+    pub fn requests_per_client(self, requests: impl Into<Option<u32>>) -> Self {
+        let requests = requests.into();
+        self.limits(|limits| limits.requests = requests)
     }
 
     /// Streams that there may be in all; `None` for any number.
@@ -276,17 +292,44 @@ impl<S, K: Clone> Layer<S> for ConnectionLimitLayer<K> {
 
 /// Held while the inner service works.
 #[derive(Debug)]
-pub enum Ticket {
+pub struct Ticket {
+    stream: StreamTicket,
+    request: Option<Arc<table::Request>>,
+}
+
+#[derive(Debug)]
+enum StreamTicket {
     /// It asked for a stream and has its slot.
     Holds(Option<Slot>),
     /// It may turn out to be one.
     May(Option<ClientKey>),
 }
 
-/// A stream's slot, for as long as its body.
+/// A request's place among its client's requests in flight, in the extensions of the request.
+///
+/// It is given back at the end of the response's body. A tunnel, such as a WebSocket, outlives that: a
+/// service that opens one keeps its place by [`hold`](Self::hold).
+#[derive(Clone, Debug)]
+pub struct InFlight(Weak<table::Request>);
+
+/// Keeps the place of a request until it is dropped.
 #[derive(Debug)]
-pub struct Permit {
-    _slot: Option<Slot>,
+pub struct Held(#[expect(dead_code, reason = "dropped")] Arc<table::Request>);
+
+impl InFlight {
+    /// Keeps the place. Nothing if the request is over.
+    pub fn hold(&self) -> Option<Held> {
+        self.0.upgrade().map(Held)
+    }
+}
+
+/// What a response's body holds.
+#[derive(Debug)]
+pub enum Permit {
+    /// A stream's slot.
+    Stream(#[doc(hidden)] Option<Slot>),
+    /// The place of a request.
+    Request(#[doc(hidden)] Held),
 }
 
 impl Policy for Permit {}
@@ -304,29 +347,51 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
         if self.allowed(key.as_ref()) {
             return Ok(None);
         }
-        let key = key.map(|key| key.network(self.config.ipv6_prefix));
+        let key = self.network(key);
         let taken = match self.config.gate.closed() {
             Some(reason) => Err(reason.into()),
             None => self.table.take(key),
         };
-        taken.map(Some).map_err(|refused| {
-            let reason = refused.reason;
-            metrics::counter!("sse_guard_rejections_total", "reason" => reason.as_str())
-                .increment(1);
-            let retries = self.config.reject == Reject::RetryLater || reason.is_shortage();
-            let comes_back = asked.family.comes_back() && asked.accepts_stream;
-            let as_stream = retries && (comes_back || asked.takes_retry_later());
-            let retry_after = match as_stream {
-                true => jittered(self.config.retry_after),
-                false => self.config.retry_after,
-            };
-            Rejection {
-                reason,
-                // Who comes before its rate allows is turned away again.
-                retry_after: retry_after.max(refused.wait),
-                as_stream,
-            }
-        })
+        taken
+            .map(Some)
+            .map_err(|refused| self.refuse(&refused, asked))
+    }
+
+    fn network(&self, key: Option<ClientKey>) -> Option<ClientKey> {
+        key.map(|key| key.network(self.config.ipv6_prefix))
+    }
+
+    fn take_request(
+        &self,
+        key: Option<&ClientKey>,
+        asked: &Asked,
+    ) -> Result<Option<Arc<table::Request>>, Rejection> {
+        if self.config.limits.requests.is_none() || self.allowed(key) {
+            return Ok(None);
+        }
+        let key = self.network(key.cloned());
+        let taken = self.table.take_request(key.as_ref());
+        taken
+            .map(|request| request.map(Arc::new))
+            .map_err(|refused| self.refuse(&refused, asked))
+    }
+
+    fn refuse(&self, refused: &Refused, asked: &Asked) -> Rejection {
+        let reason = refused.reason;
+        metrics::counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(1);
+        let retries = self.config.reject == Reject::RetryLater || reason.is_shortage();
+        let comes_back = asked.family.comes_back() && asked.accepts_stream;
+        let as_stream = retries && (comes_back || asked.takes_retry_later());
+        let retry_after = match as_stream {
+            true => jittered(self.config.retry_after),
+            false => self.config.retry_after,
+        };
+        Rejection {
+            reason,
+            // Who comes before its rate allows is turned away again.
+            retry_after: retry_after.max(refused.wait),
+            as_stream,
+        }
     }
 }
 
@@ -338,24 +403,32 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
 
     fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Ticket, Rejection> {
         let key = self.extractor.key(request);
-        if asked.accepts_stream {
-            self.take(key, asked).map(Ticket::Holds)
+        let request = self.take_request(key.as_ref(), asked)?;
+        let stream = if asked.accepts_stream {
+            StreamTicket::Holds(self.take(key, asked)?)
         } else {
-            Ok(Ticket::May(key))
+            StreamTicket::May(key)
+        };
+        Ok(Ticket { stream, request })
+    }
+
+    fn extend(&self, ticket: &Ticket, extensions: &mut Extensions) {
+        if let Some(request) = &ticket.request {
+            extensions.insert(InFlight(Arc::downgrade(request)));
         }
     }
 
     fn open(&self, ticket: Ticket, head: &Head<'_>) -> Result<Option<Permit>, Rejection> {
-        let slot = match (head.kind, ticket) {
-            (Kind::Other, _) => return Ok(None),
-            (_, Ticket::Holds(slot)) => slot,
-            (_, Ticket::May(key)) => self.take(key, head.asked)?,
+        let slot = match (head.kind, ticket.stream) {
+            (Kind::Other, _) => return Ok(ticket.request.map(|held| Permit::Request(Held(held)))),
+            (_, StreamTicket::Holds(slot)) => slot,
+            (_, StreamTicket::May(key)) => self.take(key, head.asked)?,
         };
         if let (Some(stream), Some(client)) =
             (head.stream, slot.as_ref().and_then(|slot| slot.client()))
         {
             stream.set_client(client);
         }
-        Ok(Some(Permit { _slot: slot }))
+        Ok(Some(Permit::Stream(slot)))
     }
 }

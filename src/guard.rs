@@ -72,10 +72,13 @@ where
             head::ask_for_identity(request.headers_mut());
         }
         match self.rule.admit(&request, &asked) {
-            Ok(ticket) => ResponseFuture::Asked {
-                future: self.inner.call(request),
-                pending: Some((ticket, self.rule.clone(), asked)),
-            },
+            Ok(ticket) => {
+                self.rule.extend(&ticket, request.extensions_mut());
+                ResponseFuture::Asked {
+                    future: self.inner.call(request),
+                    pending: Some((ticket, self.rule.clone(), asked)),
+                }
+            }
             Err(rejection) => ResponseFuture::Rejected { rejection },
         }
     }
@@ -166,7 +169,8 @@ fn opened<R: Rule, B>(
         Err(rejection) => return rejection.into_response().map(Guarded::words),
     };
     let body = match stream {
-        _ if kind == Kind::Other => Guarded::pass(body),
+        // Counts of requests hang on the policy.
+        _ if kind == Kind::Other => Guarded::carry(body, policy),
         Some(stream) if R::READS => {
             if keeps_books {
                 parts.extensions.insert(stream.clone());

@@ -6,7 +6,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use std::time::Duration;
 
-/// Why a stream was not admitted.
+/// Why a stream, or another request, was not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectReason {
@@ -22,17 +22,20 @@ pub enum RejectReason {
     Memory,
     /// The process is short of files it may open.
     Files,
+    /// The client has as many requests in flight as it may.
+    Requests,
 }
 
 impl RejectReason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::PerClient,
         Self::Total,
         Self::Rate,
         Self::Clients,
         Self::Memory,
         Self::Files,
+        Self::Requests,
     ];
 
     /// Whether it is the process that is short of something: no client could have done better.
@@ -49,12 +52,13 @@ impl RejectReason {
             Self::Clients => "clients",
             Self::Memory => "memory",
             Self::Files => "files",
+            Self::Requests => "requests",
         }
     }
 
     fn status(self) -> StatusCode {
         match self {
-            Self::PerClient | Self::Rate => StatusCode::TOO_MANY_REQUESTS,
+            Self::PerClient | Self::Rate | Self::Requests => StatusCode::TOO_MANY_REQUESTS,
             Self::Total | Self::Clients | Self::Memory | Self::Files => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -66,6 +70,7 @@ impl RejectReason {
             Self::PerClient => "too many event streams from this client",
             Self::Total | Self::Clients => "too many event streams",
             Self::Memory | Self::Files => "no room for another event stream now",
+            Self::Requests => "too many requests in flight from this client",
             Self::Rate => "new event streams come too fast from this client",
         }
     }
@@ -128,6 +133,7 @@ mod tests {
         for (reason, status) in [
             (RejectReason::PerClient, 429),
             (RejectReason::Rate, 429),
+            (RejectReason::Requests, 429),
             (RejectReason::Total, 503),
             (RejectReason::Clients, 503),
             (RejectReason::Memory, 503),

@@ -8,6 +8,7 @@
 
 mod support;
 
+use std::io::Read;
 use support::{Answer, Asked, Client, End, Gone, Origin, Proxy, gate, wait_until};
 
 /// As in the report: 40 streams take 80 of these.
@@ -34,6 +35,23 @@ fn stream_from(source: [u8; 4], proxy: &Proxy) -> Client {
 fn origin() -> (std::sync::mpsc::Sender<()>, Origin) {
     let (go, goes) = gate();
     let origin = Origin::start(move |asked: Asked, to: &mut Answer| {
+        if asked.path == "/hang" {
+            to.wait_for_close();
+            return;
+        }
+        if asked.path == "/big" {
+            to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 9\r\n\r\nbig");
+            to.wait_for_close();
+            return;
+        }
+        if asked.path == "/socket" {
+            to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+            let mut bytes = [0; 4];
+            while to.socket.read_exact(&mut bytes).is_ok() {
+                to.raw(&bytes);
+            }
+            return;
+        }
         if asked.path == "/plain" {
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
             return;
@@ -59,8 +77,9 @@ fn admin(proxy: &Proxy, path: &str) -> String {
 /// The value of a metric, named with its labels.
 fn metric(proxy: &Proxy, name: &str) -> f64 {
     let text = admin(proxy, "/metrics");
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.map_or(0.0, |value| value.trim().parse().unwrap())
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
+    let value = lines.find_map(|line| line.strip_prefix(' '));
+    value.map_or(0.0, |value| value.parse().unwrap())
 }
 
 /// A connection that takes a file and asks for nothing: silent, with a head that does not end, or
@@ -248,4 +267,98 @@ fn more_streams_than_files_hold_are_warned_of_at_the_start_and_by_check() {
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains(&format!("# warning: {told}")), "{text}");
+}
+
+/// In flight until dropped: without a head, with half a body, a tunnel, or an upload.
+fn in_flight(kind: &str, source: [u8; 4], proxy: &Proxy) -> Client {
+    let mut client = Client::connect_from(source, proxy.addr);
+    match kind {
+        "socket" => {
+            client.send(
+                "GET /socket HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+            );
+            assert!(client.head().starts_with("http/1.1 101 "));
+        }
+        "upload" => client.send("POST /hang HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf"),
+        "big" => {
+            client.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert!(client.head().starts_with("http/1.1 200 "));
+        }
+        kind => client.send(&format!("GET /{kind} HTTP/1.1\r\nHost: a\r\n\r\n")),
+    }
+    client
+}
+
+fn status_of(source: [u8; 4], request: &str, proxy: &Proxy) -> String {
+    let mut client = Client::connect_from(source, proxy.addr);
+    client.send(request);
+    client.head()[9..12].to_owned()
+}
+
+#[test]
+fn requests_in_flight_are_limited_whatever_they_wait_for() {
+    let (greedy, other) = ([127, 0, 0, 1], [127, 0, 0, 2]);
+    for kind in ["hang", "big", "socket", "upload"] {
+        let (_go, origin) = origin();
+        let flags = [
+            "--limit-requests-per-ip=3",
+            "--upstream-max-waiting=4",
+            "--admin-listen=127.0.0.1:0",
+        ];
+        let mut proxy = Proxy::start(origin.addr, &flags);
+        let held: Vec<Client> = (0..3).map(|_| in_flight(kind, greedy, &proxy)).collect();
+        origin.wait_for_open(3);
+        let mut over = Client::connect_from(greedy, proxy.addr);
+        over.send(PLAIN);
+        let head = over.head();
+        assert!(head.starts_with("http/1.1 429 "), "{kind}: {head}");
+        assert!(head.contains("retry-after: ") && head.contains("connection: close\n"));
+        assert_eq!(status_of(greedy, GET, &proxy), "429", "{kind}");
+        assert_eq!(status_of(other, PLAIN, &proxy), "200", "{kind}");
+        drop(stream_from(other, &proxy));
+        let rejected = "sse_guard_rejections_total{reason=\"requests\"}";
+        assert_eq!(metric(&proxy, rejected), 2.0, "{kind}");
+        drop(held);
+        wait_until("its place", || status_of(greedy, PLAIN, &proxy) == "200");
+        assert_eq!(proxy.stop()["slots"], 0);
+    }
+}
+
+#[test]
+fn an_event_source_over_the_limit_of_requests_is_told_to_retry_later() {
+    let (_go, origin) = origin();
+    let flags = ["--limit-requests-per-ip=1", "--limit-reject=retry-later"];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let _held = in_flight("hang", [127, 0, 0, 1], &proxy);
+    origin.wait_for_open(1);
+    let mut later = proxy.get("/events");
+    assert!(later.head().starts_with("http/1.1 200 "));
+    assert_eq!(later.bytes(7), b"retry: ");
+    assert_eq!(status_of([127, 0, 0, 1], PLAIN, &proxy), "429");
+}
+
+#[test]
+fn a_tunnel_is_closed_when_nothing_passes_and_not_before() {
+    let (_go, origin) = origin();
+    let flags = ["--tunnel-idle-timeout=3s", "--admin-listen=127.0.0.1:0"];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let mut tunnel = in_flight("socket", [127, 0, 0, 1], &proxy);
+    let mut silent = in_flight("socket", [127, 0, 0, 1], &proxy);
+    let pause = std::time::Duration::from_millis(100);
+    silent.socket.set_read_timeout(Some(pause)).unwrap();
+    let mut ping = || {
+        tunnel.send("ping");
+        assert_eq!(tunnel.bytes(4), b"ping");
+    };
+    wait_until("the end of the silent one", || {
+        ping();
+        let read = (&silent.socket).read(&mut [0]);
+        !matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    });
+    ping();
+    let closed = "sse_guard_tunnels_closed_total{reason=\"idle\"}";
+    assert_eq!(metric(&proxy, closed), 1.0);
+    assert_eq!(metric(&proxy, "sse_guard_tunnels"), 1.0);
+    drop((tunnel, silent.raw()));
+    wait_until("its end", || metric(&proxy, "sse_guard_tunnels") == 0.0);
 }

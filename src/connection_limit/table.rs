@@ -59,8 +59,16 @@ impl Clock for TokioClock {
 #[derive(Debug, Default)]
 struct Client {
     streams: u32,
+    /// Requests in flight that are no streams, or not yet.
+    requests: u32,
     /// The rate limiter's cell: the theoretical arrival time of the next stream.
     rate: Option<Nanos>,
+}
+
+impl Client {
+    fn is_done(&self) -> bool {
+        self.streams == 0 && self.requests == 0
+    }
 }
 
 type Shard = HashMap<ClientKey, Client>;
@@ -88,9 +96,25 @@ impl Clients {
         lock(&self.shards[index])
     }
 
+    /// One less of what `count` names.
+    fn leave(&self, key: &ClientKey, count: impl Fn(&mut Client) -> &mut u32) {
+        let mut shard = self.shard(key);
+        let Some(client) = shard.get_mut(key) else {
+            return;
+        };
+        *count(client) -= 1;
+        if client.is_done() && client.rate.is_none() {
+            shard.remove(key);
+            self.count.fetch_sub(1, Relaxed);
+            if shard.is_empty() {
+                shard.shrink_to(64);
+            }
+        }
+    }
+
     fn forget(&self, shard: &mut Shard, unless: impl Fn(&Client) -> bool) {
         let before = shard.len();
-        shard.retain(|_, client| client.streams > 0 || unless(client));
+        shard.retain(|_, client| !client.is_done() || unless(client));
         self.count.fetch_sub(before - shard.len(), Relaxed);
         // After a burst, give the room back.
         if shard.capacity() > 64 && shard.len() < shard.capacity() / 4 {
@@ -272,7 +296,10 @@ impl Table {
         }
         if let Some(key) = key {
             if per_client {
-                self.count(&key)?;
+                let most = self.limits.per_client;
+                self.count(&key, most, RejectReason::PerClient, |client| {
+                    &mut client.streams
+                })?;
             }
             slot.counted = per_client;
             slot.client = Some(key);
@@ -286,7 +313,28 @@ impl Table {
         Ok(slot)
     }
 
-    fn count(&self, key: &ClientKey) -> Result<(), Refused> {
+    /// A request's place among its client's, if these are limited.
+    pub(super) fn take_request(&self, key: Option<&ClientKey>) -> Result<Option<Request>, Refused> {
+        let (Some(key), Some(most)) = (key, self.limits.requests) else {
+            return Ok(None);
+        };
+        self.count(key, Some(most), RejectReason::Requests, |client| {
+            &mut client.requests
+        })?;
+        Ok(Some(Request {
+            clients: self.clients.clone(),
+            client: key.clone(),
+        }))
+    }
+
+    /// One more of what `count` names.
+    fn count(
+        &self,
+        key: &ClientKey,
+        most: Option<u32>,
+        reason: RejectReason,
+        count: impl Fn(&mut Client) -> &mut u32,
+    ) -> Result<(), Refused> {
         // Without this, rates of clients that went would stay until the table is full.
         if self.rate.is_some() && self.clients.unswept.load(Relaxed) > 1_024 {
             self.sweep();
@@ -306,15 +354,26 @@ impl Table {
                 shard.entry(key.clone()).or_default()
             }
         };
-        if self
-            .limits
-            .per_client
-            .is_some_and(|most| client.streams >= most)
-        {
-            return Err(RejectReason::PerClient.into());
+        let count = count(client);
+        if most.is_some_and(|most| *count >= most) {
+            return Err(reason.into());
         }
-        client.streams += 1;
+        *count += 1;
         Ok(())
+    }
+}
+
+/// One request's place among its client's, given back on drop.
+#[derive(Debug)]
+pub(super) struct Request {
+    clients: Arc<Clients>,
+    client: ClientKey,
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.clients
+            .leave(&self.client, |client| &mut client.requests);
     }
 }
 
@@ -338,17 +397,6 @@ impl Drop for Slot {
         let Some(key) = self.client.as_ref().filter(|_| self.counted) else {
             return;
         };
-        let mut shard = self.clients.shard(key);
-        let Some(client) = shard.get_mut(key) else {
-            return;
-        };
-        client.streams -= 1;
-        if client.streams == 0 && client.rate.is_none() {
-            shard.remove(key);
-            self.clients.count.fetch_sub(1, Relaxed);
-            if shard.is_empty() {
-                shard.shrink_to(64);
-            }
-        }
+        self.clients.leave(key, |client| &mut client.streams);
     }
 }

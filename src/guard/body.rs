@@ -268,11 +268,6 @@ impl<B, P> Guarded<B, P> {
         }
     }
 
-    /// Not our business.
-    pub(crate) fn pass(body: B) -> Self {
-        Self::new(Source::Inner { body }, None, None)
-    }
-
     /// Passed as it is, while the policy is held.
     pub(crate) fn carry(body: B, policy: Option<P>) -> Self {
         Self::new(Source::Inner { body }, policy, None)

@@ -4,7 +4,7 @@ use super::policy::Policy;
 use crate::asked::{Asked, Kind};
 use crate::rejection::Rejection;
 use crate::stream::Stream;
-use http::{HeaderMap, Request, StatusCode};
+use http::{Extensions, HeaderMap, Request, StatusCode};
 
 /// The response head, as a rule sees it.
 pub struct Head<'a> {
@@ -42,6 +42,11 @@ pub trait Rule: Clone {
 
     fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Self::Ticket, Rejection>;
 
+    /// Adds to an admitted request what the inner service may want of its ticket.
+    fn extend(&self, ticket: &Self::Ticket, extensions: &mut Extensions) {
+        let _ = (ticket, extensions);
+    }
+
     fn open(
         &self,
         ticket: Self::Ticket,
@@ -64,6 +69,12 @@ impl<R: Rule> Rule for Option<R> {
         self.as_ref()
             .map(|rule| rule.admit(request, asked))
             .transpose()
+    }
+
+    fn extend(&self, ticket: &Self::Ticket, extensions: &mut Extensions) {
+        if let (Some(rule), Some(ticket)) = (self, ticket) {
+            rule.extend(ticket, extensions);
+        }
     }
 
     fn open(&self, ticket: Self::Ticket, head: &Head<'_>) -> Result<Option<R::Policy>, Rejection> {
@@ -96,6 +107,11 @@ impl<A: Rule, B: Rule> Rule for (A, B) {
                 Err(rejection)
             }
         }
+    }
+
+    fn extend(&self, (outer, inner): &Self::Ticket, extensions: &mut Extensions) {
+        self.0.extend(outer, extensions);
+        self.1.extend(inner, extensions);
     }
 
     fn open(

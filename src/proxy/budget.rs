@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | from 80 % | connections that serve no request are closed, the oldest first |
 //! | from 90 % | new streams are turned away, until it is below 85 % for a second |
-//! | from 95 % for a second | the oldest idle streams end as well, some each second, until below 90 % |
+//! | from 95 % for a second | idle tunnels are closed; when there are none, the oldest idle streams end, some each second, until below 90 % |
 //!
 //! A stream never ends for want of files as long as there are connections without a request: the
 //! listener closes some of these before it accepts another one.
@@ -14,6 +14,7 @@ mod used;
 pub(super) use used::Used;
 
 use super::config;
+use super::upstream::Tunnels;
 use crate::connection_limit::{Gate, RejectReason};
 use crate::lock::lock;
 use crate::rotation::DrainHandle;
@@ -35,6 +36,8 @@ const OFTEN: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_secs(1);
 /// The part of the live streams that ends in a round.
 const PART: usize = 50;
+/// The part of the tunnels that is closed in a round.
+const TUNNELS_PART: usize = 8;
 /// Without an event for so long a stream is idle.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -138,6 +141,7 @@ pub(super) fn files_for_streams(files: u64) -> u64 {
 pub(super) struct Holders<'a> {
     /// Of clients.
     pub(super) connections: &'a Registry,
+    pub(super) tunnels: &'a Tunnels,
     pub(super) streams: &'a DrainHandle,
 }
 
@@ -211,6 +215,17 @@ pub(super) fn describe() {
     describe_gauge!("sse_guard_files_budget", Unit::Count, files);
     let connections = "Connections of clients; idle ones serve no request";
     describe_gauge!("sse_guard_connections", Unit::Count, connections);
+    describe_gauge!(
+        "sse_guard_tunnels",
+        Unit::Count,
+        "Tunnels, such as WebSockets, open now"
+    );
+    gauge!("sse_guard_tunnels").increment(0.0);
+    let closed = "Tunnels that were closed, as nothing passed for too long or as room ran short";
+    describe_counter!("sse_guard_tunnels_closed_total", Unit::Count, closed);
+    for reason in ["idle", "shortage"] {
+        counter!("sse_guard_tunnels_closed_total", "reason" => reason).increment(0);
+    }
     let closed = "Connections without a request that were closed, and new ones that were refused";
     describe_counter!("sse_guard_connections_closed_total", Unit::Count, closed);
     for reason in CloseReason::ALL {
@@ -257,11 +272,17 @@ impl Budgets {
         };
         // A stream is worth more than any number of connections that serve nothing.
         if holders.connections.closable() == 0 && all.iter().flatten().any(is_over) {
-            self.rotate(holders.streams);
+            self.rotate(holders);
         }
     }
 
-    fn rotate(&self, streams: &DrainHandle) {
+    /// Tunnels on which nothing passes go before streams.
+    fn rotate(
+        &self,
+        Holders {
+            tunnels, streams, ..
+        }: Holders<'_>,
+    ) {
         let now = Instant::now();
         let mut rotated = lock(&self.rotated);
         if rotated.is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
@@ -269,6 +290,11 @@ impl Budgets {
         }
         *rotated = Some(now);
         drop(rotated);
+        let closed = tunnels.close_idle(tunnels.len().div_ceil(TUNNELS_PART), IDLE);
+        if closed > 0 {
+            tracing::debug!(closed, "idle tunnels are closed for want of room");
+            return;
+        }
         let ended = streams.rotate(streams.live().div_ceil(PART), IDLE);
         tracing::debug!(ended, "streams are rotated for want of room");
     }
@@ -351,6 +377,7 @@ mod tests {
         let connections = &Registry::default();
         let holders = Holders {
             connections,
+            tunnels: &Tunnels::default(),
             streams,
         };
         budgets.judge(used, holders);
@@ -412,6 +439,30 @@ mod tests {
         assert_eq!(budgets.status().count(), 1);
         judge(&budgets, [None, None], &streams);
         assert_eq!(budgets.gate.closed(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_connections_go_before_idle_tunnels_and_these_before_streams() {
+        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        let (connections, tunnels) = (Registry::default(), Tunnels::default());
+        let _places: Vec<_> = (0..9).map(|_| tunnels.enter()).collect();
+        tokio::time::advance(IDLE).await;
+        let _busy = tunnels.enter();
+        let holders = Holders {
+            connections: &connections,
+            tunnels: &tunnels,
+            streams: &streams,
+        };
+        let rotated = || lock(&budgets.rotated).is_some();
+        budgets.judge([of_hundred(99), None], holders);
+        tokio::time::advance(PAUSE).await;
+        let idle = connections.admit_for_test();
+        budgets.judge([of_hundred(99), None], holders);
+        assert!(!rotated());
+        drop(idle);
+        budgets.judge([of_hundred(99), None], holders);
+        assert!(rotated());
+        assert_eq!(tunnels.closing(), 2, "an eighth of all, rounded up");
     }
 
     #[tokio::test(start_paused = true)]

@@ -349,6 +349,7 @@ impl Service<Request<RequestBody>> for Handler {
 fn limit(config: &config::Limit, clients: ForwardedIp) -> Limit {
     let layer = ConnectionLimitLayer::with_extractor(clients)
         .per_client(config.per_ip.map(u32::from))
+        .requests_per_client(config.requests_per_ip.map(u32::from))
         .total(config.total.map(u32::from))
         .max_clients(usize::try_from(config.max_clients.get()).unwrap_or(usize::MAX))
         .ipv6_prefix(config.ipv6_prefix)

@@ -9,6 +9,7 @@ use super::config::{self, Config, ConfigError, Loaded, Rate};
 use super::judge::Judge;
 use super::listen::{ListenError, listen};
 use super::router::{Limit, Router};
+use super::upstream::Tunnels;
 use crate::lock::lock;
 use crate::metrics::{LogLimit, MetricsLayer, Snapshot};
 use crate::resume::Admission;
@@ -23,7 +24,6 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 use tokio::net::TcpListener;
-use tokio_util::task::TaskTracker;
 
 /// Where the config comes from, each time it is read.
 pub(super) struct Source {
@@ -55,7 +55,7 @@ pub(super) struct Common {
     pub(super) budgets: Budgets,
     pub(super) judge: Judge,
     /// Connections that have switched protocols.
-    pub(super) tunnels: TaskTracker,
+    pub(super) tunnels: Tunnels,
     /// Gets each stream that has ended.
     journal: Option<Arc<Journal>>,
     /// The numbers of each path that has been a route.
@@ -80,6 +80,7 @@ impl Common {
     pub(super) fn holders(&self) -> Holders<'_> {
         Holders {
             connections: &self.connections,
+            tunnels: &self.tunnels,
             streams: &self.drain,
         }
     }

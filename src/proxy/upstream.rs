@@ -12,21 +12,24 @@ mod lookup;
 mod pins;
 mod pool;
 mod relay;
+mod tunnel;
 mod without_trailers;
 
 use self::binding::Binding;
 use self::body::StreamBody;
 pub(super) use self::check::Check;
-use self::exchange::{Exchanged, Failed, Switched};
+use self::exchange::{Exchanged, Failed};
 use self::failure::Failure;
 pub(super) use self::health::Health;
 use self::lookup::Lookup;
 use self::pool::Pool;
 use self::relay::Relay;
+pub(super) use self::tunnel::Tunnels;
 use self::without_trailers::WithoutTrailers;
 use super::{files, headers};
 use crate::client_key::{ForwardedIp, PeerAddr};
 use crate::connection_auth::ConnectionBound;
+use crate::connection_limit::InFlight;
 use crate::guard::BoxError;
 use crate::lock::lock;
 use crate::proxy::config;
@@ -38,19 +41,15 @@ use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either, Empty, Full, Limited};
-use hyper::upgrade::OnUpgrade;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 /// An event stream read by us, another body read by hyper, or a short text of ours.
@@ -83,7 +82,8 @@ struct Target {
     /// For those who can not wait any more.
     retry_after: HeaderValue,
     trusted: ForwardedIp,
-    tunnels: TaskTracker,
+    tunnels: Tunnels,
+    tunnel_idle_timeout: Option<Duration>,
     health: Health,
 }
 
@@ -92,7 +92,7 @@ impl Upstream {
     pub(super) fn new(
         settings: &config::Settings,
         trusted: ForwardedIp,
-        tunnels: TaskTracker,
+        tunnels: Tunnels,
         health: Health,
     ) -> Self {
         let config = &settings.upstream;
@@ -120,6 +120,7 @@ impl Upstream {
                 retry_after: settings.limit.retry_after.as_secs().max(1).into(),
                 trusted,
                 tunnels,
+                tunnel_idle_timeout: config.tunnel_idle_timeout,
                 health,
             }),
         }
@@ -139,6 +140,7 @@ impl Upstream {
         }
         let protocol = headers::upgrade(request.headers());
         let client_side = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
+        let in_flight: Option<InFlight> = request.extensions().get().cloned();
         let switches = protocol.is_some();
         let target = &self.target;
         let waits = target.waiting.as_ref().map(Semaphore::try_acquire);
@@ -165,8 +167,11 @@ impl Upstream {
                 return Err(Failure::Switched);
             };
             headers::set_upgrade(response.headers_mut(), protocol);
-            let tunnel = tunnel(client_side, switched);
-            self.target.tunnels.spawn(tunnel);
+            let idle_timeout = target.tunnel_idle_timeout;
+            let held = in_flight.and_then(|request| request.hold());
+            target
+                .tunnels
+                .open(client_side, switched, idle_timeout, held);
         }
         Ok(response)
     }
@@ -356,27 +361,5 @@ impl Progress {
 
     fn last(&self) -> Instant {
         *lock(&self.0)
-    }
-}
-
-/// Both sides have switched protocols: bytes pass, until either side ends.
-async fn tunnel(client_side: OnUpgrade, upstream_side: Switched) {
-    let Ok(client) = client_side.await else {
-        tracing::debug!("the client went before the switch of protocols was done");
-        return;
-    };
-    let mut client = TokioIo::new(client);
-    let Switched {
-        socket: mut upstream,
-        ahead,
-        lease: _lease,
-    } = upstream_side;
-    let copied = async {
-        client.write_all(&ahead).await?;
-        drop(ahead);
-        tokio::io::copy_bidirectional(&mut client, &mut upstream).await
-    };
-    if let Err(error) = copied.await {
-        tracing::debug!(%error, "tunnel ended");
     }
 }

@@ -389,6 +389,19 @@ impl Registry {
     }
 }
 
+#[cfg(all(test, feature = "proxy"))]
+impl Registry {
+    /// An idle connection, until it is dropped.
+    pub(crate) fn admit_for_test(&self) -> impl Sized + use<> {
+        let bounds = PerClient {
+            max: None,
+            ipv6_prefix: 64,
+            exempt: Arc::new([]),
+        };
+        self.admit(IpAddr::from([192, 0, 2, 1]), &bounds)
+    }
+}
+
 fn batch(idle: usize) -> usize {
     (idle / BATCH_DIVISOR).clamp(1, MAX_BATCH)
 }

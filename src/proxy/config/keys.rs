@@ -247,6 +247,12 @@ pub static KEYS: &[Key] = &[
         "Answer to an EventSource on a 5xx: retry-later (empty stream; it reconnects), wait (open stream, where resume.mode is on), or status (it gives up)",
     ),
     route(
+        "tunnel.idle_timeout",
+        Kind::DurationOrOff,
+        "1h",
+        "Close a WebSocket or other tunnel on which no byte passes for this long, in either direction",
+    ),
+    route(
         "heartbeat.interval",
         Kind::DurationOrOff,
         "15s",
@@ -343,6 +349,13 @@ pub static KEYS: &[Key] = &[
         "100",
         "Streams that one client address may hold open; offices share one address",
     ),
+    Key {
+        name: "limit.requests_per_ip",
+        kind: Kind::CountOrOff,
+        default: None,
+        per_route: true,
+        help: "Requests that one client address may have in flight, streams excepted: waiting for a response, uploads, downloads, WebSockets; over it, new ones get a 429; when not set, twice limit.per_ip, at least 200",
+    },
     route(
         "limit.total",
         Kind::CountOrOff,

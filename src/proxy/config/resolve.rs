@@ -157,6 +157,23 @@ const CONNECTIONS_PER_STREAM: u32 = 4;
 /// A browser alone has six, and a few may share an address.
 const MIN_CONNECTIONS: u32 = 32;
 
+/// Requests for each stream that a client may have, and the least of them.
+const REQUESTS_PER_STREAM: u32 = 2;
+const MIN_REQUESTS: u32 = 200;
+
+/// Any number if there may be any number of streams: these begin as requests, perhaps all at once.
+fn requests_per_ip(scope: Scope<'_>) -> Result<Option<NonZeroU32>, Mistake> {
+    const KEY: &str = "limit.requests_per_ip";
+    if scope.given(KEY).is_some() {
+        return scope.get(KEY);
+    }
+    let streams: Option<NonZeroU32> = scope.get("limit.per_ip")?;
+    Ok(streams.and_then(|streams| {
+        let requests = streams.get().saturating_mul(REQUESTS_PER_STREAM);
+        NonZeroU32::new(requests.max(MIN_REQUESTS))
+    }))
+}
+
 /// Any number if a route allows any number of streams.
 fn max_connections(routes: &[Route]) -> Option<NonZeroU32> {
     let limits = routes.iter().map(|route| route.settings.limit.per_ip);
@@ -232,6 +249,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             user_timeout: scope.get("upstream.user_timeout")?,
             receive_buffer: scope.get("upstream.receive_buffer")?,
             check: scope.get("upstream.check")?,
+            tunnel_idle_timeout: scope.get("tunnel.idle_timeout")?,
             check_path: scope.get("upstream.check_path")?,
         },
         unavailable: scope.get("upstream.unavailable")?,
@@ -254,6 +272,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
         },
         limit: Limit {
             per_ip: scope.get("limit.per_ip")?,
+            requests_per_ip: requests_per_ip(scope)?,
             total: scope.get("limit.total")?,
             max_clients: scope.get("limit.max_clients")?,
             rate: scope.get("limit.rate")?,

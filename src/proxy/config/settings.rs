@@ -299,6 +299,8 @@ pub struct Upstream {
     pub receive_buffer: Option<usize>,
     /// How often it is asked whether it is there; above zero; never if `None`.
     pub check: Option<Duration>,
+    /// How long nothing may pass through a tunnel to it; above zero; any time if `None`.
+    pub tunnel_idle_timeout: Option<Duration>,
     /// What it is asked for then, from the root of its host on; nothing if `None`.
     pub check_path: Option<PathAndQuery>,
 }
@@ -409,6 +411,8 @@ pub enum IdleAction {
 pub struct Limit {
     /// At once per client address; any number if `None`.
     pub per_ip: Option<NonZeroU32>,
+    /// Requests in flight per client address, streams excepted; any number if `None`.
+    pub requests_per_ip: Option<NonZeroU32>,
     /// At once in all; any number if `None`.
     pub total: Option<NonZeroU32>,
     /// How many client addresses are kept count of.
