@@ -2,6 +2,7 @@
 
 use crate::family::Family;
 use crate::head::{accepts_event_stream, is_encoded, is_event_stream};
+use crate::stream::Stream;
 use http::{Method, Request, StatusCode, response};
 
 /// What of the request matters once the response is there.
@@ -10,6 +11,8 @@ pub struct Asked {
     pub(crate) method: Method,
     pub(crate) accepts_stream: bool,
     pub(crate) family: Family,
+    /// Somebody has said what family it is, whatever its client and upstream say.
+    pub(crate) is_family_said: bool,
 }
 
 impl Asked {
@@ -20,6 +23,7 @@ impl Asked {
             accepts_stream: request.method() != Method::OPTIONS
                 && accepts_event_stream(request.headers()),
             family: Family::of(request),
+            is_family_said: request.extensions().get::<Family>().is_some(),
         }
     }
 
@@ -51,13 +55,20 @@ impl Asked {
         self.is_get() && self.accepts_stream && is_feed
     }
 
-    /// Whether its client comes back when a stream has ended: by its method if somebody has said
-    /// which ones do, else by its family.
-    pub(crate) fn comes_back(&self, methods: Option<&[Method]>) -> bool {
-        match methods {
-            Some(methods) => methods.contains(&self.method),
-            None => self.family.comes_back(),
-        }
+    /// Which streams of these methods come back, if somebody has said so.
+    pub(crate) fn comes_back(&self, methods: Option<&[Method]>) -> ComesBack {
+        ComesBack(methods.map(|methods| methods.contains(&self.method)))
+    }
+}
+
+/// Whether a stream's client comes back when the stream has ended: by its method if somebody has said
+/// which ones do, else by its family, of which the first event may tell more than the request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ComesBack(Option<bool>);
+
+impl ComesBack {
+    pub(crate) fn on(self, stream: &Stream) -> bool {
+        self.0.unwrap_or_else(|| stream.family().comes_back())
     }
 }
 
@@ -110,6 +121,7 @@ mod tests {
             method,
             accepts_stream: true,
             family: Family::Raw,
+            is_family_said: false,
         };
         let mut response = Response::builder().status(status);
         for (name, value) in headers {

@@ -9,13 +9,19 @@
 //!
 //! | family | kind of answer, by its first event | last word |
 //! | --- | --- | --- |
-//! | OpenAI | chat completion, text completion, run of an assistant | `data: [DONE]` |
-//! | OpenAI | response | `event: response.completed`, `response.incomplete` or `response.failed` |
+//! | OpenAI | chat completion, text completion | `data: [DONE]` |
+//! | OpenAI | run of an assistant | `event: done` |
+//! | OpenAI | response | `event: response.completed`, `response.incomplete`, `response.failed` or `response.cancelled` |
 //! | Anthropic | message | `event: message_stop` |
 //!
-//! The family's own error event is a last word, too. Any other answer of these families may end as it
-//! likes; one to a request other than GET in which nothing has come is none. Streams of other families
-//! pass untouched.
+//! Where events have no names, the `type` in their data counts. An error is a last word, too: `event: error`,
+//! or an `error` member anywhere in a chunk, that of a choice or an extension included. Not every server
+//! says the last word. An answer is whole, and may end properly without it, when each of its choices has
+//! had a `finish_reason`, its message a `stop_reason`, or its run a state in which it ends.
+//!
+//! Any other answer of these families may end as it likes; one to a request other than GET in which nothing
+//! has come is none. Signs of life (`ping`, `keepalive`) are nothing. Streams of other families pass
+//! untouched.
 //!
 //! The family is that [of the request](Family::of), or where that is [`Raw`](Family::Raw) and nobody
 //! has said so, of the first event with data.
@@ -54,8 +60,12 @@
 //! ```
 //!
 //! Streams that end too early are counted in `sse_guard_truncated_total`, by `family`, and end as
-//! [`UpstreamError`](EndReason::UpstreamError). A layer of its own belongs outside of those that may
+//! [`UpstreamError`](EndReason::UpstreamError); their line in the log names
+//! [`required`](CompletionLayer::required). A layer of its own belongs outside of those that may
 //! break a stream; in [`SseGuardLayer`](crate::SseGuardLayer) it hears of all of them.
+
+mod chunk;
+mod glance;
 
 use crate::asked::Asked;
 use crate::family::Family;
@@ -64,6 +74,8 @@ use crate::rejection::Rejection;
 use crate::stream::{EndReason, Stream};
 use crate::wire::{RawEvent, Scanner};
 use bytes::Bytes;
+use chunk::{Reader, Said};
+use glance::Glance;
 use http::{Request, StatusCode};
 use memchr::memmem;
 use tower_layer::Layer;
@@ -108,30 +120,30 @@ impl<S> Layer<S> for CompletionLayer {
 }
 
 impl Rule for CompletionLayer {
-    /// Whether somebody has said what family it is.
-    type Ticket = bool;
+    type Ticket = ();
     type Policy = CompletionPolicy;
     const READS: bool = true;
     const SPEAKS: bool = true;
 
-    fn admit<B>(&self, request: &Request<B>, _: &Asked) -> Result<bool, Rejection> {
-        Ok(request.extensions().get::<Family>().is_some())
+    fn admit<B>(&self, _: &Request<B>, _: &Asked) -> Result<(), Rejection> {
+        Ok(())
     }
 
-    fn open(&self, is_said: bool, head: &Head<'_>) -> Result<Option<CompletionPolicy>, Rejection> {
-        let family = head.asked.family;
-        let awaits = match family {
+    fn open(&self, (): (), head: &Head<'_>) -> Result<Option<CompletionPolicy>, Rejection> {
+        let awaits = match head.asked.family {
             Family::OpenAi | Family::Anthropic => Awaits::First {
                 may_be_none: head.asked.is_get(),
             },
             // A POST that accepts both JSON and a stream may be anybody's.
-            Family::Raw | Family::Mcp if !is_said => Awaits::Sign,
+            Family::Raw | Family::Mcp if !head.asked.is_family_said => Awaits::Sign,
             _ => return Ok(None),
         };
         Ok(head.readable().map(|_| CompletionPolicy {
             required: self.required,
-            family,
             awaits,
+            seen: 0,
+            finished: 0,
+            parts: None,
         }))
     }
 }
@@ -147,77 +159,115 @@ enum Awaits {
     Last,
     /// Nothing is known of its end.
     Any,
-    /// It is complete, or its client has been told that it never will be.
+    /// It is complete, its client has been told that it never will be, or it is no answer of a model.
     Nothing,
+}
+
+fn is_model(family: Family) -> bool {
+    matches!(family, Family::OpenAi | Family::Anthropic)
 }
 
 /// Whether an answer that begins with this event has a last word.
 fn has_last_word(family: Family, event: &RawEvent<'_>) -> bool {
-    let name = event.name.unwrap_or_default();
-    match family {
-        Family::Anthropic => name == b"message_start",
-        Family::OpenAi => {
-            Family::of_first_event(event) == Some(family)
-                || name.starts_with(b"thread.")
-                // Azure's first event has choices, and no `object`.
-                || memmem::find(event.data(), br#""choices""#).is_some()
-        }
-        _ => false,
-    }
-}
-
-/// Whether nothing is to come behind it: a last word, or an error.
-fn is_last_word(family: Family, event: &RawEvent<'_>) -> bool {
-    let name = event.name.unwrap_or_default();
-    match family {
-        Family::Anthropic => name == b"message_stop" || name == b"error",
-        Family::OpenAi => match name.strip_prefix(b"response.") {
-            Some(state) => ENDS.contains(&state),
-            None => name == b"error" || is_done_or_error(event.data()),
-        },
-        _ => false,
-    }
+    let has_choices = || memmem::find(event.raw, br#""choices""#).is_some();
+    Family::of_first_event(event) == Some(family) || (family == Family::OpenAi && has_choices())
 }
 
 const DONE: &[u8] = b"[DONE]";
 
 /// The states of a response that has ended.
-const ENDS: [&[u8]; 3] = [b"completed", b"incomplete", b"failed"];
+const ENDS: [&[u8]; 5] = [
+    b"completed",
+    b"incomplete",
+    b"failed",
+    b"cancelled",
+    b"canceled",
+];
 
-/// As OpenAI's clients tell, whatever the event's name.
-fn is_done_or_error(data: &[u8]) -> bool {
-    let object = data.strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
-    data.starts_with(DONE) || object.is_some_and(|object| object.starts_with(br#""error""#))
+/// The states of a run of an assistant that has ended. What is left is its last word.
+const RUN_ENDS: [&[u8]; 6] = [
+    b"completed",
+    b"incomplete",
+    b"failed",
+    b"cancelled",
+    b"expired",
+    b"requires_action",
+];
+
+/// Whether nothing comes behind an event of this name, or of this `type` where there are no names.
+fn is_last_name(name: &[u8]) -> bool {
+    match name.strip_prefix(b"response.") {
+        Some(state) => ENDS.contains(&state),
+        None => matches!(name, b"error" | b"message_stop" | b"done"),
+    }
 }
 
 /// What is known of one stream.
 #[derive(Debug)]
 pub struct CompletionPolicy {
     required: bool,
-    family: Family,
     awaits: Awaits,
+    /// Choices by index, a bit each, and those of them that have a reason to be finished. An answer
+    /// without choices is one.
+    seen: u32,
+    finished: u32,
+    /// Of an event that comes in parts.
+    parts: Option<Box<Reader>>,
 }
 
 impl CompletionPolicy {
-    fn after(&mut self, event: &RawEvent<'_>) -> Awaits {
-        if self.awaits == Awaits::Sign {
-            let Some(family) = Family::of_first_event(event) else {
-                return Awaits::Any;
-            };
-            self.family = family;
-        }
-        if is_last_word(self.family, event) {
+    fn after(&mut self, family: Family, event: &RawEvent<'_>) -> Awaits {
+        let parts = self.parts.take();
+        let name = event.name.unwrap_or_default();
+        if is_last_name(name) || event.data().starts_with(DONE) {
             return Awaits::Nothing;
         }
+        if let Some(run) = name.strip_prefix(b"thread.run.") {
+            self.note(1, u32::from(RUN_ENDS.contains(&run)));
+        }
+        match (parts, glance::at(event, family)) {
+            (None, Glance::Nothing) => {}
+            (None, Glance::FirstChoice) => self.note(1, 0),
+            (parts, _) => {
+                let mut reader = parts.unwrap_or_default();
+                reader.take(event.raw);
+                if self.has_said(reader.said(), name) {
+                    return Awaits::Nothing;
+                }
+            }
+        }
         match self.awaits {
-            // A server's sign of life, perhaps ahead of everything else.
-            Awaits::First { .. } if event.name == Some(b"ping") => self.awaits,
-            Awaits::Sign | Awaits::First { .. } => match has_last_word(self.family, event) {
+            Awaits::Sign | Awaits::First { .. } => match has_last_word(family, event) {
                 true => Awaits::Last,
                 false => Awaits::Any,
             },
-            Awaits::Last | Awaits::Any | Awaits::Nothing => self.awaits,
+            awaits => awaits,
         }
+    }
+
+    /// Whether it was the last word.
+    fn has_said(&mut self, said: Said, name: &[u8]) -> bool {
+        self.note(said.seen, said.finished);
+        if said.stopped {
+            self.note(1, 1);
+        }
+        if said.beyond {
+            // Never finished: its last word has to come.
+            self.note(u32::MAX, 0);
+        }
+        // What a tool of a response has failed at is in the response.
+        let is_response = said.is_response || name.starts_with(b"response.");
+        said.is_last || (said.error && !is_response)
+    }
+
+    fn note(&mut self, seen: u32, finished: u32) {
+        self.seen |= seen;
+        self.finished |= finished;
+    }
+
+    /// Whether all has been said but the last word, which some servers leave out.
+    fn is_whole(&self) -> bool {
+        self.finished != 0 && self.seen & !self.finished == 0
     }
 
     /// Whether what stands behind the last whole event is a last word that some servers send without
@@ -227,7 +277,7 @@ impl CompletionPolicy {
         Scanner::default().scan(&[tail, b"\n\n"].concat(), |event| {
             found |= event.data().trim_ascii_end() == DONE;
         });
-        found && self.family == Family::OpenAi
+        found
     }
 }
 
@@ -236,10 +286,39 @@ impl Policy for CompletionPolicy {
         self.awaits != Awaits::Nothing
     }
 
-    fn heard(&mut self, event: &RawEvent<'_>) {
-        if event.has_data {
-            self.awaits = self.after(event);
+    fn heard(&mut self, stream: &Stream, event: &RawEvent<'_>) {
+        if !event.has_data || self.awaits == Awaits::Nothing {
+            self.parts = None;
+            return;
         }
+        let is_first = matches!(self.awaits, Awaits::Sign | Awaits::First { .. });
+        // A server's sign of life, perhaps ahead of everything else.
+        if is_first && stream.is_ping(event) {
+            return;
+        }
+        let family = stream.family();
+        self.awaits = match is_model(family) {
+            true => self.after(family, event),
+            false => Awaits::Nothing,
+        };
+    }
+
+    fn heard_part(&mut self, stream: &Stream, part: &[u8], is_first: bool) {
+        let family = stream.family();
+        if self.awaits == Awaits::Nothing || !is_model(family) {
+            return;
+        }
+        if is_first {
+            self.parts = None;
+            // Of an event that is so long the end tells nothing of its kind.
+            if matches!(self.awaits, Awaits::Sign | Awaits::First { .. }) {
+                self.awaits = match has_last_word(family, &RawEvent::begun(part)) {
+                    true => Awaits::Last,
+                    false => Awaits::Any,
+                };
+            }
+        }
+        self.parts.get_or_insert_default().take(part);
     }
 
     fn is_short(&self, stream: &Stream, tail: &[u8]) -> bool {
@@ -247,25 +326,27 @@ impl Policy for CompletionPolicy {
         let is_upstreams = matches!(stream.end_reason(), None | Some(EndReason::UpstreamEnd));
         let awaits_more = match self.awaits {
             Awaits::First { may_be_none } => !may_be_none,
-            Awaits::Last => !self.is_done(tail),
+            Awaits::Last => {
+                let is_done = stream.family() == Family::OpenAi && self.is_done(tail);
+                !self.is_whole() && !is_done
+            }
             Awaits::Sign | Awaits::Any | Awaits::Nothing => false,
         };
         self.required && is_upstreams && awaits_more
     }
 
     fn parting(&mut self, at: &At<'_>, why: Breach) -> Option<Bytes> {
+        let family = at.stream.family();
         if why == Breach::Short {
-            let family = self.family.as_str();
+            let family = family.as_str();
             metrics::counter!("sse_guard_truncated_total", "family" => family).increment(1);
         }
-        if !matches!(self.family, Family::OpenAi | Family::Anthropic)
-            || self.awaits == Awaits::Nothing
-        {
+        if !is_model(family) || self.awaits == Awaits::Nothing {
             return None;
         }
         self.awaits = Awaits::Nothing;
         let (status, message) = words(why);
-        self.family.error_in(status, message, at.line_end)
+        family.error_in(status, message, at.line_end)
     }
 }
 

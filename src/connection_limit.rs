@@ -3,8 +3,10 @@
 //! # When a slot is taken
 //!
 //! It is *streams* that are limited. A request whose `Accept` names `text/event-stream` takes its
-//! slot before the inner service is called, and gives it back at the response head if the response
-//! is no event stream. Any other request takes one at the head if its response turns out to be an
+//! slot before the inner service is called, and gives it back at the response head, with what it took of
+//! its client's rate, if the response is no event stream: calls of MCP accept JSON and a stream, and most
+//! get JSON. This lets nobody ask faster than before: a request that accepts no stream takes neither.
+//! Requests as such are for another limit. Any other request takes one at the head if its response turns out to be an
 //! event stream (also one in a content coding); over the limit that response is dropped and
 //! replaced. A slot is held to the end or the drop of the body, and given back whatever happens
 //! before: the client goes ahead of the head, the inner service fails or panics.
@@ -420,7 +422,13 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
 
     fn open(&self, ticket: Ticket, head: &Head<'_>) -> Result<Option<Permit>, Rejection> {
         let slot = match (head.kind, ticket.stream) {
-            (Kind::Other, _) => return Ok(ticket.request.map(|held| Permit::Request(Held(held)))),
+            (Kind::Other, stream) => {
+                // What an inner limit has turned away came too fast.
+                if let (StreamTicket::Holds(Some(slot)), false) = (stream, head.rejected) {
+                    self.table.refund(&slot);
+                }
+                return Ok(ticket.request.map(|held| Permit::Request(Held(held))));
+            }
             (_, StreamTicket::Holds(slot)) => slot,
             (_, StreamTicket::May(key)) => self.take(key, head.asked)?,
         };

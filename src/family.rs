@@ -2,7 +2,7 @@
 //!
 //! | family | who reads it | at an end it | an error in the middle |
 //! | --- | --- | --- | --- |
-//! | [`EventSource`](Family::EventSource) | a browser's `EventSource` and its kin, by GET | comes back, after `retry:` | an event `error` |
+//! | [`EventSource`](Family::EventSource) | a browser's `EventSource` and its kin, by a GET for an event stream | comes back, after `retry:` | an event `error` |
 //! | [`OpenAi`](Family::OpenAi) | the OpenAI SDKs and what speaks like their API | takes it for the whole | data with `error` in it |
 //! | [`Anthropic`](Family::Anthropic) | the Anthropic SDKs | takes it for the whole | an event `error` of their shape |
 //! | [`Mcp`](Family::Mcp) | clients of the Model Context Protocol | gives the call up | a broken transfer |
@@ -13,24 +13,39 @@
 //!
 //! # How it is told
 //!
-//! A [`Family`] in the request's extensions counts, whatever else is in the request. Else its head
-//! tells, by no path: `anthropic-version`; `mcp-protocol-version`, `mcp-session-id`, or a POST that
-//! accepts both JSON and an event stream; a `User-Agent` of an OpenAI SDK (`OpenAI/Python`,
-//! `AsyncOpenAI/Python`, `OpenAI/JS` and so on), `openai-organization`, `openai-project` or
-//! `openai-beta`; any other GET is an [`EventSource`](Family::EventSource)'s. `x-stainless-` headers
-//! tell nothing: SDKs of many APIs send them. What is left is [`Raw`](Family::Raw), of which the
-//! [`CompletionLayer`](crate::completion::CompletionLayer) learns more by its first event.
+//! Three have a say. In this order:
+//!
+//! 1. **The operator or the application.** A [`Family`] in the request's extensions counts, whatever the
+//!    client and the upstream say; the proxy puts it there where a route has a `family`. Layers that take
+//!    methods, such as [`RotationLayer::methods`](crate::rotation::RotationLayer::methods), go by those
+//!    alone.
+//! 2. **The upstream**, by the first event with data, where the request has not told more than that its
+//!    client reads an event stream: `chat.completion.chunk`, `response.created`, `thread.run.created` and
+//!    the like are OpenAI's and of the many APIs like it, `message_start` is Anthropic's, JSON-RPC is
+//!    MCP's. Of a GET for an event stream one thing alone makes something else: a first event `endpoint`
+//!    with a URI is the older SSE transport of MCP, whose clients never come back.
+//! 3. **The client**, by its request's head and by no path: `anthropic-version`; `mcp-protocol-version`,
+//!    `mcp-session-id`, or a POST that accepts both JSON and an event stream; a `User-Agent` of an OpenAI
+//!    SDK (`OpenAI/Python`, `AsyncOpenAI/Python`, `OpenAI/JS` and so on), `openai-organization`,
+//!    `openai-project` or `openai-beta`; any other GET whose `Accept` names `text/event-stream` is an
+//!    [`EventSource`](Family::EventSource)'s. `x-stainless-` headers tell nothing: SDKs of many APIs send
+//!    them. What is left is [`Raw`](Family::Raw), such as a GET of curl or fetch for `*/*`: a proper end
+//!    half-way would pass for the whole of what it fetches.
+//!
+//! What a client claims can keep its own stream from being rotated, as it keeps the stream whole. It is
+//! no way around an age that the operator wants kept: set the methods, or the family.
+
+mod first_event;
+
+pub(crate) use first_event::is_keepalive;
 
 use crate::head;
-use crate::wire::{LineEnd, RawEvent, Words};
+use crate::wire::{LineEnd, Words};
 use bytes::Bytes;
 use http::header::USER_AGENT;
 use http::{HeaderMap, Method, Request, StatusCode};
 use memchr::memmem;
 use serde_json::{Value, json};
-
-/// So much of an event's data is looked at for what it is.
-const LOOK: usize = 2048;
 
 /// What kind of stream it is. See the [module docs](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,33 +97,14 @@ impl Family {
             Self::Mcp
         } else if is_openai(headers) {
             Self::OpenAi
+        } else if !head::accepts_event_stream(headers) {
+            Self::Raw
         } else if request.method() == Method::GET {
             Self::EventSource
-        } else if head::accepts_event_stream(headers) && head::accepts_json(headers) {
+        } else if head::accepts_json(headers) {
             Self::Mcp
         } else {
             Self::Raw
-        }
-    }
-
-    /// As the first event with data of a stream tells whose request told nothing.
-    pub(crate) fn of_first_event(event: &RawEvent<'_>) -> Option<Self> {
-        let name = event.name.unwrap_or_default();
-        let data = event.data();
-        let data = &data[..data.len().min(LOOK)];
-        let says = |word: &[u8]| memmem::find(data, word).is_some();
-        // In a text within JSON there would be a backslash before the last quote.
-        if says(br#""jsonrpc""#) {
-            Some(Self::Mcp)
-        } else if name == b"message_start" {
-            Some(Self::Anthropic)
-        } else if name.starts_with(b"response.")
-            || says(br#""chat.completion.chunk""#)
-            || says(br#""text_completion""#)
-        {
-            Some(Self::OpenAi)
-        } else {
-            None
         }
     }
 
@@ -193,7 +189,6 @@ fn anthropic_kind(status: StatusCode) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Scanner;
 
     fn request(fields: &[(&str, &str)]) -> Request<()> {
         let post = Request::post("/v1");
@@ -225,10 +220,17 @@ mod tests {
     }
 
     #[test]
-    fn a_get_is_an_event_sources_unless_it_says_otherwise() {
+    fn a_get_for_an_event_stream_is_an_event_sources_unless_it_says_otherwise() {
         for (name, value, expected) in [
             ("accept", "text/event-stream", Family::EventSource),
-            ("accept", "*/*", Family::EventSource),
+            (
+                "accept",
+                "text/html, text/event-stream;q=0.5",
+                Family::EventSource,
+            ),
+            ("accept", "*/*", Family::Raw),
+            ("accept", "application/json", Family::Raw),
+            ("x-none", "1", Family::Raw),
             ("mcp-session-id", "1", Family::Mcp),
             ("anthropic-version", "2023-06-01", Family::Anthropic),
         ] {
@@ -242,27 +244,6 @@ mod tests {
         let mut known = request(&[("anthropic-version", "2023-06-01")]);
         known.extensions_mut().insert(Family::OpenAi);
         assert_eq!(Family::of(&known), Family::OpenAi);
-    }
-
-    #[test]
-    fn the_first_event_tells() {
-        let openai = Some(Family::OpenAi);
-        for (event, expected) in [
-            (r#"data: {"object": "chat.completion.chunk"}"#, openai),
-            (r#"data: {"id":"1","object":"text_completion"}"#, openai),
-            ("event: response.created\ndata: {}", openai),
-            ("event: message_start\ndata: {}", Some(Family::Anthropic)),
-            (r#"data: {"jsonrpc":"2.0"}"#, Some(Family::Mcp)),
-            (r#"data: {"text":"\"chat.completion.chunk\""}"#, None),
-            ("event: message\ndata: {}", None),
-        ] {
-            let mut found = Vec::new();
-            let bytes = format!("{event}\n\n");
-            Scanner::default().scan(bytes.as_bytes(), |event| {
-                found.push(Family::of_first_event(&event));
-            });
-            assert_eq!(found, [expected], "{event}");
-        }
     }
 
     #[test]

@@ -153,8 +153,11 @@ fn opened<R: Rule, B>(
         })),
         _ => known,
     };
-    if let Some(stream) = stream.as_ref().filter(|_| kind.is_opaque()) {
-        stream.set_opaque();
+    if let Some(stream) = stream.as_ref().filter(|_| keeps_books) {
+        stream.set_family(asked.family, asked.is_family_said);
+        if kind.is_opaque() {
+            stream.set_opaque();
+        }
     }
     let head = Head {
         asked,

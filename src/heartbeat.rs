@@ -204,7 +204,6 @@ impl Rule for HeartbeatLayer {
         let policy = |stream: &Stream| {
             let mut policy = HeartbeatPolicy {
                 beat: self.beat.clone(),
-                family: head.asked.family,
                 due: Some(stream.opened()),
             };
             if !self.beat.immediate {
@@ -220,7 +219,6 @@ impl Rule for HeartbeatLayer {
 #[derive(Debug)]
 pub struct HeartbeatPolicy {
     beat: Arc<Beat>,
-    family: Family,
     /// Never, if that is further away than there are times.
     due: Option<Instant>,
 }
@@ -239,7 +237,7 @@ impl Policy for HeartbeatPolicy {
         };
         at.stream.heartbeat();
         metrics::counter!("sse_guard_heartbeats_total").increment(1);
-        let own = match self.family {
+        let own = match at.stream.family() {
             Family::Anthropic => style.anthropic.as_ref(),
             _ => None,
         };

@@ -2,7 +2,8 @@
 //!
 //! Two clocks, each optional: no *byte* for [`timeout`](IdleTimeoutLayer::timeout), and no *event
 //! with data* for [`event_timeout`](IdleTimeoutLayer::event_timeout), which sees through an
-//! upstream that is wedged but still sends comments or pings. Only what the upstream sends feeds
+//! upstream that is wedged but still sends comments or pings. The second runs
+//! [by itself](EventTimeout::Auto) for answers of models. Only what the upstream sends feeds
 //! them: heartbeats of ours never do, in whichever order the layers stand. Time in which nobody
 //! asked the upstream, because the client was not reading, is not its silence.
 //!
@@ -45,7 +46,6 @@
 //! ```
 
 use crate::asked::Asked;
-#[cfg(doc)]
 use crate::family::Family;
 use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
 use crate::jitter::jittered;
@@ -58,6 +58,36 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tower_layer::Layer;
+
+/// How long an answer of a model may pause between two events, unless told otherwise: 5 minutes.
+pub const DEFAULT_EVENT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a stream may be without an event with data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventTimeout {
+    /// [5 minutes](DEFAULT_EVENT_TIMEOUT) from the first event on for answers of the families
+    /// [`OpenAi`](Family::OpenAi) and [`Anthropic`](Family::Anthropic), any time for other streams. A model
+    /// may think before it begins for as long as it likes; in the middle of an answer its client has a
+    /// timeout of its own, which heartbeats keep from firing.
+    #[default]
+    Auto,
+    /// Any time.
+    Off,
+    /// So long, from the response's head on.
+    After(Duration),
+}
+
+impl From<Duration> for EventTimeout {
+    fn from(timeout: Duration) -> Self {
+        Self::After(timeout)
+    }
+}
+
+impl From<Option<Duration>> for EventTimeout {
+    fn from(timeout: Option<Duration>) -> Self {
+        timeout.map_or(Self::Off, Self::After)
+    }
+}
 
 /// How a stream ends whose upstream is idle.
 #[derive(Clone, Debug, Default)]
@@ -92,8 +122,7 @@ impl IdleAction {
     }
 }
 
-/// Ends streams whose upstream is silent. See the [module docs](self). Neither clock runs unless
-/// set.
+/// Ends streams whose upstream is silent. See the [module docs](self).
 #[derive(Clone, Debug)]
 pub struct IdleTimeoutLayer {
     config: Arc<Config>,
@@ -102,7 +131,7 @@ pub struct IdleTimeoutLayer {
 #[derive(Clone, Debug)]
 struct Config {
     timeout: Option<Duration>,
-    event_timeout: Option<Duration>,
+    event_timeout: EventTimeout,
     comments_are_life: bool,
     pings: Arc<Vec<String>>,
     action: IdleAction,
@@ -116,12 +145,12 @@ impl Default for IdleTimeoutLayer {
 }
 
 impl IdleTimeoutLayer {
-    /// One whose clocks are off.
+    /// One whose clock of bytes is off, and whose clock of events runs for answers of models alone.
     pub fn new() -> Self {
         Self {
             config: Arc::new(Config {
                 timeout: None,
-                event_timeout: None,
+                event_timeout: EventTimeout::Auto,
                 comments_are_life: true,
                 pings: Arc::default(),
                 action: IdleAction::Auto,
@@ -141,11 +170,12 @@ impl IdleTimeoutLayer {
         self.with(|config| config.timeout = Some(timeout))
     }
 
-    /// Ends a stream after so long without an event with data from the upstream. Comments and
-    /// [`pings`](Self::pings) do not count.
+    /// Ends a stream after so long without an event with data from the upstream. Comments,
+    /// [`pings`](Self::pings) and other signs of life do not count. [`EventTimeout::Auto`] by default.
     #[must_use]
-    pub fn event_timeout(self, timeout: Duration) -> Self {
-        self.with(|config| config.event_timeout = Some(timeout))
+    pub fn event_timeout(self, timeout: impl Into<EventTimeout>) -> Self {
+        let timeout = timeout.into();
+        self.with(|config| config.event_timeout = timeout)
     }
 
     /// Whether any byte of the upstream feeds the first clock, its comments too: by default, yes.
@@ -155,7 +185,8 @@ impl IdleTimeoutLayer {
         self.with(|config| config.comments_are_life = yes)
     }
 
-    /// Names of events by which the upstream just says that it is there. None by default.
+    /// Names of events by which the upstream just says that it is there. None by default; the signs of life
+    /// of model APIs are known without it: Anthropic's `ping`, and `{"type":"keepalive"}`.
     #[must_use]
     pub fn pings<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> Self {
         let pings = names.into_iter().map(Into::into).collect();
@@ -204,7 +235,6 @@ impl Rule for IdleTimeoutLayer {
         stream.set_pings(&self.config.pings);
         Ok(Some(IdlePolicy {
             config: self.config.clone(),
-            comes_back: head.asked.family.comes_back(),
         }))
     }
 }
@@ -213,14 +243,30 @@ impl Rule for IdleTimeoutLayer {
 #[derive(Debug)]
 pub struct IdlePolicy {
     config: Arc<Config>,
-    comes_back: bool,
 }
 
 impl IdlePolicy {
+    /// When no event has come for too long.
+    fn eventless_at(&self, at: &At<'_>) -> Option<Instant> {
+        let stream = at.stream;
+        let timeout = match self.config.event_timeout {
+            EventTimeout::Off => return None,
+            EventTimeout::After(timeout) => timeout,
+            EventTimeout::Auto => {
+                let is_answer = matches!(stream.family(), Family::OpenAi | Family::Anthropic);
+                // Until then the model thinks.
+                let has_begun = stream.time_to_first_event().is_some();
+                (is_answer && has_begun).then_some(DEFAULT_EVENT_TIMEOUT)?
+            }
+        };
+        stream.eventless_since().checked_add(timeout)
+    }
+
     fn ending(&self, at: &At<'_>) -> Ending {
-        let retry = self.config.retry.filter(|_| self.comes_back).map(jittered);
+        let comes_back = at.stream.family().comes_back();
+        let retry = self.config.retry.filter(|_| comes_back).map(jittered);
         let (last_words, abort) = match &self.config.action {
-            IdleAction::Auto if !self.comes_back => (None, true),
+            IdleAction::Auto if !comes_back => (None, true),
             IdleAction::Auto | IdleAction::Close => {
                 (Words::farewell(retry, None, at.line_end), false)
             }
@@ -251,7 +297,7 @@ impl Policy for IdlePolicy {
             false => at.stream.eventless_since(),
         };
         let bytes = after(silent_since, self.config.timeout);
-        let events = after(at.stream.eventless_since(), self.config.event_timeout);
+        let events = self.eventless_at(at);
         match (bytes, events) {
             (Some(bytes), Some(events)) => Some(bytes.min(events)),
             (bytes, events) => bytes.or(events),
@@ -388,6 +434,52 @@ mod tests {
         assert_eq!(text.matches("alive").count(), 4, "{text}");
         assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
         assert_eq!(stream.age(), Duration::from_secs(9));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_hangs_half_way_ends_by_itself_whatever_the_heartbeats() {
+        let chunk = "data: {\"object\":\"chat.completion.chunk\"}\n\n";
+        let start = "event: message_start\ndata: {}\n\n";
+        let alive = ": x\n\nevent: ping\ndata: {\"type\":\"ping\"}\n\n\
+                     data: {\"type\":\"keepalive\",\"sequence_number\":1}\n\n";
+        let stack = || {
+            crate::SseGuardLayer::new()
+                .limit(None::<crate::connection_limit::ConnectionLimitLayer>)
+                .heartbeat(HeartbeatLayer::new(Duration::from_secs(15)))
+                .idle_timeout(IdleTimeoutLayer::new().timeout(Duration::from_secs(600)))
+                .completion(crate::completion::CompletionLayer::new())
+        };
+        for (first, error) in [(chunk, "data: {\"error\":{"), (start, "event: error\n")] {
+            // It thinks for longer than it may pause later.
+            let upstream = Upstream::new()
+                .repeat(40, |upstream| upstream.send(alive).wait(10))
+                .send(first)
+                .repeat(40, |upstream| upstream.wait(10).send(alive))
+                .hang();
+            let response = post(stack(), upstream).await;
+            let stream = response.stream();
+            let (text, end) = response.read().await;
+            assert!(end.is_err() && text.contains(error), "{text}");
+            assert!(text.contains("went silent"), "{text}");
+            assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
+            assert_eq!(stream.age(), Duration::from_secs(700));
+            assert_eq!(stream.time_to_first_event(), Some(Duration::from_secs(400)));
+        }
+        // Other streams may be as quiet as they like.
+        let quiet = || {
+            Upstream::new()
+                .send("data: 1\n\n")
+                .wait(500)
+                .send("data: 2\n\n")
+        };
+        assert!(get(stack(), quiet()).await.read().await.1.is_ok());
+        assert!(post(stack(), quiet()).await.read().await.1.is_ok());
+        let late = Upstream::new()
+            .send(chunk)
+            .wait(500)
+            .send("data: [DONE]\n\n");
+        let off = stack().idle_timeout(IdleTimeoutLayer::new().event_timeout(None));
+        assert!(post(off, late).await.read().await.1.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

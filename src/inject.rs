@@ -37,7 +37,7 @@
 
 pub use crate::stream::{Message, SendError};
 
-use crate::asked::Asked;
+use crate::asked::{Asked, ComesBack};
 #[cfg(doc)]
 use crate::family::Family;
 use crate::guard::{At, Guard, Head, Policy, Rule, Verdict};
@@ -101,17 +101,19 @@ impl Rule for InjectLayer {
 
     fn open(&self, (): (), head: &Head<'_>) -> Result<Option<InjectPolicy>, Rejection> {
         let takes = head.asked.comes_back(self.methods.as_deref());
-        let stream = head.readable().filter(|_| takes);
+        let stream = head.readable().filter(|stream| takes.on(stream));
         Ok(stream.map(|stream| {
             stream.take_mail();
-            InjectPolicy {}
+            InjectPolicy { takes }
         }))
     }
 }
 
 /// What is put into one stream.
 #[derive(Debug)]
-pub struct InjectPolicy {}
+pub struct InjectPolicy {
+    takes: ComesBack,
+}
 
 impl Policy for InjectPolicy {
     fn heeds(&self) -> bool {
@@ -124,7 +126,9 @@ impl Policy for InjectPolicy {
 
     fn check(&mut self, at: &At<'_>) -> Verdict {
         let mail = at.boundary.then(|| at.stream.next_mail(at.line_end));
-        mail.flatten().map_or(Verdict::Wait, Verdict::Speak)
+        // Its first event may have told that it is another's.
+        let mail = mail.flatten().filter(|_| self.takes.on(at.stream));
+        mail.map_or(Verdict::Wait, Verdict::Speak)
     }
 }
 

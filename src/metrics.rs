@@ -124,6 +124,7 @@ struct Shared {
     reconnects: AtomicU64,
     outcomes: [AtomicU64; Outcome::ALL.len()],
     ends: [AtomicU64; EndReason::ALL.len()],
+    cut_short: AtomicU64,
     warned: Warned,
     /// Bound to their labels at the first request, when the exporter is there.
     instruments: OnceLock<Instruments>,
@@ -153,6 +154,7 @@ impl Shared {
             reconnects: AtomicU64::new(0),
             outcomes: Default::default(),
             ends: Default::default(),
+            cut_short: AtomicU64::new(0),
             warned: Warned::default(),
             instruments: OnceLock::new(),
         }
@@ -242,6 +244,7 @@ impl MetricsLayer {
             gaps: shared.gaps.snapshot(),
             first_events: shared.first_events.snapshot(),
             upstream_ends: shared.upstream_ends.snapshot(),
+            cut_short: shared.cut_short.load(Relaxed),
             ends: std::array::from_fn(|reason| shared.ends[reason].load(Relaxed)),
         }
     }
@@ -333,7 +336,6 @@ impl Rule for MetricsLayer {
             shared: self.shared.clone(),
             setup: self.setup.clone(),
             stream: stream.clone(),
-            is_get: head.asked.is_get(),
             lines,
             events: 0,
             bytes: 0,
@@ -359,7 +361,6 @@ pub struct MetricsPolicy {
     shared: Arc<Shared>,
     setup: Arc<Setup>,
     stream: Stream,
-    is_get: bool,
     lines: Lines,
     /// How much of the record is in the sums.
     events: u64,
@@ -393,12 +394,14 @@ impl Policy for MetricsPolicy {
                 self.shared.gaps.record(gap);
                 instruments.gap.record(gap);
             }
-            None => {
-                if let Some(time) = stream.time_to_first_event() {
+            None => match stream.time_to_first_event() {
+                Some(time) => {
                     self.shared.first_events.record(time);
                     instruments.first_event.record(time);
                 }
-            }
+                // Signs of life are no first event.
+                None => self.last_event = None,
+            },
         }
     }
 }
@@ -411,11 +414,14 @@ impl Drop for MetricsPolicy {
         let age = stream.age();
         self.shared.active.fetch_sub(1, Relaxed);
         self.shared.ends[reason as usize].fetch_add(1, Relaxed);
+        if stream.is_cut_short() {
+            self.shared.cut_short.fetch_add(1, Relaxed);
+        }
         self.shared
             .heartbeats
             .fetch_add(stream.heartbeats(), Relaxed);
-        // Any other method's answer ends when it is complete.
-        if self.is_get && reason.is_upstreams() {
+        // Any other's answer ends when it is complete.
+        if stream.family().comes_back() && reason.is_upstreams() {
             self.shared.upstream_ends.record(age);
         }
         let instruments = self.shared.instruments();

@@ -9,9 +9,11 @@
 //! # When it is faithful
 //!
 //! Streams of GET requests without a body whose [`Family`](crate::family::Family) may go on
-//! elsewhere are resumed, if there is an id to go on behind or no event came yet (or [`lossy`](ResumeLayer::lossy) says that it does not matter), and the client
-//! has no half of an event. A login by NTLM or Negotiate is that of a connection, which another one
-//! lacks: streams behind one are not resumed. What was cut of the last event never reaches it. An upstream that repeats
+//! elsewhere are resumed: those of an `EventSource`, whose `Accept` names `text/event-stream`, and those
+//! that somebody has said are such. A GET for `*/*` may be a job that starts anew. There has to be an id to
+//! go on behind, or no event came yet (or [`lossy`](ResumeLayer::lossy) says that it does not matter), and
+//! the client has no half of an event. A login by NTLM or Negotiate is that of a connection, which another
+//! one lacks: streams behind one are not resumed. What was cut of the last event never reaches it. An upstream that repeats
 //! events has them dropped up to and including the last one that was delivered, as far back as
 //! [`look_back`](ResumeLayer::look_back). What came without an id behind the last one is known by what it
 //! says; [`pings`](ResumeLayer::pings) excepted, which are never dropped, as long as there are no more of
@@ -479,6 +481,7 @@ impl<B> Plan<B> {
         if config.idle_timeout.is_some() || config.event_timeout.is_some() {
             stream.set_watched();
         }
+        stream.set_family(self.asked.family, self.asked.is_family_said);
         extensions.insert(Begun(stream.clone()));
         let again = Again {
             asker: self.asker,

@@ -5,9 +5,12 @@
 //! together do not end together, a stream ends at its next event boundary with a `retry: n` line,
 //! jittered too. An `EventSource` comes back by itself and tells its `Last-Event-ID`.
 //!
-//! Age ends only streams whose clients [come back](Family::comes_back), mostly those of GET requests,
-//! unless [`methods`](RotationLayer::methods) says otherwise: to end the answer to a POST is to cancel
-//! the work behind it.
+//! Age ends only streams whose clients [come back](Family::comes_back), those of an `EventSource`: to end the
+//! answer to a POST is to cancel the work behind it, and what fetch or curl get by a GET without
+//! `Accept: text/event-stream` would pass for whole. Who has set [`methods`](RotationLayer::methods), or a
+//! [`Family`] for the request, has decided, and neither a header of the client nor the first event of the
+//! upstream changes that. Else both may say that the client does not come back, see
+//! [how it is told](crate::family#how-it-is-told).
 //!
 //! A stream [in a content coding](crate::Stream::is_opaque) has no event boundary that could be told from
 //! outside, and no end in it is a clean one. Where its client comes back, age ends it as a broken
@@ -54,13 +57,13 @@ mod drain;
 
 pub use drain::DrainHandle;
 
-use crate::asked::Asked;
+use crate::asked::{Asked, ComesBack};
 #[cfg(doc)]
 use crate::family::Family;
 use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
 use crate::jitter::{LONGEST, around, jittered};
 use crate::rejection::Rejection;
-use crate::stream::EndReason;
+use crate::stream::{EndReason, Stream};
 use crate::wire::{LineEnd, Words, WordsError};
 use bytes::Bytes;
 use drain::Registered;
@@ -200,12 +203,12 @@ impl Rule for RotationLayer {
         let age = self
             .config
             .max_age
-            .filter(|_| comes_back)
+            .filter(|_| comes_back.on(stream))
             .map(|(age, jitter)| around(age, jitter));
         Ok(Some(RotationPolicy {
             config: self.config.clone(),
             comes_back,
-            greets: comes_back && !head.kind.is_opaque() && self.config.retry_on_open.is_some(),
+            greets: !head.kind.is_opaque() && self.config.retry_on_open.is_some(),
             old_at: age.and_then(|age| stream.opened().checked_add(age)),
             _registered: self.drain.register(stream, comes_back),
         }))
@@ -216,7 +219,7 @@ impl Rule for RotationLayer {
 #[derive(Debug)]
 pub struct RotationPolicy {
     config: Arc<Config>,
-    comes_back: bool,
+    comes_back: ComesBack,
     /// It has not been told yet when to come back.
     greets: bool,
     old_at: Option<Instant>,
@@ -230,7 +233,8 @@ impl RotationPolicy {
         if !at.boundary && !at.stream.is_opaque() {
             return None;
         }
-        let old = self.old_at.map(|old_at| (old_at, EndReason::Rotated));
+        let old_at = self.old_at.filter(|_| self.comes_back.on(at.stream));
+        let old = old_at.map(|old_at| (old_at, EndReason::Rotated));
         match (old, at.stream.asked_to_stop()) {
             (Some(old), Some(asked)) => Some(if asked.0 <= old.0 { asked } else { old }),
             (old, asked) => old.or(asked),
@@ -243,8 +247,8 @@ impl Policy for RotationPolicy {
         true
     }
 
-    fn ahead(&mut self, line_end: LineEnd) -> Option<Bytes> {
-        if !std::mem::take(&mut self.greets) {
+    fn ahead(&mut self, stream: &Stream, line_end: LineEnd) -> Option<Bytes> {
+        if !std::mem::take(&mut self.greets) || !self.comes_back.on(stream) {
             return None;
         }
         let retry = self.config.retry_on_open.map(jittered);
@@ -263,7 +267,8 @@ impl Policy for RotationPolicy {
             return Verdict::Wait;
         }
         let is_opaque = at.stream.is_opaque();
-        let last_words = if self.comes_back && !is_opaque {
+        let comes_back = self.comes_back.on(at.stream);
+        let last_words = if comes_back && !is_opaque {
             let retry = self.config.retry.map(jittered);
             Words::farewell(retry, self.config.event.as_ref(), at.line_end)
         } else {
@@ -274,7 +279,7 @@ impl Policy for RotationPolicy {
             last_words,
             // The client of an answer in pieces would take the part for the whole. A content coding that
             // stops half-way is damaged, whatever the message's framing says.
-            abort: !self.comes_back || is_opaque,
+            abort: !comes_back || is_opaque,
         })
     }
 }

@@ -10,8 +10,9 @@ pub use mail::{Message, SendError};
 pub use state::StreamState;
 
 use crate::client_key::ClientKey;
+use crate::family::{Family, is_keepalive};
 use crate::lock::lock;
-use crate::wire::LineEnd;
+use crate::wire::{LineEnd, RawEvent};
 use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 use mail::Mailbox;
@@ -96,6 +97,7 @@ struct Record {
     state: AtomicU8,
     /// What holds for the whole of it, a bit each.
     flags: AtomicU8,
+    family: AtomicU8,
 }
 
 /// A layer inside cuts it at event boundaries already.
@@ -104,6 +106,10 @@ const ALIGNED: u8 = 1;
 const WATCHED: u8 = 1 << 1;
 /// Its bytes tell nothing of events.
 const OPAQUE: u8 = 1 << 2;
+/// Its family is as somebody has said, whatever comes.
+const FAMILY_SAID: u8 = 1 << 3;
+/// Its upstream has ended it properly before it was complete.
+const CUT_SHORT: u8 = 1 << 4;
 
 /// What all streams of a metrics layer have in common.
 #[derive(Clone, Debug)]
@@ -142,6 +148,7 @@ impl Stream {
             end: AtomicU8::new(u8::MAX),
             state: AtomicU8::new(StreamState::Open as u8),
             flags: AtomicU8::new(0),
+            family: AtomicU8::new(Family::Raw as u8),
         }))
     }
 
@@ -250,7 +257,8 @@ impl Stream {
         Ok(())
     }
 
-    /// How long after it [opened](Self::opened) the first event with data came.
+    /// How long after it [opened](Self::opened) the first event with data came that is more than a sign
+    /// of life.
     pub fn time_to_first_event(&self) -> Option<Duration> {
         match self.0.first_event.load(Relaxed) {
             NEVER => None,
@@ -351,11 +359,44 @@ impl Stream {
         let _ = self.0.pings.set(pings.clone());
     }
 
-    pub(crate) fn is_ping(&self, name: Option<&[u8]>) -> bool {
-        match (self.0.pings.get(), name) {
+    /// Whether an event just says that the upstream is there.
+    pub(crate) fn is_ping(&self, event: &RawEvent<'_>) -> bool {
+        let is_named = match (self.0.pings.get(), event.name) {
             (Some(pings), Some(name)) => pings.iter().any(|ping| ping.as_bytes() == name),
             _ => false,
+        };
+        is_named || is_keepalive(event, self.family())
+    }
+
+    /// What kind of stream it is: as its request tells, until its first event tells more.
+    pub fn family(&self) -> Family {
+        let family = usize::from(self.0.family.load(Relaxed));
+        Family::ALL.get(family).copied().unwrap_or(Family::Raw)
+    }
+
+    pub(crate) fn set_family(&self, family: Family, is_said: bool) {
+        self.0.family.store(family as u8, Relaxed);
+        if is_said {
+            self.set(FAMILY_SAID);
         }
+    }
+
+    /// The first event with data has come.
+    pub(crate) fn learn(&self, event: &RawEvent<'_>) {
+        if self.is(FAMILY_SAID) || !event.has_data {
+            return;
+        }
+        if let Some(family) = self.family().learnt_from(event) {
+            self.0.family.store(family as u8, Relaxed);
+        }
+    }
+
+    pub(crate) fn set_cut_short(&self) {
+        self.set(CUT_SHORT);
+    }
+
+    pub(crate) fn is_cut_short(&self) -> bool {
+        self.is(CUT_SHORT)
     }
 
     /// Tells whether it was set before.
@@ -406,17 +447,18 @@ impl Stream {
         self.0.silent_since.store(self.nanos(now), Relaxed);
     }
 
-    /// `events` with data have come, `life` of which are no pings.
-    pub(crate) fn came_events(&self, events: u64, life: u64, now: Instant) {
+    /// So many events with data have come, of which some are no pings if it `has_life`.
+    pub(crate) fn came_events(&self, events: u64, has_life: bool, now: Instant) {
         if events == 0 {
             return;
         }
         let now = self.nanos(now);
         add(&self.0.events, events);
         self.0.pace.note(events, now);
-        if life > 0 {
-            self.0.eventless_since.store(now, Relaxed);
+        if !has_life {
+            return;
         }
+        self.0.eventless_since.store(now, Relaxed);
         if self.0.first_event.load(Relaxed) == NEVER {
             self.0.first_event.store(now, Relaxed);
         }
@@ -507,6 +549,7 @@ impl fmt::Debug for Stream {
             .field("id", &self.0.id)
             .field("client", &self.client())
             .field("route", &self.route())
+            .field("family", &self.family())
             .field("age", &self.age())
             .field("events", &self.events())
             .field("bytes", &self.bytes())

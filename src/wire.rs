@@ -18,6 +18,7 @@ mod words;
 
 pub use align::{Aligner, DEFAULT_HOLD};
 pub use position::LineEnd;
+pub(crate) use scan::Seen;
 pub use scan::{RawEvent, Scanner};
 pub(crate) use words::Words;
 pub use words::WordsError;

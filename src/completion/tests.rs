@@ -241,3 +241,163 @@ async fn a_layer_of_its_own_hears_of_those_inside() {
     let (text, _) = ask(twice, request(), upstream).await.read().await;
     assert_eq!(text.matches("before it was complete").count(), 1, "{text}");
 }
+
+/// A chunk with these choices.
+fn chunk(choices: &str) -> String {
+    format!("data: {{\"object\":\"chat.completion.chunk\",\"choices\":[{choices}]}}\n\n")
+}
+
+const USAGE: &str = "data: {\"choices\":[],\"usage\":{\"total_tokens\":3}}\n\n";
+const DELTA: &str = r#"{"index":0,"delta":{"content":"a"},"finish_reason":null}"#;
+const STOPPED: &str = r#"{"index":0,"delta":{},"finish_reason":"stop"}"#;
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_finished_in_all_its_choices_is_whole_without_its_last_word() {
+    let second = r#"{"index":1,"delta":{"content":"b"},"finish_reason":null}"#;
+    let second_stopped = r#"{"finish_reason" : "length", "index" : 1}"#;
+    let delta = chunk(DELTA);
+    let both = [delta.clone(), chunk(second)].concat();
+    let filtered = "data: {\"choices\":[],\"object\":\"\",\"prompt_filter_results\":[{}]}\n\n";
+    let legacy = "data: {\"object\":\"text_completion\",\"choices\":[{\"text\":\"a\",\"index\":0,";
+    let stop_reason = "event: message_delta\ndata: {\"delta\":{\"stop_reason\":\"end_turn\"}}\n\n";
+    let run = "event: thread.run.created\ndata: {}\n\n";
+    let ends = |name: &str| format!("event: {name}\ndata: {{}}\n\n");
+    for (events, is_whole) in [
+        (format!("{delta}{}", chunk(STOPPED)), true),
+        (format!("{delta}{}{USAGE}", chunk(STOPPED)), true),
+        (format!("{filtered}{delta}{}", chunk(STOPPED)), true),
+        (chunk(STOPPED).replace('\n', "\r\n"), true),
+        (
+            chunk(STOPPED).replace(",\"choices\":", ",\ndata: \"choices\" :\ndata:"),
+            true,
+        ),
+        (
+            format!("{both}{}{}", chunk(STOPPED), chunk(second_stopped)),
+            true,
+        ),
+        (
+            format!("{both}{}", chunk(&format!("{STOPPED},{second_stopped}"))),
+            true,
+        ),
+        (format!("{legacy}\"finish_reason\":\"stop\"}}]}}\n\n"), true),
+        (format!("{START}{stop_reason}"), true),
+        (format!("{run}{}", ends("thread.run.completed")), true),
+        (format!("{run}{}", ends("done")), true),
+        (format!("{CREATED}{}", ends("response.cancelled")), true),
+        (
+            "data: {\"type\":\"response.created\"}\n\ndata: {\"type\":\"response.completed\"}\n\n"
+                .to_owned(),
+            true,
+        ),
+        (delta.clone(), false),
+        (format!("{both}{}", chunk(STOPPED)), false),
+        (format!("{}{}", chunk(STOPPED), chunk(second)), false),
+        (format!("{delta}{USAGE}"), false),
+        (format!("{filtered}{delta}"), false),
+        (format!("{legacy}\"finish_reason\":null}}]}}\n\n"), false),
+        (
+            format!("{START}{}", stop_reason.replace("\"end_turn\"", "null")),
+            false,
+        ),
+        (format!("{run}{}", ends("thread.run.step.completed")), false),
+        (
+            "data: {\"type\":\"response.created\"}\n\n".to_owned(),
+            false,
+        ),
+    ] {
+        for family in [None, Some(())] {
+            let family = family.map(|()| match events.contains("message_start") {
+                true => Family::Anthropic,
+                false => Family::OpenAi,
+            });
+            let upstream = Upstream::new().send(&events);
+            let response = through(stack(), family, upstream).await;
+            let stream = response.stream();
+            let (text, end) = response.read().await;
+            assert_eq!(end.is_ok(), is_whole, "{family:?}: {events}{text}");
+            assert_eq!(stream.is_cut_short(), !is_whole);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_in_a_chunk_is_the_last_word() {
+    let in_choice = r#"{"index":0,"error":{"code":502,"message":"x"},"finish_reason":"error"}"#;
+    let filter =
+        r#"{"index":0,"content_filter_results":{"error":{"code":"content_filter_error"}}}"#;
+    for (events, is_last) in [
+        (chunk(in_choice), true),
+        (
+            "data: {\"id\":\"1\",\"choices\":[],\"error\":{\"code\":502}}\n\n".to_owned(),
+            true,
+        ),
+        (
+            chunk(DELTA).replace("\"object\"", "\"error\":null,\"object\""),
+            false,
+        ),
+        (chunk(filter), false),
+    ] {
+        let events = format!("{CHUNK}{events}");
+        // Nothing is said behind it, even if it breaks.
+        let upstream = Upstream::new().send(&events).fail();
+        let response = through(stack(), Some(Family::OpenAi), upstream).await;
+        let (said, _) = broken(response, &events).await;
+        assert_eq!(said.is_empty(), is_last, "{events}{said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_over_the_bound_are_read_as_they_come() {
+    let long = "x".repeat(70_000);
+    let text = |finish: &str| {
+        chunk(&format!(
+            "{{\"index\":0,\"delta\":{{\"content\":\"{long}\"}},\"finish_reason\":{finish}}}"
+        ))
+    };
+    let behind = format!(
+        "data: {{\"choices\":[{{\"finish_reason\":\"stop\",\"delta\":{{\"content\":\"{long}\"}}}}]}}\n\n"
+    );
+    let response = format!("event: response.completed\ndata: {{\"x\":\"{long}\"}}\n\n");
+    for (events, is_whole) in [
+        (text("\"stop\""), true),
+        (text("null"), false),
+        (format!("{}{}", text("null"), chunk(STOPPED)), true),
+        (format!("{CHUNK}{behind}"), true),
+        (behind, true),
+        (format!("{CREATED}{response}"), true),
+    ] {
+        for family in [None, Some(Family::OpenAi)] {
+            let bytes = events.as_bytes();
+            let pieces = bytes.chunks(9_000);
+            let upstream = pieces.fold(Upstream::new(), |upstream, piece| {
+                upstream.send_bytes(piece)
+            });
+            let response = through(stack(), family, upstream).await;
+            let (text, end) = response.read().await;
+            assert_eq!(end.is_ok(), is_whole, "{family:?}: {}", text.len());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn signs_of_life_are_no_first_event() {
+    let alive = "event: ping\ndata: {\"type\": \"ping\"}\n\n\
+                 data: {\"type\":\"keepalive\",\"sequence_number\":1}\n\n";
+    for (first, family) in [(CHUNK, Family::OpenAi), (START, Family::Anthropic)] {
+        let text = format!("{alive}{first}");
+        let response = through(stack(), None, Upstream::new().wait(5).send(&text)).await;
+        let stream = response.stream();
+        let (_, end) = response.read().await;
+        assert!(end.is_err());
+        assert_eq!(stream.family(), family);
+    }
+    let only = through(stack(), Some(Family::OpenAi), Upstream::new().send(alive)).await;
+    let stream = only.stream();
+    assert!(only.read().await.1.is_err());
+    assert_eq!((stream.time_to_first_event(), stream.events()), (None, 2));
+}
+
+#[test]
+fn what_is_known_of_a_stream_stays_small() {
+    assert!(size_of::<CompletionPolicy>() <= 24);
+}

@@ -193,6 +193,8 @@ pub(super) struct Table {
     limits: Limits,
     clients: Arc<Clients>,
     rate: Option<Arc<Rate>>,
+    /// Of that limiter.
+    generation: usize,
 }
 
 impl Table {
@@ -210,15 +212,17 @@ impl Table {
     }
 
     fn of(clients: Arc<Clients>, limits: Limits) -> Self {
+        let generation = clients.generation.load(Relaxed);
         let rates = |quota| {
             let rates = Rates {
                 clients: clients.clone(),
-                generation: clients.generation.load(Relaxed),
+                generation,
             };
             RateLimiter::new(quota, rates, TokioClock)
         };
         Self {
             rate: limits.rate.map(|quota| Arc::new(rates(quota))),
+            generation,
             clients,
             limits,
         }
@@ -231,6 +235,7 @@ impl Table {
                 limits,
                 clients: self.clients.clone(),
                 rate: self.rate.clone(),
+                generation: self.generation,
             };
         }
         self.clients.generation.fetch_add(1, Relaxed);
@@ -311,6 +316,21 @@ impl Table {
             })?;
         }
         Ok(slot)
+    }
+
+    /// Gives back what `slot` has used up of its client's rate.
+    pub(super) fn refund(&self, slot: &Slot) {
+        let (Some(quota), Some(key)) = (self.limits.rate, &slot.client) else {
+            return;
+        };
+        let mut shard = self.clients.shard(key);
+        if self.clients.generation.load(Relaxed) != self.generation {
+            return;
+        }
+        if let Some(client) = shard.get_mut(key) {
+            let cost = Nanos::from(quota.replenish_interval());
+            client.rate = client.rate.map(|rate| rate.saturating_sub(cost));
+        }
     }
 
     /// A request's place among its client's, if these are limited.

@@ -431,3 +431,23 @@ async fn requests_of_the_allowed_and_of_nobody_are_not_counted() {
     }
     assert_eq!(limit.clients(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_no_stream_gives_its_rate_back() {
+    let two = NonZeroU32::new(2).unwrap();
+    let limit = ConnectionLimitLayer::new().rate(NonZeroU32::MIN, Duration::from_secs(60), two);
+    let json = || Upstream::new().content_type("application/json");
+    let call = |upstream| ask(limit.clone(), from("192.0.2.1"), upstream);
+    for upstream in [json(), json().status(500), Upstream::new().status(204)] {
+        for _ in 0..5 {
+            let status = call(upstream.clone()).await.status();
+            assert_ne!(status, 429);
+        }
+    }
+    // No more than was taken.
+    assert_eq!(open(&limit, from("192.0.2.1")).await.status(), 200);
+    assert_ne!(call(json()).await.status(), 429);
+    assert_eq!(open(&limit, from("192.0.2.1")).await.status(), 200);
+    assert_eq!(open(&limit, from("192.0.2.1")).await.status(), 429);
+    assert_eq!(limit.active(), 0);
+}

@@ -2,7 +2,7 @@
 
 use super::{At, BoxError, Breach, Ending, Policy, StreamError, Verdict};
 use crate::stream::{EndReason, LONGEST_ID, Stream};
-use crate::wire::{Aligner, Scanner};
+use crate::wire::{Aligner, RawEvent, Scanner, Seen};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -154,22 +154,40 @@ impl Wire {
         if let Some(scanner) = &mut self.scanner
             && (counts || hears)
         {
-            let (mut events, mut life) = (0, 0);
+            let (mut events, mut has_life) = (0, false);
             let mut id = LastId::default();
-            scanner.scan(&piece, |event| {
-                if hears {
-                    policy.heard(&event);
+            let stream = &self.stream;
+            let is_new = counts && stream.time_to_first_event().is_none();
+            scanner.scan_parts(&piece, |seen| match seen {
+                Seen::Event(event) => {
+                    id.take(event.id);
+                    if event.has_data {
+                        events += 1;
+                        // Of many events in a piece, one that is life is enough.
+                        if !has_life && !stream.is_ping(&event) {
+                            has_life = true;
+                            if is_new {
+                                stream.learn(&event);
+                            }
+                        }
+                    }
+                    if hears {
+                        policy.heard(stream, &event);
+                    }
                 }
-                id.take(event.id);
-                if event.has_data {
-                    events += 1;
-                    life += u64::from(!self.stream.is_ping(event.name));
+                Seen::Part { bytes, is_first } => {
+                    if is_new && is_first && !has_life {
+                        stream.learn(&RawEvent::begun(bytes));
+                    }
+                    if hears {
+                        policy.heard_part(stream, bytes, is_first);
+                    }
                 }
             });
             if counts {
-                self.stream.came_events(events, life, self.now);
+                stream.came_events(events, has_life, self.now);
                 if id.came {
-                    self.stream.set_last_id(&id.bytes[..id.len]);
+                    stream.set_last_id(&id.bytes[..id.len]);
                 }
             }
         }
@@ -182,7 +200,7 @@ impl Wire {
         let is_event = !matches!(piece.first(), None | Some(b':' | b'\r' | b'\n' | 0xEF));
         let is_fresh = is_event && self.fresh;
         self.fresh = self.aligner.is_empty() && self.aligner.at_boundary();
-        match is_fresh.then(|| policy.ahead(self.aligner.line_end())) {
+        match is_fresh.then(|| policy.ahead(&self.stream, self.aligner.line_end())) {
             Some(Some(ahead)) => [ahead, piece].concat().into(),
             _ => piece,
         }
@@ -248,6 +266,7 @@ impl Wire {
     /// The upstream has ended properly: what leaves yet, and then.
     fn close(&mut self, policy: &mut impl Policy) -> (Option<Bytes>, State) {
         if policy.is_short(&self.stream, self.aligner.tail()) {
+            self.stream.set_cut_short();
             let words = self.break_off(Breach::Short, policy);
             let failure = Some(StreamError::Ended(Breach::Short.reason()));
             return (words, State::Ending { failure });

@@ -74,8 +74,8 @@ pub trait Policy {
     }
 
     /// An event is about to leave: what goes right ahead of it, as a part of it.
-    fn ahead(&mut self, line_end: LineEnd) -> Option<Bytes> {
-        let _ = line_end;
+    fn ahead(&mut self, stream: &Stream, line_end: LineEnd) -> Option<Bytes> {
+        let _ = (stream, line_end);
         None
     }
 
@@ -85,8 +85,14 @@ pub trait Policy {
     }
 
     /// An event has come whole, from the upstream or a layer inside.
-    fn heard(&mut self, event: &RawEvent<'_>) {
-        let _ = event;
+    fn heard(&mut self, stream: &Stream, event: &RawEvent<'_>) {
+        let _ = (stream, event);
+    }
+
+    /// A part of an event has come whose end has not; the last part comes with the event. Only events
+    /// beyond what is held back come in parts.
+    fn heard_part(&mut self, stream: &Stream, part: &[u8], is_first: bool) {
+        let _ = (stream, part, is_first);
     }
 
     /// The upstream has ended properly, with `tail` behind its last whole event: whether it ought to
@@ -130,17 +136,24 @@ impl<P: Policy> Policy for Option<P> {
         }
     }
 
-    fn ahead(&mut self, line_end: LineEnd) -> Option<Bytes> {
-        self.as_mut().and_then(|policy| policy.ahead(line_end))
+    fn ahead(&mut self, stream: &Stream, line_end: LineEnd) -> Option<Bytes> {
+        self.as_mut()
+            .and_then(|policy| policy.ahead(stream, line_end))
     }
 
     fn hears(&self) -> bool {
         self.as_ref().is_some_and(P::hears)
     }
 
-    fn heard(&mut self, event: &RawEvent<'_>) {
+    fn heard(&mut self, stream: &Stream, event: &RawEvent<'_>) {
         if let Some(policy) = self {
-            policy.heard(event);
+            policy.heard(stream, event);
+        }
+    }
+
+    fn heard_part(&mut self, stream: &Stream, part: &[u8], is_first: bool) {
+        if let Some(policy) = self {
+            policy.heard_part(stream, part, is_first);
         }
     }
 
@@ -182,18 +195,23 @@ impl<A: Policy, B: Policy> Policy for (A, B) {
         self.1.sent(stream, now);
     }
 
-    fn ahead(&mut self, line_end: LineEnd) -> Option<Bytes> {
-        let outer = self.0.ahead(line_end);
-        outer.or_else(|| self.1.ahead(line_end))
+    fn ahead(&mut self, stream: &Stream, line_end: LineEnd) -> Option<Bytes> {
+        let outer = self.0.ahead(stream, line_end);
+        outer.or_else(|| self.1.ahead(stream, line_end))
     }
 
     fn hears(&self) -> bool {
         self.0.hears() || self.1.hears()
     }
 
-    fn heard(&mut self, event: &RawEvent<'_>) {
-        self.0.heard(event);
-        self.1.heard(event);
+    fn heard(&mut self, stream: &Stream, event: &RawEvent<'_>) {
+        self.0.heard(stream, event);
+        self.1.heard(stream, event);
+    }
+
+    fn heard_part(&mut self, stream: &Stream, part: &[u8], is_first: bool) {
+        self.0.heard_part(stream, part, is_first);
+        self.1.heard_part(stream, part, is_first);
     }
 
     fn is_short(&self, stream: &Stream, tail: &[u8]) -> bool {

@@ -36,6 +36,10 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
     (version.len() == 2 && version != "ff" && is_id).then_some(id)
 }
 
+/// What helps where a completion layer has broken a stream.
+const CUT_SHORT: &str = "the upstream ended the answer without its last word; \
+                         completion.required = false lets it pass";
+
 /// The lines of one stream.
 #[derive(Debug)]
 pub(super) struct Lines {
@@ -82,6 +86,7 @@ impl Lines {
                 heartbeats = stream.heartbeats(),
                 gap_p99 = stream.gap_p99().map(tracing::field::debug),
                 %reason,
+                cause = stream.is_cut_short().then_some(CUT_SHORT),
                 "stream ended"
             );
         });

@@ -68,9 +68,12 @@ pub struct Snapshot {
     pub gaps: Distribution,
     /// From a stream's head to its first event with data.
     pub first_events: Distribution,
-    /// Age at the end of streams of GET requests that the upstream has ended: properly, by breaking
-    /// off, or by silence.
+    /// Age at the end of streams whose clients come back and that the upstream has ended: properly, by
+    /// breaking off, or by silence.
     pub upstream_ends: Distribution,
+    /// Streams that the upstream has ended properly before they were complete, as a
+    /// [`CompletionLayer`](crate::completion::CompletionLayer) found.
+    pub cut_short: u64,
     pub(super) ends: [u64; EndReason::ALL.len()],
 }
 
@@ -96,6 +99,7 @@ impl Snapshot {
             gaps: self.gaps.since(&earlier.gaps),
             first_events: self.first_events.since(&earlier.first_events),
             upstream_ends: self.upstream_ends.since(&earlier.upstream_ends),
+            cut_short: since(|all| all.cut_short),
             ends: std::array::from_fn(|reason| {
                 self.ends[reason].saturating_sub(earlier.ends[reason])
             }),
@@ -127,6 +131,7 @@ impl std::ops::Add for Snapshot {
             gaps: self.gaps + other.gaps,
             first_events: self.first_events + other.first_events,
             upstream_ends: self.upstream_ends + other.upstream_ends,
+            cut_short: self.cut_short + other.cut_short,
             ends: std::array::from_fn(|reason| self.ends[reason] + other.ends[reason]),
         }
     }

@@ -13,7 +13,7 @@ use crate::cors::{self, Cors, CorsLayer};
 use crate::early::{Early, EarlyLayer, StreamAsked};
 use crate::head::is_json;
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
-use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
+use crate::idle_timeout::{EventTimeout, IdleAction, IdleTimeoutLayer};
 use crate::inject::InjectLayer;
 use crate::metrics::MetricsLayer;
 use crate::rejection::Rejected;
@@ -400,7 +400,11 @@ fn resume(config: &config::Resume, idle: &config::Idle, queue: &Admission) -> Re
         .lossy(config.lossy)
         .on_end(config.on_end)
         .idle_timeout(idle.timeout)
-        .event_timeout(idle.event_timeout)
+        .event_timeout(match idle.event_timeout {
+            EventTimeout::After(timeout) => Some(timeout),
+            // Answers of models are not resumed.
+            _ => None,
+        })
         .pings(idle.pings.iter().cloned())
         .backoff(config.backoff, config.max_backoff)
         .attempts(config.attempts.map(u32::from))
@@ -438,12 +442,10 @@ fn heartbeat(config: &config::Heartbeat) -> Result<Option<HeartbeatLayer>, Words
     ))
 }
 
-fn idle_timeout(settings: &Settings) -> Result<Option<IdleTimeoutLayer>, WordsError> {
+fn idle_timeout(settings: &Settings) -> Result<IdleTimeoutLayer, WordsError> {
     let config = &settings.idle;
-    if config.timeout.is_none() && config.event_timeout.is_none() {
-        return Ok(None);
-    }
     let mut layer = IdleTimeoutLayer::new()
+        .event_timeout(config.event_timeout)
         .pings(config.pings.iter().cloned())
         .retry(Some(settings.rotation.retry))
         .action(match config.action {
@@ -457,8 +459,5 @@ fn idle_timeout(settings: &Settings) -> Result<Option<IdleTimeoutLayer>, WordsEr
     if let Some(timeout) = config.timeout {
         layer = layer.timeout(timeout);
     }
-    if let Some(timeout) = config.event_timeout {
-        layer = layer.event_timeout(timeout);
-    }
-    Ok(Some(layer))
+    Ok(layer)
 }

@@ -3,6 +3,7 @@
 use super::again::Again;
 use super::cursor::{Cursor, Fate, Mark};
 use super::{Config, ResumeError};
+use crate::family::is_keepalive;
 use crate::guard::BoxError;
 use crate::wire::{Aligner, Scanner};
 use bytes::{Bytes, BytesMut};
@@ -84,7 +85,9 @@ impl<B> Books<B> {
     /// Whether the upstream can be asked to go on where this stream stands.
     pub(super) fn may_go_on(&self, aligner: &Aligner) -> bool {
         // A client that has half an event would join it with another.
-        aligner.at_boundary() && (self.config().lossy || self.cursor.is_known())
+        // The older transport of MCP has told so by its first event.
+        let may_resume = self.again.stream.family().may_resume();
+        may_resume && aligner.at_boundary() && (self.config().lossy || self.cursor.is_known())
     }
 
     /// When the silence is too long.
@@ -112,7 +115,10 @@ impl<B> Books<B> {
         let (start, pings) = (piece.as_ptr().addr(), self.again.config.pings.clone());
         scanner.scan(&piece, |event| {
             let is_ping = |name: &[u8]| pings.iter().any(|ping| ping.as_bytes() == name);
-            let is_news = event.has_data && !event.name.is_some_and(is_ping);
+            let is_keepalive = || is_keepalive(&event, self.again.asked.family);
+            let is_news = event.has_data
+                && !event.name.is_some_and(is_ping)
+                && (event.id.is_some() || !is_keepalive());
             if is_news {
                 self.lived = now;
             }

@@ -1,5 +1,6 @@
 //! The live streams, and the word to end them.
 
+use crate::asked::ComesBack;
 use crate::jitter::{LONGEST, up_to};
 use crate::lock::lock;
 use crate::stream::{EndReason, Stream, StreamId};
@@ -32,7 +33,7 @@ struct Live {
 #[derive(Clone, Debug)]
 struct Entry {
     stream: Stream,
-    comes_back: bool,
+    comes_back: ComesBack,
 }
 
 impl Shared {
@@ -46,7 +47,7 @@ impl Entry {
     /// an answer in pieces gets all the time there is.
     fn drain(&self, by: Instant) {
         let left = by.saturating_duration_since(Instant::now());
-        let at = match self.comes_back {
+        let at = match self.comes_back.on(&self.stream) {
             true => Instant::now() + up_to(left),
             false => by,
         };
@@ -94,7 +95,8 @@ impl DrainHandle {
     /// that rotation concerns go at all. Tells how many were asked.
     pub fn rotate(&self, most: usize, idle: Duration) -> usize {
         let live = self.0.live();
-        let may_go = |entry: &&Entry| entry.comes_back && !entry.stream.is_ending();
+        let may_go =
+            |entry: &&Entry| entry.comes_back.on(&entry.stream) && !entry.stream.is_ending();
         let mut streams: Vec<Stream> = live
             .streams
             .values()
@@ -165,7 +167,7 @@ impl DrainHandle {
         live.streams.len()
     }
 
-    pub(super) fn register(&self, stream: &Stream, comes_back: bool) -> Registered {
+    pub(super) fn register(&self, stream: &Stream, comes_back: ComesBack) -> Registered {
         let entry = Entry {
             stream: stream.clone(),
             comes_back,

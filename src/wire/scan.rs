@@ -25,16 +25,53 @@ pub struct RawEvent<'a> {
 impl<'a> RawEvent<'a> {
     /// The value of its first `data` field, as far as it is in [`raw`](Self::raw); empty if none is.
     pub fn data(&self) -> &'a [u8] {
-        let mut rest = self.raw;
-        while let Some(end) = line_len(rest) {
-            let (line, behind) = rest.split_at(end);
-            if let Some(data) = line.strip_prefix(b"data").and_then(value) {
-                return data;
-            }
-            rest = &behind[1..];
-        }
-        &[]
+        self.data_lines().next().unwrap_or_default()
     }
+
+    /// The values of its `data` fields, as far as they are in [`raw`](Self::raw).
+    pub fn data_lines(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let mut rest = self.raw;
+        std::iter::from_fn(move || {
+            while !rest.is_empty() {
+                let end = line_len(rest).unwrap_or(rest.len());
+                let (line, behind) = rest.split_at(end);
+                rest = behind.get(1..).unwrap_or_default();
+                if let Some(data) = line.strip_prefix(b"data").and_then(value) {
+                    return Some(data);
+                }
+            }
+            None
+        })
+    }
+
+    /// What the first part of an event tells whose end has not come.
+    pub(crate) fn begun(part: &'a [u8]) -> Self {
+        let mut fields = Fields::default();
+        let mut rest = part;
+        while !rest.is_empty() {
+            let end = line_len(rest).unwrap_or(rest.len());
+            let (line, behind) = rest.split_at(end);
+            fields.take(line);
+            rest = behind.get(1..).unwrap_or_default();
+        }
+        // A value that is cut is none, but for data that has begun.
+        Self {
+            raw: part,
+            id: fields.id,
+            name: fields.name,
+            retry: fields.retry,
+            has_data: fields.has_data,
+        }
+    }
+}
+
+/// What a scan comes upon.
+pub(crate) enum Seen<'a> {
+    /// An event that ends here.
+    Event(RawEvent<'a>),
+    /// A part of one that does not, and whether it is the first. Events of which a part was seen tell
+    /// no more than the last part in their [`raw`](RawEvent::raw).
+    Part { bytes: &'a [u8], is_first: bool },
 }
 
 /// Finds the events in the bytes that pass.
@@ -121,6 +158,15 @@ fn line_len(bytes: &[u8]) -> Option<usize> {
 impl Scanner {
     /// Calls `found` for each event that ends in `bytes`, which follow those of the last call.
     pub fn scan(&mut self, bytes: &[u8], mut found: impl FnMut(RawEvent<'_>)) {
+        self.scan_parts(bytes, |seen| {
+            if let Seen::Event(event) = seen {
+                found(event);
+            }
+        });
+    }
+
+    /// The same, with the parts of events that are cut.
+    pub(crate) fn scan_parts(&mut self, bytes: &[u8], mut seen: impl FnMut(Seen<'_>)) {
         // No bytes settle nothing, neither a mark nor whether an LF follows a CR.
         if bytes.is_empty() {
             return;
@@ -149,12 +195,17 @@ impl Scanner {
             kept_line = &cut.line;
         }
         let mut event = rest;
+        let mut is_first = cut.is_none();
         if !kept_line.is_empty() {
             let end = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
             let mut line = kept_line.to_vec();
             line.extend_from_slice(&rest[..end.min(KEEP.saturating_sub(line.len()))]);
             joined = line;
             if end == rest.len() {
+                seen(Seen::Part {
+                    bytes: rest,
+                    is_first: false,
+                });
                 self.keep(fields, &joined);
                 return;
             }
@@ -165,18 +216,25 @@ impl Scanner {
             let line = &rest[..end];
             rest = self.behind_line_end(&rest[end..]);
             if line.is_empty() {
-                found(RawEvent {
+                seen(Seen::Event(RawEvent {
                     raw: &event[..event.len() - rest.len()],
                     id: fields.id,
                     name: fields.name,
                     retry: fields.retry,
                     has_data: fields.has_data,
-                });
+                }));
+                is_first = true;
                 fields = Fields::default();
                 event = rest;
             } else {
                 fields.take(line);
             }
+        }
+        if !event.is_empty() {
+            seen(Seen::Part {
+                bytes: event,
+                is_first,
+            });
         }
         if !event.is_empty() || fields.has_something() {
             self.keep(fields, &rest[..rest.len().min(KEEP)]);
@@ -234,13 +292,13 @@ impl Scanner {
 mod tests {
     use super::*;
 
-    type Seen = (Option<String>, Option<String>, bool);
+    type Found = (Option<String>, Option<String>, bool);
 
     fn text(bytes: Option<&[u8]>) -> Option<String> {
         bytes.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
     }
 
-    fn scan(chunks: &[&[u8]]) -> Vec<Seen> {
+    fn scan(chunks: &[&[u8]]) -> Vec<Found> {
         let mut seen = Vec::new();
         let mut scanner = Scanner::default();
         for chunk in chunks {
@@ -251,7 +309,7 @@ mod tests {
         seen
     }
 
-    fn seen(id: Option<&str>, name: Option<&str>, has_data: bool) -> Seen {
+    fn seen(id: Option<&str>, name: Option<&str>, has_data: bool) -> Found {
         (id.map(Into::into), name.map(Into::into), has_data)
     }
 
@@ -306,6 +364,29 @@ mod tests {
             });
             assert_eq!(found, [expected.as_bytes()], "{stream:?}");
         }
+    }
+
+    #[test]
+    fn parts_of_an_event_are_seen_and_the_first_tells_of_it() {
+        let mut parts = Vec::new();
+        let mut scanner = Scanner::default();
+        for chunk in ["data: a\n\nevent: e\ndata: x", "y", "z\ndata: w", "\n\n"] {
+            scanner.scan_parts(chunk.as_bytes(), |seen| {
+                if let Seen::Part { bytes, is_first } = seen {
+                    parts.push((String::from_utf8(bytes.to_vec()).unwrap(), is_first));
+                }
+            });
+        }
+        let part = |text: &str, is_first| (text.to_owned(), is_first);
+        let first = "event: e\ndata: x";
+        let expected = [
+            part(first, true),
+            part("y", false),
+            part("z\ndata: w", false),
+        ];
+        assert_eq!(parts, expected);
+        let begun = RawEvent::begun(first.as_bytes());
+        assert_eq!((begun.name, begun.data()), (Some(&b"e"[..]), &b"x"[..]));
     }
 
     #[test]

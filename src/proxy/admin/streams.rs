@@ -274,7 +274,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         let young = Stream::open();
         busy.came(100, Instant::now());
-        busy.came_events(5, 5, Instant::now());
+        busy.came_events(5, true, Instant::now());
         let ids = |sort, order| {
             let wanted = Wanted {
                 sort,

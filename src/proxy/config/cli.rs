@@ -210,6 +210,7 @@ fn value_name(kind: Kind) -> String {
     let name = match kind {
         Kind::Duration | Kind::DurationOrZero => "DURATION",
         Kind::DurationOrOff => "DURATION|off",
+        Kind::DurationAutoOrOff => "DURATION|auto|off",
         Kind::Count => "N",
         Kind::CountOrOff => "N|off",
         Kind::Size(..) => "SIZE",

@@ -315,15 +315,15 @@ pub static KEYS: &[Key] = &[
     ),
     route(
         "idle.event_timeout",
-        Kind::DurationOrOff,
-        "off",
-        "End a stream whose upstream sent no event with data for so long, whatever comments it sends",
+        Kind::DurationAutoOrOff,
+        "auto",
+        "End a stream whose upstream sent no event with data for so long, whatever comments and pings it sends; auto: 5m from the first event on where family is openai or anthropic",
     ),
     route(
         "idle.pings",
         Kind::Words,
         "",
-        "Names of events that idle.event_timeout does not take for life",
+        "Names of events that are no life to idle.event_timeout and no first event, as the APIs' own pings and keepalives are not",
     ),
     route(
         "idle.action",
@@ -433,7 +433,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Methods,
         default: None,
         per_route: true,
-        help: "Methods whose streams are rotated and told to retry, whatever their family; when not set, those of family eventsource",
+        help: "Methods whose streams are rotated and told to retry, whatever their family and their client's headers; when not set, those of family eventsource",
     },
     route(
         "rotation.event",
@@ -452,7 +452,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Choice(&["off", "on", "lossy"]),
         default: None,
         per_route: true,
-        help: "Go on with a GET's stream when its upstream is lost; on: where ids tell how; lossy: always; when not set, on where family is eventsource",
+        help: "Go on with an EventSource's stream when its upstream is lost; on: where ids tell how; lossy: always; when not set, on where family is set to eventsource",
     },
     route(
         "resume.on_end",
@@ -548,7 +548,7 @@ pub static KEYS: &[Key] = &[
         "health.early_ends",
         Kind::FractionOrOff,
         "0.5",
-        "Share of GET streams that the upstream ends within 10 s, of all that it ends, from which a route is degraded",
+        "Share of EventSource streams that the upstream ends within 10 s, of all that it ends, from which a route is degraded",
     ),
     route(
         "health.reconnects",

@@ -9,6 +9,8 @@ pub enum Kind {
     DurationOrZero,
     /// A length of time above zero, or `off`.
     DurationOrOff,
+    /// A length of time above zero, `auto`, or `off`.
+    DurationAutoOrOff,
     /// A whole number above zero.
     Count,
     /// A whole number above zero, or `off`.
@@ -64,6 +66,7 @@ impl Kind {
         matches!(
             self,
             Self::DurationOrOff
+                | Self::DurationAutoOrOff
                 | Self::CountOrOff
                 | Self::RateOrOff
                 | Self::SizeOrOff(..)

@@ -206,6 +206,7 @@ fn one_line(text: &str) -> String {
 fn toml(value: &Value) -> String {
     match value {
         Value::Off => quote("off"),
+        Value::Auto => quote("auto"),
         Value::Duration(duration) => quote(&format_duration(*duration).to_string()),
         Value::Count(count) => count.to_string(),
         Value::Size(bytes) => quote(&size_text(*bytes)),

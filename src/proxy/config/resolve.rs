@@ -20,6 +20,7 @@ use super::value::Value;
 use super::{RoutePath, check};
 use crate::family::Family;
 use crate::heartbeat::DEFAULT_INTERVAL;
+use crate::idle_timeout::EventTimeout;
 
 /// Builds the config, or adds to the mistakes.
 ///
@@ -404,6 +405,15 @@ impl<T: FromValue> FromValue for Option<T> {
         match value {
             Value::Off => Some(None),
             value => T::from_value(value).map(Some),
+        }
+    }
+}
+
+impl FromValue for EventTimeout {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Auto => Some(Self::Auto),
+            value => Option::<Duration>::from_value(value).map(Self::from),
         }
     }
 }

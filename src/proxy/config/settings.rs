@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use super::super::path::Normalize;
 use super::RoutePath;
 use crate::family::Family;
+use crate::idle_timeout::EventTimeout;
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -272,7 +273,7 @@ pub struct Health {
     pub gap: Option<Duration>,
     /// Share of requests that fail, and of ends that are breaks; 0 to 1.
     pub errors: Option<f64>,
-    /// Share of the upstream's ends of GET streams that come early; 0 to 1.
+    /// Share of the upstream's ends of streams whose clients come back that come early; 0 to 1.
     pub early_ends: Option<f64>,
     /// Share of the streams that came back in a minute; 0 to 1.
     pub reconnects: Option<f64>,
@@ -381,8 +382,8 @@ pub struct Early {
 pub struct Idle {
     /// How long no byte may come; above zero; for ever if `None`.
     pub timeout: Option<Duration>,
-    /// How long no event with data may come; above zero; for ever if `None`.
-    pub event_timeout: Option<Duration>,
+    /// How long no event with data may come; above zero.
+    pub event_timeout: EventTimeout,
     /// How the stream ends.
     pub action: IdleAction,
     /// The name of the last event of [`IdleAction::ErrorEvent`]; one line, not empty.

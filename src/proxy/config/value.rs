@@ -17,6 +17,7 @@ use super::suggest;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Off,
+    Auto,
     Duration(Duration),
     Count(NonZeroU32),
     /// Bytes.
@@ -57,7 +58,11 @@ impl Value {
             return Ok(Self::Off);
         }
         match kind {
-            Kind::Duration | Kind::DurationOrZero | Kind::DurationOrOff => duration(kind, text),
+            Kind::DurationAutoOrOff if text == "auto" => Ok(Self::Auto),
+            Kind::Duration
+            | Kind::DurationOrZero
+            | Kind::DurationOrOff
+            | Kind::DurationAutoOrOff => duration(kind, text),
             Kind::Count | Kind::CountOrOff => count(kind, text).map(Self::Count),
             Kind::Size(least, most) | Kind::SizeOrOff(least, most) => {
                 size(kind, text, least, most).map(Self::Size)
@@ -164,6 +169,7 @@ fn example(kind: Kind) -> String {
     let text = match kind {
         Kind::Duration | Kind::DurationOrZero => "\"15s\"",
         Kind::DurationOrOff => "\"15s\" or \"off\"",
+        Kind::DurationAutoOrOff => "\"15s\", \"auto\" or \"off\"",
         Kind::Count => "a number such as 100",
         Kind::CountOrOff => "a number such as 100, or \"off\"",
         Kind::Size(..) => "\"64KiB\"",
@@ -195,7 +201,9 @@ fn example(kind: Kind) -> String {
 /// The problem of a number where a number with a unit belongs.
 fn unit_missing(kind: Kind, digits: &str) -> Option<String> {
     let unit = match kind {
-        Kind::Duration | Kind::DurationOrZero | Kind::DurationOrOff => "s",
+        Kind::Duration | Kind::DurationOrZero | Kind::DurationOrOff | Kind::DurationAutoOrOff => {
+            "s"
+        }
         Kind::Size(..) | Kind::SizeOrOff(..) => "KiB",
         Kind::RateOrOff => "/s",
         _ => return None,
@@ -214,7 +222,11 @@ fn duration(kind: Kind, text: &str) -> Result<Value, String> {
     if let Some(problem) = unit_missing(kind, text) {
         return Err(problem);
     }
-    let or_off = if kind.takes_off() { ", or \"off\"" } else { "" };
+    let or_off = match kind {
+        Kind::DurationAutoOrOff => ", \"auto\", or \"off\"",
+        kind if kind.takes_off() => ", or \"off\"",
+        _ => "",
+    };
     let Ok(duration) = humantime::parse_duration(text) else {
         return Err(format!(
             "{} is no duration; write a number and a unit, such as \"200ms\", \"15s\", \"10m\" or \"1h\"{or_off}",
@@ -224,7 +236,9 @@ fn duration(kind: Kind, text: &str) -> Result<Value, String> {
     if duration.is_zero() {
         return match kind {
             Kind::DurationOrZero => Ok(Value::Duration(duration)),
-            Kind::DurationOrOff => Err("zero is no way to say never; write \"off\"".to_owned()),
+            Kind::DurationOrOff | Kind::DurationAutoOrOff => {
+                Err("zero is no way to say never; write \"off\"".to_owned())
+            }
             _ => Err("must be above zero, such as \"15s\"".to_owned()),
         };
     }

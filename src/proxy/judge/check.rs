@@ -112,10 +112,14 @@ impl Check {
             Self::Reconnects => reconnects(facts.bounds.reconnects?, &facts.window)?,
             Self::Limit => limit(facts.fill?)?,
         };
+        let is_cut_short = self == Self::Breaks && numbers.cut_short >= FEW;
         Some(Finding {
             state,
             cause,
-            remedy: self.remedy(),
+            remedy: match is_cut_short {
+                true => CUT_SHORT,
+                false => self.remedy(),
+            },
         })
     }
 
@@ -146,6 +150,10 @@ impl Check {
         }
     }
 }
+
+/// Where broken streams are answers that a completion layer has found incomplete.
+const CUT_SHORT: &str = "see why the upstream, or a proxy before it, ends answers half-way; if it leaves \
+                         their last word out by nature, set completion.required = false for their route";
 
 #[expect(clippy::cast_precision_loss, reason = "shares are no more exact")]
 fn part(some: u64, all: u64) -> f64 {
@@ -195,11 +203,15 @@ fn breaks(bound: f64, numbers: &Snapshot) -> Found {
         numbers.ended(EndReason::UpstreamIdle),
     );
     let state = share(bound, broken + idle, all)?;
+    let cut_short = match numbers.cut_short {
+        0 => String::new(),
+        some => format!("; {some} of them ended properly without their last word"),
+    };
     Some((
         state,
         format!(
             "of {all} streams that ended within a minute the upstream broke {broken} off and left \
-             {idle} silent"
+             {idle} silent{cut_short}"
         ),
     ))
 }
@@ -286,7 +298,7 @@ fn early_ends(bound: f64, numbers: &Snapshot) -> Found {
     Some((
         state,
         format!(
-            "of {all} GET streams that the upstream ended within a minute {early} were not older \
+            "of {all} EventSource streams that the upstream ended within a minute {early} were not older \
              than {}",
             format_duration(EARLY)
         ),

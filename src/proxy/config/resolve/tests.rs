@@ -37,7 +37,7 @@ fn an_upstream_is_all_that_is_needed() {
         }
     );
     assert_eq!(idle.timeout, Some(Duration::from_secs(600)));
-    assert_eq!(idle.event_timeout, None);
+    assert_eq!(idle.event_timeout, EventTimeout::Auto);
     assert_eq!(idle.action, IdleAction::Auto);
     assert_eq!(limit.total.map(NonZeroU32::get), Some(10_000));
     assert_eq!(limit.rate.map(|rate| rate.count.get()), Some(50));

@@ -1,0 +1,156 @@
+//! A glance at an event, which rules out nearly all that need not be read.
+
+use crate::family::Family;
+use crate::wire::RawEvent;
+use memchr::memmem::Finder;
+use std::sync::LazyLock;
+
+/// What a glance has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Glance {
+    /// Nothing that tells of the answer's end.
+    Nothing,
+    /// A part of the first choice, and nothing else.
+    FirstChoice,
+    /// It has to be read.
+    Read,
+}
+
+/// A member of this name. In a text within JSON there would be a backslash before the last quote.
+struct Member(LazyLock<Finder<'static>>);
+
+macro_rules! member {
+    ($name:literal) => {
+        Member(LazyLock::new(|| {
+            Finder::new(concat!("\"", $name, "\"").as_bytes())
+        }))
+    };
+}
+
+static ERROR: Member = member!("error");
+static FINISH_REASON: Member = member!("finish_reason");
+static STOP_REASON: Member = member!("stop_reason");
+static INDEX: Member = member!("index");
+static MESSAGE_STOP: Member = member!("message_stop");
+static RESPONSE: Member = Member(LazyLock::new(|| Finder::new(b"\"response.")));
+
+impl Member {
+    fn is_in(&self, raw: &[u8]) -> bool {
+        self.0.find(raw).is_some()
+    }
+
+    /// What stands behind each.
+    fn behind<'a>(&'a self, raw: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let len = self.0.needle().len();
+        self.0.find_iter(raw).map(move |at| &raw[at + len..])
+    }
+
+    /// Whether each is null, and written in one line.
+    fn is_null(&self, raw: &[u8]) -> bool {
+        self.behind(raw)
+            .all(|behind| value(behind).starts_with(b"null"))
+    }
+}
+
+/// A member's value and what follows, given what follows its name.
+fn value(behind: &[u8]) -> &[u8] {
+    let behind = behind.trim_ascii_start();
+    behind
+        .strip_prefix(b":")
+        .map_or(b"", <[u8]>::trim_ascii_start)
+}
+
+pub(super) fn at(event: &RawEvent<'_>, family: Family) -> Glance {
+    let raw = event.raw;
+    if ERROR.is_in(raw) {
+        return Glance::Read;
+    }
+    if family == Family::Anthropic {
+        let is_unnamed_stop = event.name.is_none() && MESSAGE_STOP.is_in(raw);
+        return match STOP_REASON.is_null(raw) && !is_unnamed_stop {
+            true => Glance::Nothing,
+            false => Glance::Read,
+        };
+    }
+    let names_end = |behind: &[u8]| {
+        let state = behind.split(|&byte| byte == b'"').next();
+        state.is_some_and(|state| super::ENDS.contains(&state))
+    };
+    let is_unnamed_end = event.name.is_none() && RESPONSE.behind(raw).any(names_end);
+    if is_unnamed_end || !FINISH_REASON.is_null(raw) {
+        return Glance::Read;
+    }
+    let mut found = Glance::Nothing;
+    for behind in INDEX.behind(raw) {
+        match value(behind) {
+            [b'0', next, ..] if !next.is_ascii_digit() => found = Glance::FirstChoice,
+            _ => return Glance::Read,
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Scanner;
+
+    fn glance(event: &str, family: Family) -> Glance {
+        let mut found = None;
+        Scanner::default().scan(format!("{event}\n\n").as_bytes(), |event| {
+            found = Some(at(&event, family));
+        });
+        found.unwrap()
+    }
+
+    #[test]
+    fn what_can_tell_of_the_end_is_read() {
+        for (event, expected) in [
+            (
+                r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":null}]}"#,
+                Glance::FirstChoice,
+            ),
+            (
+                r#"data: {"choices":[{"index" : 0 ,"finish_reason" : null}]}"#,
+                Glance::FirstChoice,
+            ),
+            (r#"data: {"choices":[],"usage":{}}"#, Glance::Nothing),
+            (
+                r#"data: {"choices":[{"index":0,"finish_reason":"stop"}]}"#,
+                Glance::Read,
+            ),
+            (
+                r#"data: {"choices":[{"index":1,"finish_reason":null}]}"#,
+                Glance::Read,
+            ),
+            ("data: {\"finish_reason\":\ndata: null}", Glance::Read),
+            (r#"data: {"error":null}"#, Glance::Read),
+            (
+                r#"data: {"text":"\"error\" \"finish_reason\":1"}"#,
+                Glance::Nothing,
+            ),
+            (r#"data: {"type":"response.completed"}"#, Glance::Read),
+            (
+                r#"data: {"type":"response.output_text.delta"}"#,
+                Glance::Nothing,
+            ),
+            (
+                "event: response.x\ndata: {\"a\":\"response.completed\"}",
+                Glance::Nothing,
+            ),
+        ] {
+            assert_eq!(glance(event, Family::OpenAi), expected, "{event}");
+        }
+        for (event, expected) in [
+            (
+                r#"data: {"delta":{"stop_reason":"end_turn"}}"#,
+                Glance::Read,
+            ),
+            (r#"data: {"message":{"stop_reason":null}}"#, Glance::Nothing),
+            (r#"data: {"type":"message_stop"}"#, Glance::Read),
+            (r#"data: {"delta":{"text":"a"}}"#, Glance::Nothing),
+        ] {
+            assert_eq!(glance(event, Family::Anthropic), expected, "{event}");
+        }
+    }
+}
