@@ -63,6 +63,7 @@ mod pump;
 mod registry;
 mod stop;
 mod talk;
+mod targets;
 mod workers;
 mod written;
 

@@ -63,7 +63,7 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> +
 /// Removes what concerns one connection alone, RFC 9110 section 7.6.1: also what `Connection`
 /// names.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    // A field that all recipients need is no connection option (RFC 9110 section 7.6.1).
+    // What all recipients need is no connection option (RFC 9110 section 7.6.1).
     let is_for_one_hop = |name: &HeaderName| *name != HOST && !claims::is_written(name);
     let named: Vec<_> = connection_options(headers).filter(is_for_one_hop).collect();
     for name in named {
@@ -134,6 +134,20 @@ mod tests {
         remove_hop_by_hop(&mut headers);
         assert_eq!(headers.len(), 1);
         assert_eq!(headers["accept"], "text/event-stream");
+    }
+
+    #[test]
+    fn what_the_upstream_needs_is_no_connection_option() {
+        let needed = [
+            ("host", "a"),
+            ("forwarded", "for=192.0.2.1"),
+            ("x-forwarded-for", "192.0.2.1"),
+        ];
+        let mut kept = headers(&needed);
+        let options = "Host, Forwarded, X-Forwarded-For";
+        kept.insert(CONNECTION, HeaderValue::from_static(options));
+        remove_hop_by_hop(&mut kept);
+        assert_eq!(kept, headers(&needed));
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub(super) fn resolve<R: PartialEq>(
     if normalize == Normalize::Off {
         let (route, spelling) = (route_of(path), path.into());
         if is_bounded(&route) {
-            for reading in Reading::all() {
+            for reading in Reading::all_of(path) {
                 reading.of(path)?;
             }
         }
@@ -77,7 +77,7 @@ pub(super) fn resolve<R: PartialEq>(
         Normalize::Rewrite => Cow::Owned(normalized),
         _ => Cow::Borrowed(path),
     };
-    for reading in Reading::all() {
+    for reading in Reading::all_of(&forwarded) {
         if route_of(&reading.of(&forwarded)?) != route {
             return Err(BadPath::Ambiguous);
         }
@@ -112,6 +112,11 @@ pub(super) fn is_never_normalized(path: &str) -> bool {
     let (start, last) = path.rsplit_once('/').unwrap_or(("", path));
     let mut others = start.split('/').skip(1);
     is_dots(last) || others.any(|segment| segment.is_empty() || is_dots(segment))
+}
+
+/// Whether some server would resolve a part of the path.
+pub(super) fn has_dot_segments(path: &str) -> bool {
+    decode(path, true).split('/').any(is_dots)
 }
 
 /// Whether all servers read it alike, as far as is known.
@@ -177,6 +182,20 @@ impl Reading {
                 decodes_slashes,
                 drops_parameters,
             })
+        })
+    }
+
+    /// Those that may differ for this path.
+    fn all_of(path: &str) -> impl Iterator<Item = Self> + use<> {
+        let mut escapes = path.split('%').skip(1);
+        let has_slashes = escapes.any(|rest| {
+            let digits = rest.get(..2).unwrap_or_default();
+            digits.eq_ignore_ascii_case("2f") || digits.eq_ignore_ascii_case("5c")
+        });
+        let has_parameters = path.contains(';');
+        Self::all().filter(move |reading| {
+            (has_slashes || !reading.decodes_slashes)
+                && (has_parameters || !reading.drops_parameters)
         })
     }
 

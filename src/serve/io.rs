@@ -4,6 +4,7 @@
 #[cfg(feature = "proxy")]
 use super::attachment::Attachment;
 use super::registry::ConnectionEntry;
+use super::targets::Targets;
 use crate::lock::lock;
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -251,15 +252,32 @@ impl ClientIo {
     }
 }
 
-impl Read for ClientIo {
+/// The same socket as hyper gets it, from the start of a request on.
+pub(super) struct HyperIo {
+    io: ClientIo,
+    targets: Targets,
+}
+
+impl HyperIo {
+    pub(super) fn new(io: ClientIo) -> Self {
+        Self {
+            io,
+            targets: Targets::default(),
+        }
+    }
+}
+
+impl Read for HyperIo {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut state = self.state();
+        let Self { io, targets } = self.get_mut();
+        let mut state = io.state();
         if !state.ahead.is_empty() {
             let len = state.ahead.len().min(buf.remaining());
+            targets.check(&mut state.ahead[..len]);
             buf.put_slice(&state.ahead[..len]);
             state.ahead.advance(len);
             if state.ahead.is_empty() {
@@ -271,9 +289,10 @@ impl Read for ClientIo {
         let mut bytes = [0; READ];
         let room = buf.remaining().min(READ);
         loop {
-            ready!(self.0.socket.poll_read_ready(cx))?;
-            match self.0.socket.try_read(&mut bytes[..room]) {
+            ready!(io.0.socket.poll_read_ready(cx))?;
+            match io.0.socket.try_read(&mut bytes[..room]) {
                 Ok(read) => {
+                    targets.check(&mut bytes[..read]);
                     buf.put_slice(&bytes[..read]);
                     return Poll::Ready(Ok(()));
                 }
@@ -284,13 +303,13 @@ impl Read for ClientIo {
     }
 }
 
-impl Write for ClientIo {
+impl Write for HyperIo {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Self::poll_write(&self, cx, &[IoSlice::new(buf)])
+        self.io.poll_write(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -298,7 +317,7 @@ impl Write for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Self::poll_write(&self, cx, bufs)
+        self.io.poll_write(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -310,6 +329,6 @@ impl Write for ClientIo {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.shutdown())
+        Poll::Ready(self.io.shutdown())
     }
 }

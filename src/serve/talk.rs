@@ -7,7 +7,7 @@ use super::attachment::ClientConnection;
 use super::call::{Answered, Call, Outcome};
 use super::client::Client;
 use super::idle::later;
-use super::io::{ClientIo, Stalled};
+use super::io::{ClientIo, HyperIo, Stalled};
 use super::pump::Pump;
 use super::stop::Stop;
 use super::written::Written;
@@ -231,7 +231,7 @@ where
         // It would not run between two requests, and cost a timer for each.
         .header_read_timeout(None)
         .max_buf_size(settings.max_head)
-        .serve_connection(io.clone(), attendant)
+        .serve_connection(HyperIo::new(io.clone()), attendant)
         .with_upgrades();
     let mut stopped = pin!(stop.wait());
     let (mut is_stopping, mut was_told) = (false, false);

@@ -99,7 +99,9 @@ impl RoutePath {
         }
         match (&self.matcher, &later.matcher) {
             (Matcher::Prefix(_), Matcher::Prefix(prefix)) => self.matches(prefix),
-            (Matcher::Prefix(_), Matcher::Glob(_)) => self.matches(later.literal_segments()),
+            (Matcher::Prefix(_), Matcher::Glob(_)) => {
+                self.matches(&path::pattern(later.literal_segments()))
+            }
             (Matcher::Glob(_), _) => false,
         }
     }
@@ -196,6 +198,7 @@ mod tests {
             ("/v1", "/v1x", false),
             ("/v1", "/v1/*/x", true),
             ("/v1", "/v1*", false),
+            ("/caf\u{e9}", "/caf\u{e9}/*", true),
             ("/", "/*/x", true),
             ("/**", "/v1", true),
             ("/*/x", "/*/x", true),

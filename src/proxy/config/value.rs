@@ -9,6 +9,7 @@ use http::{HeaderName, Method, Uri};
 use ipnet::IpNet;
 use toml::de::DeValue;
 
+use super::super::path;
 use super::kind::Kind;
 use super::settings::{Origins, Rate};
 use super::suggest;
@@ -423,6 +424,10 @@ fn url(text: &str) -> Result<Uri, String> {
     else {
         return Err(format!("names no host; {RIGHT}"));
     };
+    // Each server would resolve them in its own way, and requests are to stay below this path.
+    if path::has_dot_segments(uri.path()) {
+        return Err("has a path with dot segments; write the path that they lead to".to_owned());
+    }
     if authority.as_str().contains('@') {
         return Err(
             "has a user name or password, which would end up in logs; write the URL without it"

@@ -207,6 +207,15 @@ proptest! {
     }
 
     #[test]
+    fn readings_that_are_left_out_differ_from_none(path in paths()) {
+        let of = |readings: &mut dyn Iterator<Item = Reading>| {
+            let readings = readings.map(|reading| reading.of(&path).ok());
+            readings.collect::<std::collections::HashSet<_>>()
+        };
+        prop_assert_eq!(of(&mut Reading::all_of(&path)), of(&mut Reading::all()));
+    }
+
+    #[test]
     fn a_plain_path_has_one_reading(path in paths()) {
         if is_plain(&path) {
             for reading in Reading::all() {

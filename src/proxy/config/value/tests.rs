@@ -196,6 +196,8 @@ fn an_upstream_is_plain_http_and_nothing_but_a_place() {
         ("https://app", "TLS to the upstream is not supported"),
         ("http://app/?a=1", "query or fragment"),
         ("http://app/#a", "query or fragment"),
+        ("http://app/a/../b", "dot segments"),
+        ("http://app/%2e", "dot segments"),
         ("http://", "URL"),
         ("http://:80", "host"),
         ("http://app:0", "port"),
