@@ -36,7 +36,9 @@ fn names_scheme(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.get_all(name).iter().any(|value| {
         let mut elements = value.as_bytes().split(|&byte| byte == b',');
         elements.any(|element| {
-            let element = element.trim_ascii_start();
+            // Some servers trim more than blanks.
+            let start = element.iter().position(u8::is_ascii_alphanumeric);
+            let element = &element[start.unwrap_or(element.len())..];
             SCHEMES.iter().any(|scheme| {
                 let start = element.get(..scheme.len());
                 start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
@@ -77,6 +79,7 @@ mod tests {
             "CredSSP x",
             "Basic YTpi, NTLM x",
             "NTLM\tx",
+            "\"NTLM\" x",
         ] {
             for name in [AUTHORIZATION, PROXY_AUTHORIZATION] {
                 assert!(in_request(&headers(&[(name.clone(), value)])), "{value:?}");
@@ -84,6 +87,12 @@ mod tests {
                 assert!(in_request(&second), "{value:?}");
             }
         }
+    }
+
+    #[test]
+    fn bytes_that_only_some_servers_trim_do_not_hide_a_scheme() {
+        let value = HeaderValue::from_bytes(b"\xA0Negotiate YII=").unwrap();
+        assert!(in_request(&HeaderMap::from_iter([(AUTHORIZATION, value)])));
     }
 
     #[test]

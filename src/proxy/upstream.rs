@@ -228,20 +228,24 @@ impl Upstream {
             used = self.pool.take();
         }
         if let Some(socket) = used {
-            let again = repeated(&request, upload);
-            match exchange::exchange(socket, binding, &self.pool, request, upload).await {
+            let (is_safe, again) = (request.method().is_safe(), repeated(&request, upload));
+            let is_repeatable = again.is_some();
+            let exchanged =
+                exchange::exchange(socket, binding, &self.pool, request, upload, is_repeatable);
+            match exchanged.await {
                 Ok(exchanged) => return Ok(exchanged),
                 // The upstream may have closed the connection while the request was on its way.
                 Err(Failed::Unsent(unsent)) => request = *unsent,
                 Err(failed @ Failed::Http(_)) => {
-                    request = again.ok_or(failed)?;
+                    request = again.filter(|_| is_safe).ok_or(failed)?;
                 }
+                Err(failed @ Failed::TimedOut) => request = again.ok_or(failed)?,
                 Err(failed) => return Err(failed.into()),
             }
             binding.lose();
         }
         let socket = self.connect().await?;
-        Ok(exchange::exchange(socket, binding, &self.pool, request, upload).await?)
+        Ok(exchange::exchange(socket, binding, &self.pool, request, upload, false).await?)
     }
 
     async fn connect(&self) -> Result<TcpStream, Failure> {
@@ -332,9 +336,9 @@ fn nothing() -> BoxedBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-/// The same request once more, if to put it twice is to put it once and its body was empty.
+/// The same request once more, if its body was empty.
 fn repeated(request: &Request<BoxedBody>, upload: &Upload) -> Option<Request<BoxedBody>> {
-    if !request.method().is_safe() || !upload.is_over() {
+    if !upload.is_over() {
         return None;
     }
     let mut again = Request::new(nothing());

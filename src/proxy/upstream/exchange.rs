@@ -28,6 +28,9 @@ pub(super) enum Failed {
     Unsent(Box<Request<BoxedBody>>),
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    /// The upstream closed the connection, and did not wait for the request.
+    #[error("the connection was closed for want of a request")]
+    TimedOut,
     #[error("it switched protocols while the request was on its way")]
     EarlySwitch,
     #[error("the response's head says {0}")]
@@ -50,12 +53,15 @@ pub(super) type Exchanged = (Response<UpstreamBody>, Option<Switched>);
 
 /// Puts `request` to the upstream at the other end of `socket`. When the response has been read and
 /// the connection may serve another request, it goes where `binding` says.
+///
+/// `is_repeatable` of a connection that was used before, and a request that can be put to another.
 pub(super) async fn exchange(
     socket: TcpStream,
     binding: &mut Binding,
     pool: &Pool,
     request: Request<BoxedBody>,
     upload: &Upload,
+    is_repeatable: bool,
 ) -> Result<Exchanged, Failed> {
     let asked = Asked::of(&request);
     let (io, gate) = HeadIo::new(socket);
@@ -76,6 +82,12 @@ pub(super) async fn exchange(
         let body = Either::Right(Either::Left(Relay::new(incoming, upload)));
         return Ok((Response::from_parts(parts, body), Some(switched)));
     }
+    // RFC 9110 section 15.5.9: on a connection that was used before it may be of the wait for a
+    // request, sent while this one was on its way.
+    let closes = !stays_open(parts.version, &parts.headers);
+    if is_repeatable && parts.status == StatusCode::REQUEST_TIMEOUT && closes {
+        return Err(Failed::TimedOut);
+    }
     let framing = Framing::of(&parts)?;
     let home = binding.home(&parts, pool);
     // What is left of the request is hyper's to send, and an end that came with the head hyper's to
@@ -85,8 +97,7 @@ pub(super) async fn exchange(
     let is_ours = is_stream && !is_empty && upload.is_over() && !gate.is_blocked();
     let body = if is_ours {
         let (socket, ahead) = socket_of(driver);
-        let stays = parts.version == Version::HTTP_11 && stays_open(parts.version, &parts.headers);
-        let home = home.filter(|_| stays);
+        let home = home.filter(|_| parts.version == Version::HTTP_11 && !closes);
         Either::Left(StreamBody::new(socket, home, ahead, framing))
     } else {
         gate.open();
