@@ -442,13 +442,16 @@ impl<B> Plan<B> {
     where
         B: Send + 'static,
     {
+        if is_connection_bound(&response) {
+            return response.map(ResumeBody::pass);
+        }
         if may_pass(response.status()) && self.waits() {
             let failed = response.status();
             let least = retry_after(response.headers()).unwrap_or_default();
             return self.wait(ResumeError::Refused(failed).into(), least);
         }
         let (mut head, body) = response.into_parts();
-        if Kind::of(&self.asked, &head) != Kind::Stream || is_connection_bound(&head) {
+        if Kind::of(&self.asked, &head) != Kind::Stream {
             return Response::from_parts(head, ResumeBody::pass(body));
         }
         head.headers.remove(CONTENT_LENGTH);
@@ -495,16 +498,16 @@ impl<B> Plan<B> {
 }
 
 /// Whether the request has its login from the connection that the response came over.
-fn is_connection_bound(head: &http::response::Parts) -> bool {
+fn is_connection_bound<B>(response: &Response<B>) -> bool {
     #[cfg(feature = "proxy")]
-    if head
-        .extensions
+    if response
+        .extensions()
         .get::<connection_auth::ConnectionBound>()
         .is_some()
     {
         return true;
     }
-    connection_auth::in_response(&head.headers)
+    connection_auth::in_response(response.headers())
 }
 
 pin_project! {

@@ -124,6 +124,9 @@ fn serve(mut asked: Asked, to: &mut Answer) {
                     return;
                 }
                 "/hangup" => return,
+                "/unavailable" => {
+                    to.raw(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\naway");
+                }
                 "/silent" => {
                     to.wait_for_close();
                     return;
@@ -521,6 +524,21 @@ fn a_stream_of_a_login_is_not_resumed() {
         (&*stream.body, stream.end),
         ("id: 1\ndata: alice\n\n", End::Broken)
     );
+    assert_eq!(server.served(), 1);
+}
+
+#[test]
+fn a_request_of_a_login_does_not_wait_for_the_upstream_without_it() {
+    let server = server();
+    let flags = ["--resume-mode=on", "--upstream-unavailable=wait"];
+    let proxy = Proxy::start(server.addr, &flags);
+    let mut client = Client::connect(proxy.addr);
+    let accept = "Accept: text/event-stream\r\n";
+    log_in(&mut client, "alice", "/page");
+    let later = ask(&mut client, "GET", "/unavailable", accept);
+    assert!(later.body.starts_with("retry: "), "{}", later.body);
+    assert_eq!((later.status, later.end), (200, End::Clean));
+    assert_eq!(get(&mut client, "/page").body, "alice");
     assert_eq!(server.served(), 1);
 }
 

@@ -340,3 +340,26 @@ fn a_hundred_reloads_under_load_lose_no_stream_and_no_event() {
     assert_eq!((&sums["opened"], &sums["active"]), (&110.into(), &0.into()));
     assert_eq!((&sums["slots"], &sums["cut_off"]), (&0.into(), &0.into()));
 }
+
+#[test]
+fn a_feed_opened_with_a_token_ends_when_the_token_changes() {
+    let config = |token: &str| format!("admin.token = '{token}'\n");
+    let origin = held();
+    let configured = configured(
+        &origin,
+        &config("correct-horse-battery"),
+        &["--admin-listen=127.0.0.1:0"],
+    );
+    let mut client = Client::connect(configured.proxy.admin());
+    let request = |path: &str, token: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n")
+    };
+    client.send(&request("/api/live", "correct-horse-battery"));
+    assert!(client.head().starts_with("http/1.1 200 "));
+    client.read_until("event: tick");
+    configured.hang_up(&config("another-horse-battery"), 1);
+    assert_eq!(client.rest().1, End::Clean);
+    // The connection is no login either.
+    client.send(&request("/api/summary", "correct-horse-battery"));
+    assert!(client.head().starts_with("http/1.1 401 "));
+}

@@ -32,14 +32,20 @@ pub(super) fn guard() -> SseGuardLayer {
 
 struct Watcher {
     admin: Shared,
+    /// What the feed was opened with.
+    token: Option<String>,
     summaries: watch::Receiver<Arc<str>>,
     seen: u64,
 }
 
 impl Watcher {
-    /// What happens in the next second; nothing when there is none.
+    /// What happens in the next second; nothing when there is none, or the token has changed since
+    /// the feed was opened.
     async fn event(&mut self) -> Option<Event> {
         self.summaries.changed().await.ok()?;
+        if self.admin.running.current().config().admin.token != self.token {
+            return None;
+        }
         let summary = self.summaries.borrow_and_update().clone();
         let (count, ends) = self.admin.ends_behind(self.seen, ENDS);
         let missed = count - self.seen - ends.len() as u64;
@@ -56,6 +62,7 @@ pub(super) async fn live(
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let watcher = Watcher {
         seen: admin.ends_behind(u64::MAX, 0).0,
+        token: admin.running.current().config().admin.token.clone(),
         summaries: admin.summaries.subscribe(),
         admin,
     };
