@@ -57,11 +57,13 @@ async fn ticks() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     Sse::new(ticks.map(|(n, _)| Ok(Event::default().id(n.to_string()).data("tick"))))
 }
 
-/// Axum then takes no new connections and waits for the open ones, which without the drain would
-/// be as long as clients like.
+/// Until the drain's window is over: streams end over it, clients that come back meanwhile are put off
+/// until after it, and other requests are served. Axum then takes no new connections and waits for the
+/// open ones.
 async fn asked_to_go(drain: DrainHandle) {
     if let Err(error) = tokio::signal::ctrl_c().await {
         eprintln!("cannot listen for ctrl-c, so shutting down: {error}");
     }
     drain.drain(Duration::from_secs(3));
+    drain.window_over().await;
 }

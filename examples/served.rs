@@ -37,17 +37,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("listening on http://{}", listener.local_addr()?);
-    let asked_to_go = async {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            eprintln!("cannot listen for ctrl-c, so shutting down: {error}");
+    tokio::spawn({
+        let drain = drain.clone();
+        async move {
+            if let Err(error) = tokio::signal::ctrl_c().await {
+                eprintln!("cannot listen for ctrl-c, so shutting down: {error}");
+            }
+            drain.drain(Duration::from_secs(3));
         }
-        drain.drain(Duration::from_secs(3));
-    };
+    });
     // Limits count clients by the peer's address, which each request carries.
     Server::new()
         .threads(available_parallelism()?)
         .write_stall(Duration::from_secs(10))
-        .serve_until(listener, app, asked_to_go)
+        .serve_until_drained(listener, app, &drain)
         .await?;
     Ok(())
 }

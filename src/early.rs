@@ -156,7 +156,7 @@ impl StreamAsked {
         self.0.store(true, Relaxed);
     }
 
-    fn get(&self) -> bool {
+    pub(crate) fn get(&self) -> bool {
         self.0.load(Relaxed)
     }
 }

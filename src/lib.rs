@@ -7,9 +7,9 @@
 //! | layer | what it does | default in the stack |
 //! | --- | --- | --- |
 //! | [`MetricsLayer`](metrics::MetricsLayer) | counts and times streams; a span for each | on |
-//! | [`ConnectionLimitLayer`](connection_limit::ConnectionLimitLayer) | streams per client and in all, rate of new ones | 100 and 10,000 |
 //! | [`InjectLayer`](inject::InjectLayer) | lets code put events of its own into live streams | off |
 //! | [`RotationLayer`](rotation::RotationLayer) | ends old streams, and all of them on a drain | off |
+//! | [`ConnectionLimitLayer`](connection_limit::ConnectionLimitLayer) | streams per client and in all, rate of new ones | 100 and 10,000 |
 //! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | fills silences | 15 s |
 //! | [`IdleTimeoutLayer`](idle_timeout::IdleTimeoutLayer) | ends streams whose upstream is silent | off |
 //! | [`CompletionLayer`](completion::CompletionLayer) | breaks answers of models that end half-way, and says so | off |

@@ -6,6 +6,7 @@
 //!
 //! Not part of the crate's stable interface: the binary and its tests use it.
 
+mod activation;
 mod admin;
 mod budget;
 mod cli;
@@ -18,6 +19,7 @@ mod listen;
 mod logging;
 mod notify;
 mod path;
+mod phase;
 mod pulse;
 mod request_target;
 mod router;

@@ -24,11 +24,13 @@ pub enum RejectReason {
     Files,
     /// The client has as many requests in flight as it may.
     Requests,
+    /// The process is about to stop.
+    Draining,
 }
 
 impl RejectReason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PerClient,
         Self::Total,
         Self::Rate,
@@ -36,6 +38,7 @@ impl RejectReason {
         Self::Memory,
         Self::Files,
         Self::Requests,
+        Self::Draining,
     ];
 
     /// Whether it is the process that is short of something: no client could have done better.
@@ -53,13 +56,14 @@ impl RejectReason {
             Self::Memory => "memory",
             Self::Files => "files",
             Self::Requests => "requests",
+            Self::Draining => "draining",
         }
     }
 
     fn status(self) -> StatusCode {
         match self {
             Self::PerClient | Self::Rate | Self::Requests => StatusCode::TOO_MANY_REQUESTS,
-            Self::Total | Self::Clients | Self::Memory | Self::Files => {
+            Self::Total | Self::Clients | Self::Memory | Self::Files | Self::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -71,6 +75,7 @@ impl RejectReason {
             Self::Total | Self::Clients => "too many event streams",
             Self::Memory | Self::Files => "no room for another event stream now",
             Self::Requests => "too many requests in flight from this client",
+            Self::Draining => "this server is stopping: try again later",
             Self::Rate => "new event streams come too fast from this client",
         }
     }
@@ -138,6 +143,7 @@ mod tests {
             (RejectReason::Clients, 503),
             (RejectReason::Memory, 503),
             (RejectReason::Files, 503),
+            (RejectReason::Draining, 503),
         ] {
             let response = response(reason, false);
             assert_eq!(response.status(), status);

@@ -79,6 +79,7 @@ pub(crate) use registry::CloseReason;
 pub(crate) use registry::Registry;
 
 use crate::guard::BoxError;
+use crate::rotation::DrainHandle;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -263,8 +264,8 @@ impl Server {
     }
 
     /// Serves until `stop`, then accepts no more and waits until all connections have ended, each
-    /// with the response it is at. Streams do not end by themselves: give them a
-    /// [`DrainHandle`](crate::rotation::DrainHandle) and bound the wait.
+    /// with the response it is at. Streams do not end by themselves: see
+    /// [`serve_until_drained`](Self::serve_until_drained), or bound the wait.
     pub async fn serve_until<S, B>(
         &self,
         listener: TcpListener,
@@ -280,6 +281,44 @@ impl Server {
     {
         self.serve_in(&Registry::default(), listener, service, stop)
             .await
+    }
+
+    /// Serves until `drain` begins and its window is over, and waits then until all connections have
+    /// ended, each with the response it is at.
+    ///
+    /// During the window the listener stays open, so that no request is refused while load balancers
+    /// take this server out. Responses say `Connection: close`, but for streams; idle connections are
+    /// closed at the end of the window, as a request may be on its way. New streams are for a
+    /// [`RotationLayer`](crate::rotation::RotationLayer) with this handle to turn away. Answers that
+    /// [`drain_with`](DrainHandle::drain_with) gives more time go on behind the window.
+    ///
+    /// Bound the wait, as a client may take any time to read a long response.
+    pub async fn serve_until_drained<S, B>(
+        &self,
+        listener: TcpListener,
+        service: S,
+        drain: &DrainHandle,
+    ) -> std::io::Result<()>
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
+        let mut connections = self.connections(&Registry::default())?;
+        tokio::select! {
+            () = connections.accept(&listener, &service) => {}
+            () = drain.begun() => {}
+        }
+        connections.drain();
+        tokio::select! {
+            () = connections.accept(&listener, &service) => {}
+            () = drain.window_over() => {}
+        }
+        drop(listener);
+        connections.finish().await;
+        Ok(())
     }
 }
 

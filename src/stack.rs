@@ -1,6 +1,6 @@
 //! All layers in the right order, in one line.
 //!
-//! From the client inward: metrics, connection limit, injection, rotation, heartbeat, idle timeout,
+//! From the client inward: metrics, injection, rotation, connection limit, heartbeat, idle timeout,
 //! completion. They share one body, one timer and one look at the bytes; a wrong order would do no harm,
 //! but costs more.
 //!
@@ -146,11 +146,11 @@ impl<K> SseGuardLayer<K> {
 type Rules<K> = (
     Option<MetricsLayer>,
     (
-        Option<ConnectionLimitLayer<K>>,
+        Option<InjectLayer>,
         (
-            Option<InjectLayer>,
+            Option<RotationLayer>,
             (
-                Option<RotationLayer>,
+                Option<ConnectionLimitLayer<K>>,
                 (
                     Option<HeartbeatLayer>,
                     (Option<IdleTimeoutLayer>, Option<CompletionLayer>),
@@ -176,9 +176,10 @@ impl<S, K: Clone> Layer<S> for SseGuardLayer<K> {
             idle,
             completion,
         } = self.clone();
-        // What was sent ahead of an end goes out before it.
-        let rules = (inject, (rotation, (heartbeat, (idle, completion))));
-        Guard::new(inner, (metrics, (limit, rules)))
+        // What was sent ahead of an end goes out before it. In a drain a client over its limit has to
+        // get an empty stream, not a 429, so rotation decides first.
+        let rules = (rotation, (limit, (heartbeat, (idle, completion))));
+        Guard::new(inner, (metrics, (inject, rules)))
     }
 }
 

@@ -367,7 +367,9 @@ fn the_unit_leaves_room_for_what_the_defaults_allow() {
     };
     let seconds = |text: &str| text.trim_end_matches('s').parse::<u64>().unwrap();
     let patience = seconds(directive("TimeoutStopSec"));
-    assert!(patience > seconds(default("drain.window")) + 5);
+    let time = |name| seconds(default(name));
+    let longest = time("drain.window").max(time("drain.answers"));
+    assert!(patience > time("drain.delay") + longest + 5);
     let files: u64 = directive("LimitNOFILE").parse().unwrap();
     assert!(files > 2 * default("limit.total").parse::<u64>().unwrap());
     // Without a limit there is no budget of memory.
@@ -458,10 +460,18 @@ fn the_service_manager_is_told_of_readiness_reloads_stops_and_life() {
 
     proxy.signal("-TERM");
     let message = manager.news();
-    // The window, 10 s, and what is behind it, in microseconds.
+    // The time for answers, 20 s, and what is behind it, in microseconds.
     assert!(
-        message.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC=16000000\nSTATUS="),
+        message.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC=26000000\nSTATUS="),
         "{message}"
     );
+    // The drain begins at once. It still lives, and does not wait for its window a second time.
+    assert!(
+        manager
+            .news()
+            .starts_with("STATUS=the proxy stops (drain.window)")
+    );
+    manager.sign_of_life();
+    proxy.signal("-TERM");
     assert!(proxy.wait().success());
 }

@@ -364,8 +364,11 @@ fn a_drain_of_the_operators_is_as_a_signal() {
         ids(&get(&proxy, "/api/streams?state=ending").json()).len(),
         1
     );
+    assert_eq!(red.json()["phase"], "draining");
+    assert_eq!(get(&proxy, "/api/summary").json()["phase"], "draining");
     answer.close_own_side();
     answer.rest();
+    proxy.signal("-TERM");
     assert!(proxy.wait().success());
 }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
-use support::{Client, End, Origin, PATIENCE, Proxy};
+use support::{Client, End, Origin, PATIENCE, Proxy, wait_until};
 
 /// What the origin waits at until the test lets it go on.
 #[derive(Clone, Default)]
@@ -60,6 +60,12 @@ fn terminate(proxy: &Proxy) {
     proxy.wait_for_log("\"stopping");
 }
 
+/// The fields of the last line, of a process that need not wait for the end of its window.
+fn stopped_early(proxy: &mut Proxy) -> serde_json::Value {
+    proxy.signal("-TERM");
+    stopped(proxy)
+}
+
 /// The fields of the last line, of a process that went by itself.
 fn stopped(proxy: &mut Proxy) -> serde_json::Value {
     assert_eq!(proxy.wait().code(), Some(0));
@@ -105,8 +111,9 @@ fn sigterm_ends_streams_properly_and_tells_each_another_time_to_come_back() {
             told.insert(retry(&last_words));
         }
         assert!(told.len() > 10, "{told:?}");
+        // 2 s by default, half of it either way, behind what is left of the window.
         assert!(
-            told.iter().all(|ms| (1_000..=3_000).contains(ms)),
+            told.iter().all(|ms| (1_000..=3_750).contains(ms)),
             "{told:?}"
         );
         let last = stopped(&mut proxy);
@@ -130,7 +137,7 @@ fn the_answer_to_a_post_that_ends_within_the_window_ends_properly() {
     terminate(&proxy);
     gate.open();
     assert_eq!(client.rest(), (b"data: 2\n\n".to_vec(), End::Clean));
-    assert_eq!(stopped(&mut proxy)["cut_off"], 0);
+    assert_eq!(stopped_early(&mut proxy)["cut_off"], 0);
 }
 
 #[test]
@@ -148,26 +155,6 @@ fn the_answer_to_a_post_that_does_not_end_in_time_is_broken_off() {
     let ended = proxy.wait_for_log("stream ended");
     assert!(ended.contains("\"drained\""), "{ended}");
     origin.wait_for_open(0);
-}
-
-#[test]
-fn nobody_new_is_let_in_while_streams_drain() {
-    let gate = Gate::default();
-    let wait = gate.clone();
-    let origin = Origin::start(move |_, to| {
-        to.stream();
-        to.chunk("data: 1\n\n");
-        wait.wait();
-        to.end();
-    });
-    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "30s"]);
-    let mut client = begun(post(&proxy));
-    terminate(&proxy);
-    let refused = TcpStream::connect(proxy.addr).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-    gate.open();
-    assert_eq!(client.rest(), (Vec::new(), End::Clean));
-    stopped(&mut proxy);
 }
 
 #[test]
@@ -261,11 +248,11 @@ fn a_download_under_way_is_finished() {
 }
 
 #[test]
-fn idle_connections_do_not_hold_it_up() {
+fn idle_connections_are_closed_at_the_end_of_the_window_and_do_not_hold_it_up() {
     let origin = Origin::start(|_, to| {
         to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     });
-    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "10h"]);
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "300ms"]);
     let mut after_a_response = proxy.get("/");
     after_a_response.head();
     let mut fresh = Client::connect(proxy.addr);
@@ -275,6 +262,235 @@ fn idle_connections_do_not_hold_it_up() {
     assert!(after_a_response.raw().is_empty());
     assert!(fresh.raw().is_empty());
     assert_eq!(stopped(&mut proxy)["cut_off"], 0);
+}
+
+/// An origin whose answer to each request is short, and names its path.
+fn plain() -> Origin {
+    Origin::start(|asked, to| {
+        let path = asked.path;
+        to.raw(
+            format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{path}",
+                path.len()
+            )
+            .as_bytes(),
+        );
+    })
+}
+
+#[test]
+fn plain_requests_are_served_while_streams_drain_and_their_connections_close_behind_them() {
+    let origin = plain();
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "10h"]);
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut kept = proxy.ask(&request("/before"));
+    assert!(!kept.head().contains("connection: close"));
+    assert_eq!(kept.bytes(7), b"/before");
+    terminate(&proxy);
+    kept.send(&request("/kept"));
+    let head = kept.head();
+    assert!(
+        head.starts_with("http/1.1 200 ") && head.contains("connection: close"),
+        "{head}"
+    );
+    assert_eq!(kept.raw(), b"/kept");
+    for (request, body) in [
+        (request("/new"), &b"/new"[..]),
+        ("GET /old HTTP/1.0\r\n\r\n".to_owned(), b"/old"),
+        (
+            "OPTIONS /any HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".to_owned(),
+            b"/any",
+        ),
+        (
+            "HEAD /head HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".to_owned(),
+            b"",
+        ),
+        (
+            "POST /json HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk\r\n\
+             User-Agent: OpenAI/Python 1.0\r\nContent-Type: application/json\r\n\
+             Content-Length: 14\r\n\r\n{\"model\":\"gpt\"}"
+                .replace("14", "15"),
+            b"/json",
+        ),
+    ] {
+        let mut client = proxy.ask(&request);
+        let head = client.head();
+        assert!(
+            head.starts_with("http/1.1 200 ") || head.starts_with("http/1.0 200 "),
+            "{head}"
+        );
+        assert_eq!(client.raw(), body, "{request}");
+    }
+    assert_eq!(origin.served(), 7);
+    stopped_early(&mut proxy);
+}
+
+#[test]
+fn new_streams_are_put_off_without_a_request_to_the_upstream() {
+    let origin = plain();
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "1h"]);
+    terminate(&proxy);
+    for _ in 0..3 {
+        let mut client = proxy.get("/feed");
+        let head = client.head();
+        assert!(
+            head.starts_with("http/1.1 200 ") && head.contains("text/event-stream"),
+            "{head}"
+        );
+        assert!(retry(&client.raw()) > 3_590_000);
+    }
+    let flag = r#"{"messages":[],"stream":true}"#;
+    for (fields, body) in [
+        ("Accept: text/event-stream\r\n", ""),
+        ("Accept: application/json, text/event-stream\r\n", ""),
+        (
+            "User-Agent: AsyncOpenAI/Python 1.0\r\nContent-Type: application/json\r\n",
+            flag,
+        ),
+        (
+            "anthropic-version: 2023-06-01\r\nContent-Type: application/json\r\n",
+            flag,
+        ),
+        ("Content-Type: application/json\r\n", flag),
+        ("Upgrade: websocket\r\nConnection: upgrade\r\n", ""),
+    ] {
+        let method = if fields.contains("Upgrade") {
+            "GET"
+        } else {
+            "POST"
+        };
+        let length = body.len();
+        let mut client = proxy.ask(&format!(
+            "{method} / HTTP/1.1\r\nHost: x\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
+        ));
+        let head = client.head();
+        assert!(head.starts_with("http/1.1 503 "), "{fields}: {head}");
+        let after = head.split("retry-after: ").nth(1).unwrap();
+        let after: u64 = after.lines().next().unwrap().parse().unwrap();
+        assert!(after > 3_590, "{head}");
+    }
+    assert_eq!(origin.served(), 0);
+    stopped_early(&mut proxy);
+}
+
+#[test]
+fn a_flag_that_comes_late_or_not_at_all_is_passed_on_with_all_that_was_read() {
+    let long = format!(r#"{{"text":"{}","stream":true}}"#, "x".repeat(200_000));
+    let (take, length) = (long.clone(), long.len());
+    let origin = Origin::start(move |_, to| {
+        let is_whole = to.body(length) == take.as_bytes();
+        let text = if is_whole { "whole" } else { "other" };
+        to.raw(
+            format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\n{text}")
+                .as_bytes(),
+        );
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "10h"]);
+    terminate(&proxy);
+    let request = |fields: &str| {
+        format!(
+            "POST / HTTP/1.1\r\nHost: x\r\n{fields}Content-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{long}"
+        )
+    };
+    let mut client = proxy.ask(&request(""));
+    assert!(client.head().starts_with("http/1.1 200 "));
+    assert_eq!(client.raw(), b"whole");
+    let mut client = proxy.ask(&request("anthropic-version: 1\r\n"));
+    assert!(client.head().starts_with("http/1.1 503 "));
+    assert_eq!(origin.served(), 1);
+    stopped_early(&mut proxy);
+}
+
+#[test]
+fn an_answer_has_time_behind_the_window() {
+    let (origin, gate) = two_events();
+    let flags = ["--drain-window", "200ms", "--drain-answers", "10h"];
+    let mut proxy = Proxy::start(origin.addr, &flags);
+    let mut client = begun(post(&proxy));
+    terminate(&proxy);
+    wait_until("the listener closes", || {
+        TcpStream::connect(proxy.addr)
+            .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
+    gate.open();
+    assert_eq!(client.rest(), (b"data: 2\n\n".to_vec(), End::Clean));
+    assert_eq!(stopped(&mut proxy)["cut_off"], 0);
+}
+
+/// The status of `/readyz`, and its JSON.
+fn readiness(proxy: &Proxy) -> (u16, serde_json::Value) {
+    let mut client = Client::connect(proxy.admin());
+    client.send("GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let head = client.head();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_slice(&client.raw()).unwrap())
+}
+
+#[test]
+fn readiness_turns_red_ahead_of_the_drain_and_tells_its_phase() {
+    let origin = held();
+    let flags = [
+        "--drain-delay=1500ms",
+        "--drain-window=300ms",
+        "--drain-answers=10h",
+        "--admin-listen=127.0.0.1:0",
+    ];
+    let mut proxy = Proxy::start(origin.addr, &flags);
+    let mut feed = begun(proxy.get("/"));
+    let mut answer = begun(post(&proxy));
+    assert_eq!(readiness(&proxy).1["phase"], "serving");
+    terminate(&proxy);
+    let (status, json) = readiness(&proxy);
+    assert_eq!((status, &json["phase"]), (503, &"delay".into()), "{json}");
+    assert_eq!(json["parts"]["listener"]["ok"], false);
+    // All is served as before.
+    let mut late = begun(proxy.get("/"));
+    assert_eq!(readiness(&proxy).1["phase"], "delay");
+    for client in [&mut feed, &mut late] {
+        let (last_words, end) = client.rest();
+        assert!(end == End::Clean && retry(&last_words) > 1_000);
+    }
+    wait_until("the window is over", || {
+        readiness(&proxy).1["phase"] == "answers"
+    });
+    proxy.signal("-TERM");
+    assert_eq!(answer.rest().1, End::Broken);
+    assert_eq!(stopped(&mut proxy)["cut_off"], 1);
+}
+
+#[test]
+fn a_stream_that_waits_for_its_upstream_is_told_when_to_come_back() {
+    let origin = Origin::start(|_, to| {
+        to.stream();
+        to.chunk("id: 1\ndata: 1\n\n");
+        to.reset();
+    });
+    let flags = [
+        "--drain-window=1s",
+        "--resume-mode=on",
+        "--resume-backoff=10m",
+        "--resume-max-backoff=10m",
+        "--resume-give-up=24h",
+    ];
+    let mut proxy = Proxy::start(origin.addr, &flags);
+    let mut client = proxy.get("/");
+    client.head();
+    client.read_until("data: 1\n\n");
+    terminate(&proxy);
+    let (last_words, end) = client.rest();
+    assert!(end == End::Clean && retry(&last_words) > 1_000);
+    stopped(&mut proxy);
+}
+
+#[test]
+fn a_second_signal_ends_the_delay_and_the_window_too() {
+    for flags in [["--drain-delay", "10h"], ["--drain-window", "10h"]] {
+        let mut proxy = Proxy::start(held().addr, &flags);
+        terminate(&proxy);
+        proxy.signal("-INT");
+        stopped(&mut proxy);
+    }
 }
 
 #[test]
@@ -294,9 +510,8 @@ fn a_tunnel_goes_on_within_the_window() {
     let mut back = [0; 4];
     client.socket.read_exact(&mut back).unwrap();
     assert_eq!(&back, b"ping");
-    // And nothing waits for the rest of the window.
     drop(client);
-    stopped(&mut proxy);
+    stopped_early(&mut proxy);
 }
 
 #[test]

@@ -25,6 +25,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use server::{Running, Stop, start};
 use sse_guard::client_key::PeerAddr;
 use sse_guard::heartbeat::HeartbeatLayer;
+use sse_guard::rotation::{DrainHandle, RotationLayer};
 use sse_guard::serve::{RequestBody, Server};
 use sse_guard::{BoxError, EndReason, SseGuardLayer, Stream};
 use std::convert::Infallible;
@@ -241,6 +242,57 @@ fn a_stop_waits_for_what_is_under_way_and_for_nothing_else() {
         assert_stream(&mut waits, "data: 1\n\n", End::Clean);
         assert_eq!(waits.raw_and_end(), (Vec::new(), Gone::Closed));
         done.recv_timeout(PATIENCE).unwrap();
+    }
+}
+
+#[test]
+fn a_drain_serves_all_but_new_streams_until_its_window_is_over() {
+    for server in servers() {
+        let drain = DrainHandle::new();
+        let guard = SseGuardLayer::new().rotation(RotationLayer::new().drain(&drain));
+        let service = ServiceBuilder::new()
+            .layer(guard)
+            .service(service_fn(plain));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let handle = drain.clone();
+        let (is_done, done) = channel();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                listener.set_nonblocking(true).unwrap();
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let served = server.serve_until_drained(listener, service, &handle);
+                served.await.unwrap();
+            });
+            let _ = is_done.send(());
+        });
+        let ask = |request: &str| {
+            let mut client = Client::connect(addr);
+            client.send(request);
+            client
+        };
+        let mut kept = ask(&request("GET", "/text", ""));
+        assert_text(&mut kept, "plain");
+        let mut idle = ask(&request("GET", "/text", ""));
+        assert_text(&mut idle, "plain");
+        drain.drain(Duration::from_secs(1));
+        let feed = "GET /stream HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n";
+        wait_until("the server drains", || {
+            let mut late = ask(feed);
+            let head = late.head();
+            assert!(head.contains("text/event-stream"), "{head}");
+            head.contains("connection: close") && late.raw().starts_with(b"retry: ")
+        });
+        kept.send(&request("GET", "/text", ""));
+        assert!(kept.head().contains("connection: close"));
+        assert_eq!(kept.raw(), b"plain");
+        assert_eq!(idle.raw_and_end(), (Vec::new(), Gone::Closed));
+        done.recv_timeout(PATIENCE).unwrap();
+        assert!(TcpStream::connect(addr).is_err());
     }
 }
 

@@ -1,17 +1,17 @@
 //! From the command line to an exit code.
 
+use super::activation::{self, ActivationError, Sockets};
 use super::admin::{Admin, Exporter};
 use super::config::{self, Config, Loaded};
-use super::listen::{ListenError, listen};
+use super::listen::{ListenError, Listener, listen_at_start};
 use super::logging::{self, Logging};
-use super::running::{Common, Running, Source};
+use super::running::{Common, Inherited, Running, Source};
 use super::server::{self, AdminServer, Proxy};
 use super::watch::Watch;
 use super::{demo, files, notify, pulse};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 /// The process could do its work.
@@ -96,6 +96,10 @@ fn threads(config: &Config) -> NonZeroUsize {
 enum RunError {
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
+    #[error("a socket of the service manager cannot be used: {0}")]
+    Socket(std::io::Error),
     #[error("config: {0}")]
     Words(#[from] crate::wire::WordsError),
     #[error("metrics can not be counted: {0}")]
@@ -115,15 +119,27 @@ async fn serve(
     let config = &loaded.config;
     let signals = server::Signals::new().map_err(RunError::Signals)?;
     let origin = if is_demo {
-        Some(listen("upstream.url", demo::origin_address(config))?)
+        let address = demo::origin_address(config);
+        let listener = listen_at_start("upstream.url", address, config.takeover).await?;
+        Some(listener.socket)
     } else {
         None
     };
-    let listener = listen("listen", config.listen)?;
-    let admin_listener = admin_listener(&loaded)?;
-    let address = listener.local_addr().unwrap_or(config.listen);
+    let sockets = activation::sockets()?;
+    let inherited = Inherited {
+        listen: sockets.clients.is_some(),
+        admin: sockets.admin.is_some(),
+    };
+    let Sockets { clients, admin } = sockets;
+    let listener = match clients {
+        Some(socket) => Listener::inherited(socket).map_err(RunError::Socket)?,
+        None => listen_at_start("listen", config.listen, config.takeover).await?,
+    };
+    let admin_listener = admin_listener(&loaded, admin).await?;
+    let address = listener.socket.local_addr().unwrap_or(config.listen);
     if let Some(origin) = origin {
-        demo::start(origin, address, admin_listener.as_ref());
+        let admin = admin_listener.as_ref().map(|listener| &listener.socket);
+        demo::start(origin, address, admin);
     }
     for route in &config.routes {
         tracing::info!(path = %route.path, upstream = %route.settings.upstream.url, "route");
@@ -132,7 +148,8 @@ async fn serve(
     let threads = threads(config);
     let watch = Watch::new(source.file(), loaded.file_text());
     let exporter = admin_listener.is_some().then(Exporter::install);
-    let common = Common::new(admin_listener.is_some().then(Arc::default));
+    let journal = admin_listener.is_some().then(Arc::default);
+    let common = Common::new(journal, inherited);
     let running = Arc::new(Running::new(source, loaded, common)?);
     let (says, operator) = mpsc::channel(1);
     let exporter = exporter.transpose()?;
@@ -158,14 +175,27 @@ async fn serve(
 
 /// An address that nobody has asked for is no reason not to start: Prometheus itself, or another
 /// sse-guard, may have it.
-fn admin_listener(loaded: &Loaded) -> Result<Option<TcpListener>, ListenError> {
+async fn admin_listener(
+    loaded: &Loaded,
+    inherited: Option<std::net::TcpListener>,
+) -> Result<Option<Listener>, RunError> {
     const KEY: &str = "admin.listen";
-    let address = loaded.config.admin.listen;
-    match address.map(|address| listen(KEY, address)).transpose() {
+    let config = &loaded.config;
+    let Some(address) = config.admin.listen else {
+        return Ok(None);
+    };
+    if let Some(socket) = inherited {
+        let address = socket.local_addr().map_err(RunError::Socket)?;
+        if !address.ip().is_loopback() && config.admin.token.is_none() {
+            return Err(ActivationError::Open(address).into());
+        }
+        return Ok(Some(Listener::inherited(socket).map_err(RunError::Socket)?));
+    }
+    match listen_at_start(KEY, address, config.takeover).await {
         Err(error) if loaded.is_default(KEY) => {
             tracing::warn!("going on without metrics, health and stream table: {error}");
             Ok(None)
         }
-        result => result,
+        result => Ok(Some(result?)),
     }
 }

@@ -45,9 +45,9 @@ pub use mistake::{ConfigError, Mistake, Place};
 pub(super) use print::Entry;
 pub use route::RoutePath;
 pub use settings::{
-    Admin, Budget, Budgets, Client, Config, Health, Heartbeat, Idle, IdleAction, Level, Limit, Log,
-    LogFormat, Origins, Rate, Reject, Resume, Rotation, Route, Settings, Style, TrustedHeader,
-    Unavailable, Upstream,
+    Admin, Budget, Budgets, Client, Config, Drain, Health, Heartbeat, Idle, IdleAction, Level,
+    Limit, Log, LogFormat, Origins, Rate, Reject, Resume, Rotation, Route, Settings, Style,
+    Takeover, TrustedHeader, Unavailable, Upstream,
 };
 pub use source::Loaded;
 #[cfg(test)]

@@ -1,13 +1,31 @@
-//! The sockets that clients connect to.
+//! The sockets that clients connect to, and how a next process gets their addresses.
+//!
+//! An address belongs to one process, so that a second copy that is started by mistake fails. Once this
+//! process drains, it shares the address (`SO_REUSEPORT`): the next one listens while this one still
+//! serves. `takeover` says otherwise.
+//!
+//! On Linux the port stays exclusive until the flag is set on the listening socket; a process of another
+//! user never gets it. But in a port that was shared once, the kernel skips that check while any
+//! connection of it lives. So there is a lock as well: an abstract Unix socket named by the address, which
+//! lives in the same network namespace as the port, and goes with its process.
 
+use super::config::Takeover;
+use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::{Instant, sleep};
 
 /// Clients that the kernel completes connections for ahead of us, or as many as it allows
 /// (`net.core.somaxconn`). When a load balancer comes back all of its clients do, within
 /// milliseconds; those beyond this try again a second later, as their kernels decide.
 const BACKLOG: u32 = 65_535;
+
+/// How long a start waits for the process before it to take its signal.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between two tries in that time.
+const HANDOVER_RETRY: Duration = Duration::from_millis(20);
 
 /// Why an address can not be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -17,16 +35,150 @@ pub(super) struct ListenError {
     address: SocketAddr,
     error: io::Error,
     hint: String,
+    /// Another sse-guard listens there, which may be about to stop.
+    is_ours: bool,
+}
+
+/// A listening socket, and what is needed to hand its address over.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) socket: TcpListener,
+    pub(super) handover: Handover,
+}
+
+/// Lets another process listen on the address of a [`Listener`].
+#[derive(Debug, Default)]
+pub(super) struct Handover {
+    /// The same socket.
+    socket: Option<socket2::Socket>,
+    lock: Option<Lock>,
+}
+
+impl Listener {
+    fn new(socket: TcpListener, lock: Option<Lock>) -> io::Result<Self> {
+        let same = SockRef::from(&socket).try_clone()?;
+        let handover = Handover {
+            socket: Some(same),
+            lock,
+        };
+        Ok(Self { socket, handover })
+    }
+
+    /// A socket of the service manager's, which keeps it open for the next process.
+    pub(super) fn inherited(socket: std::net::TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket: TcpListener::from_std(socket)?,
+            handover: Handover::default(),
+        })
+    }
+
+    /// Whether the service manager keeps the socket, with the connections that wait in it.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.handover.socket.is_none()
+    }
+
+    /// The kernel completes no new connections. Clients try again after a second, when the socket of the
+    /// next process is the only one; those whose connection is half-open get through. Without this, a
+    /// close resets what is half-open (`net.ipv4.tcp_migrate_req` is off by default).
+    pub(super) fn refuse_handshakes(&self) {
+        if let Err(error) = drop_syns(&self.socket) {
+            tracing::debug!(%error, "a connection that is half-open may be reset");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn drop_syns(socket: &TcpListener) -> io::Result<()> {
+    use socket2::SockFilter;
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    /// Of the TCP header, at which a filter of a TCP socket begins.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    SockRef::from(socket).attach_filter(&[
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
+        SockFilter::new(AND, 0, 0, SYN | ACK),
+        SockFilter::new(JUMP_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ])
+}
+
+#[cfg(not(target_os = "linux"))]
+fn drop_syns(_: &TcpListener) -> io::Result<()> {
+    Ok(())
+}
+
+impl Handover {
+    /// From now on another process of this user may listen there, too.
+    pub(super) fn begin(&mut self) {
+        self.lock = None;
+        if let Some(socket) = &self.socket
+            && let Err(error) = socket.set_reuse_port(true)
+        {
+            tracing::warn!(%error, "the next process cannot take over the address");
+        }
+    }
+}
+
+/// Held by the process that an address belongs to.
+#[derive(Debug)]
+struct Lock {
+    #[cfg(target_os = "linux")]
+    _socket: std::os::unix::net::UnixDatagram,
+}
+
+impl Lock {
+    #[cfg(target_os = "linux")]
+    fn take(address: SocketAddr) -> io::Result<Self> {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::{SocketAddr, UnixDatagram};
+        let name = SocketAddr::from_abstract_name(format!("sse-guard/listen/{address}"))?;
+        Ok(Self {
+            _socket: UnixDatagram::bind_addr(&name)?,
+        })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn take(_: SocketAddr) -> io::Result<Self> {
+        Ok(Self {})
+    }
 }
 
 /// Listens on the address that this key of the config names.
-pub(super) fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ListenError> {
-    bind(address).map_err(|error| ListenError {
+pub(super) fn listen(
+    key: &'static str,
+    address: SocketAddr,
+    takeover: Takeover,
+) -> Result<Listener, ListenError> {
+    bind(address, takeover).map_err(|error| ListenError {
         key,
         address,
         hint: hint(key, error.kind()),
+        is_ours: takeover == Takeover::Drain
+            && error.kind() == io::ErrorKind::AddrInUse
+            && Lock::take(address).is_err(),
         error,
     })
+}
+
+/// The same, for a start at the moment at which the process before is told to stop.
+pub(super) async fn listen_at_start(
+    key: &'static str,
+    address: SocketAddr,
+    takeover: Takeover,
+) -> Result<Listener, ListenError> {
+    let until = Instant::now() + HANDOVER_TIMEOUT;
+    loop {
+        match listen(key, address, takeover) {
+            Err(error) if error.is_ours && Instant::now() < until => sleep(HANDOVER_RETRY).await,
+            result => return result,
+        }
+    }
 }
 
 fn hint(key: &str, kind: io::ErrorKind) -> String {
@@ -45,13 +197,46 @@ fn hint(key: &str, kind: io::ErrorKind) -> String {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, takeover: Takeover) -> io::Result<Listener> {
+    let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    let socket = match open(address, false) {
+        Err(error) if is_taken(&error) && takeover != Takeover::Off => {
+            let lock = match takeover {
+                Takeover::Drain => Some(Lock::take(address)?),
+                _ => None,
+            };
+            let socket = open(address, true)?;
+            if takeover == Takeover::Drain {
+                // Exclusive again. The kernel prefers it to the one that drains.
+                SockRef::from(&socket).set_reuse_port(false)?;
+                tracing::info!("taking {address} over from a process that stops");
+            } else {
+                tracing::warn!("another process listens on {address}, too (takeover = \"always\")");
+            }
+            return Listener::new(socket, lock);
+        }
+        result => result?,
+    };
+    let mut lock = None;
+    match takeover {
+        Takeover::Off => {}
+        // Whoever holds it does not listen.
+        Takeover::Drain => lock = Lock::take(socket.local_addr()?).ok(),
+        Takeover::Always => SockRef::from(&socket).set_reuse_port(true)?,
+    }
+    Listener::new(socket, lock)
+}
+
+fn open(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
     // A restart does not have to wait for the last connections' TIME_WAIT.
     socket.set_reuseaddr(true)?;
+    if is_shared {
+        SockRef::from(&socket).set_reuse_port(true)?;
+    }
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -60,34 +245,80 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 mod tests {
     use super::*;
     use std::net::TcpStream;
-    use std::time::Duration;
+
+    const LOCAL: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+
+    fn local(takeover: Takeover) -> (Listener, SocketAddr) {
+        let listener = listen("listen", LOCAL.into(), takeover).unwrap();
+        let address = listener.socket.local_addr().unwrap();
+        (listener, address)
+    }
 
     #[tokio::test]
     async fn a_burst_of_clients_finds_room() {
         let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
         let most: usize = most.map_or(128, |most| most.trim().parse().unwrap());
-        let listener = listen("listen", ([127, 0, 0, 1], 0).into()).unwrap();
-        let address = listener.local_addr().unwrap();
+        let (listener, address) = local(Takeover::Drain);
         // Beyond its room the kernel answers nobody.
         let clients: Vec<_> = (0..most.min(300))
             .map(|_| TcpStream::connect_timeout(&address, Duration::from_secs(30)).unwrap())
             .collect();
         for _ in &clients {
-            listener.accept().await.unwrap();
+            listener.socket.accept().await.unwrap();
         }
     }
 
     #[tokio::test]
     async fn an_error_names_the_key_and_what_to_do() {
-        let listener = listen("listen", ([127, 0, 0, 1], 0).into()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let error = listen("listen", address).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("listen = \"{address}\": ")),
-            "{error}"
-        );
-        assert!(error.contains("another process listens there"), "{error}");
-        let error = listen("listen", ([192, 0, 2, 1], 1024).into()).unwrap_err();
-        assert!(error.to_string().contains("no interface"), "{error}");
+        for takeover in [Takeover::Off, Takeover::Drain] {
+            let (_held, address) = local(takeover);
+            for again in [Takeover::Off, Takeover::Drain, Takeover::Always] {
+                let error = listen("listen", address, again).err().unwrap().to_string();
+                let start = format!("listen = \"{address}\": ");
+                assert!(error.starts_with(&start), "{error}");
+                assert!(error.contains("another process listens there"), "{error}");
+            }
+        }
+        let elsewhere = listen("listen", ([192, 0, 2, 1], 1024).into(), Takeover::Drain);
+        let error = elsewhere.err().unwrap().to_string();
+        assert!(error.contains("no interface"), "{error}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_address_is_shared_from_the_drain_on_and_with_one_process() {
+        let (mut first, address) = local(Takeover::Drain);
+        // What is open on the port has no say.
+        let _client = TcpStream::connect(address).unwrap();
+        let _accepted = first.socket.accept().await.unwrap();
+        for _ in 0..3 {
+            first.handover.begin();
+            let second = listen("listen", address, Takeover::Drain).unwrap();
+            for takeover in [Takeover::Off, Takeover::Drain] {
+                assert!(listen("listen", address, takeover).is_err());
+            }
+            drop(std::mem::replace(&mut first, second));
+            assert!(listen("listen", address, Takeover::Drain).is_err());
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_address_is_shared_at_any_time_if_all_say_so() {
+        let (_first, address) = local(Takeover::Always);
+        let _second = listen("listen", address, Takeover::Always).unwrap();
+        assert!(listen("listen", address, Takeover::Off).is_err());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_socket_about_to_close_completes_no_new_connection() {
+        let (listener, address) = local(Takeover::Drain);
+        let _before = TcpStream::connect(address).unwrap();
+        listener.refuse_handshakes();
+        listener.socket.accept().await.unwrap();
+        let moment = Duration::from_millis(50);
+        let error = TcpStream::connect_timeout(&address, moment).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

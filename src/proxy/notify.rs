@@ -3,6 +3,7 @@
 //! proxy serves, reloads and stops, and that it lives. Without one, which `NOTIFY_SOCKET` in the
 //! environment tells, nothing of it happens.
 
+use super::phase::Phase;
 use sd_notify::NotifyState;
 use std::convert::Infallible;
 use std::time::Duration;
@@ -33,15 +34,20 @@ pub(super) fn reloaded(listener: &TcpListener, is_new: bool) {
     tell_ready(listener, note);
 }
 
-/// It ends by itself, at the latest after so long, however short the manager's patience is.
+/// It ends by itself, at the latest after this long, however short the manager's patience is.
 pub(super) fn stopping(at_the_latest: Duration) {
     // A second for the last words.
     let patience = (at_the_latest + Duration::from_secs(1)).as_micros();
     tell(&[
         NotifyState::Stopping,
         NotifyState::ExtendTimeoutUsec(patience.try_into().unwrap_or(u32::MAX)),
-        NotifyState::Status("stopping: streams end over the drain window"),
+        NotifyState::Status(Phase::Delay.reason()),
     ]);
+}
+
+/// It has come to this on its way out.
+pub(super) fn phase(phase: Phase) {
+    tell(&[NotifyState::Status(phase.reason())]);
 }
 
 /// Tells that it lives, as often as the manager's watchdog wants it to. Says so as long as it is

@@ -4,7 +4,7 @@ use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
 use super::headers;
 use super::request_target::{self, Refused};
 use super::running::{Common, Current, Running};
-use super::stream_flag::StreamFlag;
+use super::stream_flag::{self, StreamFlag};
 use super::upstream::{Check, Health, Upstream};
 use crate::client_key::{ForwardedHeader, ForwardedIp, PeerAddr};
 use crate::completion::CompletionLayer;
@@ -18,7 +18,7 @@ use crate::inject::InjectLayer;
 use crate::metrics::MetricsLayer;
 use crate::rejection::Rejected;
 use crate::resume::{Admission, Resume, ResumeLayer};
-use crate::rotation::RotationLayer;
+use crate::rotation::{DrainHandle, RotationLayer};
 use crate::serve::RequestBody;
 use crate::stream::Stream;
 use crate::unavailable::{Unavailable, UnavailableLayer};
@@ -61,6 +61,7 @@ pub(super) struct Router {
     user_header: Option<HeaderName>,
     /// Whose word on it counts.
     trusted: Vec<IpNet>,
+    drain: DrainHandle,
 }
 
 /// A longer name of a user is none.
@@ -127,6 +128,7 @@ impl Router {
             normalize: config.normalize,
             user_header: config.admin.user_header.clone(),
             trusted: config.trusted_proxies.clone(),
+            drain: common.drain.clone(),
         };
         let mut shared = None;
         for route in &config.routes {
@@ -272,6 +274,17 @@ impl Router {
         response.map(Either::Right)
     }
 
+    /// It would be cut at the end of the window: its client had better connect to another process.
+    fn refuse_tunnel(&self, rotation: &config::Rotation) -> Response<ResponseBody> {
+        let refusal = self.drain.refusal(rotation.retry, false);
+        match refusal {
+            Some(refusal) => refusal
+                .into_response()
+                .map(|text| Either::Right(text.into())),
+            None => Response::new(Either::Right(Full::default())),
+        }
+    }
+
     async fn answer(&self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
         let route = match self.route_of(&mut request) {
             Ok(route) => route,
@@ -290,6 +303,12 @@ impl Router {
         let mut request = request;
         if route.settings.early.enabled && is_json(request.headers()) {
             watch_for_flag(&mut request);
+        }
+        if self.drain.is_draining() {
+            if headers::upgrade(request.headers()).is_some() {
+                return self.refuse_tunnel(&route.settings.rotation);
+            }
+            stream_flag::read_ahead(&mut request).await;
         }
         let Ok(mut response) = route.service.clone().call(request).await;
         if response.extensions().get::<Rejected>().is_some() {

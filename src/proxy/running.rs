@@ -7,7 +7,8 @@ use super::admin::Journal;
 use super::budget::{Budgets, Holders};
 use super::config::{self, Config, ConfigError, Loaded, Rate};
 use super::judge::Judge;
-use super::listen::{ListenError, listen};
+use super::listen::{ListenError, Listener, listen};
+use super::phase::Phases;
 use super::router::{Limit, Router};
 use super::upstream::Tunnels;
 use crate::lock::lock;
@@ -21,9 +22,8 @@ use clap::ArgMatches;
 use http::Uri;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
-use tokio::net::TcpListener;
 
 /// Where the config comes from, each time it is read.
 pub(super) struct Source {
@@ -65,13 +65,22 @@ pub(super) struct Common {
     /// Where streams wait to ask an upstream again, at the pace of a config.
     queues: Mutex<Vec<(Uri, Pace, Admission)>>,
     log_limit: Mutex<Option<(Rate, LogLimit)>>,
-    stopping: OnceLock<Instant>,
+    phases: Phases,
+    pub(super) inherited: Inherited,
+}
+
+/// Which sockets are the service manager's, whatever the config says of their addresses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Inherited {
+    pub(super) listen: bool,
+    pub(super) admin: bool,
 }
 
 impl Common {
-    pub(super) fn new(journal: Option<Arc<Journal>>) -> Self {
+    pub(super) fn new(journal: Option<Arc<Journal>>, inherited: Inherited) -> Self {
         Self {
             journal,
+            inherited,
             ..Self::default()
         }
     }
@@ -167,14 +176,8 @@ impl Common {
         all.fold(Snapshot::default(), |sum, route| sum + route)
     }
 
-    /// From now on new streams are not welcome.
-    pub(super) fn stop(&self) {
-        self.stopping.get_or_init(Instant::now);
-    }
-
-    /// Since when they are not.
-    pub(super) fn stopping_since(&self) -> Option<Instant> {
-        self.stopping.get().copied()
+    pub(super) fn phases(&self) -> &Phases {
+        &self.phases
     }
 }
 
@@ -226,9 +229,9 @@ pub(super) struct Reloaded {
     /// Those of them that hold from the next start on.
     pub(super) waiting: Vec<&'static str>,
     /// In place of the one there is.
-    pub(super) listener: Option<TcpListener>,
+    pub(super) listener: Option<Listener>,
     /// In place of the one there is, or none from now on.
-    pub(super) admin: Option<Option<TcpListener>>,
+    pub(super) admin: Option<Option<Listener>>,
 }
 
 /// Threads are started once, and so is the log.
@@ -274,22 +277,24 @@ impl Running {
             changed,
             ..Reloaded::default()
         };
-        let config = &loaded.config;
+        let (config, common) = (&loaded.config, &self.common);
         let (before, address) = (old.config().listen, config.listen);
         if address != before {
-            if address.port() == before.port() {
-                // We hold it ourselves.
+            if address.port() == before.port() || common.inherited.listen {
+                // We hold it ourselves, or the service manager does.
                 reloaded.waiting.push("listen");
             } else {
-                reloaded.listener = Some(listen("listen", address)?);
+                reloaded.listener = Some(listen("listen", address, config.takeover)?);
             }
         }
         let (before, address) = (old.config().admin.listen, config.admin.listen);
         if address != before {
             let port = |address: Option<SocketAddr>| address.map(|address| address.port());
             let is_ours = address.is_some() && port(address) == port(before);
-            if self.common.journal.is_some() && !is_ours {
-                let listener = address.map(|address| listen("admin.listen", address));
+            let is_inherited = common.inherited.admin && address.is_some();
+            if common.journal.is_some() && !is_ours && !is_inherited {
+                let listener =
+                    address.map(|address| listen("admin.listen", address, config.takeover));
                 reloaded.admin = Some(listener.transpose()?);
             } else {
                 // Nothing was counted for it, or we hold the port ourselves.

@@ -3,8 +3,10 @@
 use super::admin::Admin;
 use super::config;
 use super::files;
+use super::listen::{Handover, Listener};
 use super::logging::Logging;
 use super::notify;
+use super::phase::Phase;
 use super::router::Handler;
 use super::running::Running;
 use super::watch::Watch;
@@ -12,14 +14,17 @@ use crate::serve::{Connections, Server};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// Behind the drain window: for ends on their way out and requests that are no streams.
+/// Behind the drain window and the time for answers: for ends on their way out and requests that are no
+/// streams.
 const GRACE: Duration = Duration::from_secs(5);
+/// Before a listener closes: for connections that the kernel is about to complete, and for the first
+/// request of those that it has completed.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// What the proxy is told while it runs.
 pub(super) enum Word {
@@ -83,13 +88,15 @@ pub(super) struct AdminServer {
     admin: Option<Arc<Admin>>,
     /// Of the listener that there is.
     stop: CancellationToken,
+    handover: Handover,
 }
 
 impl AdminServer {
-    pub(super) fn new(admin: Option<Arc<Admin>>, listener: Option<TcpListener>) -> Self {
+    pub(super) fn new(admin: Option<Arc<Admin>>, listener: Option<Listener>) -> Self {
         let mut server = Self {
             admin,
             stop: CancellationToken::new(),
+            handover: Handover::default(),
         };
         server.listen(listener);
         server
@@ -97,22 +104,25 @@ impl AdminServer {
 
     /// In place of the listener that there was, whose connections have a moment to end: who asked
     /// for this is on one of them.
-    fn listen(&mut self, listener: Option<TcpListener>) {
+    fn listen(&mut self, listener: Option<Listener>) {
         std::mem::take(&mut self.stop).cancel();
+        self.handover = Handover::default();
         let (Some(admin), Some(listener)) = (&self.admin, listener) else {
             return;
         };
-        if let Ok(address) = listener.local_addr() {
+        let Listener { socket, handover } = listener;
+        if let Ok(address) = socket.local_addr() {
             tracing::info!("metrics, health and stream table on http://{address}");
         }
-        tokio::spawn(admin.clone().serve(listener, self.stop.clone()));
+        self.handover = handover;
+        tokio::spawn(admin.clone().serve(socket, self.stop.clone()));
     }
 }
 
 /// The proxy while it runs.
 pub(super) struct Proxy {
     pub(super) running: Arc<Running>,
-    pub(super) listener: TcpListener,
+    pub(super) listener: Listener,
     pub(super) threads: NonZeroUsize,
     pub(super) admin: AdminServer,
     pub(super) logging: Logging,
@@ -123,18 +133,17 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Serves until a signal or the operator's word, then drains: no new connections, streams end
-    /// spread over the window. Back when all is done, at the latest a few seconds behind the window,
-    /// at once on a second signal. Fails if it can not begin.
+    /// Serves until a signal or the operator's word, then drains, see [`stop`](Self::stop). Fails if it
+    /// can not begin.
     pub(super) async fn run(mut self) -> std::io::Result<()> {
         let server = server(&self.running.current().config().client).threads(self.threads);
         let mut connections = server.connections(&self.running.common.connections)?;
         let handler = Handler::new(&self.running);
-        notify::ready(&self.listener);
+        notify::ready(&self.listener.socket);
         loop {
             let every = self.running.current().config().watch;
             let word = tokio::select! {
-                () = connections.accept(&self.listener, &handler) => Word::Stop,
+                () = connections.accept(&self.listener.socket, &handler) => Word::Stop,
                 word = self.signals.next() => word,
                 Some(word) = self.operator.recv() => word,
                 () = self.watch.changed(every) => Word::Reload(None),
@@ -145,7 +154,7 @@ impl Proxy {
                     self.watch.look(every);
                     notify::reloading();
                     let told = self.reload(&mut connections);
-                    notify::reloaded(&self.listener, told.is_ok());
+                    notify::reloaded(&self.listener.socket, told.is_ok());
                     if let Some(who) = who {
                         // Who asked may have gone.
                         let _ = who.send(told);
@@ -153,7 +162,7 @@ impl Proxy {
                 }
             }
         }
-        self.stop(connections).await;
+        self.stop(connections, &handler).await;
         Ok(())
     }
 
@@ -170,7 +179,7 @@ impl Proxy {
         connections.retune(&server(&config.client));
         self.logging.set_level(config.log.level);
         if let Some(listener) = reloaded.listener {
-            if let Ok(address) = listener.local_addr() {
+            if let Ok(address) = listener.socket.local_addr() {
                 tracing::info!("listening on http://{address}");
             }
             self.listener = listener;
@@ -189,31 +198,83 @@ impl Proxy {
         Ok((changed, waiting))
     }
 
-    async fn stop(mut self, mut connections: Connections) {
-        drop(self.listener);
+    /// Drains: for `drain.delay` all goes on but readiness, over `drain.window` streams end and new ones
+    /// are put off, and at its end the listener closes. Back when the last connection has ended, at the
+    /// latest a few seconds behind the window and `drain.answers`, at once on a second signal.
+    async fn stop(mut self, mut connections: Connections, handler: &Handler) {
         // A reload is told so.
         drop(self.operator);
         let (current, common) = (self.running.current(), &self.running.common);
-        let window = current.config().drain_window;
-        common.stop();
-        tracing::info!(
-            streams = common.drain.live(),
-            ?window,
-            "stopping: no new connections, streams end over the window; a second signal ends at once"
-        );
-        notify::stopping(window + GRACE);
-        let stopped_at = Instant::now();
-        common.drain.drain(window);
-        let done = async {
-            connections.finish().await;
-            // Nobody can end a foreign protocol in good order: tunnels get the window to end by themselves.
-            common.tunnels.close();
-            let _ = tokio::time::timeout_at(stopped_at + window, common.tunnels.wait()).await;
+        let config = current.config();
+        let config::Drain {
+            delay,
+            window,
+            answers,
+        } = config.drain;
+        common.phases().enter(Phase::Delay);
+        if config.takeover == config::Takeover::Drain {
+            self.listener.handover.begin();
+            self.admin.handover.begin();
+        }
+        let draining_from = Instant::now() + delay;
+        let begin = |connections: &Connections| {
+            common.phases().enter(Phase::Draining);
+            notify::phase(Phase::Draining);
+            connections.drain();
+            common.drain.drain_with(window, answers);
         };
-        tokio::select! {
-            () = done => {}
-            () = tokio::time::sleep(window + GRACE) => {}
-            () = self.signals.stop() => {}
+        let streams = common.drain.live();
+        notify::stopping(delay + answers + GRACE);
+        if delay.is_zero() {
+            begin(&connections);
+        }
+        tracing::info!(
+            streams,
+            ?delay,
+            ?window,
+            ?answers,
+            "stopping: new streams are put off, live ones end over the window, other requests are \
+             served; a second signal ends at once"
+        );
+        let phases = async {
+            let listener = &self.listener;
+            if !delay.is_zero() {
+                serve_until(&mut connections, listener, handler, draining_from).await;
+                begin(&connections);
+                tracing::info!(streams = common.drain.live(), "the drain begins");
+            }
+            let closes_at = draining_from + window;
+            serve_until(&mut connections, listener, handler, closes_at).await;
+            match listener.is_inherited() {
+                // What waits there is for the next process.
+                true => sleep(SETTLE).await,
+                false => {
+                    listener.refuse_handshakes();
+                    serve_until(&mut connections, listener, handler, closes_at + SETTLE).await;
+                }
+            }
+        };
+        let in_order = tokio::select! {
+            () = phases => true,
+            () = self.signals.stop() => false,
+        };
+        drop(self.listener);
+        if in_order {
+            common.phases().enter(Phase::Answers);
+            notify::phase(Phase::Answers);
+            let done = async {
+                connections.finish().await;
+                // Nobody can end a foreign protocol in good order: tunnels get the window to end by
+                // themselves.
+                common.tunnels.close();
+                let _ =
+                    tokio::time::timeout_at(draining_from + window, common.tunnels.wait()).await;
+            };
+            tokio::select! {
+                () = done => {}
+                () = sleep_until(draining_from + answers + GRACE) => {}
+                () = self.signals.stop() => {}
+            }
         }
         let accept_failures = connections.accept_failures();
         let left = common.drain.give_up();
@@ -230,5 +291,18 @@ impl Proxy {
             heartbeats = sums.heartbeats,
             "stopped"
         );
+    }
+}
+
+/// Accepts connections until then.
+async fn serve_until(
+    connections: &mut Connections,
+    listener: &Listener,
+    handler: &Handler,
+    until: Instant,
+) {
+    tokio::select! {
+        () = connections.accept(&listener.socket, handler) => {}
+        () = sleep_until(until) => {}
     }
 }

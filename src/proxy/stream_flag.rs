@@ -1,5 +1,48 @@
 //! Whether a JSON object says `"stream": true`, as requests to LLM APIs do that want a stream.
 
+use crate::early::StreamAsked;
+use crate::family::Family;
+use crate::head::{accepts_event_stream, is_json};
+use crate::serve::RequestBody;
+use http::{Method, Request};
+use std::time::Duration;
+
+/// Bytes of a body that [`read_ahead`] holds.
+const AHEAD: usize = 64 * 1024;
+/// How long a client may take to send them.
+const AHEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Finds out, ahead of the layers, whether the body of a request asks for a stream, and notes it in the
+/// request's extensions. A body that does not tell in time, as the flag stands behind a long prompt,
+/// asks for one if the request's family is one of models.
+///
+/// For a drain, which refuses new streams and serves all else.
+pub(super) async fn read_ahead(request: &mut Request<RequestBody>) {
+    let may_stream = matches!(
+        *request.method(),
+        Method::POST | Method::PUT | Method::PATCH
+    );
+    if !may_stream || accepts_event_stream(request.headers()) || !is_json(request.headers()) {
+        return;
+    }
+    let mut flag = StreamFlag::default();
+    let body = request.body_mut();
+    let ahead = body.read_ahead(AHEAD, |bytes| flag.take(bytes));
+    let is_said = tokio::time::timeout(AHEAD_TIMEOUT, ahead)
+        .await
+        .ok()
+        .flatten();
+    let asks = is_said.unwrap_or_else(|| {
+        let family = Family::of(request);
+        matches!(family, Family::OpenAi | Family::Anthropic)
+    });
+    let extensions = request.extensions_mut();
+    let noted = extensions.get_or_insert_default::<StreamAsked>();
+    if asks {
+        noted.set();
+    }
+}
+
 /// Reads an object piece by piece, and keeps no more than a name.
 #[derive(Debug, Default)]
 pub(super) struct StreamFlag {

@@ -115,6 +115,12 @@ impl Connections {
         self.failures.all
     }
 
+    /// From now on responses other than streams say `Connection: close`, and their connections close
+    /// behind them.
+    pub(crate) fn drain(&self) {
+        self.stop.drain();
+    }
+
     /// Connections end with the response they are at. Waits for the last; to stop waiting is to cut
     /// off the rest, when this is dropped.
     pub(crate) async fn finish(&mut self) {

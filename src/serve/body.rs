@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,6 +16,12 @@ pub struct RequestBody {
     incoming: Option<Incoming>,
     upload: Upload,
     inspect: Option<Inspect>,
+    /// Read ahead, and still to be handed out.
+    #[expect(
+        clippy::box_collection,
+        reason = "few requests have one, and those that wait should be small"
+    )]
+    held: Option<Box<VecDeque<Frame<Bytes>>>>,
 }
 
 /// Is shown what passes, until it has seen enough.
@@ -35,6 +42,7 @@ impl Default for RequestBody {
             incoming: None,
             upload: Upload::default(),
             inspect: None,
+            held: None,
         };
         body.note();
         body
@@ -73,6 +81,7 @@ impl RequestBody {
             incoming: Some(incoming),
             upload: upload.clone(),
             inspect: None,
+            held: None,
         };
         body.note();
         (body, upload)
@@ -90,6 +99,14 @@ impl RequestBody {
         self.inspect = Some(Box::new(inspect));
     }
 
+    fn next_held(&mut self) -> Option<Frame<Bytes>> {
+        let frame = self.held.as_mut()?.pop_front();
+        if frame.is_none() {
+            self.held = None;
+        }
+        frame
+    }
+
     fn show(&mut self, frame: &Frame<Bytes>) {
         if let (Some(inspect), Some(data)) = (&mut self.inspect, frame.data_ref())
             && inspect(data)
@@ -98,8 +115,43 @@ impl RequestBody {
         }
     }
 
+    /// Reads ahead until `is_enough` says so of a piece, and keeps what it reads for the service. Whether
+    /// it said so; `None` if `most` bytes or the error of a broken body came first.
+    #[cfg(feature = "proxy")]
+    pub(crate) async fn read_ahead(
+        &mut self,
+        most: usize,
+        mut is_enough: impl FnMut(&[u8]) -> bool,
+    ) -> Option<bool> {
+        let mut len = 0;
+        loop {
+            let incoming = self.incoming.as_mut()?;
+            let frame = std::future::poll_fn(|cx| Pin::new(&mut *incoming).poll_frame(cx)).await;
+            let Some(frame) = frame else {
+                self.upload.set(Upload::OVER);
+                return Some(false);
+            };
+            let Ok(frame) = frame else {
+                // hyper gives the error again to the one that reads on.
+                self.upload.set(Upload::BROKEN);
+                return None;
+            };
+            self.note();
+            let data = frame.data_ref();
+            let is_said = data.is_some_and(|data| is_enough(data));
+            len += data.map_or(0, Bytes::len);
+            self.held.get_or_insert_default().push_back(frame);
+            if is_said {
+                return Some(true);
+            }
+            if len >= most {
+                return None;
+            }
+        }
+    }
+
     fn note(&self) {
-        if self.is_end_stream() {
+        if self.incoming.as_ref().is_none_or(Body::is_end_stream) {
             self.upload.set(Upload::OVER);
         }
     }
@@ -113,6 +165,10 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(frame) = self.next_held() {
+            self.show(&frame);
+            return Poll::Ready(Some(Ok(frame)));
+        }
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(None);
         };
@@ -129,11 +185,23 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        let is_handed_out = self.held.as_ref().is_none_or(|held| held.is_empty());
+        is_handed_out && self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         let incoming = self.incoming.as_ref();
-        incoming.map_or(SizeHint::with_exact(0), Body::size_hint)
+        let rest = incoming.map_or(SizeHint::with_exact(0), Body::size_hint);
+        let Some(held) = &self.held else {
+            return rest;
+        };
+        let data = held.iter().filter_map(Frame::data_ref);
+        let held: u64 = data.map(|data| data.len() as u64).sum();
+        let mut hint = SizeHint::new();
+        hint.set_lower(held.saturating_add(rest.lower()));
+        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(held)) {
+            hint.set_upper(upper);
+        }
+        hint
     }
 }

@@ -4,6 +4,7 @@ use super::body::{RequestBody, Upload};
 use super::client::Client;
 use super::io::ClientIo;
 use super::pump::Pump;
+use super::stop::Stop;
 use super::talk::Next;
 use crate::asked::{Asked, Kind};
 use crate::guard::BoxError;
@@ -30,9 +31,24 @@ pub(super) struct Answered<B> {
     pub(super) result: Result<Response<B>, BoxError>,
     pub(super) client: Client,
     asked: Asked,
+    is_stream: bool,
 }
 
 impl<B> Answered<B> {
+    /// While the server drains, the connection closes behind this, and the head says so. Not of a stream:
+    /// some clients take a broken transfer for its end then. Its connection stays until it is idle.
+    pub(super) fn for_server(mut self, stop: &Stop) -> Self {
+        if let Ok(response) = &mut self.result
+            && stop.is_draining()
+            && !self.is_stream
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        self
+    }
+
     /// The head of a request whose response hyper would write just as it would have written this one.
     pub(super) fn head_for_hyper(&self) -> Vec<u8> {
         self.client.head_for_hyper(&self.asked.method)
@@ -79,6 +95,7 @@ impl<B: Body<Data = Bytes>> Call<B> {
                     result,
                     client,
                     asked,
+                    is_stream: false,
                 }));
             }
         };
@@ -108,6 +125,7 @@ impl<B: Body<Data = Bytes>> Call<B> {
             result,
             client,
             asked,
+            is_stream,
         }))
     }
 

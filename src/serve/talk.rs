@@ -219,7 +219,7 @@ where
             may_leave: answered.client.may_leave(),
         },
     };
-    let desk = Desk::new(answered.map(|answered| *answered));
+    let desk = Desk::new(answered.map(|answered| answered.for_server(&stop)));
     let attendant = Attendant {
         service,
         #[cfg(feature = "proxy")]
@@ -258,7 +258,7 @@ where
                     Poll::Ready(Outcome::Other(answered)) => {
                         let may_leave = may_leave && client.may_leave();
                         phase = Phase::Response { may_leave };
-                        desk.leave(Note::Answered(answered));
+                        desk.leave(Note::Answered(answered.for_server(&stop)));
                         continue;
                     }
                 }

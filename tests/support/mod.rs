@@ -21,7 +21,9 @@ pub use origin::{Answer, Asked, Origin};
 
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+#[cfg(unix)]
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -124,17 +126,42 @@ impl Proxy {
             .args(["--listen", address])
             .args(flags)
             .env_clear()
+            // A test that stops it does not wait for its default window.
+            .env("SSE_GUARD_DRAIN_WINDOW", "0s")
+            .env("SSE_GUARD_DRAIN_ANSWERS", "0s")
             // Tests run side by side, and there is one port that it has by default.
             .env("SSE_GUARD_ADMIN_LISTEN", "off");
         Self::spawn(command)
     }
 
+    /// On sockets that it inherits, as from a service manager: for clients, and for the operator.
+    #[cfg(unix)]
+    pub fn activated(clients: &TcpListener, admin: &TcpListener, flags: &[&str]) -> Self {
+        let duplicate = |socket: &TcpListener| OwnedFd::from(socket.try_clone().unwrap());
+        let mut shell = Command::new("/bin/sh");
+        let activate =
+            "exec 3<&0 4>&1 </dev/null >/dev/null; export LISTEN_PID=$$; exec \"$0\" \"$@\"";
+        shell
+            .args(["-c", activate, BINARY])
+            .args(flags)
+            .env_clear()
+            .env("LISTEN_FDS", "2")
+            .env("LISTEN_FDNAMES", "web:admin")
+            .stdin(duplicate(clients))
+            .stdout(duplicate(admin));
+        Self::spawn_with_output(shell)
+    }
+
     fn spawn(mut command: Command) -> Self {
+        command.stdout(Stdio::null());
+        Self::spawn_with_output(command)
+    }
+
+    fn spawn_with_output(mut command: Command) -> Self {
         let mut child = command
             .args(["--log-format", "json"])
             // They wait for lines.
             .env("SSE_GUARD_LOG_STREAMS", "off")
-            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

@@ -39,13 +39,14 @@ impl Part {
 
 /// Whether new streams are welcome, and the parts that tell.
 pub(super) fn readiness(admin: &super::Admin) -> (bool, Map<String, Value>) {
-    let stopping = admin.running.common.stopping_since();
+    let phases = admin.running.common.phases();
+    let stopping = phases.stopping_since();
     let mut parts = vec![(
         "listener".to_owned(),
         Part::new(
             stopping.map(|since| since.elapsed()),
             admin.started,
-            "the proxy stops: no new connections, streams are ended",
+            phases.now().reason(),
         ),
     )];
     let current = admin.running.current();
@@ -88,6 +89,7 @@ pub(super) async fn readyz(State(admin): State<Shared>, headers: HeaderMap) -> i
     // Names of upstreams and files are none of a stranger's business.
     if Access::by(&admin.running.current()).is_shown(&headers) {
         let common = &admin.running.common;
+        body["phase"] = common.phases().now().as_str().into();
         body["parts"] = parts.into();
         body["health"] = json!(common.judge.verdicts(&common.budgets));
     }
@@ -96,11 +98,16 @@ pub(super) async fn readyz(State(admin): State<Shared>, headers: HeaderMap) -> i
 }
 
 pub(super) async fn drain(State(admin): State<Shared>) -> impl IntoResponse {
-    let window = admin.running.current().config().drain_window;
+    let drain = admin.running.current().config().drain;
     let streams = admin.streams().live();
     tracing::info!(streams, "the operator stops the proxy");
     // If nobody hears it any more, it is done already.
     let _ = admin.says.send(Word::Stop).await;
-    let body = json!({ "draining": streams, "window_s": window.as_secs_f64() });
+    let body = json!({
+        "draining": streams,
+        "delay_s": drain.delay.as_secs_f64(),
+        "window_s": drain.window.as_secs_f64(),
+        "answers_s": drain.answers.as_secs_f64(),
+    });
     (StatusCode::ACCEPTED, Json(body))
 }

@@ -82,6 +82,7 @@ pub(super) fn of(admin: &super::Admin) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": admin.started.elapsed().as_secs(),
         "ready": ready,
+        "phase": admin.running.common.phases().now().as_str(),
         "parts": parts,
         "health": common.judge.verdicts(&common.budgets),
         "budgets": budgets(&common.budgets),

@@ -94,6 +94,12 @@ pub static KEYS: &[Key] = &[
         "Address to accept clients on; 0.0.0.0:8080 for all interfaces",
     ),
     proxy(
+        "takeover",
+        Kind::Choice(&["drain", "always", "off"]),
+        "drain",
+        "When another sse-guard of the same user may listen on the same addresses (SO_REUSEPORT): once this one stops, always, or never (off)",
+    ),
+    proxy(
         "trusted_proxies",
         Kind::Networks,
         "",
@@ -595,10 +601,22 @@ pub static KEYS: &[Key] = &[
         "Look at the config file so often, and reload when it has changed; SIGHUP reloads at any time",
     ),
     proxy(
+        "drain.delay",
+        Kind::DurationOrZero,
+        "0s",
+        "Time between the signal to stop, which turns readiness red, and the drain; everything is served meanwhile",
+    ),
+    proxy(
         "drain.window",
         Kind::DurationOrZero,
         "10s",
-        "Time over which streams end at shutdown, so that clients come back spread out",
+        "Time over which streams end at shutdown; the listener stays open, and new streams are put off until after it",
+    ),
+    proxy(
+        "drain.answers",
+        Kind::DurationOrZero,
+        "20s",
+        "Time that answers which are not rotated, such as those of models, have at shutdown; at least drain.window",
     ),
     proxy(
         "log.format",

@@ -12,9 +12,9 @@ use super::super::path::Normalize;
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::settings::{
-    Admin, Budget, Budgets, Client, Config, Early, Health, Heartbeat, Idle, IdleAction, Level,
-    Limit, Log, LogFormat, Origins, Rate, Reject, Resume, Rotation, Route, Settings, Style,
-    TrustedHeader, Unavailable, Upstream,
+    Admin, Budget, Budgets, Client, Config, Drain, Early, Health, Heartbeat, Idle, IdleAction,
+    Level, Limit, Log, LogFormat, Origins, Rate, Reject, Resume, Rotation, Route, Settings, Style,
+    Takeover, TrustedHeader, Unavailable, Upstream,
 };
 use super::value::Value;
 use super::{RoutePath, check};
@@ -107,6 +107,7 @@ fn build(
     }
     let mut config = Config {
         listen,
+        takeover: proxy.get("takeover")?,
         trusted_proxies: proxy.get("trusted_proxies")?,
         trusted_header: proxy.get("trusted_header")?,
         normalize: proxy.get("path.normalize")?,
@@ -137,7 +138,7 @@ fn build(
         },
         admin: admin(proxy, listen, problems)?,
         watch: proxy.get("reload.watch")?,
-        drain_window: proxy.get("drain.window")?,
+        drain: drain(proxy)?,
         log: Log {
             format: proxy.get("log.format")?,
             level: proxy.get("log.level")?,
@@ -192,6 +193,16 @@ fn unbounded(proxy: Scope<'_>, routes: &[Route]) -> Result<Vec<IpNet>, Mistake> 
     networks.sort_unstable();
     networks.dedup();
     Ok(networks)
+}
+
+fn drain(proxy: Scope<'_>) -> Result<Drain, Mistake> {
+    let window = proxy.get("drain.window")?;
+    let answers: Duration = proxy.get("drain.answers")?;
+    Ok(Drain {
+        delay: proxy.get("drain.delay")?,
+        window,
+        answers: answers.max(window),
+    })
 }
 
 fn budget<T: FromValue>(
@@ -484,6 +495,11 @@ from_words! {
     Normalize {
         "match" => Match,
         "rewrite" => Rewrite,
+        "off" => Off,
+    }
+    Takeover {
+        "drain" => Drain,
+        "always" => Always,
         "off" => Off,
     }
     TrustedHeader {

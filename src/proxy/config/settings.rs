@@ -22,6 +22,8 @@ use crate::idle_timeout::EventTimeout;
 pub struct Config {
     /// Where clients connect.
     pub listen: SocketAddr,
+    /// When another process may listen there, too.
+    pub takeover: Takeover,
     /// Peers whose word on the client's address is believed; nobody's by default.
     pub trusted_proxies: Vec<IpNet>,
     /// The header in which those peers name the client.
@@ -38,8 +40,8 @@ pub struct Config {
     pub admin: Admin,
     /// How often the config file is looked at; never if `None`.
     pub watch: Option<Duration>,
-    /// Over how long streams end at shutdown; zero ends them at once.
-    pub drain_window: Duration,
+    /// How the process stops.
+    pub drain: Drain,
     /// How and how much is logged.
     pub log: Log,
     /// The routes, first match first; at least one.
@@ -66,6 +68,28 @@ impl Config {
             upstream.url == *url && upstream.check.is_some()
         })
     }
+}
+
+/// When another process may listen on the addresses of this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takeover {
+    /// Once this one stops.
+    Drain,
+    /// At any time.
+    Always,
+    /// Never.
+    Off,
+}
+
+/// How the process stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// How long everything is served while readiness is red; zero for no time.
+    pub delay: Duration,
+    /// Over how long streams end then; zero ends them at once.
+    pub window: Duration,
+    /// How long answers in pieces may go on, from the start of the window; not shorter than it.
+    pub answers: Duration,
 }
 
 /// A header that names the client.

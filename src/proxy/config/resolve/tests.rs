@@ -15,7 +15,12 @@ fn an_upstream_is_all_that_is_needed() {
     let config = config("upstream.url = 'http://127.0.0.1:3000'");
     assert_eq!(config.listen, SocketAddr::from(([127, 0, 0, 1], 8080)));
     assert_eq!(config.trusted_header, TrustedHeader::XForwardedFor);
-    assert_eq!(config.drain_window, Duration::from_secs(10));
+    let drain = config.drain;
+    assert_eq!(
+        (drain.delay, drain.window),
+        (Duration::ZERO, Duration::from_secs(10))
+    );
+    assert_eq!(drain.answers, Duration::from_secs(20));
     assert_eq!(config.log.level.as_str(), "info");
     assert_eq!(config.warnings, Vec::<String>::new());
     assert_eq!(config.routes.len(), 1);

@@ -1,0 +1,65 @@
+//! How far the process is on its way out.
+
+use crate::lock::lock;
+use std::sync::Mutex;
+use std::time::Instant;
+
+/// What the process does for its clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    #[default]
+    Serving,
+    /// Serves as before, and is not ready any more (`drain.delay`).
+    Delay,
+    /// Ends streams, puts new ones off, serves all else (`drain.window`).
+    Draining,
+    /// Accepts no connections, finishes what is under way (`drain.answers`).
+    Answers,
+}
+
+impl Phase {
+    /// As the operator's API has it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Delay => "delay",
+            Self::Draining => "draining",
+            Self::Answers => "answers",
+        }
+    }
+
+    /// Why readiness is red.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Serving => "",
+            Self::Delay => "the proxy is about to stop (drain.delay): it serves as before",
+            Self::Draining => {
+                "the proxy stops (drain.window): streams are ended, new ones put off, other requests served"
+            }
+            Self::Answers => {
+                "the proxy stops (drain.answers): no new connections, what is under way is finished"
+            }
+        }
+    }
+}
+
+/// The phase, and since when the process stops.
+#[derive(Debug, Default)]
+pub(super) struct Phases(Mutex<(Phase, Option<Instant>)>);
+
+impl Phases {
+    pub(super) fn enter(&self, phase: Phase) {
+        let mut state = lock(&self.0);
+        state.0 = phase;
+        state.1.get_or_insert_with(Instant::now);
+    }
+
+    pub(super) fn now(&self) -> Phase {
+        lock(&self.0).0
+    }
+
+    /// Since when it stops, if it does.
+    pub(super) fn stopping_since(&self) -> Option<Instant> {
+        lock(&self.0).1
+    }
+}
