@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
-use support::{Client, Origin, Proxy, wait_until};
+use support::{Client, Origin, Proxy, gate, wait_until};
 
 /// Answers checks with the status, and clients with a stream of one event.
 fn origin(status: &Arc<AtomicU16>) -> Origin {
@@ -116,4 +116,100 @@ fn a_reload_changes_how_the_upstream_is_checked() {
     reload("");
     wait_for_readiness(&proxy, 200);
     proxy.wait_for_log("the upstream is not checked any more");
+}
+
+const SHORT: [&str; 4] = [
+    "--admin-listen=127.0.0.1:0",
+    "--client-body-timeout=1s",
+    "--upstream-head-timeout=1s",
+    "--upstream-unavailable=status",
+];
+
+/// Never answers `/hang`, and reads no body.
+fn hanging() -> Origin {
+    let (keep, kept) = gate();
+    Origin::start(move |asked, to| {
+        // Held by the origin, and so never opened.
+        let _keep = &keep;
+        if asked.path == "/hang" {
+            kept.opens();
+        }
+        to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+    })
+}
+
+fn ask_from(source: [u8; 4], proxy: &Proxy, request: &str) -> Client {
+    let mut client = Client::connect_from(source, proxy.addr);
+    client.send(request);
+    client
+}
+
+fn upstream(proxy: &Proxy) -> Value {
+    get(proxy, "/api/summary").1["upstreams"][0].clone()
+}
+
+#[test]
+fn a_client_that_stalls_its_upload_gets_a_408_and_the_upstream_no_blame() {
+    let origin = hanging();
+    let proxy = Proxy::start(origin.addr, &SHORT);
+    let request = "POST /hang HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf";
+    let chunked =
+        "POST /hang HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
+    // Of several clients, too.
+    let clients: Vec<Client> = [[127, 0, 0, 1], [127, 0, 0, 2], [127, 0, 0, 3]]
+        .into_iter()
+        .flat_map(|source| [request, chunked].map(|request| ask_from(source, &proxy, request)))
+        .collect();
+    for mut client in clients {
+        let head = client.head();
+        assert!(head.starts_with("http/1.1 408 "), "{head}");
+        assert!(head.contains("connection: close\n"), "{head}");
+        assert!(
+            String::from_utf8(client.raw())
+                .unwrap()
+                .contains("request's body")
+        );
+    }
+    assert_eq!(get(&proxy, "/readyz").0, 200);
+    assert_eq!(upstream(&proxy)["failed"], 0);
+}
+
+#[test]
+fn an_upstream_that_does_not_read_an_upload_is_to_blame_itself() {
+    let origin = hanging();
+    let proxy = Proxy::start(origin.addr, &SHORT);
+    let mut client = Client::connect_from([127, 0, 0, 1], proxy.addr);
+    client.send("POST /hang HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n");
+    // Until nothing more is taken, and the connection is closed.
+    let piece = "x".repeat(1 << 20);
+    while client.try_send(&piece) {}
+    let told = proxy.wait_for_log("the upstream sent no response head in time");
+    assert!(told.contains("504"), "{told}");
+    assert_eq!(upstream(&proxy)["failed"], 1);
+}
+
+#[test]
+fn readiness_is_red_by_requests_of_more_than_one_client_alone() {
+    let origin = hanging();
+    let proxy = Proxy::start(origin.addr, &SHORT);
+    let request = "GET /hang HTTP/1.1\r\nHost: a\r\n\r\n";
+    let one = [127, 0, 0, 1];
+    let clients: Vec<Client> = (0..10).map(|_| ask_from(one, &proxy, request)).collect();
+    for mut client in clients {
+        assert!(client.head().starts_with("http/1.1 504 "));
+    }
+    assert_eq!(upstream(&proxy)["failed"], 10);
+    let (code, readiness) = get(&proxy, "/readyz");
+    assert_eq!(code, 200, "{readiness}");
+    let mut other = ask_from([127, 0, 0, 2], &proxy, request);
+    assert!(other.head().starts_with("http/1.1 504 "));
+    wait_for_readiness(&proxy, 503);
+    // An answer to any of them is an answer.
+    let fine = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert!(
+        ask_from(one, &proxy, fine)
+            .head()
+            .starts_with("http/1.1 200 ")
+    );
+    wait_for_readiness(&proxy, 200);
 }

@@ -11,6 +11,7 @@ mod health;
 mod lookup;
 mod pins;
 mod pool;
+mod progress;
 mod relay;
 mod tunnel;
 mod without_trailers;
@@ -23,15 +24,15 @@ use self::failure::Failure;
 pub(super) use self::health::Health;
 use self::lookup::Lookup;
 use self::pool::Pool;
+use self::progress::{Overdue, Progress, Uploading};
 use self::relay::Relay;
 pub(super) use self::tunnel::Tunnels;
 use self::without_trailers::WithoutTrailers;
 use super::{files, headers};
-use crate::client_key::{ForwardedIp, PeerAddr};
+use crate::client_key::{ForwardedIp, KeyExtractor, PeerAddr};
 use crate::connection_auth::ConnectionBound;
 use crate::connection_limit::InFlight;
 use crate::guard::BoxError;
-use crate::lock::lock;
 use crate::proxy::config;
 use crate::serve::{Liveness, RequestBody, Upload};
 use bytes::Bytes;
@@ -44,13 +45,15 @@ use http_body_util::{BodyExt, Either, Empty, Full, Limited};
 use hyper_util::client::legacy::connect::HttpConnector;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
 use tower_service::Service;
+
+/// IPv6 addresses that share so many bits are one client.
+const IPV6_PREFIX: u8 = 64;
 
 /// An event stream read by us, another body read by hyper, or a short text of ours.
 pub(super) type UpstreamBody = Either<StreamBody, Either<Relay, Full<Bytes>>>;
@@ -77,6 +80,7 @@ struct Target {
     base: String,
     liveness: Liveness,
     head_timeout: Duration,
+    body_timeout: Duration,
     waiting: Option<Semaphore>,
     max_body: Option<u64>,
     /// For those who can not wait any more.
@@ -111,6 +115,7 @@ impl Upstream {
                     user_timeout: config.user_timeout,
                 },
                 head_timeout: config.head_timeout,
+                body_timeout: config.body_timeout,
                 waiting: config.max_waiting.map(|most| {
                     let most = usize::try_from(most.get()).unwrap_or(usize::MAX);
                     Semaphore::new(most.min(Semaphore::MAX_PERMITS))
@@ -204,11 +209,7 @@ impl Upstream {
             headers::set_upgrade(&mut parts.headers, protocol);
         }
         let progress = Progress::default();
-        let sending = progress.clone();
-        let body = WithoutTrailers(body).map_frame(move |frame| {
-            sending.made();
-            frame
-        });
+        let body = Uploading::new(WithoutTrailers(body), &progress);
         let most = self.target.max_body.and_then(|most| most.try_into().ok());
         let body = Limited::new(body, most.unwrap_or(usize::MAX));
         Ok((Request::from_parts(parts, body.boxed_unsync()), progress))
@@ -260,7 +261,8 @@ impl Upstream {
         Ok(socket)
     }
 
-    /// Waits for the head, no longer than the timeout since the last of the request was sent.
+    /// Waits for the head, no longer than the timeout since the last of the request was sent; for what
+    /// the client still has to send of it, no longer than its own timeout.
     async fn in_time(
         &self,
         response: impl Future<Output = Result<Exchanged, Failure>>,
@@ -268,14 +270,16 @@ impl Upstream {
     ) -> Result<Exchanged, Failure> {
         tokio::pin!(response);
         loop {
-            let deadline = progress.last() + self.target.head_timeout;
+            let (head, body) = (self.target.head_timeout, self.target.body_timeout);
+            let deadline = progress
+                .check(head, body)
+                .map_err(|overdue| match overdue {
+                    Overdue::Client => Failure::UploadStalled,
+                    Overdue::Upstream => Failure::HeadTimeout,
+                })?;
             tokio::select! {
                 result = &mut response => return result,
-                () = tokio::time::sleep_until(deadline) => {
-                    if progress.last() + self.target.head_timeout <= deadline {
-                        return Err(Failure::HeadTimeout);
-                    }
-                }
+                () = tokio::time::sleep_until(deadline) => {}
             }
         }
     }
@@ -294,6 +298,8 @@ impl Service<Request<RequestBody>> for Upstream {
         let upstream = self.clone();
         Box::pin(async move {
             let target = &upstream.target;
+            let client = target.trusted.key(&request);
+            let client = client.map(|client| client.network(IPV6_PREFIX));
             Ok(match upstream.ask(request).await {
                 Ok(response) => {
                     target.health.answered();
@@ -302,7 +308,8 @@ impl Service<Request<RequestBody>> for Upstream {
                 Err(failure) => {
                     if failure.is_upstreams() {
                         let is_away = matches!(failure, Failure::Connect(_));
-                        target.health.failed(&failure.told(), is_away);
+                        let health = &target.health;
+                        health.failed(&failure.told(), is_away, client.as_ref());
                     }
                     failure.answer(&target.url, &target.retry_after)
                 }
@@ -346,24 +353,4 @@ fn repeated(request: &Request<BoxedBody>, upload: &Upload) -> Option<Request<Box
     *again.uri_mut() = request.uri().clone();
     *again.headers_mut() = request.headers().clone();
     Some(again)
-}
-
-/// When the last part of a request's body went by.
-#[derive(Clone)]
-struct Progress(Arc<Mutex<Instant>>);
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
-    }
-}
-
-impl Progress {
-    fn made(&self) {
-        *lock(&self.0) = Instant::now();
-    }
-
-    fn last(&self) -> Instant {
-        *lock(&self.0)
-    }
 }

@@ -130,6 +130,12 @@ pub static KEYS: &[Key] = &[
         "75s",
         "How long a client may take for a request's head, and stay without one; above your load balancer's",
     ),
+    route(
+        "client.body_timeout",
+        Kind::Duration,
+        "60s",
+        "How long a client may send nothing of a request's body, before the response begins; then it gets a 408",
+    ),
     proxy(
         "client.max_head",
         Kind::Size(8 * KIB, GIB),

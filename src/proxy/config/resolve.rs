@@ -255,6 +255,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             url: scope.get(URL)?,
             connect_timeout: scope.get("upstream.connect_timeout")?,
             head_timeout: scope.get("upstream.head_timeout")?,
+            body_timeout: scope.get("client.body_timeout")?,
             max_waiting: scope.get("upstream.max_waiting")?,
             max_body: scope.get("upstream.max_body")?,
             keepalive: scope.get("upstream.keepalive")?,

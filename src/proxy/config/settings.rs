@@ -312,6 +312,8 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// How long the response head may take; above zero.
     pub head_timeout: Duration,
+    /// How long the client may send nothing of a request's body; above zero.
+    pub body_timeout: Duration,
     /// How many requests may wait for it; any number if `None`.
     pub max_waiting: Option<NonZeroU32>,
     /// How many bytes a request's body may have; any number if `None`.

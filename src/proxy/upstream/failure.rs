@@ -33,6 +33,8 @@ pub(super) enum Failure {
     Busy,
     #[error("the request's body is too long")]
     TooLong,
+    #[error("the client sent no more of the request's body in time")]
+    UploadStalled,
     #[error("the request's body broke off")]
     Upload(#[source] Failed),
 }
@@ -62,6 +64,7 @@ impl Failure {
             Self::Connect(_) | Self::Broken(_) | Self::Switched => StatusCode::BAD_GATEWAY,
             Self::Busy | Self::Files(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
             Self::HeadTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Request(_) | Self::Upload(_) => StatusCode::BAD_REQUEST,
             Self::Coding => StatusCode::NOT_IMPLEMENTED,
@@ -93,7 +96,11 @@ impl Failure {
             Self::HeadTimeout => {
                 "if it needs longer to think, raise upstream.head_timeout; else see its own log"
             }
-            Self::Request(_) | Self::Coding | Self::TooLong | Self::Upload(_) => return None,
+            Self::Request(_)
+            | Self::Coding
+            | Self::TooLong
+            | Self::Upload(_)
+            | Self::UploadStalled => return None,
         })
     }
 
@@ -146,8 +153,9 @@ impl Failure {
         if let Self::Busy | Self::Files(_) = self {
             headers.insert(RETRY_AFTER, retry_after.clone());
         }
-        if let Self::Files(_) = self {
-            // What its connection holds is what there are too few of.
+        if let Self::Files(_) | Self::UploadStalled = self {
+            // What its connection holds is what there are too few of; and what is left of an upload is no
+            // request.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -5,6 +5,7 @@
 //! answered do not make good for checks that fail, as an upstream may answer and want no clients.
 
 use super::check::{Check, Checks, Missed};
+use crate::client_key::ClientKey;
 use crate::lock::lock;
 use crate::proxy::config::host_and_port;
 use crate::resume::Admission;
@@ -58,8 +59,21 @@ pub(in crate::proxy) struct State {
 /// Failures in a row.
 #[derive(Clone, Debug, Default)]
 struct Row {
-    failures: u32,
+    /// That the upstream fails everybody with: it takes no connection, or fails a check.
+    general: u32,
+    /// Of single requests, which may be those requests' fault.
+    of_requests: u32,
+    clients: Clients,
     enough_since: Option<Instant>,
+}
+
+/// Whose requests failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Clients {
+    #[default]
+    None,
+    One(Option<ClientKey>),
+    Several,
 }
 
 impl Row {
@@ -67,10 +81,31 @@ impl Row {
         self.enough_since.is_some()
     }
 
-    /// One more. Whether they are enough by that.
+    /// One more that tells of the upstream alone. Whether they are enough by that.
     fn grow(&mut self) -> bool {
-        self.failures += 1;
-        let is_turn = self.failures >= ENOUGH && !self.is_enough();
+        self.general += 1;
+        self.settle()
+    }
+
+    /// One more request of this client's.
+    fn grow_by(&mut self, client: Option<&ClientKey>) -> bool {
+        self.of_requests += 1;
+        self.clients = match std::mem::take(&mut self.clients) {
+            Clients::None => Clients::One(client.cloned()),
+            Clients::One(known) if known.as_ref() == client => Clients::One(known),
+            Clients::One(_) | Clients::Several => Clients::Several,
+        };
+        self.settle()
+    }
+
+    /// One client may ask for nothing but what hangs or breaks: what fails it alone says little of the
+    /// upstream.
+    fn settle(&mut self) -> bool {
+        let of_requests = match self.clients {
+            Clients::Several => self.of_requests,
+            Clients::None | Clients::One(_) => 0,
+        };
+        let is_turn = self.general + of_requests >= ENOUGH && !self.is_enough();
         if is_turn {
             self.enough_since = Some(Instant::now());
         }
@@ -161,8 +196,14 @@ impl Health {
         }
     }
 
-    /// `is_away` if it could not even be connected to.
-    pub(super) fn failed(&self, failure: &impl ToString, is_away: bool) {
+    /// `is_away` if it could not even be connected to. Else it counts when requests of more than one
+    /// client fail.
+    pub(super) fn failed(
+        &self,
+        failure: &impl ToString,
+        is_away: bool,
+        client: Option<&ClientKey>,
+    ) {
         if is_away {
             self.for_queues(Admission::upstream_is_unreachable);
         }
@@ -171,7 +212,10 @@ impl Health {
         state.failed += 1;
         state.is_away = is_away;
         state.last_failure = Some(failure.clone());
-        let is_turn = state.requests.grow();
+        let is_turn = match is_away {
+            true => state.requests.grow(),
+            false => state.requests.grow_by(client),
+        };
         state.settle();
         drop(state);
         if is_turn {

@@ -12,11 +12,16 @@ fn health(address: &str) -> Health {
 /// One that requests have found so.
 fn unreachable(address: &str, is_away: bool) -> Health {
     let health = health(address);
-    for _ in 0..ENOUGH {
-        health.failed(&"no answer", is_away);
+    for client in clients() {
+        health.failed(&"no answer", is_away, Some(&client));
     }
     assert!(!health.state().is_reachable);
     health
+}
+
+/// As many as make enough.
+fn clients() -> impl Iterator<Item = ClientKey> {
+    (0..ENOUGH).map(|number| ClientKey::Ip(std::net::Ipv4Addr::from_bits(number).into()))
 }
 
 fn refused() -> Result<(), Missed> {
@@ -45,13 +50,13 @@ async fn until(health: &Health, is_reachable: bool) {
 fn failures_in_a_row_make_it_unreachable_and_an_answer_reachable() {
     let health = health("app");
     for _ in 0..5 {
-        health.failed(&"refused", true);
-        health.failed(&"refused", true);
+        health.failed(&"refused", true, None);
+        health.failed(&"refused", true, None);
         assert!(health.state().is_reachable);
         health.answered();
     }
     for _ in 0..ENOUGH {
-        health.failed(&"refused", true);
+        health.failed(&"refused", true, None);
     }
     let state = health.state();
     assert!(!state.is_reachable);
@@ -114,10 +119,10 @@ fn a_check_makes_good_for_requests_as_far_as_it_goes() {
 #[test]
 fn requests_that_fail_between_checks_that_pass_are_in_a_row() {
     let health = health("app");
-    for _ in 0..ENOUGH {
+    for client in clients() {
         assert!(health.state().is_reachable);
         health.checked(Ok(()), true);
-        health.failed(&"no answer", false);
+        health.failed(&"no answer", false, Some(&client));
     }
     assert!(!health.state().is_reachable);
 }
@@ -197,4 +202,29 @@ async fn a_check_ends_when_nobody_has_the_upstream_any_more() {
     let known = Arc::downgrade(&health.0);
     drop(health);
     assert!(known.upgrade().is_none());
+}
+
+#[test]
+fn what_fails_one_client_alone_says_little_of_the_upstream() {
+    let health = health("app");
+    let all: Vec<ClientKey> = clients().collect();
+    for _ in 0..10 {
+        health.failed(&"no answer", false, Some(&all[0]));
+    }
+    assert!(health.state().is_reachable);
+    // An answer to another, and it is no row.
+    health.answered();
+    health.failed(&"no answer", false, Some(&all[1]));
+    health.failed(&"no answer", false, Some(&all[0]));
+    assert!(health.state().is_reachable);
+    health.failed(&"no answer", false, Some(&all[0]));
+    assert!(!health.state().is_reachable);
+    health.answered();
+    // That it takes no connection is the same for all.
+    health.failed(&"no answer", false, Some(&all[0]));
+    for _ in 0..ENOUGH {
+        assert!(health.state().is_reachable);
+        health.failed(&"refused", true, Some(&all[0]));
+    }
+    assert!(!health.state().is_reachable);
 }
