@@ -317,6 +317,17 @@ fn no_path_leaves_the_base_path() {
 }
 
 #[test]
+fn a_long_path_costs_no_more_than_its_bytes() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &[]);
+    for (part, status) in [("/ab", "200"), ("/a;", "414"), ("%41", "414")] {
+        let path = format!("/x{}", part.repeat(4096));
+        let bytes = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(put(&proxy, bytes.as_bytes()).0, status, "{part}");
+    }
+}
+
+#[test]
 fn the_operators_address_takes_valid_requests_alone() {
     let origin = plain();
     let proxy = Proxy::start(origin.addr, &["--admin-listen", "127.0.0.1:0"]);

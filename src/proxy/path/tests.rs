@@ -156,6 +156,18 @@ fn off_forwards_what_was_sent_but_nothing_above_a_base_path() {
     }
 }
 
+#[test]
+fn a_long_path_is_read_if_there_is_nothing_to_resolve() {
+    let long = |part: &str| format!("/{}", part.repeat(60_000 / part.len()));
+    let plain = long("a/b");
+    assert_eq!(resolved(&plain, Match), Ok(("/", plain.clone())));
+    for part in ["/a;", "%41", "/a/..", "//"] {
+        for mode in [Match, Rewrite, Off] {
+            assert_eq!(resolved(&long(part), mode), Err(BadPath::TooLong), "{part}");
+        }
+    }
+}
+
 /// Paths of what makes a difference, in any order.
 fn paths() -> impl Strategy<Value = String> {
     let part = prop::sample::select(vec![
