@@ -18,6 +18,7 @@ mod judge;
 mod listen;
 mod logging;
 mod notify;
+mod off_thread;
 mod path;
 mod phase;
 mod pulse;

@@ -391,3 +391,43 @@ fn a_config_may_come_by_a_pipe() {
     let out = String::from_utf8(ended.stdout).unwrap();
     assert_line(&out, "total = 7 # file /dev/stdin:2");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_path_that_blocks_or_does_not_end_is_a_mistake_and_a_signal_ends_the_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo.toml");
+    let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    let fifo = fifo.to_str().unwrap();
+    for (path, problem) in [
+        (fifo, "pipe without a writer"),
+        ("/dev/zero", "longer than 4 MiB"),
+        ("/", "can not read /"),
+    ] {
+        let args = [CHECK, &["--config", path]].concat();
+        let ended = Run {
+            args: &args,
+            ..Run::default()
+        }
+        .end();
+        assert_eq!(ended.code, Some(2), "{path}");
+        assert!(
+            ended.err.starts_with("--config: can not read"),
+            "{}",
+            ended.err
+        );
+        assert!(ended.err.contains(problem), "{}", ended.err);
+    }
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sse-guard"))
+        .args(["--upstream=http://127.0.0.1:9", "--config", fifo])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The reader has the pipe open once a writer can.
+    let writer = fs::OpenOptions::new().write(true).open(fifo).unwrap();
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").arg(pid).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    drop(writer);
+}

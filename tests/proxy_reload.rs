@@ -162,7 +162,7 @@ fn routes_come_and_go_and_their_streams_stay() {
     let mut old = begun(run.proxy.addr, "/v1");
     run.hang_up(&route, 1);
     let mut new = Client::connect(run.proxy.addr);
-    new.send("GET /v1 HTTP/1.1\r\nHost: x\r\n\r\n");
+    new.send("GET /v1 HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n");
     new.head();
     assert!(new.read_until("data: 1\n\n").starts_with("data: other\n\n"));
     run.hang_up("", 2);
@@ -362,4 +362,61 @@ fn a_feed_opened_with_a_token_ends_when_the_token_changes() {
     // The connection is no login either.
     client.send(&request("/api/summary", "correct-horse-battery"));
     assert!(client.head().starts_with("http/1.1 401 "));
+}
+
+fn fifo(path: &std::path::Path) {
+    let made = std::process::Command::new("mkfifo").arg(path).status();
+    assert!(made.unwrap().success());
+}
+
+#[test]
+fn a_config_path_that_blocks_stops_nothing_and_a_signal_to_stop_is_heeded() {
+    let origin = held();
+    let flags = [
+        "--admin-listen=127.0.0.1:0",
+        "--reload-watch=50ms",
+        "--limit-rate=off",
+    ];
+    let mut run = configured(&origin, "", &flags);
+    let mut before = begun(run.proxy.addr, "/");
+    fs::remove_file(&run.file).unwrap();
+    fifo(&run.file);
+    let admin = run.proxy.admin();
+    let operator = thread::spawn(move || post(admin, "/api/reload"));
+    run.proxy.signal("-HUP");
+    // Meanwhile it serves.
+    while !operator.is_finished() {
+        begun(run.proxy.addr, "/");
+    }
+    let (status, told) = operator.join().unwrap();
+    assert_eq!(status, 422, "{told}");
+    let name = run.file.to_str().unwrap();
+    for part in ["--config", "can not read", name, "pipe without a writer"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    // What hangs is not begun a second time.
+    let (_, told) = post(admin, "/api/reload");
+    assert!(told.contains("still hangs"), "{told}");
+    let threads = fs::read_dir(format!("/proc/{}/task", run.proxy.pid()));
+    if let Ok(threads) = threads {
+        let names = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")));
+        let reads = names.filter(|name| name.as_ref().is_ok_and(|name| name.trim() == "config"));
+        assert!(reads.count() <= 2);
+    }
+    run.proxy.signal("-HUP");
+    run.proxy.signal("-TERM");
+    assert_eq!(before.rest().1, End::Clean);
+    assert_eq!(run.proxy.wait().code(), Some(0));
+}
+
+#[test]
+fn a_config_that_does_not_end_is_refused() {
+    let origin = held();
+    let run = configured(&origin, "", &[]);
+    fs::remove_file(&run.file).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &run.file).unwrap();
+    run.proxy.signal("-HUP");
+    let line = run.proxy.wait_for_log("the config is not reloaded");
+    assert!(line.contains("longer than 4 MiB"), "{line}");
+    begun(run.proxy.addr, "/");
 }

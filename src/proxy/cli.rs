@@ -31,8 +31,37 @@ pub fn main() -> ExitCode {
         Some("demo") => demo::DEFAULTS,
         _ => &[],
     };
-    let source = Source { matches, defaults };
-    let loaded = match source.load() {
+    let source = Source::new(matches, defaults);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime does not start: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let code = runtime.block_on(start(source));
+    // What is left are connections that had their time.
+    runtime.shutdown_background();
+    code
+}
+
+async fn start(source: Source) -> ExitCode {
+    let mut signals = match server::Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("error: signals can not be received: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let reading = tokio::select! {
+        reading = source.read() => reading,
+        // It may take its time, and the first process of a container has no default for signals.
+        () = signals.stop() => return OK,
+    };
+    let loaded = match reading.loaded {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("{error}");
@@ -41,8 +70,8 @@ pub fn main() -> ExitCode {
     };
     match source.matches.subcommand_name() {
         Some("check") => check(&loaded),
-        Some("demo") => run(source, loaded, true),
-        _ => run(source, loaded, false),
+        Some("demo") => run(source, loaded, signals, true).await,
+        _ => run(source, loaded, signals, false).await,
     }
 }
 
@@ -54,7 +83,7 @@ fn check(loaded: &Loaded) -> ExitCode {
     OK
 }
 
-fn run(source: Source, loaded: Loaded, demo: bool) -> ExitCode {
+async fn run(source: Source, loaded: Loaded, signals: server::Signals, demo: bool) -> ExitCode {
     let config = &loaded.config;
     let logging = logging::start(&config.log);
     for warning in &config.warnings {
@@ -63,20 +92,7 @@ fn run(source: Source, loaded: Loaded, demo: bool) -> ExitCode {
     if let Some(warning) = files::raise_limit(config) {
         tracing::warn!("{warning}");
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: the runtime does not start: {error}");
-            return ExitCode::from(FAILED);
-        }
-    };
-    let result = runtime.block_on(serve(source, loaded, logging, demo));
-    // What is left are connections that had their time.
-    runtime.shutdown_background();
-    match result {
+    match serve(source, loaded, logging, signals, demo).await {
         Ok(()) => OK,
         Err(error) => {
             eprintln!("error: {error}");
@@ -106,18 +122,16 @@ enum RunError {
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error("threads can not be started: {0}")]
     Threads(std::io::Error),
-    #[error("signals can not be received: {0}")]
-    Signals(std::io::Error),
 }
 
 async fn serve(
     source: Source,
     loaded: Loaded,
     logging: Logging,
+    signals: server::Signals,
     is_demo: bool,
 ) -> Result<(), RunError> {
     let config = &loaded.config;
-    let signals = server::Signals::new().map_err(RunError::Signals)?;
     let origin = if is_demo {
         let address = demo::origin_address(config);
         let listener = listen_at_start("upstream.url", address, config.takeover).await?;

@@ -37,8 +37,8 @@ mod value;
 
 pub use super::path::Normalize;
 pub(super) use check::host_and_port;
-pub(super) use cli::file_name;
 pub use cli::{command, load, process_env};
+pub(super) use cli::{file_name, hung, read_text};
 pub use keys::{KEYS, Key};
 pub use kind::Kind;
 pub use mistake::{ConfigError, Mistake, Place};

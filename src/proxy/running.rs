@@ -8,9 +8,11 @@ use super::budget::{Budgets, Holders};
 use super::config::{self, Config, ConfigError, Loaded, Rate};
 use super::judge::Judge;
 use super::listen::{ListenError, Listener, listen};
+use super::off_thread::OffThread;
 use super::phase::Phases;
 use super::router::{Limit, Router};
 use super::upstream::Tunnels;
+use super::watch;
 use crate::lock::lock;
 use crate::metrics::{LogLimit, MetricsLayer, Snapshot};
 use crate::resume::Admission;
@@ -26,10 +28,19 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 /// Where the config comes from, each time it is read.
+#[derive(Clone)]
 pub(super) struct Source {
     pub(super) matches: ArgMatches,
     /// Of this run, above those of the keys.
     pub(super) defaults: &'static [(&'static str, &'static str)],
+    reads: OffThread,
+}
+
+/// What came of reading the config.
+pub(super) struct Reading {
+    pub(super) loaded: Result<Loaded, ConfigError>,
+    /// What the file said just before, if it can be read twice.
+    pub(super) seen: Option<String>,
 }
 
 impl Source {
@@ -38,8 +49,28 @@ impl Source {
         config::file_name(&self.matches, config::process_env())
     }
 
-    pub(super) fn load(&self) -> Result<Loaded, ConfigError> {
-        config::load(&self.matches, config::process_env(), self.defaults)
+    pub(super) fn new(
+        matches: ArgMatches,
+        defaults: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        Self {
+            matches,
+            defaults,
+            reads: OffThread::default(),
+        }
+    }
+
+    /// Reads all of it, off this thread: a path may block, and a long file takes its time.
+    pub(super) async fn read(&self) -> Reading {
+        let source = self.clone();
+        let read = self.reads.run(move || Reading {
+            seen: source.file().and_then(|file| watch::regular_text(&file)),
+            loaded: config::load(&source.matches, config::process_env(), source.defaults),
+        });
+        read.await.unwrap_or_else(|hung| Reading {
+            loaded: Err(config::hung(&self.matches, config::process_env(), &hung)),
+            seen: None,
+        })
     }
 }
 
@@ -257,16 +288,24 @@ impl Running {
         lock(&self.refused).clone()
     }
 
-    /// Reads the config again, and has new streams use it. All or nothing: on an error the old one
-    /// holds in every part.
-    pub(super) fn reload(&self) -> Result<Reloaded, ReloadError> {
-        let result = self.try_reload();
+    /// Reads the config again, for [`reload`](Self::reload).
+    pub(super) fn read(&self) -> impl Future<Output = Reading> + 'static {
+        let source = self.source.clone();
+        async move { source.read().await }
+    }
+
+    /// Has new streams use this config. All or nothing: on an error the old one holds in every part.
+    pub(super) fn reload(
+        &self,
+        loaded: Result<Loaded, ConfigError>,
+    ) -> Result<Reloaded, ReloadError> {
+        let result = loaded.map_err(Into::into);
+        let result = result.and_then(|loaded| self.try_reload(loaded));
         *lock(&self.refused) = result.as_ref().err().map(ToString::to_string);
         result
     }
 
-    fn try_reload(&self) -> Result<Reloaded, ReloadError> {
-        let loaded = self.source.load()?;
+    fn try_reload(&self, loaded: Loaded) -> Result<Reloaded, ReloadError> {
         let old = self.current();
         let changed = loaded.changes_from(&old.loaded);
         let mut reloaded = Reloaded {

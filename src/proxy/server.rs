@@ -8,10 +8,11 @@ use super::logging::Logging;
 use super::notify;
 use super::phase::Phase;
 use super::router::Handler;
-use super::running::Running;
+use super::running::{Reading, Running};
 use super::watch::Watch;
 use crate::serve::{Connections, Server};
 use std::num::NonZeroUsize;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -62,7 +63,7 @@ impl Signals {
         }
     }
 
-    async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         while !matches!(self.next().await, Word::Stop) {}
     }
 }
@@ -119,6 +120,57 @@ impl AdminServer {
     }
 }
 
+/// What the proxy acts on while it serves.
+enum Event {
+    Word(Word),
+    /// The config has been read.
+    Read(Box<Reading>),
+}
+
+/// A reload under way, which does not keep the proxy from serving, and from stopping, while the config is
+/// read.
+#[derive(Default)]
+struct Reload {
+    reading: Option<Pin<Box<dyn Future<Output = Reading>>>>,
+    /// Who wants to know of it.
+    waiting: Vec<oneshot::Sender<Told>>,
+    /// Words that came since it began: the config may have changed, so that one more follows.
+    next: Option<Vec<oneshot::Sender<Told>>>,
+}
+
+impl Reload {
+    fn ask(&mut self, running: &Running, who: Option<oneshot::Sender<Told>>) {
+        if self.reading.is_some() {
+            self.next.get_or_insert_default().extend(who);
+            return;
+        }
+        notify::reloading();
+        self.waiting.extend(who);
+        self.reading = Some(Box::pin(running.read()));
+    }
+
+    /// Waits for the config; for ever if it is not read.
+    async fn read(&mut self) -> Reading {
+        match &mut self.reading {
+            Some(reading) => reading.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// This is what came of it.
+    fn done(&mut self, running: &Running, told: &Told) {
+        self.reading = None;
+        for who in self.waiting.drain(..) {
+            // Who asked may have gone.
+            let _ = who.send(told.clone());
+        }
+        if let Some(next) = self.next.take() {
+            self.ask(running, None);
+            self.waiting = next;
+        }
+    }
+}
+
 /// The proxy while it runs.
 pub(super) struct Proxy {
     pub(super) running: Arc<Running>,
@@ -140,34 +192,40 @@ impl Proxy {
         let mut connections = server.connections(&self.running.common.connections)?;
         let handler = Handler::new(&self.running);
         notify::ready(&self.listener.socket);
+        let mut reload = Reload::default();
         loop {
             let every = self.running.current().config().watch;
-            let word = tokio::select! {
-                () = connections.accept(&self.listener.socket, &handler) => Word::Stop,
-                word = self.signals.next() => word,
-                Some(word) = self.operator.recv() => word,
-                () = self.watch.changed(every) => Word::Reload(None),
+            let event = tokio::select! {
+                () = connections.accept(&self.listener.socket, &handler) => Event::Word(Word::Stop),
+                word = self.signals.next() => Event::Word(word),
+                Some(word) = self.operator.recv() => Event::Word(word),
+                () = self.watch.changed(every), if reload.reading.is_none() => {
+                    Event::Word(Word::Reload(None))
+                }
+                reading = reload.read() => Event::Read(Box::new(reading)),
             };
-            match word {
-                Word::Stop => break,
-                Word::Reload(who) => {
-                    self.watch.look(every);
-                    notify::reloading();
-                    let told = self.reload(&mut connections);
+            match event {
+                Event::Word(Word::Stop) => break,
+                Event::Word(Word::Reload(who)) => reload.ask(&self.running, who),
+                Event::Read(reading) => {
+                    self.watch.saw(reading.seen);
+                    let told = self.reload(reading.loaded, &mut connections);
                     notify::reloaded(&self.listener.socket, told.is_ok());
-                    if let Some(who) = who {
-                        // Who asked may have gone.
-                        let _ = who.send(told);
-                    }
+                    reload.done(&self.running, &told);
                 }
             }
         }
+        drop(reload);
         self.stop(connections, &handler).await;
         Ok(())
     }
 
-    fn reload(&mut self, connections: &mut Connections) -> Told {
-        let reloaded = match self.running.reload() {
+    fn reload(
+        &mut self,
+        loaded: Result<config::Loaded, config::ConfigError>,
+        connections: &mut Connections,
+    ) -> Told {
+        let reloaded = match self.running.reload(loaded) {
             Ok(reloaded) => reloaded,
             Err(error) => {
                 tracing::error!("the config is not reloaded, the one before holds: {error}");

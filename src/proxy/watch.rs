@@ -3,45 +3,65 @@
 //! By its content, not by the notices of a file system: mounted configs are swapped by links, and
 //! network file systems tell nobody.
 
+use super::config::read_text;
+use super::off_thread::{Hung, OffThread};
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::sleep;
 
 /// What was seen last.
 pub(super) struct Watch {
     file: Option<String>,
-    seen: Option<Vec<u8>>,
+    seen: Option<String>,
+    reads: OffThread,
+    /// It has been logged that the file hangs.
+    has_warned: bool,
+}
+
+/// The text of a file that can be read twice: not of a pipe, whose text is for the reload.
+pub(super) fn regular_text(file: &str) -> Option<String> {
+    let is_regular = Path::new(file).metadata().is_ok_and(|file| file.is_file());
+    is_regular.then(|| read_text(file).ok()).flatten()
 }
 
 impl Watch {
     /// What was in the file when the config was read is known: it may have changed since.
     pub(super) fn new(file: Option<String>, seen: Option<&str>) -> Self {
-        let seen = seen.map(|text| text.as_bytes().to_vec());
-        Self { file, seen }
-    }
-
-    /// What is in the file now is known, if it is watched: a pipe can be read once.
-    pub(super) fn look(&mut self, every: Option<Duration>) {
-        if every.is_some() {
-            self.seen = self.read();
+        Self {
+            file,
+            seen: seen.map(str::to_owned),
+            reads: OffThread::default(),
+            has_warned: false,
         }
     }
 
-    fn read(&self) -> Option<Vec<u8>> {
-        std::fs::read(self.file.as_ref()?).ok()
+    /// This is what the file says now.
+    pub(super) fn saw(&mut self, text: Option<String>) {
+        self.seen = text;
     }
 
     /// Until the file says something else, looking so often; for ever if there is none. One that is
     /// away for a moment is about to be replaced.
-    pub(super) async fn changed(&self, every: Option<Duration>) {
-        let (Some(every), true) = (every, self.file.is_some()) else {
+    pub(super) async fn changed(&mut self, every: Option<Duration>) {
+        let (Some(every), Some(file)) = (every, self.file.clone()) else {
             return std::future::pending().await;
         };
         loop {
             sleep(every).await;
-            let now = self.read();
-            if now.is_some() && now != self.seen {
-                return;
+            let file = file.clone();
+            match self.reads.run(move || regular_text(&file)).await {
+                Ok(now) if now.is_some() && now != self.seen => return,
+                Ok(_) => self.has_warned = false,
+                Err(hung) => self.warn(&hung),
             }
+        }
+    }
+
+    /// Once for each time that it hangs.
+    fn warn(&mut self, hung: &Hung) {
+        if !std::mem::replace(&mut self.has_warned, true) {
+            let file = self.file.as_deref().unwrap_or_default();
+            tracing::warn!("cannot watch {file} for changes: {hung}; does its file system hang?");
         }
     }
 }
@@ -67,7 +87,7 @@ mod tests {
         fs::write(&path, "b").unwrap();
         assert!(timeout(hour, watch.changed(None)).await.is_err());
         watch.changed(SECOND).await;
-        watch.look(SECOND);
+        watch.saw(Some("b".to_owned()));
         assert!(timeout(hour, watch.changed(SECOND)).await.is_err());
         assert!(
             timeout(hour, Watch::new(None, None).changed(SECOND))

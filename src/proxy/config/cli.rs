@@ -1,7 +1,9 @@
 //! The command line, built from the key table.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
+use std::io::{self, Read};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -105,12 +107,7 @@ pub fn load(
     let env: BTreeMap<String, String> = env
         .filter(|(name, _)| name.starts_with(ENV_PREFIX))
         .collect();
-    let flag = matches.get_one::<String>("config");
-    let file = match (flag, env.get(CONFIG_ENV)) {
-        (Some(name), _) => Some((Place::Flag("--config".to_owned()), name)),
-        (None, Some(name)) => Some((Place::Env(CONFIG_ENV.to_owned()), name)),
-        (None, None) => None,
-    };
+    let file = file(matches, &env);
     source::read(Inputs {
         flags: KEYS
             .iter()
@@ -122,7 +119,7 @@ pub fn load(
                 Some((key, texts.join(",")))
             })
             .collect(),
-        file: file.map(|(place, name)| read_file(place, name)),
+        file: file.map(|(place, name)| read_file(place, &name)),
         env: env.into_iter().collect(),
         demo: overrides
             .iter()
@@ -145,17 +142,70 @@ pub(in crate::proxy) fn file_name(
 }
 
 fn read_file(place: Place, name: &str) -> Result<FileText, Mistake> {
-    match fs::read_to_string(name) {
+    match read_text(name) {
         Ok(text) => Ok(FileText {
             name: name.to_owned(),
             text,
         }),
-        Err(error) => Err(Mistake::new(
-            place,
-            "",
-            format!("can not read {name}: {error}"),
-        )),
+        Err(error) => Err(unreadable(place, name, &error)),
     }
+}
+
+fn unreadable(place: Place, name: &str, why: &impl Display) -> Mistake {
+    Mistake::new(place, "", format!("can not read {name}: {why}"))
+}
+
+/// Bytes that a config file may have. One of all keys has some 20 KB.
+const MAX_FILE: u64 = 4 << 20;
+
+/// The text of a file, unless it is longer than any config.
+pub(in crate::proxy) fn read_text(name: &str) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(name)?
+        .take(MAX_FILE + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        let problem = format!(
+            "it is longer than {} MiB, so it is no config",
+            MAX_FILE >> 20
+        );
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+    }
+    Ok(text)
+}
+
+/// The error of a config whose file gives nothing, for this reason.
+pub(in crate::proxy) fn hung(
+    matches: &ArgMatches,
+    env: impl Iterator<Item = (String, String)>,
+    why: &impl Display,
+) -> ConfigError {
+    let matches = matches.subcommand().map_or(matches, |(_, inner)| inner);
+    let env: BTreeMap<String, String> = env.filter(|(name, _)| name == CONFIG_ENV).collect();
+    let mistake = match file(matches, &env) {
+        Some((place, name)) => {
+            let why =
+                format!("{why}; is it a pipe without a writer, or on a file system that hangs?");
+            unreadable(place, &name, &why)
+        }
+        None => Mistake::new(Place::Config, "", why.to_string()),
+    };
+    ConfigError {
+        mistakes: vec![mistake],
+    }
+}
+
+/// The file that flags or else the environment name.
+fn file(matches: &ArgMatches, env: &BTreeMap<String, String>) -> Option<(Place, String)> {
+    let flag = matches.get_one::<String>("config").cloned();
+    let of_flag = flag.map(|name| (Place::Flag("--config".to_owned()), name));
+    let of_env = || {
+        Some((
+            Place::Env(CONFIG_ENV.to_owned()),
+            env.get(CONFIG_ENV)?.clone(),
+        ))
+    };
+    of_flag.or_else(of_env)
 }
 
 fn flag(key: &'static Key) -> Arg {

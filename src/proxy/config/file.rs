@@ -24,7 +24,7 @@ pub(super) struct FileLayers {
 pub(super) fn read(name: &str, text: &str, mistakes: &mut Vec<Mistake>) -> Option<FileLayers> {
     let mut reader = Reader {
         name: Arc::from(name),
-        text,
+        line_ends: memchr::memchr_iter(b'\n', text.as_bytes()).collect(),
         mistakes: Vec::new(),
     };
     let (root, errors) = DeTable::parse_recoverable(text);
@@ -56,18 +56,18 @@ enum Part {
     Route,
 }
 
-struct Reader<'a> {
+struct Reader {
     name: Arc<str>,
-    text: &'a str,
+    /// The offsets at which lines end.
+    line_ends: Vec<usize>,
     mistakes: Vec<Mistake>,
 }
 
-impl Reader<'_> {
+impl Reader {
     fn place(&self, offset: usize) -> Place {
-        let before = self.text.as_bytes().iter().take(offset);
         Place::File {
             name: Arc::clone(&self.name),
-            line: 1 + before.filter(|byte| **byte == b'\n').count(),
+            line: 1 + self.line_ends.partition_point(|end| *end < offset),
         }
     }
 
