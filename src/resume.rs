@@ -409,7 +409,10 @@ where
         let plan = Plan {
             layer: self.layer.clone(),
             asked,
-            last_id: head.headers.get(LAST_EVENT_ID).cloned(),
+            last_id: head
+                .headers
+                .get(LAST_EVENT_ID)
+                .map(|id| id.as_bytes().into()),
             stream: head.extensions.get().cloned(),
             asker: Arc::new(Of::<_, ReqB>(
                 Asker::new(self.inner.clone(), Template::of(&head)),
@@ -427,7 +430,8 @@ where
 struct Plan<B> {
     layer: ResumeLayer,
     asked: Asked,
-    last_id: Option<HeaderValue>,
+    // A copy, as a header's value keeps all of the buffer that its request came in.
+    last_id: Option<Box<[u8]>>,
     stream: Option<Begun>,
     asker: Arc<dyn Ask<B>>,
 }
@@ -456,7 +460,7 @@ impl<B> Plan<B> {
         }
         head.headers.remove(CONTENT_LENGTH);
         let (again, last_id) = self.again(&mut head.extensions);
-        let last_id = last_id.as_ref().map(HeaderValue::as_bytes);
+        let last_id = last_id.as_deref();
         let body = ResumeBody::kept(body, again, last_id);
         Response::from_parts(head, body)
     }
@@ -470,13 +474,13 @@ impl<B> Plan<B> {
         let event_stream = HeaderValue::from_static(EVENT_STREAM);
         head.headers.insert(CONTENT_TYPE, event_stream);
         let (again, last_id) = self.again(&mut head.extensions);
-        let last_id = last_id.as_ref().map(HeaderValue::as_bytes);
+        let last_id = last_id.as_deref();
         let body = ResumeBody::waiting(again, last_id, error, least);
         Response::from_parts(head, body)
     }
 
     /// What the stream can be asked for again with, and the id that its client has asked with.
-    fn again(self, extensions: &mut Extensions) -> (Again<B>, Option<HeaderValue>) {
+    fn again(self, extensions: &mut Extensions) -> (Again<B>, Option<Box<[u8]>>) {
         let known = extensions.get::<Stream>().cloned();
         let begun = self.stream.map(|Begun(stream)| stream);
         let stream = known.or(begun).unwrap_or_else(Stream::open);

@@ -285,7 +285,7 @@ impl Router {
         }
     }
 
-    async fn answer(&self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
+    async fn answer(&self, mut request: Box<Request<RequestBody>>) -> Response<ResponseBody> {
         let route = match self.route_of(&mut request) {
             Ok(route) => route,
             Err(refused) => return self.without_route(&request, refused.answer()),
@@ -300,7 +300,6 @@ impl Router {
             request.extensions_mut().insert(family);
         }
         let user = self.user(&mut request);
-        let mut request = request;
         if route.settings.early.enabled && is_json(request.headers()) {
             watch_for_flag(&mut request);
         }
@@ -310,7 +309,9 @@ impl Router {
             }
             stream_flag::read_ahead(&mut request).await;
         }
-        let Ok(mut response) = route.service.clone().call(request).await;
+        // A statement of its own: the service is not needed during the wait.
+        let response = route.service.clone().call(*request);
+        let Ok(mut response) = response.await;
         if response.extensions().get::<Rejected>().is_some() {
             // The client is to come back later; until then its connection would hold a file.
             let close = HeaderValue::from_static("close");
@@ -361,6 +362,8 @@ impl Service<Request<RequestBody>> for Handler {
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let current = self.0.current();
+        // Futures hold the room of all that they pass on: a box takes little.
+        let request = Box::new(request);
         Box::pin(async move { Ok(current.router.answer(request).await) })
     }
 }
@@ -454,11 +457,11 @@ fn heartbeat(config: &config::Heartbeat) -> Result<Option<HeartbeatLayer>, Words
         Style::Block { text } => HeartbeatStyle::block(text),
         Style::Event { name, data } => HeartbeatStyle::event(name, data),
     }?;
-    let layer = HeartbeatLayer::new(interval).style(style);
-    Ok(Some(match config.immediate {
-        Some(immediate) => layer.immediate(immediate),
-        None => layer,
-    }))
+    Ok(Some(
+        HeartbeatLayer::new(interval)
+            .style(style)
+            .immediate(config.immediate),
+    ))
 }
 
 fn idle_timeout(settings: &Settings) -> Result<IdleTimeoutLayer, WordsError> {

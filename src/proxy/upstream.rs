@@ -13,13 +13,14 @@ mod pins;
 mod pool;
 mod progress;
 mod relay;
+mod reply;
 mod tunnel;
 mod without_trailers;
 
 use self::binding::Binding;
 use self::body::StreamBody;
 pub(super) use self::check::Check;
-use self::exchange::{Exchanged, Failed};
+use self::exchange::{Exchanged, Failed, Sent};
 use self::failure::Failure;
 pub(super) use self::health::Health;
 use self::lookup::Lookup;
@@ -34,22 +35,23 @@ use crate::connection_auth::ConnectionBound;
 use crate::connection_limit::InFlight;
 use crate::guard::BoxError;
 use crate::proxy::config;
-use crate::serve::{Liveness, RequestBody, Upload};
-use bytes::Bytes;
+use crate::serve::{LINGER, Liveness, RequestBody, Upload};
+use bytes::{Bytes, BytesMut};
 use http::header::{HOST, TRAILER};
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either, Empty, Full, Limited};
 use hyper_util::client::legacy::connect::HttpConnector;
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tower_service::Service;
 
 /// IPv6 addresses that share so many bits are one client.
@@ -138,13 +140,13 @@ impl Upstream {
 
     async fn ask(
         &self,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
     ) -> Result<Response<UpstreamBody>, Failure> {
         if !headers::is_chunked_at_most(request.headers()) {
             return Err(Failure::Coding);
         }
         let protocol = headers::upgrade(request.headers());
-        let client_side = protocol.as_ref().map(|_| hyper::upgrade::on(&mut request));
+        let client_side = protocol.as_ref().map(|_| hyper::upgrade::on(&mut *request));
         let in_flight: Option<InFlight> = request.extensions().get().cloned();
         let switches = protocol.is_some();
         let target = &self.target;
@@ -157,10 +159,14 @@ impl Upstream {
             return Err(Failure::TooLong);
         }
         let upload = request.body().upload();
+        let progress = Progress::default();
         let mut binding = Binding::of(&request, target, switches);
-        let (request, progress) = self.request(request, protocol).map_err(Failure::Request)?;
-        let response = self.obtain(request, &upload, &mut binding, switches);
-        let (mut response, switched) = self.in_time(response, &progress).await?;
+        let request = self.request(*request, protocol, &progress);
+        let request = request.map_err(Failure::Request)?;
+        let (mut response, switched) = {
+            let response = self.obtain(request, &upload, &progress, &mut binding, switches);
+            self.in_time(pin!(response), &progress).await?
+        };
         if binding.is_bound() {
             response.extensions_mut().insert(ConnectionBound);
         }
@@ -186,7 +192,8 @@ impl Upstream {
         &self,
         request: Request<RequestBody>,
         protocol: Option<HeaderValue>,
-    ) -> Result<(Request<BoxedBody>, Progress), http::Error> {
+        progress: &Progress,
+    ) -> Result<Box<Request<BoxedBody>>, http::Error> {
         let (mut parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let path = match self.target.base.as_str() {
@@ -208,18 +215,19 @@ impl Upstream {
         if let Some(protocol) = protocol {
             headers::set_upgrade(&mut parts.headers, protocol);
         }
-        let progress = Progress::default();
-        let body = Uploading::new(WithoutTrailers(body), &progress);
+        let body = Uploading::new(WithoutTrailers(body), progress);
         let most = self.target.max_body.and_then(|most| most.try_into().ok());
         let body = Limited::new(body, most.unwrap_or(usize::MAX));
-        Ok((Request::from_parts(parts, body.boxed_unsync()), progress))
+        let body = body.boxed_unsync();
+        Ok(Box::new(Request::from_parts(parts, body)))
     }
 
     /// By the client's own connection if it has one, else by an idle one, else by a new one.
     async fn obtain(
         &self,
-        mut request: Request<BoxedBody>,
+        mut request: Box<Request<BoxedBody>>,
         upload: &Upload,
+        progress: &Progress,
         binding: &mut Binding,
         switches: bool,
     ) -> Result<Exchanged, Failure> {
@@ -230,13 +238,19 @@ impl Upstream {
         }
         if let Some(socket) = used {
             let (is_safe, again) = (request.method().is_safe(), repeated(&request, upload));
+            let again = again.map(Box::new);
             let is_repeatable = again.is_some();
-            let exchanged =
-                exchange::exchange(socket, binding, &self.pool, request, upload, is_repeatable);
+            let sent = Sent {
+                request,
+                upload,
+                progress,
+                is_repeatable,
+            };
+            let exchanged = exchange::exchange(socket, binding, &self.pool, sent);
             match exchanged.await {
                 Ok(exchanged) => return Ok(exchanged),
                 // The upstream may have closed the connection while the request was on its way.
-                Err(Failed::Unsent(unsent)) => request = *unsent,
+                Err(Failed::Unsent(unsent)) => request = unsent,
                 Err(failed @ Failed::Http(_)) => {
                     request = again.filter(|_| is_safe).ok_or(failed)?;
                 }
@@ -246,7 +260,13 @@ impl Upstream {
             binding.lose();
         }
         let socket = self.connect().await?;
-        Ok(exchange::exchange(socket, binding, &self.pool, request, upload, false).await?)
+        let sent = Sent {
+            request,
+            upload,
+            progress,
+            is_repeatable: false,
+        };
+        Ok(exchange::exchange(socket, binding, &self.pool, sent).await?)
     }
 
     async fn connect(&self) -> Result<TcpStream, Failure> {
@@ -265,21 +285,27 @@ impl Upstream {
     /// the client still has to send of it, no longer than its own timeout.
     async fn in_time(
         &self,
-        response: impl Future<Output = Result<Exchanged, Failure>>,
+        mut response: Pin<&mut impl Future<Output = Result<Exchanged, Failure>>>,
         progress: &Progress,
     ) -> Result<Exchanged, Failure> {
-        tokio::pin!(response);
+        let long = Instant::now() + LINGER;
         loop {
             let (head, body) = (self.target.head_timeout, self.target.body_timeout);
-            let deadline = progress
+            let mut next = progress
                 .check(head, body)
                 .map_err(|overdue| match overdue {
                     Overdue::Client => Failure::UploadStalled,
                     Overdue::Upstream => Failure::HeadTimeout,
                 })?;
+            if !progress.is_long() {
+                next = next.min(long);
+            }
             tokio::select! {
                 result = &mut response => return result,
-                () = tokio::time::sleep_until(deadline) => {}
+                () = tokio::time::sleep_until(next) => {}
+            }
+            if Instant::now() >= long {
+                progress.set_long();
             }
         }
     }
@@ -295,7 +321,8 @@ impl Service<Request<RequestBody>> for Upstream {
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let upstream = self.clone();
+        // Once each, as it is handed on often, and futures hold the room of all that they hand on.
+        let (upstream, request) = (self.clone(), Box::new(request));
         Box::pin(async move {
             let target = &upstream.target;
             let client = target.trusted.key(&request);
@@ -350,7 +377,28 @@ fn repeated(request: &Request<BoxedBody>, upload: &Upload) -> Option<Request<Box
     }
     let mut again = Request::new(nothing());
     *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.headers_mut() = request.headers().clone();
+    *again.uri_mut() = copy_of_path(request.uri());
+    *again.headers_mut() = copy_of(request.headers());
     Some(again)
+}
+
+/// Out of the buffer that the request came in, which the others keep as a whole.
+fn copy_of(headers: &HeaderMap) -> HeaderMap {
+    let mut all = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    let mut copies = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        all.extend_from_slice(value.as_bytes());
+        // Each was one before.
+        if let Ok(copy) = HeaderValue::from_maybe_shared(all.split().freeze()) {
+            copies.append(name, copy);
+        }
+    }
+    copies
+}
+
+/// The same for the target of a request to the upstream.
+fn copy_of_path(uri: &Uri) -> Uri {
+    let path = uri.path_and_query().map(PathAndQuery::as_str);
+    let copy = path.and_then(|path| PathAndQuery::try_from(path).ok());
+    copy.map_or_else(|| uri.clone(), Uri::from)
 }

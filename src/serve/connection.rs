@@ -122,15 +122,21 @@ where
             };
             let state = match next {
                 Next::Over => return Poll::Ready(()),
-                Next::Idle(deadline) => State::Idle {
-                    idle: Idle::new(deadline, this.stop),
-                },
+                Next::Idle(deadline) => {
+                    tracing::trace!(peer = %this.peer, "a connection waits for a request");
+                    State::Idle {
+                        idle: Idle::new(deadline, this.stop),
+                    }
+                }
                 Next::Talk(deadline) => talks(deadline, None),
                 Next::Answer(answered) => {
                     this.io.unread(&answered.head_for_hyper());
                     talks(head_deadline(), Some(answered))
                 }
-                Next::Wait(call) => State::Waits { call },
+                Next::Wait(call) => {
+                    tracing::trace!(peer = %this.peer, "a request waits for its response");
+                    State::Waits { call }
+                }
                 Next::Stream(pump) => State::Streams { pump },
             };
             this.state.set(state);

@@ -34,7 +34,7 @@ use tower_service::Service;
 
 /// A connection that has waited for so long leaves hyper and its buffers. The next request or
 /// response sets hyper up again, which costs a busy connection nothing and any other one little.
-const LINGER: Duration = Duration::from_millis(100);
+pub(crate) const LINGER: Duration = Duration::from_millis(100);
 
 /// What a connection does next.
 pub(super) enum Next<B> {

@@ -415,7 +415,7 @@ trait FromValue: Sized {
 impl<T: FromValue> FromValue for Option<T> {
     fn from_value(value: &Value) -> Option<Self> {
         match value {
-            Value::Off | Value::Auto => Some(None),
+            Value::Off => Some(None),
             value => T::from_value(value).map(Some),
         }
     }

@@ -3,20 +3,19 @@
 
 use super::binding::{Binding, stays_open};
 use super::body::{BadFraming, Framing, StreamBody};
-use super::head_io::HeadIo;
 use super::pins::Lease;
 use super::pool::{Home, Pool};
 use super::relay::Relay;
-use super::{BoxedBody, UpstreamBody};
+use super::reply::{Driver, Reply, reply, socket_of};
+use super::{BoxedBody, Progress, UpstreamBody};
 use crate::asked::{Asked, Kind};
 use crate::serve::Upload;
 use bytes::BytesMut;
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::Either;
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{Connection, SendRequest, handshake};
+use hyper::client::conn::http1::SendRequest;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 use tokio::net::TcpStream;
 
@@ -37,8 +36,6 @@ pub(super) enum Failed {
     Framing(#[from] BadFraming),
 }
 
-type Driver = Connection<HeadIo, BoxedBody>;
-
 /// A connection that has switched protocols.
 pub(super) struct Switched {
     pub(super) socket: TcpStream,
@@ -51,22 +48,36 @@ pub(super) struct Switched {
 /// A response, and its connection if that is no longer HTTP.
 pub(super) type Exchanged = (Response<UpstreamBody>, Option<Switched>);
 
-/// Puts `request` to the upstream at the other end of `socket`. When the response has been read and
+/// A request on its way.
+pub(super) struct Sent<'a> {
+    pub(super) request: Box<Request<BoxedBody>>,
+    pub(super) upload: &'a Upload,
+    pub(super) progress: &'a Progress,
+    /// The connection was used before, and the request can be put to another.
+    pub(super) is_repeatable: bool,
+}
+
+/// Puts a request to the upstream at the other end of `socket`. When the response has been read and
 /// the connection may serve another request, it goes where `binding` says.
-///
-/// `is_repeatable` of a connection that was used before, and a request that can be put to another.
 pub(super) async fn exchange(
     socket: TcpStream,
     binding: &mut Binding,
     pool: &Pool,
-    request: Request<BoxedBody>,
-    upload: &Upload,
-    is_repeatable: bool,
+    sent: Sent<'_>,
 ) -> Result<Exchanged, Failed> {
+    let Sent {
+        request,
+        upload,
+        progress,
+        is_repeatable,
+    } = sent;
     let asked = Asked::of(&request);
-    let (io, gate) = HeadIo::new(socket);
-    let (mut sender, mut driver) = handshake(io).await?;
-    let response = head(&mut sender, &mut driver, request).await?;
+    let Reply {
+        response,
+        sender,
+        driver,
+        gate,
+    } = *reply(socket, request, upload, progress).await?;
     let (parts, incoming) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         // Behind the head nothing of the request may follow.
@@ -107,46 +118,14 @@ pub(super) async fn exchange(
     Ok((Response::from_parts(parts, body), None))
 }
 
-/// The socket, and what was read of it behind the head.
-fn socket_of(driver: Driver) -> (TcpStream, BytesMut) {
-    let parts = driver.into_parts();
-    let (socket, ahead) = parts.io.into_parts();
-    // Of what hyper read it left nothing: it got the head alone.
-    if parts.read_buf.is_empty() {
-        return (socket, ahead);
-    }
-    let mut all = BytesMut::from(&parts.read_buf[..]);
-    all.extend_from_slice(&ahead);
-    (socket, all)
-}
-
 /// Puts `request` to it for no more than the status of the response, and closes the connection.
 pub(super) async fn status(
     socket: TcpStream,
     request: Request<BoxedBody>,
 ) -> Result<StatusCode, Failed> {
-    let (io, _) = HeadIo::new(socket);
-    let (mut sender, mut driver) = handshake(io).await?;
-    Ok(head(&mut sender, &mut driver, request).await?.status())
-}
-
-async fn head(
-    sender: &mut SendRequest<BoxedBody>,
-    driver: &mut Driver,
-    request: Request<BoxedBody>,
-) -> Result<Response<Incoming>, Failed> {
-    let mut response = pin!(sender.try_send_request(request));
-    let result = poll_fn(|cx| {
-        // Its end is told to the response, too.
-        let _ = Pin::new(&mut *driver).poll(cx);
-        response.as_mut().poll(cx)
-    });
-    result
-        .await
-        .map_err(|mut error| match error.take_message() {
-            Some(request) => Failed::Unsent(Box::new(request)),
-            None => Failed::Http(error.into_error()),
-        })
+    let (upload, progress) = (Upload::default(), Progress::default());
+    let reply = reply(socket, Box::new(request), &upload, &progress).await?;
+    Ok(reply.response.status())
 }
 
 /// Lets hyper read the body, and keeps the connection if another request can follow.

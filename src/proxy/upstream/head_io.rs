@@ -22,6 +22,10 @@ pub(super) struct Gate(Arc<GateState>);
 struct GateState {
     open: AtomicBool,
     blocked: AtomicBool,
+    /// Something of the request was written.
+    begun: AtomicBool,
+    /// Nothing is there to read, and nothing of a head has come of which more is missing.
+    quiet: AtomicBool,
 }
 
 impl Gate {
@@ -33,6 +37,12 @@ impl Gate {
     /// Whether something of the request waits for room in the kernel.
     pub(super) fn is_blocked(&self) -> bool {
         self.0.blocked.load(Relaxed)
+    }
+
+    /// Whether hyper has sent all that it had, and nothing has come that it would have to keep.
+    pub(super) fn only_waits(&self) -> bool {
+        let state = &self.0;
+        state.begun.load(Relaxed) && !state.blocked.load(Relaxed) && state.quiet.load(Relaxed)
     }
 }
 
@@ -46,6 +56,8 @@ pub(super) struct HeadIo {
     ahead: BytesMut,
     /// So much of `ahead` belongs to the head.
     head: usize,
+    /// The request was sent before: what hyper writes is dropped.
+    is_mute: bool,
 }
 
 impl HeadIo {
@@ -57,8 +69,23 @@ impl HeadIo {
             scan: HeadScan::default(),
             ahead: BytesMut::new(),
             head: 0,
+            is_mute: false,
         };
         (io, gate)
+    }
+
+    /// For a response to a request that was sent before; `ahead` of it was read already.
+    pub(super) fn asked_before(socket: TcpStream, ahead: &[u8]) -> (Self, Gate) {
+        let (mut io, gate) = Self::new(socket);
+        io.is_mute = true;
+        io.take(ahead);
+        (io, gate)
+    }
+
+    /// What was read goes to hyper as far as it belongs to the head.
+    fn take(&mut self, bytes: &[u8]) {
+        self.head = self.scan.advance(bytes);
+        self.ahead.extend_from_slice(bytes);
     }
 
     /// The socket, and what was read of it behind the head.
@@ -74,6 +101,11 @@ impl Read for HeadIo {
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.is_mute && !this.gate.0.begun.load(Relaxed) {
+            // hyper takes what comes ahead of its request for a fault. It writes in the same poll.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             let open = this.gate.0.open.load(Relaxed);
             if open && this.ahead.is_empty() {
@@ -91,19 +123,24 @@ impl Read for HeadIo {
                 // Nobody is woken: see `Gate::open`.
                 return Poll::Pending;
             }
-            let bytes = ready!(read(this.socket.inner_mut(), &mut Pace::default(), cx))?;
+            let read = read(this.socket.inner_mut(), &mut Pace::default(), cx);
+            let quiet = read.is_pending() && this.scan.is_at_start();
+            this.gate.0.quiet.store(quiet, Relaxed);
+            let bytes = ready!(read)?;
             if bytes.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            this.head = this.scan.advance(&bytes);
-            this.ahead.extend_from_slice(&bytes);
+            this.take(&bytes);
         }
     }
 }
 
 impl HeadIo {
-    fn note<T>(&self, result: Poll<T>) -> Poll<T> {
+    fn note(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.gate.0.blocked.store(result.is_pending(), Relaxed);
+        if result.is_ready() {
+            self.gate.0.begun.store(true, Relaxed);
+        }
         result
     }
 }
@@ -114,7 +151,10 @@ impl Write for HeadIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.socket).poll_write(cx, buf);
+        let result = match self.is_mute {
+            true => Poll::Ready(Ok(buf.len())),
+            false => Pin::new(&mut self.socket).poll_write(cx, buf),
+        };
         self.note(result)
     }
 
@@ -123,7 +163,10 @@ impl Write for HeadIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        let result = match self.is_mute {
+            true => Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum())),
+            false => Pin::new(&mut self.socket).poll_write_vectored(cx, bufs),
+        };
         self.note(result)
     }
 
@@ -189,6 +232,11 @@ impl HeadScan {
 
     fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// Whether no head has begun of which more has to come.
+    fn is_at_start(&self) -> bool {
+        self.seen == 0
     }
 }
 

@@ -19,6 +19,8 @@ struct State {
     last: Instant,
     /// The upstream would take more, and the client has not sent it.
     waits_for_client: bool,
+    /// The whole exchange has taken so long that nothing should be held for it that is not needed.
+    is_long: bool,
 }
 
 impl Default for Progress {
@@ -26,6 +28,7 @@ impl Default for Progress {
         Self(Arc::new(Mutex::new(State {
             last: Instant::now(),
             waits_for_client: false,
+            is_long: false,
         })))
     }
 }
@@ -37,6 +40,14 @@ impl Progress {
             state.last = Instant::now();
         }
         state.waits_for_client = waits_for_client;
+    }
+
+    pub(super) fn set_long(&self) {
+        lock(&self.0).is_long = true;
+    }
+
+    pub(super) fn is_long(&self) -> bool {
+        lock(&self.0).is_long
     }
 
     /// Whether a timeout has passed, and if not, when to look again: by the time when it would pass if
