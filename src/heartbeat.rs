@@ -2,7 +2,10 @@
 //!
 //! Idle cuts on the way (nginx, ALB and Traefik 60 s, Heroku 55 s, Cloudflare 100 s) and clients'
 //! watchdogs see traffic; the events that a client dispatches stay the same. Heartbeats stand at
-//! event boundaries alone, in the stream's own line end, and never count as life of the upstream.
+//! event boundaries alone, in the stream's own line end, and never count as life of the upstream. The
+//! first comes at once if the upstream sends no event with its head, for
+//! [some families](HeartbeatLayer::immediate) by default; a byte order mark of the upstream behind it is
+//! removed, as clients know one at the very start alone.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -125,7 +128,8 @@ pub struct HeartbeatLayer {
 struct Beat {
     interval: Duration,
     style: Option<HeartbeatStyle>,
-    immediate: bool,
+    /// As the family has it if `None`.
+    immediate: Option<bool>,
     /// The first of the common times.
     since: Instant,
 }
@@ -154,7 +158,7 @@ impl HeartbeatLayer {
             beat: Arc::new(Beat {
                 interval,
                 style: HeartbeatStyle::auto("heartbeat").ok(),
-                immediate: false,
+                immediate: None,
                 since: Instant::now(),
             }),
         }
@@ -171,11 +175,13 @@ impl HeartbeatLayer {
         self.with(|beat| beat.style = Some(style))
     }
 
-    /// Whether to speak at once when the upstream has nothing to say right behind its head, so
-    /// that peers which wait for the first byte of the body see one. Off by default.
+    /// Whether to send the first heartbeat at once when the upstream sends no event with its head:
+    /// buffering proxies and HTTP/2 hops hold the head back until the first byte of the body. By
+    /// default for the families [`EventSource`](Family::EventSource) and [`Mcp`](Family::Mcp), whose
+    /// streams may be quiet from the start on, and whose clients wait for the head.
     #[must_use]
     pub fn immediate(self, immediate: bool) -> Self {
-        self.with(|beat| beat.immediate = immediate)
+        self.with(|beat| beat.immediate = Some(immediate))
     }
 }
 
@@ -206,7 +212,8 @@ impl Rule for HeartbeatLayer {
                 beat: self.beat.clone(),
                 due: Some(stream.opened()),
             };
-            if !self.beat.immediate {
+            let by_family = || matches!(head.asked.family, Family::EventSource | Family::Mcp);
+            if !self.beat.immediate.unwrap_or_else(by_family) {
                 policy.sent(stream, stream.opened());
             }
             policy
@@ -291,7 +298,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn streams_speak_at_common_times_and_none_too_late() {
-        let layer = every(128);
+        let layer = every(128).immediate(false);
         let mut times = Vec::new();
         for pause in [100, 300, 450, 900] {
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -361,6 +368,48 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_first_one_comes_at_once_where_the_family_has_it() {
+        let first = async |layer: HeartbeatLayer, family: Family| {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(family);
+            let upstream = Upstream::new().wait(5).send("data: 1\n\n");
+            let seen = ask(layer, request, upstream).await.timed().await;
+            seen[0].clone()
+        };
+        let beat = (0, ": heartbeat\n".to_owned());
+        let event = (5, "data: 1\n\n".to_owned());
+        for family in Family::ALL {
+            let at_once = matches!(family, Family::EventSource | Family::Mcp);
+            let expected = if at_once { &beat } else { &event };
+            assert_eq!(first(every(10), family).await, *expected, "{family:?}");
+            assert_eq!(first(every(10).immediate(true), family).await.0, 0);
+            assert_eq!(first(every(10).immediate(false), family).await, event);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_that_comes_with_the_head_comes_first() {
+        let upstream = Upstream::new().send("data: 1\n\n").wait(5);
+        let text = get(every(10), upstream).await.text().await;
+        assert_eq!(text, "data: 1\n\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_the_first_one_a_byte_order_mark_is_removed() {
+        for cut in 0..=3 {
+            let mark = [0xEF, 0xBB, 0xBF];
+            let upstream = Upstream::new()
+                .send_bytes(&mark[..cut])
+                .wait(1)
+                .send_bytes(&[&mark[cut..], b"data: 1\r\n\r\n"].concat())
+                .wait(12);
+            let text = get(every(10), upstream).await.text().await;
+            let expected = ": heartbeat\ndata: 1\r\n\r\n: heartbeat\r\n";
+            assert_eq!(text, expected, "{cut}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn each_style_is_written_as_it_says() {
         for (style, expected) in [
             (HeartbeatStyle::line(""), ":\n"),
@@ -371,7 +420,7 @@ mod tests {
             ),
         ] {
             let upstream = Upstream::new().wait(15);
-            let layer = every(10).style(style.unwrap());
+            let layer = every(10).style(style.unwrap()).immediate(false);
             assert_eq!(get(layer, upstream).await.text().await, expected);
         }
     }

@@ -85,6 +85,7 @@ async fn a_client_gets_each_event_once_and_in_order_however_often_it_is_cut() {
         &[
             "--limit-rate=off",
             "--heartbeat-interval=20ms",
+            "--heartbeat-immediate=auto",
             "--rotation-max-age=250ms",
             "--rotation-retry=5ms",
         ],

@@ -184,6 +184,55 @@ fn an_event_source_is_served_as_soon_as_its_upstream_is_back() {
     client.read_until("data: back\n\n");
 }
 
+#[test]
+fn the_first_heartbeat_of_a_quiet_stream_comes_at_once() {
+    let (go_on, goes_on) = gate();
+    let origin = Origin::start(move |_, to| {
+        to.stream();
+        if goes_on.opens() {
+            to.chunk("\u{feff}data: 1\n\n");
+            to.end();
+        }
+    });
+    // No flag says so.
+    let flags = ["--heartbeat-interval=1h", "--heartbeat-immediate=auto"];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let both = "Accept: application/json, text/event-stream\r\n";
+    for (method, fields, at_once) in [
+        ("GET", SSE, true),
+        (
+            "GET",
+            "Accept: text/event-stream\r\nMcp-Session-Id: 1\r\n",
+            true,
+        ),
+        ("POST", both, true),
+        ("POST", SSE, false),
+        ("POST", "OpenAI-Project: x\r\n", false),
+        ("POST", "Anthropic-Version: 2023-06-01\r\n", false),
+    ] {
+        let mut client = proxy.ask(&format!(
+            "{method} / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{fields}\r\n"
+        ));
+        assert!(client.head().starts_with("http/1.1 200 "));
+        let mut expected = "\u{feff}data: 1\n\n";
+        if at_once {
+            assert_eq!(
+                client.read_until("\n"),
+                ": heartbeat\n",
+                "{method} {fields}"
+            );
+            expected = "data: 1\n\n";
+        }
+        go_on.send(()).unwrap();
+        let (text, _) = client.rest();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            expected,
+            "{method} {fields}"
+        );
+    }
+}
+
 const APP: &str = "https://app.test";
 
 /// Allows any origin, with credentials, but on `/closed`. `/feed` is a stream of one event, `/mute` has

@@ -86,6 +86,7 @@ fn heartbeats_leave_the_same(style: &str, ours: &str) {
             to.end();
         });
         let mut flags = vec!["--heartbeat-interval", "2ms", "--heartbeat-style", style];
+        flags.push("--heartbeat-immediate=auto");
         flags.extend(["--heartbeat-text", "beat", "--heartbeat-event", "beat"]);
         let proxy = Proxy::start(origin.addr, &flags);
         let mut client = open(&proxy, "GET", "/");

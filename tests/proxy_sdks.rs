@@ -243,7 +243,9 @@ impl World {
         let file = files.path().join("guard.toml");
         let upstream = format!("upstream.url = \"http://{}\"\n", origin.addr);
         std::fs::write(&file, upstream + &CONFIG.replace("{away}", &away)).unwrap();
-        let proxy = Proxy::from_file(&file);
+        // As it is by default.
+        let variables = [("SSE_GUARD_HEARTBEAT_IMMEDIATE", "auto")];
+        let proxy = Proxy::from_file_with(&file, &variables);
         Self {
             origin,
             proxy,

@@ -61,7 +61,8 @@ fn through_the_stack(
         .metrics(MetricsLayer::new().route("/feed"))
         .limit(ConnectionLimitLayer::new())
         .rotation(RotationLayer::new().max_age(minutes(60), 0.1))
-        .heartbeat(HeartbeatLayer::new(minutes(1)))
+        // The first one would be one frame more where the upstream pauses.
+        .heartbeat(HeartbeatLayer::new(minutes(1)).immediate(false))
         .idle_timeout(
             IdleTimeoutLayer::new()
                 .timeout(minutes(10))

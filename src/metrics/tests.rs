@@ -36,9 +36,10 @@ async fn our_own_events_are_heartbeats_and_no_events_in_either_order() {
         let snapshot = layer.snapshot();
         assert_eq!(
             (snapshot.events, snapshot.bytes, snapshot.heartbeats),
-            (1, 9, 2)
+            (1, 9, 3)
         );
     }
+    // The first at once, then one each second.
     let upstream = Upstream::new().wait(3).send("data: 1\n\n").wait(1);
     let layer = MetricsLayer::new();
     check(

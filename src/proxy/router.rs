@@ -457,11 +457,11 @@ fn heartbeat(config: &config::Heartbeat) -> Result<Option<HeartbeatLayer>, Words
         Style::Block { text } => HeartbeatStyle::block(text),
         Style::Event { name, data } => HeartbeatStyle::event(name, data),
     }?;
-    Ok(Some(
-        HeartbeatLayer::new(interval)
-            .style(style)
-            .immediate(config.immediate),
-    ))
+    let layer = HeartbeatLayer::new(interval).style(style);
+    Ok(Some(match config.immediate {
+        Some(immediate) => layer.immediate(immediate),
+        None => layer,
+    }))
 }
 
 fn idle_timeout(settings: &Settings) -> Result<IdleTimeoutLayer, WordsError> {

@@ -238,7 +238,7 @@ fn flag(key: &'static Key) -> Arg {
     };
     if key.kind.is_list() {
         arg.action(ArgAction::Append)
-    } else if key.kind == Kind::Bool {
+    } else if matches!(key.kind, Kind::Bool | Kind::BoolOrAuto) {
         // With `=`, so that a bare flag does not take a subcommand for its value.
         arg.num_args(0..=1)
             .require_equals(true)
@@ -269,6 +269,7 @@ fn value_name(kind: Kind) -> String {
         Kind::Fraction => "0..1",
         Kind::FractionOrOff => "0..1|off",
         Kind::Bool => "true|false",
+        Kind::BoolOrAuto => "auto|true|false",
         Kind::Text | Kind::Filled => "TEXT",
         Kind::FilledOrOff => "TEXT|off",
         Kind::PathOrOff => "PATH|off",
@@ -349,16 +350,19 @@ mod tests {
 
     #[test]
     fn a_bare_switch_is_true_and_takes_no_subcommand_for_its_value() {
-        let args = [UPSTREAM, "--heartbeat-immediate", "check"];
-        assert!(
-            load_args(&args).config.routes[0]
+        let immediate = |args: &[&str]| {
+            load_args(args).config.routes[0]
                 .settings
                 .heartbeat
                 .immediate
-        );
+        };
+        let args = [UPSTREAM, "--heartbeat-immediate", "check"];
+        assert_eq!(immediate(&args), Some(true));
         assert_eq!(matches(&args).subcommand_name(), Some("check"));
-        let loaded = load_args(&[UPSTREAM, "--heartbeat-immediate=false"]);
-        assert!(!loaded.config.routes[0].settings.heartbeat.immediate);
+        let args = [UPSTREAM, "--heartbeat-immediate=false"];
+        assert_eq!(immediate(&args), Some(false));
+        assert_eq!(immediate(&[UPSTREAM, "--heartbeat-immediate=auto"]), None);
+        assert_eq!(immediate(&[UPSTREAM]), None);
     }
 
     #[test]

@@ -296,9 +296,9 @@ pub static KEYS: &[Key] = &[
     ),
     route(
         "heartbeat.immediate",
-        Kind::Bool,
-        "false",
-        "Send the first heartbeat at once, so that buffering proxies let go of the head",
+        Kind::BoolOrAuto,
+        "auto",
+        "Send the first heartbeat at once, so that buffering proxies and HTTP/2 hops release the head; auto: for families eventsource and mcp",
     ),
     route(
         "cors.allowed_origins",

@@ -27,6 +27,8 @@ pub enum Kind {
     FractionOrOff,
     /// `true` or `false`.
     Bool,
+    /// The same, or `auto`.
+    BoolOrAuto,
     /// One line of text, which may be empty.
     Text,
     /// One line of text that is not empty.

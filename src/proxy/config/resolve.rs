@@ -415,7 +415,7 @@ trait FromValue: Sized {
 impl<T: FromValue> FromValue for Option<T> {
     fn from_value(value: &Value) -> Option<Self> {
         match value {
-            Value::Off => Some(None),
+            Value::Off | Value::Auto => Some(None),
             value => T::from_value(value).map(Some),
         }
     }

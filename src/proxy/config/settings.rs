@@ -350,8 +350,8 @@ pub struct Heartbeat {
     pub interval: Option<Duration>,
     /// What we say.
     pub style: Style,
-    /// Whether to speak once at the very start.
-    pub immediate: bool,
+    /// Whether the first one comes at once; as the family has it if `None`.
+    pub immediate: Option<bool>,
 }
 
 /// What a heartbeat looks like; no text in it has a line break.

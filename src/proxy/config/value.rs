@@ -70,9 +70,13 @@ impl Value {
             }
             Kind::RateOrOff => rate(text).map(Self::Rate),
             Kind::Fraction | Kind::FractionOrOff => fraction(text),
-            Kind::Bool => match text {
+            Kind::Bool | Kind::BoolOrAuto => match text {
                 "true" => Ok(Self::Bool(true)),
                 "false" => Ok(Self::Bool(false)),
+                "auto" if kind == Kind::BoolOrAuto => Ok(Self::Auto),
+                _ if kind == Kind::BoolOrAuto => {
+                    Err(format!("{} is none of auto, true and false", echo(text)))
+                }
                 _ => Err(format!("{} is neither true nor false", echo(text))),
             },
             Kind::Text => line(text, true),
@@ -113,9 +117,11 @@ impl Value {
             kind,
             Kind::Count | Kind::CountOrOff | Kind::Prefix | Kind::Fraction | Kind::FractionOrOff
         );
+        let boolean = matches!(kind, Kind::Bool | Kind::BoolOrAuto);
         match value {
+            DeValue::String(text) if kind == Kind::BoolOrAuto && text == "auto" => Ok(Self::Auto),
             DeValue::String(text) if kind.takes_off() && text == "off" => Ok(Self::Off),
-            DeValue::String(text) if number || kind == Kind::Bool => {
+            DeValue::String(text) if number || boolean => {
                 Self::from_text(kind, text)?;
                 Err(format!("{text} is written without quotes"))
             }
@@ -131,7 +137,7 @@ impl Value {
                 }
             }
             DeValue::Float(digits) if number => Self::from_text(kind, digits.as_str()),
-            DeValue::Boolean(value) if kind == Kind::Bool => Ok(Self::Bool(*value)),
+            DeValue::Boolean(value) if boolean => Ok(Self::Bool(*value)),
             DeValue::Array(items) if kind.is_list() || kind == Kind::Origins => {
                 let texts: Option<Vec<&str>> =
                     items.iter().map(|item| item.get_ref().as_str()).collect();
@@ -179,6 +185,7 @@ fn example(kind: Kind) -> String {
         Kind::Fraction => "a number from 0 to 1, such as 0.1",
         Kind::FractionOrOff => "a number from 0 to 1, such as 0.1, or \"off\"",
         Kind::Bool => "true or false",
+        Kind::BoolOrAuto => "true, false or \"auto\"",
         Kind::Text | Kind::Filled => "a text in quotes",
         Kind::FilledOrOff => "a text in quotes, or \"off\"",
         Kind::PathOrOff => "\"/healthz\" or \"off\"",

@@ -342,3 +342,21 @@ fn an_origin_is_what_browsers_send() {
         assert!(origins(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn a_switch_that_depends_on_the_stream_is_auto() {
+    let kind = Kind::BoolOrAuto;
+    assert_eq!(Value::from_text(kind, "auto"), Ok(Value::Auto));
+    assert_eq!(Value::from_text(kind, "true"), Ok(Value::Bool(true)));
+    assert_eq!(toml(kind, "'auto'"), Ok(Value::Auto));
+    assert_eq!(toml(kind, "false"), Ok(Value::Bool(false)));
+    assert_eq!(
+        problem(kind, "yes"),
+        "\"yes\" is none of auto, true and false"
+    );
+    assert_eq!(
+        toml(kind, "'true'"),
+        Err("true is written without quotes".into())
+    );
+    assert!(Value::from_text(Kind::Bool, "auto").is_err());
+}
