@@ -5,11 +5,11 @@
 //! It is *streams* that are limited. A request whose `Accept` names `text/event-stream` takes its
 //! slot before the inner service is called, and gives it back at the response head, with what it took of
 //! its client's rate, if the response is no event stream: calls of MCP accept JSON and a stream, and most
-//! get JSON. This lets nobody ask faster than before: a request that accepts no stream takes neither.
-//! Requests as such are for another limit. Any other request takes one at the head if its response turns out to be an
-//! event stream (also one in a content coding); over the limit that response is dropped and
-//! replaced. A slot is held to the end or the drop of the body, and given back whatever happens
-//! before: the client goes ahead of the head, the inner service fails or panics.
+//! get JSON. Nobody can send requests faster by that: a request that accepts no stream takes no part of
+//! the rate, and requests in flight have a limit of their own. Any other request takes a slot at the head
+//! if its response turns out to be an event stream (also one in a content coding); over the limit that
+//! response is dropped and replaced. A slot is held to the end or the drop of the body, and given back
+//! whatever happens before: the client goes ahead of the head, the inner service fails or panics.
 //!
 //! Apart from that, the [requests](ConnectionLimitLayer::requests_per_client) that a client has in flight
 //! can be limited, which cost as much: from their admission to the end of the response's body, or, if
