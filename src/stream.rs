@@ -18,7 +18,7 @@ use bytes::Bytes;
 use mail::Mailbox;
 use pace::Pace;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
@@ -82,8 +82,11 @@ struct Record {
     heartbeats: AtomicU32,
     pace: Pace,
     last_id: Mutex<Vec<u8>>,
-    /// Bytes that wait for room in the kernel.
-    unsent: AtomicU32,
+    /// What waits for room in the kernel, in units of [`HELD_UNIT`].
+    unsent: AtomicU16,
+    /// What layers keep of it, in the same: of an event that is not whole, or to go on after
+    /// a loss.
+    held: AtomicU16,
     mail: Mailbox,
     /// Times are in nanoseconds since `opened`.
     first_event: AtomicU64,
@@ -102,6 +105,10 @@ struct Record {
 
 /// A layer inside cuts it at event boundaries already.
 const ALIGNED: u8 = 1;
+/// Bytes that are held are counted in these, of which 16 bits make a megabyte.
+const HELD_UNIT: u64 = 16;
+/// Its memory is needed: it is not to wait for its client any longer.
+const SHED: u8 = 1 << 7;
 /// A layer inside watches for its upstream's silence.
 const WATCHED: u8 = 1 << 1;
 /// Its bytes tell nothing of events.
@@ -116,6 +123,12 @@ const CUT_SHORT: u8 = 1 << 4;
 pub(crate) struct Labels {
     pub(crate) route: Box<str>,
     pub(crate) upstream: Option<Box<str>>,
+}
+
+/// Rounded up, so that something is not nothing.
+fn held_units(bytes: usize) -> u16 {
+    let units = (bytes as u64).div_ceil(HELD_UNIT);
+    u16::try_from(units).unwrap_or(u16::MAX)
 }
 
 /// The record's counts have one writer, the body: no need for an atomic addition.
@@ -138,7 +151,8 @@ impl Stream {
             heartbeats: AtomicU32::new(0),
             pace: Pace::default(),
             last_id: Mutex::default(),
-            unsent: AtomicU32::new(0),
+            unsent: AtomicU16::new(0),
+            held: AtomicU16::new(0),
             mail: Mailbox::default(),
             first_event: AtomicU64::new(NEVER),
             silent_since: AtomicU64::new(0),
@@ -230,10 +244,17 @@ impl Stream {
         (!id.is_empty()).then(|| String::from_utf8_lossy(&id).into_owned())
     }
 
-    /// Bytes that wait because its client does not read, where the server of the feature `serve`
+    /// Bytes that wait because its client does not read, rounded up to a multiple of 16, where the server of the feature `serve`
     /// writes them.
     pub fn unsent_bytes(&self) -> u64 {
-        self.0.unsent.load(Relaxed).into()
+        u64::from(self.0.unsent.load(Relaxed)) * HELD_UNIT
+    }
+
+    /// Bytes that are held for it: [unsent](Self::unsent_bytes), of an event that is not whole yet, of
+    /// events that wait to be put in, and what is remembered to resume it.
+    pub fn held_bytes(&self) -> u64 {
+        let held = u64::from(self.0.held.load(Relaxed)) * HELD_UNIT;
+        self.unsent_bytes() + held + self.0.mail.bytes() as u64
     }
 
     /// Whether somebody wants it to end.
@@ -327,8 +348,27 @@ impl Stream {
 
     #[cfg(feature = "serve")]
     pub(crate) fn set_unsent(&self, bytes: usize) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.0.unsent.store(bytes, Relaxed);
+        self.0.unsent.store(held_units(bytes), Relaxed);
+    }
+
+    /// To be called while it waits for more: costs nothing if it is as it was.
+    pub(crate) fn set_held(&self, bytes: usize) {
+        let units = held_units(bytes);
+        if self.0.held.load(Relaxed) != units {
+            self.0.held.store(units, Relaxed);
+        }
+    }
+
+    /// Ends it to free its memory: at its next event boundary, or at once if its client does not read.
+    pub(crate) fn shed(&self) {
+        self.set(SHED);
+        self.stop_at(Instant::now(), EndReason::Rotated);
+    }
+
+    /// Whether it is to end though its client does not read.
+    #[cfg(feature = "serve")]
+    pub(crate) fn is_shed(&self) -> bool {
+        self.is(SHED)
     }
 
     /// An `id` field has come, perhaps to take the id away.
@@ -634,6 +674,27 @@ mod tests {
                 assert_eq!(waiting(), 0.0);
             }
         });
+    }
+
+    #[test]
+    fn what_is_held_adds_up() {
+        let stream = Stream::open();
+        assert_eq!(stream.held_bytes(), 0);
+        stream.set_held(1);
+        assert_eq!(stream.held_bytes(), 16);
+        #[cfg(feature = "serve")]
+        {
+            stream.set_unsent(17);
+            assert_eq!((stream.unsent_bytes(), stream.held_bytes()), (32, 48));
+            stream.set_unsent(0);
+        }
+        stream.set_held(usize::MAX);
+        assert_eq!(stream.held_bytes(), 16 * 0xFFFF);
+        stream.set_held(0);
+        stream.take_mail();
+        let message = Message::data(&"x".repeat(1_000)).unwrap();
+        stream.send(&message).unwrap();
+        assert!(stream.held_bytes() > 3_000, "{}", stream.held_bytes());
     }
 
     #[test]

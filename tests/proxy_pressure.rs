@@ -8,6 +8,7 @@
 
 mod support;
 
+use serde_json::{Value, json};
 use std::io::Read;
 use support::{Answer, Asked, Client, End, Gone, Origin, Proxy, gate, wait_until};
 
@@ -23,8 +24,12 @@ fn other(number: usize) -> [u8; 4] {
 }
 
 fn stream_from(source: [u8; 4], proxy: &Proxy) -> Client {
+    stream_of("/events", source, proxy)
+}
+
+fn stream_of(path: &str, source: [u8; 4], proxy: &Proxy) -> Client {
     let mut client = Client::connect_from(source, proxy.addr);
-    client.send(GET);
+    client.send(&GET.replace("/events", path));
     let head = client.head();
     assert!(head.starts_with("http/1.1 200 "), "{head}");
     client.read_until("data: 1\n\n");
@@ -52,6 +57,20 @@ fn origin() -> (std::sync::mpsc::Sender<()>, Origin) {
             }
             return;
         }
+        if asked.path == "/half" {
+            to.stream();
+            to.chunk("data: 1\n\n");
+            to.chunk(format!("data: {}", "x".repeat(40_000)));
+            to.wait_for_close();
+            return;
+        }
+        if asked.path == "/flood" {
+            to.stream();
+            to.chunk("data: 1\n\n");
+            let event = format!("data: {}\n\n", "x".repeat(1_000));
+            while to.chunk(&event) {}
+            return;
+        }
         if asked.path == "/plain" {
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
             return;
@@ -72,6 +91,23 @@ fn admin(proxy: &Proxy, path: &str) -> String {
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     ));
     String::from_utf8(client.raw()).unwrap()
+}
+
+fn json(proxy: &Proxy, path: &str) -> Value {
+    let answer = admin(proxy, path);
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+/// The clients of the streams in a list, and another member of each.
+fn clients(list: &Value, member: &str) -> Vec<(String, Value)> {
+    let rows = list.as_array().unwrap().iter();
+    rows.map(|row| {
+        (
+            row["client"].as_str().unwrap().to_owned(),
+            row[member].clone(),
+        )
+    })
+    .collect()
 }
 
 /// The value of a metric, named with its labels.
@@ -361,4 +397,79 @@ fn a_tunnel_is_closed_when_nothing_passes_and_not_before() {
     assert_eq!(metric(&proxy, "sse_guard_tunnels"), 1.0);
     drop((tunnel, silent.raw()));
     wait_until("its end", || metric(&proxy, "sse_guard_tunnels") == 0.0);
+}
+
+#[test]
+fn when_memory_is_short_the_streams_that_hold_most_go_first() {
+    let (_go, origin) = origin();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("guard.toml");
+    std::fs::write(&file, "").unwrap();
+    let flags = [
+        "--config",
+        file.to_str().unwrap(),
+        "--admin-listen=127.0.0.1:0",
+        "--client-send-buffer=4KiB",
+        "--upstream-receive-buffer=4KiB",
+        "--client-write-stall=off",
+    ];
+    let proxy = Proxy::start(origin.addr, &flags);
+    // The oldest, which hold next to nothing.
+    let idle: Vec<Client> = (1..=3)
+        .map(|number| stream_from(other(number), &proxy))
+        .collect();
+    // One that holds a part of an event.
+    let mut half = stream_of("/half", [127, 0, 2, 1], &proxy);
+    // One that does not read, and for which events of the operator's wait.
+    let stalled = stream_of("/flood", [127, 0, 2, 2], &proxy);
+    let mut passed = Value::Null;
+    wait_until("a client for which there is no room", || {
+        let stream = json(&proxy, "/api/streams?client=127.0.2.2")["streams"][0].clone();
+        let before = std::mem::replace(&mut passed, stream["bytes"].clone());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        stream["unsent_bytes"].as_u64().unwrap() > 0 && before == passed
+    });
+    let message =
+        json!({ "to": { "client": "127.0.2.2" }, "data": "x".repeat(60_000) }).to_string();
+    let mut operator = Client::connect(proxy.admin());
+    operator.send(&format!(
+        "POST /api/send HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: \
+         application/json\r\nContent-Length: {}\r\n\r\n{message}",
+        message.len()
+    ));
+    let answer = String::from_utf8(operator.raw()).unwrap();
+    assert!(answer.contains("\"sent\":1"), "{answer}");
+    let most = || {
+        let list = json(&proxy, "/api/streams?sort=held&order=desc");
+        clients(&list["streams"], "held_bytes")
+    };
+    wait_until("what is held", || most()[1].1.as_u64().unwrap() > 40_000);
+    let held = most();
+    assert_eq!(
+        (held[0].0.as_str(), held[1].0.as_str()),
+        ("127.0.2.2", "127.0.2.1")
+    );
+    assert!(held[0].1.as_u64().unwrap() > 60_000, "{held:?}");
+    assert!(held[2].1.as_u64().unwrap() < 1_000, "{held:?}");
+
+    std::fs::write(&file, "memory.budget = '8MiB'").unwrap();
+    proxy.signal("-HUP");
+    // A round each second, of one stream.
+    let ends = || clients(&json(&proxy, "/api/ends")["ends"], "reason");
+    wait_until("three ends", || ends().len() >= 3);
+    let mut ends = ends();
+    ends.reverse();
+    assert_eq!(
+        ends[0],
+        ("127.0.2.2".into(), json!("client_stalled")),
+        "{ends:?}"
+    );
+    assert_eq!(ends[1], ("127.0.2.1".into(), json!("rotated")), "{ends:?}");
+    assert_eq!(ends[2], ("127.0.1.1".into(), json!("rotated")), "{ends:?}");
+    let (last, end) = half.rest();
+    assert!(
+        last.starts_with(b"retry: ") && end == End::Clean,
+        "{last:?}"
+    );
+    drop((idle, stalled));
 }

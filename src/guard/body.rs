@@ -512,6 +512,10 @@ fn wait<P: Policy>(
     if policy.heeds() {
         wire.stream.listen(cx.waker());
     }
+    // Else a layer inside does, which knows what it holds.
+    if wire.aligner.holds_back() {
+        wire.stream.set_held(wire.aligner.held());
+    }
     loop {
         let Some(deadline) = policy.deadline(&wire.at()) else {
             return Poll::Pending;

@@ -6,6 +6,8 @@
 //! | from 90 % | new streams are turned away, until it is below 85 % for a second |
 //! | from 95 % for a second | idle tunnels are closed; when there are none, the oldest idle streams end, some each second, until below 90 % |
 //!
+//! For want of memory the streams that hold most of it end first, then the oldest idle ones.
+//!
 //! A stream never ends for want of files as long as there are connections without a request: the
 //! listener closes some of these before it accepts another one.
 
@@ -40,6 +42,9 @@ const PART: usize = 50;
 const TUNNELS_PART: usize = 8;
 /// Without an event for so long a stream is idle.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// A stream that holds so many bytes holds several times what others do.
+const MUCH: u64 = 16 * 1024;
 
 const HALF: f64 = 0.5;
 /// From here on what serves no request goes.
@@ -271,18 +276,26 @@ impl Budgets {
             status.level == Level::Over && lasts
         };
         // A stream is worth more than any number of connections that serve nothing.
-        if holders.connections.closable() == 0 && all.iter().flatten().any(is_over) {
-            self.rotate(holders);
+        let over: Vec<_> = all
+            .iter()
+            .flatten()
+            .filter(|status| is_over(status))
+            .collect();
+        if holders.connections.closable() == 0 && !over.is_empty() {
+            let is_memory = |status: &&Status| status.resource == Resource::Memory;
+            self.rotate(
+                holders,
+                over.iter().copied().any(|status| is_memory(&status)),
+            );
         }
     }
 
-    /// Tunnels on which nothing passes go before streams.
-    fn rotate(
-        &self,
-        Holders {
+    /// For want of memory streams go that hold much. Tunnels on which nothing passes go before other
+    /// streams.
+    fn rotate(&self, holders: Holders<'_>, is_memory_short: bool) {
+        let Holders {
             tunnels, streams, ..
-        }: Holders<'_>,
-    ) {
+        } = holders;
         let now = Instant::now();
         let mut rotated = lock(&self.rotated);
         if rotated.is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
@@ -290,6 +303,13 @@ impl Budgets {
         }
         *rotated = Some(now);
         drop(rotated);
+        if is_memory_short {
+            let ended = streams.shed(streams.live().div_ceil(PART), MUCH);
+            if ended > 0 {
+                tracing::debug!(ended, "streams that hold much memory end");
+                return;
+            }
+        }
         let closed = tunnels.close_idle(tunnels.len().div_ceil(TUNNELS_PART), IDLE);
         if closed > 0 {
             tracing::debug!(closed, "idle tunnels are closed for want of room");

@@ -231,6 +231,8 @@ where
     /// if that has moved away meanwhile.
     fn wait(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Due> {
         let mut this = self.project();
+        let held = this.aligner.held() + this.books.cursor.memory();
+        this.books.again.stream.set_held(held);
         loop {
             let idle = this.books.idle_at().map(|at| (at, Due::Idle));
             let old = this.books.old_at.filter(|_| this.successor.is_none());

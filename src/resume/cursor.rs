@@ -91,6 +91,12 @@ impl Cursor {
         cursor
     }
 
+    /// What it takes, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        let marks = self.delivered.capacity() + self.behind.capacity();
+        self.last_id.capacity() + marks * size_of::<u64>()
+    }
+
     /// What to ask with.
     pub(super) fn last_id(&self) -> Option<HeaderValue> {
         let id = Some(&self.last_id).filter(|id| !id.is_empty())?;

@@ -208,6 +208,28 @@ impl DrainHandle {
         streams.len()
     }
 
+    /// Ends at most `most` streams that hold `least` [bytes](Stream::held_bytes) or more, the largest
+    /// first: for when memory is short. At their next event boundary if rotation concerns them; at once if
+    /// their client does not read, which ends what waits for it. Returns how many.
+    pub fn shed(&self, most: usize, least: u64) -> usize {
+        let entries: Vec<Entry> = self.0.live().streams.values().cloned().collect();
+        let mut streams: Vec<(u64, Stream)> = entries
+            .into_iter()
+            .filter(|entry| {
+                let waits = entry.stream.unsent_bytes() > 0;
+                waits || (entry.comes_back.on(&entry.stream) && !entry.stream.is_ending())
+            })
+            .map(|entry| (entry.stream.held_bytes(), entry.stream))
+            .filter(|(held, _)| *held >= least)
+            .collect();
+        streams.sort_unstable_by_key(|(held, _)| std::cmp::Reverse(*held));
+        streams.truncate(most);
+        for (_, stream) in &streams {
+            stream.shed();
+        }
+        streams.len()
+    }
+
     /// How many streams are live.
     pub fn live(&self) -> usize {
         self.0.live().streams.len()

@@ -212,6 +212,13 @@ impl ClientIo {
         }
     }
 
+    /// The client has no more time to read: as if it had stalled for too long.
+    pub(super) fn give_up(&self) -> io::Error {
+        self.reset_on_close();
+        let stall = self.0.write_stall.unwrap_or_default();
+        io::Error::new(io::ErrorKind::TimedOut, Stalled(stall))
+    }
+
     fn poll_stalled(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.0.blocked.store(true, Relaxed);
         let Some(stall) = self.0.write_stall else {
@@ -220,8 +227,7 @@ impl ClientIo {
         let mut state = self.state();
         let patience = state.patience.get_or_insert_with(|| Box::pin(sleep(stall)));
         ready!(patience.as_mut().poll(cx));
-        self.reset_on_close();
-        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, Stalled(stall)))
+        Poll::Ready(self.give_up())
     }
 
     /// From now on to close is to reset: what the kernel still holds is dropped, and the client

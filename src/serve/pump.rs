@@ -133,7 +133,15 @@ where
         for _ in 0..ROUNDS {
             while *this.sent < this.left.len() {
                 let rest = [IoSlice::new(&this.left[*this.sent..])];
-                match ready!(this.io.poll_write(cx, &rest)) {
+                let mut wrote = this.io.poll_write(cx, &rest);
+                if let (Poll::Pending, Some(stream)) = (&wrote, this.stream.as_ref()) {
+                    // The body, which would, is not polled meanwhile.
+                    stream.listen(cx.waker());
+                    if stream.is_shed() {
+                        wrote = Poll::Ready(Err(this.io.give_up()));
+                    }
+                }
+                match ready!(wrote) {
                     Ok(wrote @ 1..) => {
                         *this.sent += wrote;
                         note_unsent(this.stream.as_ref(), this.left.len() - *this.sent);

@@ -114,6 +114,16 @@ impl Mailbox {
         self.state.load(Relaxed) == WAITING
     }
 
+    /// What waits, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        if !self.is_waiting() {
+            return 0;
+        }
+        let queue = self.queue();
+        let waiting = queue.iter().flat_map(|queue| queue.0.iter());
+        waiting.map(Words::memory).sum()
+    }
+
     pub(super) fn put(&self, message: &Message) -> Result<(), SendError> {
         if self.state.load(Relaxed) == CLOSED {
             return Err(SendError::Deaf);

@@ -226,6 +226,11 @@ impl Aligner {
         self.held.len()
     }
 
+    /// Whether it may hold bytes back.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.hold > 0
+    }
+
     /// What is held back.
     pub(crate) fn tail(&self) -> &[u8] {
         &self.held

@@ -36,6 +36,11 @@ fn check_line(text: &str) -> Result<(), WordsError> {
 pub(crate) struct Words([Bytes; 3]);
 
 impl Words {
+    /// The bytes that it takes.
+    pub(crate) fn memory(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
     /// Lines, of which an empty one is a blank line.
     fn lines(lines: &[String]) -> Self {
         Self([LineEnd::Lf, LineEnd::CrLf, LineEnd::Cr].map(|end| {

@@ -36,6 +36,7 @@ struct Row {
     last_event_id: Option<String>,
     gap_p99_ms: Option<f64>,
     unsent_bytes: u64,
+    held_bytes: u64,
     /// In a content coding, or a range of bytes: there are no events to be seen.
     opaque: bool,
 }
@@ -98,6 +99,7 @@ impl Row {
             last_event_id: stream.last_event_id(),
             gap_p99_ms: stream.gap_p99().map(millis),
             unsent_bytes: stream.unsent_bytes(),
+            held_bytes: stream.held_bytes(),
             opaque: stream.is_opaque(),
         }
     }
@@ -138,6 +140,7 @@ enum Sort {
     LastEvent,
     Gap,
     Unsent,
+    Held,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -197,6 +200,7 @@ impl Wanted {
                 number(u64::try_from(gap).unwrap_or(u64::MAX))
             }
             Sort::Unsent => number(stream.unsent_bytes()),
+            Sort::Held => number(stream.held_bytes()),
         }
     }
 }
@@ -294,6 +298,7 @@ mod tests {
             (Sort::LastEvent, [busy, quiet, young]),
             (Sort::Client, [quiet, busy, young]),
             (Sort::Unsent, [quiet, busy, young]),
+            (Sort::Held, [quiet, busy, young]),
         ] {
             assert_eq!(ids(sort, Order::Asc), ascending, "{sort:?}");
             let mut descending = ascending;
