@@ -10,7 +10,7 @@ mod support;
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use support::{Answer, Asked, Client, End, Gone, Origin, Proxy};
+use support::{Answer, Asked, Client, End, Gone, Origin, Proxy, gate};
 
 const OFFER: &str =
     "WWW-Authenticate: Basic realm=\"a, b\", Negotiate\r\nWWW-Authenticate: NTLM\r\n";
@@ -81,7 +81,12 @@ fn upload(asked: &Asked, to: &mut Answer) {
 }
 
 /// Answers requests on a connection until that ends, each with the user's name in it.
-fn serve(mut asked: Asked, to: &mut Answer) {
+fn serve(asked: Asked, to: &mut Answer) {
+    serve_when(asked, to, || ());
+}
+
+/// The same, with what happens before the answer to `/slow`.
+fn serve_when(mut asked: Asked, to: &mut Answer, ready: impl Fn()) {
     let mut session = Session::default();
     loop {
         // An answer that does not wait for the request's body.
@@ -92,7 +97,10 @@ fn serve(mut asked: Asked, to: &mut Answer) {
         if session.logs_in(&asked, to) {
             let user = session.user.as_deref().unwrap_or("nobody");
             match asked.path.trim_start_matches("/public") {
-                "/events" => {
+                path @ ("/events" | "/slow") => {
+                    if path == "/slow" {
+                        ready();
+                    }
                     to.raw(
                         b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
                           Transfer-Encoding: chunked\r\n\r\n",
@@ -126,6 +134,11 @@ fn serve(mut asked: Asked, to: &mut Answer) {
                 "/hangup" => return,
                 "/unavailable" => {
                     to.raw(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\naway");
+                }
+                "/partly" => {
+                    to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\npart");
+                    to.wait_for_close();
+                    return;
                 }
                 "/silent" => {
                     to.wait_for_close();
@@ -397,13 +410,13 @@ fn other_credentials_share_connections_as_before() {
 fn when_the_client_goes_its_connection_to_the_upstream_closes() {
     let server = server();
     let proxy = Proxy::start(server.addr, &[]);
-    for path in ["/page", "/events", "/open", "/silent"] {
+    for path in ["/page", "/events", "/open", "/partly", "/silent"] {
         let mut client = Client::connect(proxy.addr);
         log_in(&mut client, "alice", "/page");
         client.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
         match path {
             "/silent" => {}
-            "/open" => assert!(client.head().contains(" 200 ")),
+            "/open" | "/partly" => assert!(client.head().contains(" 200 ")),
             _ => assert_eq!(read(&mut client, false).status, 200),
         }
         server.wait_for_open(1);
@@ -554,6 +567,26 @@ fn what_is_asked_for_a_resumed_stream_is_not_of_the_clients_connection() {
     server.wait_for_open(0);
     let next = get(&mut client, "/public");
     assert_eq!((&*next.body, next.field("connection")), ("nobody", None));
+}
+
+#[test]
+fn an_early_answer_leaves_the_login_to_the_next_request() {
+    let (release, released) = gate();
+    let server = Origin::start(move |asked, to| serve_when(asked, to, || released.wait()));
+    let flags = ["--early-enabled=true", "--early-after=20ms"];
+    let proxy = Proxy::start(server.addr, &flags);
+    let mut client = Client::connect(proxy.addr);
+    log_in(&mut client, "alice", "/page");
+    client.send("GET /slow HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n");
+    assert!(client.head().contains(" 200 "));
+    assert_nobody_else_is_in(&proxy);
+    release.send(()).unwrap();
+    let (events, end) = client.rest();
+    let events = String::from_utf8(events).unwrap();
+    assert!(events.contains("data: alice\n"), "{events}");
+    assert_eq!(end, End::Clean);
+    assert_eq!(get(&mut client, "/page").body, "alice");
+    assert_nobody_else_is_in(&proxy);
 }
 
 #[test]
