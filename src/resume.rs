@@ -12,8 +12,10 @@
 //! elsewhere are resumed: those of an `EventSource`, whose `Accept` names `text/event-stream`, and those
 //! that somebody has said are such. A GET for `*/*` may be a job that starts anew. There has to be an id to
 //! go on behind, or no event came yet (or [`lossy`](ResumeLayer::lossy) says that it does not matter), and
-//! the client has no half of an event. A login by NTLM or Negotiate is that of a connection, which another
-//! one lacks: streams behind one are not resumed. What was cut of the last event never reaches it. An upstream that repeats
+//! the client has no half of an event. NTLM and Negotiate authenticate a connection: streams of requests that
+//! depend on such a login are not resumed, as a new connection lacks it.
+//!
+//! What was cut of the last event never reaches the client. An upstream that repeats
 //! events has them dropped up to and including the last one that was delivered, as far back as
 //! [`look_back`](ResumeLayer::look_back). What came without an id behind the last one is known by what it
 //! says; [`pings`](ResumeLayer::pings) excepted, which are never dropped, as long as there are no more of

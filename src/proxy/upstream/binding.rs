@@ -13,12 +13,12 @@ use tokio::net::TcpStream;
 
 /// What ties a request to its client's connection.
 pub(super) struct Binding {
-    /// Nothing for a request that is issued again: the connection that it came on is at its stream.
+    /// None for a request that resume sends again: its client's connection carries the stream.
     client: Option<ClientConnection>,
-    /// The client, if a trusted proxy connected for it: that one may connect for others, too.
+    /// Set if a trusted proxy is the peer, which may send requests of several clients on one connection.
     key: Option<ClientKey>,
     upstream: Arc<str>,
-    /// Nobody but its client may use the upstream connection.
+    /// The upstream connection may carry a login: only its client may use it.
     is_bound: bool,
     /// Of the client's own connection.
     lease: Option<Lease>,

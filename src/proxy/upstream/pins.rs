@@ -1,9 +1,9 @@
 //! Upstream connections that belong to one client's connection.
 //!
-//! A login by NTLM or Negotiate is that of a TCP connection (see
-//! [`connection_auth`](crate::connection_auth)). So the upstream connection that carried one serves
-//! the client's connection that it came on and no other, and both close together: to the client it
-//! is as if it had connected to the upstream itself.
+//! NTLM and Negotiate authenticate a TCP connection (see
+//! [`connection_auth`](crate::connection_auth)). An upstream connection that carried one of them
+//! serves the client's connection that the login came on and no other, and both close together, as
+//! if the client had connected to the upstream itself.
 
 use super::pool::is_quiet;
 use crate::client_key::ClientKey;
@@ -15,8 +15,8 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-/// Upstreams to which one client's connection can have connections of its own. Behind the last of
-/// them it closes, and its client begins anew.
+/// Pinned connections per client's connection, one for each upstream. A login to a further upstream
+/// closes the client's connection, and its client starts again on a new one.
 const MAX_PINS: usize = 8;
 
 /// The upstream connections of one client's connection.
@@ -179,5 +179,67 @@ impl Drop for Lease {
             return;
         };
         pins.change(|state| state.lose(&self.upstream));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::net::TcpListener;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, theirs) = tokio::join!(ours, listener.accept());
+        (ours.unwrap(), theirs.unwrap().0)
+    }
+
+    fn put(pins: &Pins, socket: TcpStream) {
+        pins.change(|state| state.pins[0].socket = Some(socket));
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_until_the_one_before_has_left_the_connection() {
+        let pins = Pins::default();
+        let upstream: Arc<str> = "app:80".into();
+        assert!(pins.take(&upstream, None).await.is_none());
+        assert!(pins.reserve(&upstream, None));
+        let (ours, _theirs) = pair().await;
+        let address = ours.local_addr().unwrap();
+        let (taken, ()) = tokio::join!(pins.take(&upstream, None), async { put(&pins, ours) });
+        assert_eq!(taken.unwrap().local_addr().unwrap(), address);
+        assert!(!pins.is_closing());
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_that_ends_closes_that_of_the_client() {
+        let pins = Pins::default();
+        let upstream: Arc<str> = "app:80".into();
+        assert!(pins.reserve(&upstream, None));
+        let (ours, theirs) = pair().await;
+        let closing = poll_fn(|cx| pins.poll_closing(cx));
+        // The wait began while the connection was in use.
+        tokio::join!(closing, async {
+            put(&pins, ours);
+            drop(theirs);
+        });
+        assert!(pins.is_closing());
+        pins.change(|state| state.lose(&upstream));
+        assert!(pins.take(&upstream, None).await.is_none());
+        assert!(!pins.reserve(&upstream, None));
+    }
+
+    #[tokio::test]
+    async fn another_client_on_the_same_connection_does_not_get_it() {
+        let pins = Pins::default();
+        let upstream: Arc<str> = "app:80".into();
+        let client = |last| Some(ClientKey::Ip([192, 0, 2, last].into()));
+        assert!(pins.reserve(&upstream, client(1)));
+        let (ours, _theirs) = pair().await;
+        put(&pins, ours);
+        assert!(pins.take(&upstream, client(2).as_ref()).await.is_none());
+        assert!(pins.is_closing());
+        assert!(pins.take(&upstream, client(1).as_ref()).await.is_none());
     }
 }
