@@ -19,6 +19,10 @@ pub(crate) struct Own;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InPlaceOf(pub(crate) StatusCode);
 
+/// The status in whose place a stream waits for its upstream, in the extensions of its response.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaitsInPlaceOf(pub(crate) StatusCode);
+
 /// Fields of an event stream of no event.
 pub(crate) fn set_retry_later(headers: &mut HeaderMap) {
     let event_stream = HeaderValue::from_static(EVENT_STREAM);

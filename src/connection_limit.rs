@@ -103,7 +103,8 @@ pub enum Reject {
     #[default]
     Status,
     /// For requests that accept an event stream, and whose clients
-    /// [come back](crate::family::Family::comes_back), 200, `retry:` and the end; the status for others.
+    /// [come back](crate::family::Family::comes_back), and for MCP's GET stream, 200, `retry:` and the
+    /// end; the status for others.
     RetryLater,
 }
 

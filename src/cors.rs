@@ -69,7 +69,9 @@
 //!
 //! Their head goes out before the service has allowed anything for that request. An
 //! [`EarlyLayer`](crate::early::EarlyLayer) therefore compares: when the late head does not allow the
-//! origin, nothing of its body is passed, and the stream ends as for a late refusal.
+//! origin, nothing of its body is passed, and the stream ends as for a late refusal. A
+//! [`ResumeLayer`](crate::resume::ResumeLayer::wait_for_upstream) whose streams wait for their first head
+//! does the same.
 //!
 //! # Order
 //!
@@ -84,9 +86,10 @@ use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CACHE_CONTROL, COOKIE, ORIGIN, RETRY_AFTER, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CACHE_CONTROL, COOKIE, HOST, ORIGIN, RETRY_AFTER,
+    VARY,
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use pin_project_lite::pin_project;
 use seen::{Allowed, Seen, only};
 use std::pin::Pin;
@@ -95,6 +98,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use tower_layer::Layer;
 use tower_service::Service;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Adds CORS fields to answers of this crate. See the [module docs](self). Clones share what they
 /// remember.
@@ -273,19 +278,34 @@ struct Grant {
 /// In the extensions of a request whose origin an answer of this crate will allow: what the service has
 /// to allow for its own body to follow behind such an answer.
 #[derive(Clone, Debug)]
-pub(crate) struct Granted {
+pub(crate) struct Granted(Arc<Terms>);
+
+#[derive(Debug)]
+struct Terms {
     /// A copy: a value of a head would keep the buffer of the whole head.
-    origin: Arc<[u8]>,
+    origin: Box<[u8]>,
     /// The request carries some.
     credentials: bool,
+    /// An answer has gone ahead of the service's head.
+    is_used: AtomicBool,
 }
 
 impl Granted {
-    /// Whether a browser would let the origin read a response with this head.
+    /// An answer goes ahead of the service's head.
+    pub(crate) fn use_it(&self) {
+        self.0.is_used.store(true, Relaxed);
+    }
+
+    /// Whether a response with this head may follow: a browser that got this head first would let the
+    /// origin read it, or got that of the service.
     pub(crate) fn holds(&self, headers: &HeaderMap) -> bool {
-        match Allowed::of(headers, &self.origin) {
-            Some(Allowed::Any) => !self.credentials,
-            Some(Allowed::Origin { credentials }) => credentials || !self.credentials,
+        let terms = &self.0;
+        if !terms.is_used.load(Relaxed) {
+            return true;
+        }
+        match Allowed::of(headers, &terms.origin) {
+            Some(Allowed::Any) => !terms.credentials,
+            Some(Allowed::Origin { credentials }) => credentials || !terms.credentials,
             None => false,
         }
     }
@@ -407,6 +427,18 @@ pub(crate) fn origin<B>(request: &Request<B>) -> Option<HeaderValue> {
     request.headers().get(ORIGIN).cloned()
 }
 
+/// Whether the page is of the origin that it asks, which names its own in a POST, too: it may read any
+/// response. A page cannot set either field.
+fn is_same_origin(headers: &HeaderMap, origin: &HeaderValue) -> bool {
+    if let Some(site) = headers.get(SEC_FETCH_SITE) {
+        return site == "same-origin";
+    }
+    let host = headers.get(HOST).map(HeaderValue::as_bytes);
+    let mut parts = origin.as_bytes().splitn(3, |&byte| byte == b'/');
+    let authority = parts.nth(2);
+    authority.is_some() && authority == host
+}
+
 impl<S, ReqB, B> Service<Request<ReqB>> for Cors<S>
 where
     S: Service<Request<ReqB>, Response = Response<B>>,
@@ -429,15 +461,19 @@ where
         let origin = origin(&request);
         let grant = origin.as_ref();
         let grant = grant.and_then(|origin| self.layer.grant(origin.as_bytes()));
-        if let (Some(origin), Some(grant)) = (&origin, grant) {
+        if let (Some(origin), Some(grant)) = (&origin, grant)
+            && !is_same_origin(request.headers(), origin)
+        {
             let headers = request.headers();
             let carries = [COOKIE, AUTHORIZATION]
                 .iter()
                 .any(|name| headers.contains_key(name));
-            request.extensions_mut().insert(Granted {
+            let granted = Granted(Arc::new(Terms {
                 origin: origin.as_bytes().into(),
                 credentials: grant.credentials && carries,
-            });
+                is_used: AtomicBool::new(false),
+            }));
+            request.extensions_mut().insert(granted);
         }
         let plan = Plan {
             layer: self.layer.clone(),

@@ -319,6 +319,9 @@ where
 /// Ours, with the upstream's to come in its body.
 fn answer<F, B>(request: Pin<Box<Waiting<F>>>) -> Response<EarlyBody<F, B>> {
     metrics::counter!("sse_guard_early_answers_total").increment(1);
+    if let Some(granted) = &request.granted {
+        granted.use_it();
+    }
     let stream = request.stream.clone();
     stream.set_state(StreamState::Connecting);
     let mut response = Response::new(EarlyBody::waiting(request));

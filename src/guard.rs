@@ -19,7 +19,7 @@ pub use error::{BoxError, StreamError};
 pub(crate) use policy::{At, Breach, Ending, Policy, Verdict};
 pub(crate) use rule::{Failure, Head, Rule};
 
-use crate::answer::InPlaceOf;
+use crate::answer::{InPlaceOf, WaitsInPlaceOf};
 use crate::asked::{Asked, Kind};
 use crate::head;
 use crate::rejection::{Rejected, Rejection};
@@ -138,6 +138,7 @@ fn opened<R: Rule, B>(
     let (mut parts, body) = response.into_parts();
     let rejected = parts.extensions.get::<Rejected>().is_some();
     let in_place_of = parts.extensions.get().map(|InPlaceOf(status)| *status);
+    let waits = parts.extensions.get().map(|WaitsInPlaceOf(status)| *status);
     let kind = match rejected || in_place_of.is_some() {
         true => Kind::Other,
         false => Kind::of(asked, &parts),
@@ -161,7 +162,7 @@ fn opened<R: Rule, B>(
     }
     let head = Head {
         asked,
-        status: in_place_of.unwrap_or(parts.status),
+        status: in_place_of.or(waits).unwrap_or(parts.status),
         headers: &parts.headers,
         kind,
         stream: stream.as_ref(),

@@ -19,7 +19,7 @@
 //! | `sse_guard_ends_total` | counter | by `reason`, an [`EndReason`], of all layers |
 //! | `sse_guard_unguarded_total` | counter | responses that look like streams and pass without some or all protections, by `reason`, an [`Unguarded`] |
 //! | `sse_guard_early_answers_total` | counter | requests answered ahead of their upstream, of all [`EarlyLayer`](crate::early::EarlyLayer)s |
-//! | `sse_guard_unavailable_total` | counter | answers in place of a 5xx, by `answer`, of all [`UnavailableLayer`](crate::unavailable::UnavailableLayer)s |
+//! | `sse_guard_unavailable_total` | counter | answers in place of a 5xx, by `answer`: `retry_later` of all [`UnavailableLayer`](crate::unavailable::UnavailableLayer)s, `wait` of all [`ResumeLayer`](crate::resume::ResumeLayer)s |
 //! | `sse_guard_streams_waiting` | gauge | streams whose upstream is not there, by `state`, a [`StreamState`](crate::StreamState) |
 //! | `sse_guard_resumes_total` | counter | by `outcome`, a [`ResumeOutcome`](crate::resume::ResumeOutcome) |
 //! | `sse_guard_resume_seconds` | histogram | from the loss of an upstream to its return |
@@ -304,6 +304,8 @@ impl Rule for MetricsLayer {
     ) -> Result<Option<MetricsPolicy>, Rejection> {
         ticket.resolve(match head.kind {
             _ if head.rejected => Outcome::Rejected,
+            // It waits for its upstream in place of a failure.
+            Kind::Stream if head.status.is_server_error() => Outcome::Failed,
             Kind::Stream => Outcome::Opened,
             Kind::Encoded | Kind::Partial => Outcome::Encoded,
             Kind::Other if head.status.is_server_error() => Outcome::Failed,

@@ -99,6 +99,7 @@ pub use admission::Admission;
 pub(crate) use again::Unreachable;
 pub use body::ResumeBody;
 
+use crate::answer::{Own, WaitsInPlaceOf};
 use crate::asked::{Asked, Kind};
 use crate::connection_auth;
 use crate::guard::BoxError;
@@ -454,7 +455,7 @@ impl<B> Plan<B> {
         if may_pass(response.status()) && self.waits() {
             let failed = response.status();
             let least = retry_after(response.headers()).unwrap_or_default();
-            return self.wait(ResumeError::Refused(failed).into(), least);
+            return self.wait(failed, ResumeError::Refused(failed).into(), least);
         }
         let (mut head, body) = response.into_parts();
         if Kind::of(&self.asked, &head) != Kind::Stream {
@@ -468,13 +469,24 @@ impl<B> Plan<B> {
     }
 
     /// A stream that has lost its upstream before it had it.
-    fn wait(self, error: BoxError, least: Duration) -> Response<ResumeBody<B>>
+    fn wait(
+        self,
+        in_place_of: StatusCode,
+        error: BoxError,
+        least: Duration,
+    ) -> Response<ResumeBody<B>>
     where
         B: Send + 'static,
     {
+        metrics::counter!("sse_guard_unavailable_total", "answer" => "wait").increment(1);
         let mut head = Response::new(()).into_parts().0;
         let event_stream = HeaderValue::from_static(EVENT_STREAM);
         head.headers.insert(CONTENT_TYPE, event_stream);
+        head.extensions.insert(Own);
+        head.extensions.insert(WaitsInPlaceOf(in_place_of));
+        if let Some(granted) = self.asker.template().granted() {
+            granted.use_it();
+        }
         let (again, last_id) = self.again(&mut head.extensions);
         let last_id = last_id.as_deref();
         let body = ResumeBody::waiting(again, last_id, error, least);
@@ -538,7 +550,10 @@ where
         let response = ready!(this.future.poll(cx));
         Poll::Ready(match (this.plan.take(), response) {
             (Some(plan), Ok(response)) => Ok(plan.keep(response)),
-            (Some(plan), Err(error)) if plan.waits() => Ok(plan.wait(error.into(), Duration::ZERO)),
+            (Some(plan), Err(error)) if plan.waits() => {
+                let failed = StatusCode::BAD_GATEWAY;
+                Ok(plan.wait(failed, error.into(), Duration::ZERO))
+            }
             (_, response) => response.map(|response| response.map(ResumeBody::pass)),
         })
     }

@@ -404,18 +404,24 @@ async fn early(request: Request<()>, known: Upstream, late: Upstream) -> Client 
 async fn an_early_answer_passes_what_its_origin_may_read() {
     let event = "data: 1\n\n";
     let with_credentials = || allowing(APP).header("access-control-allow-credentials", "true");
-    let cookie = || {
+    let with = |name: &'static str, value: &str| {
         let mut request = get(APP);
-        request
-            .headers_mut()
-            .insert("cookie", "user=1".parse().unwrap());
+        request.headers_mut().insert(name, value.parse().unwrap());
         request
     };
+    let cookie = || with("cookie", "user=1");
     for (request, known, late) in [
         (get(APP), allowing(APP), allowing(APP)),
         (get(APP), allowing("*"), allowing("*")),
         (get(APP), with_credentials(), allowing("*")),
         (cookie(), with_credentials(), with_credentials()),
+        // Of its own origin it may read anything.
+        (with("host", "app.test"), allowing(APP), Upstream::new()),
+        (
+            with("sec-fetch-site", "same-origin"),
+            allowing(APP),
+            Upstream::new(),
+        ),
         // Where nothing was known, the browser refuses the early head itself.
         (get(OTHER), allowing(APP), Upstream::new()),
         (
@@ -427,8 +433,17 @@ async fn an_early_answer_passes_what_its_origin_may_read() {
         let response = early(request, known, late.send(event)).await;
         assert_eq!(response.text().await, event);
     }
+    let mut other_site = with("host", "app.test");
+    let site = "same-site".parse().unwrap();
+    other_site.headers_mut().insert("sec-fetch-site", site);
     for (request, known, late) in [
         (get(APP), allowing(APP), Upstream::new()),
+        (
+            with("host", "app.test:8443"),
+            allowing(APP),
+            Upstream::new(),
+        ),
+        (other_site, allowing(APP), Upstream::new()),
         (get(APP), allowing("*"), allowing(OTHER)),
         (cookie(), with_credentials(), allowing(APP)),
         (cookie(), with_credentials(), allowing("*")),

@@ -1,6 +1,7 @@
 //! The body behind an early answer: silence, then the upstream's stream or the news of its failure.
 
 use super::Waiting;
+use crate::answer::Own;
 use crate::asked::Kind;
 use crate::family::Family;
 use crate::guard::{BoxError, StreamError};
@@ -119,7 +120,9 @@ impl<F> Waiting<F> {
         let mut what = describe(parts.status);
         let granted = self.granted.as_ref();
         let is_denied = granted.is_some_and(|granted| !granted.holds(&parts.headers));
-        if is_denied && parts.status != StatusCode::NO_CONTENT {
+        // An answer of this crate has nothing of the service in it.
+        let is_own = parts.extensions.get::<Own>().is_some();
+        if is_denied && !is_own && parts.status != StatusCode::NO_CONTENT {
             // The page may not know any of it, and its browser let it read the early head.
             what.push_str(", whose head does not allow this origin to read it");
             return client.told(parts.status, &what, StreamError::Refused(parts.status));

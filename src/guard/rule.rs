@@ -9,6 +9,7 @@ use http::{Extensions, HeaderMap, Request, StatusCode};
 /// The response head, as a rule sees it.
 pub struct Head<'a> {
     pub(crate) asked: &'a Asked,
+    /// Of the service, also where an answer of this crate stands in its place.
     pub(crate) status: StatusCode,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) kind: Kind,

@@ -59,7 +59,9 @@ pub fn describe() {
         counter!("sse_guard_unguarded_total", "reason" => reason.as_str()).increment(0);
     }
     counter!("sse_guard_early_answers_total").increment(0);
-    counter!("sse_guard_unavailable_total", "answer" => "retry_later").increment(0);
+    for answer in ["retry_later", "wait"] {
+        counter!("sse_guard_unavailable_total", "answer" => answer).increment(0);
+    }
     for outcome in ResumeOutcome::ALL {
         counter!("sse_guard_resumes_total", "outcome" => outcome.as_str()).increment(0);
     }

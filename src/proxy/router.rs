@@ -179,7 +179,8 @@ impl Router {
                 .idle_timeout(idle_timeout(settings)?)
                 .completion(CompletionLayer::new().required(settings.completion_required));
             let resume = match (&settings.resume, &queue) {
-                (Some(config), Some(queue)) => resume(config, &settings.idle, queue),
+                (Some(given), Some(queue)) => resume(given, &settings.idle, queue)
+                    .wait_for_upstream(settings.unavailable == config::Unavailable::Wait),
                 _ => ResumeLayer::new().enabled(false),
             };
             let early = EarlyLayer::new(settings.early.after).enabled(settings.early.enabled);

@@ -1,6 +1,7 @@
 //! A request that may have to be put again, for as long as its stream lives.
 
 use crate::client_key::peer_addr;
+use crate::cors::Granted;
 use http::header::HOST;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, request};
 use std::net::IpAddr;
@@ -82,6 +83,11 @@ impl Template {
     /// The address that it came from.
     pub(super) fn peer(&self) -> Option<IpAddr> {
         peer_addr(&self.extensions).map(|peer| peer.ip().to_canonical())
+    }
+
+    /// What a head has to allow for a page of another origin to read what follows.
+    pub(super) fn granted(&self) -> Option<&Granted> {
+        self.extensions.get()
     }
 
     /// The request once more.
