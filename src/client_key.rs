@@ -41,6 +41,7 @@ mod forwarded;
 use http::{Extensions, HeaderMap, Request};
 use ipnet::IpNet;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -208,6 +209,13 @@ struct Hints {
 }
 
 impl ClientKey {
+    /// Equal keys have equal ones, and others most likely have not.
+    pub(crate) fn hash_value(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// The network a client counts as: an IPv6 address cut to its first `ipv6_prefix` bits (more
     /// than 128 are 128), an IPv4-mapped one made IPv4; IPv4 addresses and names as they are.
     ///

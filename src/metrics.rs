@@ -79,6 +79,7 @@ pub use snapshot::{Outcome, Snapshot};
 pub use unguarded::Unguarded;
 
 use crate::asked::{Asked, Kind};
+use crate::client_key::ClientKey;
 use crate::guard::{Failure, Guard, Head, Policy, Rule};
 use crate::rejection::Rejection;
 use crate::stream::{EndReason, Labels, Stream};
@@ -123,6 +124,9 @@ struct Shared {
     upstream_ends: Times,
     reconnects: AtomicU64,
     outcomes: [AtomicU64; Outcome::ALL.len()],
+    /// Names whose request failed last, and counts those that were another client's.
+    last_failed: AtomicU64,
+    failed_others: AtomicU64,
     ends: [AtomicU64; EndReason::ALL.len()],
     cut_short: AtomicU64,
     warned: Warned,
@@ -153,6 +157,8 @@ impl Shared {
             upstream_ends: Times::default(),
             reconnects: AtomicU64::new(0),
             outcomes: Default::default(),
+            last_failed: AtomicU64::new(0),
+            failed_others: AtomicU64::new(0),
             ends: Default::default(),
             cut_short: AtomicU64::new(0),
             warned: Warned::default(),
@@ -163,6 +169,13 @@ impl Shared {
     fn instruments(&self) -> &Instruments {
         self.instruments
             .get_or_init(|| Instruments::new(&self.route))
+    }
+
+    fn failed(&self, client: Option<u64>) {
+        let is_other = client.is_none_or(|client| self.last_failed.swap(client, Relaxed) != client);
+        if is_other {
+            self.failed_others.fetch_add(1, Relaxed);
+        }
     }
 
     fn outcome(&self, outcome: Outcome) {
@@ -238,6 +251,7 @@ impl MetricsLayer {
             reconnects: shared.reconnects.load(Relaxed),
             rejected: outcome(Outcome::Rejected),
             failed: outcome(Outcome::Failed),
+            failed_others: shared.failed_others.load(Relaxed),
             events: shared.events.load(Relaxed),
             bytes: shared.bytes.load(Relaxed),
             heartbeats: shared.heartbeats.load(Relaxed),
@@ -267,11 +281,16 @@ pub struct Ticket {
     shared: Option<Arc<Shared>>,
     is_reconnect: bool,
     noted: Option<Noted>,
+    /// A hash of its client's key, where something outside names it.
+    client: Option<u64>,
 }
 
 impl Ticket {
     fn resolve(&mut self, outcome: Outcome) {
         if let Some(shared) = self.shared.take() {
+            if outcome == Outcome::Failed {
+                shared.failed(self.client);
+            }
             shared.outcome(outcome);
         }
     }
@@ -294,6 +313,7 @@ impl Rule for MetricsLayer {
             shared: asked.accepts_stream.then(|| self.shared.clone()),
             is_reconnect: request.headers().contains_key(LAST_EVENT_ID),
             noted: Noted::of(request),
+            client: request.extensions().get().map(ClientKey::hash_value),
         })
     }
 

@@ -58,6 +58,9 @@ pub struct Snapshot {
     pub rejected: u64,
     /// Requests for a stream at which the inner service failed, or answered with a 5xx.
     pub failed: u64,
+    /// Those of them that came from another client than the one that failed before. Where nothing names
+    /// clients, each counts as another.
+    pub failed_others: u64,
     /// Events with data from upstreams.
     pub events: u64,
     /// Bytes from upstreams.
@@ -93,6 +96,7 @@ impl Snapshot {
             reconnects: since(|all| all.reconnects),
             rejected: since(|all| all.rejected),
             failed: since(|all| all.failed),
+            failed_others: since(|all| all.failed_others),
             events: since(|all| all.events),
             bytes: since(|all| all.bytes),
             heartbeats: since(|all| all.heartbeats),
@@ -125,6 +129,7 @@ impl std::ops::Add for Snapshot {
             reconnects: self.reconnects + other.reconnects,
             rejected: self.rejected + other.rejected,
             failed: self.failed + other.failed,
+            failed_others: self.failed_others + other.failed_others,
             events: self.events + other.events,
             bytes: self.bytes + other.bytes,
             heartbeats: self.heartbeats + other.heartbeats,

@@ -278,3 +278,27 @@ fn the_facade_gets_every_number_that_the_table_names() {
         );
     }
 }
+
+#[tokio::test]
+async fn failures_of_one_client_alone_are_told_from_those_of_several() {
+    let layer = MetricsLayer::new();
+    let failed = async |client: Option<[u8; 4]>| {
+        let mut request = http::Request::get("/").header("accept", "text/event-stream");
+        if let Some(client) = client {
+            request = request.extension(ClientKey::Ip(client.into()));
+        }
+        let upstream = Upstream::new().content_type("text/plain").status(500);
+        drop(ask(layer.clone(), request.body(()).unwrap(), upstream).await);
+        layer.snapshot().failed_others
+    };
+    let (one, other) = (Some([192, 0, 2, 1]), Some([192, 0, 2, 2]));
+    for _ in 0..5 {
+        assert_eq!(failed(one).await, 1);
+    }
+    assert_eq!(failed(other).await, 2);
+    assert_eq!(failed(one).await, 3);
+    // Without a name it may be anybody.
+    assert_eq!(failed(None).await, 4);
+    assert_eq!(failed(None).await, 5);
+    assert_eq!(layer.snapshot().failed, 9);
+}

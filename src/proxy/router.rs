@@ -6,7 +6,7 @@ use super::request_target::{self, Refused};
 use super::running::{Common, Current, Running};
 use super::stream_flag::{self, StreamFlag};
 use super::upstream::{Check, Health, Upstream};
-use crate::client_key::{ForwardedHeader, ForwardedIp, PeerAddr};
+use crate::client_key::{ForwardedHeader, ForwardedIp, KeyExtractor, PeerAddr};
 use crate::completion::CompletionLayer;
 use crate::connection_limit::{ConnectionLimitLayer, Reject};
 use crate::cors::{self, Cors, CorsLayer};
@@ -61,6 +61,7 @@ pub(super) struct Router {
     user_header: Option<HeaderName>,
     /// Whose word on it counts.
     trusted: Vec<IpNet>,
+    clients: ForwardedIp,
     drain: DrainHandle,
 }
 
@@ -78,6 +79,9 @@ pub(super) struct View<'a> {
     /// Whether that is its own, or that of several routes.
     pub(super) own_limit: bool,
 }
+
+/// IPv6 addresses that share so many bits are one client.
+const IPV6_PREFIX: u8 = 64;
 
 /// Connections that were made together are not replaced together.
 const MAX_AGE_JITTER: f64 = 0.1;
@@ -128,6 +132,7 @@ impl Router {
             normalize: config.normalize,
             user_header: config.admin.user_header.clone(),
             trusted: config.trusted_proxies.clone(),
+            clients: clients.clone(),
             drain: common.drain.clone(),
         };
         let mut shared = None;
@@ -301,6 +306,10 @@ impl Router {
             request.extensions_mut().insert(family);
         }
         let user = self.user(&mut request);
+        if let Some(client) = self.clients.key(&request) {
+            // For metrics and health, which tell whether failures are one client's.
+            request.extensions_mut().insert(client.network(IPV6_PREFIX));
+        }
         if route.settings.early.enabled && is_json(request.headers()) {
             watch_for_flag(&mut request);
         }

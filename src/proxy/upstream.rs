@@ -30,7 +30,7 @@ use self::relay::Relay;
 pub(super) use self::tunnel::Tunnels;
 use self::without_trailers::WithoutTrailers;
 use super::{files, headers};
-use crate::client_key::{ForwardedIp, KeyExtractor, PeerAddr};
+use crate::client_key::{ClientKey, ForwardedIp, PeerAddr};
 use crate::connection_auth::ConnectionBound;
 use crate::connection_limit::InFlight;
 use crate::guard::BoxError;
@@ -53,9 +53,6 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower_service::Service;
-
-/// IPv6 addresses that share so many bits are one client.
-const IPV6_PREFIX: u8 = 64;
 
 /// An event stream read by us, another body read by hyper, or a short text of ours.
 pub(super) type UpstreamBody = Either<StreamBody, Either<Relay, Full<Bytes>>>;
@@ -325,8 +322,7 @@ impl Service<Request<RequestBody>> for Upstream {
         let (upstream, request) = (self.clone(), Box::new(request));
         Box::pin(async move {
             let target = &upstream.target;
-            let client = target.trusted.key(&request);
-            let client = client.map(|client| client.network(IPV6_PREFIX));
+            let client: Option<ClientKey> = request.extensions().get().cloned();
             Ok(match upstream.ask(request).await {
                 Ok(response) => {
                     target.health.answered();

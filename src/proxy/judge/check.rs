@@ -187,9 +187,14 @@ fn errors(bound: f64, numbers: &Snapshot) -> Found {
     let all = numbers.opened + numbers.failed;
     let state = share(bound, numbers.failed, all)?;
     let failed = numbers.failed;
+    // The first of a minute may follow another's of the minute before.
+    let whose = match numbers.failed_others {
+        0 | 1 => ", all of one client",
+        _ => "",
+    };
     Some((
         state,
-        format!("{failed} of {all} requests for a stream failed within a minute"),
+        format!("{failed} of {all} requests for a stream failed within a minute{whose}"),
     ))
 }
 
