@@ -233,6 +233,10 @@ impl Rule for IdleTimeoutLayer {
             return Ok(None);
         };
         stream.set_pings(&self.config.pings);
+        let is_set = matches!(self.config.event_timeout, EventTimeout::After(_));
+        if is_set || !self.config.comments_are_life {
+            stream.set_event_clock();
+        }
         Ok(Some(IdlePolicy {
             config: self.config.clone(),
         }))

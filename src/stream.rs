@@ -117,6 +117,8 @@ const OPAQUE: u8 = 1 << 2;
 const FAMILY_SAID: u8 = 1 << 3;
 /// Its upstream has ended it properly before it was complete.
 const CUT_SHORT: u8 = 1 << 4;
+/// A layer goes by its events.
+const EVENT_CLOCK: u8 = 1 << 5;
 
 /// What all streams of a metrics layer have in common.
 #[derive(Clone, Debug)]
@@ -429,6 +431,17 @@ impl Stream {
         if let Some(family) = self.family().learnt_from(event) {
             self.0.family.store(family as u8, Relaxed);
         }
+    }
+
+    /// A layer goes by the time since the last event that is more than a sign of life.
+    pub(crate) fn set_event_clock(&self) {
+        self.set(EVENT_CLOCK);
+    }
+
+    /// Whether a layer goes by that time, as one may for any answer of a model. Else there is no need to
+    /// look at each event.
+    pub(crate) fn has_event_clock(&self) -> bool {
+        self.is(EVENT_CLOCK) || matches!(self.family(), Family::OpenAi | Family::Anthropic)
     }
 
     pub(crate) fn set_cut_short(&self) {

@@ -2,7 +2,8 @@
 
 use super::Family;
 use crate::wire::RawEvent;
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
+use std::sync::LazyLock;
 
 /// So many of an event's first bytes are looked at for what it is.
 const LOOK: usize = 2048;
@@ -79,9 +80,12 @@ pub(crate) fn is_keepalive(event: &RawEvent<'_>, family: Family) -> bool {
     if event.raw.len() > LONGEST_KEEPALIVE {
         return false;
     }
-    let says = |word: &str| memmem::find(event.raw, word.as_bytes()).is_some();
-    (says(r#""keepalive""#) || says(r#""ping""#)) && has_keepalive_type(event)
+    let says = |word: &LazyLock<Finder<'_>>| word.find(event.raw).is_some();
+    (says(&KEEPALIVE) || says(&PING)) && has_keepalive_type(event)
 }
+
+static KEEPALIVE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"keepalive\""));
+static PING: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"ping\""));
 
 fn has_keepalive_type(event: &RawEvent<'_>) -> bool {
     let data: Vec<&[u8]> = event.data_lines().collect();

@@ -158,13 +158,15 @@ impl Wire {
             let mut id = LastId::default();
             let stream = &self.stream;
             let is_new = counts && stream.time_to_first_event().is_none();
+            let tells_pings = is_new || stream.has_event_clock();
             scanner.scan_parts(&piece, |seen| match seen {
                 Seen::Event(event) => {
                     id.take(event.id);
                     if event.has_data {
                         events += 1;
                         // Of many events in a piece, one that is life is enough.
-                        if !has_life && !stream.is_ping(&event) {
+                        let is_ping = !has_life && tells_pings && stream.is_ping(&event);
+                        if !has_life && !is_ping {
                             has_life = true;
                             if is_new {
                                 stream.learn(&event);
