@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-step() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+. tests/install.sh
 
 # With rustup the components may be missing; without it, the toolchain has them or not.
 for component in rustfmt clippy; do
@@ -18,41 +18,13 @@ for component in rustfmt clippy; do
     fi
 done
 
-# For hosts that die without a word, for the dashboard in a browser, and for the official clients.
-# Without them those tests say that they were skipped.
-missing=()
-command -v ip >/dev/null || missing+=(iproute2)
-command -v chromedriver >/dev/null || missing+=(chromium chromium-driver)
-python3 -c "import ensurepip" 2>/dev/null || missing+=(python3 python3-venv)
-command -v npm >/dev/null || missing+=(nodejs npm)
-if [ "${#missing[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    apt-get update -qq >/dev/null || true
-    for package in "${missing[@]}"; do
-        step "installing $package"
-        apt-get install -qq --no-install-recommends "$package" >/dev/null ||
-            echo "it can not be installed here: going on without it"
-    done
-fi
+# For dead hosts, the dashboard in a browser, and the official clients. Tests whose tools are missing say
+# that they were skipped.
+install_packages "ip:iproute2" "chromedriver:chromium chromium-driver" "npm:nodejs npm"
+python3 -c "import ensurepip" 2>/dev/null || install_packages "no-such-command:python3 python3-venv"
 
-# The official clients, of the versions that tests/clients pins, in cargo's directory; as they are if
-# they are there.
+# The official clients, of the versions that tests/clients pins, below cargo's directory.
 clients="${CARGO_TARGET_DIR:-target}/clients"
-
-# Of the folder named $1, which what is left of the arguments fills; $2 is the list of versions.
-install_clients() {
-    local folder="$clients/$1" versions="tests/clients/$2"
-    shift 2
-    cmp -s "$versions" "$folder/installed" && return
-    step "installing the official clients: $folder"
-    rm -rf "$folder"
-    mkdir -p "$folder"
-    if "$@" "$folder"; then
-        cp "$versions" "$folder/installed"
-    else
-        rm -rf "$folder"
-        echo "they can not be installed here: going on without them"
-    fi
-}
 python_clients() {
     python3 -m venv "$1" &&
         "$1/bin/pip" install -q --disable-pip-version-check --only-binary :all: \
@@ -62,8 +34,8 @@ node_clients() {
     cp tests/clients/package.json tests/clients/package-lock.json "$1" &&
         npm ci --prefix "$1" --silent --no-audit --no-fund --ignore-scripts --engine-strict
 }
-install_clients python requirements.txt python_clients
-install_clients node package-lock.json node_clients
+install_once "$clients/python" tests/clients/requirements.txt python_clients
+install_once "$clients/node" tests/clients/package-lock.json node_clients
 
 step "format"
 cargo fmt --check
@@ -94,7 +66,10 @@ cargo test --all-features --all-targets 2>&1 | tee "$log"
 step "doc tests"
 cargo test --doc --all-features
 
-# Nobody is to take for tested what this machine can not do.
+step "servers and clients as people have them"
+tests/stacks/run.sh 2>&1 | tee -a "$log"
+
+# What this machine cannot do must not pass for tested.
 if grep -q "skipped: " "$log"; then
     step "all is well, but for what was"
     grep -o "skipped: .*" "$log"

@@ -1,0 +1,85 @@
+"""A restart of the proxy that nobody notices, behind Caddy: TERM and start, and the other way round."""
+
+import asyncio
+
+import httpx
+from lab import PATIENCE, free_port, need, same, until
+
+FLAGS = ["--drain-window=3s", "--rotation-retry=200ms"]
+
+
+def caddy(lab, upstream):
+    """Caddy in front, as its documentation says: a host and `reverse_proxy`."""
+    port = free_port()
+    argv = [need("caddy"), "reverse-proxy", "--from", f"http://127.0.0.1:{port}"]
+    home = {"XDG_DATA_HOME": lab.folder, "XDG_CONFIG_HOME": lab.folder, "HOME": lab.folder}
+    return lab.start([*argv, "--to", upstream.removeprefix("http://")], port, home)
+
+
+class Poll:
+    """Plain requests, each 100 ms; `refused` are those that were not answered with 200."""
+
+    def __init__(self, url):
+        self.url, self.answered, self.refused = url, 0, []
+        self.task = asyncio.create_task(self.run())
+
+    async def run(self):
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
+            while True:
+                try:
+                    response = await client.get(self.url)
+                    if response.status_code == 200:
+                        self.answered += 1
+                    else:
+                        self.refused.append(response.status_code)
+                except httpx.HTTPError as error:
+                    self.refused.append(repr(error))
+                await asyncio.sleep(0.1)
+
+
+async def restart(lab, start_first):
+    app = await lab.node("app.mjs")
+    port = free_port()
+    old = await lab.guard(app.url, *FLAGS, port=port)
+    front = caddy(lab, old.url)
+    await front.ready()
+    poll = Poll(f"{front.url}/plain")
+    sources = lab.node_client("eventsources.mjs", f"{front.url}/feed", 8)
+    count = lambda word: sources.output().count(word)
+    await until("8 EventSources are open", lambda: count("open") >= 8)
+    await until("polls are answered", lambda: poll.answered >= 3)
+    if start_first:
+        new = await lab.guard(app.url, *FLAGS, port=port)
+        old.terminate()
+    else:
+        old.terminate()
+        new = await lab.guard(app.url, *FLAGS, port=port)
+    same(await old.ended(), 0)
+    opened = count("open")
+    answered = poll.answered
+    await until("polls go on", lambda: poll.answered >= answered + 5)
+    # Those that the old process has told to come back are there again, on the new one.
+    await until("all EventSources go on", lambda: all_go_on(sources, opened))
+    poll.task.cancel()
+    same(poll.refused, [])
+    same(count("dead"), 0)
+    assert new.popen.poll() is None
+
+
+def all_go_on(sources, opened):
+    """Each of the 8 has had events since all of them were last seen."""
+    lines = sources.output().splitlines()
+    latest = {}
+    for line in lines:
+        word, source = line.split()[:2]
+        if word in ("open", "at"):
+            latest[source] = word
+    return len(latest) == 8 and sum(line.startswith("open") for line in lines) >= 16
+
+
+async def case_behind_caddy_term_and_start(lab):
+    await restart(lab, start_first=False)
+
+
+async def case_behind_caddy_start_and_term(lab):
+    await restart(lab, start_first=True)
