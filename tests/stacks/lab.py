@@ -93,6 +93,16 @@ class Process:
         await until(f"{self.popen.args} listens", self.listens)
         return self
 
+    async def writes(self, text):
+        """Waits for `text` in the output."""
+
+        def is_there():
+            assert self.popen.poll() is None, f"it has ended:\n{self.output()}"
+            return text in self.output()
+
+        await until(f"{self.popen.args} writes {text!r}", is_there)
+        return self
+
     def kill(self):
         self.popen.kill()
         self.popen.wait()
@@ -136,7 +146,9 @@ class Lab:
         """The proxy before `upstream`, on a free port, without an operator's address."""
         port = port or free_port()
         argv = [GUARD, "--listen", f"127.0.0.1:{port}", "--admin-listen", "off"]
-        return await self.start([*argv, "--upstream-url", upstream, *flags], port).ready()
+        guard = self.start([*argv, "--upstream-url", upstream, *flags], port)
+        # Another process may listen on the same port.
+        return await guard.writes("listening on")
 
     def node_client(self, script, *args):
         argv = [need_node(), HERE / "clients" / script, *args]

@@ -1,6 +1,8 @@
-"""A restart of the proxy that nobody notices, behind Caddy: TERM and start, and the other way round."""
+"""A restart of the proxy that nobody notices, behind Caddy: TERM and start, the other way round, and with
+the listening socket held by a parent, as systemd does."""
 
 import asyncio
+import pathlib
 
 import httpx
 from lab import PATIENCE, free_port, need, same, until
@@ -9,11 +11,16 @@ FLAGS = ["--drain-window=3s", "--rotation-retry=200ms"]
 
 
 def caddy(lab, upstream):
-    """Caddy in front, as its documentation says: a host and `reverse_proxy`."""
+    """Caddy in front, with its own defaults for `reverse_proxy`."""
     port = free_port()
-    argv = [need("caddy"), "reverse-proxy", "--from", f"http://127.0.0.1:{port}"]
+    config = pathlib.Path(lab.folder, "Caddyfile")
+    # Without TLS it touches no certificate store.
+    config.write_text(
+        "{\n admin off\n auto_https off\n skip_install_trust\n}\n"
+        f"http://127.0.0.1:{port} {{\n reverse_proxy {upstream.removeprefix('http://')}\n}}\n"
+    )
     home = {"XDG_DATA_HOME": lab.folder, "XDG_CONFIG_HOME": lab.folder, "HOME": lab.folder}
-    return lab.start([*argv, "--to", upstream.removeprefix("http://")], port, home)
+    return lab.start([need("caddy"), "run", "--config", config, "--adapter", "caddyfile"], port, home)
 
 
 class Poll:
@@ -37,10 +44,12 @@ class Poll:
                 await asyncio.sleep(0.1)
 
 
-async def restart(lab, start_first):
+async def restart(lab, replace, start=None):
+    """`replace(old, start)` ends the old process and returns the new one."""
     app = await lab.node("app.mjs")
     port = free_port()
-    old = await lab.guard(app.url, *FLAGS, port=port)
+    start = start or (lambda: lab.guard(app.url, *FLAGS, port=port))
+    old = await start()
     front = caddy(lab, old.url)
     await front.ready()
     poll = Poll(f"{front.url}/plain")
@@ -48,12 +57,7 @@ async def restart(lab, start_first):
     count = lambda word: sources.output().count(word)
     await until("8 EventSources are open", lambda: count("open") >= 8)
     await until("polls are answered", lambda: poll.answered >= 3)
-    if start_first:
-        new = await lab.guard(app.url, *FLAGS, port=port)
-        old.terminate()
-    else:
-        old.terminate()
-        new = await lab.guard(app.url, *FLAGS, port=port)
+    new = await replace(old, start)
     same(await old.ended(), 0)
     opened = count("open")
     answered = poll.answered
@@ -78,8 +82,18 @@ def all_go_on(sources, opened):
 
 
 async def case_behind_caddy_term_and_start(lab):
-    await restart(lab, start_first=False)
+    async def replace(old, start):
+        old.terminate()
+        await old.writes("draining")
+        return await start()
+
+    await restart(lab, replace)
 
 
 async def case_behind_caddy_start_and_term(lab):
-    await restart(lab, start_first=True)
+    async def replace(old, start):
+        new = await start()
+        old.terminate()
+        return new
+
+    await restart(lab, replace)
