@@ -66,7 +66,7 @@ def same(seen, expected):
 class Process:
     """A program that listens on `port`, with its output in a file."""
 
-    def __init__(self, folder, argv, port, env=None):
+    def __init__(self, folder, argv, port, env, inherited):
         self.port, self.url = port, f"http://127.0.0.1:{port}"
         descriptor, path = tempfile.mkstemp(".log", dir=folder)
         self.log = pathlib.Path(path)
@@ -77,6 +77,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=inherited,
             )
 
     def output(self):
@@ -127,8 +128,8 @@ class Lab:
             process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start(self, argv, port, env=None):
-        process = Process(self.folder, argv, port, env)
+    def start(self, argv, port, env=None, inherited=()):
+        process = Process(self.folder, argv, port, env, inherited)
         self.processes.append(process)
         return process
 
@@ -142,11 +143,12 @@ class Lab:
         argv = [need_node(), HERE / "servers" / server, port, *args]
         return await self.start(argv, port).ready()
 
-    async def guard(self, upstream, *flags, port=None):
+    async def guard(self, upstream, *flags, port=None, prefix=(), inherited=()):
         """The proxy before `upstream`, on a free port, without an operator's address."""
         port = port or free_port()
-        argv = [GUARD, "--listen", f"127.0.0.1:{port}", "--admin-listen", "off"]
-        guard = self.start([*argv, "--upstream-url", upstream, *flags], port)
+        argv = [*prefix, GUARD, "--listen", f"127.0.0.1:{port}", "--admin-listen", "off"]
+        argv += ["--upstream-url", upstream, *flags]
+        guard = self.start(argv, port, inherited=inherited)
         # Another process may listen on the same port.
         return await guard.writes("listening on")
 

@@ -3,6 +3,7 @@ the listening socket held by a parent, as systemd does."""
 
 import asyncio
 import pathlib
+import socket
 
 import httpx
 from lab import PATIENCE, free_port, need, same, until
@@ -44,11 +45,17 @@ class Poll:
                 await asyncio.sleep(0.1)
 
 
-async def restart(lab, replace, start=None):
+async def restart(lab, replace, flags=(), prefix=(), listener=None):
     """`replace(old, start)` ends the old process and returns the new one."""
     app = await lab.node("app.mjs")
-    port = free_port()
-    start = start or (lambda: lab.guard(app.url, *FLAGS, port=port))
+    port = listener.getsockname()[1] if listener else free_port()
+    inherited = [listener.fileno()] if listener else []
+
+    def start():
+        return lab.guard(
+            app.url, *FLAGS, *flags, port=port, prefix=prefix, inherited=inherited
+        )
+
     old = await start()
     front = caddy(lab, old.url)
     await front.ready()
@@ -84,7 +91,7 @@ def all_go_on(sources, opened):
 async def case_behind_caddy_term_and_start(lab):
     async def replace(old, start):
         old.terminate()
-        await old.writes("draining")
+        await old.writes("stopping")
         return await start()
 
     await restart(lab, replace)
@@ -96,4 +103,23 @@ async def case_behind_caddy_start_and_term(lab):
         old.terminate()
         return new
 
-    await restart(lab, replace)
+    await restart(lab, replace, ["--takeover=always"])
+
+
+async def case_behind_caddy_the_socket_outlives_the_process(lab):
+    """The parent holds the listening socket, as systemd does: the old process has gone before the new one
+    starts, and clients wait in the kernel meanwhile."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    # The number that the protocol prescribes, in the child.
+    activate = 'exec 3<&"$0"; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+
+    async def replace(old, start):
+        old.terminate()
+        await old.ended()
+        return await start()
+
+    prefix = ["/bin/bash", "-c", activate, listener.fileno()]
+    try:
+        await restart(lab, replace, prefix=prefix, listener=listener)
+    finally:
+        listener.close()
