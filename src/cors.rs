@@ -73,6 +73,10 @@
 //! [`ResumeLayer`](crate::resume::ResumeLayer::wait_for_upstream) whose streams wait for their first head
 //! does the same.
 //!
+//! A page cannot read an early answer that does not allow its origin, and its `EventSource` is dead. So
+//! a request whose origin nothing is known of, or whose cookies were not allowed, gets no early answer:
+//! it waits for the service's head, from which this layer learns.
+//!
 //! # Order
 //!
 //! Outermost.
@@ -280,6 +284,11 @@ struct Grant {
 #[derive(Clone, Debug)]
 pub(crate) struct Granted(Arc<Terms>);
 
+/// In the extensions of a request whose page cannot read an answer of this crate: one ahead of the
+/// service's would do harm.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unreadable;
+
 #[derive(Debug)]
 struct Terms {
     /// A copy: a value of a head would keep the buffer of the whole head.
@@ -461,19 +470,24 @@ where
         let origin = origin(&request);
         let grant = origin.as_ref();
         let grant = grant.and_then(|origin| self.layer.grant(origin.as_bytes()));
-        if let (Some(origin), Some(grant)) = (&origin, grant)
-            && !is_same_origin(request.headers(), origin)
-        {
-            let headers = request.headers();
-            let carries = [COOKIE, AUTHORIZATION]
-                .iter()
-                .any(|name| headers.contains_key(name));
-            let granted = Granted(Arc::new(Terms {
-                origin: origin.as_bytes().into(),
-                credentials: grant.credentials && carries,
-                is_used: AtomicBool::new(false),
-            }));
-            request.extensions_mut().insert(granted);
+        let other = origin.as_ref();
+        if let Some(other) = other.filter(|origin| !is_same_origin(request.headers(), origin)) {
+            let has = |name| request.headers().contains_key(name);
+            let (cookies, carries) = (has(COOKIE), has(COOKIE) || has(AUTHORIZATION));
+            match grant {
+                // Cookies come only in a mode in which the browser wants them allowed.
+                Some(grant) if grant.credentials || !cookies => {
+                    let granted = Granted(Arc::new(Terms {
+                        origin: other.as_bytes().into(),
+                        credentials: grant.credentials && carries,
+                        is_used: AtomicBool::new(false),
+                    }));
+                    request.extensions_mut().insert(granted);
+                }
+                _ => {
+                    request.extensions_mut().insert(Unreadable);
+                }
+            }
         }
         let plan = Plan {
             layer: self.layer.clone(),

@@ -47,6 +47,9 @@
 //! APIs, OpenAI's own among them, name `application/json` alone, and ask for a stream in the body: whoever
 //! reads that tells by a [`StreamAsked`] in the request's extensions, as the proxy does with JSON.
 //!
+//! A page of another origin that could not read the early answer is left to wait: see
+//! [`CorsLayer`](crate::cors::CorsLayer).
+//!
 //! # What is lost
 //!
 //! An answer that comes in time passes as it is: status, headers, body. Behind an early answer the
@@ -86,7 +89,7 @@ pub use body::EarlyBody;
 
 use crate::answer::Own;
 use crate::asked::Asked;
-use crate::cors::Granted;
+use crate::cors::{Granted, Unreadable};
 use crate::family::Family;
 use crate::guard::BoxError;
 use crate::head::{self, EVENT_STREAM};
@@ -234,7 +237,8 @@ where
 impl EarlyLayer {
     /// What was asked, if it may be answered early.
     fn eligible<B>(&self, request: &Request<B>) -> Option<Asked> {
-        if !self.enabled || request.method() == Method::HEAD {
+        let is_unreadable = request.extensions().get::<Unreadable>().is_some();
+        if !self.enabled || request.method() == Method::HEAD || is_unreadable {
             return None;
         }
         let may_ask = request.extensions().get::<StreamAsked>().is_some();

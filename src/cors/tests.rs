@@ -422,8 +422,6 @@ async fn an_early_answer_passes_what_its_origin_may_read() {
             allowing(APP),
             Upstream::new(),
         ),
-        // Where nothing was known, the browser refuses the early head itself.
-        (get(OTHER), allowing(APP), Upstream::new()),
         (
             request("GET", &[("accept", "text/event-stream")]),
             allowing(APP),
@@ -458,5 +456,26 @@ async fn an_early_answer_passes_what_its_origin_may_read() {
         let (text, _) = response.read().await;
         assert!(text.starts_with("event: error\n"), "{text}");
         assert!(!text.contains("secret"), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_cannot_read_an_early_answer_waits_for_the_service() {
+    let cookie = || {
+        let mut request = get(APP);
+        let value = "user=1".parse().unwrap();
+        request.headers_mut().insert("cookie", value);
+        request
+    };
+    for (request, known, is_early) in [
+        (get(APP), APP, true),
+        (get(APP), "*", true),
+        (get(OTHER), APP, false),
+        (cookie(), APP, false),
+        (cookie(), "*", false),
+    ] {
+        let late = allowing(known).header("x-late", "1").send("data: 1\n\n");
+        let response = early(request, allowing(known), late).await;
+        assert_eq!(!response.headers().contains_key("x-late"), is_early);
     }
 }
