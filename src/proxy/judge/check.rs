@@ -185,13 +185,17 @@ type Found = Option<(State, String)>;
 
 fn errors(bound: f64, numbers: &Snapshot) -> Found {
     let all = numbers.opened + numbers.failed;
-    let state = share(bound, numbers.failed, all)?;
+    let mut state = share(bound, numbers.failed, all)?;
     let failed = numbers.failed;
     // The first of a minute may follow another's of the minute before.
     let whose = match numbers.failed_others {
         0 | 1 => ", all of one client",
         _ => "",
     };
+    if !whose.is_empty() && numbers.opened > 0 {
+        // However many requests it sends, a single client does not make a route fail for others.
+        state = State::Degraded;
+    }
     Some((
         state,
         format!("{failed} of {all} requests for a stream failed within a minute{whose}"),

@@ -97,6 +97,28 @@ async fn requests_that_fail_are_errors_until_they_have_not_for_long() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn failed_requests_of_one_client_do_not_make_a_route_failing_that_serves_others() {
+    let mut life = Life::new("");
+    life.seconds(100, well);
+    let of_one = |sums: &mut Snapshot| {
+        well(sums);
+        sums.failed += 100;
+    };
+    life.seconds(30, of_one);
+    assert_eq!(life.found(), [("errors", State::Degraded)]);
+    assert!(
+        life.cause().contains("all of one client"),
+        "{}",
+        life.cause()
+    );
+    life.seconds(30, |sums| {
+        of_one(sums);
+        sums.failed_others += 1;
+    });
+    assert_eq!(life.found(), [("errors", State::Failing)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_failure_now_and_then_is_none() {
     let mut life = Life::new("");
     life.seconds(20, |_| {}).seconds(1, |sums| sums.failed += 4);
