@@ -241,8 +241,16 @@ pub(super) fn describe() {
 impl Budgets {
     /// Measures, and does what has to be done. Tells when to look again.
     pub(super) fn look(&self, config: &config::Budgets, holders: Holders<'_>) -> Duration {
-        let memory = self.meter.memory(config.memory);
-        let files = self.meter.files(config.files);
+        let memory = self.or_last(
+            Resource::Memory,
+            config.memory,
+            self.meter.memory(config.memory),
+        );
+        let files = self.or_last(
+            Resource::Files,
+            config.files,
+            self.meter.files(config.files),
+        );
         let (used, budget) = as_gauges(memory);
         gauge!("sse_guard_memory_used_bytes").set(used);
         gauge!("sse_guard_memory_budget_bytes").set(budget);
@@ -256,6 +264,25 @@ impl Budgets {
             share if share < HALF => SELDOM,
             _ => OFTEN,
         }
+    }
+
+    /// To measure takes a file: where none can be opened, what was measured last holds.
+    fn or_last(
+        &self,
+        resource: Resource,
+        budget: config::Budget,
+        used: Option<Used>,
+    ) -> Option<Used> {
+        let is_wanted = budget != config::Budget::Off;
+        used.or_else(|| {
+            let (_, last) = self.status().find(|(known, _)| *known == resource)?;
+            is_wanted.then_some(last.used)
+        })
+    }
+
+    /// Whether new streams are turned away.
+    pub(super) fn is_short(&self) -> bool {
+        self.gate.closed().is_some()
     }
 
     fn judge(&self, used: [Option<Used>; 2], holders: Holders<'_>) {
@@ -459,6 +486,21 @@ mod tests {
         assert_eq!(budgets.status().count(), 1);
         judge(&budgets, [None, None], &streams);
         assert_eq!(budgets.gate.closed(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_measured_stays_as_it_was() {
+        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        let memory = |budget, used| budgets.or_last(Resource::Memory, budget, used);
+        let full = of_hundred(91);
+        let limit = config::Budget::Of(110);
+        assert_eq!(memory(limit, None), None);
+        judge(&budgets, [full, None], &streams);
+        assert_eq!(memory(limit, None), full);
+        assert_eq!(memory(config::Budget::Auto, None), full);
+        assert_eq!(memory(limit, of_hundred(5)), of_hundred(5));
+        assert_eq!(memory(config::Budget::Off, None), None);
+        assert!(budgets.is_short());
     }
 
     #[tokio::test(start_paused = true)]

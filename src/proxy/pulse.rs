@@ -20,6 +20,9 @@ pub(super) async fn beat(running: Arc<Running>, admin: Option<Arc<Admin>>) -> In
             () = sleep_until(look) => {
                 let current = running.current();
                 let again = common.budgets.look(&current.config().budgets, common.holders());
+                if common.budgets.is_short() {
+                    current.router.close_idle_upstream_connections();
+                }
                 look = Instant::now() + again;
             }
             _ = seconds.tick() => {

@@ -217,6 +217,13 @@ impl Router {
         self.upstreams().find(|upstream| upstream.url() == url)
     }
 
+    /// Gives back the files of connections that serve nobody.
+    pub(super) fn close_idle_upstream_connections(&self) {
+        for route in &self.routes {
+            route.upstream.close_idle_connections();
+        }
+    }
+
     pub(super) fn upstreams(&self) -> impl Iterator<Item = &Health> {
         self.upstreams.iter().map(|(upstream, _)| upstream)
     }

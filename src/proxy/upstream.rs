@@ -135,6 +135,10 @@ impl Upstream {
         !self.target.base.is_empty()
     }
 
+    pub(super) fn close_idle_connections(&self) {
+        self.pool.clear();
+    }
+
     async fn ask(
         &self,
         mut request: Box<Request<RequestBody>>,

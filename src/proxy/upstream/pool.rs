@@ -38,6 +38,12 @@ impl Pool {
         Home::Pool(Arc::downgrade(&self.0))
     }
 
+    /// Closes all connections.
+    pub(super) fn clear(&self) {
+        let sockets = std::mem::take(&mut lock(&self.0).sockets);
+        drop(sockets);
+    }
+
     /// A connection that the upstream has neither closed nor spoken on.
     pub(super) fn take(&self) -> Option<tokio::net::TcpStream> {
         loop {
@@ -140,6 +146,17 @@ mod tests {
         assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0);
         assert!(pool.take().is_none());
         assert!(!lock(&pool.0).watched);
+    }
+
+    #[tokio::test]
+    async fn a_cleared_pool_has_closed_its_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::default();
+        let (ours, mut theirs) = pair(&listener).await;
+        pool.home().put(ours);
+        pool.clear();
+        assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0);
+        assert!(pool.take().is_none());
     }
 
     #[tokio::test]
