@@ -450,7 +450,8 @@ impl Drop for MetricsPolicy {
         instruments.active.decrement(1);
         instruments.duration.record(age);
         instruments.dropped.increment(stream.dropped_bytes());
-        self.lines.end(stream, reason, age);
+        let route = &self.shared.route;
+        self.lines.end(stream, route, reason, age);
         if let Some(OnEnd(f)) = &self.setup.on_end {
             f(stream);
         }

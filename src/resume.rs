@@ -168,8 +168,8 @@ pub enum ResumeError {
     /// The upstream's ids went back to a number that it had passed long ago.
     #[error("the upstream's ids start anew: what its client has can not be told")]
     Renumbered,
-    /// An event that the upstream perhaps repeats is longer than is held back.
-    #[error("the upstream perhaps repeats an event that is too long to be looked at")]
+    /// An event that the upstream perhaps repeats is longer than 1 MiB, and its `id` line is not in that.
+    #[error("the upstream perhaps repeats an event that has no id within its first MiB")]
     TooLong,
 }
 

@@ -268,7 +268,9 @@ impl RotationPolicy {
         if !at.boundary && !at.stream.is_opaque() {
             return None;
         }
-        let old_at = self.old_at.filter(|_| self.comes_back.on(at.stream));
+        // A client that comes back while the upstream is away finds nothing there.
+        let may_rotate = self.comes_back.on(at.stream) && !at.stream.state().has_lost_upstream();
+        let old_at = self.old_at.filter(|_| may_rotate);
         let old = old_at.map(|old_at| (old_at, EndReason::Rotated));
         match (old, at.stream.asked_to_stop()) {
             (Some(old), Some(asked)) => Some(if asked.0 <= old.0 { asked } else { old }),
@@ -576,5 +578,68 @@ mod tests {
         assert!(!drain.end(stream.id()));
         drop(other);
         assert_eq!(drain.live(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_waits_for_its_upstream_is_not_rotated_until_that_is_back() {
+        use crate::stream::StreamState;
+        for waits in StreamState::ALL
+            .into_iter()
+            .filter(|state| state.has_lost_upstream())
+        {
+            let upstream = Upstream::new().wait(100).send("data: 1\n\n").hang();
+            // Heartbeats go on meanwhile.
+            let heartbeat = crate::heartbeat::HeartbeatLayer::new(Duration::from_secs(15));
+            let layer = crate::SseGuardLayer::new()
+                .rotation(at_age(10))
+                .heartbeat(heartbeat);
+            let mut client = get(layer, upstream).await;
+            let stream = client.stream();
+            stream.set_state(waits);
+            for _ in 0..6 {
+                assert_eq!(client.next().await.unwrap().unwrap(), ": heartbeat\n");
+            }
+            assert_eq!(stream.end_reason(), None);
+            stream.set_state(StreamState::Open);
+            let (_, end) = client.read().await;
+            assert!(end.is_ok());
+            assert_eq!(stream.end_reason(), Some(EndReason::Rotated));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_and_an_operator_end_a_stream_that_waits_for_its_upstream() {
+        use crate::stream::StreamState;
+        for ends in [
+            |drain: &DrainHandle, _| drain.drain(Duration::from_secs(1)),
+            |drain: &DrainHandle, id| assert!(drain.end(id)),
+        ] {
+            let drain = DrainHandle::new();
+            let client = get(at_age(10).drain(&drain), Upstream::new().hang()).await;
+            let stream = client.stream();
+            stream.set_state(StreamState::Resuming);
+            let read = tokio::spawn(client.read());
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            assert_eq!(stream.end_reason(), None);
+            ends(&drain, stream.id());
+            read.await.unwrap().1.unwrap();
+            assert_ne!(stream.end_reason(), Some(EndReason::Rotated));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_room_is_short_streams_that_wait_for_their_upstream_go_last() {
+        use crate::stream::StreamState;
+        let drain = DrainHandle::new();
+        let layer = || RotationLayer::new().drain(&drain);
+        let waits = get(layer(), Upstream::new().hang()).await;
+        waits.stream().set_state(StreamState::Degraded);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let mut busy = get(layer(), ticking()).await;
+        assert!(busy.next().await.unwrap().is_ok());
+        assert_eq!(drain.rotate(1, Duration::from_secs(60)), 1);
+        assert!(busy.stream().is_ending() && !waits.stream().is_ending());
+        assert_eq!(drain.rotate(1, Duration::from_secs(60)), 1);
+        assert!(waits.stream().is_ending());
     }
 }

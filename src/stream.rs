@@ -4,16 +4,17 @@ mod end_reason;
 mod mail;
 mod pace;
 mod state;
+mod wakers;
 
 pub use end_reason::EndReason;
 pub use mail::{Message, SendError};
 pub use state::StreamState;
+pub(crate) use wakers::Slot;
 
 use crate::client_key::ClientKey;
 use crate::family::{Family, is_keepalive};
 use crate::lock::lock;
 use crate::wire::{LineEnd, RawEvent};
-use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 use mail::Mailbox;
 use pace::Pace;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 use tokio::time::Instant;
+use wakers::Wakers;
 
 /// A longer id of an event is not kept.
 pub(crate) const LONGEST_ID: usize = 256;
@@ -94,10 +96,12 @@ struct Record {
     eventless_since: AtomicU64,
     /// When it is asked to end, and in the lowest bits why: one value, so that both change at once.
     stop: AtomicU64,
-    /// Of the body, for who wants it to end or has something for its client.
-    waker: AtomicWaker,
+    /// Of the tasks that poll it, for an end or a message.
+    wakers: Wakers,
     end: AtomicU8,
     state: AtomicU8,
+    /// Slots of wakers that are taken.
+    slots: AtomicU8,
     /// What holds for the whole of it, a bit each.
     flags: AtomicU8,
     family: AtomicU8,
@@ -160,7 +164,8 @@ impl Stream {
             silent_since: AtomicU64::new(0),
             eventless_since: AtomicU64::new(0),
             stop: AtomicU64::new(NEVER),
-            waker: AtomicWaker::new(),
+            wakers: Wakers::default(),
+            slots: AtomicU8::new(0),
             end: AtomicU8::new(u8::MAX),
             state: AtomicU8::new(StreamState::Open as u8),
             flags: AtomicU8::new(0),
@@ -276,7 +281,7 @@ impl Stream {
             return Err(SendError::Ended);
         }
         self.0.mail.put(message)?;
-        self.0.waker.wake();
+        self.0.wakers.wake();
         Ok(())
     }
 
@@ -547,11 +552,16 @@ impl Stream {
     pub(crate) fn stop_at(&self, at: Instant, reason: EndReason) {
         let stop = self.nanos(at) << REASON_BITS | reason as u64;
         self.0.stop.fetch_min(stop, Relaxed);
-        self.0.waker.wake();
+        self.0.wakers.wake();
     }
 
-    pub(crate) fn listen(&self, waker: &Waker) {
-        self.0.waker.register(waker);
+    /// A slot for a guard that wants to be woken by [`send`](Self::send) and [`stop_at`](Self::stop_at).
+    pub(crate) fn slot(&self) -> Slot {
+        Slot::next(&self.0.slots)
+    }
+
+    pub(crate) fn listen(&self, slot: Slot, waker: &Waker) {
+        self.0.wakers.register(slot, waker);
     }
 
     pub(crate) fn asked_to_stop(&self) -> Option<(Instant, EndReason)> {

@@ -18,7 +18,7 @@ mod words;
 
 pub use align::{Aligner, DEFAULT_HOLD};
 pub use position::LineEnd;
-pub(crate) use scan::Seen;
+pub(crate) use scan::{KEEP, Seen};
 pub use scan::{RawEvent, Scanner};
 pub(crate) use words::Words;
 pub use words::WordsError;

@@ -1,7 +1,7 @@
 //! The body of a guarded response.
 
 use super::{At, BoxError, Breach, Ending, Policy, StreamError, Verdict};
-use crate::stream::{EndReason, LONGEST_ID, Stream};
+use crate::stream::{EndReason, LONGEST_ID, Slot, Stream};
 use crate::wire::{Aligner, RawEvent, Scanner, Seen};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -36,7 +36,10 @@ pin_project! {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             if let (Some(wire), State::Open | State::Ending { .. }) = (this.wire, this.state) {
-                wire.stream.end(EndReason::ClientGone);
+                wire.stream.end(match std::thread::panicking() {
+                    true => EndReason::Panicked,
+                    false => EndReason::ClientGone,
+                });
             }
         }
     }
@@ -69,6 +72,8 @@ struct Wire {
     /// Only the innermost guard keeps the stream's books.
     keeps_books: bool,
     stream: Stream,
+    /// Where its waker is kept, if the policy wants to be woken.
+    slot: Option<Slot>,
     /// The time of the last poll.
     now: Instant,
     /// The last poll handed something out, so that nobody waits for the upstream since.
@@ -317,6 +322,10 @@ impl<B, P> Guarded<B, P> {
             scanner: (is_readable && (keeps_books || hears)).then(Scanner::default),
             keeps_books,
             now: stream.opened(),
+            slot: policy
+                .as_ref()
+                .filter(|policy| policy.heeds())
+                .map(|_| stream.slot()),
             stream,
             idle: true,
             overdue: false,
@@ -420,42 +429,44 @@ where
                 Verdict::Wait
             };
             let verdict = match verdict {
-                Verdict::Wait => match this.source.as_mut().poll(cx) {
-                    Poll::Ready(Some(Ok(frame))) => {
-                        match frame.into_data() {
-                            Ok(chunk) => wire.take_in(chunk),
-                            Err(frame) => {
-                                let trailers = frame.into_trailers().ok();
-                                this.source.set(Source::Trailers { trailers });
-                                let (tail, state) = wire.close(this.policy);
-                                *this.state = state;
-                                if let Some(tail) = tail {
-                                    return Poll::Ready(Some(Ok(wire.sent(tail, this.policy))));
+                Verdict::Wait => {
+                    match poll_noting_panics(&wire.stream, || this.source.as_mut().poll(cx)) {
+                        Poll::Ready(Some(Ok(frame))) => {
+                            match frame.into_data() {
+                                Ok(chunk) => wire.take_in(chunk),
+                                Err(frame) => {
+                                    let trailers = frame.into_trailers().ok();
+                                    this.source.set(Source::Trailers { trailers });
+                                    let (tail, state) = wire.close(this.policy);
+                                    *this.state = state;
+                                    if let Some(tail) = tail {
+                                        return Poll::Ready(Some(Ok(wire.sent(tail, this.policy))));
+                                    }
                                 }
                             }
+                            continue;
                         }
-                        continue;
-                    }
-                    Poll::Ready(None) => {
-                        this.source.set(Source::Gone);
-                        let (tail, state) = wire.close(this.policy);
-                        *this.state = state;
-                        if let Some(tail) = tail {
-                            return Poll::Ready(Some(Ok(wire.sent(tail, this.policy))));
+                        Poll::Ready(None) => {
+                            this.source.set(Source::Gone);
+                            let (tail, state) = wire.close(this.policy);
+                            *this.state = state;
+                            if let Some(tail) = tail {
+                                return Poll::Ready(Some(Ok(wire.sent(tail, this.policy))));
+                            }
+                            continue;
                         }
-                        continue;
-                    }
-                    Poll::Ready(Some(Err(error))) => {
-                        this.source.set(Source::Gone);
-                        let (words, failure) = wire.fail(error, this.policy);
-                        *this.state = State::Ending { failure };
-                        if let Some(words) = words {
-                            return Poll::Ready(Some(Ok(wire.sent(words, this.policy))));
+                        Poll::Ready(Some(Err(error))) => {
+                            this.source.set(Source::Gone);
+                            let (words, failure) = wire.fail(error, this.policy);
+                            *this.state = State::Ending { failure };
+                            if let Some(words) = words {
+                                return Poll::Ready(Some(Ok(wire.sent(words, this.policy))));
+                            }
+                            continue;
                         }
-                        continue;
+                        Poll::Pending => ready!(wait(wire, this.policy, this.timer.as_mut(), cx)),
                     }
-                    Poll::Pending => ready!(wait(wire, this.policy, this.timer.as_mut(), cx)),
-                },
+                }
                 verdict => verdict,
             };
             match verdict {
@@ -501,6 +512,22 @@ where
     }
 }
 
+/// Notes a panic as the reason to end, whatever catches it, or drops the body, further outside.
+fn poll_noting_panics<T>(stream: &Stream, poll: impl FnOnce() -> T) -> T {
+    struct OnPanic<'a>(&'a Stream);
+
+    impl Drop for OnPanic<'_> {
+        fn drop(&mut self) {
+            self.0.end(EndReason::Panicked);
+        }
+    }
+
+    let on_panic = OnPanic(stream);
+    let polled = poll();
+    std::mem::forget(on_panic);
+    polled
+}
+
 /// The upstream has nothing: waits for what the policy wants next.
 ///
 /// The timer is not moved with each byte. It fires at the deadline it was set to, and is set anew
@@ -511,8 +538,8 @@ fn wait<P: Policy>(
     mut timer: Pin<&mut Option<Sleep>>,
     cx: &mut Context<'_>,
 ) -> Poll<Verdict> {
-    if policy.heeds() {
-        wire.stream.listen(cx.waker());
+    if let Some(slot) = wire.slot {
+        wire.stream.listen(slot, cx.waker());
     }
     // Else a layer inside does, which knows what it holds.
     if wire.aligner.holds_back() {

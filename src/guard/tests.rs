@@ -1,5 +1,7 @@
 //! What holds for any layer: who is touched, how bodies end, what is held and let go.
 
+mod tasks;
+
 use super::testing::{Upstream, ask, get};
 use crate::heartbeat::HeartbeatLayer;
 use crate::stream::EndReason;

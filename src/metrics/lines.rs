@@ -4,7 +4,7 @@ use super::LogLimit;
 use crate::stream::{EndReason, Stream};
 use http::{HeaderMap, HeaderName, Request};
 use std::time::Duration;
-use tracing::{Span, info, info_span};
+use tracing::{Span, error, info, info_span};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -76,19 +76,37 @@ impl Lines {
         Self { span: Some(span) }
     }
 
-    pub(super) fn end(&self, stream: &Stream, reason: EndReason, age: Duration) {
-        let Some(span) = &self.span else { return };
-        span.in_scope(|| {
-            info!(
+    /// A panic is reported whatever the limit.
+    pub(super) fn end(&self, stream: &Stream, route: &str, reason: EndReason, age: Duration) {
+        let is_panic = reason == EndReason::Panicked;
+        let Some(span) = &self.span else {
+            if is_panic {
+                error!(id = stream.id().as_u64(), route, %reason, "stream ended: the service panicked");
+            }
+            return;
+        };
+        let gap_p99 = stream.gap_p99().map(tracing::field::debug);
+        let (events, bytes, heartbeats) = (stream.events(), stream.bytes(), stream.heartbeats());
+        span.in_scope(|| match is_panic {
+            true => error!(
                 ?age,
-                events = stream.events(),
-                bytes = stream.bytes(),
-                heartbeats = stream.heartbeats(),
-                gap_p99 = stream.gap_p99().map(tracing::field::debug),
+                events,
+                bytes,
+                heartbeats,
+                gap_p99,
+                %reason,
+                "stream ended: the service panicked"
+            ),
+            false => info!(
+                ?age,
+                events,
+                bytes,
+                heartbeats,
+                gap_p99,
                 %reason,
                 cause = stream.is_cut_short().then_some(CUT_SHORT),
                 "stream ended"
-            );
+            ),
         });
     }
 }

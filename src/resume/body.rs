@@ -277,7 +277,8 @@ where
             return self.go_on(error);
         }
         let mut this = self.project();
-        this.books.again.stream.dropped(this.aligner.discard());
+        let dropped = this.books.discard(this.aligner);
+        this.books.again.stream.dropped(dropped);
         *this.successor = None;
         this.source.set(Source::Failing { error: Some(error) });
     }
@@ -286,9 +287,10 @@ where
     fn go_on(self: Pin<&mut Self>, error: BoxError) {
         let mut this = self.project();
         let books = this.books;
+        let dropped = books.discard(this.aligner);
         let stream = &books.again.stream;
         stream.set_state(StreamState::Resuming);
-        stream.dropped(this.aligner.discard());
+        stream.dropped(dropped);
         tracing::debug!(stream = %stream.id(), error, "the upstream has gone and is asked to go on");
         let at = books.polled;
         let lived = at.saturating_duration_since(books.up);
@@ -417,7 +419,7 @@ where
             return false;
         };
         // In the middle of a large event it has to wait.
-        if !this.aligner.at_boundary() {
+        if !this.books.at_boundary(this.aligner) {
             return false;
         }
         let Poll::Ready(answer) = Pin::new(successor).poll(cx) else {
@@ -428,7 +430,7 @@ where
         match answer {
             // It repeats no more than can be told apart.
             Answer::Open(body, _) if books.ahead <= books.config().look_back => {
-                this.aligner.discard();
+                books.discard(this.aligner);
                 metrics::counter!("sse_guard_upstream_swaps_total").increment(1);
                 self.open(body, 0);
                 true

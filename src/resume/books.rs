@@ -36,7 +36,21 @@ pub(super) struct Books<B> {
     pub(super) least: Duration,
     pub(super) polled: Instant,
     pub(super) handed_out: bool,
+    /// What of the upstream's last event has not been given to the client.
+    pub(super) partial: Option<Box<Partial>>,
 }
+
+/// An event that the client perhaps has, and that comes in pieces.
+#[derive(Debug)]
+pub(super) enum Partial {
+    /// Its `id` line has not come.
+    Held(BytesMut),
+    /// The client has it.
+    Dropped,
+}
+
+/// So much of it is held until its `id` line comes.
+const MOST_HELD: usize = 1024 * 1024;
 
 /// How and when the upstream was lost.
 pub(super) struct Lost {
@@ -63,6 +77,7 @@ impl<B> Books<B> {
             least: Duration::ZERO,
             polled: now,
             handed_out: false,
+            partial: None,
         }
     }
 
@@ -82,12 +97,26 @@ impl<B> Books<B> {
         now
     }
 
+    /// Whether the client has no part of an event without its end.
+    pub(super) fn at_boundary(&self, aligner: &Aligner) -> bool {
+        aligner.at_boundary() || self.partial.is_some()
+    }
+
     /// Whether the upstream can be asked to go on where this stream stands.
     pub(super) fn may_go_on(&self, aligner: &Aligner) -> bool {
         // A client that has half an event would join it with another.
         // The older transport of MCP has told so by its first event.
         let may_resume = self.again.stream.family().may_resume();
-        may_resume && aligner.at_boundary() && (self.config().lossy || self.cursor.is_known())
+        may_resume && self.at_boundary(aligner) && (self.config().lossy || self.cursor.is_known())
+    }
+
+    /// Drops what the client has no end of, and what is held back of it; tells how much that was.
+    pub(super) fn discard(&mut self, aligner: &mut Aligner) -> usize {
+        let held = match self.partial.take().map(|partial| *partial) {
+            Some(Partial::Held(held)) => held.len(),
+            Some(Partial::Dropped) | None => 0,
+        };
+        held + aligner.discard()
     }
 
     /// When the silence is too long.
@@ -100,8 +129,8 @@ impl<B> Books<B> {
         }
     }
 
-    /// Notes what the client gets of a piece, without what it has got already. An event that is not
-    /// `whole` can not be told to be one of those.
+    /// Notes what the client gets of a piece, without what it has got already. Of an event that is not
+    /// `whole` the `id` line tells, once it has come.
     pub(super) fn take(
         &mut self,
         scanner: &mut Scanner,
@@ -109,7 +138,10 @@ impl<B> Books<B> {
         whole: bool,
     ) -> Result<Bytes, ResumeError> {
         let now = self.polled;
-        let mut kept = self.cursor.is_checking().then(BytesMut::new);
+        let mut partial = self.partial.take().map(|partial| *partial);
+        let judges = self.cursor.is_checking() || partial.is_some();
+        let mut kept = judges.then(BytesMut::new);
+        let mut in_pieces = scanner.is_inside();
         let mut behind = 0;
         let mut lost = false;
         let (start, pings) = (piece.as_ptr().addr(), self.again.config.pings.clone());
@@ -125,26 +157,40 @@ impl<B> Books<B> {
             if let Some(retry) = event.retry.and_then(retry) {
                 self.least = retry;
             }
+            let end = event.raw.as_ptr().addr() + event.raw.len() - start;
+            let bytes = &piece[behind..end];
+            behind = end;
+            let (held, is_dropped) = match partial.take() {
+                Some(Partial::Held(mut held)) => {
+                    held.extend_from_slice(bytes);
+                    (Some(held), false)
+                }
+                Some(Partial::Dropped) => (None, true),
+                None => (None, false),
+            };
+            let raw = held.as_deref().map_or(event.raw, without_line_end);
             let mark = Mark {
                 id: event.id,
-                news: is_news.then_some(event.raw),
+                news: is_news.then_some(raw),
+                is_part: std::mem::take(&mut in_pieces) && held.is_none(),
             };
-            let fate = self.cursor.judge(mark);
+            let fate = match is_dropped {
+                true => Fate::Drop,
+                false => self.cursor.judge(mark),
+            };
             lost |= fate == Fate::Lost;
             if fate == Fate::Deliver {
                 self.cursor.deliver(mark);
-                self.ahead += usize::from(event.id.is_some());
+                self.ahead += usize::from(event.id.is_some() || is_news);
                 if is_news {
                     self.away_since = None;
                 }
             }
-            let end = event.raw.as_ptr().addr() + event.raw.len() - start;
             if let (Some(kept), Fate::Deliver) = (&mut kept, fate) {
-                kept.extend_from_slice(&piece[behind..end]);
+                kept.extend_from_slice(held.as_deref().unwrap_or(bytes));
             } else if fate == Fate::Drop {
                 metrics::counter!("sse_guard_repeats_dropped_total").increment(1);
             }
-            behind = end;
         });
         if lost {
             return Err(ResumeError::Renumbered);
@@ -153,12 +199,52 @@ impl<B> Books<B> {
             return Ok(piece);
         };
         let rest = &piece[behind..];
-        if !whole && !rest.is_empty() && self.cursor.is_checking() {
-            return Err(ResumeError::TooLong);
+        match partial {
+            Some(Partial::Dropped) => self.partial = Some(Box::new(Partial::Dropped)),
+            Some(Partial::Held(mut held)) => {
+                held.extend_from_slice(rest);
+                self.judge_part(scanner, held, &mut kept)?;
+            }
+            None if whole || rest.is_empty() || !self.cursor.is_checking() => {
+                kept.extend_from_slice(rest);
+            }
+            None => self.judge_part(scanner, BytesMut::from(rest), &mut kept)?,
         }
-        kept.extend_from_slice(rest);
         Ok(kept.freeze())
     }
+
+    /// What to do with an event of which this has come: what may leave goes to `kept`.
+    fn judge_part(
+        &mut self,
+        scanner: &Scanner,
+        part: BytesMut,
+        kept: &mut BytesMut,
+    ) -> Result<(), ResumeError> {
+        let id = scanner.id_so_far().filter(|id| !id.is_empty());
+        let Some(id) = id else {
+            if part.len() > MOST_HELD {
+                return Err(ResumeError::TooLong);
+            }
+            self.partial = Some(Box::new(Partial::Held(part)));
+            return Ok(());
+        };
+        let mark = Mark {
+            id: Some(id),
+            news: None,
+            is_part: true,
+        };
+        match self.cursor.judge(mark) {
+            Fate::Deliver => kept.extend_from_slice(&part),
+            Fate::Drop => self.partial = Some(Box::new(Partial::Dropped)),
+            Fate::Lost => return Err(ResumeError::Renumbered),
+        }
+        Ok(())
+    }
+}
+
+/// The end of the line before may stand ahead of an event that was held.
+fn without_line_end(event: &[u8]) -> &[u8] {
+    event.strip_prefix(b"\n").unwrap_or(event)
 }
 
 /// Digits alone, or it is to be ignored.

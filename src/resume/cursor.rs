@@ -1,5 +1,6 @@
 //! What the client has got: where to go on, and what not to give it again.
 
+use crate::wire::KEEP;
 use http::HeaderValue;
 use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
@@ -7,6 +8,9 @@ use std::hash::{Hash, Hasher};
 
 /// A longer id is not asked with.
 const LONGEST: usize = 1024;
+
+// Behind `id: ` a line that was cut leaves an id that is too long.
+const _: () = assert!(KEEP > LONGEST + b"id: ".len());
 
 /// How far the client has got.
 #[derive(Debug)]
@@ -23,7 +27,7 @@ pub(super) struct Cursor {
     /// There were more of those than are remembered.
     is_far_behind: bool,
     look_back: usize,
-    check: Option<Check>,
+    check: Option<Box<Check>>,
 }
 
 /// Whether another connection repeats what was delivered.
@@ -42,6 +46,8 @@ pub(super) struct Mark<'a> {
     pub(super) id: Option<&'a [u8]>,
     /// All of it, if it has data and is no ping.
     pub(super) news: Option<&'a [u8]>,
+    /// It came in pieces, of which `news` is the last.
+    pub(super) is_part: bool,
 }
 
 /// What to do with an event.
@@ -117,10 +123,12 @@ impl Cursor {
         // Of what came before this stream nothing is known, and it is the client's business.
         let is_number = self.has_begun && number(&self.last_id).is_some();
         let may_repeat = !delivered.is_empty() || !behind.is_empty();
-        self.check = (is_number || may_repeat).then_some(Check {
-            delivered,
-            behind,
-            repeats: false,
+        self.check = (is_number || may_repeat).then(|| {
+            Box::new(Check {
+                delivered,
+                behind,
+                repeats: false,
+            })
         });
     }
 
@@ -168,7 +176,7 @@ impl Cursor {
     /// As long as there is something that may be repeated.
     fn check_on(&mut self) {
         let is_over = |check: &Check| check.delivered.is_empty() && check.behind.is_empty();
-        if self.check.as_ref().is_some_and(is_over) {
+        if self.check.as_deref().is_some_and(is_over) {
             self.check = None;
         }
     }
@@ -186,7 +194,8 @@ impl Cursor {
         if self.behind.back() == Some(&same) {
             return;
         }
-        if self.behind.len() == self.look_back {
+        // By its last piece nobody knows it again.
+        if self.behind.len() == self.look_back || event.is_part {
             self.is_far_behind = true;
         } else {
             self.behind.push_back(same);
@@ -221,6 +230,7 @@ mod tests {
         Mark {
             id: Some(id.as_bytes()).filter(|id| !id.starts_with(b"-")),
             news: Some(id.as_bytes()),
+            is_part: false,
         }
     }
 
@@ -308,6 +318,7 @@ mod tests {
         let ping = Mark {
             id: None,
             news: None,
+            is_part: false,
         };
         cursor.deliver(ping);
         assert!(cursor.is_known());
@@ -334,6 +345,7 @@ mod tests {
             cursor.deliver(Mark {
                 id: Some(id.as_bytes()),
                 news: None,
+                is_part: false,
             });
             assert!(!cursor.is_known(), "{id:?}");
         }

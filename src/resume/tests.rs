@@ -254,16 +254,6 @@ async fn a_large_event_passes_once_it_is_known_to_be_new() {
         assert!(text.ends_with(&format!("{}yz\n\n", large(5))));
         assert_eq!(text.matches("id: 3").count(), 1);
     }
-    // Neither is to be told from a repeat before its end has come.
-    for ahead in [String::new(), numbered(2..=2)] {
-        let upstreams = Upstreams::new([
-            sends(1..=3).fail(),
-            Upstream::new().send(&ahead).send(&large(4)).send("\n\n"),
-        ]);
-        let (text, end) = open(ResumeLayer::new(), &upstreams).await.read().await;
-        assert_eq!(events(&text), numbered(1..=3));
-        assert!(end.unwrap_err().to_string().contains("too long"));
-    }
     // Where nothing could be a repeat it passes at once.
     let upstreams = Upstreams::new([
         Upstream::new().send("data: 1\n\n").fail(),
@@ -271,6 +261,119 @@ async fn a_large_event_passes_once_it_is_known_to_be_new() {
     ]);
     let client = open(ResumeLayer::new().lossy(true), &upstreams).await;
     assert!(client.text().await.ends_with(&format!("{}\n\n", large(4))));
+}
+
+/// Sends these bytes in pieces of this length.
+fn in_pieces(upstream: Upstream, bytes: &str, len: usize) -> Upstream {
+    let pieces = bytes.as_bytes().chunks(len);
+    pieces.fold(upstream, |upstream, piece| upstream.send_bytes(piece))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_event_that_may_be_a_repeat_is_judged_by_its_id_wherever_that_stands() {
+    let data = "x".repeat(150_000);
+    let first = |id: u32| format!("id: {id}\ndata: {data}\n\n");
+    let last = |id: u32| format!("event: e\ndata: {data}\nid: {id}\n\n");
+    let line_ends = |id: u32| first(id).replace('\n', "\r\n");
+    let forms: [&dyn Fn(u32) -> String; 3] = [&first, &last, &line_ends];
+    for large in forms {
+        for len in [1_000, 16_384, 70_000, 1_000_000] {
+            // It is the last that the client has, one before it, or new, or several of that.
+            for repeated in [3..=3, 2..=3, 4..=3] {
+                let sent: String = (1..=3).map(large).collect();
+                let goes_on = repeated.chain(4..=5).map(large).collect::<String>();
+                let whole = (1..=5).map(large).collect::<String>();
+                let upstreams = Upstreams::new([
+                    in_pieces(Upstream::new(), &sent, len).fail(),
+                    in_pieces(Upstream::new(), &goes_on, len),
+                ]);
+                let client = open(ResumeLayer::new(), &upstreams).await;
+                let text = events(&client.text().await);
+                assert!(text == whole, "{} of {} bytes", text.len(), whole.len());
+                assert_eq!(upstreams.ids(), [None, Some("3".to_owned())]);
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_is_lost_in_a_large_repeat_can_be_resumed_again() {
+    let data = "x".repeat(150_000);
+    for large in [
+        |id: u32, data: &str| format!("id: {id}\ndata: {data}\n\n"),
+        |id: u32, data: &str| format!("data: {data}\nid: {id}\n\n"),
+    ] {
+        let half = large(1, &data)[..100_000].to_owned();
+        let upstreams = Upstreams::new([
+            Upstream::new().send(&large(1, &data)).fail(),
+            in_pieces(Upstream::new(), &half, 10_000).fail(),
+            in_pieces(
+                Upstream::new(),
+                &(large(1, &data) + &large(2, &data)),
+                10_000,
+            ),
+        ]);
+        let text = open(ResumeLayer::new(), &upstreams).await.text().await;
+        assert!(events(&text) == large(1, &data) + &large(2, &data));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_event_without_an_id_in_its_first_mib_is_not_guessed_about() {
+    let upstreams = Upstreams::new([
+        sends(1..=1).fail(),
+        in_pieces(
+            Upstream::new(),
+            &format!("data: {}", "x".repeat(1_200_000)),
+            50_000,
+        ),
+    ]);
+    let (text, end) = open(ResumeLayer::new(), &upstreams).await.read().await;
+    assert_eq!(events(&text), numbered(1..=1));
+    assert!(end.unwrap_err().to_string().contains("first MiB"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_event_without_an_id_is_not_gone_on_behind() {
+    // It came in pieces, so that a repeat could not be told.
+    let large = format!("data: {}\n\n", "x".repeat(150_000));
+    let upstreams = Upstreams::new([in_pieces(sends(1..=1), &large, 10_000).fail(), sends(2..=2)]);
+    let (text, end) = open(ResumeLayer::new(), &upstreams).await.read().await;
+    assert!(text == numbered(1..=1) + &large && end.is_err());
+    // The next id makes good for it.
+    let upstreams = Upstreams::new([
+        in_pieces(sends(1..=1), &large, 10_000)
+            .send(&numbered(2..=2))
+            .fail(),
+        sends(3..=3),
+    ]);
+    let client = open(ResumeLayer::new(), &upstreams).await;
+    let text = events(&client.text().await);
+    assert!(text == numbered(1..=1) + &large + &numbered(2..=3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_was_cut_is_never_asked_with() {
+    for len in [1_020, 1_021, 1_024, 1_025, 1_500, 5_000] {
+        for piece in [500, 1_000, 1_026, 70_000] {
+            let id = "7".repeat(len);
+            // So long that it leaves in pieces.
+            let large = format!("id: {id}\ndata: {}\n\n", "x".repeat(80_000));
+            let upstreams = Upstreams::new([
+                in_pieces(Upstream::new(), &large, piece).fail(),
+                sends(8..=8),
+            ]);
+            let (text, end) = open(ResumeLayer::new(), &upstreams).await.read().await;
+            let asked = upstreams.ids();
+            match len <= 1_024 {
+                true => assert_eq!(asked, [None, Some(id)], "{len} {piece}"),
+                false => {
+                    assert_eq!(asked, [None], "{len} {piece}");
+                    assert!(text == large && end.is_err());
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

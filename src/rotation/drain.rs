@@ -176,8 +176,8 @@ impl DrainHandle {
     }
 
     /// Asks `most` streams to end at their next event boundary as if they had grown old: for when
-    /// room is short. Those without an event for `idle` go first, the oldest ahead, and only streams
-    /// that rotation concerns go at all. Tells how many were asked.
+    /// room is short. Those without an event for `idle` go first, the oldest ahead, those that wait for
+    /// their upstream last, and only streams that rotation concerns go at all. Tells how many were asked.
     pub fn rotate(&self, most: usize, idle: Duration) -> usize {
         let live = self.0.live();
         let may_go =
@@ -196,7 +196,8 @@ impl DrainHandle {
                 false => stream.last_event().unwrap_or(stream.opened()),
             };
             let is_busy = now.saturating_duration_since(heard) < idle;
-            (is_busy, stream.opened())
+            // A client that comes back while the upstream is away finds nothing there.
+            (stream.state().has_lost_upstream(), is_busy, stream.opened())
         };
         if most < streams.len() {
             streams.select_nth_unstable_by_key(most, order);

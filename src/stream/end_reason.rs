@@ -24,11 +24,13 @@ pub enum EndReason {
     Operator,
     /// The process stopped without waiting for it.
     Shutdown,
+    /// The service panicked while it made the body.
+    Panicked,
 }
 
 impl EndReason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::UpstreamEnd,
         Self::UpstreamError,
         Self::UpstreamIdle,
@@ -38,6 +40,7 @@ impl EndReason {
         Self::Drained,
         Self::Operator,
         Self::Shutdown,
+        Self::Panicked,
     ];
 
     /// The value of the label `reason` in metrics and logs.
@@ -52,6 +55,7 @@ impl EndReason {
             Self::Drained => "drained",
             Self::Operator => "operator",
             Self::Shutdown => "shutdown",
+            Self::Panicked => "panicked",
         }
     }
 

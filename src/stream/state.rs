@@ -43,6 +43,11 @@ impl StreamState {
     pub(crate) fn waits(self) -> bool {
         matches!(self, Self::Connecting | Self::Resuming | Self::Degraded)
     }
+
+    /// Whether it has lost its upstream, and is to be resumed.
+    pub(crate) fn has_lost_upstream(self) -> bool {
+        matches!(self, Self::Resuming | Self::Degraded)
+    }
 }
 
 impl fmt::Display for StreamState {

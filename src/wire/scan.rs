@@ -2,8 +2,9 @@
 
 use memchr::memchr2;
 
-/// Of a line or a name that is cut between two calls so much is kept.
-const KEEP: usize = 1024;
+/// Of a line or a value that is cut between two calls so much is kept: more than the longest id that anybody
+/// reconnects with, so that what is left of a longer one is too long for that as well.
+pub(crate) const KEEP: usize = 1024 + 64;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
@@ -77,7 +78,7 @@ pub(crate) enum Seen<'a> {
 /// Finds the events in the bytes that pass.
 ///
 /// Reads in place and allocates only while an event is cut between two calls, a bounded amount: of
-/// a line that is cut, and of each value in an event that is, the first KiB. What lies beyond is not
+/// a line that is cut, and of each value in an event that is, little more than the first KiB. What lies beyond is not
 /// looked at, so that a NUL there does not make an `id` one to be ignored.
 ///
 /// ```
@@ -156,6 +157,16 @@ fn line_len(bytes: &[u8]) -> Option<usize> {
 }
 
 impl Scanner {
+    /// Whether an event has begun whose end has not come.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.cut.is_some()
+    }
+
+    /// The last whole `id` line of that.
+    pub(crate) fn id_so_far(&self) -> Option<&[u8]> {
+        self.cut.as_ref()?.id.as_deref()
+    }
+
     /// Calls `found` for each event that ends in `bytes`, which follow those of the last call.
     pub fn scan(&mut self, bytes: &[u8], mut found: impl FnMut(RawEvent<'_>)) {
         self.scan_parts(bytes, |seen| {
@@ -419,6 +430,30 @@ mod tests {
                 let (head, tail) = stream.as_bytes().split_at(cut);
                 assert_eq!(scan(&[head, tail]), whole, "{stream:?} at {cut}");
             }
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_cut_is_too_long_for_an_id() {
+        let id = "x".repeat(5_000);
+        let whole = format!("id: {id}\ndata: x\n\n");
+        for cuts in [
+            vec![2],
+            vec![5],
+            vec![600, 1_200],
+            vec![1_020, 1_024, 1_030],
+            vec![5_004],
+            vec![5_006],
+        ] {
+            let mut scanner = Scanner::default();
+            let mut found = Vec::new();
+            let mut at = 0;
+            for cut in cuts.iter().copied().chain([whole.len()]) {
+                let piece = &whole.as_bytes()[at..cut];
+                scanner.scan(piece, |event| found.push(event.id.unwrap().len()));
+                at = cut;
+            }
+            assert!(found.len() == 1 && found[0] > 1_024, "{cuts:?}: {found:?}");
         }
     }
 

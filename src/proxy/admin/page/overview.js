@@ -36,6 +36,7 @@ export const REASONS = [
   ["client_stalled", "--c7"],
   ["upstream_error", "--c8"],
   ["shutdown", "--c9"],
+  ["panicked", "--c10"],
 ];
 
 const percentiles = (kind) => [

@@ -1,0 +1,114 @@
+//! The tasks that poll one stream's body.
+
+use crate::lock::lock;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::task::Waker;
+
+/// Guards with a slot of their own. More than that in one stack share the last one.
+const SLOTS: u8 = 8;
+
+/// Where a channel stands between two guards, each is polled by a task of its own, and all of them want to
+/// know of an end or a message. Each has a slot, which keeps its latest waker.
+#[derive(Debug, Default)]
+pub(super) struct Wakers(Mutex<Slots>);
+
+/// Mostly there is one.
+#[derive(Debug)]
+enum Slots {
+    One(Waker),
+    Many(Box<Many>),
+}
+
+type Many = [Waker; SLOTS as usize];
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self::One(Waker::noop().clone())
+    }
+}
+
+/// The slot of one guard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot(u8);
+
+impl Slot {
+    /// The next one, of as many as `taken` counts.
+    pub(super) fn next(taken: &AtomicU8) -> Self {
+        let slot = taken.load(Relaxed).min(SLOTS - 1);
+        taken.store(slot + 1, Relaxed);
+        Self(slot)
+    }
+}
+
+impl Wakers {
+    pub(super) fn register(&self, Slot(slot): Slot, waker: &Waker) {
+        let slots = &mut *lock(&self.0);
+        if let (Slots::One(first), 1..) = (&*slots, slot) {
+            let mut many: Many = std::array::from_fn(|_| Waker::noop().clone());
+            many[0] = first.clone();
+            *slots = Slots::Many(Box::new(many));
+        }
+        match slots {
+            Slots::One(first) => first.clone_from(waker),
+            Slots::Many(many) => many[usize::from(slot)].clone_from(waker),
+        }
+    }
+
+    /// Each registers anew when it is polled. What is changed ahead of this is seen by those that register
+    /// behind it, as both take the lock.
+    pub(super) fn wake(&self) {
+        let mut slots = lock(&self.0);
+        let take = |waker: &mut Waker| std::mem::replace(waker, Waker::noop().clone());
+        // A waker may drop what it wakes, or poll it right here: not under the lock.
+        match &mut *slots {
+            Slots::One(first) => {
+                let first = take(first);
+                drop(slots);
+                first.wake();
+            }
+            Slots::Many(many) => {
+                let many = many.each_mut().map(take);
+                drop(slots);
+                many.into_iter().for_each(Waker::wake);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn each_slot_is_woken_once_and_a_later_waker_replaces_its_own_alone() {
+        let (wakers, taken) = (Wakers::default(), AtomicU8::new(0));
+        let slots: Vec<_> = (0..SLOTS).map(|_| Slot::next(&taken)).collect();
+        let counts: Vec<_> = (0..SLOTS).map(|_| Arc::new(Count::default())).collect();
+        let stale = Arc::new(Count::default());
+        for (slot, count) in slots.iter().zip(&counts) {
+            wakers.register(*slot, &Waker::from(stale.clone()));
+            wakers.register(*slot, &Waker::from(count.clone()));
+        }
+        for _ in 0..2 {
+            wakers.wake();
+            assert!(counts.iter().all(|count| count.0.load(Relaxed) == 1));
+        }
+        assert_eq!(stale.0.load(Relaxed), 0);
+        // One more than there are.
+        assert_eq!(Slot::next(&taken).0, SLOTS - 1);
+        assert_eq!(Slot::next(&taken).0, SLOTS - 1);
+    }
+}
