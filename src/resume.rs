@@ -90,6 +90,7 @@ mod books;
 mod cursor;
 #[cfg(test)]
 mod properties;
+mod successor;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -159,9 +160,6 @@ pub enum ResumeError {
     /// It ended properly, and could not be taken up again.
     #[error("the upstream ended the stream")]
     Ended,
-    /// Its connection was given up at its [age](ResumeLayer::max_age), and there was no other.
-    #[error("the upstream's connection was too old, and there was no other")]
-    Old,
     /// The upstream answered so when it was asked to go on.
     #[error("the upstream answered {0} when it was asked to go on")]
     Refused(StatusCode),
@@ -296,9 +294,10 @@ impl ResumeLayer {
         self.with(|config| config.pings = Arc::new(names))
     }
 
-    /// Replaces the upstream's connection at this age, give or take `jitter` of it (0.1 is ten percent):
-    /// the new one is made before the old one goes, or behind it if there is no id to tell by what both
-    /// say. Never by default.
+    /// Replaces the upstream's connection at this age, give or take `jitter` of it (0.1 is ten percent). The
+    /// new one is opened while the old one goes on delivering, and takes over with its first event, or
+    /// after 5 s of silence; if it fails, the old one stays. What both deliver is told apart by the ids of
+    /// events, or where these have none by what they say. Never by default.
     ///
     /// # Panics
     ///

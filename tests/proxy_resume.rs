@@ -450,3 +450,57 @@ fn a_plain_request_that_is_answered_tells_streams_that_their_upstream_is_back() 
         client.read_until(&event(2));
     }
 }
+
+#[test]
+fn a_replaced_connection_costs_no_event_of_a_feed_that_replays_nothing() {
+    // All connections get each number from the time on at which they come, whether it has an id or not.
+    for (mode, has_ids) in [("on", true), ("lossy", false)] {
+        let feed = Arc::new((std::sync::Mutex::new(0_u64), std::sync::Condvar::new()));
+        let connections = feed.clone();
+        let origin = Origin::start(move |_, to: &mut Answer| {
+            let (count, changed) = &*connections;
+            let mut last = *count.lock().unwrap();
+            to.stream();
+            loop {
+                let now = {
+                    let count = count.lock().unwrap();
+                    *changed.wait_while(count, |count| *count == last).unwrap()
+                };
+                for n in last + 1..=now {
+                    let id = if has_ids {
+                        format!("id: {n}\n")
+                    } else {
+                        String::new()
+                    };
+                    if !to.chunk(format!("{id}data: {n}\n\n")) {
+                        return;
+                    }
+                }
+                last = now;
+            }
+        });
+        let mode = format!("--resume-mode={mode}");
+        let flags = [
+            &mode,
+            "--upstream-max-age=100ms",
+            "--limit-rate=off",
+            "--heartbeat-interval=off",
+        ];
+        let proxy = Proxy::start(origin.addr, &flags);
+        let mut client = proxy.get("/");
+        client.head();
+        let mut seen = Vec::new();
+        let mut n = 0;
+        // The next event is sent when the one before has arrived: one that is lost would never come.
+        while origin.served() < 12 || n < 200 {
+            n += 1;
+            *feed.0.lock().unwrap() = n;
+            feed.1.notify_all();
+            let text = client.read_until(&format!("data: {n}\n\n"));
+            let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+            seen.extend(data.map(|n| n.parse::<u64>().unwrap()));
+            thread::sleep(std::time::Duration::from_millis(2));
+        }
+        assert_eq!(seen, (1..=n).collect::<Vec<_>>());
+    }
+}

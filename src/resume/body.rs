@@ -2,6 +2,7 @@
 
 use super::again::{Again, Answer, Asking, Schedule};
 use super::books::{Books, Lost};
+use super::successor::{Opened, Progress, Successor};
 use super::{ResumeError, ResumeOutcome};
 use crate::guard::{BoxError, StreamError};
 use crate::stream::{EndReason, StreamState};
@@ -40,7 +41,7 @@ pin_project! {
         #[pin]
         source: Source<B>,
         // In place of the upstream's connection, which has grown old.
-        successor: Option<Asking<B>>,
+        successor: Option<Successor<B>>,
         #[pin]
         timer: Option<Sleep>,
         aligner: Aligner,
@@ -54,6 +55,8 @@ pin_project! {
     #[project_replace = SourceOwn]
     enum Source<B> {
         Live { #[pin] body: B },
+        // In place of a connection that had grown old.
+        Replaced { body: Pin<Box<B>> },
         Asking { answer: Asking<B> },
         // The first request failed: the upstream is asked again when the stream is polled, as the layers
         // outside have named its client by then.
@@ -69,6 +72,7 @@ pin_project! {
 enum Due {
     Idle,
     Old,
+    Switch,
 }
 
 impl<B> ResumeBody<B> {
@@ -172,30 +176,38 @@ where
                     }
                 }
             }
+            let frame = match this.source.as_mut().project() {
+                SourceProj::Live { body } => Some(body.poll_frame(cx)),
+                SourceProj::Replaced { body } => Some(body.as_mut().poll_frame(cx)),
+                _ => None,
+            };
             match this.source.as_mut().project() {
-                SourceProj::Live { body } => match body.poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                        Ok(chunk) => {
-                            this.books.heard = now;
-                            this.aligner.push(chunk);
-                        }
-                        Err(frame) => self.as_mut().ended(frame.into_trailers().ok()),
-                    },
-                    Poll::Ready(Some(Err(error))) => self.as_mut().broke(error.into()),
-                    Poll::Ready(None) => self.as_mut().ended(None),
-                    Poll::Pending => {
-                        if self.as_mut().poll_successor(cx) {
-                            continue;
-                        }
-                        match ready!(self.as_mut().wait(cx)) {
-                            Due::Old => self.as_mut().replace(),
-                            Due::Idle => {
-                                let idle = StreamError::Ended(EndReason::UpstreamIdle);
-                                self.as_mut().broke(idle.into());
+                SourceProj::Live { .. } | SourceProj::Replaced { .. } => {
+                    match frame.unwrap_or(Poll::Pending) {
+                        Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                            Ok(chunk) => {
+                                this.books.heard = now;
+                                this.aligner.push(chunk);
+                            }
+                            Err(frame) => self.as_mut().ended(frame.into_trailers().ok()),
+                        },
+                        Poll::Ready(Some(Err(error))) => self.as_mut().broke(error.into()),
+                        Poll::Ready(None) => self.as_mut().ended(None),
+                        Poll::Pending => {
+                            if self.as_mut().poll_successor(cx) {
+                                continue;
+                            }
+                            match ready!(self.as_mut().wait(cx)) {
+                                Due::Old => self.as_mut().replace(),
+                                Due::Switch => self.as_mut().switch_or_stay(),
+                                Due::Idle => {
+                                    let idle = StreamError::Ended(EndReason::UpstreamIdle);
+                                    self.as_mut().broke(idle.into());
+                                }
                             }
                         }
                     }
-                },
+                }
                 SourceProj::Asking { answer } => {
                     let answer = ready!(Pin::new(answer).poll(cx));
                     self.as_mut().answered(answer);
@@ -237,11 +249,15 @@ where
             let idle = this.books.idle_at().map(|at| (at, Due::Idle));
             let old = this.books.old_at.filter(|_| this.successor.is_none());
             let old = old.map(|at| (at, Due::Old));
-            let (at, due) = match (idle, old) {
-                (Some(idle), Some(old)) if idle.0 <= old.0 => idle,
-                (Some(idle), None) => idle,
-                (_, Some(old)) => old,
-                (None, None) => return Poll::Pending,
+            let switch = match this.successor {
+                Some(Successor::Open(opened)) if this.books.at_boundary(this.aligner) => {
+                    Some((opened.due(), Due::Switch))
+                }
+                _ => None,
+            };
+            let first = [idle, old, switch].into_iter().flatten();
+            let Some((at, due)) = first.min_by_key(|(at, _)| *at) else {
+                return Poll::Pending;
             };
             if at <= this.books.polled {
                 return Poll::Ready(due);
@@ -259,7 +275,11 @@ where
     }
 
     /// The upstream has ended its response properly.
-    fn ended(self: Pin<&mut Self>, trailers: Option<HeaderMap>) {
+    fn ended(mut self: Pin<&mut Self>, trailers: Option<HeaderMap>) {
+        // An upstream that serves one connection of a client ends the old one when the new one comes.
+        if self.as_mut().switch() {
+            return;
+        }
         let books = &self.books;
         if books.config().on_end && books.may_go_on(&self.aligner) {
             return self.go_on(ResumeError::Ended.into());
@@ -272,7 +292,10 @@ where
     }
 
     /// The upstream has gone.
-    fn broke(self: Pin<&mut Self>, error: BoxError) {
+    fn broke(mut self: Pin<&mut Self>, error: BoxError) {
+        if self.as_mut().switch() {
+            return;
+        }
         if self.books.may_go_on(&self.aligner) {
             return self.go_on(error);
         }
@@ -308,6 +331,7 @@ where
         let since = *books.away_since.get_or_insert(at);
         // It was asked to go on from further back.
         *this.successor = None;
+        books.cursor.no_overlap();
         let until = since + books.config().give_up;
         let schedule = Schedule {
             tries: books.tries,
@@ -323,7 +347,7 @@ where
     fn answered(self: Pin<&mut Self>, answer: Answer<B>) {
         let outcome = match answer {
             Answer::Open(body, tries) => {
-                self.open(body, tries);
+                self.open(Source::Live { body }, tries);
                 ResumeOutcome::Resumed
             }
             Answer::Over => {
@@ -348,7 +372,7 @@ where
     }
 
     /// The stream goes on in this body.
-    fn open(self: Pin<&mut Self>, body: B, tries: u32) {
+    fn open(self: Pin<&mut Self>, source: Source<B>, tries: u32) {
         let mut this = self.project();
         let books = this.books;
         let now = Instant::now();
@@ -357,7 +381,7 @@ where
             metrics::histogram!("sse_guard_resume_seconds").record(took);
         }
         books.again.stream.set_state(StreamState::Open);
-        books.cursor.check();
+        books.cursor.check_overlap();
         books.tries = tries;
         (books.heard, books.lived, books.up) = (now, now, now);
         books.old_at = books.config().old_at(now);
@@ -365,7 +389,7 @@ where
         *this.aligner = Aligner::new();
         // What a mark at the start of it would stand behind.
         this.aligner.spoke();
-        this.source.set(Source::Live { body });
+        this.source.set(source);
     }
 
     /// The upstream does not want the stream to go on, which the client is told.
@@ -392,14 +416,11 @@ where
         let books = this.books;
         // Tried again later, whatever comes of it.
         books.old_at = books.config().old_at(books.polled);
-        if !books.may_go_on(this.aligner) {
+        if !books.config().lossy && !books.cursor.is_known() {
             return;
         }
-        if !books.cursor.is_known() {
-            // What comes on both could not be told apart.
-            return self.go_on(ResumeError::Old.into());
-        }
         books.ahead = 0;
+        books.cursor.overlap();
         let until = books.polled + books.config().give_up;
         let schedule = Schedule {
             tries: 0,
@@ -409,38 +430,98 @@ where
             is_replacement: true,
         };
         let again = books.again.clone();
-        *this.successor = Some(again.ask(books.cursor.last_id(), schedule));
+        let asking = again.ask(books.cursor.last_id(), schedule);
+        *this.successor = Some(Successor::Asking(asking));
     }
 
-    /// Whether another connection has taken over.
+    /// The old connection has nothing for now: whether it is to be read again, or another one has taken over.
     fn poll_successor(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
         let this = self.as_mut().project();
-        let Some(successor) = this.successor else {
-            return false;
-        };
-        // In the middle of a large event it has to wait.
-        if !this.books.at_boundary(this.aligner) {
-            return false;
-        }
-        let Poll::Ready(answer) = Pin::new(successor).poll(cx) else {
-            return false;
-        };
-        *this.successor = None;
         let books = this.books;
-        match answer {
-            // It repeats no more than can be told apart.
-            Answer::Open(body, _) if books.ahead <= books.config().look_back => {
-                books.discard(this.aligner);
-                metrics::counter!("sse_guard_upstream_swaps_total").increment(1);
-                self.open(body, 0);
-                true
-            }
-            Answer::Open(..) | Answer::Over | Answer::Refused(_) | Answer::GaveUp => {
+        if let Some(Successor::Asking(asking)) = this.successor {
+            let Poll::Ready(answer) = Pin::new(asking).poll(cx) else {
+                return false;
+            };
+            *this.successor = match answer {
+                Answer::Open(body, _) => {
+                    let opened = Opened::new(body, books.ahead, Instant::now());
+                    Some(Successor::Open(Box::new(opened)))
+                }
                 // The old one is still good.
-                books.again.stream.set_state(StreamState::Open);
-                false
-            }
+                Answer::Over | Answer::Refused(_) | Answer::GaveUp => {
+                    books.cursor.no_overlap();
+                    None
+                }
+            };
         }
+        let Some(Successor::Open(opened)) = this.successor else {
+            return false;
+        };
+        match opened.poll(cx, |event| books.mark(event).hash_news()) {
+            Progress::Waiting => return false,
+            Progress::Ended => {
+                self.stay();
+                return false;
+            }
+            Progress::Ready => {}
+        }
+        // What the old one has sent ahead of that comes first.
+        if !std::mem::replace(&mut opened.is_old_read, true) {
+            return true;
+        }
+        // Where no id tells, the same event has to have come on both: the old one may be a little behind.
+        let is_told = books.cursor.last_id().is_some()
+            || opened
+                .first()
+                .is_none_or(|first| books.cursor.has_both(first));
+        is_told && self.switch()
+    }
+
+    /// The new connection takes over, if there is one, and the client has no half of an event. It repeats no
+    /// more than can be told apart, or it is not taken.
+    fn switch(mut self: Pin<&mut Self>) -> bool {
+        let this = self.as_mut().project();
+        let books = this.books;
+        let is_open = matches!(this.successor, Some(Successor::Open(_)));
+        if !is_open || !books.at_boundary(this.aligner) {
+            return false;
+        }
+        let Some(Successor::Open(opened)) = this.successor.take() else {
+            return false;
+        };
+        if books.ahead > books.config().look_back {
+            self.stay();
+            return false;
+        }
+        let dropped = books.discard(this.aligner);
+        books.again.stream.dropped(dropped);
+        metrics::counter!("sse_guard_upstream_swaps_total").increment(1);
+        let Opened { body, read, .. } = *opened;
+        self.as_mut().open(Source::Replaced { body }, 0);
+        self.project().aligner.push(read.freeze());
+        true
+    }
+
+    /// Both have been read for long enough: the new one is taken, unless it is silent about what the old one
+    /// has delivered meanwhile.
+    fn switch_or_stay(mut self: Pin<&mut Self>) {
+        let is_behind = |opened: &Opened<B>| {
+            opened.first().is_none() && opened.read.is_empty() && opened.ahead < self.books.ahead
+        };
+        let is_taken = match &self.successor {
+            Some(Successor::Open(opened)) => !is_behind(opened),
+            _ => false,
+        };
+        if !is_taken || !self.as_mut().switch() {
+            self.stay();
+        }
+    }
+
+    /// The old connection goes on, until the next one is due.
+    fn stay(self: Pin<&mut Self>) {
+        let this = self.project();
+        *this.successor = None;
+        this.books.cursor.no_overlap();
     }
 }
 

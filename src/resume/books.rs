@@ -5,7 +5,7 @@ use super::cursor::{Cursor, Fate, Mark};
 use super::{Config, ResumeError};
 use crate::family::is_keepalive;
 use crate::guard::BoxError;
-use crate::wire::{Aligner, Scanner};
+use crate::wire::{Aligner, RawEvent, Scanner};
 use bytes::{Bytes, BytesMut};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -95,6 +95,18 @@ impl<B> Books<B> {
         }
         self.polled = now;
         now
+    }
+
+    /// What tells an event that came whole from others.
+    pub(super) fn mark<'a>(&self, event: &RawEvent<'a>) -> Mark<'a> {
+        let pings = &self.again.config.pings;
+        let is_ping = |name: &[u8]| pings.iter().any(|ping| ping.as_bytes() == name);
+        let is_news = event.has_data && !event.name.is_some_and(is_ping);
+        Mark {
+            id: event.id,
+            news: is_news.then_some(event.raw),
+            is_part: false,
+        }
     }
 
     /// Whether the client has no part of an event without its end.

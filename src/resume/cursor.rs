@@ -27,6 +27,10 @@ pub(super) struct Cursor {
     /// There were more of those than are remembered.
     is_far_behind: bool,
     look_back: usize,
+    /// Where no id tells: the events that have come on this connection since another one was asked for.
+    overlap: Option<Box<VecDeque<u64>>>,
+    /// The last event without an id.
+    last: Option<u64>,
     check: Option<Box<Check>>,
 }
 
@@ -38,6 +42,17 @@ struct Check {
     behind: VecDeque<u64>,
     /// The event before was one that the client has, and not the last.
     repeats: bool,
+    order: Order,
+}
+
+/// How events without an id are found among those `behind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// Anywhere: what is not there is new.
+    Any,
+    /// The last of its like, and the others right behind it.
+    First,
+    Next,
 }
 
 /// What of an event tells it from others.
@@ -72,7 +87,7 @@ fn number(id: &[u8]) -> Option<u64> {
 
 impl Mark<'_> {
     /// Of the whole. The LF of its last line end may have come apart from it.
-    fn hash_news(&self) -> Option<u64> {
+    pub(super) fn hash_news(&self) -> Option<u64> {
         let news = self.news?;
         let end = news.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n'));
         Some(hash(&news[..end.map_or(0, |end| end + 1)]))
@@ -89,6 +104,8 @@ impl Cursor {
             behind: VecDeque::new(),
             is_far_behind: false,
             look_back,
+            overlap: None,
+            last: None,
             check: None,
         };
         if let Some(id) = last_id {
@@ -128,6 +145,41 @@ impl Cursor {
                 delivered,
                 behind,
                 repeats: false,
+                order: Order::Any,
+            })
+        });
+    }
+
+    /// Another connection is asked for while this one goes on: what has no id is to be told from what it sends.
+    pub(super) fn overlap(&mut self) {
+        // One that comes at that instant may be on both, and some send the last one to each that connects.
+        self.overlap = Some(Box::new(self.last.into_iter().collect()));
+    }
+
+    /// There is no other connection any more.
+    pub(super) fn no_overlap(&mut self) {
+        self.overlap = None;
+    }
+
+    /// Whether such an event has come on both.
+    pub(super) fn has_both(&self, first: u64) -> bool {
+        self.overlap
+            .as_ref()
+            .is_some_and(|overlap| overlap.contains(&first))
+    }
+
+    /// From now on the other connection's events come, from the time of [`overlap`](Self::overlap) on.
+    pub(super) fn check_overlap(&mut self) {
+        let overlap = self.overlap.take().unwrap_or_default();
+        if self.last_id().is_some() {
+            return self.check();
+        }
+        self.check = (!overlap.is_empty()).then(|| {
+            Box::new(Check {
+                delivered: VecDeque::new(),
+                behind: *overlap,
+                repeats: false,
+                order: Order::First,
             })
         });
     }
@@ -147,10 +199,29 @@ impl Cursor {
             if check.repeats {
                 return Fate::Drop;
             }
-            let same = event.hash_news();
-            let at = check.behind.iter().position(|known| Some(*known) == same);
-            let Some(at) = at else { return Fate::Deliver };
+            let Some(same) = event.hash_news() else {
+                return Fate::Deliver;
+            };
+            let is_same = |known: &u64| *known == same;
+            let at = match check.order {
+                Order::Any => check.behind.iter().position(is_same),
+                Order::First => check.behind.iter().rposition(is_same),
+                Order::Next => check
+                    .behind
+                    .front()
+                    .filter(|known| is_same(known))
+                    .map(|_| 0),
+            };
+            let Some(at) = at else {
+                if check.order != Order::Any {
+                    self.check = None;
+                }
+                return Fate::Deliver;
+            };
             check.behind.drain(..=at);
+            if check.order == Order::First {
+                check.order = Order::Next;
+            }
             self.check_on();
             return Fate::Drop;
         };
@@ -188,9 +259,18 @@ impl Cursor {
             self.pass(id);
             return;
         }
-        let Some(same) = event.hash_news().filter(|_| !self.last_id.is_empty()) else {
+        let Some(same) = event.hash_news() else {
             return;
         };
+        self.last = Some(same);
+        if let Some(overlap) = &mut self.overlap
+            && overlap.len() < self.look_back
+        {
+            overlap.push_back(same);
+        }
+        if self.last_id.is_empty() {
+            return;
+        }
         if self.behind.back() == Some(&same) {
             return;
         }

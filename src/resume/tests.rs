@@ -1,4 +1,5 @@
 mod outage;
+mod replacement;
 
 use super::*;
 use crate::guard::testing::{Client, Script, Upstream};
@@ -956,24 +957,6 @@ async fn a_successor_that_might_repeat_too_much_is_not_taken() {
     assert_eq!(events(&text), whole);
     let ids = upstreams.ids();
     assert_eq!(ids[1..3], [Some("2".to_owned()), Some("3".to_owned())]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn one_without_ids_is_given_up_before_it_is_replaced() {
-    let upstreams = Upstreams::new([
-        Upstream::new()
-            .send("data: 1\n\n")
-            .wait(11)
-            .send("data: 2\n\n")
-            .hang(),
-        Upstream::new().send("data: 2\n\n"),
-    ]);
-    let queue = Admission::new(Duration::from_secs(60), 1);
-    drop(queue.turn().await);
-    let layer = ResumeLayer::new().lossy(true).admission(&queue);
-    let layer = layer.max_age(Duration::from_secs(10), 0.0);
-    let text = open(layer, &upstreams).await.text().await;
-    assert_eq!(events(&text), "data: 1\n\ndata: 2\n\n");
 }
 
 #[tokio::test(start_paused = true)]
