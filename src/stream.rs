@@ -100,8 +100,6 @@ struct Record {
     wakers: Wakers,
     end: AtomicU8,
     state: AtomicU8,
-    /// Slots of wakers that are taken.
-    slots: AtomicU8,
     /// What holds for the whole of it, a bit each.
     flags: AtomicU8,
     family: AtomicU8,
@@ -123,6 +121,8 @@ const FAMILY_SAID: u8 = 1 << 3;
 const CUT_SHORT: u8 = 1 << 4;
 /// A layer goes by its events.
 const EVENT_CLOCK: u8 = 1 << 5;
+/// The bits above count the slots of wakers that are taken.
+const FLAG_BITS: u32 = 6;
 
 /// What all streams of a metrics layer have in common.
 #[derive(Clone, Debug)]
@@ -165,7 +165,6 @@ impl Stream {
             eventless_since: AtomicU64::new(0),
             stop: AtomicU64::new(NEVER),
             wakers: Wakers::default(),
-            slots: AtomicU8::new(0),
             end: AtomicU8::new(u8::MAX),
             state: AtomicU8::new(StreamState::Open as u8),
             flags: AtomicU8::new(0),
@@ -557,7 +556,7 @@ impl Stream {
 
     /// A slot for a guard that wants to be woken by [`send`](Self::send) and [`stop_at`](Self::stop_at).
     pub(crate) fn slot(&self) -> Slot {
-        Slot::next(&self.0.slots)
+        Slot::next(&self.0.flags)
     }
 
     pub(crate) fn listen(&self, slot: Slot, waker: &Waker) {

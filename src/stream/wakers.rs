@@ -1,12 +1,13 @@
 //! The tasks that poll one stream's body.
 
+use super::FLAG_BITS;
 use crate::lock::lock;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::Waker;
 
 /// Guards with a slot of their own. More than that in one stack share the last one.
-const SLOTS: u8 = 8;
+const SLOTS: u8 = 1 << (u8::BITS - FLAG_BITS);
 
 /// Where a channel stands between two guards, each is polled by a task of its own, and all of them want to
 /// know of an end or a message. Each has a slot, which keeps its latest waker.
@@ -33,11 +34,14 @@ impl Default for Slots {
 pub(crate) struct Slot(u8);
 
 impl Slot {
-    /// The next one, of as many as `taken` counts.
-    pub(super) fn next(taken: &AtomicU8) -> Self {
-        let slot = taken.load(Relaxed).min(SLOTS - 1);
-        taken.store(slot + 1, Relaxed);
-        Self(slot)
+    /// The next one, of as many as are counted above the flags.
+    pub(super) fn next(flags: &AtomicU8) -> Self {
+        let one_more = |flags: u8| {
+            let is_last = flags >> FLAG_BITS == SLOTS - 1;
+            (!is_last).then(|| flags + (1 << FLAG_BITS))
+        };
+        let (Ok(flags) | Err(flags)) = flags.fetch_update(Relaxed, Relaxed, one_more);
+        Self(flags >> FLAG_BITS)
     }
 }
 
@@ -94,7 +98,7 @@ mod tests {
 
     #[test]
     fn each_slot_is_woken_once_and_a_later_waker_replaces_its_own_alone() {
-        let (wakers, taken) = (Wakers::default(), AtomicU8::new(0));
+        let (wakers, taken) = (Wakers::default(), AtomicU8::new(0b10101));
         let slots: Vec<_> = (0..SLOTS).map(|_| Slot::next(&taken)).collect();
         let counts: Vec<_> = (0..SLOTS).map(|_| Arc::new(Count::default())).collect();
         let stale = Arc::new(Count::default());
@@ -110,5 +114,6 @@ mod tests {
         // One more than there are.
         assert_eq!(Slot::next(&taken).0, SLOTS - 1);
         assert_eq!(Slot::next(&taken).0, SLOTS - 1);
+        assert_eq!(taken.load(Relaxed) & 0b11111, 0b10101);
     }
 }
