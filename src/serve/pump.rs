@@ -7,7 +7,7 @@ use super::client::Client;
 use super::encode::{self, CRLF, ChunkSize, Framing, LAST_CHUNK};
 use super::io::{ClientIo, Stalled};
 use crate::guard::BoxError;
-use crate::stream::{EndReason, Stream};
+use crate::stream::{EndReason, Slot, Stream};
 use bytes::Bytes;
 use http::Response;
 use http_body::Body;
@@ -35,6 +35,8 @@ pin_project! {
         #[pin]
         body: Option<B>,
         stream: Option<Stream>,
+        // Where its waker is kept, once a client has not taken all.
+        slot: Option<Slot>,
         framing: Framing,
         keep_alive: bool,
         wants_trailers: bool,
@@ -106,6 +108,7 @@ impl<B> Pump<B> {
             io,
             body: Some(body),
             stream: parts.extensions.get::<Stream>().cloned(),
+            slot: None,
             framing,
             keep_alive: framing == Framing::Chunked && !client.closes,
             wants_trailers: client.takes_trailers,
@@ -136,7 +139,8 @@ where
                 let mut wrote = this.io.poll_write(cx, &rest);
                 if let (Poll::Pending, Some(stream)) = (&wrote, this.stream.as_ref()) {
                     // The body, which would, is not polled meanwhile.
-                    stream.listen(cx.waker());
+                    let slot = this.slot.get_or_insert_with(|| stream.slot());
+                    stream.listen(*slot, cx.waker());
                     if stream.is_shed() {
                         wrote = Poll::Ready(Err(this.io.give_up()));
                     }
