@@ -28,11 +28,15 @@ pub(super) struct Cursor {
     is_far_behind: bool,
     look_back: usize,
     /// Where no id tells: the events that have come on this connection since another one was asked for.
-    overlap: Option<Box<VecDeque<u64>>>,
+    overlap: Option<Box<Overlap>>,
     /// The last event without an id.
     last: Option<u64>,
     check: Option<Box<Check>>,
 }
+
+/// Most streams have none.
+#[derive(Debug, Default)]
+struct Overlap(VecDeque<u64>);
 
 /// Whether another connection repeats what was delivered.
 #[derive(Debug)]
@@ -153,7 +157,7 @@ impl Cursor {
     /// Another connection is asked for while this one goes on: what has no id is to be told from what it sends.
     pub(super) fn overlap(&mut self) {
         // One that comes at that instant may be on both, and some send the last one to each that connects.
-        self.overlap = Some(Box::new(self.last.into_iter().collect()));
+        self.overlap = Some(Box::new(Overlap(self.last.into_iter().collect())));
     }
 
     /// There is no other connection any more.
@@ -165,19 +169,22 @@ impl Cursor {
     pub(super) fn has_both(&self, first: u64) -> bool {
         self.overlap
             .as_ref()
-            .is_some_and(|overlap| overlap.contains(&first))
+            .is_some_and(|overlap| overlap.0.contains(&first))
     }
 
     /// From now on the other connection's events come, from the time of [`overlap`](Self::overlap) on.
     pub(super) fn check_overlap(&mut self) {
-        let overlap = self.overlap.take().unwrap_or_default();
+        let Overlap(overlap) = self
+            .overlap
+            .take()
+            .map_or_else(Overlap::default, |overlap| *overlap);
         if self.last_id().is_some() {
             return self.check();
         }
         self.check = (!overlap.is_empty()).then(|| {
             Box::new(Check {
                 delivered: VecDeque::new(),
-                behind: *overlap,
+                behind: overlap,
                 repeats: false,
                 order: Order::First,
             })
@@ -264,9 +271,9 @@ impl Cursor {
         };
         self.last = Some(same);
         if let Some(overlap) = &mut self.overlap
-            && overlap.len() < self.look_back
+            && overlap.0.len() < self.look_back
         {
-            overlap.push_back(same);
+            overlap.0.push_back(same);
         }
         if self.last_id.is_empty() {
             return;
