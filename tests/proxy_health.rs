@@ -118,6 +118,105 @@ fn a_reload_changes_how_the_upstream_is_checked() {
     proxy.wait_for_log("the upstream is not checked any more");
 }
 
+/// Fails until the upstream counts as unreachable.
+fn fail(proxy: &Proxy, path: &str) {
+    for _ in 0..3 {
+        proxy.get(path).retry_later();
+    }
+}
+
+#[test]
+fn ready_when_says_which_unreachable_upstreams_turn_readiness_red() {
+    let bind = |address: &str| TcpListener::bind(address).unwrap();
+    let (a, b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+    let [first, second] = [&a, &b].map(|listener| listener.local_addr().unwrap());
+    let [first_url, second_url] = [first, second].map(|address| format!("http://{address}/"));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("guard.toml");
+    let write = |when: &str| {
+        let routes = [("/a", first), ("/b", second), ("/c", second)].map(|(path, address)| {
+            format!("[[route]]\npath = '{path}'\nupstream.url = 'http://{address}'\n")
+        });
+        std::fs::write(&file, format!("{when}\n{}", routes.concat())).unwrap();
+    };
+    write("");
+    let config = file.to_str().unwrap();
+    let proxy = Proxy::with_flags(&["--config", config, "--admin-listen=127.0.0.1:0"]);
+    let reload = |when: &str| {
+        write(when);
+        proxy.signal("-HUP");
+    };
+
+    // By default one is enough.
+    drop(b);
+    fail(&proxy, "/b");
+    let (status, body) = get(&proxy, "/readyz");
+    assert_eq!((status, &body["ready"]), (200, &json!(true)), "{body}");
+    assert_eq!(body["ready_when"], "any");
+    let part = &body["parts"][format!("upstream {second_url}")];
+    assert_eq!(
+        (&part["ok"], &part["tolerated"]),
+        (&json!(false), &json!(true))
+    );
+    let upstream = |index: usize| {
+        let upstream = &body["upstreams"][index];
+        (
+            upstream["url"].as_str().unwrap(),
+            upstream["reachable"].as_bool().unwrap(),
+        )
+    };
+    assert_eq!(upstream(0), (first_url.as_str(), true));
+    assert_eq!(upstream(1), (second_url.as_str(), false));
+    let reason = body["upstreams"][1]["reason"].as_str().unwrap();
+    assert!(reason.contains("connect"), "{reason}");
+    let route = |path: &str, url: &str, reachable: bool| json!({ "path": path, "upstream": url, "reachable": reachable });
+    let routes = [
+        route("/a", &first_url, true),
+        route("/b", &second_url, false),
+        route("/c", &second_url, false),
+    ];
+    assert_eq!(body["routes"], json!(routes));
+    let summary = get(&proxy, "/api/summary").1;
+    assert_eq!(
+        (&summary["ready"], &summary["ready_when"]),
+        (&json!(true), &json!("any"))
+    );
+    assert_eq!(summary["routes"][2]["upstream"], second_url.as_str());
+
+    reload("ready.when = 'all'");
+    wait_for_readiness(&proxy, 503);
+    let (_, body) = get(&proxy, "/readyz");
+    assert_eq!(
+        body["parts"][format!("upstream {second_url}")]["tolerated"],
+        Value::Null
+    );
+    reload("ready.when = ['/a']");
+    wait_for_readiness(&proxy, 200);
+    assert_eq!(get(&proxy, "/readyz").1["ready_when"], json!(["/a"]));
+    reload("ready.when = ['/a', '/c']");
+    wait_for_readiness(&proxy, 503);
+    reload("ready.when = ['/a', '/d']");
+    proxy.wait_for_log("no route has the path");
+    assert_eq!(get(&proxy, "/readyz").0, 503);
+    reload("ready.when = 'any'");
+    wait_for_readiness(&proxy, 200);
+
+    // All of them are too many.
+    drop(a);
+    fail(&proxy, "/a");
+    let (status, body) = get(&proxy, "/readyz");
+    assert_eq!(status, 503, "{body}");
+    for url in [&first_url, &second_url] {
+        let part = &body["parts"][format!("upstream {url}")];
+        assert_eq!(
+            (&part["ok"], &part["tolerated"]),
+            (&json!(false), &Value::Null)
+        );
+    }
+    let _back = TcpListener::bind(second).unwrap();
+    wait_for_readiness(&proxy, 200);
+}
+
 const SHORT: [&str; 4] = [
     "--admin-listen=127.0.0.1:0",
     "--client-body-timeout=1s",

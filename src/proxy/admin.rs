@@ -5,7 +5,7 @@
 //! | `GET /` | the dashboard, in a browser |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /healthz` | 200 as long as the process answers |
-//! | `GET /readyz` | 200 if new streams are welcome, else 503; the JSON says which part is red, and since when |
+//! | `GET /readyz` | 200 if new streams are welcome, else 503; the JSON lists each part, route and upstream with its state |
 //! | `GET /api/summary` | numbers of now |
 //! | `GET /api/history` | numbers of each of the last 900 seconds |
 //! | `GET /api/streams` | live streams: filter, sort, page |

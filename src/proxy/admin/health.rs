@@ -1,6 +1,7 @@
 //! `/healthz` and `/readyz`: for those who restart us, and for those who send us clients.
 
 use super::super::budget::Level;
+use super::super::config::ReadyWhen;
 use super::super::server::Word;
 use super::Shared;
 use super::access::Access;
@@ -25,6 +26,9 @@ struct Part {
     since_s: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// It is not well, and readiness does not require it to be.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    tolerated: bool,
 }
 
 impl Part {
@@ -33,12 +37,37 @@ impl Part {
             ok: red_since.is_none(),
             since_s: red_since.unwrap_or_else(|| well_since.elapsed()).as_secs(),
             reason: red_since.map(|_| reason.into()),
+            tolerated: false,
         }
     }
 }
 
-/// Whether new streams are welcome, and the parts that tell.
-pub(super) fn readiness(admin: &super::Admin) -> (bool, Map<String, Value>) {
+/// Whether new streams are welcome, and what that depends on.
+pub(super) struct Readiness {
+    pub(super) is_ready: bool,
+    pub(super) parts: Map<String, Value>,
+    /// The value of `ready.when`.
+    pub(super) when: Value,
+    /// In the order of the config.
+    routes: Vec<Value>,
+    upstreams: Vec<Value>,
+}
+
+/// Whether readiness does not require the upstream of these routes, which is unreachable, to be
+/// reachable.
+fn is_tolerated<'a>(
+    when: &ReadyWhen,
+    is_any_reachable: bool,
+    mut routes: impl Iterator<Item = &'a str>,
+) -> bool {
+    match when {
+        ReadyWhen::Any => is_any_reachable,
+        ReadyWhen::All => false,
+        ReadyWhen::Routes(named) => !routes.any(|path| named.iter().any(|name| name == path)),
+    }
+}
+
+pub(super) fn readiness(admin: &super::Admin) -> Readiness {
     let phases = admin.running.common.phases();
     let stopping = phases.stopping_since();
     let mut parts = vec![(
@@ -58,39 +87,79 @@ pub(super) fn readiness(admin: &super::Admin) -> (bool, Map<String, Value>) {
             ok: true,
             since_s: current.since.elapsed().as_secs(),
             reason: refusal.map(|why| format!("the last reload was refused: {why}")),
+            tolerated: false,
         },
     ));
-    for upstream in current.router.upstreams() {
-        let state = upstream.state();
+    let router = &current.router;
+    let when = &current.config().ready_when;
+    let states: Vec<_> = router
+        .upstreams()
+        .map(|upstream| (upstream.url(), upstream.state()))
+        .collect();
+    let is_any_reachable = states.iter().any(|(_, state)| state.is_reachable);
+    let mut upstreams = Vec::new();
+    for (url, state) in &states {
         let red = (!state.is_reachable).then(|| state.since.elapsed());
-        let reason = state.last_failure.unwrap_or_default();
-        parts.push((
-            format!("upstream {}", upstream.url()),
-            Part::new(red, state.since, reason),
-        ));
+        let reason = state.last_failure.as_deref().unwrap_or_default();
+        let mut part = Part::new(red, state.since, reason);
+        let routes = router.views().filter(|view| view.upstream == *url);
+        part.tolerated =
+            !part.ok && is_tolerated(when, is_any_reachable, routes.map(|view| view.path));
+        upstreams.push(json!({
+            "url": url.to_string(),
+            "reachable": part.ok,
+            "since_s": part.since_s,
+            "reason": part.reason,
+        }));
+        parts.push((format!("upstream {url}"), part));
     }
+    let routes = router.views().map(|view| {
+        let of_it = |(url, _): &&(_, _)| *url == view.upstream;
+        let is_reachable = states
+            .iter()
+            .find(of_it)
+            .is_some_and(|(_, state)| state.is_reachable);
+        json!({
+            "path": view.path,
+            "upstream": view.upstream.to_string(),
+            "reachable": is_reachable,
+        })
+    });
+    let routes = routes.collect();
     for (resource, status) in admin.running.common.budgets.status() {
         let red = (status.level > Level::Room).then(|| status.since.elapsed());
         let part = Part::new(red, status.since.into_std(), status.to_string());
         parts.push((resource.as_str().to_owned(), part));
     }
-    let ready = parts.iter().all(|(_, part)| part.ok);
-    let parts = parts.into_iter().map(|(name, part)| (name, json!(part)));
-    (ready, parts.collect())
+    let parts_json = parts.iter().map(|(name, part)| (name.clone(), json!(part)));
+    Readiness {
+        is_ready: parts.iter().all(|(_, part)| part.ok || part.tolerated),
+        parts: parts_json.collect(),
+        when: match when {
+            ReadyWhen::Any => "any".into(),
+            ReadyWhen::All => "all".into(),
+            ReadyWhen::Routes(routes) => json!(routes),
+        },
+        routes,
+        upstreams,
+    }
 }
 
 pub(super) async fn readyz(State(admin): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
-    let (ready, parts) = readiness(&admin);
-    let status = match ready {
+    let readiness = readiness(&admin);
+    let status = match readiness.is_ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let mut body = json!({ "ready": ready });
+    let mut body = json!({ "ready": readiness.is_ready });
     // Names of upstreams and files are none of a stranger's business.
     if Access::by(&admin.running.current()).is_shown(&headers) {
         let common = &admin.running.common;
         body["phase"] = common.phases().now().as_str().into();
-        body["parts"] = parts.into();
+        body["ready_when"] = readiness.when;
+        body["parts"] = readiness.parts.into();
+        body["routes"] = readiness.routes.into();
+        body["upstreams"] = readiness.upstreams.into();
         body["health"] = json!(common.judge.verdicts(&common.budgets));
     }
     let body = Json(body);
@@ -110,4 +179,25 @@ pub(super) async fn drain(State(admin): State<Shared>) -> impl IntoResponse {
         "answers_s": drain.answers.as_secs_f64(),
     });
     (StatusCode::ACCEPTED, Json(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_when_tells_which_unreachable_upstreams_are_tolerated() {
+        let named = ReadyWhen::Routes(vec!["/a".to_owned(), "/b".to_owned()]);
+        for (when, is_any_reachable, routes, expected) in [
+            (&ReadyWhen::Any, true, ["/a", "/c"], true),
+            (&ReadyWhen::Any, false, ["/a", "/c"], false),
+            (&ReadyWhen::All, true, ["/a", "/c"], false),
+            (&named, true, ["/a", "/c"], false),
+            (&named, true, ["/c", "/b"], false),
+            (&named, false, ["/c", "/d"], true),
+        ] {
+            let found = is_tolerated(when, is_any_reachable, routes.into_iter());
+            assert_eq!(found, expected, "{when:?} {is_any_reachable} {routes:?}");
+        }
+    }
 }

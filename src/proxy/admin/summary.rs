@@ -62,7 +62,7 @@ fn top_clients(streams: &[Stream]) -> Vec<Value> {
 pub(super) fn of(admin: &super::Admin) -> Value {
     let streams = admin.streams().streams();
     let current = admin.running.current();
-    let (ready, parts) = readiness(admin);
+    let readiness = readiness(admin);
     let upstreams = current.router.upstreams().map(|upstream| {
         let state = upstream.state();
         json!({
@@ -75,15 +75,21 @@ pub(super) fn of(admin: &super::Admin) -> Value {
         })
     });
     let routes = current.router.views();
-    let routes = routes
-        .map(|view| json!({ "path": view.path, "numbers": numbers(&view.metrics.snapshot()) }));
+    let routes = routes.map(|view| {
+        json!({
+            "path": view.path,
+            "upstream": view.upstream.to_string(),
+            "numbers": numbers(&view.metrics.snapshot()),
+        })
+    });
     let common = &admin.running.common;
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": admin.started.elapsed().as_secs(),
-        "ready": ready,
+        "ready": readiness.is_ready,
+        "ready_when": readiness.when,
         "phase": admin.running.common.phases().now().as_str(),
-        "parts": parts,
+        "parts": readiness.parts,
         "health": common.judge.verdicts(&common.budgets),
         "budgets": budgets(&common.budgets),
         "streams": numbers(&common.snapshot()),

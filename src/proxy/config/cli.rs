@@ -282,6 +282,7 @@ fn value_name(kind: Kind) -> String {
         Kind::Words => "NAME,...",
         Kind::Methods => "METHOD,...",
         Kind::Origins => "ORIGIN,...|upstream|off",
+        Kind::ReadyWhen => "any|all|ROUTE,...",
         Kind::Prefix => "BITS",
         Kind::Choice(words) => return words.join("|"),
     };

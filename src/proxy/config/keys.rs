@@ -601,6 +601,12 @@ pub static KEYS: &[Key] = &[
         "Request header in which trusted_proxies name the user: shown with the stream, and to send events by; removed from requests of others",
     ),
     proxy(
+        "ready.when",
+        Kind::ReadyWhen,
+        "any",
+        "Upstreams that /readyz requires to be reachable: any (at least one), all, or those of a list of routes",
+    ),
+    proxy(
         "reload.watch",
         Kind::DurationOrOff,
         "off",

@@ -57,6 +57,8 @@ pub enum Kind {
     Methods,
     /// `upstream`, `*`, `off`, or a list of web origins: `https://app.example`.
     Origins,
+    /// `any`, `all`, or a list of routes by their paths: `/v1`.
+    ReadyWhen,
     /// The length of an IPv6 prefix, 1 to 128.
     Prefix,
 }

@@ -9,7 +9,7 @@ use super::keys::{KEYS, Key};
 use super::kind::Kind;
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::Place;
-use super::settings::{Origins, Rate};
+use super::settings::{Origins, Rate, ReadyWhen};
 use super::source::Loaded;
 use super::value::{Value, size_text};
 
@@ -225,6 +225,9 @@ fn toml(value: &Value) -> String {
         Value::Origins(Origins::Any) => quote("*"),
         Value::Origins(Origins::Off) => quote("off"),
         Value::Origins(Origins::List(origins)) => array(origins.iter().cloned()),
+        Value::ReadyWhen(ReadyWhen::Any) => quote("any"),
+        Value::ReadyWhen(ReadyWhen::All) => quote("all"),
+        Value::ReadyWhen(ReadyWhen::Routes(routes)) => array(routes.iter().cloned()),
         Value::Prefix(bits) => bits.to_string(),
     }
 }
@@ -285,6 +288,7 @@ mod tests {
     #[test]
     fn what_is_printed_reads_back_as_the_same_config() {
         same_again("upstream.url = 'http://app'");
+        same_again("upstream.url = 'http://app'\nready.when = 'all'");
         same_again("[[route]]\npath = '/v1'\nupstream.url = 'http://app'");
         same_again(
             r#"
@@ -298,6 +302,7 @@ mod tests {
             rotation = { max_age = "off", jitter = 1, methods = ["GET", "POST"], event = "bye" }
             client = { max_head = "8193B", write_stall = "off", unsent = "1MiB" }
             threads = 3
+            ready.when = ["/v1/*/{a,b}\\*", "/"]
             drain.window = "0s"
             log = { format = "json", level = "trace" }
             [[route]]

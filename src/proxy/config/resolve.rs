@@ -13,11 +13,11 @@ use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::settings::{
     Admin, Budget, Budgets, Client, Config, Drain, Early, Health, Heartbeat, Idle, IdleAction,
-    Level, Limit, Log, LogFormat, Origins, Rate, Reject, Resume, Rotation, Route, Settings, Style,
-    Takeover, TrustedHeader, Unavailable, Upstream,
+    Level, Limit, Log, LogFormat, Origins, Rate, ReadyWhen, Reject, Resume, Rotation, Route,
+    Settings, Style, Takeover, TrustedHeader, Unavailable, Upstream,
 };
 use super::value::Value;
-use super::{RoutePath, check};
+use super::{RoutePath, check, suggest};
 use crate::family::Family;
 use crate::heartbeat::DEFAULT_INTERVAL;
 use crate::idle_timeout::EventTimeout;
@@ -138,6 +138,7 @@ fn build(
         },
         admin: admin(proxy, listen, problems)?,
         watch: proxy.get("reload.watch")?,
+        ready_when: ready_when(proxy, overrides, problems)?,
         drain: drain(proxy)?,
         log: Log {
             format: proxy.get("log.format")?,
@@ -203,6 +204,32 @@ fn drain(proxy: Scope<'_>) -> Result<Drain, Mistake> {
         window,
         answers: answers.max(window),
     })
+}
+
+fn ready_when(
+    proxy: Scope<'_>,
+    overrides: &[RouteLayer],
+    problems: &mut Vec<Mistake>,
+) -> Result<ReadyWhen, Mistake> {
+    const KEY: &str = "ready.when";
+    // Also those without a URL, which is a mistake of its own.
+    let mut paths: Vec<&str> = overrides.iter().map(|over| over.path.as_str()).collect();
+    let everything = RoutePath::everything();
+    if proxy.given(URL).is_some() {
+        paths.push(everything.as_str());
+    }
+    let when = proxy.get(KEY)?;
+    if let (ReadyWhen::Routes(named), Some(given)) = (&when, proxy.given(KEY)) {
+        for name in named.iter().filter(|name| !paths.contains(&name.as_str())) {
+            let hint = match suggest::nearest(name, paths.iter().copied()) {
+                Some(path) => format!("; did you mean \"{path}\"?"),
+                None => "; name a route as its path is spelled".to_owned(),
+            };
+            let problem = format!("no route has the path {name:?}{hint}");
+            problems.push(Mistake::new(given.place.clone(), KEY, problem));
+        }
+    }
+    Ok(when)
 }
 
 fn budget<T: FromValue>(
@@ -459,6 +486,7 @@ from_variant! {
     Words => Vec<String>,
     Methods => Vec<Method>,
     Origins => Origins,
+    ReadyWhen => ReadyWhen,
     Prefix => u8,
 }
 

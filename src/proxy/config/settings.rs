@@ -40,6 +40,8 @@ pub struct Config {
     pub admin: Admin,
     /// How often the config file is looked at; never if `None`.
     pub watch: Option<Duration>,
+    /// Which upstreams have to be reachable for the proxy to be ready.
+    pub ready_when: ReadyWhen,
     /// How the process stops.
     pub drain: Drain,
     /// How and how much is logged.
@@ -79,6 +81,17 @@ pub enum Takeover {
     Always,
     /// Never.
     Off,
+}
+
+/// Which upstreams have to be reachable for the proxy to be ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadyWhen {
+    /// One of them.
+    Any,
+    /// Each of them.
+    All,
+    /// Those of these routes, at least one, by their paths.
+    Routes(Vec<String>),
 }
 
 /// How the process stops.

@@ -11,7 +11,7 @@ use toml::de::DeValue;
 
 use super::super::path;
 use super::kind::Kind;
-use super::settings::{Origins, Rate};
+use super::settings::{Origins, Rate, ReadyWhen};
 use super::suggest;
 
 /// A valid value of some [`Kind`].
@@ -34,6 +34,7 @@ pub(super) enum Value {
     Words(Vec<String>),
     Methods(Vec<Method>),
     Origins(Origins),
+    ReadyWhen(ReadyWhen),
     Prefix(u8),
 }
 
@@ -97,6 +98,10 @@ impl Value {
                 let items: Vec<&str> = text.split(',').map(str::trim).collect();
                 origins(&items).map(Self::Origins)
             }
+            Kind::ReadyWhen => {
+                let items: Vec<&str> = text.split(',').map(str::trim).collect();
+                ready_when(&items).map(Self::ReadyWhen)
+            }
             Kind::Prefix => match text.parse() {
                 Ok(bits @ 1..=128) => Ok(Self::Prefix(bits)),
                 _ => Err(format!(
@@ -138,11 +143,16 @@ impl Value {
             }
             DeValue::Float(digits) if number => Self::from_text(kind, digits.as_str()),
             DeValue::Boolean(value) if boolean => Ok(Self::Bool(*value)),
-            DeValue::Array(items) if kind.is_list() || kind == Kind::Origins => {
+            DeValue::Array(items)
+                if kind.is_list() || matches!(kind, Kind::Origins | Kind::ReadyWhen) =>
+            {
                 let texts: Option<Vec<&str>> =
                     items.iter().map(|item| item.get_ref().as_str()).collect();
                 match texts {
                     Some(texts) if kind == Kind::Origins => origins(&texts).map(Self::Origins),
+                    Some(texts) if kind == Kind::ReadyWhen => {
+                        ready_when(&texts).map(Self::ReadyWhen)
+                    }
                     Some(texts) => list(kind, texts),
                     None => Err("every item of the list is a text; put each in quotes".to_owned()),
                 }
@@ -200,6 +210,7 @@ fn example(kind: Kind) -> String {
         Kind::Origins => {
             "\"upstream\", \"*\", \"off\", or a list such as [\"https://app.example\"]"
         }
+        Kind::ReadyWhen => "\"any\", \"all\", or a list of routes such as [\"/v1\"]",
         Kind::Prefix => "a number from 1 to 128, such as 64",
         Kind::Choice(words) => return format!("one of \"{}\"", words.join("\", \"")),
     };
@@ -506,6 +517,29 @@ fn origins(items: &[&str]) -> Result<Origins, String> {
             items.collect::<Result<_, _>>().map(Origins::List)
         }
     }
+}
+
+/// Whether a route has the path is checked once all routes are read.
+fn ready_when(items: &[&str]) -> Result<ReadyWhen, String> {
+    const WORDS: [&str; 2] = ["any", "all"];
+    match items {
+        [] => return Err("names no route; write \"any\" or \"all\"".to_owned()),
+        ["any"] => return Ok(ReadyWhen::Any),
+        ["all"] => return Ok(ReadyWhen::All),
+        _ => {}
+    }
+    for item in items.iter().filter(|item| !item.starts_with('/')) {
+        if WORDS.contains(item) {
+            return Err(format!("{} stands alone, or not at all", echo(item)));
+        }
+        let hint = match suggest::nearest(item, WORDS) {
+            Some(word) => format!("; did you mean \"{word}\"?"),
+            None => "; write \"any\", \"all\", or paths of routes such as \"/v1\"".to_owned(),
+        };
+        return Err(format!("{} is not the path of a route{hint}", echo(item)));
+    }
+    let routes = items.iter().map(|item| (*item).to_owned());
+    Ok(ReadyWhen::Routes(routes.collect()))
 }
 
 /// As browsers write it ([RFC 6454](https://www.rfc-editor.org/rfc/rfc6454#section-6.2)): in lower case,

@@ -222,8 +222,8 @@ impl Health {
             tracing::warn!(
                 upstream = %self.0.url,
                 failure,
-                "the upstream has failed {ENOUGH} requests in a row: readiness is red until it \
-                 answers, can be connected to again, or {DOUBT:?} have passed"
+                "the upstream has failed {ENOUGH} requests in a row: it counts as unreachable until \
+                 it answers, accepts a connection, or {DOUBT:?} have passed"
             );
         }
     }
@@ -248,8 +248,8 @@ impl Health {
             tracing::warn!(
                 upstream = %self.0.url,
                 failure,
-                "the upstream has failed {ENOUGH} checks in a row (upstream.check): readiness is \
-                 red until it passes one"
+                "the upstream has failed {ENOUGH} checks in a row (upstream.check): it counts as \
+                 unreachable until it passes one"
             );
         }
     }

@@ -93,8 +93,13 @@ export class Overview {
 
   #showReadiness({ ready, parts }) {
     const chip = find("#readiness");
-    const red = Object.entries(parts).filter(([, part]) => !part.ok);
-    const text = ready ? "Ready" : `Not ready: ${red.map(([name]) => name).join(", ")}`;
+    const failed = Object.entries(parts).filter(([, part]) => !part.ok);
+    const names = (those) => those.map(([name]) => name).join(", ");
+    const red = failed.filter(([, part]) => !part.tolerated);
+    // Unreachable, and ready.when does not require it.
+    const tolerated = failed.filter(([, part]) => part.tolerated);
+    const without = tolerated.length > 0 ? `, without ${names(tolerated)}` : "";
+    const text = ready ? `Ready${without}` : `Not ready: ${names(red)}`;
     if (chip.textContent !== text && chip.dataset.state !== "unknown") announce(text);
     say(chip, text);
     chip.dataset.state = ready ? "good" : "bad";
@@ -102,7 +107,7 @@ export class Overview {
     const refused = find("#refused");
     refused.hidden = !parts.config?.reason;
     refused.title = parts.config?.reason ?? "";
-    chip.title = red.map(([name, part]) => `${name}: ${part.reason}`).join("\n");
+    chip.title = failed.map(([name, part]) => `${name}: ${part.reason}`).join("\n");
   }
 
   #spark({ canvas, value, width, isSeen }) {

@@ -165,6 +165,32 @@ fn a_missing_upstream_is_a_mistake_where_it_is_missed() {
 }
 
 #[test]
+fn ready_when_names_routes_that_exist() {
+    let routes = "upstream.url = 'http://app'\n[[route]]\npath = '/v1'";
+    let with = |when: &str| format!("ready.when = {when}\n{routes}");
+    assert_eq!(config(routes).ready_when, ReadyWhen::Any);
+    let named = ReadyWhen::Routes(vec!["/v1".to_owned(), "/".to_owned()]);
+    assert_eq!(config(&with("['/v1', '/']")).ready_when, named);
+    assert_eq!(
+        problems(&with("['/v2', '/', '/chat']")),
+        [
+            "sse-guard.toml:1: ready.when: no route has the path \"/v2\"; did you mean \"/v1\"?",
+            "sse-guard.toml:1: ready.when: no route has the path \"/chat\"; name a route as its \
+             path is spelled",
+        ]
+    );
+    // Nothing takes the other paths.
+    let text = "ready.when = ['/']\n[[route]]\npath = '/v1'\nupstream.url = 'http://app'";
+    assert_eq!(problems(text).len(), 1);
+    // The route is there, and lacks a URL.
+    let found = problems("ready.when = ['/v1']\n[[route]]\npath = '/v1'");
+    assert!(
+        found.len() == 1 && found[0].contains("upstream.url: missing"),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn a_refused_upstream_is_not_missing_too() {
     let lines = problems("upstream.url = 'https://app'");
     assert_eq!(lines.len(), 1);

@@ -360,3 +360,55 @@ fn a_switch_that_depends_on_the_stream_is_auto() {
     );
     assert!(Value::from_text(Kind::Bool, "auto").is_err());
 }
+
+#[test]
+fn readiness_depends_on_any_all_or_named_routes() {
+    let kind = Kind::ReadyWhen;
+    let value = |when| Ok(Value::ReadyWhen(when));
+    let routes =
+        |paths: &[&str]| ReadyWhen::Routes(paths.iter().map(ToString::to_string).collect());
+    for (text, expected) in [
+        ("any", ReadyWhen::Any),
+        ("all", ReadyWhen::All),
+        ("/v1", routes(&["/v1"])),
+        ("/v1, /", routes(&["/v1", "/"])),
+    ] {
+        assert_eq!(
+            Value::from_text(kind, text),
+            value(expected.clone()),
+            "{text}"
+        );
+        assert_eq!(toml(kind, &format!("{text:?}")), value(expected), "{text}");
+    }
+    assert_eq!(
+        toml(kind, "['/{a,b}', '/']"),
+        value(routes(&["/{a,b}", "/"]))
+    );
+    for (text, expected) in [
+        (
+            "al",
+            "\"al\" is not the path of a route; did you mean \"all\"?",
+        ),
+        (
+            "none",
+            "\"none\" is not the path of a route; write \"any\", \"all\", or paths",
+        ),
+        ("off", "\"off\" is not the path of a route"),
+        ("/v1,any", "\"any\" stands alone, or not at all"),
+        ("", "is not the path of a route"),
+    ] {
+        let found = problem(kind, text);
+        assert!(found.contains(expected), "{text}: {found}");
+    }
+    assert!(toml(kind, "[]").unwrap_err().contains("names no route"));
+    assert!(
+        toml(kind, "[1]")
+            .unwrap_err()
+            .contains("put each in quotes")
+    );
+    assert!(
+        toml(kind, "true")
+            .unwrap_err()
+            .contains("\"any\", \"all\", or a list")
+    );
+}
