@@ -233,6 +233,45 @@ fn an_upstream_that_is_away_is_shown_with_its_cause_and_remedy_until_it_is_back(
 }
 
 #[test]
+fn the_page_names_an_unreachable_upstream_that_readiness_tolerates() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    // Bound and not listening: connections are refused, and nobody else gets the port.
+    let place = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    place.bind(&any.into()).unwrap();
+    let address = place.local_addr().unwrap().as_socket().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("guard.toml");
+    let text = format!("[[route]]\npath = '/dead'\nupstream.url = 'http://{address}'");
+    std::fs::write(&file, text).unwrap();
+    let proxy = proxy(&quiet(), &["--config", file.to_str().unwrap()]);
+    look(&browser, proxy.admin());
+    let chip = |text: &str| {
+        browser.wait_for(&format!(
+            "document.querySelector('#readiness').innerText === '{text}'"
+        ));
+    };
+    chip("Ready");
+    for _ in 0..3 {
+        proxy.get("/dead").retry_later();
+    }
+    chip(&format!("Ready, without upstream http://{address}/"));
+    std::fs::write(
+        &file,
+        format!(
+            "ready.when = 'all'\n{}",
+            std::fs::read_to_string(&file).unwrap()
+        ),
+    )
+    .unwrap();
+    proxy.signal("-HUP");
+    chip(&format!("Not ready: upstream http://{address}/"));
+    assert_eq!(browser.problems(), Vec::<String>::new());
+}
+
+#[test]
 fn a_proxy_that_wants_a_token_is_told_it() {
     let Some(browser) = Browser::start() else {
         return;

@@ -528,7 +528,7 @@ fn ready_when(items: &[&str]) -> Result<ReadyWhen, String> {
         ["all"] => return Ok(ReadyWhen::All),
         _ => {}
     }
-    for item in items.iter().filter(|item| !item.starts_with('/')) {
+    if let Some(item) = items.iter().find(|item| !item.starts_with('/')) {
         if WORDS.contains(item) {
             return Err(format!("{} stands alone, or not at all", echo(item)));
         }
