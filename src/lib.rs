@@ -33,8 +33,8 @@
 //!
 //! # What holds for all of them
 //!
-//! - **Only event streams are touched**: responses with status 200 and media type
-//!   `text/event-stream` to requests other than HEAD. All else passes byte for byte.
+//! - **Only event streams are touched**: 2xx responses with a body and media type
+//!   `text/event-stream`. All else passes byte for byte.
 //! - **Same events**: a client that parses by the
 //!   [WHATWG algorithm](https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation)
 //!   dispatches the same events through a layer as without it, whatever the chunks and the moment.

@@ -6,9 +6,9 @@
 //! reading is seen (see [`write_stall`](Server::write_stall)). When the stream ends, the
 //! connection goes back.
 //!
-//! What is an event stream is the rule of the whole crate: status 200 and media type
-//! `text/event-stream`. One of known length, and the answer to a request whose body is still
-//! coming, stay with hyper.
+//! The rule of the whole crate tells what an event stream is: a 2xx response with a body and the media
+//! type `text/event-stream`. One of known length, and the answer to a request whose body is still coming,
+//! stay with hyper.
 //!
 //! # Threads
 //!
