@@ -77,6 +77,7 @@ pub(crate) use liveness::Liveness;
 #[cfg(feature = "proxy")]
 pub(crate) use registry::CloseReason;
 pub(crate) use registry::Registry;
+#[cfg(feature = "proxy")]
 pub(crate) use talk::LINGER;
 
 use crate::guard::BoxError;

@@ -151,7 +151,8 @@ def pretty(x):
 
 def compare(values):
     """Ours to the lower of the peers', if there are any."""
-    theirs = [values[p] for p in PEERS if values.get(p)]
+    # Growth by nothing or less is no measure.
+    theirs = [values[p] for p in PEERS if (values.get(p) or 0) > 0]
     ours = values.get(OURS)
     return ours / min(theirs) if theirs and ours is not None else None
 

@@ -402,3 +402,19 @@ fn copy_of_path(uri: &Uri) -> Uri {
     let copy = path.and_then(|path| PathAndQuery::try_from(path).ok());
     copy.map_or_else(|| uri.clone(), Uri::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F>(_: impl Fn(&'static Upstream, Box<Request<RequestBody>>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_request_that_waits_is_small() {
+        let size = size(|upstream, request| upstream.ask(request));
+        // It was eight times as much when each step held the request, and hyper's connection.
+        assert!(size <= 1152, "{size} bytes");
+    }
+}

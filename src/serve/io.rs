@@ -141,7 +141,6 @@ impl ClientIo {
     /// Until there is something of the client's to read: false if that is its end, or the end of its
     /// connection.
     pub(super) fn poll_come(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        let mut bytes = [0; READ];
         if !self.state().ahead.is_empty() {
             return Poll::Ready(true);
         }
@@ -149,6 +148,7 @@ impl ClientIo {
             if ready!(self.0.socket.poll_read_ready(cx)).is_err() {
                 return Poll::Ready(false);
             }
+            let mut bytes = [0; READ];
             match self.0.socket.try_read(&mut bytes) {
                 Ok(read) => {
                     self.unread(&bytes[..read]);
@@ -292,10 +292,11 @@ impl Read for HyperIo {
             return Poll::Ready(Ok(()));
         }
         drop(state);
-        let mut bytes = [0; READ];
         let room = buf.remaining().min(READ);
         loop {
             ready!(io.0.socket.poll_read_ready(cx))?;
+            // Filled with zeros, so not before there is something to read.
+            let mut bytes = [0; READ];
             match io.0.socket.try_read(&mut bytes[..room]) {
                 Ok(read) => {
                     targets.check(&mut bytes[..read]);
