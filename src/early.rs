@@ -94,6 +94,7 @@ use crate::family::Family;
 use crate::guard::BoxError;
 use crate::head::{self, EVENT_STREAM};
 use crate::heartbeat::DEFAULT_INTERVAL;
+use crate::log_limit::LogLimit;
 use crate::stream::{Begun, Stream, StreamState};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -114,6 +115,7 @@ use tower_service::Service;
 pub struct EarlyLayer {
     after: Duration,
     enabled: bool,
+    log: LogLimit,
 }
 
 impl Default for EarlyLayer {
@@ -130,6 +132,7 @@ impl EarlyLayer {
         Self {
             after,
             enabled: true,
+            log: LogLimit::per_kind(),
         }
     }
 
@@ -224,6 +227,7 @@ where
                     asked,
                     family,
                     stream,
+                    log: self.config.log.clone(),
                 };
                 State::Waiting {
                     waiting: Some(Box::pin(waiting)),
@@ -260,6 +264,7 @@ pin_project! {
         asked: Asked,
         family: Family,
         stream: Stream,
+        log: LogLimit,
     }
 }
 

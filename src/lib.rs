@@ -56,6 +56,7 @@
 mod answer;
 mod asked;
 pub mod client_key;
+mod clock;
 pub mod completion;
 mod connection_auth;
 pub mod connection_limit;
@@ -69,6 +70,7 @@ pub mod idle_timeout;
 pub mod inject;
 mod jitter;
 mod lock;
+mod log_limit;
 pub mod metrics;
 #[cfg(feature = "proxy")]
 pub mod proxy;

@@ -66,15 +66,14 @@
 mod distribution;
 mod instruments;
 mod lines;
-mod log_limit;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod unguarded;
 
+pub use crate::log_limit::LogLimit;
 pub use distribution::{BUCKETS, Distribution};
 pub use instruments::describe;
-pub use log_limit::LogLimit;
 pub use snapshot::{Outcome, Snapshot};
 pub use unguarded::Unguarded;
 

@@ -75,7 +75,8 @@
 //! Outermost: layers inside then count and log the status itself. Inside of other layers of this crate
 //! it works as well: they take its answers for failures with the status that they replace.
 //!
-//! Each is counted in `sse_guard_unavailable_total`, and logged, one line in ten seconds at the most.
+//! Each is counted in `sse_guard_unavailable_total`, and logged: one line in ten seconds at the most, and one with the
+//! number of those that were not.
 
 use crate::answer::{AnswerBody, InPlaceOf, Own, retry_line, set_retry_later};
 use crate::asked::Asked;
@@ -166,13 +167,22 @@ impl UnavailableLayer {
         }
         let (status, retry) = (head.status, self.retry_of(&head.headers));
         metrics::counter!("sse_guard_unavailable_total", "answer" => "retry_later").increment(1);
-        if self.log.takes_one() {
-            tracing::warn!(
-                status = status.as_u16(),
-                not_logged = self.log.left_out(),
-                "upstream unavailable: event streams are answered with 200 and retry: instead"
-            );
-        }
+        let code = status.as_u16();
+        self.log.write(
+            || {
+                tracing::warn!(
+                    status = code,
+                    "upstream unavailable: event streams are answered with 200 and retry: instead"
+                );
+            },
+            move |not_logged| {
+                tracing::warn!(
+                    status = code,
+                    not_logged,
+                    "upstream unavailable: more event streams were answered with 200 and retry:"
+                );
+            },
+        );
         head.status = StatusCode::OK;
         head.headers = kept(head.headers);
         set_retry_later(&mut head.headers);

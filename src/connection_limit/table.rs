@@ -2,10 +2,11 @@
 
 use super::Limits;
 use crate::client_key::ClientKey;
+use crate::clock::{Moment, TokioClock};
 use crate::lock::lock;
 use crate::rejection::RejectReason;
 use governor::RateLimiter;
-use governor::clock::{Clock, Reference};
+use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::StateStore;
@@ -22,39 +23,6 @@ use tokio::time::Instant;
 const SHARDS: usize = 32;
 /// Between two sweeps of a full table.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
-
-/// Tokio's time, so that tests can pause it.
-#[derive(Clone, Debug, Default)]
-struct TokioClock;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Moment(Instant);
-
-impl std::ops::Add<Nanos> for Moment {
-    type Output = Self;
-
-    fn add(self, nanos: Nanos) -> Self {
-        Self(self.0 + Duration::from(nanos))
-    }
-}
-
-impl Reference for Moment {
-    fn duration_since(&self, earlier: Self) -> Nanos {
-        self.0.saturating_duration_since(earlier.0).into()
-    }
-
-    fn saturating_sub(&self, duration: Nanos) -> Self {
-        Self(self.0.checked_sub(duration.into()).unwrap_or(self.0))
-    }
-}
-
-impl Clock for TokioClock {
-    type Instant = Moment;
-
-    fn now(&self) -> Moment {
-        Moment(Instant::now())
-    }
-}
 
 #[derive(Debug, Default)]
 struct Client {

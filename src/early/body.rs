@@ -109,7 +109,15 @@ impl<F> Waiting<F> {
             Ok(response) => response,
             Err(error) => {
                 let error = error.into();
-                tracing::warn!(error, "there is no upstream's answer behind an early one");
+                self.log.write(
+                    || tracing::warn!(error, "there is no upstream's answer behind an early one"),
+                    |not_logged| {
+                        tracing::warn!(
+                            not_logged,
+                            "more early answers were followed by no answer of the upstream"
+                        );
+                    },
+                );
                 let status = StatusCode::BAD_GATEWAY;
                 // The text of an error is not written for clients.
                 let message = describe(status);

@@ -54,7 +54,10 @@ impl Lines {
         noted: Option<&Noted>,
         limit: Option<&LogLimit>,
     ) -> Self {
-        if limit.is_some_and(|limit| !limit.takes_one()) {
+        if let Some(limit) = limit.filter(|limit| !limit.takes_one()) {
+            limit.leave_out(1, |left_out| {
+                info!(left_out, "more streams opened than were logged");
+            });
             return Self { span: None };
         }
         let span = info_span!(
@@ -65,14 +68,7 @@ impl Lines {
             path = noted.map(|noted| display(&noted.path)),
             trace_id = noted.and_then(|noted| noted.trace_id.as_deref()),
         );
-        let left_out = limit.map_or(0, LogLimit::left_out);
-        span.in_scope(|| match left_out {
-            0 => info!("stream opened"),
-            left_out => info!(
-                left_out,
-                "stream opened, after others that came too fast to log"
-            ),
-        });
+        span.in_scope(|| info!("stream opened"));
         Self { span: Some(span) }
     }
 

@@ -40,6 +40,7 @@ pub(super) use journal::Journal;
 
 use super::running::Running;
 use super::server::Word;
+use crate::log_limit::{LogLimit, LogLimits};
 use crate::rotation::DrainHandle;
 use crate::serve::{CloseReason, Registry, Server};
 use axum::routing::{get, post};
@@ -65,11 +66,20 @@ pub(super) struct Admin {
     history: History,
     started: Instant,
     says: mpsc::Sender<Word>,
+    /// Programs use the API, too: each of many events is sent by a request.
+    log_limits: LogLimits<Action>,
     /// Of each second, for all who watch.
     summaries: watch::Sender<Arc<str>>,
 }
 
 type Shared = Arc<Admin>;
+
+/// What the log tells of the operator's requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Send,
+    End,
+}
 
 impl Admin {
     /// `says` is for what the operator wants done.
@@ -84,6 +94,7 @@ impl Admin {
             history: History::default(),
             started: Instant::now(),
             says,
+            log_limits: LogLimits::new(LogLimit::per_kind),
             summaries: watch::Sender::new(Arc::from("")),
         })
     }

@@ -228,6 +228,11 @@ impl Router {
         self.upstreams.iter().map(|(upstream, _)| upstream)
     }
 
+    /// Writes what was left out of the log of each upstream so far.
+    pub(super) fn summarize_log(&self) {
+        self.upstreams().for_each(Health::summarize_log);
+    }
+
     /// Tries those that are said to be away, and checks those whose check is due. To be called each
     /// second or so.
     pub(super) fn probe_upstreams(&self) {

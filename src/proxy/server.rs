@@ -337,6 +337,7 @@ impl Proxy {
         let accept_failures = connections.accept_failures();
         let left = common.drain.give_up();
         connections.cut_off().await;
+        current.router.summarize_log();
         let sums = common.snapshot();
         tracing::info!(
             cut_off = left,

@@ -338,7 +338,8 @@ impl Service<Request<RequestBody>> for Upstream {
                         let health = &target.health;
                         health.failed(&failure.told(), is_away, client.as_ref());
                     }
-                    failure.answer(&target.url, &target.retry_after)
+                    failure.log(&target.url, target.health.failure_limits());
+                    failure.answer(&target.retry_after)
                 }
             })
         })

@@ -8,6 +8,7 @@ use super::stop::Stopper;
 use super::workers::Workers;
 use super::{RequestBody, Settings};
 use crate::guard::BoxError;
+use crate::log_limit::LogLimit;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -30,11 +31,14 @@ pub(crate) struct Connections {
 }
 
 /// Tries to accept that failed.
-#[derive(Default)]
 struct Failures {
     all: u64,
     /// Without a success since.
     running: u64,
+    /// The first of them was logged.
+    is_logged: bool,
+    /// Clients that come and go at the limit of files may start them anew many times a second.
+    log: LogLimit,
 }
 
 impl Connections {
@@ -44,7 +48,7 @@ impl Connections {
             settings,
             workers,
             stop: Stopper::new(),
-            failures: Failures::default(),
+            failures: Failures::new(),
         }
     }
 
@@ -137,22 +141,41 @@ impl Connections {
 }
 
 impl Failures {
+    fn new() -> Self {
+        Self {
+            all: 0,
+            running: 0,
+            is_logged: false,
+            log: LogLimit::per_kind(),
+        }
+    }
+
     /// One that nothing could be done about.
     fn one(&mut self, error: &io::Error) {
         self.running += 1;
         // A try each pause; one line tells of them all.
         if self.running == 1 {
-            tracing::error!(
-                %error,
-                "can not accept connections, they wait: if files are exhausted, raise the limit \
-                 (ulimit -n)"
+            self.is_logged = self.log.write(
+                || {
+                    tracing::error!(
+                        %error,
+                        "can not accept connections, they wait: if files are exhausted, raise the \
+                         limit (ulimit -n)"
+                    );
+                },
+                |not_logged| {
+                    tracing::error!(
+                        not_logged,
+                        "connections could not be accepted at more times than were logged"
+                    );
+                },
             );
         }
     }
 
     fn over(&mut self) {
         let failed = std::mem::take(&mut self.running);
-        if failed > 0 {
+        if failed > 0 && self.is_logged {
             tracing::info!(failed, "accepting connections again");
         }
     }

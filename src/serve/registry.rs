@@ -8,9 +8,11 @@
 
 use crate::client_key::ClientKey;
 use crate::lock::lock;
+use crate::log_limit::{LogLimit, LogLimits};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::atomic::{
     AtomicU64, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed},
@@ -55,6 +57,7 @@ pub(crate) enum CloseReason {
 }
 
 impl CloseReason {
+    #[cfg(feature = "proxy")]
     pub(crate) const ALL: [Self; 4] = [Self::Files, Self::Memory, Self::PerClient, Self::Total];
 
     /// The value of the label `reason`.
@@ -110,7 +113,7 @@ struct Shared {
     table: Mutex<Table>,
     /// A connection has gone.
     gone: Notify,
-    log: Mutex<CloseLog>,
+    log: LogLimits<CloseReason>,
 }
 
 #[derive(Debug, Default)]
@@ -264,7 +267,7 @@ impl Registry {
             idle: AtomicUsize::new(0),
             table: Mutex::default(),
             gone: Notify::new(),
-            log: Mutex::default(),
+            log: LogLimits::new(|| LogLimit::new(NonZeroU32::MIN, LOG_INTERVAL)),
         }))
     }
 
@@ -464,45 +467,39 @@ impl Shared {
         }
         metrics::counter!("sse_guard_connections_closed_total", "reason" => reason.as_str())
             .increment(count as u64);
-        if let Some(closed) = lock(&self.log).note(reason, count) {
-            let peer = peer.map(tracing::field::display);
-            match reason {
-                CloseReason::PerClient => tracing::warn!(
-                    closed,
-                    peer,
-                    "connections are closed: their address has as many as one may \
-                     (client.max_connections), the oldest idle ones go first"
-                ),
-                CloseReason::Files | CloseReason::Memory => tracing::warn!(
+        let limit = self.log.of(reason);
+        match limit.takes_one() {
+            true => log_closed(reason, count, peer),
+            false => limit.leave_out(count as u64, move |closed| {
+                tracing::warn!(
                     closed,
                     reason = reason.as_str(),
-                    "idle connections are closed, the oldest first: {} runs short",
-                    reason.as_str()
-                ),
-                CloseReason::Total => tracing::warn!(
-                    closed,
-                    "idle connections are closed, the oldest first: their listener has as many as \
-                     it may"
-                ),
-            }
+                    "more connections were closed than were logged"
+                );
+            }),
         }
     }
 }
 
-/// What was closed since the last line that told of it.
-#[derive(Debug, Default)]
-struct CloseLog([(u64, Option<Instant>); CloseReason::ALL.len()]);
-
-impl CloseLog {
-    /// How many there were, if it is time for a line.
-    fn note(&mut self, reason: CloseReason, count: usize) -> Option<u64> {
-        let (closed, last) = &mut self.0[reason as usize];
-        *closed += count as u64;
-        if last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
-            return None;
-        }
-        *last = Some(Instant::now());
-        Some(std::mem::take(closed))
+fn log_closed(reason: CloseReason, closed: usize, peer: Option<IpAddr>) {
+    let peer = peer.map(tracing::field::display);
+    match reason {
+        CloseReason::PerClient => tracing::warn!(
+            closed,
+            peer,
+            "connections are closed: their address has as many as one may \
+             (client.max_connections), the oldest idle ones go first"
+        ),
+        CloseReason::Files | CloseReason::Memory => tracing::warn!(
+            closed,
+            reason = reason.as_str(),
+            "idle connections are closed, the oldest first: {} runs short",
+            reason.as_str()
+        ),
+        CloseReason::Total => tracing::warn!(
+            closed,
+            "idle connections are closed, the oldest first: their listener has as many as it may"
+        ),
     }
 }
 
@@ -632,15 +629,5 @@ mod tests {
         assert_eq!(registry.closable(), 1);
         registry.0.close_oldest(registry.closable(), u64::MAX, None);
         assert!(is_closing(&all[2]) && !is_closing(&all[3]));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_flood_is_one_line_in_a_while() {
-        let mut log = CloseLog::default();
-        assert_eq!(log.note(CloseReason::Files, 3), Some(3));
-        assert_eq!(log.note(CloseReason::Memory, 1), Some(1));
-        assert_eq!(log.note(CloseReason::Files, 4), None);
-        tokio::time::advance(LOG_INTERVAL).await;
-        assert_eq!(log.note(CloseReason::Files, 5), Some(9));
     }
 }

@@ -1,8 +1,8 @@
 //! `/api/send`: an event of the operator's, into the streams of their choice.
 
-use super::Shared;
 use super::answer::Refusal;
 use super::select::{Names, is};
+use super::{Action, Shared};
 use crate::inject::{Message, SendError};
 use crate::stream::Stream;
 use axum::Json;
@@ -97,12 +97,17 @@ pub(super) async fn send(
             Err(SendError::Ended) => {}
         }
     }
-    tracing::info!(
-        sent,
-        full,
-        deaf,
-        event = order.event,
-        "the operator sends an event"
+    admin.log_limits.of(Action::Send).write(
+        || {
+            tracing::info!(
+                sent,
+                full,
+                deaf,
+                event = order.event,
+                "the operator sends an event"
+            );
+        },
+        |not_logged| tracing::info!(not_logged, "more events were sent than were logged"),
     );
     Ok(Json(json!({ "sent": sent, "full": full, "not_get": deaf })))
 }

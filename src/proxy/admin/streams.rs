@@ -1,9 +1,9 @@
 //! `/api/streams`: the live streams, and the end of one.
 
-use super::Shared;
 use super::answer::Refusal;
 use super::select::{Names, is};
 use super::time::{millis, since_1970_ms};
+use super::{Action, Shared};
 use crate::stream::{Stream, StreamId, StreamState};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -263,7 +263,15 @@ pub(super) async fn end(
     if !admin.streams().end(StreamId::from_u64(id)) {
         return Err(none_such(id));
     }
-    tracing::info!(id, "the operator ends a stream");
+    admin.log_limits.of(Action::End).write(
+        || tracing::info!(id, "the operator ends a stream"),
+        |not_logged| {
+            tracing::info!(
+                not_logged,
+                "the operator ended more streams than were logged"
+            );
+        },
+    );
     Ok((StatusCode::ACCEPTED, Json(json!({ "ending": id }))))
 }
 

@@ -4,12 +4,14 @@ use super::UpstreamBody;
 use super::exchange::Failed;
 use crate::answer::Own;
 use crate::guard::BoxError;
+use crate::log_limit::LogLimits;
 use crate::resume::Unreachable;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode, Uri};
 use http_body_util::{Either, Full, LengthLimitError};
 use std::error::Error;
 use std::io;
+use std::mem::{Discriminant, discriminant};
 
 /// Why there is no response of the upstream. The client is told the kind, the log the cause and
 /// what to do.
@@ -38,6 +40,9 @@ pub(super) enum Failure {
     #[error("the request's body broke off")]
     Upload(#[source] Failed),
 }
+
+/// A limit of log lines for each kind of failure.
+pub(super) type FailureLimits = LogLimits<Discriminant<Failure>>;
 
 /// The errors of too many open files: of the process (`EMFILE`), and of the system (`ENFILE`). They
 /// have the same numbers on all of Unix.
@@ -126,20 +131,33 @@ impl Failure {
         }
     }
 
-    /// Tells both: the log, and the client by this response.
-    pub(super) fn answer(
-        &self,
-        upstream: &Uri,
-        retry_after: &HeaderValue,
-    ) -> Response<UpstreamBody> {
-        let status = self.status();
-        let code = status.as_u16();
-        match self.advice() {
-            Some(advice) => {
-                tracing::error!(status = code, %upstream, cause = self.cause(), "{self}: {advice}");
-            }
-            None => tracing::debug!(status = code, cause = self.cause(), "{self}"),
+    /// Logs it. Of what a client causes alone nothing is logged above debug; lines of another kind are
+    /// limited, as one dead upstream fails each of many requests.
+    pub(super) fn log(&self, upstream: &Uri, limits: &FailureLimits) {
+        let status = self.status().as_u16();
+        let is_written = self.advice().is_some_and(|advice| {
+            let (failure, url) = (self.to_string(), upstream.clone());
+            let limit = limits.of(discriminant(self));
+            limit.write(
+                || tracing::error!(status, %upstream, cause = self.cause(), "{self}: {advice}"),
+                move |not_logged| {
+                    tracing::error!(
+                        status,
+                        upstream = %url,
+                        not_logged,
+                        "more requests failed than were logged: {failure}"
+                    );
+                },
+            )
+        });
+        if !is_written {
+            tracing::debug!(status, %upstream, cause = self.cause(), "{self}");
         }
+    }
+
+    /// The response to the client.
+    pub(super) fn answer(&self, retry_after: &HeaderValue) -> Response<UpstreamBody> {
+        let status = self.status();
         let text = Full::from(format!("sse-guard: {self}\n"));
         let mut response = Response::new(Either::Right(Either::Right(text)));
         *response.status_mut() = status;

@@ -5,8 +5,10 @@
 //! answered do not make good for checks that fail, as an upstream may answer and want no clients.
 
 use super::check::{Check, Checks, Missed};
+use super::failure::FailureLimits;
 use crate::client_key::ClientKey;
 use crate::lock::lock;
+use crate::log_limit::{LogLimit, LogLimits};
 use crate::proxy::config::host_and_port;
 use crate::resume::Admission;
 use http::Uri;
@@ -35,6 +37,9 @@ struct Shared {
     checks: Mutex<Checks>,
     /// Where streams wait for it.
     queues: RwLock<Vec<Admission>>,
+    failure_limits: FailureLimits,
+    /// Of lines about its becoming unreachable and reachable, which two clients can cause at will.
+    change_limit: LogLimit,
 }
 
 /// How an upstream is.
@@ -143,11 +148,40 @@ impl Health {
             }),
             checks: Mutex::default(),
             queues: RwLock::default(),
+            failure_limits: LogLimits::new(LogLimit::per_kind),
+            change_limit: LogLimit::per_kind(),
         }))
     }
 
     pub(in crate::proxy) fn url(&self) -> &Uri {
         &self.0.url
+    }
+
+    pub(super) fn failure_limits(&self) -> &FailureLimits {
+        &self.0.failure_limits
+    }
+
+    /// Writes what was left out of the log so far.
+    pub(in crate::proxy) fn summarize_log(&self) {
+        self.0.failure_limits.summarize();
+        self.0.change_limit.summarize();
+    }
+
+    /// Logs a change of whether it is reachable; the summary tells how it is in the end.
+    fn log_change(&self, line: impl FnOnce()) {
+        let shared = Arc::downgrade(&self.0);
+        self.0.change_limit.write(line, move |not_logged| {
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
+            let reachable = lock(&shared.state).is_reachable;
+            tracing::warn!(
+                upstream = %shared.url,
+                not_logged,
+                reachable,
+                "the upstream became unreachable or reachable more often than was logged"
+            );
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -192,7 +226,7 @@ impl Health {
         let is_back = state.settle();
         drop(state);
         if is_back {
-            tracing::info!(upstream = %self.0.url, "{why}");
+            self.log_change(|| tracing::info!(upstream = %self.0.url, "{why}"));
         }
     }
 
@@ -219,12 +253,14 @@ impl Health {
         state.settle();
         drop(state);
         if is_turn {
-            tracing::warn!(
+            self.log_change(|| {
+                tracing::warn!(
                 upstream = %self.0.url,
                 failure,
                 "the upstream has failed {ENOUGH} requests in a row: it counts as unreachable until \
                  it answers, accepts a connection, or {DOUBT:?} have passed"
             );
+            });
         }
     }
 
@@ -245,12 +281,14 @@ impl Health {
         state.settle();
         drop(state);
         if is_turn {
-            tracing::warn!(
+            self.log_change(|| {
+                tracing::warn!(
                 upstream = %self.0.url,
                 failure,
                 "the upstream has failed {ENOUGH} checks in a row (upstream.check): it counts as \
                  unreachable until it passes one"
             );
+            });
         }
     }
 

@@ -1,0 +1,260 @@
+//! Bounds on log lines that clients or upstreams can cause without bound.
+
+use crate::clock::{Moment, TokioClock};
+use crate::lock::lock;
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::sleep;
+
+/// Lines of one kind at once, and in each [`PERIOD`].
+const LINES: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+/// The time in which [`LINES`] lines are added to what may be logged.
+const PERIOD: Duration = Duration::from_secs(60);
+/// From the first line that is left out to the line with their number.
+const SUMMARY_AFTER: Duration = Duration::from_secs(10);
+
+/// Bounds the rate of log lines of one kind. A clone shares the limit.
+///
+/// With [`MetricsLayer::log_limit`](crate::metrics::MetricsLayer::log_limit) it bounds the streams
+/// whose opening and end are logged. A line tells the number of the others 10 s after the first of
+/// them. Metrics count all of them.
+#[derive(Clone)]
+pub struct LogLimit(Arc<Shared>);
+
+struct Shared {
+    limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Moment>>,
+    excess: Mutex<Excess>,
+}
+
+/// What was left out since the last summary.
+#[derive(Default)]
+struct Excess {
+    count: u64,
+    /// Writes the next summary. Some while a task waits to call it.
+    summary: Option<Summary>,
+}
+
+type Summary = Box<dyn FnOnce(u64) + Send>;
+
+impl LogLimit {
+    /// This many in each `per`, and as many ahead of that.
+    ///
+    /// # Panics
+    ///
+    /// If `per` is shorter than `streams` nanoseconds.
+    pub fn new(streams: NonZeroU32, per: Duration) -> Self {
+        let Some(quota) = Quota::with_period(per / streams.get()) else {
+            panic!("a rate of {streams} in {per:?} is beyond the clock");
+        };
+        let quota = quota.allow_burst(streams);
+        Self(Arc::new(Shared {
+            limiter: RateLimiter::direct_with_clock(quota, TokioClock),
+            excess: Mutex::default(),
+        }))
+    }
+
+    /// For lines about single requests: [`LINES`] in each [`PERIOD`].
+    pub(crate) fn per_kind() -> Self {
+        Self::new(LINES, PERIOD)
+    }
+
+    /// Whether a line may be written. If not, it is to be [left out](Self::leave_out).
+    pub(crate) fn takes_one(&self) -> bool {
+        self.0.limiter.check().is_ok()
+    }
+
+    /// Writes `line`, or leaves it out. Returns whether it was written.
+    pub(crate) fn write(
+        &self,
+        line: impl FnOnce(),
+        summary: impl FnOnce(u64) + Send + 'static,
+    ) -> bool {
+        let is_written = self.takes_one();
+        match is_written {
+            true => line(),
+            false => self.leave_out(1, summary),
+        }
+        is_written
+    }
+
+    /// Counts lines that are not written. The first `summary` since the last one that was written is
+    /// called with their number after [`SUMMARY_AFTER`], or when the runtime ends before.
+    pub(crate) fn leave_out(&self, count: u64, summary: impl FnOnce(u64) + Send + 'static) {
+        let mut excess = lock(&self.0.excess);
+        excess.count += count;
+        if excess.summary.is_some() {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            // Told with what is left out next.
+            return;
+        };
+        excess.summary = Some(Box::new(summary));
+        drop(excess);
+        let pending = Pending(self.clone());
+        runtime.spawn(async move {
+            let _pending = pending;
+            sleep(SUMMARY_AFTER).await;
+        });
+    }
+
+    /// Writes the summary now if there is one to come.
+    pub(crate) fn summarize(&self) {
+        let excess = std::mem::take(&mut *lock(&self.0.excess));
+        if let Some(summary) = excess.summary {
+            summary(excess.count);
+        }
+    }
+}
+
+impl fmt::Debug for LogLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogLimit")
+    }
+}
+
+/// Writes the summary when it is dropped: a runtime that ends drops its tasks.
+struct Pending(LogLimit);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.summarize();
+    }
+}
+
+/// A limit for each of a few kinds of lines, so that a flood of one does not hide the others.
+#[cfg(feature = "serve")]
+#[derive(Debug)]
+pub(crate) struct LogLimits<K> {
+    make: fn() -> LogLimit,
+    kinds: Mutex<Vec<(K, LogLimit)>>,
+}
+
+#[cfg(feature = "serve")]
+impl<K: PartialEq> LogLimits<K> {
+    pub(crate) fn new(make: fn() -> LogLimit) -> Self {
+        Self {
+            make,
+            kinds: Mutex::default(),
+        }
+    }
+
+    /// The limit of this kind. There must be few kinds: each is kept.
+    pub(crate) fn of(&self, kind: K) -> LogLimit {
+        let mut kinds = lock(&self.kinds);
+        if let Some((_, limit)) = kinds.iter().find(|(known, _)| *known == kind) {
+            return limit.clone();
+        }
+        let limit = (self.make)();
+        kinds.push((kind, limit.clone()));
+        limit
+    }
+
+    /// Writes all summaries that are to come.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn summarize(&self) {
+        let limits = lock(&self.kinds);
+        let limits: Vec<_> = limits.iter().map(|(_, limit)| limit.clone()).collect();
+        limits.iter().for_each(LogLimit::summarize);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use tokio::time::advance;
+
+    /// Writes into the channel: 0 for a line, the number for a summary.
+    fn write(limit: &LogLimit, to: &Sender<u64>) {
+        let (line, summary) = (to.clone(), to.clone());
+        limit.write(
+            move || line.send(0).unwrap(),
+            move |count| summary.send(count).unwrap(),
+        );
+    }
+
+    fn written(log: &Receiver<u64>) -> Vec<u64> {
+        log.try_iter().collect()
+    }
+
+    /// Lets tasks whose time has come run.
+    async fn pass(time: Duration) {
+        // They set their timers first.
+        tokio::task::yield_now().await;
+        advance(time).await;
+        tokio::task::yield_now().await;
+    }
+
+    fn two_a_minute() -> LogLimit {
+        LogLimit::new(NonZeroU32::MIN.saturating_add(1), Duration::from_secs(60))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_excess_is_summarized_once_and_counted_exactly() {
+        let (limit, (to, log)) = (two_a_minute(), channel());
+        (0..10).for_each(|_| write(&limit, &to));
+        assert_eq!(written(&log), [0, 0]);
+        pass(SUMMARY_AFTER / 2).await;
+        (0..5).for_each(|_| write(&limit, &to));
+        assert_eq!(written(&log), Vec::<u64>::new());
+        pass(SUMMARY_AFTER / 2).await;
+        assert_eq!(written(&log), [13]);
+        // The next one counts from the start.
+        (0..3).for_each(|_| write(&limit, &to));
+        pass(SUMMARY_AFTER).await;
+        assert_eq!(written(&log), [3]);
+        // And none follows where nothing was left out.
+        pass(SUMMARY_AFTER * 4).await;
+        write(&limit, &to);
+        pass(SUMMARY_AFTER).await;
+        assert_eq!(written(&log), [0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_that_lasts_is_bounded_and_all_of_it_is_told() {
+        let (limit, (to, log)) = (LogLimit::per_kind(), channel());
+        for _ in 0..600 {
+            (0..10).for_each(|_| write(&limit, &to));
+            pass(Duration::from_secs(1)).await;
+        }
+        pass(SUMMARY_AFTER).await;
+        let all = written(&log);
+        let (lines, summaries): (Vec<u64>, Vec<u64>) = all.into_iter().partition(|n| *n == 0);
+        let lines = lines.len() as u64;
+        assert_eq!(lines + summaries.iter().sum::<u64>(), 6000);
+        // 10 at once and 10 a minute; a summary in 10 s.
+        assert!((100..=111).contains(&lines), "{lines}");
+        assert!(summaries.len() <= 62, "{summaries:?}");
+    }
+
+    #[test]
+    fn a_runtime_that_ends_leaves_no_count_untold() {
+        let (limit, (to, log)) = (two_a_minute(), channel());
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_time().build().unwrap();
+        runtime.block_on(async { (0..5).for_each(|_| write(&limit, &to)) });
+        drop(runtime);
+        assert_eq!(written(&log), [0, 0, 3]);
+    }
+
+    #[cfg(feature = "proxy")]
+    #[tokio::test(start_paused = true)]
+    async fn kinds_do_not_share_a_limit_and_are_summarized_together() {
+        let (limits, (to, log)) = (LogLimits::new(two_a_minute), channel());
+        for kind in ["a", "b"] {
+            (0..4).for_each(|_| write(&limits.of(kind), &to));
+        }
+        assert_eq!(written(&log), [0; 4]);
+        limits.summarize();
+        assert_eq!(written(&log), [2, 2]);
+        pass(SUMMARY_AFTER).await;
+        assert_eq!(written(&log), Vec::<u64>::new());
+    }
+}
