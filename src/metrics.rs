@@ -129,6 +129,8 @@ struct Shared {
     ends: [AtomicU64; EndReason::ALL.len()],
     cut_short: AtomicU64,
     warned: Warned,
+    /// Of lines about panics in streams that are not logged else.
+    panic_limit: LogLimit,
     /// Bound to their labels at the first request, when the exporter is there.
     instruments: OnceLock<Instruments>,
 }
@@ -161,6 +163,7 @@ impl Shared {
             ends: Default::default(),
             cut_short: AtomicU64::new(0),
             warned: Warned::default(),
+            panic_limit: LogLimit::per_kind(),
             instruments: OnceLock::new(),
         }
     }
@@ -449,8 +452,8 @@ impl Drop for MetricsPolicy {
         instruments.active.decrement(1);
         instruments.duration.record(age);
         instruments.dropped.increment(stream.dropped_bytes());
-        let route = &self.shared.route;
-        self.lines.end(stream, route, reason, age);
+        let (route, panics) = (&self.shared.route, &self.shared.panic_limit);
+        self.lines.end(stream, route, reason, age, panics);
         if let Some(OnEnd(f)) = &self.setup.on_end {
             f(stream);
         }
