@@ -102,6 +102,7 @@ struct Record {
     state: AtomicU8,
     /// What holds for the whole of it, a bit each.
     flags: AtomicU8,
+    /// And [`SHED`].
     family: AtomicU8,
 }
 
@@ -109,8 +110,6 @@ struct Record {
 const ALIGNED: u8 = 1;
 /// Bytes that are held are counted in these, of which 16 bits make a megabyte.
 const HELD_UNIT: u64 = 16;
-/// Its memory is needed: it is not to wait for its client any longer.
-const SHED: u8 = 1 << 7;
 /// A layer inside watches for its upstream's silence.
 const WATCHED: u8 = 1 << 1;
 /// Its bytes tell nothing of events.
@@ -123,6 +122,11 @@ const CUT_SHORT: u8 = 1 << 4;
 const EVENT_CLOCK: u8 = 1 << 5;
 /// The bits above count the slots of wakers that are taken.
 const FLAG_BITS: u32 = 6;
+const _: () = assert!(
+    ALIGNED | WATCHED | OPAQUE | FAMILY_SAID | CUT_SHORT | EVENT_CLOCK == (1 << FLAG_BITS) - 1
+);
+/// Its memory is needed: it is not to wait for its client any longer. A bit of the family's byte.
+const SHED: u8 = 1 << 7;
 
 /// What all streams of a metrics layer have in common.
 #[derive(Clone, Debug)]
@@ -367,14 +371,14 @@ impl Stream {
 
     /// Ends it to free its memory: at its next event boundary, or at once if its client does not read.
     pub(crate) fn shed(&self) {
-        self.set(SHED);
+        self.0.family.fetch_or(SHED, Relaxed);
         self.stop_at(Instant::now(), EndReason::Rotated);
     }
 
     /// Whether it is to end though its client does not read.
     #[cfg(feature = "serve")]
     pub(crate) fn is_shed(&self) -> bool {
-        self.is(SHED)
+        self.0.family.load(Relaxed) & SHED != 0
     }
 
     /// An `id` field has come, perhaps to take the id away.
@@ -416,12 +420,12 @@ impl Stream {
 
     /// What kind of stream it is: as its request tells, until its first event tells more.
     pub fn family(&self) -> Family {
-        let family = usize::from(self.0.family.load(Relaxed));
+        let family = usize::from(self.0.family.load(Relaxed) & !SHED);
         Family::ALL.get(family).copied().unwrap_or(Family::Raw)
     }
 
     pub(crate) fn set_family(&self, family: Family, is_said: bool) {
-        self.0.family.store(family as u8, Relaxed);
+        self.store_family(family);
         if is_said {
             self.set(FAMILY_SAID);
         }
@@ -433,7 +437,7 @@ impl Stream {
             return;
         }
         if let Some(family) = self.family().learnt_from(event) {
-            self.0.family.store(family as u8, Relaxed);
+            self.store_family(family);
         }
     }
 
@@ -463,6 +467,12 @@ impl Stream {
 
     fn is(&self, flag: u8) -> bool {
         self.0.flags.load(Relaxed) & flag != 0
+    }
+
+    fn store_family(&self, family: Family) {
+        let keep_shed = |byte: u8| Some((byte & SHED) | family as u8);
+        // It always has a value to store.
+        let _ = self.0.family.fetch_update(Relaxed, Relaxed, keep_shed);
     }
 
     /// From now on its upstream's silence is the business of a layer inside.
@@ -717,6 +727,18 @@ mod tests {
         let message = Message::data(&"x".repeat(1_000)).unwrap();
         stream.send(&message).unwrap();
         assert!(stream.held_bytes() > 3_000, "{}", stream.held_bytes());
+    }
+
+    #[cfg(feature = "serve")]
+    #[tokio::test(start_paused = true)]
+    async fn slots_and_the_family_leave_alone_whether_it_is_shed() {
+        let stream = Stream::open();
+        (0..9).for_each(|_| drop(stream.slot()));
+        assert!(!stream.is_shed() && !stream.is_opaque() && !stream.is_cut_short());
+        stream.shed();
+        stream.store_family(Family::OpenAi);
+        assert!(stream.is_shed());
+        assert_eq!(stream.family(), Family::OpenAi);
     }
 
     #[test]
