@@ -422,12 +422,19 @@ fn when_memory_is_short_the_streams_that_hold_most_go_first() {
     let mut half = stream_of("/half", [127, 0, 2, 1], &proxy);
     // One that does not read, and for which events of the operator's wait.
     let stalled = stream_of("/flood", [127, 0, 2, 2], &proxy);
-    let mut passed = Value::Null;
+    let (mut passed, mut unchanged) = (Value::Null, 0);
     wait_until("a client for which there is no room", || {
         let stream = json(&proxy, "/api/streams?client=127.0.2.2")["streams"][0].clone();
         let before = std::mem::replace(&mut passed, stream["bytes"].clone());
-        std::thread::sleep(std::time::Duration::from_millis(50));
-        stream["unsent_bytes"].as_u64().unwrap() > 0 && before == passed
+        let is_blocked = stream["unsent_bytes"]
+            .as_u64()
+            .is_some_and(|unsent| unsent > 0);
+        unchanged = if is_blocked && before == passed {
+            unchanged + 1
+        } else {
+            0
+        };
+        unchanged == 50
     });
     let message =
         json!({ "to": { "client": "127.0.2.2" }, "data": "x".repeat(60_000) }).to_string();

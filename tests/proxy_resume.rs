@@ -24,6 +24,12 @@ fn start(origin: SocketAddr, flags: &[&str]) -> Proxy {
     start_with_backoff(origin, &[&SHORT_BACKOFF, flags].concat())
 }
 
+fn metrics(proxy: &Proxy) -> String {
+    let mut admin = Client::connect(proxy.admin());
+    admin.send("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+    String::from_utf8(admin.raw()).unwrap()
+}
+
 fn start_with_backoff(origin: SocketAddr, flags: &[&str]) -> Proxy {
     Proxy::start(origin, &[&FLAGS, flags].concat())
 }
@@ -116,11 +122,7 @@ fn while_the_upstream_is_away_its_client_hears_heartbeats_alone() {
     for _ in 0..5 {
         client.read_until(": heartbeat\n");
     }
-    let state = || {
-        let mut admin = Client::connect(proxy.admin());
-        admin.send("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
-        String::from_utf8(admin.raw()).unwrap()
-    };
+    let state = || metrics(&proxy);
     wait_until("the state", || {
         state().contains("sse_guard_streams_waiting{state=\"resuming\"} 1")
             || state().contains("sse_guard_streams_waiting{state=\"degraded\"} 1")
@@ -418,17 +420,23 @@ fn a_plain_request_that_is_answered_tells_streams_that_their_upstream_is_back() 
         "--resume-max-backoff=1h",
         "--resume-attempts=4",
     ];
-    let flags = [&flags[..], &["--resume-give-up=24h"]].concat();
+    let flags = [
+        &flags[..],
+        &["--resume-give-up=24h", "--admin-listen=127.0.0.1:0"],
+    ]
+    .concat();
     let proxy = start_with_backoff(address, &flags);
     let mut clients: Vec<_> = (0..3).map(|_| proxy.get("/")).collect();
     for client in &mut clients {
         assert_eq!(read_to(client, 1).0, [1]);
     }
     origin.stop_listening();
-    for client in &mut clients {
+    for _ in &clients {
         go.send(()).unwrap();
-        client.read_until(": heartbeat\n");
     }
+    // A stream that is lost later starts a backoff of its own.
+    let waiting = "sse_guard_streams_waiting{state=\"resuming\"} 3";
+    wait_until("all streams wait", || metrics(&proxy).contains(waiting));
     // The upstream is known to be away by a plain request, too.
     let plain = || {
         proxy
