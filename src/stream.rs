@@ -101,34 +101,32 @@ struct Record {
     end: AtomicU8,
     state: AtomicU8,
     /// What holds for the whole of it, a bit each.
-    flags: AtomicU16,
+    flags: AtomicU8,
+    /// And [`SHED`].
     family: AtomicU8,
 }
 
 /// A layer inside cuts it at event boundaries already.
-const ALIGNED: u16 = 1;
-/// A layer inside watches for its upstream's silence.
-const WATCHED: u16 = 1 << 1;
-/// Its bytes tell nothing of events.
-const OPAQUE: u16 = 1 << 2;
-/// Its family is as somebody has said, whatever comes.
-const FAMILY_SAID: u16 = 1 << 3;
-/// Its upstream has ended it properly before it was complete.
-const CUT_SHORT: u16 = 1 << 4;
-/// A layer goes by its events.
-const EVENT_CLOCK: u16 = 1 << 5;
-/// Its memory is needed: it does not wait for its client any longer.
-const SHED: u16 = 1 << 6;
-/// The bits above count the slots of wakers that are taken.
-const FLAG_BITS: u32 = 8;
-/// Each flag is a bit of its own, below the count.
-const _: () = assert!(
-    ALIGNED | WATCHED | OPAQUE | FAMILY_SAID | CUT_SHORT | EVENT_CLOCK | SHED == (1 << 7) - 1
-        && FLAG_BITS >= 7
-);
-
+const ALIGNED: u8 = 1;
 /// Bytes that are held are counted in these, of which 16 bits make a megabyte.
 const HELD_UNIT: u64 = 16;
+/// A layer inside watches for its upstream's silence.
+const WATCHED: u8 = 1 << 1;
+/// Its bytes tell nothing of events.
+const OPAQUE: u8 = 1 << 2;
+/// Its family is as somebody has said, whatever comes.
+const FAMILY_SAID: u8 = 1 << 3;
+/// Its upstream has ended it properly before it was complete.
+const CUT_SHORT: u8 = 1 << 4;
+/// A layer goes by its events.
+const EVENT_CLOCK: u8 = 1 << 5;
+/// The bits above count the slots of wakers that are taken.
+const FLAG_BITS: u32 = 6;
+const _: () = assert!(
+    ALIGNED | WATCHED | OPAQUE | FAMILY_SAID | CUT_SHORT | EVENT_CLOCK == (1 << FLAG_BITS) - 1
+);
+/// Its memory is needed: it is not to wait for its client any longer. A bit of the family's byte.
+const SHED: u8 = 1 << 7;
 
 /// What all streams of a metrics layer have in common.
 #[derive(Clone, Debug)]
@@ -173,7 +171,7 @@ impl Stream {
             wakers: Wakers::default(),
             end: AtomicU8::new(u8::MAX),
             state: AtomicU8::new(StreamState::Open as u8),
-            flags: AtomicU16::new(0),
+            flags: AtomicU8::new(0),
             family: AtomicU8::new(Family::Raw as u8),
         }))
     }
@@ -373,14 +371,14 @@ impl Stream {
 
     /// Ends it to free its memory: at its next event boundary, or at once if its client does not read.
     pub(crate) fn shed(&self) {
-        self.set(SHED);
+        self.0.family.fetch_or(SHED, Relaxed);
         self.stop_at(Instant::now(), EndReason::Rotated);
     }
 
     /// Whether it is to end though its client does not read.
     #[cfg(feature = "serve")]
     pub(crate) fn is_shed(&self) -> bool {
-        self.is(SHED)
+        self.0.family.load(Relaxed) & SHED != 0
     }
 
     /// An `id` field has come, perhaps to take the id away.
@@ -422,12 +420,12 @@ impl Stream {
 
     /// What kind of stream it is: as its request tells, until its first event tells more.
     pub fn family(&self) -> Family {
-        let family = usize::from(self.0.family.load(Relaxed));
+        let family = usize::from(self.0.family.load(Relaxed) & !SHED);
         Family::ALL.get(family).copied().unwrap_or(Family::Raw)
     }
 
     pub(crate) fn set_family(&self, family: Family, is_said: bool) {
-        self.0.family.store(family as u8, Relaxed);
+        self.store_family(family);
         if is_said {
             self.set(FAMILY_SAID);
         }
@@ -439,7 +437,7 @@ impl Stream {
             return;
         }
         if let Some(family) = self.family().learnt_from(event) {
-            self.0.family.store(family as u8, Relaxed);
+            self.store_family(family);
         }
     }
 
@@ -463,12 +461,18 @@ impl Stream {
     }
 
     /// Tells whether it was set before.
-    fn set(&self, flag: u16) -> bool {
+    fn set(&self, flag: u8) -> bool {
         self.0.flags.fetch_or(flag, Relaxed) & flag != 0
     }
 
-    fn is(&self, flag: u16) -> bool {
+    fn is(&self, flag: u8) -> bool {
         self.0.flags.load(Relaxed) & flag != 0
+    }
+
+    fn store_family(&self, family: Family) {
+        let keep_shed = |byte: u8| Some((byte & SHED) | family as u8);
+        // It always has a value to store.
+        let _ = self.0.family.fetch_update(Relaxed, Relaxed, keep_shed);
     }
 
     /// From now on its upstream's silence is the business of a layer inside.
@@ -727,12 +731,14 @@ mod tests {
 
     #[cfg(feature = "serve")]
     #[tokio::test(start_paused = true)]
-    async fn slots_of_wakers_leave_the_flags_alone() {
+    async fn slots_and_the_family_leave_alone_whether_it_is_shed() {
         let stream = Stream::open();
         (0..9).for_each(|_| drop(stream.slot()));
         assert!(!stream.is_shed() && !stream.is_opaque() && !stream.is_cut_short());
         stream.shed();
+        stream.store_family(Family::OpenAi);
         assert!(stream.is_shed());
+        assert_eq!(stream.family(), Family::OpenAi);
     }
 
     #[test]

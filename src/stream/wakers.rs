@@ -3,11 +3,11 @@
 use super::FLAG_BITS;
 use crate::lock::lock;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::Waker;
 
 /// Guards with a slot of their own. More than that in one stack share the last one.
-const SLOTS: u16 = 4;
+const SLOTS: u8 = 1 << (u8::BITS - FLAG_BITS);
 
 /// Where a channel stands between two guards, each is polled by a task of its own, and all of them want to
 /// know of an end or a message. Each has a slot, which keeps its latest waker.
@@ -31,12 +31,12 @@ impl Default for Slots {
 
 /// The slot of one guard.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Slot(u16);
+pub(crate) struct Slot(u8);
 
 impl Slot {
     /// The next one, of as many as are counted above the flags.
-    pub(super) fn next(flags: &AtomicU16) -> Self {
-        let one_more = |flags: u16| {
+    pub(super) fn next(flags: &AtomicU8) -> Self {
+        let one_more = |flags: u8| {
             let is_last = flags >> FLAG_BITS == SLOTS - 1;
             (!is_last).then(|| flags + (1 << FLAG_BITS))
         };
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn each_slot_is_woken_once_and_a_later_waker_replaces_its_own_alone() {
-        let (wakers, taken) = (Wakers::default(), AtomicU16::new(0b10101));
+        let (wakers, taken) = (Wakers::default(), AtomicU8::new(0b10101));
         let slots: Vec<_> = (0..SLOTS).map(|_| Slot::next(&taken)).collect();
         let counts: Vec<_> = (0..SLOTS).map(|_| Arc::new(Count::default())).collect();
         let stale = Arc::new(Count::default());
