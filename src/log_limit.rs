@@ -129,14 +129,12 @@ impl Drop for Pending {
 }
 
 /// A limit for each of a few kinds of lines, so that a flood of one does not hide the others.
-#[cfg(feature = "serve")]
 #[derive(Debug)]
 pub(crate) struct LogLimits<K> {
     make: fn() -> LogLimit,
     kinds: Mutex<Vec<(K, LogLimit)>>,
 }
 
-#[cfg(feature = "serve")]
 impl<K: PartialEq> LogLimits<K> {
     pub(crate) fn new(make: fn() -> LogLimit) -> Self {
         Self {
@@ -162,6 +160,50 @@ impl<K: PartialEq> LogLimits<K> {
         let limits = lock(&self.kinds);
         let limits: Vec<_> = limits.iter().map(|(_, limit)| limit.clone()).collect();
         limits.iter().for_each(LogLimit::summarize);
+    }
+}
+
+/// The log of a test's thread.
+#[cfg(all(test, feature = "proxy"))]
+pub(crate) mod captured {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+    use tracing::subscriber::{DefaultGuard, set_default};
+
+    #[derive(Clone, Default)]
+    pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Log {
+        /// Captures what is logged until the guard is dropped.
+        pub(crate) fn start() -> (Self, DefaultGuard) {
+            let log = Self::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt().with_ansi(false);
+            let subscriber = subscriber.with_writer(move || writer.clone()).finish();
+            (log, set_default(subscriber))
+        }
+
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+
+        /// How many lines have this in them.
+        pub(crate) fn count(&self, text: &str) -> usize {
+            self.text()
+                .lines()
+                .filter(|line| line.contains(text))
+                .count()
+        }
+    }
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 }
 

@@ -151,30 +151,12 @@ mod tests {
         assert_eq!(trace_id(&HeaderMap::new()), None);
     }
 
-    /// What the thread's log has, line by line.
-    #[cfg(feature = "proxy")]
-    #[derive(Clone, Default)]
-    struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
-
-    #[cfg(feature = "proxy")]
-    impl std::io::Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[cfg(feature = "proxy")]
     #[tokio::test(start_paused = true)]
     async fn floods_of_streams_and_of_panics_are_bounded_and_counted() {
+        use crate::log_limit::captured::Log;
         use std::num::NonZeroU32;
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
-        let _logging = tracing::subscriber::set_default(subscriber.with_ansi(false).finish());
+        let (log, _logging) = Log::start();
         let limit = LogLimit::new(NonZeroU32::MIN, Duration::from_secs(3600));
         let panics = LogLimit::per_kind();
         for _ in 0..30 {
@@ -183,18 +165,15 @@ mod tests {
             lines.end(&stream, "/", EndReason::Panicked, Duration::ZERO, &panics);
         }
         tokio::time::sleep(Duration::from_secs(20)).await;
-        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-        let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
-        assert_eq!(count("stream opened"), 1, "{log}");
-        assert_eq!(
-            count("more streams opened than were logged left_out=29"),
-            1,
-            "{log}"
-        );
+        let text = log.text();
+        assert_eq!(log.count("stream opened"), 1, "{text}");
+        let summary = "more streams opened than were logged left_out=29";
+        assert_eq!(log.count(summary), 1, "{text}");
         // The first is that of the stream that is logged.
-        assert_eq!(count("stream ended: the service panicked"), 11, "{log}");
+        let line = "stream ended: the service panicked";
+        assert_eq!(log.count(line), 11, "{text}");
         let summary = "the service panicked in more streams route=\"/\" not_logged=19";
-        assert_eq!(count(summary), 1, "{log}");
-        assert_eq!(log.lines().count(), 14, "{log}");
+        assert_eq!(log.count(summary), 1, "{text}");
+        assert_eq!(text.lines().count(), 14, "{text}");
     }
 }

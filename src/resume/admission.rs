@@ -9,10 +9,11 @@ mod tests;
 pub(super) use self::lane::Key;
 pub(super) use self::queue::Failure;
 
-use self::outage::Line;
+use self::outage::{Line, LineLimits};
 use self::queue::{Grant, Queue};
 use crate::jitter::LONGEST;
 use crate::lock::lock;
+use crate::log_limit::{LogLimit, LogLimits};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub struct Admission(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
+    lines: LineLimits,
     /// Whether a connection has failed since the last answer, without the lock.
     is_suspect: AtomicBool,
     driver: Mutex<Driver>,
@@ -59,6 +61,7 @@ impl Admission {
     pub fn new(gap: Duration, at_once: usize) -> Self {
         Self(Arc::new(Shared {
             queue: Mutex::new(Queue::new(gap.min(LONGEST), at_once.max(1))),
+            lines: LogLimits::new(LogLimit::per_kind),
             is_suspect: AtomicBool::new(false),
             driver: Mutex::default(),
             sooner: Notify::new(),
@@ -123,7 +126,7 @@ impl Shared {
         self.is_suspect.store(queue.is_suspect(), Relaxed);
         drop(queue);
         for line in lines {
-            line.log();
+            line.log(&self.lines);
         }
         self.give(grants);
         if let Some(at) = wake_at {

@@ -1,5 +1,7 @@
 //! What the log says of an outage: a few lines with counts, not a line for each stream.
 
+use crate::log_limit::LogLimits;
+use std::mem::{Discriminant, discriminant};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -15,7 +17,7 @@ pub(super) struct Line {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum What {
+pub(super) enum What {
     Lost,
     Waiting {
         waiting: usize,
@@ -30,8 +32,26 @@ enum What {
     },
 }
 
+/// A limit for each kind of line.
+pub(super) type LineLimits = LogLimits<Discriminant<What>>;
+
 impl Line {
-    pub(super) fn log(&self) {
+    /// Within the limits: an upstream that fails and answers in turn causes one outage after another.
+    pub(super) fn log(&self, limits: &LineLimits) {
+        let upstream = self.upstream.clone();
+        limits.of(discriminant(&self.what)).write(
+            || self.write(),
+            move |not_logged| {
+                tracing::info!(
+                    upstream = upstream.as_deref(),
+                    not_logged,
+                    "the upstream was lost and came back more often than was logged"
+                );
+            },
+        );
+    }
+
+    fn write(&self) {
         let upstream = self.upstream.as_deref();
         match self.what {
             What::Lost => tracing::info!(
@@ -174,5 +194,41 @@ impl Outage {
             upstream: self.upstream.clone(),
             what,
         }
+    }
+}
+
+#[cfg(all(test, feature = "proxy"))]
+mod tests {
+    use super::*;
+    use crate::log_limit::LogLimit;
+    use crate::log_limit::captured::Log;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_fails_and_answers_in_turn_does_not_flood_the_log() {
+        let (log, _logging) = Log::start();
+        let limits = LineLimits::new(LogLimit::per_kind);
+        let mut outages = Outages::default();
+        let mut all = 0;
+        for _ in 0..300 {
+            let (mut lines, now) = (Vec::new(), Instant::now());
+            outages.lost(Some("http://a/"), now, &mut lines);
+            outages.failed(now, &mut lines);
+            outages.back(now, &mut lines);
+            outages.settled(true, now, &mut lines);
+            all += lines.len() as u64;
+            lines.iter().for_each(|line| line.log(&limits));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let text = log.text();
+        let (summaries, lines): (Vec<_>, Vec<_>) =
+            text.lines().partition(|line| line.contains("not_logged="));
+        let left_out = summaries.iter().map(|line| {
+            let (_, count) = line.rsplit_once("not_logged=").unwrap();
+            count.parse::<u64>().unwrap()
+        });
+        assert_eq!(lines.len() as u64 + left_out.sum::<u64>(), all, "{text}");
+        // Two kinds come with each outage, of which 10 are written at once and 10 a minute.
+        assert!(all >= 600 && lines.len() < 50, "{all}: {text}");
     }
 }
