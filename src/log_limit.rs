@@ -164,7 +164,8 @@ impl<K: PartialEq> LogLimits<K> {
 }
 
 /// The log of a test's thread.
-#[cfg(all(test, feature = "proxy"))]
+#[cfg(feature = "proxy")]
+#[cfg(test)]
 pub(crate) mod captured {
     use std::io;
     use std::sync::{Arc, Mutex};

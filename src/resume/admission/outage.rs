@@ -197,7 +197,8 @@ impl Outage {
     }
 }
 
-#[cfg(all(test, feature = "proxy"))]
+#[cfg(feature = "proxy")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::log_limit::LogLimit;
