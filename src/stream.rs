@@ -733,7 +733,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn slots_and_the_family_leave_alone_whether_it_is_shed() {
         let stream = Stream::open();
-        (0..9).for_each(|_| drop(stream.slot()));
+        for _ in 0..9 {
+            let _slot = stream.slot();
+        }
         assert!(!stream.is_shed() && !stream.is_opaque() && !stream.is_cut_short());
         stream.shed();
         stream.store_family(Family::OpenAi);
