@@ -1,7 +1,7 @@
 //! Connections that wait: for a response's head, for the next request, for the first one.
 
 use crate::bench::{Bench, Workload, grown};
-use crate::client::{Failure, Failures, within};
+use crate::client::{Failure, Failures, fetch, within};
 use crate::report::Report;
 use crate::wire::Response;
 use anyhow::Result;
@@ -135,6 +135,9 @@ impl Workload for Waiting {
 
     async fn run(&self, bench: &Bench<'_>) -> Result<Report> {
         let tree = bench.tree;
+        // It listens before it serves: what it sets up in between is none of its connections'.
+        fetch(bench.target.addr, &bench.request("/plain")).await?;
+        sleep(Duration::from_millis(500)).await;
         let fds = tree.fds()?;
         let (open, _) = self.open(bench, self.warm_up).await?;
         sleep(Duration::from_millis(500)).await;
