@@ -168,8 +168,43 @@ impl<K: PartialEq> LogLimits<K> {
 #[cfg(test)]
 pub(crate) mod captured {
     use std::io;
-    use std::sync::{Arc, Mutex};
-    use tracing::subscriber::{DefaultGuard, set_default};
+    use std::sync::{Arc, LazyLock, Mutex};
+    use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default};
+    use tracing::{Dispatch, Metadata, Subscriber, span, subscriber::Interest};
+
+    /// A second subscriber, registered as long as the process runs.
+    ///
+    /// While `tracing` knows of one subscriber alone, a callsite that is first reached on another
+    /// thread is judged by that thread's default, which is none, and stays off for all threads.
+    static SECOND: LazyLock<Dispatch> =
+        LazyLock::new(|| Dispatch::new(Second(NoSubscriber::new())));
+
+    /// Has each callsite judged anew whenever it is reached.
+    struct Second(NoSubscriber);
+
+    impl Subscriber for Second {
+        fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+            Interest::sometimes()
+        }
+
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            false
+        }
+
+        fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
+            self.0.new_span(attributes)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, _: &tracing::Event<'_>) {}
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
 
     #[derive(Clone, Default)]
     pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
@@ -177,6 +212,7 @@ pub(crate) mod captured {
     impl Log {
         /// Captures what is logged until the guard is dropped.
         pub(crate) fn start() -> (Self, DefaultGuard) {
+            LazyLock::force(&SECOND);
             let log = Self::default();
             let writer = log.clone();
             let subscriber = tracing_subscriber::fmt().with_ansi(false);
