@@ -224,6 +224,24 @@ fn a_request_body_streams() {
 }
 
 #[test]
+fn a_chunked_body_is_forwarded_whatever_the_method() {
+    let origin = Origin::start(|asked, to| {
+        assert_eq!(asked.field("transfer-encoding"), Some("chunked"));
+        assert_eq!(asked.field("content-length"), None);
+        assert_eq!(to.body(17), b"7\r\n{\"q\":1}\r\n0\r\n\r\n");
+        to.raw(b"HTTP/1.1 204 No Content\r\n\r\n");
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    for method in ["GET", "HEAD", "POST", "DELETE", "OPTIONS", "QUERY"] {
+        let mut client = proxy.ask(&format!(
+            "{method} /_search HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\
+             7\r\n{{\"q\":1}}\r\n0\r\n\r\n"
+        ));
+        assert_eq!(status(&client.head()), "204", "{method}");
+    }
+}
+
+#[test]
 fn an_upstream_that_is_not_there_is_a_502_with_advice_in_the_log() {
     let nobody = nobody();
     let proxy = Proxy::start(nobody, &[]);

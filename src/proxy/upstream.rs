@@ -37,7 +37,7 @@ use crate::guard::BoxError;
 use crate::proxy::config;
 use crate::serve::{LINGER, Liveness, RequestBody, Upload};
 use bytes::{Bytes, BytesMut};
-use http::header::{HOST, TRAILER};
+use http::header::{HOST, TRAILER, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
@@ -216,6 +216,11 @@ impl Upstream {
         if let Some(protocol) = protocol {
             headers::set_upgrade(&mut parts.headers, protocol);
         }
+        if !body.is_end_stream() && body.size_hint().exact().is_none() {
+            // hyper drops a body of unknown length of a GET or HEAD that has no such field.
+            let chunked = HeaderValue::from_static("chunked");
+            parts.headers.insert(TRANSFER_ENCODING, chunked);
+        }
         let body = Uploading::new(WithoutTrailers(body), progress);
         let most = self.target.max_body.and_then(|most| most.try_into().ok());
         let body = Limited::new(body, most.unwrap_or(usize::MAX));
@@ -373,7 +378,8 @@ fn nothing() -> BoxedBody {
 
 /// The same request once more, if its body was empty.
 fn repeated(request: &Request<BoxedBody>, upload: &Upload) -> Option<Request<BoxedBody>> {
-    if !upload.is_over() {
+    // A body that was read ahead has been taken and is still to be sent.
+    if !upload.is_over() || !request.body().is_end_stream() {
         return None;
     }
     let mut again = Request::new(nothing());
@@ -417,5 +423,12 @@ mod tests {
         let size = size(|upstream, request| upstream.ask(request));
         // It was eight times as much when each step held the request, and hyper's connection.
         assert!(size <= 1152, "{size} bytes");
+    }
+    #[test]
+    fn a_body_that_was_read_ahead_is_not_repeated_as_an_empty_one() {
+        let upload = RequestBody::default().upload();
+        let ahead = Full::from("ahead").map_err(|never| match never {});
+        assert!(repeated(&Request::new(ahead.boxed_unsync()), &upload).is_none());
+        assert!(repeated(&Request::new(nothing()), &upload).is_some());
     }
 }
