@@ -3,12 +3,12 @@
 //!
 //! ```text
 //! cargo run --example axum_app --features axum
-//! curl -N http://127.0.0.1:3000/ticks
+//! curl -N -H 'accept: text/event-stream' http://127.0.0.1:3000/ticks
 //! curl http://127.0.0.1:3000/
 //! ```
 //!
-//! An event comes each 20 s and a heartbeat after each 5 s of silence. Press ctrl-c here: curl gets
-//! a last `retry:` line and a proper end within 3 s, then the server is gone.
+//! An event comes each 20 s and a heartbeat after each 5 s of silence. Press ctrl-c here: curl, which
+//! accepts an event stream as an `EventSource` does, gets a last `retry:` line and a proper end within 3 s, then the server is gone.
 
 use axum::Router;
 use axum::response::sse::{Event, Sse};

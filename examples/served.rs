@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo run --example served --features axum,serve
-//! curl -N http://127.0.0.1:3000/ticks
+//! curl -N -H 'accept: text/event-stream' http://127.0.0.1:3000/ticks
 //! curl -N http://127.0.0.1:3000/flood | sleep 60
 //! ```
 //!

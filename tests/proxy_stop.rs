@@ -8,8 +8,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{ErrorKind, Read};
-use std::net::TcpStream;
+use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use support::{Client, End, Origin, PATIENCE, Proxy, wait_until};
 
@@ -403,17 +402,39 @@ fn a_flag_that_comes_late_or_not_at_all_is_passed_on_with_all_that_was_read() {
 }
 
 #[test]
-fn an_answer_has_time_behind_the_window() {
-    let (origin, gate) = two_events();
-    let flags = ["--drain-window", "200ms", "--drain-answers", "10h"];
+fn an_answer_has_time_behind_the_window_and_clients_find_the_proxy_meanwhile() {
+    let (go, goes) = support::gate();
+    let origin = Origin::start(move |asked, to| {
+        if asked.path == "/page" {
+            to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nwhole");
+            return;
+        }
+        to.stream();
+        to.chunk("data: 1\n\n");
+        goes.wait();
+        to.chunk("data: 2\n\n");
+        to.end();
+    });
+    let flags = [
+        "--drain-window=200ms",
+        "--drain-answers=10h",
+        "--admin-listen=127.0.0.1:0",
+    ];
     let mut proxy = Proxy::start(origin.addr, &flags);
     let mut client = begun(post(&proxy));
     terminate(&proxy);
-    wait_until("the listener closes", || {
-        TcpStream::connect(proxy.addr)
-            .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    wait_until("the window is over", || {
+        readiness(&proxy).1["phase"] == "answers"
     });
-    gate.open();
+    for _ in 0..3 {
+        let mut page = proxy.ask("GET /page HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(page.head().contains("\nconnection: close\n"));
+        assert_eq!(page.raw(), b"whole");
+        let mut feed = proxy.get("/");
+        assert!(feed.head().starts_with("http/1.1 200 "));
+        assert!(retry(&feed.raw()) > 0);
+    }
+    go.send(()).unwrap();
     assert_eq!(client.rest(), (b"data: 2\n\n".to_vec(), End::Clean));
     assert_eq!(stopped(&mut proxy)["cut_off"], 0);
 }

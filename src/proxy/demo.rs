@@ -35,8 +35,8 @@ pub(super) fn start(origin: TcpListener, proxy: SocketAddr, admin: Option<&TcpLi
     if let Some(Ok(admin)) = admin.map(TcpListener::local_addr) {
         println!("Watch:    open http://{admin}/ in another tab");
     }
-    println!("Try:      curl -N http://{proxy}/quiet");
-    println!("Compare:  curl -N http://{address}/quiet\n");
+    println!("Try:      curl -N -H 'accept: text/event-stream' http://{proxy}/quiet");
+    println!("Compare:  curl -N -H 'accept: text/event-stream' http://{address}/quiet\n");
     for (path, method, sentence) in origin::ENDPOINTS {
         println!("  {method:4} {path:22} {sentence}");
     }

@@ -73,6 +73,18 @@ impl Listener {
         })
     }
 
+    /// Whether another process serves the address too, as far as can be told once it may.
+    pub(super) fn is_taken_over(&self, takeover: Takeover) -> bool {
+        let address = self.socket.local_addr();
+        match takeover {
+            _ if self.is_inherited() => false,
+            Takeover::Off => false,
+            Takeover::Drain => address.is_ok_and(|address| Lock::take(address).is_err()),
+            // It leaves no trace.
+            Takeover::Always => true,
+        }
+    }
+
     /// Whether the service manager keeps the socket, with the connections that wait in it.
     pub(super) fn is_inherited(&self) -> bool {
         self.handover.socket.is_none()

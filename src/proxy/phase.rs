@@ -13,7 +13,7 @@ pub(super) enum Phase {
     Delay,
     /// Ends streams, puts new ones off, serves all else (`drain.window`).
     Draining,
-    /// Accepts no connections, finishes what is under way (`drain.answers`).
+    /// Finishes answers that are not rotated, and goes on as in the window meanwhile (`drain.answers`).
     Answers,
 }
 
@@ -37,7 +37,7 @@ impl Phase {
                 "the proxy stops (drain.window): streams are ended, new ones put off, other requests served"
             }
             Self::Answers => {
-                "the proxy stops (drain.answers): no new connections, what is under way is finished"
+                "the proxy stops (drain.answers): answers under way are finished, new streams put off"
             }
         }
     }

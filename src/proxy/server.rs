@@ -171,6 +171,9 @@ impl Reload {
     }
 }
 
+/// Between two looks at whether answers are still under way at shutdown.
+const CHECK: Duration = Duration::from_millis(100);
+
 /// The proxy while it runs.
 pub(super) struct Proxy {
     pub(super) running: Arc<Running>,
@@ -257,8 +260,9 @@ impl Proxy {
     }
 
     /// Drains: for `drain.delay` all goes on but readiness, over `drain.window` streams end and new ones
-    /// are put off, and at its end the listener closes. Back when the last connection has ended, at the
-    /// latest a few seconds behind the window and `drain.answers`, at once on a second signal.
+    /// are put off, which goes on while answers that are not rotated do. Then the listener closes; it closes
+    /// at the end of the window if another process has taken over. Back when the last connection has ended,
+    /// at the latest a few seconds behind the window and `drain.answers`, at once on a second signal.
     async fn stop(mut self, mut connections: Connections, handler: &Handler) {
         // A reload is told so.
         drop(self.operator);
@@ -303,12 +307,25 @@ impl Proxy {
             }
             let closes_at = draining_from + window;
             serve_until(&mut connections, listener, handler, closes_at).await;
+            common.phases().enter(Phase::Answers);
+            notify::phase(Phase::Answers);
+            // To find nobody there is an error to a client, and to an EventSource behind another proxy the
+            // end. So while answers go on, so does this, unless the next process serves the address.
+            let gone_at = draining_from + answers;
+            while common.drain.live() > 0
+                && Instant::now() < gone_at
+                && !listener.is_taken_over(config.takeover)
+            {
+                let next = Instant::now() + CHECK;
+                serve_until(&mut connections, listener, handler, next.min(gone_at)).await;
+            }
             match listener.is_inherited() {
                 // What waits there is for the next process.
                 true => sleep(SETTLE).await,
                 false => {
                     listener.refuse_handshakes();
-                    serve_until(&mut connections, listener, handler, closes_at + SETTLE).await;
+                    let settled = Instant::now() + SETTLE;
+                    serve_until(&mut connections, listener, handler, settled).await;
                 }
             }
         };
@@ -318,8 +335,6 @@ impl Proxy {
         };
         drop(self.listener);
         if in_order {
-            common.phases().enter(Phase::Answers);
-            notify::phase(Phase::Answers);
             let done = async {
                 connections.finish().await;
                 // Nobody can end a foreign protocol in good order: tunnels get the window to end by

@@ -19,6 +19,21 @@ const PEERS: &[(&str, u64)] = &[
     ("Envoy", 300),
 ];
 
+/// A client that is over it gets no answer, not even a 429.
+fn few_connections(config: &Config) -> Option<String> {
+    let connections = config.client.max_connections?;
+    let streams = config.routes.iter();
+    let streams = streams
+        .filter_map(|route| route.settings.limit.per_ip)
+        .max()?;
+    (connections < streams).then(|| {
+        format!(
+            "client.max_connections {connections} is below limit.per_ip {streams}: a client's connections \
+             are closed without an answer before it reaches its limit of streams"
+        )
+    })
+}
+
 /// Where an upstream listens; an IPv6 address is without its brackets.
 pub(in crate::proxy) fn host_and_port(url: &Uri) -> (&str, u16) {
     let host = url.host().unwrap_or_default();
@@ -52,7 +67,7 @@ pub(super) fn loops(listen: SocketAddr, upstream: &Uri) -> bool {
 
 /// What is allowed but hardly meant; `catch_all` tells that the last route is the implicit one.
 pub(super) fn warnings(config: &Config, catch_all: bool) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<_> = few_connections(config).into_iter().collect();
     if config
         .trusted_proxies
         .iter()
@@ -180,8 +195,8 @@ fn of_settings(settings: &Settings) -> Vec<String> {
             warnings.extend(slow_heartbeat(interval));
             let late = |name: &str, end: Duration| {
                 format!(
-                    "heartbeat.interval {} is not below {name} {}: streams end before their \
-                     first heartbeat",
+                    "heartbeat.interval {} is not below {name} {}: quiet streams end before a \
+                     heartbeat is due",
                     format_duration(interval),
                     format_duration(end)
                 )

@@ -227,3 +227,18 @@ fn a_proxy_that_forwards_to_itself_is_refused() {
         }
     }
 }
+
+#[test]
+fn a_bound_on_connections_below_that_on_streams_is_warned_of() {
+    let warned = |text: &str| {
+        let text = format!("upstream.url = 'http://a'\n{text}");
+        let warnings = config(&text).warnings;
+        warnings
+            .iter()
+            .any(|warning| warning.contains("client.max_connections 5 is below limit.per_ip"))
+    };
+    assert!(warned("client.max_connections = 5"));
+    assert!(!warned("client.max_connections = 5\nlimit.per_ip = 5"));
+    assert!(!warned("client.max_connections = 5\nlimit.per_ip = 'off'"));
+    assert!(!warned("limit.per_ip = 5"));
+}
