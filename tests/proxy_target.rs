@@ -179,13 +179,28 @@ fn a_target_is_of_a_form_that_its_method_has() {
     }
 }
 
+#[test]
+fn a_refused_connect_says_which_methods_are_allowed() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &["--admin-listen", "127.0.0.1:0"]);
+    for to in [proxy.addr, proxy.admin()] {
+        let mut client = Client::connect(to);
+        client.send("CONNECT localhost:80 HTTP/1.1\r\nHost: localhost:80\r\n\r\n");
+        let head = client.head();
+        assert_eq!(&head[9..12], "405", "{head}");
+        assert!(head.contains("\nallow: get, head, post"), "{head}");
+    }
+}
+
 /// In front of `origin`, with a route of its own limit beside the rest.
 fn limited(origin: &Origin, base: &str, mode: &str) -> Proxy {
     let mut file = NamedTempFile::new().unwrap();
     write!(
         file,
         "upstream.url = 'http://{}{base}'\nlimit.rate = 'off'\npath.normalize = '{mode}'\n\
-         [[route]]\npath = '/admin'\nlimit.per_ip = 1\n[[route]]\npath = '/caf\u{e9}'\nlimit.per_ip = 1\n",
+         [[route]]\npath = '/admin'\nlimit.per_ip = 1\n[[route]]\npath = '/caf\u{e9}'\nlimit.per_ip = 1\n\
+         [[route]]\npath = '/v1/models:ask'\nlimit.per_ip = 1\n\
+         [[route]]\npath = '/v1/*/events'\nlimit.per_ip = 1\n",
         origin.addr
     )
     .unwrap();
@@ -229,6 +244,11 @@ fn one_path_has_one_limit_however_it_is_spelt() {
             "/x/..%2fadmin",
             "/../admin",
             "/admin%00",
+            "/admin%3bx",
+            "/v1/models%3Aask",
+            "/v1/models%3aask/x",
+            "/v1/%6Dodels%3aask",
+            "/v1/a%3bx/..%2fmodels:ask",
         ] {
             assert_eq!(status(path), "400", "{mode} {path}");
         }
@@ -242,9 +262,29 @@ fn one_path_has_one_limit_however_it_is_spelt() {
         ] {
             assert_eq!(status(path), "200", "{mode} {path}");
         }
+        // A URL parser takes these for a host and `/admin`.
+        for path in [
+            "//x.test/admin",
+            "///x.test/admin",
+            "//u@h:1/admin",
+            "//[::1]/admin/x",
+            "http://b//x.test/admin",
+        ] {
+            let expected = if mode == "match" { "400" } else { "200" };
+            assert_eq!(status(path), expected, "{mode} {path}");
+        }
         let mut held = proxy.get("/caf%C3%A9");
         assert_eq!(&held.head()[9..12], "200");
         assert_eq!(status("/caf%c3%a9"), "429");
+        let mut held = proxy.get("/v1/models:ask");
+        assert_eq!(&held.head()[9..12], "200");
+        assert_eq!(status("/v1/models:ask/"), "429");
+        let mut held = proxy.get("/v1/a/events");
+        assert_eq!(&held.head()[9..12], "200");
+        for path in ["/v1/a/events/", "/v1/b/events//", "/v1/a/event%73/"] {
+            assert_eq!(status(path), "429", "{mode} {path}");
+        }
+        assert_eq!(status("/v1/a/events%2f"), "400", "{mode}");
     }
 }
 

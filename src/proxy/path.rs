@@ -6,7 +6,6 @@
 //! of them would be of another route, or above the root.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 /// All readings of a longer path would cost more than its request. RFC 9112 section 3 asks for 8,000
 /// bytes of a request line.
@@ -24,7 +23,7 @@ pub(super) enum BadPath {
     #[error("the path leads above its root")]
     AboveRoot,
     #[error(
-        "the path leads to another route if its dot segments, empty segments, encoded slashes or \
+        "the path leads to another route if its dot segments, empty segments, escapes or \
          parameters are resolved: send it without them"
     )]
     Ambiguous,
@@ -69,7 +68,8 @@ pub(super) fn resolve<R: PartialEq>(
     if normalize == Normalize::Off {
         let (route, spelling) = (route_of(path), path.into());
         if is_bounded(&route) {
-            for reading in Reading::all_of(path) {
+            // Behind a base path no target begins with two slashes.
+            for reading in Reading::all_of(path).filter(|reading| !reading.drops_authority) {
                 reading.of(path)?;
             }
         }
@@ -96,7 +96,7 @@ pub(super) fn resolve<R: PartialEq>(
     // A server that compares what it gets byte by byte. To decode unreserved characters changes
     // nothing of what a URI means (RFC 3986 section 6.2.2.2).
     if route_of(&forwarded) != route {
-        forwarded = decode(path, false).into();
+        forwarded = decode(path, Escapes::Unreserved).into();
     }
     Ok(Resolved {
         route,
@@ -104,18 +104,30 @@ pub(super) fn resolve<R: PartialEq>(
     })
 }
 
-/// The spelling of a route's path that normalized paths are compared with: what a request cannot
-/// have as it is percent-encoded, unreserved characters decoded, other escapes in upper case.
-pub(super) fn pattern(path: &str) -> String {
+/// The spelling of a route's path that paths of requests are compared with: what a request cannot
+/// have as it is percent-encoded, other escapes decoded.
+///
+/// Servers decode both `:` and `%3A` to a colon. So a route has both in one spelling, the decoded one, and
+/// a request that escapes it is ambiguous. In a glob a decoded character is never a wildcard.
+pub(super) fn pattern(path: &str, is_glob: bool) -> String {
     let mut encoded = String::with_capacity(path.len());
     for byte in path.bytes() {
         match byte.is_ascii() {
             true => encoded.push(byte.into()),
-            // Writing to a string does not fail.
-            false => drop(write!(encoded, "%{byte:02X}")),
+            false => push_escape(&mut encoded, byte),
         }
     }
-    decode(&encoded, false)
+    decode_with(&encoded, |byte, pattern| {
+        match Escapes::Characters.decoded(byte) {
+            Some(byte) => {
+                if is_glob && RESERVED.contains(&byte) {
+                    pattern.push('\\');
+                }
+                pattern.push(byte.into());
+            }
+            None => push_escape(pattern, byte),
+        }
+    })
 }
 
 /// Whether no normalized path is spelt so, as one of its segments is empty or made of dots.
@@ -127,7 +139,7 @@ pub(super) fn is_never_normalized(path: &str) -> bool {
 
 /// Whether some server would resolve a part of the path.
 pub(super) fn has_dot_segments(path: &str) -> bool {
-    decode(path, true).split('/').any(is_dots)
+    decode(path, Escapes::Slashes).split('/').any(is_dots)
 }
 
 /// Whether all servers read it alike, as far as is known.
@@ -161,64 +173,157 @@ enum Segments {
     MergedThenDotsRemoved,
 }
 
+impl Segments {
+    const ALL: [Self; 5] = [
+        Self::Kept,
+        Self::DotsRemoved,
+        Self::Merged,
+        Self::DotsRemovedThenMerged,
+        Self::MergedThenDotsRemoved,
+    ];
+}
+
+/// Which escapes a server decodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Escapes {
+    /// Those of unreserved characters, which do not change what a URI means.
+    Unreserved,
+    /// Also `%2F` and `%5C`, and so a backslash, as slashes.
+    Slashes,
+    /// All but slashes: frameworks that split the path first.
+    Characters,
+    /// All: nginx, WSGI, servlet containers.
+    All,
+}
+
+impl Escapes {
+    const ALL: [Self; 4] = [Self::Unreserved, Self::Slashes, Self::Characters, Self::All];
+
+    fn with_slashes(self) -> bool {
+        matches!(self, Self::Slashes | Self::All)
+    }
+
+    fn with_characters(self) -> bool {
+        matches!(self, Self::Characters | Self::All)
+    }
+
+    /// What the escape of this byte becomes. What cannot stand in a path unescaped stays escaped, so
+    /// that a decoded path compares with the pattern of a route.
+    fn decoded(self, byte: u8) -> Option<u8> {
+        match byte {
+            b'/' | b'\\' if self.with_slashes() => Some(b'/'),
+            byte if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => Some(byte),
+            byte if self.with_characters() && RESERVED.contains(&byte) => Some(byte),
+            _ => None,
+        }
+    }
+}
+
+/// What stands in a path both escaped and unescaped: RFC 3986 section 3.3, and `[ ] | ^`, which
+/// browsers send as they are.
+const RESERVED: &[u8] = b"!$&'()*+,;=:@[]|^";
+
+/// Whether a server drops what follows a semicolon in each segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parameters {
+    Kept,
+    /// As servlet containers do.
+    Dropped,
+    /// The next one does, after a proxy that forwards `%3B` as a semicolon.
+    DroppedOnceDecoded,
+}
+
+impl Parameters {
+    const ALL: [Self; 3] = [Self::Kept, Self::Dropped, Self::DroppedOnceDecoded];
+}
+
 /// One way to read a path.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
+    /// Takes what follows two or more slashes for a host: URL parsers resolve a target such as
+    /// `//host/path` as a reference, RFC 3986 section 4.2.
+    drops_authority: bool,
+    escapes: Escapes,
+    parameters: Parameters,
     segments: Segments,
-    /// Takes `%2F`, `%5C` and so a backslash for a slash.
-    decodes_slashes: bool,
-    /// Drops what follows a semicolon in each segment, as servlet containers do.
-    drops_parameters: bool,
 }
 
 impl Reading {
     const NORMALIZED: Self = Self {
+        drops_authority: false,
+        escapes: Escapes::Unreserved,
+        parameters: Parameters::Kept,
         segments: Segments::MergedThenDotsRemoved,
-        decodes_slashes: false,
-        drops_parameters: false,
     };
 
     fn all() -> impl Iterator<Item = Self> {
-        let segments = [
-            Segments::Kept,
-            Segments::DotsRemoved,
-            Segments::Merged,
-            Segments::DotsRemovedThenMerged,
-            Segments::MergedThenDotsRemoved,
-        ];
-        segments.into_iter().flat_map(|segments| {
-            let flags = [(false, false), (false, true), (true, false), (true, true)];
-            flags.map(|(decodes_slashes, drops_parameters)| Self {
-                segments,
-                decodes_slashes,
-                drops_parameters,
+        let authorities = [false, true].into_iter();
+        let readings = authorities.flat_map(|drops_authority| {
+            let escapes = Escapes::ALL.into_iter();
+            escapes.flat_map(move |escapes| {
+                let parameters = Parameters::ALL.into_iter();
+                parameters.flat_map(move |parameters| {
+                    Segments::ALL.map(|segments| Self {
+                        drops_authority,
+                        escapes,
+                        parameters,
+                        segments,
+                    })
+                })
             })
-        })
+        });
+        readings.filter(|reading| !reading.drops_authority || reading.is_of_a_url_parser())
+    }
+
+    /// Each reading costs time: URL parsers know no parameters, and decode slashes with the rest.
+    fn is_of_a_url_parser(&self) -> bool {
+        self.parameters == Parameters::Kept
+            && matches!(self.escapes, Escapes::Unreserved | Escapes::All)
     }
 
     /// Those that may differ for this path.
     fn all_of(path: &str) -> impl Iterator<Item = Self> + use<> {
-        let mut escapes = path.split('%').skip(1);
-        let has_slashes = escapes.any(|rest| {
-            let digits = rest.get(..2).unwrap_or_default();
-            digits.eq_ignore_ascii_case("2f") || digits.eq_ignore_ascii_case("5c")
-        });
+        let escaped = || {
+            let digits = path.split('%').skip(1).filter_map(|rest| rest.get(..2));
+            digits.filter_map(|digits| u8::from_str_radix(digits, 16).ok())
+        };
+        let has_authority = path.starts_with("//");
+        let has_slashes = escaped().any(|byte| matches!(byte, b'/' | b'\\'));
+        let has_reserved = escaped().any(|byte| RESERVED.contains(&byte));
         let has_parameters = path.contains(';');
+        // If slashes are decoded, a parameter ends elsewhere.
+        let has_later_parameters =
+            escaped().any(|byte| byte == b';') || (has_parameters && has_slashes);
         Self::all().filter(move |reading| {
-            (has_slashes || !reading.decodes_slashes)
-                && (has_parameters || !reading.drops_parameters)
+            (has_authority || !reading.drops_authority)
+                && match reading.escapes {
+                    Escapes::Unreserved => true,
+                    Escapes::Slashes => has_slashes,
+                    Escapes::Characters => has_reserved,
+                    Escapes::All if reading.drops_authority => has_slashes || has_reserved,
+                    // Without one of them, it is one of the two above.
+                    Escapes::All => has_slashes && has_reserved,
+                }
+                && match reading.parameters {
+                    Parameters::Kept => true,
+                    Parameters::Dropped => has_parameters,
+                    Parameters::DroppedOnceDecoded => has_later_parameters,
+                }
         })
     }
 
     /// The path as such a server resolves it.
     fn of(self, path: &str) -> Result<String, BadPath> {
-        let decoded = decode(path, self.decodes_slashes);
+        let path = match path.starts_with("//") && self.drops_authority {
+            true => without_authority(path),
+            false => path,
+        };
+        let decoded = match self.parameters {
+            Parameters::Dropped => decode(&without_parameters(path), self.escapes),
+            Parameters::Kept => decode(path, self.escapes),
+            Parameters::DroppedOnceDecoded => without_parameters(&decode(path, self.escapes)),
+        };
         let mut segments: Vec<&str> = decoded.split('/').skip(1).collect();
-        if self.drops_parameters {
-            for segment in &mut segments {
-                *segment = segment.split(';').next().unwrap_or_default();
-            }
-        }
         match self.segments {
             Segments::Kept => {}
             Segments::DotsRemoved => segments = without_dots(&segments)?,
@@ -233,6 +338,23 @@ impl Reading {
         }
         Ok(path)
     }
+}
+
+/// Without the first segment that is not empty. The URL standard skips any number of slashes before a
+/// host.
+fn without_authority(path: &str) -> &str {
+    let reference = path.trim_start_matches('/');
+    let slash = reference.find('/');
+    slash.map_or("/", |slash| &reference[slash..])
+}
+
+fn without_parameters(path: &str) -> String {
+    let mut dropped = String::with_capacity(path.len());
+    for segment in path.split('/').skip(1) {
+        dropped.push('/');
+        dropped.push_str(segment.split(';').next().unwrap_or_default());
+    }
+    dropped
 }
 
 /// Without empty segments, but for the one behind the last slash.
@@ -263,9 +385,16 @@ fn without_dots<'s>(segments: &[&'s str]) -> Result<Vec<&'s str>, BadPath> {
     Ok(resolved)
 }
 
-/// Decodes unreserved characters (RFC 3986 section 2.3), perhaps slashes and backslashes too, and
-/// spells what stays encoded in upper case.
-fn decode(path: &str, slashes: bool) -> String {
+/// Decodes escapes once, and spells those that stay in upper case.
+fn decode(path: &str, escapes: Escapes) -> String {
+    decode_with(path, |byte, decoded| match escapes.decoded(byte) {
+        Some(byte) => decoded.push(byte.into()),
+        None => push_escape(decoded, byte),
+    })
+}
+
+/// Replaces each escape by what `push` makes of its byte.
+fn decode_with(path: &str, push: impl Fn(u8, &mut String)) -> String {
     let mut decoded = String::with_capacity(path.len());
     let mut rest = path;
     while let Some((before, escape)) = rest.split_once('%') {
@@ -273,18 +402,22 @@ fn decode(path: &str, slashes: bool) -> String {
         let (digits, behind) = escape.split_at_checked(2).unwrap_or((escape, ""));
         rest = behind;
         match u8::from_str_radix(digits, 16) {
-            Ok(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
-                decoded.push(byte.into());
-            }
-            Ok(b'/' | b'\\') if slashes => decoded.push('/'),
-            _ => {
+            Ok(byte) => push(byte, &mut decoded),
+            Err(_) => {
                 decoded.push('%');
-                decoded.push_str(&digits.to_ascii_uppercase());
+                decoded.push_str(digits);
             }
         }
     }
     decoded.push_str(rest);
     decoded
+}
+
+fn push_escape(text: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    text.push('%');
+    text.push(DIGITS[usize::from(byte >> 4)].into());
+    text.push(DIGITS[usize::from(byte & 15)].into());
 }
 
 #[cfg(test)]

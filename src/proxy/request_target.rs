@@ -9,10 +9,14 @@ mod authority;
 
 use self::authority::BadAuthority;
 use super::path::{self, BadPath, Normalize};
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use std::borrow::Cow;
+
+/// What is forwarded, of the methods in common use.
+const OTHER_METHODS: HeaderValue =
+    HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
 /// Why a request has no target that can be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +64,10 @@ impl Refused {
         *response.status_mut() = status;
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         response.headers_mut().insert(CONTENT_TYPE, text);
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            // RFC 9110 section 15.5.6. What each upstream supports is not known here.
+            response.headers_mut().insert(ALLOW, OTHER_METHODS);
+        }
         response
     }
 }
@@ -325,6 +333,9 @@ mod tests {
         assert_eq!(response.status(), 400);
         let text = "sse-guard: an HTTP/1.1 request has to have a Host field\n";
         assert_eq!(response.body(), text);
-        assert_eq!(Refused::Connect.answer::<String>().status(), 405);
+        assert!(!response.headers().contains_key(ALLOW));
+        let connect = Refused::Connect.answer::<String>();
+        assert_eq!(connect.status(), 405);
+        assert_eq!(connect.headers()[ALLOW], OTHER_METHODS);
     }
 }

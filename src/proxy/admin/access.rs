@@ -11,7 +11,7 @@ use super::super::running::Current;
 use super::Shared;
 use super::answer::Refusal;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
@@ -70,7 +70,13 @@ pub(super) async fn valid(mut request: Request, next: Next) -> Response {
             status = refused.status().as_u16(),
             "request refused: {refused}"
         );
-        return Refusal::new(refused.status(), refused.to_string()).into_response();
+        let mut response = Refusal::new(refused.status(), refused.to_string()).into_response();
+        if refused.status() == StatusCode::METHOD_NOT_ALLOWED {
+            // RFC 9110 section 15.5.6.
+            let methods = HeaderValue::from_static("GET, HEAD, POST, DELETE");
+            response.headers_mut().insert(ALLOW, methods);
+        }
+        return response;
     }
     for name in [ORIGIN, AUTHORIZATION, CONTENT_TYPE] {
         if request.headers().get_all(&name).iter().nth(1).is_some() {

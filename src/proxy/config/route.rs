@@ -10,10 +10,12 @@ use globset::{GlobBuilder, GlobMatcher};
 /// - `/v1` and `/v1/` are one prefix: they match `/v1`, `/v1/` and `/v1/chat`, but not `/v1x`.
 ///   `/` matches every path.
 /// - A path with any of `*?[{` is a glob and matches a path as a whole: `*` and `?` stay within a
-///   segment, `**` goes over any number of them.
+///   segment, `**` goes over any number of them. A slash at the end of the path or the glob makes no
+///   difference.
 ///
 /// Requests are compared by their normalized path: unreserved characters decoded, other escapes in
-/// upper case, empty and dot segments removed. Case counts. See `path.normalize`.
+/// upper case, empty and dot segments removed. Case counts. Escapes in the path of the route are
+/// decoded: `/models%3Aask` and `/models:ask` are one route. See `path.normalize`.
 #[derive(Clone, Debug)]
 pub struct RoutePath {
     text: String,
@@ -24,7 +26,21 @@ pub struct RoutePath {
 enum Matcher {
     /// Without the slash at the end, so that `/` is the empty prefix.
     Prefix(String),
-    Glob(GlobMatcher),
+    /// Without the slash at the end.
+    Glob {
+        whole: GlobMatcher,
+        /// Of `/v1/*` and `/v1/**`, which match `/v1/`: `/v1`, which is the same path.
+        folder: Option<GlobMatcher>,
+    },
+}
+
+fn glob(pattern: &str) -> Result<GlobMatcher, String> {
+    let glob = GlobBuilder::new(pattern)
+        .literal_separator(true)
+        .backslash_escape(true)
+        .build()
+        .map_err(|error| format!("is no valid glob: {}", error.kind()))?;
+    Ok(glob.compile_matcher())
 }
 
 impl RoutePath {
@@ -50,16 +66,20 @@ impl RoutePath {
                     .to_owned(),
             );
         }
-        let pattern = path::pattern(text);
-        let matcher = if text.contains(['*', '?', '[', '{']) {
-            let glob = GlobBuilder::new(&pattern)
-                .literal_separator(true)
-                .backslash_escape(true)
-                .build()
-                .map_err(|error| format!("is no valid glob: {}", error.kind()))?;
-            Matcher::Glob(glob.compile_matcher())
+        let is_glob = text.contains(['*', '?', '[', '{']);
+        let pattern = path::pattern(text, is_glob);
+        let pattern = pattern.strip_suffix('/').unwrap_or(&pattern);
+        let matcher = if is_glob {
+            let folder = match pattern.rsplit_once('/') {
+                Some((folder, "*" | "**")) => Some(glob(folder)?),
+                _ => None,
+            };
+            Matcher::Glob {
+                whole: glob(pattern)?,
+                folder,
+            }
         } else {
-            Matcher::Prefix(pattern.strip_suffix('/').unwrap_or(&pattern).to_owned())
+            Matcher::Prefix(pattern.to_owned())
         };
         Ok(Self {
             text: text.to_owned(),
@@ -82,7 +102,12 @@ impl RoutePath {
             Matcher::Prefix(prefix) => path
                 .strip_prefix(prefix.as_str())
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.is_empty()),
-            Matcher::Glob(glob) => glob.is_match(path),
+            // Many servers serve a path with and without a slash at its end alike.
+            Matcher::Glob { whole, folder } => {
+                let path = path.trim_end_matches('/');
+                let folder = folder.as_ref();
+                whole.is_match(path) || folder.is_some_and(|folder| folder.is_match(path))
+            }
         }
     }
 
@@ -99,10 +124,10 @@ impl RoutePath {
         }
         match (&self.matcher, &later.matcher) {
             (Matcher::Prefix(_), Matcher::Prefix(prefix)) => self.matches(prefix),
-            (Matcher::Prefix(_), Matcher::Glob(_)) => {
-                self.matches(&path::pattern(later.literal_segments()))
+            (Matcher::Prefix(_), Matcher::Glob { .. }) => {
+                self.matches(&path::pattern(later.literal_segments(), false))
             }
-            (Matcher::Glob(_), _) => false,
+            (Matcher::Glob { .. }, _) => false,
         }
     }
 
@@ -167,6 +192,32 @@ mod tests {
             ("/*/events", "/a/events/x", false),
             ("/v1/**", "/v1/a/b", true),
             ("/v1/**", "/v2/a", false),
+            // A slash at the end makes no other path.
+            ("/v1/*/events", "/v1/a/events/", true),
+            ("/v1/*/events", "/v1/a/events//", true),
+            ("/v1/*/events", "/v1/a/events/x", false),
+            ("/v1/*/events/", "/v1/a/events", true),
+            ("/v1/*/events/", "/v1/a/events/", true),
+            ("/v1/*", "/v1", true),
+            ("/v1/*", "/v1/", true),
+            ("/v1/*", "/v1/a/", true),
+            ("/v1/*", "/v1/a/b/", false),
+            ("/v1/**", "/v1", true),
+            ("/v1/**", "/v1/", true),
+            ("/v1/**", "/v1/a/", true),
+            ("/*", "/", true),
+            ("/**", "/", true),
+            // An escape is the same as its character, but never a wildcard.
+            ("/m%3aask", "/m:ask", true),
+            ("/m%3Aask/*", "/m:ask/x", true),
+            ("/a%2ab", "/a*b", true),
+            ("/a%2ab", "/axb", false),
+            ("/a%2ab/*", "/a*b/x", true),
+            ("/a%2ab/*", "/axb/x", false),
+            ("/{a%2Cb,c}", "/a,b", true),
+            ("/{a%2Cb,c}", "/a", false),
+            ("/%5bx%5d", "/[x]", true),
+            ("/a%20b%3f%25", "/a%20b%3F%25", true),
             ("/{a,b}/x", "/b/x", true),
             ("/a?c", "/abc", true),
             ("/a?c", "/a/c", false),
