@@ -13,7 +13,8 @@
 //!
 //! Apart from that, the [requests](ConnectionLimitLayer::requests_per_client) that a client has in flight
 //! can be limited, which cost as much: from their admission to the end of the response's body, or, if
-//! that is a stream, to its head. A service that opens a tunnel keeps the request's place in the count by
+//! that is a stream, to its head. CORS preflights take none of these places: a page cannot see why one
+//! failed. A client may have as many of them in flight, apart from its other requests. A service that opens a tunnel keeps the request's place in the count by
 //! the [`InFlight`] in its extensions.
 //!
 //! # Who is counted
@@ -78,6 +79,7 @@ pub use gate::Gate;
 
 use crate::asked::{Asked, Kind};
 use crate::client_key::{ClientKey, KeyExtractor, PeerIp};
+use crate::cors;
 use crate::guard::{Guard, Head, Policy, Rule};
 use crate::jitter::jittered;
 use crate::rejection::Rejection;
@@ -189,8 +191,8 @@ impl<K> ConnectionLimitLayer<K> {
     }
 
     /// Requests that one client may have in flight, but for its streams: those that wait for their head,
-    /// uploads, downloads and tunnels; also that for a stream until it is one. `None`, the default, for
-    /// any number.
+    /// uploads, downloads and tunnels; also that for a stream until it is one. CORS preflights, which a
+    /// browser sends by itself, count apart, up to the same number. `None`, the default, for any number.
     #[must_use]
     pub fn requests_per_client(self, requests: impl Into<Option<u32>>) -> Self {
         let requests = requests.into();
@@ -368,12 +370,13 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
         &self,
         key: Option<&ClientKey>,
         asked: &Asked,
+        is_preflight: bool,
     ) -> Result<Option<Arc<table::Request>>, Rejection> {
         if self.config.limits.requests.is_none() || self.allowed(key) {
             return Ok(None);
         }
         let key = self.network(key.cloned());
-        let taken = self.table.take_request(key.as_ref());
+        let taken = self.table.take_request(key.as_ref(), is_preflight);
         taken
             .map(|request| request.map(Arc::new))
             .map_err(|refused| self.refuse(&refused, asked))
@@ -406,7 +409,7 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
 
     fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Ticket, Rejection> {
         let key = self.extractor.key(request);
-        let request = self.take_request(key.as_ref(), asked)?;
+        let request = self.take_request(key.as_ref(), asked, cors::is_preflight(request))?;
         let stream = if asked.accepts_stream {
             StreamTicket::Holds(self.take(key, asked)?)
         } else {

@@ -49,27 +49,42 @@
 //!
 //! # What is remembered
 //!
-//! For an hour after each response that allows it, an origin, and whether credentials were allowed with
-//! it; or that any origin is allowed (`*`, never with credentials). What one origin is allowed opens
-//! nothing to another. At most 256 origins are remembered: a further one replaces the oldest that came
-//! once, and none that came twice, so that invented origins do not displace real ones at a service
-//! that allows any.
+//! For an hour after each response that allows it: an origin at one host, and whether credentials were
+//! allowed with it; or that any origin is allowed there (`*`, never with credentials). What one origin is
+//! allowed opens nothing to another, and what one virtual host allows opens nothing at another (`Host`,
+//! `X-Forwarded-Host`, `host` of `Forwarded`). Where a response to the same method and path allows the
+//! origin without credentials, so do the answers in its place.
+//!
+//! A response that does not allow the origin of its request withdraws what was remembered: a 2xx for the
+//! method and path that was allowed last, or any 2xx and 403 if no other client has confirmed the origin.
+//! A client therefore cannot withdraw, by a path that allows nothing, what others use. Errors, redirects and
+//! responses to OPTIONS, forms, beacons and pages of the same origin withdraw nothing.
+//!
+//! At most 256 origins are remembered. For a further one, the least recently confirmed is forgotten, among
+//! those of one client: the client that adds it if it has added an eighth of them, else the client that
+//! added most. So one client that invents origins, at a service that allows any, does not displace those of
+//! others. A client is the [`ClientKey`](crate::client_key::ClientKey) in the extensions of the request, else
+//! its peer address, IPv6 by the first 64 bits. The same holds for 1024 preflights.
 //!
 //! # Preflights
 //!
 //! An `EventSource` never sends one: its request has no `unsafe-request` flag, also with
 //! `Last-Event-ID` ([Fetch, main fetch](https://fetch.spec.whatwg.org/#concept-main-fetch)). A `fetch`
 //! with `Authorization`, as of many libraries for event streams, does. A
-//! [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer) counts no preflight. When one
-//! fails for want of the service (an answer of this crate with a 5xx), and the service has allowed the
-//! same within an hour, to the same origin, for the same path, method and header names, it is answered
-//! by a 204 that allows just that. Else the page could not see the status of the request behind it.
+//! [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer) counts preflights apart from all
+//! else. When one fails for want of the service (an answer of this crate with a 5xx), and the service has
+//! allowed the same within an hour, to the same origin, for the same host, path, query, method and header
+//! names, it is answered by a 204 that allows just that, with credentials only if that preflight was. Else
+//! the page could not see the status of the request behind it. A later refusal of the same preflight
+//! withdraws it.
 //!
 //! # Early answers
 //!
 //! Their head goes out before the service has allowed anything for that request. An
 //! [`EarlyLayer`](crate::early::EarlyLayer) therefore compares: when the late head does not allow the
-//! origin, nothing of its body is passed, and the stream ends as for a late refusal. A
+//! origin, or not credentials where the early head did, nothing of its body is passed, and the stream ends
+//! as for a late refusal. Whether the request carries cookies does not matter: a connection may be logged in
+//! (NTLM), or a proxy on the way may add the user. A
 //! [`ResumeLayer`](crate::resume::ResumeLayer::wait_for_upstream) whose streams wait for their first head
 //! does the same.
 //!
@@ -81,21 +96,27 @@
 //!
 //! Outermost.
 
+mod granted;
+mod preflight;
 mod seen;
+mod table;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use granted::{Granted, Unreadable};
+pub(crate) use preflight::is_preflight;
 
 use crate::answer::{AnswerBody, Own};
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CACHE_CONTROL, COOKIE, HOST, ORIGIN, RETRY_AFTER,
-    VARY,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL, COOKIE, HOST,
+    ORIGIN, RETRY_AFTER, VARY,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, response};
 use pin_project_lite::pin_project;
-use seen::{Allowed, Seen, only};
+use preflight::Preflight;
+use seen::{Allowed, Keys, Seen, only};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -103,6 +124,7 @@ use std::task::{Context, Poll, ready};
 use tower_layer::Layer;
 use tower_service::Service;
 
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Adds CORS fields to answers of this crate. See the [module docs](self). Clones share what they
@@ -171,72 +193,87 @@ impl CorsLayer {
     }
 
     /// What this origin is allowed on an answer of this crate: with credentials or without.
-    fn grant(&self, origin: &[u8]) -> Option<Grant> {
-        let seen = self.memory.seen.allowed(origin);
+    fn grant(&self, origin: &[u8], keys: &Keys) -> Option<Grant> {
+        let seen = self.memory.seen.allowed(keys);
         let is_allowed = match &self.policy {
             Policy::Off => false,
             Policy::Service => seen.is_some(),
             Policy::Any => true,
             Policy::List(origins) => origins.iter().any(|listed| **listed == *origin),
         };
-        let credentials = seen == Some(Allowed::Origin { credentials: true });
+        let credentials = seen.is_some_and(Allowed::credentials);
         is_allowed.then_some(Grant { credentials })
     }
 
-    /// Adds to an answer without a service what it would have with this one. Whether its origin is
-    /// allowed.
+    /// Adds to an answer without a service what it would have with this one. Whether the origin of the
+    /// request is allowed.
     #[cfg(feature = "proxy")]
-    pub(crate) fn complete(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) -> bool {
+    pub(crate) fn complete<B>(&self, request: &Request<B>, headers: &mut HeaderMap) -> bool {
         if matches!(self.policy, Policy::Off) {
             return false;
         }
-        let grant = origin.and_then(|origin| self.grant(origin.as_bytes()));
-        complete(headers, origin, grant);
+        let origin = origin(request);
+        let grant = origin.as_ref().and_then(|origin| {
+            let keys = self.memory.seen.keys(request, origin);
+            self.grant(origin.as_bytes(), &keys)
+        });
+        complete(headers, origin.as_ref(), grant);
         grant.is_some()
-    }
-
-    fn learn(&self, plan: &Plan, head: &http::response::Parts) {
-        let Some(origin) = plan.origin.as_ref().map(HeaderValue::as_bytes) else {
-            return;
-        };
-        let Some(allowed) = Allowed::of(&head.headers, origin) else {
-            return;
-        };
-        let memory = &self.memory;
-        if !memory.seen.learn(origin, allowed) && !memory.warned.swap(true, Relaxed) {
-            tracing::warn!(
-                most = seen::ORIGINS,
-                "the service allows more origins than are remembered: further ones get no CORS \
-                 fields on answers in its place; name them in cors.allowed_origins"
-            );
-        }
-        if let Some(preflight) = &plan.preflight
-            && head.status.is_success()
-            && preflight.is_allowed(&head.headers, allowed)
-        {
-            memory.seen.learn_preflight(&preflight.key(origin));
-        }
     }
 
     /// A preflight that the service would have allowed.
     fn answers(&self, plan: &Plan, status: StatusCode) -> Option<Response<Bytes>> {
-        let (preflight, origin) = (plan.preflight.as_ref()?, plan.origin.as_ref()?);
-        let key = preflight.key(origin.as_bytes());
-        let was_allowed = plan.grant.is_some() && self.memory.seen.allowed_preflight(&key);
-        if !was_allowed || !status.is_server_error() {
+        let asked = plan.asked.as_ref()?;
+        let preflight = asked.preflight.as_ref()?;
+        if asked.grant.is_none() || !status.is_server_error() {
             return None;
         }
+        let seen = &self.memory.seen;
+        let credentials = seen.allowed_preflight(&asked.keys, &preflight.key())?;
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::NO_CONTENT;
         response.extensions_mut().insert(Own);
         let headers = response.headers_mut();
-        complete(headers, Some(origin), plan.grant);
+        // Not the credentials of other responses to the origin.
+        complete(headers, Some(&asked.origin), Some(Grant { credentials }));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, preflight.method.clone());
         if let Some(names) = &preflight.headers {
             headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
         }
         Some(response)
+    }
+}
+
+impl Memory {
+    /// A response with this status allowed this, or nothing.
+    fn learn(&self, keys: &Keys, allowed: Option<Allowed>, status: StatusCode) {
+        let Some(allowed) = allowed else {
+            return self.seen.refused(keys, status);
+        };
+        if !self.seen.learn(keys, allowed) && !self.warned.swap(true, Relaxed) {
+            tracing::warn!(
+                most = seen::ORIGINS,
+                "the service allows more origins than are remembered: answers in its place have no CORS \
+                 fields for those that were forgotten; name the origins in cors.allowed_origins"
+            );
+        }
+    }
+
+    fn learn_preflight(&self, asked: &Asked, preflight: &Preflight, head: &response::Parts) {
+        let (keys, key) = (&asked.keys, preflight.key());
+        let allowed = Allowed::of(&head.headers, asked.origin.as_bytes());
+        let allowed = allowed.filter(|allowed| {
+            head.status.is_success() && preflight.is_allowed(&head.headers, *allowed)
+        });
+        // What says that the service is overloaded or fails says nothing of its policy.
+        let is_transient = head.status.is_server_error()
+            || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&head.status);
+        match allowed {
+            Some(allowed) => self.seen.learn_preflight(keys, &key, allowed.credentials()),
+            None if !is_transient => self.seen.forget_preflight(keys, &key),
+            None => {}
+        }
     }
 }
 
@@ -279,127 +316,51 @@ struct Grant {
     credentials: bool,
 }
 
-/// In the extensions of a request whose origin an answer of this crate will allow: what the service has
-/// to allow for its own body to follow behind such an answer.
-#[derive(Clone, Debug)]
-pub(crate) struct Granted(Arc<Terms>);
-
-/// In the extensions of a request whose page cannot read an answer of this crate: one ahead of the
-/// service's would do harm.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Unreadable;
-
-#[derive(Debug)]
-struct Terms {
-    /// A copy: a value of a head would keep the buffer of the whole head.
-    origin: Box<[u8]>,
-    /// The request carries some.
-    credentials: bool,
-    /// An answer has gone ahead of the service's head.
-    is_used: AtomicBool,
-}
-
-impl Granted {
-    /// An answer goes ahead of the service's head.
-    pub(crate) fn use_it(&self) {
-        self.0.is_used.store(true, Relaxed);
-    }
-
-    /// Whether a response with this head may follow: a browser that got this head first would let the
-    /// origin read it, or got that of the service.
-    pub(crate) fn holds(&self, headers: &HeaderMap) -> bool {
-        let terms = &self.0;
-        if !terms.is_used.load(Relaxed) {
-            return true;
-        }
-        match Allowed::of(headers, &terms.origin) {
-            Some(Allowed::Any) => !terms.credentials,
-            Some(Allowed::Origin { credentials }) => credentials || !terms.credentials,
-            None => false,
-        }
-    }
-}
-
-/// A request of a browser that asks whether another one would be allowed.
-#[derive(Debug)]
-struct Preflight {
-    path: Box<str>,
-    method: HeaderValue,
-    headers: Option<HeaderValue>,
-}
-
-impl Preflight {
-    fn of<B>(request: &Request<B>) -> Option<Self> {
-        let headers = request.headers();
-        only(headers, &ACCESS_CONTROL_REQUEST_METHOD)?;
-        if request.method() != Method::OPTIONS
-            || headers
-                .get_all(ACCESS_CONTROL_REQUEST_HEADERS)
-                .iter()
-                .count()
-                > 1
-        {
-            return None;
-        }
-        Some(Self {
-            path: request.uri().path().into(),
-            method: headers.get(ACCESS_CONTROL_REQUEST_METHOD)?.clone(),
-            headers: headers.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned(),
-        })
-    }
-
-    fn key<'a>(&'a self, origin: &'a [u8]) -> impl std::hash::Hash + 'a {
-        let headers = self.headers.as_ref().map(HeaderValue::as_bytes);
-        (origin, &*self.path, self.method.as_bytes(), headers)
-    }
-
-    /// Whether the service allowed all of it,
-    /// [as a browser reads the answer](https://fetch.spec.whatwg.org/#cors-preflight-fetch-0).
-    fn is_allowed(&self, headers: &HeaderMap, allowed: Allowed) -> bool {
-        let with_credentials = allowed == Allowed::Origin { credentials: true };
-        let lists = |name, wanted: &[u8]| {
-            let values = headers.get_all(name).iter();
-            let mut items = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-            items.any(|item| {
-                let item = item.trim_ascii();
-                // With credentials `*` is a name like any other, and it never covers Authorization.
-                let is_any = item == b"*" && !with_credentials;
-                (is_any && !wanted.eq_ignore_ascii_case(b"authorization"))
-                    || item.eq_ignore_ascii_case(wanted)
-            })
-        };
-        let method = self.method.as_bytes();
-        let is_simple = [&b"GET"[..], b"HEAD", b"POST"].contains(&method);
-        let mut names = self
-            .headers
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-            .map(<[u8]>::trim_ascii)
-            .filter(|name| !name.is_empty());
-        (is_simple || lists(ACCESS_CONTROL_ALLOW_METHODS, method))
-            && names.all(|name| lists(ACCESS_CONTROL_ALLOW_HEADERS, name))
-    }
-}
-
 /// What is to be done with the response.
 #[derive(Debug)]
 struct Plan {
     layer: CorsLayer,
-    origin: Option<HeaderValue>,
+    /// None of a request without an origin.
+    asked: Option<Asked>,
+}
+
+/// A request that names an origin.
+#[derive(Debug)]
+struct Asked {
+    origin: HeaderValue,
+    keys: Keys,
     /// As it was when the request came, which is what the layers inside know of.
     grant: Option<Grant>,
+    /// A response that does not allow the origin says that the service does not.
+    may_refuse: bool,
     preflight: Option<Preflight>,
+}
+
+impl Asked {
+    fn learn(&self, memory: &Memory, head: &response::Parts) {
+        let allowed = Allowed::of(&head.headers, self.origin.as_bytes());
+        if allowed.is_some() || self.may_refuse {
+            memory.learn(&self.keys, allowed, head.status);
+        }
+        if let Some(preflight) = &self.preflight {
+            memory.learn_preflight(self, preflight, head);
+        }
+    }
 }
 
 impl Plan {
     fn finish<B>(&self, response: Response<B>) -> Response<AnswerBody<B>> {
         let (mut head, body) = response.into_parts();
+        let asked = self.asked.as_ref();
         if head.extensions.get::<Own>().is_none() {
-            self.layer.learn(self, &head);
+            if let Some(asked) = asked {
+                asked.learn(&self.layer.memory, &head);
+            }
         } else if let Some(answer) = self.layer.answers(self, head.status) {
             return answer.map(AnswerBody::own);
         } else {
-            complete(&mut head.headers, self.origin.as_ref(), self.grant);
+            let grant = asked.and_then(|asked| asked.grant);
+            complete(&mut head.headers, asked.map(|asked| &asked.origin), grant);
         }
         Response::from_parts(head, AnswerBody::inner(body))
     }
@@ -430,8 +391,42 @@ impl<S> Cors<S> {
     }
 }
 
+impl<S> Cors<S> {
+    /// Marks the request for the layers inside.
+    fn ask<B>(&self, request: &mut Request<B>, origin: HeaderValue) -> Asked {
+        let memory = &self.layer.memory;
+        let keys = memory.seen.keys(request, &origin);
+        let grant = self.layer.grant(origin.as_bytes(), &keys);
+        let is_other = !is_same_origin(request.headers(), &origin);
+        if is_other {
+            let has_cookies = request.headers().contains_key(COOKIE);
+            match grant {
+                // Cookies come only in a mode in which the browser wants them allowed.
+                Some(Grant { credentials }) if credentials || !has_cookies => {
+                    let granted = Granted::new(memory, keys, origin.as_bytes(), credentials);
+                    request.extensions_mut().insert(granted);
+                }
+                _ => {
+                    request.extensions_mut().insert(Unreadable);
+                }
+            }
+        }
+        // Forms and beacons name an origin, too, whatever their response allows. Whether services answer
+        // OPTIONS as they answer the request behind it is open.
+        let mode = request.headers().get(SEC_FETCH_MODE);
+        let is_cors = mode.is_none_or(|mode| mode == "cors");
+        Asked {
+            may_refuse: is_other && is_cors && request.method() != Method::OPTIONS,
+            preflight: Preflight::of(request),
+            origin,
+            keys,
+            grant,
+        }
+    }
+}
+
 /// The origin that a request names, if it names one.
-pub(crate) fn origin<B>(request: &Request<B>) -> Option<HeaderValue> {
+fn origin<B>(request: &Request<B>) -> Option<HeaderValue> {
     only(request.headers(), &ORIGIN)?;
     request.headers().get(ORIGIN).cloned()
 }
@@ -467,33 +462,10 @@ where
                 plan: None,
             };
         }
-        let origin = origin(&request);
-        let grant = origin.as_ref();
-        let grant = grant.and_then(|origin| self.layer.grant(origin.as_bytes()));
-        let other = origin.as_ref();
-        if let Some(other) = other.filter(|origin| !is_same_origin(request.headers(), origin)) {
-            let has = |name| request.headers().contains_key(name);
-            let (cookies, carries) = (has(COOKIE), has(COOKIE) || has(AUTHORIZATION));
-            match grant {
-                // Cookies come only in a mode in which the browser wants them allowed.
-                Some(grant) if grant.credentials || !cookies => {
-                    let granted = Granted(Arc::new(Terms {
-                        origin: other.as_bytes().into(),
-                        credentials: grant.credentials && carries,
-                        is_used: AtomicBool::new(false),
-                    }));
-                    request.extensions_mut().insert(granted);
-                }
-                _ => {
-                    request.extensions_mut().insert(Unreadable);
-                }
-            }
-        }
+        let asked = origin(&request).map(|origin| self.ask(&mut request, origin));
         let plan = Plan {
             layer: self.layer.clone(),
-            preflight: origin.as_ref().and_then(|_| Preflight::of(&request)),
-            origin,
-            grant,
+            asked,
         };
         ResponseFuture {
             future: self.inner.call(request),

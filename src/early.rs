@@ -66,8 +66,8 @@
 //!   and comes back again and again when it is told of neither. Behind a late 204 the stream just
 //!   ends.
 //! - **Access by another origin**: the early head allows it if a [`CorsLayer`](crate::cors::CorsLayer)
-//!   outside says so. When the late head does not, nothing of its body is told, and the answer counts
-//!   as refused.
+//!   outside says so. When the late head does not, or does not allow the credentials that the early head
+//!   did, nothing of its body is told, and the answer counts as refused.
 //! - **Errors of the service** are told as a 502, and their text goes to the log alone.
 //!
 //! The clock runs from the request's head: a slow upload counts, and goes on behind the early answer.

@@ -437,7 +437,7 @@ fn an_early_answer_says_what_its_late_head_has_to_confirm() {
 }
 
 #[test]
-fn preflights_are_not_limited_and_are_answered_while_the_upstream_is_away() {
+fn preflights_take_no_slots_and_are_answered_while_the_upstream_is_away() {
     let (_late, lates) = gate();
     let origin = allowing(lates);
     let flags = ["--limit-rate=1/h", "--limit-burst=1", "--limit-per-ip=1"];
@@ -479,6 +479,177 @@ fn preflights_are_not_limited_and_are_answered_while_the_upstream_is_away() {
         "{known}"
     );
     assert!(preflight("https://other.test").starts_with("http/1.1 502 "));
+}
+
+/// Asks until the upstream of the proxy is known to be away.
+fn stop(origin: &Origin, proxy: &Proxy) {
+    origin.stop_listening();
+    wait_until("the upstream is away", || {
+        other(proxy, "GET", "/plain", "") == 502
+    });
+}
+
+fn has_credentials(head: &str) -> bool {
+    head.contains("access-control-allow-credentials: true\n")
+}
+
+#[test]
+fn a_preflight_is_allowed_no_more_than_its_host_allowed_it() {
+    let is_closed = Arc::new(AtomicUsize::new(0));
+    let closed = is_closed.clone();
+    let origin = Origin::start(move |asked, to: &mut Answer| {
+        let is_private = asked.field("host") == Some("private.test");
+        let fields = match asked.path.as_str() {
+            "/session" => allowed(&asked),
+            "/api?later" if closed.load(SeqCst) == 1 => String::new(),
+            path if path.starts_with("/api") && !is_private => {
+                "Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Methods: DELETE\r\n".into()
+            }
+            _ => String::new(),
+        };
+        plain(to, &fields);
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let ask = |method: &str, host: &str, path: &str, fields: &str| {
+        proxy
+            .ask(&format!(
+                "{method} {path} HTTP/1.1\r\nHost: {host}\r\nOrigin: {APP}\r\n{fields}\r\n"
+            ))
+            .head()
+    };
+    let asks = "Access-Control-Request-Method: DELETE\r\n";
+    let preflight = |host: &str, path: &str| ask("OPTIONS", host, path, asks);
+    ask("GET", "app.test", "/session", "");
+    for path in ["/api", "/api?later"] {
+        preflight("app.test", path);
+    }
+    preflight("private.test", "/api");
+    is_closed.store(1, SeqCst);
+    preflight("app.test", "/api?later");
+    stop(&origin, &proxy);
+
+    let known = preflight("app.test", "/api");
+    assert!(known.starts_with("http/1.1 204 "), "{known}");
+    assert!(!has_credentials(&known), "{known}");
+    assert!(known.contains(&format!("access-control-allow-origin: {APP}\n")));
+    for (host, path) in [
+        ("private.test", "/api"),
+        ("app.test", "/api?later"),
+        ("app.test", "/api?other"),
+    ] {
+        let refused = preflight(host, path);
+        assert!(refused.starts_with("http/1.1 502 "), "{refused}");
+    }
+    let session = ask("GET", "app.test", "/session", "");
+    assert!(may_read(&session, APP), "{session}");
+    let private = ask("GET", "private.test", "/session", "");
+    assert!(!may_read(&private, APP), "{private}");
+}
+
+#[test]
+fn an_early_answer_with_credentials_needs_a_late_head_with_credentials() {
+    let (late, lates) = gate();
+    let origin = Origin::start(move |asked, to: &mut Answer| match asked.path.as_str() {
+        "/session" => plain(to, &allowed(&asked)),
+        path => {
+            if !lates.opens() {
+                return;
+            }
+            let allowed = format!("Access-Control-Allow-Origin: {APP}\r\n");
+            stream(
+                to,
+                match path {
+                    "/any" => "Access-Control-Allow-Origin: *\r\n",
+                    _ => &allowed,
+                },
+            );
+            to.chunk("data: secret\n\n");
+            to.end();
+        }
+    });
+    let flags = [
+        "--early-enabled=true",
+        "--early-after=50ms",
+        "--trusted-proxies=127.0.0.1",
+    ];
+    let proxy = Proxy::start(origin.addr, &flags);
+    page(&proxy, "/session", APP, "").head();
+    // Of a user whom a trusted proxy names: no cookie shows it.
+    let user = format!("{SSE}X-Remote-User: alice\r\n");
+    for path in ["/any", "/origin"] {
+        let mut client = page(&proxy, path, APP, &user);
+        assert!(may_read(&client.head(), APP));
+        late.send(()).unwrap();
+        let (text, _) = client.rest();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("event: error\n"), "{text}");
+        assert!(!text.contains("secret"), "{text}");
+        // By now it is known that there are no credentials here.
+        let mut client = page(&proxy, path, APP, &user);
+        assert!(!has_credentials(&client.head()));
+        late.send(()).unwrap();
+        client.read_until("data: secret\n\n");
+    }
+}
+
+#[test]
+fn one_client_displaces_no_origin_of_another() {
+    let (_late, lates) = gate();
+    let origin = allowing(lates);
+    let proxy = Proxy::start(origin.addr, &["--trusted-proxies=127.0.0.1"]);
+    let by = |client: &str, origin: &str| {
+        let client = format!("X-Forwarded-For: {client}\r\n");
+        page(&proxy, "/plain", origin, &client).head()
+    };
+    by("192.0.2.1", APP);
+    for i in 0..300 {
+        let origin = format!("https://{i}.test");
+        for _ in 0..2 {
+            by("192.0.2.2", &origin);
+        }
+    }
+    by("192.0.2.3", "https://late.test");
+    by("192.0.2.2", "https://more.test");
+    stop(&origin, &proxy);
+    for origin in [APP, "https://late.test", "https://more.test"] {
+        let answer = by("192.0.2.4", origin);
+        assert!(answer.starts_with("http/1.1 502 "), "{answer}");
+        assert!(may_read(&answer, origin), "{answer}");
+    }
+    let gone = "https://0.test";
+    assert!(!may_read(&by("192.0.2.4", gone), gone));
+}
+
+#[test]
+fn preflights_take_no_place_of_requests_and_have_a_bound_of_their_own() {
+    let origin = Origin::start(|asked, to: &mut Answer| match asked.path.as_str() {
+        "/hang" => assert!(to.wait_for_close()),
+        _ => plain(to, &allowed(&asked)),
+    });
+    let proxy = Proxy::start(origin.addr, &["--limit-requests-per-ip=1"]);
+    let asks = "Access-Control-Request-Method: GET\r\n";
+    let ask = |method: &str, path: &str, fields: &str| {
+        proxy.ask(&format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nOrigin: {APP}\r\n{fields}\r\n"
+        ))
+    };
+    let get = ask("GET", "/hang", "");
+    wait_until("the GET", || origin.served() == 1);
+    assert_eq!(status(&mut ask("OPTIONS", "/", asks)), 200);
+    assert_eq!(status(&mut ask("OPTIONS", "/", "")), 429);
+    assert_eq!(status(&mut ask("GET", "/", asks)), 429);
+    let preflight = ask("OPTIONS", "/hang", asks);
+    wait_until("the preflight", || origin.served() == 3);
+    assert_eq!(status(&mut ask("OPTIONS", "/", asks)), 429);
+    drop(get);
+    wait_until("the place of the GET", || {
+        status(&mut ask("GET", "/", "")) == 200
+    });
+    assert_eq!(status(&mut ask("OPTIONS", "/", asks)), 429);
+    drop(preflight);
+    wait_until("the place of the preflight", || {
+        status(&mut ask("OPTIONS", "/", asks)) == 200
+    });
 }
 
 /// A page of its own origin, in a browser, in front of a proxy.
@@ -594,7 +765,11 @@ fn a_browsers_event_source_of_another_origin_comes_back_from_a_limit() {
     let proxy = Proxy::start(origin.addr, &flags);
     let pages = pages();
     browser.open(&format!("http://{}/", pages.addr));
-    let mut holder = page(&proxy, "/feed", &format!("http://{}", pages.addr), SSE);
+    // At the host that the browser names, where the origin is allowed by that.
+    let mut holder = proxy.ask(&format!(
+        "GET /feed HTTP/1.1\r\nHost: {}\r\nOrigin: http://{}\r\n{SSE}\r\n",
+        proxy.addr, pages.addr
+    ));
     holder.head();
     holder.read_until("data: 1");
     listen(&browser, &format!("http://{}/feed", proxy.addr));

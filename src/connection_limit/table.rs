@@ -29,13 +29,22 @@ struct Client {
     streams: u32,
     /// Requests in flight that are no streams, or not yet.
     requests: u32,
+    /// Preflights in flight.
+    preflights: u32,
     /// The rate limiter's cell: the theoretical arrival time of the next stream.
     rate: Option<Nanos>,
 }
 
 impl Client {
+    fn in_flight(&mut self, is_preflight: bool) -> &mut u32 {
+        match is_preflight {
+            true => &mut self.preflights,
+            false => &mut self.requests,
+        }
+    }
+
     fn is_done(&self) -> bool {
-        self.streams == 0 && self.requests == 0
+        self.streams == 0 && self.requests == 0 && self.preflights == 0
     }
 }
 
@@ -301,15 +310,21 @@ impl Table {
         }
     }
 
-    /// A request's place among its client's, if these are limited.
-    pub(super) fn take_request(&self, key: Option<&ClientKey>) -> Result<Option<Request>, Refused> {
+    /// A request's place among its client's, if these are limited. Preflights have as many places of their
+    /// own.
+    pub(super) fn take_request(
+        &self,
+        key: Option<&ClientKey>,
+        is_preflight: bool,
+    ) -> Result<Option<Request>, Refused> {
         let (Some(key), Some(most)) = (key, self.limits.requests) else {
             return Ok(None);
         };
         self.count(key, Some(most), RejectReason::Requests, |client| {
-            &mut client.requests
+            client.in_flight(is_preflight)
         })?;
         Ok(Some(Request {
+            is_preflight,
             clients: self.clients.clone(),
             client: key.clone(),
         }))
@@ -356,12 +371,13 @@ impl Table {
 pub(super) struct Request {
     clients: Arc<Clients>,
     client: ClientKey,
+    is_preflight: bool,
 }
 
 impl Drop for Request {
     fn drop(&mut self) {
         self.clients
-            .leave(&self.client, |client| &mut client.requests);
+            .leave(&self.client, |client| client.in_flight(self.is_preflight));
     }
 }
 

@@ -396,6 +396,51 @@ async fn a_stream_counts_as_a_request_until_its_head() {
     assert_eq!(limit.active(), 2);
 }
 
+/// An OPTIONS request with these fields.
+fn options(ip: &str, fields: &[(&'static str, &str)]) -> Request<()> {
+    let mut request = without_accept(ip);
+    *request.method_mut() = Method::OPTIONS;
+    for (name, value) in fields {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    request
+}
+
+#[tokio::test]
+async fn preflights_count_apart_from_other_requests() {
+    let limit = ConnectionLimitLayer::new().requests_per_client(1);
+    let client = "192.0.2.1";
+    let origin = ("origin", "https://app.test");
+    let method = ("access-control-request-method", "GET");
+    let preflight = || options(client, &[origin, method]);
+    let download = text(&limit, plain(client), Upstream::new().hang()).await;
+    let hangs = text(&limit, preflight(), Upstream::new().hang()).await;
+    assert_eq!((download.status(), hangs.status()), (200, 200));
+    let over = text(&limit, preflight(), Upstream::new().send("x")).await;
+    assert_eq!(over.status(), 429);
+    drop(hangs);
+    // No more than OPTIONS is a request like any other.
+    for fields in [&[][..], &[origin], &[method]] {
+        let over = text(&limit, options(client, fields), Upstream::new()).await;
+        assert_eq!(over.status(), 429, "{fields:?}");
+    }
+    let mut get = preflight();
+    *get.method_mut() = Method::GET;
+    assert_eq!(text(&limit, get, Upstream::new()).await.status(), 429);
+    drop(download);
+    let hangs = text(&limit, preflight(), Upstream::new().hang()).await;
+    let other = text(&limit, plain(client), Upstream::new().send("x")).await;
+    assert_eq!((hangs.status(), other.status()), (200, 200));
+    drop((hangs, other));
+    // What turns out to be a stream takes the slot of one.
+    let streams = limit.clone().per_client(1);
+    let stream = open(&streams, preflight()).await;
+    assert_eq!((stream.status(), streams.active()), (200, 1));
+    assert_eq!(open(&streams, preflight()).await.status(), 429);
+    drop(stream);
+    assert_eq!(streams.clients(), 0);
+}
+
 #[tokio::test]
 async fn a_service_holds_the_place_of_a_tunnel() {
     let limit = ConnectionLimitLayer::new().requests_per_client(1);

@@ -1,22 +1,26 @@
 //! What the service inside was seen to allow, within bounds.
 
+use super::table::{Table, is_valid};
+use crate::client_key::{ClientKey, peer_addr};
 use crate::lock::lock;
-use http::header::{ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN};
-use http::{HeaderMap, HeaderName};
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, FORWARDED, HOST,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 use tokio::time::Instant;
 
-/// What was seen is remembered for this long.
-pub(super) const VALID: Duration = Duration::from_secs(3600);
-/// Origins that are remembered.
+/// Origins that are remembered, each once for each host.
 pub(super) const ORIGINS: usize = 256;
+/// Targets without credentials that are remembered.
+const TARGETS: usize = 1024;
 /// Preflights that are remembered.
 pub(super) const PREFLIGHTS: usize = 1024;
-/// A longer origin is not remembered: a host name has 253 bytes at the most.
-pub(super) const LONGEST_ORIGIN: usize = 512;
+
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// IPv6 addresses that share so many bits are one client.
+const IPV6_PREFIX: u8 = 64;
 
 /// Whom a response allows to read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,10 @@ impl Allowed {
         let credentials = only(headers, &ACCESS_CONTROL_ALLOW_CREDENTIALS) == Some(b"true");
         (value == origin).then_some(Self::Origin { credentials })
     }
+
+    pub(super) fn credentials(self) -> bool {
+        self == Self::Origin { credentials: true }
+    }
 }
 
 /// The value of a field that occurs once.
@@ -48,31 +56,90 @@ pub(super) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a 
 }
 
 /// What one service was seen to allow.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Seen {
     state: Mutex<State>,
     hasher: RandomState,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    any: Option<Instant>,
-    origins: HashMap<Box<[u8]>, Entry>,
-    /// By a hash of all that the answer to a preflight depends on.
-    preflights: HashMap<u64, Instant>,
+    origins: Table<Permission>,
+    /// Origin and target, where the origin is allowed credentials at other targets alone.
+    without_credentials: Table<()>,
+    /// Whether credentials were allowed, by a hash of all that the answer to a preflight depends on.
+    preflights: Table<bool>,
 }
 
-#[derive(Debug)]
-struct Entry {
-    at: Instant,
+/// What the responses allowed to an origin, or to any.
+#[derive(Clone, Copy, Debug)]
+struct Permission {
+    /// The last one answered a request like this.
+    target: u64,
     /// When credentials were allowed.
     credentials: Option<Instant>,
-    /// A second response allowed it: a later origin does not replace it.
-    confirmed: bool,
 }
 
-fn is_valid(at: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(at) < VALID
+/// What the entries about a request's origin depend on, as hashes: a bound on their size, and no part of a
+/// head is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keys {
+    /// The virtual host, by which one service may be several.
+    host: u64,
+    origin: u64,
+    /// Any origin of the same host.
+    any: u64,
+    /// Method and path.
+    target: u64,
+    /// The client's network.
+    client: u64,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        let state = State {
+            origins: Table::new(ORIGINS),
+            without_credentials: Table::new(TARGETS),
+            preflights: Table::new(PREFLIGHTS),
+        };
+        Self {
+            state: Mutex::new(state),
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+/// Host names in the fields by which services choose a virtual host. A client that sends false ones makes
+/// entries for itself alone.
+fn hash_host<B>(request: &Request<B>, state: &mut impl Hasher) {
+    let headers = request.headers();
+    let mut write = |text: &[u8]| text.to_ascii_lowercase().hash(state);
+    match request.uri().authority() {
+        Some(authority) => write(authority.as_str().as_bytes()),
+        None => {
+            let hosts = headers.get_all(HOST).iter();
+            hosts.for_each(|host| write(host.as_bytes()));
+        }
+    }
+    let forwarded = headers.get_all(X_FORWARDED_HOST).iter();
+    forwarded.for_each(|host| write(host.as_bytes()));
+    let forwarded = headers.get_all(FORWARDED).iter();
+    let pairs = forwarded.flat_map(|value| {
+        let is_separator = |byte: &u8| matches!(byte, b',' | b';');
+        value.as_bytes().split(is_separator).map(<[u8]>::trim_ascii)
+    });
+    let is_host = |pair: &&[u8]| {
+        let name = pair.get(..5);
+        name.is_some_and(|name| name.eq_ignore_ascii_case(b"host="))
+    };
+    pairs.filter(is_host).for_each(write);
+}
+
+fn client<B>(request: &Request<B>) -> Option<ClientKey> {
+    let extensions = request.extensions();
+    let peer = || Some(ClientKey::Ip(peer_addr(extensions)?.ip()));
+    let client = extensions.get().cloned().or_else(peer)?;
+    Some(client.network(IPV6_PREFIX))
 }
 
 impl Seen {
@@ -80,89 +147,105 @@ impl Seen {
         lock(&self.state)
     }
 
+    fn hash(&self, value: &impl Hash) -> u64 {
+        self.hasher.hash_one(value)
+    }
+
+    pub(super) fn keys<B>(&self, request: &Request<B>, origin: &HeaderValue) -> Keys {
+        let mut host = self.hasher.build_hasher();
+        hash_host(request, &mut host);
+        let host = host.finish();
+        Keys {
+            host,
+            origin: self.hash(&(host, Some(origin.as_bytes()))),
+            any: self.hash(&(host, None::<&[u8]>)),
+            target: self.hash(&(request.method(), request.uri().path())),
+            client: client(request).map_or(0, |client| self.hash(&client)),
+        }
+    }
+
     /// What this origin is allowed, as far as is remembered.
-    pub(super) fn allowed(&self, origin: &[u8]) -> Option<Allowed> {
+    pub(super) fn allowed(&self, keys: &Keys) -> Option<Allowed> {
+        let without = self.hash(&(keys.origin, keys.target));
         let (state, now) = (self.state(), Instant::now());
-        let entry = state.origins.get(origin);
-        if let Some(entry) = entry.filter(|entry| is_valid(entry.at, now)) {
-            let credentials = entry.credentials.is_some_and(|at| is_valid(at, now));
+        if let Some(entry) = state.origins.get(keys.origin) {
+            let credentials = entry.value.credentials;
+            let credentials = credentials.is_some_and(|at| is_valid(at, now))
+                && state.without_credentials.get(without).is_none();
             return Some(Allowed::Origin { credentials });
         }
-        let any = state.any.filter(|at| is_valid(*at, now));
-        any.map(|_| Allowed::Any)
+        state.origins.get(keys.any).map(|_| Allowed::Any)
     }
 
-    /// A response to this origin allowed it. Whether there was room to remember that.
-    pub(super) fn learn(&self, origin: &[u8], allowed: Allowed) -> bool {
+    /// A response allowed this. Whether no other permission was forgotten for it.
+    pub(super) fn learn(&self, keys: &Keys, allowed: Allowed) -> bool {
+        let without = self.hash(&(keys.origin, keys.target));
         let (mut state, now) = (self.state(), Instant::now());
-        let Allowed::Origin { credentials } = allowed else {
-            state.any = Some(now);
-            return true;
+        let known = state.origins.get(keys.origin);
+        let mut credentials = known.and_then(|entry| entry.value.credentials);
+        if allowed.credentials() {
+            credentials = Some(now);
+            state.without_credentials.remove(without);
+        } else if credentials.is_some() {
+            state.without_credentials.confirm(without, keys.client, ());
+        }
+        let (key, credentials) = match allowed {
+            Allowed::Origin { .. } => (keys.origin, credentials),
+            Allowed::Any => (keys.any, None),
         };
-        let credentials = credentials.then_some(now);
-        if let Some(entry) = state.origins.get_mut(origin) {
-            entry.confirmed |= is_valid(entry.at, now);
-            entry.at = now;
-            entry.credentials = credentials.or(entry.credentials);
-            return true;
-        }
-        if origin.len() > LONGEST_ORIGIN {
-            return true;
-        }
-        if state.origins.len() >= ORIGINS && !state.make_room(now) {
-            return false;
-        }
-        let entry = Entry {
-            at: now,
+        let permission = Permission {
+            target: keys.target,
             credentials,
-            confirmed: false,
         };
-        state.origins.insert(origin.into(), entry);
-        true
+        state.origins.confirm(key, keys.client, permission)
     }
 
-    fn hash(&self, preflight: &impl Hash) -> u64 {
-        self.hasher.hash_one(preflight)
-    }
-
-    /// The service allowed what this preflight asks for.
-    pub(super) fn learn_preflight(&self, preflight: &impl Hash) {
-        let (mut state, now) = (self.state(), Instant::now());
-        let key = self.hash(preflight);
-        let preflights = &mut state.preflights;
-        if preflights.len() >= PREFLIGHTS && !preflights.contains_key(&key) {
-            preflights.retain(|_, at| is_valid(*at, now));
+    /// A response with this status did not allow the origin. What was allowed before is forgotten, if only
+    /// this client confirmed it, or it was for a request like this: services have paths that allow nothing
+    /// beside those that do, and one client must not withdraw what others use.
+    pub(super) fn refused(&self, keys: &Keys, status: StatusCode) {
+        // Errors often come without the fields that responses have.
+        if !status.is_success() && status != StatusCode::FORBIDDEN {
+            return;
         }
-        if preflights.len() < PREFLIGHTS || preflights.contains_key(&key) {
-            preflights.insert(key, now);
+        let origins = &mut self.state().origins;
+        for key in [keys.origin, keys.any] {
+            let is_withdrawn = origins.get(key).is_some_and(|entry| {
+                let is_alike = entry.value.target == keys.target && status.is_success();
+                is_alike || entry.is_of(keys.client)
+            });
+            if is_withdrawn {
+                origins.remove(key);
+            }
         }
     }
 
-    /// Whether the service allowed just this.
-    pub(super) fn allowed_preflight(&self, preflight: &impl Hash) -> bool {
-        let key = self.hash(preflight);
-        let at = self.state().preflights.get(&key).copied();
-        at.is_some_and(|at| is_valid(at, Instant::now()))
+    fn preflight(&self, keys: &Keys, preflight: &impl Hash) -> u64 {
+        self.hash(&(keys.host, keys.origin, preflight))
+    }
+
+    /// The service allowed what this preflight requests, with credentials or without.
+    pub(super) fn learn_preflight(&self, keys: &Keys, preflight: &impl Hash, credentials: bool) {
+        let key = self.preflight(keys, preflight);
+        let preflights = &mut self.state().preflights;
+        preflights.confirm(key, keys.client, credentials);
+    }
+
+    /// The service no longer allows it.
+    pub(super) fn forget_preflight(&self, keys: &Keys, preflight: &impl Hash) {
+        let key = self.preflight(keys, preflight);
+        self.state().preflights.remove(key);
+    }
+
+    /// Whether the service allowed just this, and if so, whether with credentials.
+    pub(super) fn allowed_preflight(&self, keys: &Keys, preflight: &impl Hash) -> Option<bool> {
+        let key = self.preflight(keys, preflight);
+        self.state().preflights.get(key).map(|entry| entry.value)
     }
 
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize) {
         let state = self.state();
         (state.origins.len(), state.preflights.len())
-    }
-}
-
-impl State {
-    /// Drops what is out of date, else the oldest origin that came once: many invented origins, which a
-    /// service that allows any repeats, do not displace the origins of real pages.
-    fn make_room(&mut self, now: Instant) -> bool {
-        self.origins.retain(|_, entry| is_valid(entry.at, now));
-        if self.origins.len() < ORIGINS {
-            return true;
-        }
-        let once = self.origins.iter().filter(|(_, entry)| !entry.confirmed);
-        let oldest = once.min_by_key(|(_, entry)| entry.at);
-        let oldest = oldest.map(|(origin, _)| origin.clone());
-        oldest.is_some_and(|origin| self.origins.remove(&origin).is_some())
     }
 }

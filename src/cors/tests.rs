@@ -1,4 +1,5 @@
 use super::*;
+use crate::client_key::PeerAddr;
 use crate::connection_limit::ConnectionLimitLayer;
 use crate::early::EarlyLayer;
 use crate::guard::StreamError;
@@ -199,15 +200,29 @@ async fn a_masked_failure_keeps_what_the_service_said_of_it() {
     assert_eq!(response.headers()["vary"], "accept");
 }
 
+/// A request of this client, by its last number.
+fn of(client: u8, mut request: Request<()>) -> Request<()> {
+    let address = std::net::SocketAddr::from(([192, 0, 2, client], 5000));
+    request.extensions_mut().insert(PeerAddr(address));
+    request
+}
+
+fn at(uri: &str, host: &str, mut request: Request<()>) -> Request<()> {
+    *request.uri_mut() = uri.parse().unwrap();
+    let host = host.parse().unwrap();
+    request.headers_mut().insert("host", host);
+    request
+}
+
 #[tokio::test(start_paused = true)]
-async fn invented_origins_displace_none_that_came_back() {
+async fn invented_origins_of_one_client_displace_none_of_others() {
     let cors = CorsLayer::new();
-    for _ in 0..2 {
-        through(&cors, get(APP), allowing(APP)).await;
-    }
+    through(&cors, of(1, get(APP)), allowing(APP)).await;
     let reflect = async |origin: &str| {
         let name = Box::leak(origin.to_owned().into_boxed_str());
-        through(&cors, get(origin), allowing(name)).await;
+        for _ in 0..2 {
+            through(&cors, of(2, get(origin)), allowing(name)).await;
+        }
         tokio::time::advance(Duration::from_millis(1)).await;
     };
     for i in 0..2 * seen::ORIGINS {
@@ -215,35 +230,117 @@ async fn invented_origins_displace_none_that_came_back() {
     }
     assert_eq!(cors.memory.seen.sizes(), (seen::ORIGINS, 0));
     assert_eq!(allowed(&own(&cors, get(APP)).await), (Some(APP), false));
-    // The last of those that came once is there, the first is not.
-    let last = format!("https://{}.test", 2 * seen::ORIGINS - 1);
-    assert_eq!(
-        allowed(&own(&cors, get(&last)).await),
-        (Some(&*last), false)
-    );
-    assert_eq!(
-        allowed(&own(&cors, get("https://0.test")).await),
-        (None, false)
-    );
+    let gone = own(&cors, get("https://0.test")).await;
+    assert_eq!(allowed(&gone), (None, false));
 
-    // When all came twice, nothing displaces them for an hour.
-    for i in seen::ORIGINS + 1..2 * seen::ORIGINS {
-        reflect(&format!("https://{i}.test")).await;
+    // A full table has room for the origin of a real page.
+    through(&cors, of(3, get(OTHER)), allowing(OTHER)).await;
+    reflect("https://new.test").await;
+    for origin in [APP, OTHER, "https://new.test"] {
+        let answer = own(&cors, get(origin)).await;
+        assert_eq!(allowed(&answer), (Some(origin), false));
     }
-    reflect("https://new.test").await;
-    assert_eq!(
-        allowed(&own(&cors, get("https://new.test")).await),
-        (None, false)
-    );
-    tokio::time::advance(seen::VALID).await;
-    reflect("https://new.test").await;
-    let new = own(&cors, get("https://new.test")).await;
-    assert_eq!(allowed(&new), (Some("https://new.test"), false));
-    assert_eq!(cors.memory.seen.sizes(), (1, 0));
+    tokio::time::advance(table::VALID).await;
+    assert_eq!(allowed(&own(&cors, get(APP)).await), (None, false));
+}
 
-    let long = format!("https://{}.test", "a".repeat(seen::LONGEST_ORIGIN));
-    reflect(&long).await;
-    assert_eq!(cors.memory.seen.sizes(), (1, 0));
+#[tokio::test]
+async fn a_permission_is_for_one_virtual_host() {
+    let with_credentials = || allowing(APP).header("access-control-allow-credentials", "true");
+    for upstream in [with_credentials(), allowing("*")] {
+        let cors = CorsLayer::new();
+        through(&cors, at("/feed", "a.test", get(APP)), upstream).await;
+        let a = own(&cors, at("/other", "A.test", get(APP))).await;
+        assert_eq!(allowed(&a).0, Some(APP));
+        for host in ["b.test", "a.test:8443", "a.test.b.test"] {
+            let b = own(&cors, at("/feed", host, get(APP))).await;
+            assert_eq!(allowed(&b), (None, false), "{host}");
+        }
+        for (name, value) in [
+            ("x-forwarded-host", "b.test"),
+            ("forwarded", "for=192.0.2.1;Host=b.test"),
+        ] {
+            let mut behind = at("/feed", "a.test", get(APP));
+            let value = value.parse().unwrap();
+            behind.headers_mut().insert(name, value);
+            assert_eq!(allowed(&own(&cors, behind).await), (None, false), "{name}");
+        }
+        let uri = own(&cors, at("http://a.test/feed", "b.test", get(APP))).await;
+        assert_eq!(allowed(&uri).0, Some(APP));
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_does_not_allow_the_origin_withdraws_what_was_allowed() {
+    let refuses = Upstream::new;
+    let with = |name: &'static str, value: &str| {
+        let mut request = get(APP);
+        request.headers_mut().insert(name, value.parse().unwrap());
+        request
+    };
+    let options = || {
+        let mut request = get(APP);
+        *request.method_mut() = Method::OPTIONS;
+        request
+    };
+    let elsewhere = || at("/elsewhere", "x", get(APP));
+    let known = || at("/feed", "x", get(APP));
+    for (request, refusal, is_withdrawn) in [
+        (known(), refuses(), true),
+        (known(), refuses().status(403), true),
+        (known(), allowing(OTHER), true),
+        (elsewhere(), refuses(), true),
+        // Of another client: only if the request is alike.
+        (of(2, known()), refuses(), true),
+        (of(2, elsewhere()), refuses(), false),
+        (of(2, known()), refuses().status(403), false),
+        // Which says nothing of the origin.
+        (known(), refuses().status(500), false),
+        (known(), refuses().status(404), false),
+        (known(), refuses().status(302), false),
+        (with("sec-fetch-mode", "navigate"), refuses(), false),
+        (with("sec-fetch-mode", "no-cors"), refuses(), false),
+        (with("sec-fetch-site", "same-origin"), refuses(), false),
+        (options(), refuses(), false),
+        (get(OTHER), refuses(), false),
+    ] {
+        let case = format!("{request:?}");
+        let cors = CorsLayer::new();
+        let named = |mut request: Request<()>| {
+            let host = "x".parse().unwrap();
+            request.headers_mut().insert("host", host);
+            match request.extensions().get::<PeerAddr>() {
+                Some(_) => request,
+                None => of(1, request),
+            }
+        };
+        through(&cors, named(get(APP)), allowing(APP)).await;
+        through(&cors, named(request), refusal).await;
+        let answer = own(&cors, named(get(APP))).await;
+        assert_eq!(allowed(&answer).0.is_none(), is_withdrawn, "{case}");
+    }
+    // `*` as well.
+    let cors = CorsLayer::new();
+    through(&cors, get(APP), allowing("*")).await;
+    through(&cors, get(OTHER), refuses()).await;
+    assert_eq!(allowed(&own(&cors, get(APP)).await), (None, false));
+}
+
+#[tokio::test]
+async fn a_response_without_credentials_withdraws_those_of_requests_like_it() {
+    let with_credentials = || allowing(APP).header("access-control-allow-credentials", "true");
+    for without in [allowing(APP), allowing("*")] {
+        let cors = CorsLayer::new();
+        let public = || at("/public", "x", get(APP));
+        let session = || at("/session", "x", get(APP));
+        through(&cors, session(), with_credentials()).await;
+        assert_eq!(allowed(&own(&cors, public()).await), (Some(APP), true));
+        through(&cors, public(), without).await;
+        assert_eq!(allowed(&own(&cors, public()).await), (Some(APP), false));
+        assert_eq!(allowed(&own(&cors, session()).await), (Some(APP), true));
+        through(&cors, public(), with_credentials()).await;
+        assert_eq!(allowed(&own(&cors, public()).await), (Some(APP), true));
+    }
 }
 
 fn preflight(origin: &str, path: &str, method: &str, headers: Option<&str>) -> Request<()> {
@@ -317,16 +414,18 @@ async fn a_preflight_is_answered_for_a_service_that_allowed_just_that() {
     assert_eq!(answer.text().await, "");
 
     for other in [
-        preflight(OTHER, "/v1/chat", "POST", Some("authorization,x-a")),
-        preflight(APP, "/v1/admin", "POST", Some("authorization,x-a")),
-        preflight(APP, "/v1/chat", "DELETE", Some("authorization,x-a")),
-        preflight(APP, "/v1/chat", "POST", Some("authorization,x-b")),
-        preflight(APP, "/v1/chat", "POST", None),
+        preflight(OTHER, "/v1/chat?x=1", "POST", Some("authorization,x-a")),
+        preflight(APP, "/v1/admin?x=1", "POST", Some("authorization,x-a")),
+        preflight(APP, "/v1/chat?x=2", "POST", Some("authorization,x-a")),
+        at("/v1/chat?x=1", "b.test", asks()),
+        preflight(APP, "/v1/chat?x=1", "DELETE", Some("authorization,x-a")),
+        preflight(APP, "/v1/chat?x=1", "POST", Some("authorization,x-b")),
+        preflight(APP, "/v1/chat?x=1", "POST", None),
         request("OPTIONS", &[("origin", APP)]),
     ] {
         assert_eq!(away(&cors, other).await.status(), 502);
     }
-    tokio::time::advance(seen::VALID).await;
+    tokio::time::advance(table::VALID).await;
     assert_eq!(away(&cors, asks()).await.status(), 502);
 }
 
@@ -363,19 +462,63 @@ async fn a_preflight_that_a_browser_would_refuse_is_not_remembered() {
 }
 
 #[tokio::test]
-async fn preflights_are_remembered_within_bounds() {
+async fn a_preflight_is_allowed_no_more_credentials_than_it_was() {
     let cors = CorsLayer::new();
-    for i in 0..seen::PREFLIGHTS + 100 {
-        let asks = preflight(APP, &format!("/{i}"), "POST", None);
-        through(&cors, asks, allowing(APP)).await;
+    let asks = || preflight(APP, "/api", "DELETE", Some("x-a"));
+    let with_credentials = allowing(APP).header("access-control-allow-credentials", "true");
+    through(&cors, get(APP), with_credentials).await;
+    for origin in ["*", APP] {
+        let answer = allowing(origin)
+            .header("access-control-allow-methods", "DELETE")
+            .header("access-control-allow-headers", "x-a");
+        through(&cors, asks(), answer).await;
+        let answer = away(&cors, asks()).await;
+        assert_eq!(
+            (answer.status(), allowed(&answer)),
+            (204, (Some(APP), false))
+        );
     }
-    assert_eq!(cors.memory.seen.sizes(), (1, seen::PREFLIGHTS));
-    assert_eq!(
-        away(&cors, preflight(APP, "/0", "POST", None))
-            .await
-            .status(),
-        204
-    );
+    assert_eq!(allowed(&own(&cors, get(APP)).await), (Some(APP), true));
+}
+
+#[tokio::test]
+async fn a_preflight_that_is_refused_later_is_forgotten() {
+    let asks = || preflight(APP, "/api", "DELETE", None);
+    let allows = || allowing(APP).header("access-control-allow-methods", "DELETE");
+    for (later, status) in [
+        (Upstream::new().status(204), 502),
+        (Upstream::new().status(403), 502),
+        (Upstream::new().status(405), 502),
+        (allows().status(403), 502),
+        (allowing(APP), 502),
+        (allowing(OTHER), 502),
+        (Upstream::new().status(503), 204),
+        (Upstream::new().status(429), 204),
+        (allows(), 204),
+    ] {
+        let cors = CorsLayer::new();
+        through(&cors, asks(), allows()).await;
+        through(&cors, asks(), later).await;
+        assert_eq!(away(&cors, asks()).await.status(), status);
+    }
+}
+
+#[tokio::test]
+async fn preflights_are_remembered_within_bounds_and_by_client() {
+    let cors = CorsLayer::new();
+    let real = || preflight(APP, "/real", "POST", None);
+    let late = || preflight(APP, "/late", "POST", None);
+    through(&cors, of(1, real()), allowing(APP)).await;
+    for i in 0..seen::PREFLIGHTS + 100 {
+        let asks = preflight(OTHER, &format!("/{i}"), "POST", None);
+        through(&cors, of(2, asks), allowing(OTHER)).await;
+    }
+    assert_eq!(cors.memory.seen.sizes(), (2, seen::PREFLIGHTS));
+    through(&cors, of(3, late()), allowing(APP)).await;
+    assert_eq!(cors.memory.seen.sizes(), (2, seen::PREFLIGHTS));
+    for known in [real(), late()] {
+        assert_eq!(away(&cors, known).await.status(), 204);
+    }
 }
 
 #[tokio::test]
@@ -392,7 +535,11 @@ async fn a_preflight_takes_no_slot_of_a_limit() {
 /// An early answer to a page of another origin, which was known by then.
 async fn early(request: Request<()>, known: Upstream, late: Upstream) -> Client {
     let cors = CorsLayer::new();
-    through(&cors, get(APP), known).await;
+    let mut before = get(APP);
+    if let Some(host) = request.headers().get("host") {
+        before.headers_mut().insert("host", host.clone());
+    }
+    through(&cors, before, known).await;
     let early = EarlyLayer::new(Duration::from_secs(1));
     let layers = (cors, MetricsLayer::new(), early);
     let response = ask(layers, request, late.late(5)).await;
@@ -413,8 +560,8 @@ async fn an_early_answer_passes_what_its_origin_may_read() {
     for (request, known, late) in [
         (get(APP), allowing(APP), allowing(APP)),
         (get(APP), allowing("*"), allowing("*")),
-        (get(APP), with_credentials(), allowing("*")),
         (cookie(), with_credentials(), with_credentials()),
+        (get(APP), with_credentials(), with_credentials()),
         // Of its own origin it may read anything.
         (with("host", "app.test"), allowing(APP), Upstream::new()),
         (
@@ -445,6 +592,9 @@ async fn an_early_answer_passes_what_its_origin_may_read() {
         (get(APP), allowing("*"), allowing(OTHER)),
         (cookie(), with_credentials(), allowing(APP)),
         (cookie(), with_credentials(), allowing("*")),
+        // The login may be of the connection, or of a proxy on the way.
+        (get(APP), with_credentials(), allowing(APP)),
+        (get(APP), with_credentials(), allowing("*")),
         (
             get(APP),
             allowing(APP),
@@ -478,4 +628,28 @@ async fn a_page_that_cannot_read_an_early_answer_waits_for_the_service() {
         let response = early(request, allowing(known), late).await;
         assert_eq!(!response.headers().contains_key("x-late"), is_early);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_head_is_learned_from() {
+    let cors = CorsLayer::new();
+    let layers = || {
+        let early = EarlyLayer::new(Duration::from_secs(1));
+        (cors.clone(), MetricsLayer::new(), early)
+    };
+    let session = at("/session", "x", get(APP));
+    let with_credentials = allowing(APP).header("access-control-allow-credentials", "true");
+    through(&cors, session, with_credentials).await;
+    let public = || at("/feed", "x", get(APP));
+    let late = |origin| allowing(origin).send("data: 1\n\n").late(5);
+    let first = ask(layers(), public(), late("*")).await;
+    assert_eq!(allowed(&first), (Some(APP), true));
+    assert!(first.read().await.0.starts_with("event: error\n"));
+    // The page needs no credentials there: the next answer does not allow them, and the stream passes.
+    let second = ask(layers(), public(), late("*")).await;
+    assert_eq!(allowed(&second), (Some(APP), false));
+    assert_eq!(second.text().await, "data: 1\n\n");
+    let closed = ask(layers(), public(), late(OTHER)).await;
+    assert!(closed.read().await.0.starts_with("event: error\n"));
+    assert_eq!(allowed(&own(&cors, public()).await), (None, false));
 }

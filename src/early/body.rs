@@ -127,7 +127,7 @@ impl<F> Waiting<F> {
         let (parts, body) = response.into_parts();
         let mut what = describe(parts.status);
         let granted = self.granted.as_ref();
-        let is_denied = granted.is_some_and(|granted| !granted.holds(&parts.headers));
+        let is_denied = granted.is_some_and(|granted| !granted.holds(&parts));
         // An answer of this crate has nothing of the service in it.
         let is_own = parts.extensions.get::<Own>().is_some();
         if is_denied && !is_own && parts.status != StatusCode::NO_CONTENT {

@@ -9,7 +9,7 @@ use super::upstream::{Check, Health, Upstream};
 use crate::client_key::{ForwardedHeader, ForwardedIp, KeyExtractor, PeerAddr};
 use crate::completion::CompletionLayer;
 use crate::connection_limit::{ConnectionLimitLayer, Reject};
-use crate::cors::{self, Cors, CorsLayer};
+use crate::cors::{Cors, CorsLayer};
 use crate::early::{Early, EarlyLayer, StreamAsked};
 use crate::head::is_json;
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
@@ -286,9 +286,8 @@ impl Router {
         request: &Request<RequestBody>,
         mut response: Response<Full<Bytes>>,
     ) -> Response<ResponseBody> {
-        let origin = cors::origin(request);
         let mut routes = self.routes.iter();
-        routes.any(|route| route.cors.complete(origin.as_ref(), response.headers_mut()));
+        routes.any(|route| route.cors.complete(request, response.headers_mut()));
         response.map(Either::Right)
     }
 

@@ -296,7 +296,7 @@ impl<B: Send + 'static> Again<B> {
         if Kind::of(&self.asked, &head) == Kind::Stream {
             turn.succeeded();
             let granted = self.asker.template().granted();
-            if granted.is_some_and(|granted| !granted.holds(&head.headers)) {
+            if granted.is_some_and(|granted| !granted.holds(&head)) {
                 // A page of another origin, let in before the upstream could tell.
                 return Ok(Err(Answer::Refused(StatusCode::FORBIDDEN)));
             }
