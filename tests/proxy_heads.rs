@@ -233,6 +233,69 @@ fn what_concerns_the_clients_connection_alone_does_not_reach_the_upstream() {
 }
 
 #[test]
+fn no_client_of_a_trusted_proxy_removes_its_fields() {
+    let names = [
+        "x-user",
+        "x-ssl-client-verify",
+        "true-client-ip",
+        "x-readonly",
+        "authorization",
+        "cookie",
+        "last-event-id",
+    ];
+    let mut fields = format!("Connection: {}, x-url-scheme, te\r\n", names.join(", "));
+    for name in names {
+        fields.push_str(&format!("{name}: 1\r\n"));
+    }
+    fields.push_str("X-Url-Scheme: https\r\nTE: trailers");
+    let user = "--admin-user-header=x-user";
+    let asked = put(&says(OK), &["--trusted-proxies=127.0.0.0/8", user], &fields);
+    for name in names {
+        assert_fields(&asked, &[(name, Some("1"))]);
+    }
+    let rest = [
+        ("x-url-scheme", Some("https")),
+        ("te", None),
+        ("connection", None),
+    ];
+    assert_fields(&asked, &rest);
+    // A client's own options count, but what routes or authenticates is none.
+    assert_fields(
+        &put(&says(OK), &[user], &fields),
+        &[
+            ("x-user", None),
+            ("true-client-ip", None),
+            ("x-readonly", None),
+            ("authorization", Some("1")),
+            ("cookie", Some("1")),
+            ("last-event-id", Some("1")),
+            ("connection", None),
+        ],
+    );
+}
+
+#[test]
+fn no_spelling_contradicts_what_a_trusted_proxy_reports() {
+    let fields = "X-Forwarded-For: 203.0.113.1\r\nX-Forwarded-Proto: http\r\nX_Url_Scheme: https\r\n\
+                  X_Scheme: https\r\nFront_End_Https: on\r\nX-Forwarded-Https: on\r\n\
+                  X-Scheme: https\r\nX-SSL-Client-Verify: FAILED\r\nX_SSL_Client_Verify: SUCCESS\r\n\
+                  SM_USER: ann";
+    assert_fields(
+        &put(&says(OK), &["--trusted-proxies=127.0.0.0/8"], fields),
+        &[
+            ("x_url_scheme", None),
+            ("x_scheme", None),
+            ("front_end_https", None),
+            ("x-forwarded-https", Some("off")),
+            ("x-scheme", Some("http")),
+            ("x-ssl-client-verify", Some("FAILED")),
+            ("x_ssl_client_verify", None),
+            ("sm_user", Some("ann")),
+        ],
+    );
+}
+
+#[test]
 fn a_response_keeps_its_head_but_for_what_concerns_the_upstreams_connection() {
     let origin = says(
         "HTTP/1.1 201 Made\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nETag: \"x\"\r\n\

@@ -29,6 +29,7 @@ use self::progress::{Overdue, Progress, Uploading};
 use self::relay::Relay;
 pub(super) use self::tunnel::Tunnels;
 use self::without_trailers::WithoutTrailers;
+use super::headers::Options;
 use super::{files, headers};
 use crate::client_key::{ClientKey, ForwardedIp, PeerAddr};
 use crate::connection_auth::ConnectionBound;
@@ -172,7 +173,7 @@ impl Upstream {
             response.extensions_mut().insert(ConnectionBound);
         }
         let agreed = headers::upgrade(response.headers());
-        headers::remove_hop_by_hop(response.headers_mut());
+        headers::remove_hop_by_hop(response.headers_mut(), Options::All);
         *response.version_mut() = Version::HTTP_11;
         if let Some(switched) = switched {
             let (Some(client_side), Some(protocol)) = (client_side, agreed) else {
@@ -203,9 +204,17 @@ impl Upstream {
             "" => PathAndQuery::try_from(path)?,
             base => PathAndQuery::try_from(format!("{base}{path}"))?,
         };
-        headers::remove_hop_by_hop(&mut parts.headers);
+        let peer = parts.extensions.remove();
+        // Without a peer nothing is known of who wrote the head.
+        let is_by_client =
+            peer.is_some_and(|PeerAddr(peer)| !self.target.trusted.is_trusted(peer.ip()));
+        let options = match is_by_client {
+            true => Options::All,
+            false => Options::Known,
+        };
+        headers::remove_hop_by_hop(&mut parts.headers, options);
         parts.headers.remove(TRAILER);
-        if let Some(PeerAddr(peer)) = parts.extensions.remove() {
+        if let Some(PeerAddr(peer)) = peer {
             headers::forward(&mut parts.headers, peer, &self.target.trusted);
         }
         if let (Some(host), false) = (&self.target.host, parts.headers.contains_key(HOST)) {

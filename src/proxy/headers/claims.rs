@@ -6,6 +6,8 @@
 
 use http::{HeaderMap, HeaderName};
 
+use super::forwarding::{IS_SECURE, SCHEMES};
+
 /// What all names of a family of such fields begin with.
 const FAMILIES: &[&str] = &[
     // The standard, and what it replaced: For, Host, Proto, Port, Prefix, User, Client-Cert, ...
@@ -14,33 +16,62 @@ const FAMILIES: &[&str] = &[
     // The target ahead of a rewrite: URL, URI, Host, Proto, For, Remote, Forwarded-For.
     "x-original-",
     "x-envoy-original-",
-    // Users as gateways name them.
-    "x-auth-request-",
-    "x-authentik-",
-    "x-goog-authenticated-user-",
-    "x-ms-client-principal",
+    "x-real-",
+    "x-remote-",
+    // Clients and protocols as content delivery networks and hosts name them.
+    "cloudfront-",
+    "x-appengine-",
+    "x-arr-",
+    "x-vercel-ip-",
+    "wl-proxy-",
+    // Users as gateways name them. The credentials of a client, such as `X-Auth-Token` or
+    // `Cf-Access-Client-Id`, are not among them.
+    "cf-access-authenticated-user-",
+    "iv-user",
+    "oidc-",
+    "sm-user",
+    "tailscale-",
     "x-amzn-oidc-",
+    "x-auth-request-",
+    "x-authenticated-",
+    "x-authentik-",
+    "x-consumer-",
+    "x-goog-authenticated-user-",
+    "x-goog-iap-",
+    "x-ms-client-principal",
+    "x-ms-token-",
+    "x-pomerium-",
+    "x-vouch-",
     "x-webauth-",
-    // Certificates of clients.
+    // Certificates of clients: RFC 9440, and what preceded it.
+    "client-cert",
     "ssl-client-",
-    "x-ssl-client-",
+    "tls-client-",
     "x-amzn-mtls-",
+    "x-amzn-tls-",
+    "x-client-cert",
+    "x-ssl-cert",
+    "x-ssl-client-",
+    "x-tls-client-",
 ];
 
 /// Such fields without a family.
 const FIELDS: &[&str] = &[
     // The client's address.
+    "cdn-src-ip",
     "cf-connecting-ip",
     "cf-connecting-ipv6",
     "cf-pseudo-ipv4",
     "client-ip",
+    "do-connecting-ip",
     "fastly-client-ip",
     "fly-client-ip",
+    "incap-client-ip",
+    "iv-remote-address",
     "proxy-client-ip",
     "remote-addr",
+    "remote-host",
     "true-client-ip",
-    "wl-proxy-client-ip",
-    "x-appengine-user-ip",
     "x-azure-clientip",
     "x-azure-socketip",
     "x-client-ip",
@@ -49,9 +80,7 @@ const FIELDS: &[&str] = &[
     "x-nf-client-connection-ip",
     "x-originating-ip",
     "x-proxyuser-ip",
-    "x-real-ip",
-    "x-remote-addr",
-    "x-remote-ip",
+    "x-sucuri-clientip",
     "x-vercel-forwarded-for",
     // The protocol.
     "cf-visitor",
@@ -59,27 +88,33 @@ const FIELDS: &[&str] = &[
     "fly-forwarded-port",
     "fly-forwarded-proto",
     "fly-forwarded-ssl",
-    "front-end-https",
-    "x-arr-ssl",
-    "x-scheme",
-    "x-url-scheme",
     // The host, and the path.
     "x-host",
     "x-http-host-override",
-    "x-real-host",
     "x-rewrite-url",
     // The user.
+    "cf-access-jwt-assertion",
+    "iv-creds",
+    "iv-groups",
     "remote-email",
     "remote-groups",
     "remote-name",
     "remote-user",
-    "x-authenticated-user",
-    "x-remote-user",
+    "sm-authtype",
+    "sm-universalid",
+    "x-auth-email",
+    "x-auth-groups",
+    "x-auth-roles",
+    "x-auth-subject",
+    "x-auth-userid",
+    "x-auth-username",
+    "x-client-dn",
+    "x-client-verify",
     // CGI makes it `HTTP_PROXY`, by which HTTP clients choose their proxy.
     "proxy",
 ];
 
-/// What the fields that this proxy writes begin with.
+/// What the fields that this proxy writes begin with. It also writes [`SCHEMES`] and [`IS_SECURE`].
 const WRITTEN: &[&str] = &["forwarded", "x-forwarded", "x-real-ip"];
 
 /// The bytes of a name as CGI and its heirs see it: what is no letter or digit is alike there.
@@ -106,26 +141,25 @@ fn is_of_family(name: &str, family: &str) -> bool {
 }
 
 /// Whether a server may take the field for a proxy's report.
-fn is_claim(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    FAMILIES.iter().any(|family| is_of_family(name, family))
-        || FIELDS.iter().any(|field| is_alike(name, field))
+pub(super) fn is_claim(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    is_written(name)
+        || FAMILIES.iter().any(|family| is_of_family(text, family))
+        || FIELDS.iter().any(|field| is_alike(text, field))
 }
 
-/// Whether the field is one of those that this proxy writes, in a spelling that no proxy uses.
-fn is_misspelt(field: &HeaderName) -> bool {
-    let name = field.as_str();
-    let has_dashes_alone = name
-        .bytes()
-        .all(|byte| byte == b'-' || byte.is_ascii_alphanumeric());
-    let is_plain = has_dashes_alone && !name.starts_with("http-");
-    !is_plain && is_written(field)
+/// Whether CGI's view of the name is another spelling than the name itself.
+fn is_unusual(name: &str) -> bool {
+    let is_usual = |byte: u8| byte == b'-' || byte.is_ascii_alphanumeric();
+    name.starts_with("http-") || !name.bytes().all(is_usual)
 }
 
 /// Whether this proxy reads or writes the field, in any spelling.
-pub(super) fn is_written(name: &HeaderName) -> bool {
+fn is_written(name: &HeaderName) -> bool {
     let name = name.as_str();
+    let mut repeated = SCHEMES.iter().chain(&IS_SECURE);
     WRITTEN.iter().any(|family| is_of_family(name, family))
+        || repeated.any(|field| is_alike(name, field))
 }
 
 /// Removes all that a client that is no trusted proxy claims.
@@ -133,10 +167,23 @@ pub(super) fn remove(headers: &mut HeaderMap) {
     remove_if(headers, is_claim);
 }
 
-/// Removes the fields that this proxy writes in spellings other than its own. A trusted proxy sets
-/// the usual spelling, and passes these on as it got them.
+/// Removes claims whose spelling lets a stranger contradict a trusted proxy, which sets the usual
+/// spelling and may forward the others as it received them: all spellings but the usual one of
+/// the fields that this proxy writes, and other claims that are present in the usual one, too.
+/// Names such as `SM_USER`, which have no other spelling, stay.
 pub(super) fn remove_misspelt(headers: &mut HeaderMap) {
-    remove_if(headers, is_misspelt);
+    let is_usual = |name: &&HeaderName| !is_unusual(name.as_str());
+    let usual: Vec<_> = match headers.keys().all(|name| is_usual(&name)) {
+        true => return,
+        false => headers.keys().filter(is_usual).cloned().collect(),
+    };
+    remove_if(headers, |name| {
+        let is_repeated = || {
+            let mut usual = usual.iter().map(HeaderName::as_str);
+            usual.any(|usual| bytes(name.as_str()).eq(bytes(usual)))
+        };
+        is_unusual(name.as_str()) && (is_written(name) || (is_claim(name) && is_repeated()))
+    });
 }
 
 /// Removes this field, but for its own spelling if `keeps_own`.
@@ -210,6 +257,35 @@ mod tests {
             "X-Auth-Request-Email",
             "X-SSL-Client-Verify",
             "Proxy",
+            "Client-Cert",
+            "Client-Cert-Chain",
+            "WL-Proxy-SSL",
+            "WL-Proxy-Client-Cert",
+            "WL-Proxy-Client-IP",
+            "X-ARR-ClientCert",
+            "X-ARR-SSL",
+            "CloudFront-Forwarded-Proto",
+            "CloudFront-Viewer-Address",
+            "X-AppEngine-User-Email",
+            "X-AppEngine-User-IP",
+            "Cf-Access-Authenticated-User-Email",
+            "Tailscale-User-Login",
+            "Tailscale-User-Name",
+            "Tailscale-User-Profile-Pic",
+            "X-Goog-IAP-JWT-Assertion",
+            "X-Goog-Authenticated-User-Id",
+            "SM_USER",
+            "SM_USERDN",
+            "IV-User",
+            "IV_USER",
+            "IV-User-L",
+            "OIDC_CLAIM_email",
+            "OIDC-Claim-Sub",
+            "X-Remote-Group",
+            "X-Remote-Extra-Scopes",
+            "X-Forwarded-Https",
+            "X-Https",
+            "X_Scheme",
         ] {
             assert!(left(&[claim], remove).is_empty(), "{claim}");
         }
@@ -220,12 +296,14 @@ mod tests {
         let names = [
             "accept",
             "authorization",
+            "cf-access-client-id",
             "client-ipx",
             "cookie",
             "host",
             "last-event-id",
             "proxy-mode",
             "x-api-key",
+            "x-auth-token",
             "x-http-method-override",
             "x-original",
             "x-request-id",
@@ -248,12 +326,28 @@ mod tests {
             "x-real-ip",
             "x_real_ip",
             "true_client_ip",
+            "x-scheme",
+            "x_scheme",
+            "x_url_scheme",
+            "front_end_https",
+            "x.https",
+            "x-ssl-client-verify",
+            "x_ssl_client_verify",
+            "http-x-ssl-client-verify",
+            "sm_user",
+            "x_custom",
+            "x-custom",
         ];
         let expected = [
             "forwarded",
+            "sm_user",
             "true_client_ip",
+            "x-custom",
             "x-forwarded-for",
             "x-real-ip",
+            "x-scheme",
+            "x-ssl-client-verify",
+            "x_custom",
         ];
         assert_eq!(left(&names, remove_misspelt), expected);
     }

@@ -20,14 +20,19 @@ const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 const X_REAL_IP: &str = "x-real-ip";
 
 /// Fields that repeat the protocol, after which they are written too, if the request has them.
-const SCHEMES: [&str; 4] = [
+pub(super) const SCHEMES: [&str; 4] = [
     "x-forwarded-protocol",
     "x-forwarded-scheme",
     "x-url-scheme",
     "x-scheme",
 ];
 /// The same as `on` and `off`.
-const IS_SECURE: [&str; 2] = ["x-forwarded-ssl", "front-end-https"];
+pub(super) const IS_SECURE: [&str; 4] = [
+    "x-forwarded-ssl",
+    "front-end-https",
+    "x-forwarded-https",
+    "x-https",
+];
 
 /// Tells the upstream who the client is. What the request says of it counts if the peer is trusted.
 pub(in crate::proxy) fn forward(headers: &mut HeaderMap, peer: SocketAddr, trusted: &ForwardedIp) {
