@@ -266,12 +266,20 @@ impl Memory {
         let allowed = allowed.filter(|allowed| {
             head.status.is_success() && preflight.is_allowed(&head.headers, *allowed)
         });
-        // What says that the service is overloaded or fails says nothing of its policy.
-        let is_transient = head.status.is_server_error()
-            || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&head.status);
+        // A browser sends no body and few fields: these are about the service's load, or about a request that
+        // is not like those of a page.
+        let is_policy = !head.status.is_server_error()
+            && !matches!(
+                head.status,
+                StatusCode::REQUEST_TIMEOUT
+                    | StatusCode::PAYLOAD_TOO_LARGE
+                    | StatusCode::URI_TOO_LONG
+                    | StatusCode::TOO_MANY_REQUESTS
+                    | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            );
         match allowed {
             Some(allowed) => self.seen.learn_preflight(keys, &key, allowed.credentials()),
-            None if !is_transient => self.seen.forget_preflight(keys, &key),
+            None if is_policy => self.seen.forget_preflight(keys, &key),
             None => {}
         }
     }

@@ -84,8 +84,7 @@ struct Permission {
 /// head is kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keys {
-    /// The virtual host, by which one service may be several.
-    host: u64,
+    /// The origin and the virtual host: one service may be several.
     origin: u64,
     /// Any origin of the same host.
     any: u64,
@@ -156,7 +155,6 @@ impl Seen {
         hash_host(request, &mut host);
         let host = host.finish();
         Keys {
-            host,
             origin: self.hash(&(host, Some(origin.as_bytes()))),
             any: self.hash(&(host, None::<&[u8]>)),
             target: self.hash(&(request.method(), request.uri().path())),
@@ -221,7 +219,7 @@ impl Seen {
     }
 
     fn preflight(&self, keys: &Keys, preflight: &impl Hash) -> u64 {
-        self.hash(&(keys.host, keys.origin, preflight))
+        self.hash(&(keys.origin, preflight))
     }
 
     /// The service allowed what this preflight requests, with credentials or without.

@@ -494,6 +494,8 @@ async fn a_preflight_that_is_refused_later_is_forgotten() {
         (allowing(OTHER), 502),
         (Upstream::new().status(503), 204),
         (Upstream::new().status(429), 204),
+        (Upstream::new().status(431), 204),
+        (Upstream::new().status(400), 502),
         (allows(), 204),
     ] {
         let cors = CorsLayer::new();

@@ -366,7 +366,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::CountOrOff,
         default: None,
         per_route: true,
-        help: "Requests that one client address may have in flight, streams excepted: waiting for a response, uploads, downloads, WebSockets; over it, new ones get a 429; when not set, twice limit.per_ip, at least 200",
+        help: "Requests that one client address may have in flight, streams excepted: waiting for a response, uploads, downloads, WebSockets; over it, new ones get a 429; CORS preflights count apart, up to the same number; when not set, twice limit.per_ip, at least 200",
     },
     route(
         "limit.total",
