@@ -69,9 +69,8 @@ pub(super) fn resolve<R: PartialEq>(
         let (route, spelling) = (route_of(path), path.into());
         if is_bounded(&route) {
             // Behind a base path no target begins with two slashes.
-            for reading in Reading::all_of(path).filter(|reading| !reading.drops_authority) {
-                reading.of(path)?;
-            }
+            let readings = Reading::all_of(path).filter(|reading| !reading.drops_authority);
+            each(path, readings, |_| Ok(()))?;
         }
         return Ok(Resolved {
             route,
@@ -88,11 +87,12 @@ pub(super) fn resolve<R: PartialEq>(
         Normalize::Rewrite => Cow::Owned(normalized),
         _ => Cow::Borrowed(path),
     };
-    for reading in Reading::all_of(&forwarded) {
-        if route_of(&reading.of(&forwarded)?) != route {
-            return Err(BadPath::Ambiguous);
+    each(&forwarded, Reading::all_of(&forwarded), |reading| {
+        match route_of(reading) == route {
+            true => Ok(()),
+            false => Err(BadPath::Ambiguous),
         }
-    }
+    })?;
     // A server that compares what it gets byte by byte. To decode unreserved characters changes
     // nothing of what a URI means (RFC 3986 section 6.2.2.2).
     if route_of(&forwarded) != route {
@@ -181,6 +181,23 @@ impl Segments {
         Self::DotsRemovedThenMerged,
         Self::MergedThenDotsRemoved,
     ];
+
+    fn of(self, path: &str) -> Result<String, BadPath> {
+        let mut segments: Vec<&str> = path.split('/').skip(1).collect();
+        match self {
+            Self::Kept => {}
+            Self::DotsRemoved => segments = without_dots(&segments)?,
+            Self::Merged => segments = merged(&segments),
+            Self::DotsRemovedThenMerged => segments = merged(&without_dots(&segments)?),
+            Self::MergedThenDotsRemoved => segments = without_dots(&merged(&segments))?,
+        }
+        let mut resolved = String::with_capacity(path.len());
+        for segment in segments {
+            resolved.push('/');
+            resolved.push_str(segment);
+        }
+        Ok(resolved)
+    }
 }
 
 /// Which escapes a server decodes.
@@ -314,30 +331,45 @@ impl Reading {
 
     /// The path as such a server resolves it.
     fn of(self, path: &str) -> Result<String, BadPath> {
+        self.segments.of(&self.spelled(path))
+    }
+
+    /// The path ahead of its segments.
+    fn spelled(self, path: &str) -> String {
         let path = match path.starts_with("//") && self.drops_authority {
             true => without_authority(path),
             false => path,
         };
-        let decoded = match self.parameters {
+        match self.parameters {
             Parameters::Dropped => decode(&without_parameters(path), self.escapes),
             Parameters::Kept => decode(path, self.escapes),
             Parameters::DroppedOnceDecoded => without_parameters(&decode(path, self.escapes)),
-        };
-        let mut segments: Vec<&str> = decoded.split('/').skip(1).collect();
-        match self.segments {
-            Segments::Kept => {}
-            Segments::DotsRemoved => segments = without_dots(&segments)?,
-            Segments::Merged => segments = merged(&segments),
-            Segments::DotsRemovedThenMerged => segments = merged(&without_dots(&segments)?),
-            Segments::MergedThenDotsRemoved => segments = without_dots(&merged(&segments))?,
         }
-        let mut path = String::with_capacity(decoded.len());
-        for segment in segments {
-            path.push('/');
-            path.push_str(segment);
-        }
-        Ok(path)
     }
+}
+
+/// Calls `visit` with what each of these readings makes of `path`. Readings that differ in their
+/// segments alone follow one another, and share their spelling; one spelling is visited once.
+fn each(
+    path: &str,
+    readings: impl Iterator<Item = Reading>,
+    mut visit: impl FnMut(&str) -> Result<(), BadPath>,
+) -> Result<(), BadPath> {
+    let mut spellings: Vec<String> = Vec::new();
+    let mut is_new = false;
+    for reading in readings {
+        if reading.segments == Segments::ALL[0] {
+            let spelling = reading.spelled(path);
+            is_new = !spellings.contains(&spelling);
+            if is_new {
+                spellings.push(spelling);
+            }
+        }
+        if let (Some(spelling), true) = (spellings.last(), is_new) {
+            visit(&reading.segments.of(spelling)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// Without the first segment that is not empty. The URL standard skips any number of slashes before a
