@@ -14,8 +14,7 @@ use bytes::BytesMut;
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::Either;
 use hyper::client::conn::http1::SendRequest;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::task::Poll;
 use tokio::net::TcpStream;
 
@@ -107,8 +106,9 @@ pub(super) async fn exchange(
     let is_empty = matches!(framing, Framing::Length(0));
     let is_ours = is_stream && !is_empty && upload.is_over() && !gate.is_blocked();
     let body = if is_ours {
+        let stays = parts.version == Version::HTTP_11 && !closes && !driver.has_ended();
         let (socket, ahead) = socket_of(driver);
-        let home = home.filter(|_| parts.version == Version::HTTP_11 && !closes);
+        let home = home.filter(|_| stays);
         Either::Left(StreamBody::new(socket, home, ahead, framing))
     } else {
         gate.open();
@@ -131,18 +131,14 @@ pub(super) async fn status(
 /// Lets hyper read the body, and keeps the connection if another request can follow.
 async fn rest(mut sender: SendRequest<BoxedBody>, mut driver: Driver, home: Option<Home>) {
     let is_idle = poll_fn(|cx| {
-        if let Poll::Ready(result) = Pin::new(&mut driver).poll(cx) {
-            if let Err(error) = result {
-                tracing::debug!(%error, "an upstream's connection ended");
-            }
+        if driver.poll(cx).is_ready() {
             return Poll::Ready(false);
         }
         sender.poll_ready(cx).map(|ready| ready.is_ok())
     });
     if let (true, Some(home)) = (is_idle.await, home) {
-        let parts = driver.into_parts();
-        let (socket, ahead) = parts.io.into_parts();
-        if parts.read_buf.is_empty() && ahead.is_empty() {
+        let (socket, ahead) = socket_of(driver);
+        if ahead.is_empty() {
             home.put(socket);
         }
     }

@@ -2,6 +2,7 @@
 
 use super::UpstreamBody;
 use super::exchange::Failed;
+use super::head_io::TooManyInterim;
 use crate::answer::Own;
 use crate::guard::BoxError;
 use crate::log_limit::LogLimits;
@@ -23,6 +24,8 @@ pub(super) enum Failure {
     Files(#[source] BoxError),
     #[error("the upstream gave no proper response head")]
     Broken(#[source] Failed),
+    #[error("the upstream sent too many interim (1xx) heads and no final one")]
+    Interim(#[source] Failed),
     #[error("the upstream sent no response head in time")]
     HeadTimeout,
     #[error("the request can not be put to the upstream")]
@@ -66,7 +69,9 @@ impl Failure {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::Connect(_) | Self::Broken(_) | Self::Switched => StatusCode::BAD_GATEWAY,
+            Self::Connect(_) | Self::Broken(_) | Self::Interim(_) | Self::Switched => {
+                StatusCode::BAD_GATEWAY
+            }
             Self::Busy | Self::Files(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
@@ -80,7 +85,11 @@ impl Failure {
     pub(super) fn is_upstreams(&self) -> bool {
         matches!(
             self,
-            Self::Connect(_) | Self::HeadTimeout | Self::Broken(_) | Self::Switched
+            Self::Connect(_)
+                | Self::HeadTimeout
+                | Self::Broken(_)
+                | Self::Interim(_)
+                | Self::Switched
         )
     }
 
@@ -94,7 +103,7 @@ impl Failure {
             Self::Files(_) => {
                 "it is our own limit, no fault of the upstream's: raise it (ulimit -n)"
             }
-            Self::Broken(_) | Self::Switched => "see the upstream's own log",
+            Self::Broken(_) | Self::Interim(_) | Self::Switched => "see the upstream's own log",
             Self::Busy => {
                 "it does not keep up; upstream.max_waiting bounds how many may wait at once"
             }
@@ -186,6 +195,9 @@ impl From<Failed> for Failure {
         while let Some(error) = next {
             if error.is::<LengthLimitError>() {
                 return Self::TooLong;
+            }
+            if TooManyInterim::is_why(error) {
+                return Self::Interim(failed);
             }
             next = error.source();
         }

@@ -7,6 +7,7 @@ use super::body::{Pace, read};
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use std::error::Error;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -74,11 +75,12 @@ impl HeadIo {
         (io, gate)
     }
 
-    /// For a response to a request that was sent before; `ahead` of it was read already.
-    pub(super) fn asked_before(socket: TcpStream, ahead: &[u8]) -> (Self, Gate) {
+    /// For a response to a request that was sent before, on a socket that `into_parts` gave back.
+    pub(super) fn asked_before(socket: TcpStream, ahead: &[u8], interim: Interim) -> (Self, Gate) {
         let (mut io, gate) = Self::new(socket);
         io.is_mute = true;
         io.take(ahead);
+        io.scan.interim = interim;
         (io, gate)
     }
 
@@ -88,9 +90,9 @@ impl HeadIo {
         self.ahead.extend_from_slice(bytes);
     }
 
-    /// The socket, and what was read of it behind the head.
-    pub(super) fn into_parts(self) -> (TcpStream, BytesMut) {
-        (self.socket.into_inner(), self.ahead)
+    /// The socket, what was read of it behind the head, and what came ahead of the final one.
+    pub(super) fn into_parts(self) -> (TcpStream, BytesMut, Interim) {
+        (self.socket.into_inner(), self.ahead, self.scan.interim)
     }
 }
 
@@ -131,6 +133,9 @@ impl Read for HeadIo {
                 return Poll::Ready(Ok(()));
             }
             this.take(&bytes);
+            if this.scan.interim.is_too_much() {
+                return Poll::Ready(Err(io::Error::other(TooManyInterim)));
+            }
         }
     }
 }
@@ -183,6 +188,39 @@ impl Write for HeadIo {
     }
 }
 
+/// Interim responses ahead of the final one. An upstream sends one or two, or one for each step of
+/// long work; hyper would read them without end.
+const MAX_INTERIM: u32 = 32;
+/// Bytes of all of them; hyper allows as many for one head.
+const MAX_INTERIM_BYTES: usize = 408 * 1024;
+
+/// Why a read fails when the final response's head does not come.
+#[derive(Debug, thiserror::Error)]
+#[error("more than {MAX_INTERIM} interim (1xx) heads or {MAX_INTERIM_BYTES} bytes of them came")]
+pub(super) struct TooManyInterim;
+
+impl TooManyInterim {
+    pub(super) fn is_why(error: &(dyn Error + 'static)) -> bool {
+        error
+            .downcast_ref()
+            .and_then(io::Error::get_ref)
+            .is_some_and(|error| error.is::<Self>())
+    }
+}
+
+/// What has come of interim heads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Interim {
+    heads: u32,
+    bytes: usize,
+}
+
+impl Interim {
+    fn is_too_much(self) -> bool {
+        self.heads > MAX_INTERIM || self.bytes > MAX_INTERIM_BYTES
+    }
+}
+
 /// Bytes of a status line that tell whether it is an interim one: `HTTP/1.1 1`.
 const STATUS: usize = 12;
 
@@ -194,6 +232,7 @@ struct HeadScan {
     seen: usize,
     at_line_start: bool,
     over: bool,
+    interim: Interim,
 }
 
 impl HeadScan {
@@ -208,7 +247,15 @@ impl HeadScan {
                         self.over = true;
                         return index + 1;
                     }
-                    *self = Self::default();
+                    let Interim { heads, bytes } = self.interim;
+                    let interim = Interim {
+                        heads: heads.saturating_add(1),
+                        bytes: bytes.saturating_add(self.seen),
+                    };
+                    *self = Self {
+                        interim,
+                        ..Self::default()
+                    };
                 }
                 b'\n' => self.at_line_start = true,
                 b'\r' => {}
@@ -278,5 +325,23 @@ mod tests {
         assert_eq!(head(&format!("{heads}body")), heads);
         let switch = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
         assert_eq!(head(&format!("{switch}frames")), switch);
+    }
+
+    #[test]
+    fn interim_heads_are_bounded_in_number_and_length() {
+        let final_head = "HTTP/1.1 200 OK\r\n\r\n";
+        let many = "HTTP/1.1 103 Early Hints\r\n\r\n";
+        let long = format!("HTTP/1.1 103 E\r\nA: {}\r\n\r\n", "b".repeat(100 * 1024));
+        for (interim, most) in [(many, 32), (&long, 4)] {
+            for (count, is_too_much) in [(most, false), (most + 1, true)] {
+                let mut scan = HeadScan::default();
+                let bytes = format!("{}{final_head}", interim.repeat(count));
+                for bytes in bytes.as_bytes().chunks(1000) {
+                    scan.advance(bytes);
+                }
+                assert!(scan.is_over());
+                assert_eq!(scan.interim.is_too_much(), is_too_much, "{count}");
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! takes. So when that is long, the socket leaves hyper, which has sent all it had, and goes to a new
 //! connection of hyper's when something has come.
 
-use super::head_io::{Gate, HeadIo};
+use super::head_io::{Gate, HeadIo, Interim};
 use super::{BoxedBody, Failed, Progress, nothing};
 use crate::serve::Upload;
 use bytes::BytesMut;
@@ -13,10 +13,32 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
 
-pub(super) type Driver = Connection<HeadIo, BoxedBody>;
+/// hyper's side of a connection, which must not be polled once it has ended.
+pub(super) struct Driver {
+    connection: Connection<HeadIo, BoxedBody>,
+    has_ended: bool,
+}
+
+impl Driver {
+    /// Ready when the connection has ended. Why, the response or its body tells.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_ended {
+            return Poll::Ready(());
+        }
+        if let Err(error) = ready!(Pin::new(&mut self.connection).poll(cx)) {
+            tracing::debug!(%error, "an upstream's connection ended");
+        }
+        self.has_ended = true;
+        Poll::Ready(())
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+}
 
 /// A response's head, and the connection that its body will come on.
 pub(super) struct Reply {
@@ -30,7 +52,7 @@ pub(super) struct Reply {
 enum Part {
     Over(Box<Reply>),
     /// Nothing of the head has come but this, which is whole lines at most.
-    Long(TcpStream, BytesMut),
+    Long(TcpStream, BytesMut, Interim),
 }
 
 /// Puts `request` to the upstream at the other end of `socket`.
@@ -43,14 +65,14 @@ pub(super) async fn reply(
     let method = request.method().clone();
     let mut part = Box::pin(ask(HeadIo::new(socket), request, upload, progress)).await?;
     loop {
-        let (socket, ahead) = match part {
+        let (socket, ahead, interim) = match part {
             Part::Over(reply) => return Ok(reply),
-            Part::Long(socket, ahead) => (socket, ahead),
+            Part::Long(socket, ahead, interim) => (socket, ahead, interim),
         };
         tracing::trace!("a request waits for the upstream's response head");
         // Should it fail, hyper will say so.
         let _ = poll_fn(|cx| socket.poll_read_ready(cx)).await;
-        let io = HeadIo::asked_before(socket, &ahead);
+        let io = HeadIo::asked_before(socket, &ahead, interim);
         part = Box::pin(ask(io, asked_before(&method), upload, progress)).await?;
     }
 }
@@ -68,12 +90,16 @@ async fn ask(
     upload: &Upload,
     progress: &Progress,
 ) -> Result<Part, Failed> {
-    let (mut sender, mut driver) = handshake(io).await?;
+    let (mut sender, connection) = handshake(io).await?;
+    let mut driver = Driver {
+        connection,
+        has_ended: false,
+    };
     let response = {
         let mut response = pin!(sender.try_send_request(*request));
         poll_fn(|cx| {
             // Its end is told to the response, too.
-            let _ = Pin::new(&mut driver).poll(cx);
+            let _ = driver.poll(cx);
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
             }
@@ -96,21 +122,26 @@ async fn ask(
             None => Failed::Http(error.into_error()),
         }),
         None => {
-            let (socket, ahead) = socket_of(driver);
-            Ok(Part::Long(socket, ahead))
+            let (socket, ahead, interim) = parts_of(driver);
+            Ok(Part::Long(socket, ahead, interim))
         }
     }
 }
 
 /// The socket, and what was read of it and not used.
 pub(super) fn socket_of(driver: Driver) -> (TcpStream, BytesMut) {
-    let parts = driver.into_parts();
-    let (socket, ahead) = parts.io.into_parts();
+    let (socket, ahead, _) = parts_of(driver);
+    (socket, ahead)
+}
+
+fn parts_of(driver: Driver) -> (TcpStream, BytesMut, Interim) {
+    let parts = driver.connection.into_parts();
+    let (socket, ahead, interim) = parts.io.into_parts();
     // Of what hyper read it left nothing, most likely: it got the head alone.
     if parts.read_buf.is_empty() {
-        return (socket, ahead);
+        return (socket, ahead, interim);
     }
     let mut all = BytesMut::from(&parts.read_buf[..]);
     all.extend_from_slice(&ahead);
-    (socket, all)
+    (socket, all, interim)
 }
