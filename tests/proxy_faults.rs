@@ -278,6 +278,74 @@ fn clients_that_die_at_any_stage_of_their_stream_leave_nothing_behind() {
     watched.assert_nothing_is_left(&origin);
 }
 
+/// Input behind a request: an empty line as old clients send it, the start of another request, and
+/// more than is read ahead.
+fn inputs_behind() -> [String; 3] {
+    ["\r\n".into(), "G".into(), "G".repeat(64 * 1024)]
+}
+
+#[test]
+fn clients_that_go_are_noticed_whatever_came_behind_their_request() {
+    let origin = Origin::start(|asked, to| match asked.path.as_str() {
+        "/plain" => {
+            to.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n");
+            assert!(to.wait_for_close());
+        }
+        _ => answer(&asked, to),
+    });
+    let watched = Watched::start(&origin, &[]);
+    let plain = "POST /plain HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+    // Its rest is input that the upstream does not take.
+    let uploaded = "POST /plain HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n";
+    let requests = [
+        (plain, "part"),
+        (uploaded, "part"),
+        (&get("/mute"), ""),
+        (&get("/held"), "\n\n"),
+    ];
+    for (request, seen) in requests {
+        for behind in inputs_behind() {
+            for death in DEATHS {
+                let before = origin.served();
+                let mut client = watched.proxy.ask(&format!("{request}{behind}"));
+                match seen {
+                    "" => wait_until("the request", || origin.served() > before),
+                    seen => {
+                        client.head();
+                        client.read_until(seen);
+                    }
+                }
+                death.of(client);
+                origin.wait_for_open(0);
+                watched.wait_for_a_slot();
+            }
+        }
+    }
+    watched.assert_nothing_is_left(&origin);
+}
+
+#[test]
+fn an_upload_that_breaks_off_as_its_response_comes_fails_alone() {
+    let origin = Origin::start(|asked, to| match asked.path.as_str() {
+        "/early" => {
+            to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            to.next_request();
+        }
+        _ => answer(&asked, to),
+    });
+    let watched = Watched::start(&origin, &[]);
+    for _ in 0..50 {
+        for death in DEATHS {
+            let upload = upload("/early");
+            death.of(watched.proxy.ask(&upload));
+            let half = watched.proxy.ask(&upload);
+            half.close_own_side();
+        }
+    }
+    assert!(!watched.proxy.log().contains("panicked"));
+    watched.assert_nothing_is_left(&origin);
+}
+
 #[test]
 fn client_and_upstream_that_die_at_once_leave_nothing_behind() {
     let (go, goes) = gate();

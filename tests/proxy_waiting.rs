@@ -341,3 +341,105 @@ fn a_connection_without_a_request_ends_at_its_deadline() {
         assert_eq!(client.raw(), b"");
     }
 }
+
+#[test]
+fn requests_that_wait_in_the_kernel_behind_a_quiet_response_are_served_in_their_turn() {
+    let (open, opens) = gate();
+    let origin = Origin::start(move |asked, to| {
+        let mut asked = Some(asked);
+        while let Some(request) = asked {
+            if request.path == "/plain" {
+                to.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n");
+                opens.wait();
+                to.raw(b"0\r\n\r\n");
+            } else if request.path == "/late" {
+                opens.wait();
+                to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            } else {
+                to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            }
+            asked = to.next_request();
+        }
+    });
+    let proxy = proxy(&origin, &[]);
+    let many: String = (0..100)
+        .map(|number| {
+            let field = "x".repeat(500);
+            format!("\r\nGET /{number} HTTP/1.1\r\nHost: x\r\nX-A: {field}\r\n\r\n")
+        })
+        .collect();
+    let last = "GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    for path in ["/plain", "/late"] {
+        let mut client = proxy.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n{many}"));
+        if path == "/plain" {
+            client.head();
+            assert_eq!(client.read_until("part"), "part");
+        } else {
+            both_wait(&proxy);
+        }
+        // Also what comes once the rest is no longer read.
+        client.send(last);
+        open.send(()).unwrap();
+        let responses = String::from_utf8(client.raw()).unwrap();
+        let count = responses.matches("HTTP/1.1 200 OK\r\n").count();
+        assert_eq!(count, if path == "/plain" { 101 } else { 102 }, "{path}");
+        assert!(responses.ends_with("\r\n\r\nok"), "{path}");
+    }
+}
+
+#[test]
+fn an_empty_line_behind_a_body_leaves_the_connection_idle_and_usable() {
+    let (origin, _open) = origin(answer);
+    let proxy = proxy(&origin, &[]);
+    let request = "POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}\r\n";
+    let mut client = proxy.ask(request);
+    for wait in 1..=3 {
+        assert!(client.head().starts_with("http/1.1 200 "));
+        assert_eq!(client.bytes(2), b"ok");
+        proxy.wait_for_log_lines(IDLE, wait);
+        client.send(request);
+    }
+}
+
+#[test]
+fn interim_heads_without_end_are_a_502_at_once_or_in_sum() {
+    let hint = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+    let (open, opens) = gate();
+    let origin = Origin::start(move |asked, to| match asked.path.as_str() {
+        "/flood" => while to.raw(hint.repeat(100).as_bytes()) {},
+        "/some" => {
+            to.raw(hint.repeat(32).as_bytes());
+            to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+        _ => {
+            for _ in 0..2 {
+                opens.wait();
+                to.raw(hint.repeat(20).as_bytes());
+            }
+            to.wait_for_close();
+        }
+    });
+    let proxy = proxy(&origin, &[]);
+    let says_so = |client: &mut Client| {
+        let response = String::from_utf8(client.raw()).unwrap();
+        assert!(response.starts_with("HTTP/1.1 502 "), "{response}");
+        assert!(
+            response.contains("too many interim (1xx) heads"),
+            "{response}"
+        );
+    };
+    let get = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        proxy.ask(&request)
+    };
+    says_so(&mut get("/flood"));
+    assert!(get("/some").raw().ends_with(b"ok"));
+    let mut client = get("/slow");
+    for wait in 1..=2 {
+        proxy.wait_for_log_lines(UPSTREAM_WAITS, wait);
+        open.send(()).unwrap();
+    }
+    says_so(&mut client);
+    proxy.wait_for_log("more than 32 interim (1xx) heads");
+    origin.wait_for_open(0);
+}

@@ -8,15 +8,17 @@ use super::targets::Targets;
 use crate::lock::lock;
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
+use socket2::SockRef;
 use std::future::Future;
-use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::io::{self, IoSlice, Read as _};
+use std::pin::{Pin, pin};
 #[cfg(feature = "proxy")]
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
@@ -45,6 +47,8 @@ pub(super) struct Shared {
     write_stall: Option<Duration>,
     /// Bytes wait for room in the kernel.
     blocked: AtomicBool,
+    /// The kernel may hold input that the runtime no longer reports: see `poll_hung_up`.
+    masked: AtomicBool,
     state: Mutex<State>,
     entry: ConnectionEntry,
 }
@@ -84,6 +88,7 @@ impl ClientIo {
             socket,
             write_stall,
             blocked: AtomicBool::new(false),
+            masked: AtomicBool::new(false),
             state: Mutex::default(),
             entry,
         }))
@@ -141,46 +146,107 @@ impl ClientIo {
     /// Until there is something of the client's to read: false if that is its end, or the end of its
     /// connection.
     pub(super) fn poll_come(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        if !self.state().ahead.is_empty() {
-            return Poll::Ready(true);
-        }
         loop {
-            if ready!(self.0.socket.poll_read_ready(cx)).is_err() {
+            if self.skip_empty_lines() {
+                return Poll::Ready(true);
+            }
+            if ready!(self.poll_readable(cx)).is_err() {
                 return Poll::Ready(false);
             }
             let mut bytes = [0; READ];
-            match self.0.socket.try_read(&mut bytes) {
-                Ok(read) => {
-                    self.unread(&bytes[..read]);
-                    return Poll::Ready(read > 0);
-                }
+            match self.try_read(&mut bytes) {
+                Ok(0) => return Poll::Ready(false),
+                Ok(read) => self.state().ahead.extend_from_slice(&bytes[..read]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Poll::Ready(false),
             }
         }
     }
 
-    /// Until the client has closed its side, for whoever expects nothing of it. Bytes of the next
-    /// request are kept for their turn; behind too many of them the end is not seen.
+    /// RFC 9112 section 2.2: empty lines ahead of a request line are ignored. Old clients send one
+    /// behind a body. Whether anything else is there.
+    fn skip_empty_lines(&self) -> bool {
+        let mut state = self.state();
+        let ahead = &mut state.ahead;
+        while let Some(len) = match ahead[..] {
+            [b'\r', b'\n', ..] => Some(2),
+            [b'\n', ..] => Some(1),
+            _ => None,
+        } {
+            ahead.advance(len);
+        }
+        if ahead.is_empty() {
+            *ahead = BytesMut::new();
+        }
+        // The rest of this line may still come.
+        !ahead.is_empty() && ahead[..] != *b"\r"
+    }
+
+    /// Until the client has closed its side, in a state that expects no input. Bytes of the next
+    /// request are kept for their turn; too many of them stay in the kernel.
     ///
-    /// A client that has closed its side alone can not be told from one that went.
+    /// A client that has closed its side alone cannot be told from one that went.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut bytes = [0; 512];
         loop {
-            if ready!(self.0.socket.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(());
-            }
             let mut state = self.state();
             if state.ahead.len() >= AHEAD {
-                return Poll::Pending;
+                drop(state);
+                return self.poll_hung_up(cx);
             }
-            match self.0.socket.try_read(&mut bytes) {
+            if ready!(self.poll_readable(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            match self.try_read(&mut bytes) {
                 Ok(0) => return Poll::Ready(()),
                 Ok(read) => state.ahead.extend_from_slice(&bytes[..read]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Poll::Ready(()),
             }
         }
+    }
+
+    /// The same without a read: whatever has come stays where it is.
+    pub(super) fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let socket = &self.0.socket;
+        loop {
+            if ready!(socket.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            if let Poll::Ready(state) = pin!(socket.ready(Interest::READABLE)).poll(cx)
+                && state.is_ok_and(|state| !state.is_read_closed())
+            {
+                // There is input. The runtime has to forget it: it wakes nobody for the end of the
+                // input while it takes the socket for readable.
+                self.0.masked.store(true, Relaxed);
+                let blocked = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _ = socket.try_io(Interest::READABLE, blocked);
+                continue;
+            }
+            return Poll::Ready(());
+        }
+    }
+
+    /// Until `try_read` is worth a call.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.0.masked.load(Relaxed) {
+            true => Poll::Ready(Ok(())),
+            false => self.0.socket.poll_read_ready(cx),
+        }
+    }
+
+    fn try_read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        if !self.0.masked.load(Relaxed) {
+            return self.0.socket.try_read(bytes);
+        }
+        // Past the runtime, which believes that nothing is there. It is right again once nothing is.
+        let read = (&*SockRef::from(&self.0.socket)).read(bytes);
+        if let Err(error) = &read
+            && error.kind() == io::ErrorKind::WouldBlock
+        {
+            self.0.masked.store(false, Relaxed);
+        }
+        read
     }
 
     /// Writes what the kernel has room for. Fails when it had none for too long, and the connection
@@ -242,7 +308,7 @@ impl ClientIo {
     }
 
     fn linger(&self, linger: Option<Duration>) {
-        let socket = socket2::SockRef::from(&self.0.socket);
+        let socket = SockRef::from(&self.0.socket);
         if let Err(error) = socket.set_linger(linger) {
             tracing::debug!(%error, "can not choose how a connection is to close");
         }
@@ -250,7 +316,7 @@ impl ClientIo {
 
     /// Tells the client that no more will come.
     pub(super) fn shutdown(&self) -> io::Result<()> {
-        let socket = socket2::SockRef::from(&self.0.socket);
+        let socket = SockRef::from(&self.0.socket);
         match socket.shutdown(std::net::Shutdown::Write) {
             Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
             _ => Ok(()),
@@ -294,10 +360,10 @@ impl Read for HyperIo {
         drop(state);
         let room = buf.remaining().min(READ);
         loop {
-            ready!(io.0.socket.poll_read_ready(cx))?;
+            ready!(io.poll_readable(cx))?;
             // Filled with zeros, so not before there is something to read.
             let mut bytes = [0; READ];
-            match io.0.socket.try_read(&mut bytes[..room]) {
+            match io.try_read(&mut bytes[..room]) {
                 Ok(read) => {
                     targets.check(&mut bytes[..read]);
                     buf.put_slice(&bytes[..read]);

@@ -234,7 +234,7 @@ where
         .serve_connection(HyperIo::new(io.clone()), attendant)
         .with_upgrades();
     let mut stopped = pin!(stop.wait());
-    let (mut is_stopping, mut was_told) = (false, false);
+    let (mut is_stopping, mut was_told, mut is_gone) = (false, false, false);
     let mut timer = pin!(sleep_until(deadline));
     let next = poll_fn(|cx| {
         loop {
@@ -274,13 +274,16 @@ where
                 let may_stay = if may_leave { now + LINGER } else { deadline };
                 timer.as_mut().reset(may_stay.min(deadline));
             }
-            let expects_nothing = match &phase {
+            let gone = match &phase {
                 Phase::Stream(_) if !io.is_blocked() => return Poll::Ready(Ok(())),
-                Phase::Stream(_) => true,
-                Phase::Call(call, _) => call.upload.is_over(),
-                Phase::Head(_) | Phase::Response { .. } => false,
+                Phase::Stream(_) => io.poll_gone(cx),
+                Phase::Call(call, _) if call.upload.is_over() => io.poll_gone(cx),
+                // hyper reads on for the end of the input, but only until it has got anything else.
+                Phase::Response { .. } => io.poll_hung_up(cx),
+                Phase::Call(..) | Phase::Head(_) => Poll::Pending,
             };
-            if expects_nothing && io.poll_gone(cx).is_ready() {
+            if gone.is_ready() {
+                is_gone = true;
                 return Poll::Ready(Err(Ok(())));
             }
             if is_due(&mut phase, timer.as_mut(), &io, cx) {
@@ -317,7 +320,10 @@ where
             }
         }
         Err(Ok(())) => {
-            io.end_on_close();
+            // A response that was cut off must not seem whole to a client that can still read.
+            if !is_gone {
+                io.end_on_close();
+            }
             Next::Over
         }
         Err(Err(error)) => {
