@@ -27,6 +27,13 @@
 //! a connection that serves a request never is. [`max_connections_per_client`](Server::max_connections_per_client)
 //! bounds what one address may hold.
 //!
+//! # Requests that are refused
+//!
+//! hyper cuts a fragment off a request target, and removes a `Content-Length` beside a
+//! `Transfer-Encoding`, so that a service cannot refuse such a request. Both get a 400 here, and their
+//! connection closes. What follows a request with `Upgrade`, or a `CONNECT`, is read when its response has
+//! come, which says whether it is HTTP.
+//!
 //! # Memory
 //!
 //! What a quiet stream keeps is its two tasks' state and its layers', some 2 KB. A connection that waits for a request keeps less than 1 KB, and one whose response
@@ -61,9 +68,9 @@ mod io;
 mod liveness;
 mod pump;
 mod registry;
+mod request_scan;
 mod stop;
 mod talk;
-mod targets;
 mod workers;
 mod written;
 

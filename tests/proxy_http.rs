@@ -242,6 +242,63 @@ fn a_chunked_body_is_forwarded_whatever_the_method() {
 }
 
 #[test]
+fn a_connection_serves_on_behind_a_stream_unless_the_request_ends_it() {
+    let (release, released) = gate();
+    let origin = Origin::start(move |asked, to| {
+        if asked.field("transfer-encoding").is_some() {
+            to.body(13);
+        }
+        if asked.path == "/next" {
+            to.raw(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+            return;
+        }
+        if asked.path == "/late" {
+            released.wait();
+        }
+        to.stream();
+        to.chunk("data: 1\n\n");
+        to.end();
+    });
+    let proxy = Proxy::start(origin.addr, &["--log-level", "trace"]);
+    let mut parked = 0;
+    let next = "GET /next HTTP/1.1\r\nHost: x\r\n\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    for path in ["/", "/late"] {
+        for (version, fields, serves_on) in [
+            ("1.1", "\r\n", true),
+            ("1.1", chunked, true),
+            ("1.1", "Upgrade: h2c\r\n\r\n", true),
+            ("1.1", "Connection: TE ,\tClose\r\n\r\n", false),
+            (
+                "1.1",
+                "Connection: close\r\nConnection: keep-alive\r\n\r\n",
+                false,
+            ),
+            ("1.0", "\r\n", false),
+            ("1.0", "Connection: keep-alive\r\n\r\n", false),
+        ] {
+            let mut client = proxy.ask(&format!(
+                "POST {path} HTTP/{version}\r\nHost: x\r\n{fields}{next}"
+            ));
+            if path == "/late" {
+                // Those that may switch protocols stay with hyper.
+                parked += usize::from(!fields.starts_with("Upgrade"));
+                proxy.wait_for_log_lines("a request waits for its response", parked);
+                release.send(()).unwrap();
+            }
+            assert_eq!(status(&client.head()), "200");
+            if serves_on {
+                assert_eq!(client.rest().1, End::Clean, "{path} {fields:?}");
+                assert_eq!(status(&client.head()), "204", "{path} {fields:?}");
+            } else {
+                let rest = String::from_utf8(client.raw()).unwrap();
+                assert!(!rest.contains("HTTP/1.1"), "{path} {fields:?}: {rest}");
+            }
+        }
+    }
+}
+
+#[test]
 fn an_upstream_that_is_not_there_is_a_502_with_advice_in_the_log() {
     let nobody = nobody();
     let proxy = Proxy::start(nobody, &[]);

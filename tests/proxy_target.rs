@@ -192,6 +192,99 @@ fn a_refused_connect_says_which_methods_are_allowed() {
     }
 }
 
+#[test]
+fn a_fragment_is_refused_behind_any_other_request() {
+    let origin = Origin::start(|asked, to| {
+        if let Some(length) = asked.field("content-length") {
+            assert!(!to.body(length.parse().unwrap()).contains(&0));
+        } else if asked.field("transfer-encoding").is_some() {
+            assert!(!to.body(29).contains(&0));
+        }
+        to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let fragment = "GET /# HTTP/1.1\r\nHost: a\r\n\r\n";
+    let body = "GET /# HTTP/1.1\r\n\r\n";
+    let spaces = " ".repeat(80);
+    let zeros = "0".repeat(80);
+    for fields in [
+        "\r\n".to_owned(),
+        format!("Transfer-Encoding: chunked\r\n\r\n13\r\n{body}\r\n0\r\n\r\n"),
+        "Upgrade: h2c\r\n\r\n".to_owned(),
+        "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n".to_owned(),
+        format!("Upgrade: x\r\nContent-Length: 19\r\n\r\n{body}"),
+        format!("Content-Length:{spaces}19\r\n\r\n{body}"),
+        format!("Content-Length: {zeros}19\r\n\r\n{body}"),
+        format!("Content-Length: 19\r\nContent-Length: 19\r\n\r\n{body}"),
+        format!("Content-Length: 19\r\nX-Long: {zeros}\r\n\r\n{body}"),
+    ] {
+        let first = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}");
+        let before = origin.served();
+        // At once, and when the response has come.
+        let mut client = proxy.ask(&format!("{first}{first}{fragment}"));
+        for _ in 0..2 {
+            assert_eq!(&client.head()[9..12], "200", "{fields:?}");
+            assert_eq!(client.bytes(2), b"ok");
+        }
+        assert_eq!(&client.head()[9..12], "400", "{fields:?}");
+        let mut client = proxy.ask(&first);
+        assert_eq!(&client.head()[9..12], "200", "{fields:?}");
+        assert_eq!(client.bytes(2), b"ok");
+        client.send(fragment);
+        assert_eq!(&client.head()[9..12], "400", "{fields:?}");
+        assert_eq!(origin.served() - before, 3, "{fields:?}");
+    }
+}
+
+#[test]
+fn what_follows_a_switch_at_once_is_no_request() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        assert_eq!(to.body(18), b"GET /# HTTP/1.1\r\n\r");
+        to.raw(b"seen");
+        to.wait_for_close();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client = proxy.ask(
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\
+         GET /# HTTP/1.1\r\n\r\n",
+    );
+    assert_eq!(&client.head()[9..12], "101");
+    assert_eq!(client.bytes(4), b"seen");
+}
+
+#[test]
+fn a_length_beside_a_transfer_coding_is_refused() {
+    let origin = held();
+    let proxy = Proxy::start(origin.addr, &["--admin-listen", "127.0.0.1:0"]);
+    for fields in [
+        "Content-Length: 34\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 34",
+        "transfer-encoding: chunked\r\nX: y\r\nCONTENT-LENGTH:0",
+        "Content-Length: 34\r\nTransfer-Encoding: identity",
+        "Content-Length: 34\r\nTransfer-Encoding:",
+        "Transfer-Encoding: chunked\r\nContent-Length: x",
+    ] {
+        for (method, address) in [
+            ("POST", proxy.addr),
+            ("GET", proxy.addr),
+            ("POST", proxy.admin()),
+        ] {
+            let mut client = Client::connect(address);
+            client.send(&format!(
+                "{method} / HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n\r\n0\r\n\r\n\
+                 GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            ));
+            let head = client.head();
+            assert_eq!(&head[9..12], "400", "{method} {fields:?}");
+            assert!(head.contains("connection: close\n"), "{head}");
+            let (rest, _) = client.raw_and_end();
+            assert_eq!(rest, b"", "{method} {fields:?}");
+        }
+    }
+    assert_eq!(origin.served(), 0);
+}
+
 /// In front of `origin`, with a route of its own limit beside the rest.
 fn limited(origin: &Origin, base: &str, mode: &str) -> Proxy {
     let mut file = NamedTempFile::new().unwrap();

@@ -77,6 +77,12 @@ async fn plain(request: Request<RequestBody>) -> Result<Response<Body>, BoxError
     let two = stream::iter([data("data: 2\n\n")]);
     Ok(match request.uri().path() {
         "/short" => events(one.chain(two)),
+        "/closes" => {
+            let mut response = events(one.chain(two));
+            let close = http::HeaderValue::from_static("close");
+            response.headers_mut().insert("connection", close);
+            response
+        }
         "/dies" => events(one.chain(stream::iter([Err("it died".into())]))),
         "/known" => full("text/event-stream", "data: 1\n\n"),
         "/peer" => {
@@ -110,6 +116,16 @@ fn assert_stream(client: &mut Client, text: &str, end: End) {
     assert!(head.starts_with("http/1.1 200 ok\n"), "{head}");
     let (seen, how) = client.rest();
     assert_eq!((std::str::from_utf8(&seen).unwrap(), how), (text, end));
+}
+
+#[test]
+fn a_response_that_says_so_is_the_last_of_its_connection() {
+    let server = start(Server::new(), service_fn(plain));
+    let mut client = Client::connect(server.addr);
+    client.send(&request("GET", "/closes", ""));
+    client.send(&request("GET", "/short", ""));
+    assert_stream(&mut client, "data: 1\n\ndata: 2\n\n", End::Clean);
+    assert_eq!(client.raw(), b"");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a request says about its response.
 
-use http::header::{CONNECTION, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, TE, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, Request, Version};
 
 /// What a request says about the way its response is to come.
@@ -23,11 +23,7 @@ impl Client {
             closes: names(headers, &CONNECTION, b"close"),
             takes_trailers: names(headers, &TE, b"trailers"),
             keeps: names(headers, &CONNECTION, b"keep-alive"),
-            // hyper closes the connection behind a chunked body that had a Content-Length, too, and
-            // does not say so.
-            may_leave: request.method() != Method::CONNECT
-                && !headers.contains_key(UPGRADE)
-                && !headers.contains_key(TRANSFER_ENCODING),
+            may_leave: request.method() != Method::CONNECT && !headers.contains_key(UPGRADE),
         }
     }
 
@@ -57,7 +53,8 @@ impl Client {
     }
 }
 
-fn names(headers: &HeaderMap, name: &HeaderName, option: &[u8]) -> bool {
+/// Whether a list field of this name has this option.
+pub(super) fn names(headers: &HeaderMap, name: &HeaderName, option: &[u8]) -> bool {
     let mut values = headers.get_all(name).iter();
     values.any(|value| {
         let mut options = value.as_bytes().split(|&byte| byte == b',');

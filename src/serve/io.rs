@@ -4,7 +4,7 @@
 #[cfg(feature = "proxy")]
 use super::attachment::Attachment;
 use super::registry::ConnectionEntry;
-use super::targets::Targets;
+use super::request_scan::RequestScan;
 use crate::lock::lock;
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -14,7 +14,7 @@ use std::io::{self, IoSlice, Read as _};
 use std::pin::{Pin, pin};
 #[cfg(feature = "proxy")]
 use std::sync::Weak;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -26,6 +26,11 @@ use tokio::time::{Sleep, sleep};
 const READ: usize = 8 * 1024;
 /// Bytes that are read ahead of a request's turn, to see the end of the input behind them.
 const AHEAD: usize = 8 * 1024;
+
+/// Why a read fails behind a request that hyper has to refuse.
+#[derive(Debug, thiserror::Error)]
+#[error("what follows an invalid request is not read")]
+struct Refused;
 
 /// Why a write fails when the guard has run out of patience.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +54,12 @@ pub(super) struct Shared {
     blocked: AtomicBool,
     /// The kernel may hold input that the runtime no longer reports: see `poll_hung_up`.
     masked: AtomicBool,
+    /// The responses of the service since hyper has the connection.
+    answers: AtomicU32,
+    /// The last of them switches to another protocol.
+    is_switch: AtomicBool,
+    /// A read waits for one of them.
+    is_awaited: AtomicBool,
     state: Mutex<State>,
     entry: ConnectionEntry,
 }
@@ -89,6 +100,9 @@ impl ClientIo {
             write_stall,
             blocked: AtomicBool::new(false),
             masked: AtomicBool::new(false),
+            answers: AtomicU32::new(0),
+            is_switch: AtomicBool::new(false),
+            is_awaited: AtomicBool::new(false),
             state: Mutex::default(),
             entry,
         }))
@@ -130,6 +144,20 @@ impl ClientIo {
     /// Whether something that was to be written waits still.
     pub(super) fn is_blocked(&self) -> bool {
         self.0.blocked.load(Relaxed)
+    }
+
+    /// Notes that the response to the next request is known. Whether a read waits for it.
+    pub(super) fn answered(&self, is_switch: bool) -> bool {
+        self.0.is_switch.store(is_switch, Relaxed);
+        self.0.answers.fetch_add(1, Relaxed);
+        self.0.is_awaited.swap(false, Relaxed)
+    }
+
+    /// Whether the last request, the one of this number, gets a response that switches to another
+    /// protocol, if that is known.
+    fn is_switch(&self, request: u32) -> Option<bool> {
+        let is_known = self.0.answers.load(Relaxed) == request;
+        is_known.then(|| self.0.is_switch.load(Relaxed))
     }
 
     /// Puts back what was read and not used.
@@ -327,14 +355,16 @@ impl ClientIo {
 /// The same socket as hyper gets it, from the start of a request on.
 pub(super) struct HyperIo {
     io: ClientIo,
-    targets: Targets,
+    scan: RequestScan,
 }
 
 impl HyperIo {
     pub(super) fn new(io: ClientIo) -> Self {
+        io.0.answers.store(0, Relaxed);
+        io.0.is_awaited.store(false, Relaxed);
         Self {
             io,
-            targets: Targets::default(),
+            scan: RequestScan::default(),
         }
     }
 }
@@ -345,11 +375,22 @@ impl Read for HyperIo {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { io, targets } = self.get_mut();
+        let Self { io, scan } = self.get_mut();
+        if let Some(request) = scan.awaits() {
+            let Some(is_switch) = io.is_switch(request) else {
+                io.0.is_awaited.store(true, Relaxed);
+                return io.poll_gone(cx).map(Ok);
+            };
+            scan.answered(is_switch);
+        }
+        if scan.is_refused() {
+            let refused = io::Error::new(io::ErrorKind::InvalidData, Refused);
+            return Poll::Ready(Err(refused));
+        }
         let mut state = io.state();
         if !state.ahead.is_empty() {
             let len = state.ahead.len().min(buf.remaining());
-            targets.check(&mut state.ahead[..len]);
+            let len = scan.check(&mut state.ahead[..len]);
             buf.put_slice(&state.ahead[..len]);
             state.ahead.advance(len);
             if state.ahead.is_empty() {
@@ -365,8 +406,10 @@ impl Read for HyperIo {
             let mut bytes = [0; READ];
             match io.try_read(&mut bytes[..room]) {
                 Ok(read) => {
-                    targets.check(&mut bytes[..read]);
-                    buf.put_slice(&bytes[..read]);
+                    let len = scan.check(&mut bytes[..read]);
+                    let (handed, kept) = bytes[..read].split_at(len);
+                    buf.put_slice(handed);
+                    io.unread(kept);
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -3,13 +3,14 @@
 //! hyper would keep its buffers for as long, and blind us to clients that stop reading. Here an
 //! idle stream holds no buffer at all; what is ready at once leaves in one write, as one chunk.
 
-use super::client::Client;
+use super::client::{Client, names};
 use super::encode::{self, CRLF, ChunkSize, Framing, LAST_CHUNK};
 use super::io::{ClientIo, Stalled};
 use crate::guard::BoxError;
 use crate::stream::{EndReason, Slot, Stream};
 use bytes::Bytes;
 use http::Response;
+use http::header::CONNECTION;
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::future::Future;
@@ -104,13 +105,14 @@ impl<B> Pump<B> {
     pub(super) fn new(io: ClientIo, response: Response<B>, client: Client) -> Self {
         let (parts, body) = response.into_parts();
         let framing = Framing::of(client.version);
+        let closes = client.closes || names(&parts.headers, &CONNECTION, b"close");
         Self {
             io,
             body: Some(body),
             stream: parts.extensions.get::<Stream>().cloned(),
             slot: None,
             framing,
-            keep_alive: framing == Framing::Chunked && !client.closes,
+            keep_alive: framing == Framing::Chunked && !closes,
             wants_trailers: client.takes_trailers,
             state: State::Head(encode::head(parts.status, &parts.headers, framing)),
             left: Vec::new(),

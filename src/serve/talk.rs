@@ -18,7 +18,7 @@ use crate::lock::lock;
 use crate::serve::RequestBody;
 use crate::stream::{EndReason, Stream};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -130,6 +130,7 @@ struct Attendant<S, B> {
     service: S,
     #[cfg(feature = "proxy")]
     connection: ClientConnection,
+    io: ClientIo,
     peer: SocketAddr,
     desk: Desk<B>,
 }
@@ -149,7 +150,11 @@ where
     type Future = Reply<B>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let reply = Reply(self.desk.clone());
+        let reply = Reply {
+            desk: self.desk.clone(),
+            io: self.io.clone(),
+            is_connect: request.method() == Method::CONNECT,
+        };
         if let Note::Answered(_) = *self.desk.note() {
             // This request only tells hyper how to write the response that is there.
             return reply;
@@ -172,13 +177,30 @@ where
 }
 
 /// A response that the driver leaves at the desk. It wakes nobody: the driver polls hyper next.
-struct Reply<B>(Desk<B>);
+struct Reply<B> {
+    desk: Desk<B>,
+    io: ClientIo,
+    is_connect: bool,
+}
+
+// Nothing here is ever pinned.
+impl<B> Unpin for Reply<B> {}
 
 impl<B> Future for Reply<B> {
     type Output = Result<Response<Written<B>>, BoxError>;
 
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.take_answer().map_or(Poll::Pending, Poll::Ready)
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(answer) = self.desk.take_answer() else {
+            return Poll::Pending;
+        };
+        let is_switch = answer.as_ref().is_ok_and(|response| {
+            let status = response.status();
+            status == StatusCode::SWITCHING_PROTOCOLS || self.is_connect && status.is_success()
+        });
+        if self.io.answered(is_switch) {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(answer)
     }
 }
 
@@ -224,6 +246,7 @@ where
         service,
         #[cfg(feature = "proxy")]
         connection: ClientConnection::of(&io),
+        io: io.clone(),
         peer,
         desk: desk.clone(),
     };
