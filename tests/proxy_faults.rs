@@ -347,6 +347,33 @@ fn an_upload_that_breaks_off_as_its_response_comes_fails_alone() {
 }
 
 #[test]
+fn a_client_that_is_reset_is_noticed_while_nobody_takes_its_upload() {
+    let (go, goes) = gate();
+    let origin = Origin::start(move |asked, to| match asked.path.as_str() {
+        "/blocked" => goes.wait(),
+        _ => answer(&asked, to),
+    });
+    let watched = Watched::start(&origin, &[]);
+    let before = origin.served();
+    let mut client = watched.proxy.ask(
+        "POST /blocked HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\
+         Content-Length: 1000000000\r\n\r\n",
+    );
+    wait_until("the request", || origin.served() > before);
+    let full = Some(Duration::from_millis(200));
+    client.socket.set_write_timeout(full).unwrap();
+    while client.socket.write_all(&[b'x'; 64 * 1024]).is_ok() {}
+    client.reset();
+    watched.wait_for_a_slot();
+    #[cfg(target_os = "linux")]
+    wait_until("the files of the start", || {
+        watched.proxy.files() == watched.files
+    });
+    go.send(()).unwrap();
+    watched.assert_nothing_is_left(&origin);
+}
+
+#[test]
 fn client_and_upstream_that_die_at_once_leave_nothing_behind() {
     let (go, goes) = gate();
     let origin = Origin::start(move |asked, to| {

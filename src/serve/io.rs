@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::Interest;
+use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
@@ -236,22 +236,35 @@ impl ClientIo {
 
     /// The same without a read: whatever has come stays where it is.
     pub(super) fn poll_hung_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_closed(cx).map(|_| ())
+    }
+
+    /// Until the client has closed both sides, while it may still send: behind the end of its side alone
+    /// there can be input that is not read yet.
+    pub(super) fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.poll_closed(cx) {
+            Poll::Ready(state) if state.is_none_or(Ready::is_write_closed) => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Until the client has closed its side; how the socket is then, if that can be told.
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<Option<Ready>> {
         let socket = &self.0.socket;
         loop {
             if ready!(socket.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(());
+                return Poll::Ready(None);
             }
-            if let Poll::Ready(state) = pin!(socket.ready(Interest::READABLE)).poll(cx)
-                && state.is_ok_and(|state| !state.is_read_closed())
-            {
-                // There is input. The runtime has to forget it: it wakes nobody for the end of the
-                // input while it takes the socket for readable.
-                self.0.masked.store(true, Relaxed);
-                let blocked = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                let _ = socket.try_io(Interest::READABLE, blocked);
-                continue;
+            match pin!(socket.ready(Interest::READABLE | Interest::WRITABLE)).poll(cx) {
+                Poll::Ready(Ok(state)) if !state.is_read_closed() => {}
+                Poll::Ready(state) => return Poll::Ready(state.ok()),
+                Poll::Pending => {}
             }
-            return Poll::Ready(());
+            // There is input. The runtime has to forget it: it wakes nobody for the end of the input
+            // while it takes the socket for readable.
+            self.0.masked.store(true, Relaxed);
+            let blocked = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = socket.try_io(Interest::READABLE, blocked);
         }
     }
 

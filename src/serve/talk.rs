@@ -303,7 +303,9 @@ where
                 Phase::Call(call, _) if call.upload.is_over() => io.poll_gone(cx),
                 // hyper reads on for the end of the input, but only until it has got anything else.
                 Phase::Response { .. } => io.poll_hung_up(cx),
-                Phase::Call(..) | Phase::Head(_) => Poll::Pending,
+                // hyper reads no more of an upload than is taken.
+                Phase::Call(..) => io.poll_reset(cx),
+                Phase::Head(_) => Poll::Pending,
             };
             if gone.is_ready() {
                 is_gone = true;
