@@ -29,7 +29,7 @@
 //! and bring nothing new double that wait, up to 30 s (full jitter).
 //!
 //! All streams of an [`Admission`] stand in one queue, limited in rate and in concurrency, so that an
-//! upstream that comes back is not overrun. Turns are fair by client, and by target within a client. While
+//! upstream that comes back is not overrun. Turns go round by client, and by target within a client. While
 //! the upstream is unreachable one stream probes it, once a second or more often where it is alone; the first
 //! answer cuts the wait of all short. A 5xx holds up the streams of that client and target alone, one of
 //! which probes likewise. With [`attempts`](ResumeLayer::attempts) a stream does not probe: each of its tries
@@ -106,9 +106,10 @@ use crate::connection_auth;
 use crate::guard::BoxError;
 use crate::head::EVENT_STREAM;
 use crate::jitter::{LONGEST, around};
+use crate::retry_after::retry_after;
 use crate::stream::{Begun, Stream};
 use crate::unavailable::may_pass;
-use again::{Again, Ask, Asker, LAST_EVENT_ID, Of, retry_after};
+use again::{Again, Ask, Asker, LAST_EVENT_ID, Of};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Extensions, HeaderValue, Request, Response, StatusCode};

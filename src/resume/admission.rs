@@ -24,8 +24,8 @@ use tokio::time::{Instant, timeout_at};
 /// Lets the streams of an upstream reconnect one after the other, so that they do not overrun it when it
 /// is back: limited in rate and in concurrency. A clone is another handle to the same queue.
 ///
-/// Turns are fair by client, and by path within a client, so that streams that fail, hang, or are many
-/// do not delay those of others. Of a client and a path whose reconnects fail, one stream probes each
+/// Turns go round by client, and by path within a client: streams that fail, hang, are many or come back at
+/// once delay those of other clients by one turn in each round. Of a client and a path whose reconnects fail, one stream probes each
 /// second, or each half of it where it is alone; the first success lets all of them follow. An upstream
 /// that refuses connections is probed so by one stream for all.
 #[derive(Clone, Debug)]

@@ -3,7 +3,8 @@
 use super::Turn;
 use super::queue::Failure;
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::LazyLock;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -24,10 +25,11 @@ impl Key {
     }
 }
 
+/// Random for each process: nobody outside can compute which clients or paths collide.
+static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
 fn hash(value: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
+    HASHES.hash_one(value)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +57,8 @@ pub(super) struct Lane {
     pub(super) early: Waiting,
     /// Their own backoff is not over.
     pub(super) resting: Waiting,
-    /// Its place among the ready ones.
-    pub(super) start: Option<u64>,
+    /// Its place among the ready ones of its client.
+    pub(super) place: Option<u64>,
     /// Its place among the failing ones.
     pub(super) probe_at: Option<Instant>,
     pub(super) next_probe: Instant,
@@ -71,7 +73,7 @@ impl Lane {
             due: Waiting::new(),
             early: Waiting::new(),
             resting: Waiting::new(),
-            start: None,
+            place: None,
             probe_at: None,
             next_probe: Instant::now(),
         }
@@ -103,6 +105,8 @@ pub(super) struct Share {
     pub(super) lanes: usize,
     pub(super) failing: usize,
     pub(super) in_flight: usize,
-    /// The virtual time at which it has had what it waits for.
-    pub(super) finish: u64,
+    /// Lanes with a stream that may reconnect at the full rate.
+    pub(super) ready: usize,
+    /// Its place among the clients that have such a lane.
+    pub(super) place: Option<u64>,
 }

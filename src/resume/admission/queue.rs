@@ -55,12 +55,16 @@ pub(super) struct Queue {
     clients: HashMap<u64, Share>,
     /// Attempts in flight by path.
     paths: HashMap<u64, usize>,
-    /// Lanes with a stream that may reconnect at the full rate, by their virtual start time: start-time
-    /// fair queueing of clients, so that one with many streams does not delay the others.
-    ready: BTreeSet<(u64, Key)>,
+    /// Clients with a lane in `ready`, by their place: round robin. A client goes to the end after each of
+    /// its turns, and starts at the end when it comes or comes back. So it waits for one turn of each client
+    /// ahead of it, however many streams they have, and however often others come and go.
+    rotation: BTreeSet<(u64, u64)>,
+    /// Client, place and path of the lanes with a stream that may reconnect at the full rate: round robin
+    /// as well, within the client.
+    ready: BTreeSet<(u64, u64, u64)>,
     /// Failing lanes with a stream that may probe, by the time of their next probe.
     failing: BTreeSet<(Instant, Key)>,
-    virtual_time: u64,
+    /// The last place, or number of a ticket.
     sequence: u64,
     pub(super) outages: Outages,
 }
@@ -79,9 +83,9 @@ impl Queue {
             lanes: HashMap::new(),
             clients: HashMap::new(),
             paths: HashMap::new(),
+            rotation: BTreeSet::new(),
             ready: BTreeSet::new(),
             failing: BTreeSet::new(),
-            virtual_time: 0,
             sequence: 0,
             outages: Outages::default(),
         }
@@ -192,9 +196,9 @@ impl Queue {
         let Some(lane) = self.lanes.get_mut(&key) else {
             return;
         };
-        let start = lane.start.take();
-        if let Some(start) = start {
-            self.ready.remove(&(start, key));
+        let place = lane.place.take();
+        if let Some(place) = place {
+            self.ready.remove(&(key.client, place, key.path));
         }
         if let Some(at) = lane.probe_at.take() {
             self.failing.remove(&(at, key));
@@ -212,17 +216,29 @@ impl Queue {
                 lane.probe_at = Some(lane.next_probe);
                 self.failing.insert((lane.next_probe, key));
             }
-        } else if !lane.due.is_empty() {
-            // It keeps its place until it has a turn. What a client has given up does not count for long.
-            let kept = start.filter(|_| lane.in_flight == in_flight);
-            let most = self.virtual_time + client.lanes as u64;
-            let start = kept.unwrap_or_else(|| {
-                let start = client.finish.clamp(self.virtual_time, most);
-                client.finish = start + 1;
-                start
+        }
+        // Until it has a turn, a place is kept.
+        let has_had_turn = place.is_some() && lane.in_flight != in_flight;
+        if !is_failing && !lane.due.is_empty() {
+            let kept = place.filter(|_| !has_had_turn);
+            let place = kept.unwrap_or_else(|| {
+                self.sequence += 1;
+                self.sequence
             });
-            lane.start = Some(start);
-            self.ready.insert((start, key));
+            lane.place = Some(place);
+            self.ready.insert((key.client, place, key.path));
+        }
+        client.ready += usize::from(lane.place.is_some());
+        client.ready -= usize::from(place.is_some());
+        if (has_had_turn || client.ready == 0)
+            && let Some(place) = client.place.take()
+        {
+            self.rotation.remove(&(place, key.client));
+        }
+        if client.ready > 0 && client.place.is_none() {
+            self.sequence += 1;
+            client.place = Some(self.sequence);
+            self.rotation.insert((self.sequence, key.client));
         }
     }
 
@@ -363,8 +379,15 @@ impl Queue {
     }
 
     fn first_ready(&self) -> Option<Key> {
-        let mut ready = self.ready.iter().map(|(_, key)| *key);
-        ready.find(|key| self.has_room(*key))
+        self.rotation.iter().find_map(|(_, client)| {
+            let lanes = (*client, u64::MIN, u64::MIN)..=(*client, u64::MAX, u64::MAX);
+            let mut lanes = self.ready.range(lanes);
+            lanes.find_map(|(client, _, path)| {
+                let (client, path) = (*client, *path);
+                let key = Key { client, path };
+                self.has_room(key).then_some(key)
+            })
+        })
     }
 
     fn first_probe(&self) -> Option<(Instant, Key)> {
@@ -408,8 +431,6 @@ impl Queue {
                     true => self.probe_gap_while_away(),
                     false => PROBE_SPACING,
                 };
-        } else if let Some(start) = self.lanes.get(&key).and_then(|lane| lane.start) {
-            self.virtual_time = start;
         }
         let mut taken = None;
         self.change(key, |lane| {

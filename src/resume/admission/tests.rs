@@ -1,5 +1,8 @@
+mod fairness;
+
 use super::queue::{AWAY_AFTER, PROBE_GAP};
 use super::*;
+
 use std::sync::atomic::AtomicU32;
 
 fn key(client: u32, path: u32) -> Key {
