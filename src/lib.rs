@@ -77,6 +77,7 @@ pub mod proxy;
 
 mod rejection;
 pub mod resume;
+mod retry_after;
 pub mod rotation;
 #[cfg(feature = "serve")]
 pub mod serve;

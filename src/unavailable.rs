@@ -63,8 +63,8 @@
 //! # When clients come back
 //!
 //! After [`retry`](UnavailableLayer::retry), jittered by half either way. It does not grow with the
-//! length of an outage: clients should be back soon after the service is. A `Retry-After` in seconds is
-//! honoured: clients come back at that time or up to half of it later, but within
+//! length of an outage: clients should be back soon after the service is. A `Retry-After`, in seconds or as
+//! a date, is honoured: clients come back at that time or up to half of it later, but within
 //! [`longest_retry`](UnavailableLayer::longest_retry).
 //!
 //! The answer says `Cache-Control: no-store` and `X-Accel-Buffering: no`. Of the service's head it keeps
@@ -83,7 +83,8 @@ use crate::asked::Asked;
 use crate::jitter::{LONGEST, jittered, up_to};
 use crate::metrics::LogLimit;
 use crate::rejection::Rejected;
-use http::header::{CONNECTION, DATE, RETRY_AFTER, SET_COOKIE, VARY};
+use crate::retry_after::retry_after;
+use http::header::{CONNECTION, DATE, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode, response};
 use pin_project_lite::pin_project;
 use std::num::NonZeroU32;
@@ -203,12 +204,6 @@ pub(crate) fn may_pass(status: StatusCode) -> bool {
     status.is_server_error() && !matches!(status.as_u16(), 501 | 505 | 506 | 508 | 510 | 511)
 }
 
-/// In seconds, RFC 9110 section 10.2.3. A date is left out: the clock of the service may be off.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse();
-    seconds.ok().map(Duration::from_secs)
-}
-
 /// What does not describe the body that was replaced.
 fn kept(headers: HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
@@ -304,6 +299,7 @@ mod tests {
     use crate::guard::testing::{Client, Upstream, ask};
     use crate::metrics::MetricsLayer;
     use http::Method;
+    use http::header::RETRY_AFTER;
 
     fn layer() -> UnavailableLayer {
         UnavailableLayer::new().retry(Duration::from_secs(4))
@@ -398,6 +394,8 @@ mod tests {
             ("50", 50_000..=60_000),
             ("3600", 60_000..=60_000),
             ("18446744073709551615", 60_000..=60_000),
+            ("18446744073709551616", 60_000..=60_000),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", 60_000..=60_000),
             ("0", 2_000..=6_000),
             ("-1", 2_000..=6_000),
             ("Fri, 31 Dec 1999 23:59:59 GMT", 2_000..=6_000),

@@ -7,8 +7,8 @@ use crate::asked::{Asked, Kind};
 use crate::guard::BoxError;
 use crate::jitter::{LONGEST, up_to};
 use crate::lock::lock;
+use crate::retry_after::retry_after;
 use crate::stream::{Stream, StreamState};
-use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, response};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -348,16 +348,4 @@ fn may_change(status: StatusCode) -> bool {
             status,
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
         )
-}
-
-/// In seconds; a date is left to the backoff.
-pub(super) fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds))
 }

@@ -1,0 +1,79 @@
+//! What `Retry-After` says (RFC 9110 section 10.2.3): seconds, or a date.
+
+use http::HeaderMap;
+use http::header::{DATE, RETRY_AFTER};
+use std::time::{Duration, SystemTime};
+
+/// How long the server wants to be left alone. A date that has passed is zero; a number beyond `u64` counts
+/// as the largest. `None` if there is no such header, or none of either form.
+///
+/// A date is compared with the `Date` of the same response, so the clock of the server may be off. Without
+/// one, the local clock counts.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    let at = httpdate::parse_http_date(value).ok()?;
+    let date = headers.get(DATE).and_then(|date| date.to_str().ok());
+    let now = date.and_then(|date| httpdate::parse_http_date(date.trim()).ok());
+    let now = now.unwrap_or_else(SystemTime::now);
+    Some(at.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    const NOON: &str = "Sun, 06 Nov 1994 12:00:00 GMT";
+
+    fn parsed(value: &'static str, date: Option<&'static str>) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
+        if let Some(date) = date {
+            headers.insert(DATE, HeaderValue::from_static(date));
+        }
+        retry_after(&headers)
+    }
+
+    #[test]
+    fn seconds_and_all_three_forms_of_a_date_count() {
+        for (value, seconds) in [
+            ("0", Some(0)),
+            (" 20 ", Some(20)),
+            ("007", Some(7)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("99999999999999999999999", Some(u64::MAX)),
+            ("Sun, 06 Nov 1994 12:01:30 GMT", Some(90)),
+            ("Sunday, 06-Nov-94 12:01:30 GMT", Some(90)),
+            ("Sun Nov  6 12:01:30 1994", Some(90)),
+            // Passed.
+            ("Sun, 06 Nov 1994 11:59:59 GMT", Some(0)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(252_618_177_599)),
+            ("", None),
+            ("-1", None),
+            ("+1", None),
+            ("1.5", None),
+            ("5s", None),
+            ("Sun, 36 Nov 1994 12:01:30 GMT", None),
+            ("tomorrow", None),
+        ] {
+            let expected = seconds.map(Duration::from_secs);
+            assert_eq!(parsed(value, Some(NOON)), expected, "{value}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn without_a_valid_date_of_the_response_the_local_clock_counts() {
+        for date in [None, Some("yesterday")] {
+            assert_eq!(parsed(NOON, date), Some(Duration::ZERO));
+            let far = parsed("Fri, 31 Dec 9999 23:59:59 GMT", date).unwrap();
+            assert!(
+                far > Duration::from_secs(7_000 * 365 * 24 * 3600),
+                "{far:?}"
+            );
+        }
+    }
+}
