@@ -211,11 +211,9 @@ impl Queue {
         };
         client.failing += usize::from(is_failing);
         client.failing -= usize::from(was_failing);
-        if is_failing {
-            if !lane.due.is_empty() || !lane.early.is_empty() {
-                lane.probe_at = Some(lane.next_probe);
-                self.failing.insert((lane.next_probe, key));
-            }
+        if is_failing && !(lane.due.is_empty() && lane.early.is_empty()) {
+            lane.probe_at = Some(lane.next_probe);
+            self.failing.insert((lane.next_probe, key));
         }
         // Until it has a turn, a place is kept.
         let has_had_turn = place.is_some() && lane.in_flight != in_flight;
