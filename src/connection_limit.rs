@@ -409,6 +409,15 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
 
     fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Ticket, Rejection> {
         let key = self.extractor.key(request);
+        let is_allowed = self.allowed(key.as_ref());
+        let holder = self.network(key.clone()).filter(|_| !is_allowed);
+        if let Some(reason) = self.config.gate.closed_to(holder.as_ref()) {
+            return Err(self.refuse(&reason.into(), asked));
+        }
+        #[cfg(feature = "proxy")]
+        if let Some(connection) = request.extensions().get::<crate::serve::ClientConnection>() {
+            connection.set_holder(holder);
+        }
         let request = self.take_request(key.as_ref(), asked, cors::is_preflight(request))?;
         let stream = if asked.accepts_stream {
             StreamTicket::Holds(self.take(key, asked)?)

@@ -85,6 +85,8 @@ pub(crate) use liveness::Liveness;
 pub(crate) use registry::CloseReason;
 pub(crate) use registry::Registry;
 #[cfg(feature = "proxy")]
+pub(crate) use registry::Shares;
+#[cfg(feature = "proxy")]
 pub(crate) use talk::LINGER;
 
 use crate::guard::BoxError;

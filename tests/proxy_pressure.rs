@@ -71,6 +71,11 @@ fn origin() -> (std::sync::mpsc::Sender<()>, Origin) {
             while to.chunk(&event) {}
             return;
         }
+        if asked.path == "/page" {
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2000\r\n\r\n";
+            to.raw(format!("{head}{}", "x".repeat(2_000)).as_bytes());
+            return;
+        }
         if asked.path == "/plain" {
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
             return;
@@ -397,6 +402,119 @@ fn a_tunnel_is_closed_when_nothing_passes_and_not_before() {
     assert_eq!(metric(&proxy, "sse_guard_tunnels"), 1.0);
     drop((tunnel, silent.raw()));
     wait_until("its end", || metric(&proxy, "sse_guard_tunnels") == 0.0);
+}
+
+/// One address takes all that it may, and comes again for what it has lost.
+fn the_largest_holder_pays(files: usize, request: &str, path: &str) {
+    let (go, origin) = origin();
+    let flags = ["--admin-listen=127.0.0.1:0", "--limit-rate=off"];
+    let mut proxy = Proxy::with_few_files(files, origin.addr, &flags);
+    let healthy: Vec<Client> = (0..30)
+        .map(|number| stream_from(other(number % 10), &proxy))
+        .collect();
+    let request = request.replace("PATH", path);
+    let mut greedy: Vec<Client> = Vec::new();
+    let closed = "sse_guard_connections_closed_total{reason=\"share\"}";
+    wait_until("the ends of its requests", || {
+        for client in &mut greedy {
+            // A tunnel is busy.
+            client.try_send("ping");
+        }
+        for _ in 0..20 {
+            let mut client = Client::connect_from([127, 0, 0, 1], proxy.addr);
+            client.try_send(&request);
+            greedy.push(client);
+        }
+        if greedy.len() > 400 {
+            greedy.drain(..200);
+        }
+        metric(&proxy, closed) >= 60.0
+    });
+    let told = proxy.wait_for_log("requests are ended for want of room");
+    assert!(told.contains("127.0.0.1"), "{told}");
+    assert_eq!(json(&proxy, "/api/ends")["ends"], json!([]));
+    // Others get new streams and answers again.
+    drop(greedy);
+    wait_until("room", || status_of(other(11), PLAIN, &proxy) == "200");
+    for _ in 0..healthy.len() {
+        go.send(()).unwrap();
+    }
+    for mut stream in healthy {
+        stream.read_until("data: 2\n\n");
+        assert_eq!(stream.rest(), (Vec::new(), End::Clean));
+    }
+    proxy.stop();
+}
+
+#[test]
+fn requests_of_the_address_that_holds_most_end_before_streams_of_others() {
+    let request = "GET PATH HTTP/1.1\r\nHost: a\r\n\r\n";
+    the_largest_holder_pays(FILES, request, "/hang");
+}
+
+#[test]
+fn tunnels_of_the_address_that_holds_most_end_before_streams_of_others() {
+    let request =
+        "GET PATH HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    the_largest_holder_pays(FILES, request, "/socket");
+}
+
+#[test]
+fn unread_answers_of_the_address_that_holds_most_end_before_streams_of_others() {
+    // Each answer is short, and many wait for a client that reads none.
+    let request = "GET PATH HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2_000);
+    the_largest_holder_pays(FILES, &request, "/page");
+}
+
+#[test]
+fn clients_behind_a_trusted_proxy_count_by_their_own_address() {
+    let (_go, origin) = origin();
+    let flags = [
+        "--admin-listen=127.0.0.1:0",
+        "--limit-rate=off",
+        "--trusted-proxies=127.0.0.0/8",
+    ];
+    let proxy = Proxy::with_few_files(FILES, origin.addr, &flags);
+    let from = |client: usize, request: &str| {
+        let mut connection = Client::connect(proxy.addr);
+        let field = format!("X-Forwarded-For: 192.0.2.{client}\r\n\r\n");
+        connection.try_send(&request.replace("\r\n\r\n", &format!("\r\n{field}")));
+        connection
+    };
+    let mut healthy: Vec<Client> = (0..20).map(|number| from(number % 10, GET)).collect();
+    for stream in &mut healthy {
+        stream.read_until("data: 1\n\n");
+    }
+    let hang = PLAIN.replace("/plain", "/hang");
+    let mut greedy = Vec::new();
+    let closed = "sse_guard_connections_closed_total{reason=\"share\"}";
+    wait_until("the ends of its requests", || {
+        greedy.extend((0..20).map(|_| from(200, &hang)));
+        metric(&proxy, closed) >= 20.0
+    });
+    let told = proxy.wait_for_log("requests are ended for want of room");
+    assert!(told.contains("192.0.2.200"), "{told}");
+    assert_eq!(json(&proxy, "/api/ends")["ends"], json!([]));
+    drop((healthy, greedy));
+}
+
+#[test]
+fn unread_answers_to_the_admin_address_take_a_bounded_number_of_files() {
+    let (_go, origin) = origin();
+    let proxy = Proxy::with_few_files(FILES, origin.addr, &["--admin-listen=127.0.0.1:0"]);
+    let before = proxy.files();
+    let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(4_000);
+    let mut most = 0;
+    let mut crowd = Vec::new();
+    for _ in 0..150 {
+        let mut client = Client::connect(proxy.admin());
+        client.socket.set_nonblocking(true).unwrap();
+        client.try_send(&request);
+        crowd.push(client);
+        most = most.max(proxy.files());
+    }
+    drop(stream_from([127, 0, 0, 1], &proxy));
+    assert!(most <= before + FILES / 8 + 2, "{most} files, {before} before");
 }
 
 #[test]

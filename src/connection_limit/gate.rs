@@ -1,8 +1,11 @@
 //! The word that there is no room for any new stream, whatever the counts say.
 
+use crate::client_key::ClientKey;
+use crate::lock::lock;
 use crate::rejection::RejectReason;
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 /// Stands for "open".
 const OPEN: u8 = u8::MAX;
@@ -12,7 +15,14 @@ const OPEN: u8 = u8::MAX;
 ///
 /// A clone is another handle to the same gate. Streams that are open stay so.
 #[derive(Clone, Debug)]
-pub struct Gate(Arc<AtomicU8>);
+pub struct Gate(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    reason: AtomicU8,
+    /// Clients that hold more than their share.
+    over: Mutex<HashSet<ClientKey>>,
+}
 
 impl Default for Gate {
     fn default() -> Self {
@@ -23,24 +33,39 @@ impl Default for Gate {
 impl Gate {
     /// One that is open.
     pub fn new() -> Self {
-        Self(Arc::new(AtomicU8::new(OPEN)))
+        Self(Arc::new(State {
+            reason: AtomicU8::new(OPEN),
+            over: Mutex::default(),
+        }))
     }
 
     /// From now on new streams are turned away, for this reason.
     pub fn close(&self, reason: RejectReason) {
-        self.0.store(reason as u8, Relaxed);
+        self.0.reason.store(reason as u8, Relaxed);
     }
 
     /// From now on they are not.
     pub fn open(&self) {
-        self.0.store(OPEN, Relaxed);
+        self.0.reason.store(OPEN, Relaxed);
     }
 
     /// Why it is closed, if it is.
     pub fn closed(&self) -> Option<RejectReason> {
         RejectReason::ALL
-            .get(usize::from(self.0.load(Relaxed)))
+            .get(usize::from(self.0.reason.load(Relaxed)))
             .copied()
+    }
+
+    /// While it is closed, these clients get no other request served, either.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn close_to(&self, clients: HashSet<ClientKey>) {
+        *lock(&self.0.over) = clients;
+    }
+
+    /// Why a request of this client is turned away, stream or not, if it is.
+    pub(super) fn closed_to(&self, client: Option<&ClientKey>) -> Option<RejectReason> {
+        let reason = self.closed()?;
+        lock(&self.0.over).contains(client?).then_some(reason)
     }
 }
 

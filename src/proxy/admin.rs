@@ -54,7 +54,8 @@ use tokio_util::sync::CancellationToken;
 /// For connections to a listener that is given up.
 const MOMENT: Duration = Duration::from_secs(2);
 
-/// Above it the oldest of those that serve no request are closed.
+/// Above it the oldest of those that serve no request are closed, or else the newcomer. With few files
+/// it is a part of these.
 const MAX_CONNECTIONS: usize = 64;
 /// But for so many, which may be about to send one.
 const MIN_IDLE: usize = 8;
@@ -103,7 +104,8 @@ impl Admin {
     pub(super) async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         super::files::keep_some();
         let server = Server::new();
-        let connections = Registry::new(MAX_CONNECTIONS, MIN_IDLE, CloseReason::Total);
+        let most = super::files::for_admin(MAX_CONNECTIONS);
+        let connections = Registry::new(most, MIN_IDLE.min(most / 2), CloseReason::Total);
         let served = server.serve_in(&connections, listener, self.app(), stop.cancelled());
         let late = async {
             stop.cancelled().await;

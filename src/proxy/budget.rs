@@ -3,8 +3,9 @@
 //! | share of the budget, less a reserve of memory for bursts | |
 //! | --- | --- |
 //! | from 80 % | connections that serve no request are closed, the oldest first |
-//! | from 90 % | new streams are turned away, until it is below 85 % for a second |
-//! | from 95 % for a second | idle tunnels are closed; when there are none, the oldest idle streams end, some each second, until below 90 % |
+//! | from 90 % | new streams are turned away, until it is below 85 % for a second; all requests of clients that hold more than their share of the connections in use, too |
+//! | from 90 % for a second | a client that holds more than half of the connections in use, and more than its share, pays: some of its requests, downloads and tunnels are ended each second, the youngest first, then its streams |
+//! | from 95 % for a second | so does the client that holds most of those over their share. When there are none, idle tunnels are closed; when there are none, the oldest idle streams end, some each second, until below 90 % |
 //!
 //! For want of memory the streams that hold most of it end first, then the oldest idle ones.
 //!
@@ -20,7 +21,7 @@ use super::upstream::Tunnels;
 use crate::connection_limit::{Gate, RejectReason};
 use crate::lock::lock;
 use crate::rotation::DrainHandle;
-use crate::serve::{CloseReason, Registry};
+use crate::serve::{CloseReason, Registry, Shares};
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use std::fmt;
 use std::sync::Mutex;
@@ -40,6 +41,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const PART: usize = 50;
 /// The part of the tunnels that is closed in a round.
 const TUNNELS_PART: usize = 8;
+/// The part of what a client holds above its share that ends in a round.
+const EXCESS_PART: usize = 4;
 /// Without an event for so long a stream is idle.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -231,7 +234,7 @@ pub(super) fn describe() {
     for reason in ["idle", "shortage"] {
         counter!("sse_guard_tunnels_closed_total", "reason" => reason).increment(0);
     }
-    let closed = "Connections without a request that were closed, and new ones that were refused";
+    let closed = "Connections that were closed for want of room, and new ones that were refused";
     describe_counter!("sse_guard_connections_closed_total", Unit::Count, closed);
     for reason in CloseReason::ALL {
         counter!("sse_guard_connections_closed_total", "reason" => reason.as_str()).increment(0);
@@ -298,44 +301,59 @@ impl Budgets {
             Some(status) => self.gate.close(status.resource.reason()),
             None => self.gate.open(),
         }
-        let is_over = |status: &Status| {
-            let lasts = status.since.elapsed() >= PAUSE && status.better.is_none();
-            status.level == Level::Over && lasts
+        let shares = match self.is_short() {
+            true => holders.connections.shares(),
+            false => Shares::default(),
         };
+        self.gate.close_to(shares.clients());
         // A stream is worth more than any number of connections that serve nothing.
-        let over: Vec<_> = all
-            .iter()
-            .flatten()
-            .filter(|status| is_over(status))
-            .collect();
-        if holders.connections.closable() == 0 && !over.is_empty() {
-            let is_memory = |status: &&Status| status.resource == Resource::Memory;
-            self.rotate(
-                holders,
-                over.iter().copied().any(|status| is_memory(&status)),
-            );
+        if holders.connections.closable() > 0 {
+            return;
+        }
+        let lasting = |level| {
+            let is_lasting = move |status: &&Status| {
+                let lasts = status.since.elapsed() >= PAUSE && status.better.is_none();
+                status.level >= level && lasts
+            };
+            all.iter().flatten().filter(is_lasting)
+        };
+        if lasting(Level::Over).next().is_some() {
+            let is_memory = |status: &Status| status.resource == Resource::Memory;
+            self.rotate(holders, &shares, lasting(Level::Over).any(is_memory));
+        } else if lasting(Level::Full).next().is_some() && shares.is_majority() && self.is_due() {
+            end_largest(holders, &shares);
         }
     }
 
-    /// For want of memory streams go that hold much. Tunnels on which nothing passes go before other
-    /// streams.
-    fn rotate(&self, holders: Holders<'_>, is_memory_short: bool) {
+    /// Whether what ended in the last round has had time to show.
+    fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let mut rotated = lock(&self.rotated);
+        let is_due = rotated.is_none_or(|last| now.saturating_duration_since(last) >= PAUSE);
+        if is_due {
+            *rotated = Some(now);
+        }
+        is_due
+    }
+
+    /// For want of memory streams go that hold much. Then the client pays that holds the most. Tunnels on
+    /// which nothing passes go before streams of others.
+    fn rotate(&self, holders: Holders<'_>, shares: &Shares, is_memory_short: bool) {
         let Holders {
             tunnels, streams, ..
         } = holders;
-        let now = Instant::now();
-        let mut rotated = lock(&self.rotated);
-        if rotated.is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
+        if !self.is_due() {
             return;
         }
-        *rotated = Some(now);
-        drop(rotated);
         if is_memory_short {
             let ended = streams.shed(streams.live().div_ceil(PART), MUCH);
             if ended > 0 {
                 tracing::debug!(ended, "streams that hold much memory end");
                 return;
             }
+        }
+        if end_largest(holders, shares) {
+            return;
         }
         let closed = tunnels.close_idle(tunnels.len().div_ceil(TUNNELS_PART), IDLE);
         if closed > 0 {
@@ -352,6 +370,20 @@ impl Budgets {
         let all = Resource::ALL.into_iter().zip(status);
         all.filter_map(|(resource, status)| Some((resource, status?)))
     }
+}
+
+/// Ends a part of what the client that holds the most has above its share. False if there is nothing.
+fn end_largest(holders: Holders<'_>, shares: &Shares) -> bool {
+    let Some((client, excess)) = shares.largest() else {
+        return false;
+    };
+    let most = excess.div_ceil(EXCESS_PART);
+    if holders.connections.close_requests(client, most) > 0 {
+        return true;
+    }
+    let ended = holders.streams.rotate_of(client, most, IDLE);
+    tracing::debug!(ended, %client, "streams of the client that holds the most are rotated");
+    ended > 0
 }
 
 /// Closes what serves no request, and tells the listener how many connections there is room for.

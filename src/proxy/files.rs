@@ -23,6 +23,19 @@ pub(super) fn keep_some() {
     }
 }
 
+/// How many of these files are kept.
+pub(super) fn kept(files: u64) -> u64 {
+    // As many as there are below the first that is kept.
+    files.saturating_sub(FIRST_KEPT.load(Relaxed))
+}
+
+/// How many connections the admin address may hold: a part of the files.
+pub(super) fn for_admin(most: usize) -> usize {
+    let limit = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
+    let part = usize::try_from(limit / KEPT_PART).unwrap_or(usize::MAX);
+    most.min(part.max(1))
+}
+
 /// Whether there is a file for another connection, beside those that are kept.
 pub(super) fn has_room() -> bool {
     let first_kept = FIRST_KEPT.load(Relaxed);

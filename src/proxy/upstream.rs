@@ -36,7 +36,7 @@ use crate::connection_auth::ConnectionBound;
 use crate::connection_limit::InFlight;
 use crate::guard::BoxError;
 use crate::proxy::config;
-use crate::serve::{LINGER, Liveness, RequestBody, Upload};
+use crate::serve::{ClientConnection, LINGER, Liveness, RequestBody, Upload};
 use bytes::{Bytes, BytesMut};
 use http::header::{HOST, TRAILER, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery};
@@ -150,6 +150,7 @@ impl Upstream {
         let protocol = headers::upgrade(request.headers());
         let client_side = protocol.as_ref().map(|_| hyper::upgrade::on(&mut *request));
         let in_flight: Option<InFlight> = request.extensions().get().cloned();
+        let connection: Option<ClientConnection> = request.extensions().get().cloned();
         let switches = protocol.is_some();
         let target = &self.target;
         let waits = target.waiting.as_ref().map(Semaphore::try_acquire);
@@ -182,9 +183,11 @@ impl Upstream {
             headers::set_upgrade(response.headers_mut(), protocol);
             let idle_timeout = target.tunnel_idle_timeout;
             let held = in_flight.and_then(|request| request.hold());
-            target
-                .tunnels
-                .open(client_side, switched, idle_timeout, held);
+            let tunnels = &target.tunnels;
+            let task = tunnels.open(client_side, switched, idle_timeout, held);
+            if let Some(connection) = connection {
+                connection.set_task(task);
+            }
         }
         Ok(response)
     }

@@ -1,6 +1,8 @@
 //! The live streams, and the word to end them.
 
 use crate::asked::ComesBack;
+#[cfg(feature = "proxy")]
+use crate::client_key::ClientKey;
 use crate::jitter::{LONGEST, jittered, up_to};
 use crate::lock::lock;
 use crate::rejection::{RejectReason, Rejection};
@@ -179,9 +181,18 @@ impl DrainHandle {
     /// room is short. Those without an event for `idle` go first, the oldest ahead, those that wait for
     /// their upstream last, and only streams that rotation concerns go at all. Tells how many were asked.
     pub fn rotate(&self, most: usize, idle: Duration) -> usize {
+        self.rotate_those(most, idle, |entry| entry.comes_back.on(&entry.stream))
+    }
+
+    /// The same with the streams of one client alone, also if it does not come back: those are broken off.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn rotate_of(&self, client: &ClientKey, most: usize, idle: Duration) -> usize {
+        self.rotate_those(most, idle, |entry| entry.stream.client() == Some(client))
+    }
+
+    fn rotate_those(&self, most: usize, idle: Duration, of: impl Fn(&Entry) -> bool) -> usize {
         let live = self.0.live();
-        let may_go =
-            |entry: &&Entry| entry.comes_back.on(&entry.stream) && !entry.stream.is_ending();
+        let may_go = |entry: &&Entry| of(entry) && !entry.stream.is_ending();
         let mut streams: Vec<Stream> = live
             .streams
             .values()

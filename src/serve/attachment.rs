@@ -1,9 +1,11 @@
 //! State that belongs to one client's connection and ends with it.
 
 use super::io::{ClientIo, Shared};
+use crate::client_key::ClientKey;
 use std::any::Any;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
+use tokio::task::AbortHandle;
 
 /// What a service keeps for the connection that its requests come on.
 pub(crate) trait Attachment: Any + Send + Sync {
@@ -21,6 +23,20 @@ pub(crate) struct ClientConnection(Weak<Shared>);
 impl ClientConnection {
     pub(super) fn of(io: &ClientIo) -> Self {
         Self(io.downgrade())
+    }
+
+    /// Whose request the connection serves; none if nothing limits that client.
+    pub(crate) fn set_holder(&self, holder: Option<ClientKey>) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.entry().set_holder(holder);
+        }
+    }
+
+    /// The task that the connection lives in once it has switched protocols.
+    pub(crate) fn set_task(&self, task: AbortHandle) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.entry().set_task(task);
+        }
     }
 
     /// What is attached to the connection.

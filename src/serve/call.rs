@@ -104,6 +104,9 @@ impl<B: Body<Data = Bytes>> Call<B> {
             && !parts.headers.contains_key(CONTENT_LENGTH)
             && body.size_hint().exact().is_none();
         let mut response = Response::from_parts(parts, body);
+        if is_stream {
+            io.entry().stream();
+        }
         // While the request's body is coming, its connection can not change hands.
         if is_stream && self.upload.is_over() {
             let pump = Pump::new(io.clone(), response, client);

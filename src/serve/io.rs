@@ -14,7 +14,7 @@ use std::io::{self, IoSlice, Read as _};
 use std::pin::{Pin, pin};
 #[cfg(feature = "proxy")]
 use std::sync::Weak;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -31,6 +31,10 @@ const AHEAD: usize = 8 * 1024;
 #[derive(Debug, thiserror::Error)]
 #[error("what follows an invalid request is not read")]
 struct Refused;
+
+/// Bytes of a body that hyper may hold before it has written some. It takes 16 pieces otherwise, of any
+/// size, for a client that does not read.
+const MAX_QUEUED: usize = 32 * 1024;
 
 /// Why a write fails when the guard has run out of patience.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +64,10 @@ pub(super) struct Shared {
     is_switch: AtomicBool,
     /// A read waits for one of them.
     is_awaited: AtomicBool,
+    /// Bytes of a response's body that hyper holds.
+    queued: AtomicUsize,
+    /// A body waits until hyper holds less.
+    body_waits: AtomicBool,
     state: Mutex<State>,
     entry: ConnectionEntry,
 }
@@ -77,6 +85,10 @@ struct State {
 
 #[cfg(feature = "proxy")]
 impl Shared {
+    pub(super) fn entry(&self) -> &ConnectionEntry {
+        &self.entry
+    }
+
     pub(super) fn attachment(&self) -> Option<Arc<dyn Attachment>> {
         lock(&self.state).attachment.as_deref().cloned()
     }
@@ -103,6 +115,8 @@ impl ClientIo {
             answers: AtomicU32::new(0),
             is_switch: AtomicBool::new(false),
             is_awaited: AtomicBool::new(false),
+            queued: AtomicUsize::new(0),
+            body_waits: AtomicBool::new(false),
             state: Mutex::default(),
             entry,
         }))
@@ -158,6 +172,36 @@ impl ClientIo {
     fn is_switch(&self, request: u32) -> Option<bool> {
         let is_known = self.0.answers.load(Relaxed) == request;
         is_known.then(|| self.0.is_switch.load(Relaxed))
+    }
+
+    /// hyper gets another body. Had it dropped a part of the last one, that would never leave.
+    pub(super) fn start_body(&self) {
+        self.0.queued.store(0, Relaxed);
+    }
+
+    /// hyper has taken so many bytes of a body.
+    pub(super) fn queue(&self, bytes: usize) {
+        self.0.queued.fetch_add(bytes, Relaxed);
+    }
+
+    /// Whether hyper holds so much of a body that it is to write before it gets more. The next write
+    /// wakes the task then.
+    pub(super) fn is_full(&self) -> bool {
+        let is_full = self.0.queued.load(Relaxed) >= MAX_QUEUED;
+        if is_full {
+            self.0.body_waits.store(true, Relaxed);
+        }
+        is_full
+    }
+
+    /// So many bytes have left. Those of heads and of framing count, too: the bound is no exact one.
+    fn wrote(&self, bytes: usize, cx: &Context<'_>) {
+        let queued = self.0.queued.load(Relaxed);
+        self.0.queued.store(queued.saturating_sub(bytes), Relaxed);
+        if self.0.body_waits.swap(false, Relaxed) {
+            // hyper polls the body before it writes, and not again behind that.
+            cx.waker().wake_by_ref();
+        }
     }
 
     /// Puts back what was read and not used.
@@ -308,6 +352,9 @@ impl ClientIo {
                 result => {
                     if self.0.blocked.swap(false, Relaxed) {
                         self.state().patience = None;
+                    }
+                    if let Ok(bytes) = &result {
+                        self.wrote(*bytes, cx);
                     }
                     return Poll::Ready(result);
                 }

@@ -6,6 +6,12 @@
 //! again from the moment its response has left. An idle one may be closed at any time (RFC 9112
 //! section 9.5); one that serves a request, a stream or a tunnel never is.
 
+#[cfg(feature = "proxy")]
+mod share;
+
+#[cfg(feature = "proxy")]
+pub(crate) use share::Shares;
+
 use crate::client_key::ClientKey;
 use crate::lock::lock;
 use crate::log_limit::{LogLimit, LogLimits};
@@ -17,7 +23,7 @@ use std::sync::atomic::{
     AtomicU64, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed},
 };
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -27,8 +33,10 @@ use tokio::time::{Instant, timeout};
 const IN_USE: u64 = u64::MAX;
 /// The same, and it never serves another request.
 const TUNNEL: u64 = u64::MAX - 1;
-/// It is being closed.
-const CLOSING: u64 = u64::MAX - 2;
+/// The request's response is an event stream.
+const STREAM: u64 = u64::MAX - 2;
+/// It is being closed. Above are those in use, below the idle ones.
+const CLOSING: u64 = u64::MAX - 3;
 
 /// Closed together at the most, so that the cost of finding the oldest is shared.
 const MAX_BATCH: usize = 32;
@@ -41,7 +49,7 @@ const MIN_IDLE_TIME: Duration = Duration::from_secs(1);
 /// Between two log lines about connections that were closed.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Why a connection was closed that served nothing.
+/// Why a connection was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CloseReason {
     /// Files run short.
@@ -54,11 +62,20 @@ pub(crate) enum CloseReason {
     /// Its listener has as many as it may.
     #[cfg_attr(not(feature = "proxy"), allow(dead_code, reason = "of the admin"))]
     Total,
+    /// Its client holds more than its share, and room is short.
+    #[cfg_attr(not(feature = "proxy"), allow(dead_code, reason = "of a budget"))]
+    Share,
 }
 
 impl CloseReason {
     #[cfg(feature = "proxy")]
-    pub(crate) const ALL: [Self; 4] = [Self::Files, Self::Memory, Self::PerClient, Self::Total];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Files,
+        Self::Memory,
+        Self::PerClient,
+        Self::Total,
+        Self::Share,
+    ];
 
     /// The value of the label `reason`.
     pub(crate) fn as_str(self) -> &'static str {
@@ -67,6 +84,7 @@ impl CloseReason {
             Self::Memory => "memory",
             Self::PerClient => "per_client",
             Self::Total => "total",
+            Self::Share => "share",
         }
     }
 }
@@ -85,13 +103,17 @@ impl PerClient {
     /// Under which address a peer is counted, if it is.
     fn key(&self, peer: IpAddr) -> Option<IpAddr> {
         let peer = peer.to_canonical();
-        if self.max.is_none() || self.exempt.iter().any(|network| network.contains(&peer)) {
-            return None;
-        }
-        match ClientKey::Ip(peer).network(self.ipv6_prefix) {
+        match self.max.and(self.holder(peer))? {
             ClientKey::Ip(network) => Some(network),
             ClientKey::Name(_) => None,
         }
+    }
+
+    /// Which client a peer is, unless it is a proxy that carries many.
+    fn holder(&self, peer: IpAddr) -> Option<ClientKey> {
+        let peer = peer.to_canonical();
+        let is_exempt = self.exempt.iter().any(|network| network.contains(&peer));
+        (!is_exempt).then(|| ClientKey::Ip(peer).network(self.ipv6_prefix))
     }
 }
 
@@ -128,9 +150,12 @@ struct Table {
 struct Record {
     id: u64,
     client: Option<IpAddr>,
-    /// [`IN_USE`], [`TUNNEL`], [`CLOSING`], or since when it is idle, in nanoseconds from the start.
+    /// Whose request it serves; the peer until that is known. `None` if nothing limits that client.
+    #[cfg_attr(not(feature = "proxy"), allow(dead_code, reason = "of a budget"))]
+    holder: Mutex<Option<ClientKey>>,
+    /// [`IN_USE`], [`TUNNEL`], [`STREAM`], [`CLOSING`], or since when it is idle, in nanoseconds from the start.
     state: AtomicU64,
-    task: OnceLock<AbortHandle>,
+    task: Mutex<Option<AbortHandle>>,
 }
 
 impl Record {
@@ -152,7 +177,8 @@ pub(super) struct Closer(Arc<Record>);
 
 impl Closer {
     pub(super) fn task(&self, task: AbortHandle) {
-        let task = self.0.task.get_or_init(|| task);
+        let mut known = lock(&self.0.task);
+        let task = known.get_or_insert(task);
         // It may have been chosen before it was spawned.
         if self.0.state.load(Acquire) == CLOSING {
             task.abort();
@@ -172,7 +198,7 @@ impl ConnectionEntry {
         loop {
             match state {
                 CLOSING => return false,
-                IN_USE | TUNNEL => return true,
+                IN_USE | TUNNEL | STREAM => return true,
                 _ => {}
             }
             let changed = self
@@ -192,8 +218,15 @@ impl ConnectionEntry {
     /// It switches protocols, and is in use from then on.
     pub(super) fn tunnel(&self) {
         if self.begin() {
-            self.record.state.store(TUNNEL, Relaxed);
+            let state = &self.record.state;
+            let _ = state.compare_exchange(IN_USE, TUNNEL, AcqRel, Relaxed);
         }
+    }
+
+    /// Its response is an event stream.
+    pub(super) fn stream(&self) {
+        let state = &self.record.state;
+        let _ = state.compare_exchange(IN_USE, STREAM, AcqRel, Relaxed);
     }
 
     /// It serves no request from now on, unless it is a tunnel.
@@ -201,11 +234,11 @@ impl ConnectionEntry {
         // Counted first: what closes it takes it off the count.
         self.registry.idle.fetch_add(1, Relaxed);
         let now = self.registry.now();
-        let changed = self
-            .record
-            .state
-            .compare_exchange(IN_USE, now, AcqRel, Relaxed);
-        if changed.is_err() {
+        let from = |state| {
+            let cell = &self.record.state;
+            cell.compare_exchange(state, now, AcqRel, Relaxed).is_ok()
+        };
+        if !from(IN_USE) && !from(STREAM) {
             self.registry.idle.fetch_sub(1, Relaxed);
         }
     }
@@ -272,7 +305,6 @@ impl Registry {
     }
 
     /// How many connections are open.
-    #[cfg(feature = "proxy")]
     pub(crate) fn open(&self) -> usize {
         self.0.open.load(Relaxed)
     }
@@ -358,6 +390,10 @@ impl Registry {
 
     /// The place of a new connection, unless its client has as many as it may, none of which is idle.
     pub(super) fn admit(&self, peer: IpAddr, bounds: &PerClient) -> Option<ConnectionEntry> {
+        if self.0.bounded_by == CloseReason::Total && self.open() >= self.0.max_open.load(Relaxed) {
+            self.0.note(CloseReason::Total, 1, Some(peer));
+            return None;
+        }
         let client = bounds.key(peer);
         if let (Some(client), Some(max)) = (client, bounds.max)
             && self.0.connections_of(client) >= max
@@ -375,8 +411,9 @@ impl Registry {
         let record = Arc::new(Record {
             id,
             client,
+            holder: Mutex::new(bounds.holder(peer)),
             state: AtomicU64::new(self.0.now()),
-            task: OnceLock::new(),
+            task: Mutex::default(),
         });
         table.connections.insert(id, record.clone());
         if let Some(client) = client {
@@ -454,7 +491,7 @@ impl Shared {
             .is_ok();
         if changed {
             self.idle.fetch_sub(1, Relaxed);
-            if let Some(task) = entry.task.get() {
+            if let Some(task) = &*lock(&entry.task) {
                 task.abort();
             }
         }
@@ -498,13 +535,16 @@ fn log_closed(reason: CloseReason, closed: usize, peer: Option<IpAddr>) {
         ),
         CloseReason::Total => tracing::warn!(
             closed,
-            "idle connections are closed, the oldest first: their listener has as many as it may"
+            peer,
+            "connections are closed: their listener has as many as it may, the oldest idle ones go first"
         ),
+        // Its own line names the client.
+        CloseReason::Share => {}
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn bounds(max: Option<u32>) -> PerClient {
@@ -515,7 +555,7 @@ mod tests {
         }
     }
 
-    fn admit(registry: &Registry, peer: &str, max: u32) -> Option<ConnectionEntry> {
+    pub(super) fn admit(registry: &Registry, peer: &str, max: u32) -> Option<ConnectionEntry> {
         let connection = registry.admit(peer.parse().unwrap(), &bounds(Some(max)));
         if let Some(connection) = &connection {
             // Never to be told by time alone which is older.
@@ -614,9 +654,18 @@ mod tests {
         assert_eq!(registry.0.open.load(Relaxed), 2);
     }
 
+    #[test]
+    fn a_listener_with_a_total_refuses_above_it() {
+        let registry = Registry::new(2, 1, CloseReason::Total);
+        let all = [1, 2].map(|_| admit(&registry, "192.0.2.1", 100).unwrap());
+        assert!(admit(&registry, "192.0.2.1", 100).is_none());
+        drop(all);
+        assert!(admit(&registry, "192.0.2.1", 100).is_some());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_youngest_stay_while_others_take_the_room() {
-        let registry = Registry::new(2, 1, CloseReason::Total);
+        let registry = Registry::new(2, 1, CloseReason::Files);
         let mut all: Vec<_> = (0..3)
             .map(|_| admit(&registry, "192.0.2.1", 100).unwrap())
             .collect();

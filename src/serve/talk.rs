@@ -73,7 +73,7 @@ enum Note<B> {
 }
 
 impl<B> Desk<B> {
-    fn new(answered: Option<Answered<B>>) -> Self {
+    pub(super) fn new(answered: Option<Answered<B>>) -> Self {
         let note = answered.map_or(Note::Nothing, Note::Answered);
         Self(Arc::new(Mutex::new(note)))
     }
@@ -98,13 +98,13 @@ impl<B> Desk<B> {
     }
 
     /// The response that is there, as hyper gets it.
-    fn take_answer(&self) -> Option<Result<Response<Written<B>>, BoxError>> {
+    fn take_answer(&self, io: &ClientIo) -> Option<Result<Response<Written<B>>, BoxError>> {
         let mut note = self.note();
         match std::mem::replace(&mut *note, Note::Nothing) {
             Note::Answered(answered) => {
                 let response = answered.result.map(|response| {
                     *note = Note::Writes(response.extensions().get().cloned());
-                    response.map(|body| Written::new(body, self.clone()))
+                    response.map(|body| Written::new(body, self.clone(), io.clone()))
                 });
                 Some(response)
             }
@@ -190,7 +190,7 @@ impl<B> Future for Reply<B> {
     type Output = Result<Response<Written<B>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(answer) = self.desk.take_answer() else {
+        let Some(answer) = self.desk.take_answer(&self.io) else {
             return Poll::Pending;
         };
         let is_switch = answer.as_ref().is_ok_and(|response| {

@@ -2,6 +2,7 @@
 //! tells.
 
 use crate::proxy::config::Budget;
+use crate::proxy::files;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,7 +29,8 @@ impl Used {
         Self {
             used,
             budget,
-            reserve: 0,
+            // No client gets these.
+            reserve: files::kept(budget),
         }
     }
 
@@ -178,6 +180,17 @@ mod tests {
         let own = Path::new("/proc/self/fd");
         assert!(open_files(own).unwrap() >= 3);
         assert_eq!(open_files(Path::new("/nowhere/at/all")), None);
+    }
+
+    #[test]
+    fn shares_are_of_what_may_be_used() {
+        let used = Used {
+            used: 240,
+            budget: 256,
+            reserve: 16,
+        };
+        assert!((used.share() - 1.0).abs() < f64::EPSILON);
+        assert_eq!(used.at(0.95), 228);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional};
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
@@ -116,16 +117,16 @@ impl Tunnels {
     }
 
     /// Connects both sides, once they have switched protocols. `held` is the request's place in its
-    /// client's count.
+    /// client's count. Returns what ends it at once.
     pub(super) fn open(
         &self,
         client: OnUpgrade,
         upstream: Switched,
         idle_timeout: Option<Duration>,
         held: Option<Held>,
-    ) {
+    ) -> AbortHandle {
         let place = self.enter();
-        self.0.tasks.spawn(async move {
+        let task = self.0.tasks.spawn(async move {
             let _held = held;
             let Ok(client) = client.await else {
                 tracing::debug!("the client went before the switch of protocols was done");
@@ -139,6 +140,7 @@ impl Tunnels {
                 () = place.activity.close.notified() => close("shortage"),
             }
         });
+        task.abort_handle()
     }
 
     /// Closes at most `most` of those on which nothing came for `idle`, the longest idle first. Tells how
