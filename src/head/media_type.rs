@@ -31,7 +31,16 @@ pub(super) fn members(
 /// Where the member ends that `bytes` begin with, and whether a quoted string is open there.
 fn end_of_member(bytes: &[u8], mut in_quotes: bool) -> (usize, bool) {
     let mut is_escaped = false;
-    for (at, byte) in bytes.iter().enumerate() {
+    let mut start = 0;
+    if !in_quotes {
+        // Most members have no quoted string.
+        match memchr::memchr2(b',', b'"', bytes) {
+            Some(at) if bytes[at] == b'"' => start = at,
+            Some(at) => return (at, false),
+            None => return (bytes.len(), false),
+        }
+    }
+    for (at, byte) in bytes.iter().enumerate().skip(start) {
         match byte {
             _ if is_escaped => is_escaped = false,
             b'\\' if in_quotes => is_escaped = true,
@@ -66,9 +75,24 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Iterator for Members<'a, I> {
 }
 
 /// HTTP token code points, RFC 9110 section 5.6.2.
+const TOKEN: [bool; 256] = {
+    let marks = b"!#$%&'*+-.^_`|~";
+    let mut table = [false; 256];
+    let mut at = 0;
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    let mut byte = 0;
+    while byte < 128 {
+        table[byte] |= (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    table
+};
+
 fn is_token(text: &[u8]) -> bool {
-    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    !text.is_empty() && text.iter().all(is_allowed)
+    !text.is_empty() && text.iter().all(|&byte| TOKEN[usize::from(byte)])
 }
 
 fn is_space(byte: u8) -> bool {

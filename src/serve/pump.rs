@@ -42,15 +42,14 @@ pin_project! {
         keep_alive: bool,
         wants_trailers: bool,
         state: State,
-        // What the kernel had no room for, and how much of it has left since.
-        left: Vec<u8>,
-        sent: usize,
+        // A box, as a quiet stream has none.
+        left: Option<Box<Left>>,
     }
 
     impl<B> PinnedDrop for Pump<B> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            let is_whole = matches!(this.state, State::Over) && *this.sent == this.left.len();
+            let is_whole = matches!(this.state, State::Over) && this.left.is_none();
             // However it is cut, the end of the connection must not say that this was all. Behind
             // chunks it does not.
             if *this.framing == Framing::Close && !is_whole {
@@ -61,13 +60,27 @@ pin_project! {
 }
 
 enum State {
-    /// The head is to go out with whatever is there by then.
-    Head(Vec<u8>),
+    /// The head, which is in `left`, is to go out with whatever is there by then.
+    Head,
     Open,
     /// The last of the message is written, or waits in `left`.
     Over,
     /// The message is not to end properly.
     Broken,
+}
+
+/// What waits to be written.
+struct Left {
+    bytes: Vec<u8>,
+    /// So many of them have left.
+    sent: usize,
+}
+
+impl Left {
+    /// Nothing if there are no bytes.
+    fn of(bytes: Vec<u8>) -> Option<Box<Self>> {
+        (!bytes.is_empty()).then(|| Box::new(Self { bytes, sent: 0 }))
+    }
 }
 
 /// What the next write is made of.
@@ -114,9 +127,8 @@ impl<B> Pump<B> {
             framing,
             keep_alive: framing == Framing::Chunked && !closes,
             wants_trailers: client.takes_trailers,
-            state: State::Head(encode::head(parts.status, &parts.headers, framing)),
-            left: Vec::new(),
-            sent: 0,
+            state: State::Head,
+            left: Left::of(encode::head(parts.status, &parts.headers, framing)),
         }
     }
 }
@@ -136,8 +148,10 @@ where
             return Poll::Ready(None);
         }
         for _ in 0..ROUNDS {
-            while *this.sent < this.left.len() {
-                let rest = [IoSlice::new(&this.left[*this.sent..])];
+            while let (false, Some(left)) =
+                (matches!(this.state, State::Head), this.left.as_deref_mut())
+            {
+                let rest = [IoSlice::new(&left.bytes[left.sent..])];
                 let mut wrote = this.io.poll_write(cx, &rest);
                 if let (Poll::Pending, Some(stream)) = (&wrote, this.stream.as_ref()) {
                     // The body, which would, is not polled meanwhile.
@@ -149,8 +163,12 @@ where
                 }
                 match ready!(wrote) {
                     Ok(wrote @ 1..) => {
-                        *this.sent += wrote;
-                        note_unsent(this.stream.as_ref(), this.left.len() - *this.sent);
+                        left.sent += wrote;
+                        let unsent = left.bytes.len() - left.sent;
+                        note_unsent(this.stream.as_ref(), unsent);
+                        if unsent == 0 {
+                            *this.left = None;
+                        }
                     }
                     result => {
                         failed(result, this.stream.as_ref());
@@ -159,11 +177,8 @@ where
                     }
                 }
             }
-            if !this.left.is_empty() {
-                (*this.left, *this.sent) = (Vec::new(), 0);
-            }
             match this.state {
-                State::Head(_) | State::Open => {}
+                State::Head | State::Open => {}
                 State::Over => {
                     if *this.keep_alive && !this.io.is_closing() {
                         return Poll::Ready(Some(this.io.clone()));
@@ -198,7 +213,7 @@ where
                 }
             }
             let head = match std::mem::replace(this.state, State::Open) {
-                State::Head(head) => head,
+                State::Head => this.left.take().map_or_else(Vec::new, |head| head.bytes),
                 _ if batch.is_empty() => return Poll::Pending,
                 _ => Vec::new(),
             };
@@ -215,7 +230,7 @@ where
                 Ok(left) if left.is_empty() => {}
                 Ok(left) => {
                     note_unsent(this.stream.as_ref(), left.len());
-                    *this.left = left;
+                    *this.left = Left::of(left);
                 }
                 Err(error) => {
                     failed(Err(error), this.stream.as_ref());

@@ -95,7 +95,7 @@ pub struct Scanner {
     /// Whether a byte order mark has come is settled.
     started: bool,
     /// So many bytes of one have come.
-    mark: usize,
+    mark: u8,
     behind_cr: bool,
     cut: Option<Box<Cut>>,
 }
@@ -254,9 +254,10 @@ impl Scanner {
 
     /// What follows the byte order mark, if one is there; `None` while it may yet become one.
     fn behind_mark<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
-        let (came, missing) = BOM.split_at(self.mark);
+        let (came, missing) = BOM.split_at(self.mark.into());
         if bytes.len() < missing.len() && missing.starts_with(bytes) {
-            self.mark += bytes.len();
+            // No more than a mark has.
+            self.mark += bytes.len() as u8;
             return None;
         }
         self.started = true;

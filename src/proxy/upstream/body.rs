@@ -140,8 +140,8 @@ pub(in crate::proxy) struct StreamBody {
     socket: Option<TcpStream>,
     /// Where the socket goes then.
     home: Option<Home>,
-    /// What came with the head.
-    ahead: BytesMut,
+    /// What came with the head. A box, as it is empty while the stream is quiet.
+    ahead: Option<Box<BytesMut>>,
     pace: Pace,
     framing: Framing,
 }
@@ -156,7 +156,7 @@ impl StreamBody {
         Self {
             socket: Some(socket),
             home,
-            ahead,
+            ahead: (!ahead.is_empty()).then(|| Box::new(ahead)),
             pace: Pace::default(),
             framing,
         }
@@ -218,9 +218,9 @@ impl StreamBody {
             let Some(socket) = &mut self.socket else {
                 return Poll::Ready(self.trailers());
             };
-            let mut bytes = match self.ahead.is_empty() {
-                true => ready!(read(socket, &mut self.pace, cx))?,
-                false => std::mem::take(&mut self.ahead),
+            let mut bytes = match self.ahead.take() {
+                None => ready!(read(socket, &mut self.pace, cx))?,
+                Some(ahead) => *ahead,
             };
             if bytes.is_empty() {
                 self.end()?;

@@ -12,7 +12,7 @@ const MAX_DIGITS: u8 = 16;
 const MAX_PADDING: u8 = 64;
 /// Bytes of all chunk extensions of a message together: nobody uses them, and they could go on for
 /// ever. To hyper 16 KiB are too many, and what is refused elsewhere is not taken here.
-const MAX_EXTENSIONS: usize = 16 * 1024 - 1;
+const MAX_EXTENSIONS: u16 = 16 * 1024 - 1;
 /// Bytes of a trailer section.
 const MAX_TRAILERS: usize = 8 * 1024;
 /// Fields of a trailer section.
@@ -103,8 +103,12 @@ pub struct Decoded {
 #[derive(Debug)]
 pub struct Chunked {
     at: At,
-    extensions: usize,
-    trailers: Vec<u8>,
+    extensions: u16,
+    #[expect(
+        clippy::box_collection,
+        reason = "a quiet stream has no trailers yet, and should be small"
+    )]
+    trailers: Option<Box<Vec<u8>>>,
 }
 
 impl Default for Chunked {
@@ -115,7 +119,7 @@ impl Default for Chunked {
                 digits: 0,
             },
             extensions: 0,
-            trailers: Vec::new(),
+            trailers: None,
         }
     }
 }
@@ -254,10 +258,11 @@ impl Chunked {
     }
 
     fn keep_trailer(&mut self, byte: u8) -> Result<(), BadChunk> {
-        if self.trailers.len() == MAX_TRAILERS {
+        let trailers = self.trailers.get_or_insert_default();
+        if trailers.len() == MAX_TRAILERS {
             return Err(BadChunk::Trailers);
         }
-        self.trailers.push(byte);
+        trailers.push(byte);
         Ok(())
     }
 
@@ -268,12 +273,12 @@ impl Chunked {
 
     /// The lines of the trailer section.
     pub fn trailers(&self) -> &[u8] {
-        &self.trailers
+        self.trailers.as_deref().map_or(&[], Vec::as_slice)
     }
 
     /// The fields of the trailer section; none at all if they are malformed or too many.
     pub fn fields(&self) -> Option<HeaderMap> {
-        let lines = [&self.trailers[..], b"\r\n"].concat();
+        let lines = [self.trailers(), b"\r\n"].concat();
         let mut fields = [httparse::EMPTY_HEADER; MAX_TRAILER_FIELDS];
         let httparse::Status::Complete((_, fields)) =
             httparse::parse_headers(&lines, &mut fields).ok()?
@@ -350,13 +355,14 @@ mod tests {
 
     #[test]
     fn what_is_no_payload_has_a_bound() {
-        let long = vec![b'x'; MAX_EXTENSIONS + 1];
+        let most = usize::from(MAX_EXTENSIONS);
+        let long = vec![b'x'; most + 1];
         let extension = [b"1;", &long[..]].concat();
         assert_eq!(decode(&[&extension]).unwrap_err(), BadChunk::Extensions);
         let padding = [b"1", &[b' '; MAX_PADDING as usize + 1][..]].concat();
         assert_eq!(decode(&[&padding]).unwrap_err(), BadChunk::Padding);
         // Also in sum.
-        let some = [b"1;", &long[..MAX_EXTENSIONS / 2], b"\r\na\r\n"].concat();
+        let some = [b"1;", &long[..most / 2], b"\r\na\r\n"].concat();
         assert!(decode(&[&some, &some, b"1;x"]).is_ok());
         assert_eq!(
             decode(&[&some, &some, b"1;xx"]).unwrap_err(),
@@ -369,7 +375,7 @@ mod tests {
     #[test]
     fn a_stream_that_pads_its_sizes_may_go_on_for_ever() {
         let padded = [b"1", &[b' '; MAX_PADDING as usize][..], b"\r\na\r\n"].concat();
-        assert!(decode(&[&padded[..]; MAX_EXTENSIONS]).is_ok());
+        assert!(decode(&[&padded[..]; MAX_EXTENSIONS as usize]).is_ok());
     }
 
     #[test]
