@@ -464,6 +464,8 @@ impl<B> Plan<B> {
         head.headers.remove(CONTENT_LENGTH);
         let (again, last_id) = self.again(&mut head.extensions);
         let last_id = last_id.as_deref();
+        // This layer counts what it holds; a layer outside that held as well would overwrite that.
+        again.stream.align();
         let body = ResumeBody::kept(body, again, last_id);
         Response::from_parts(head, body)
     }
@@ -489,6 +491,8 @@ impl<B> Plan<B> {
         }
         let (again, last_id) = self.again(&mut head.extensions);
         let last_id = last_id.as_deref();
+        // This layer counts what it holds; a layer outside that held as well would overwrite that.
+        again.stream.align();
         let body = ResumeBody::waiting(again, last_id, error, least);
         Response::from_parts(head, body)
     }

@@ -243,7 +243,11 @@ where
     /// if that has moved away meanwhile.
     fn wait(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Due> {
         let mut this = self.project();
-        let held = this.aligner.held() + this.books.cursor.memory();
+        let ahead = match this.successor {
+            Some(Successor::Open(opened)) => opened.memory(),
+            Some(Successor::Asking(_)) | None => 0,
+        };
+        let held = this.aligner.held() + this.books.memory() + ahead;
         this.books.again.stream.set_held(held);
         loop {
             let idle = this.books.idle_at().map(|at| (at, Due::Idle));
@@ -314,6 +318,7 @@ where
         let stream = &books.again.stream;
         stream.set_state(StreamState::Resuming);
         stream.dropped(dropped);
+        stream.set_held(books.cursor.memory());
         tracing::debug!(stream = %stream.id(), error, "the upstream has gone and is asked to go on");
         let at = books.polled;
         let lived = at.saturating_duration_since(books.up);

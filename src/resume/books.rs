@@ -122,6 +122,15 @@ impl<B> Books<B> {
         may_resume && self.at_boundary(aligner) && (self.config().lossy || self.cursor.is_known())
     }
 
+    /// What it takes, in bytes, beside the stream's own record.
+    pub(super) fn memory(&self) -> usize {
+        let held = match self.partial.as_deref() {
+            Some(Partial::Held(held)) => held.capacity(),
+            Some(Partial::Dropped) | None => 0,
+        };
+        held + self.cursor.memory()
+    }
+
     /// Drops what the client has no end of, and what is held back of it; tells how much that was.
     pub(super) fn discard(&mut self, aligner: &mut Aligner) -> usize {
         let held = match self.partial.take().map(|partial| *partial) {

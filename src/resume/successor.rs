@@ -66,6 +66,11 @@ impl<B> Opened<B> {
         self.first.map(|(hash, _)| hash)
     }
 
+    /// What it has sent and holds until the switch, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        self.read.capacity()
+    }
+
     /// When the switch is due, whatever comes until then.
     pub(super) fn due(&self) -> Instant {
         match self.first {

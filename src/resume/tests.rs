@@ -320,6 +320,22 @@ async fn an_upstream_that_is_lost_in_a_large_repeat_can_be_resumed_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_held_of_an_event_until_its_id_comes_counts_as_held() {
+    let part = format!("data: {}", "x".repeat(700_000));
+    let goes_on = in_pieces(Upstream::new(), &part, 50_000).wait(10).fail();
+    let upstreams = Upstreams::new([sends(1..=1).fail(), goes_on, sends(2..=2)]);
+    let client = open(ResumeLayer::new(), &upstreams).await;
+    let stream = client.stream();
+    let reader = tokio::spawn(async move { client.text().await });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let held = stream.held_bytes();
+    assert!((700_000..1_500_000).contains(&held), "{held}");
+    // It is dropped with its connection.
+    assert!(events(&reader.await.unwrap()) == numbered(1..=2));
+    assert!(stream.held_bytes() < 10_000, "{}", stream.held_bytes());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_large_event_without_an_id_in_its_first_mib_is_not_guessed_about() {
     let upstreams = Upstreams::new([
         sends(1..=1).fail(),
