@@ -83,7 +83,8 @@ use crate::cors;
 use crate::guard::{Guard, Head, Policy, Rule};
 use crate::jitter::jittered;
 use crate::rejection::Rejection;
-use http::{Extensions, Request};
+use http::header::UPGRADE;
+use http::{Extensions, Method, Request};
 use ipnet::IpNet;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
@@ -300,6 +301,8 @@ impl<S, K: Clone> Layer<S> for ConnectionLimitLayer<K> {
 pub struct Ticket {
     stream: StreamTicket,
     request: Option<Arc<table::Request>>,
+    /// It asks for a switch of protocols.
+    may_tunnel: bool,
 }
 
 #[derive(Debug)]
@@ -310,7 +313,8 @@ enum StreamTicket {
     May(Option<ClientKey>),
 }
 
-/// A request's place among its client's requests in flight, in the extensions of the request.
+/// A request's place among its client's requests in flight, in the extensions of a request that may become
+/// a tunnel: one with an `Upgrade` field, or a `CONNECT`.
 ///
 /// It is given back at the end of the response's body. A tunnel, such as a WebSocket, outlives that: a
 /// service that opens one keeps its place by [`hold`](Self::hold).
@@ -418,17 +422,24 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
         if let Some(connection) = request.extensions().get::<crate::serve::ClientConnection>() {
             connection.set_holder(holder);
         }
+        let may_tunnel =
+            request.headers().contains_key(UPGRADE) || request.method() == Method::CONNECT;
         let request = self.take_request(key.as_ref(), asked, cors::is_preflight(request))?;
         let stream = if asked.accepts_stream {
             StreamTicket::Holds(self.take(key, asked)?)
         } else {
             StreamTicket::May(key)
         };
-        Ok(Ticket { stream, request })
+        Ok(Ticket {
+            stream,
+            request,
+            may_tunnel,
+        })
     }
 
     fn extend(&self, ticket: &Ticket, extensions: &mut Extensions) {
-        if let Some(request) = &ticket.request {
+        // A fourth extension would double the map, in memory that all requests of a burst hold at once.
+        if let (Some(request), true) = (&ticket.request, ticket.may_tunnel) {
             extensions.insert(InFlight(Arc::downgrade(request)));
         }
     }

@@ -456,7 +456,12 @@ async fn a_service_holds_the_place_of_a_tunnel() {
         }
     });
     let service = limit.layer(service);
-    let call = || service.clone().oneshot(plain("192.0.2.1"));
+    let call = || {
+        let mut request = plain("192.0.2.1");
+        let upgrade = "websocket".parse().unwrap();
+        request.headers_mut().insert("upgrade", upgrade);
+        service.clone().oneshot(request)
+    };
     assert_eq!(call().await.unwrap().status(), 200);
     assert_eq!(call().await.unwrap().status(), 429);
     held.lock().unwrap().take();
