@@ -29,7 +29,7 @@ enum At {
     EndLf,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// All bytes belong to the body.
     Within,
