@@ -59,6 +59,12 @@ fn events(stream: &str) -> Vec<String> {
     events.map(str::to_owned).collect()
 }
 
+/// How many events there are up to the one with `text` in it.
+fn place(stream: &str, text: &str) -> usize {
+    let place = events(stream).iter().position(|event| event.contains(text));
+    place.unwrap() + 1
+}
+
 /// What answers a request for `/HOW/COUNT/API`: HOW is what goes wrong, behind COUNT events.
 fn answer(asked: &Asked, to: &mut Answer) {
     let mut path = asked.path.splitn(4, '/').skip(1);
@@ -263,11 +269,18 @@ impl World {
             "feed": events(FEED).len(),
             "mcp": call(&Value::Null).len(),
         });
+        // Behind the chunk with `finish_reason`, and the event with `stop_reason`.
+        let whole = json!({
+            "chat": place(CHAT, r#""finish_reason":"stop""#),
+            "responses": events(RESPONSES).len(),
+            "messages": place(MESSAGES, r#""stop_reason":"end_turn""#),
+        });
         let output = Command::new(program)
             .arg(Path::new(path).join(script))
             .arg(format!("http://{}", self.origin.addr))
             .arg(format!("http://{}", self.proxy.addr))
             .arg(counts.to_string())
+            .arg(whole.to_string())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("PYTHONDONTWRITEBYTECODE", "1")
