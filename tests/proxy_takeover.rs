@@ -107,14 +107,10 @@ impl Crowd {
         self.streams.iter().map(|n| n.load(SeqCst)).collect()
     }
 
-    /// Each reader gets events of one more stream.
-    fn wait_for_another_stream(&self) {
-        let before = self.streams();
-        wait_until("all readers have another stream", || {
-            self.streams()
-                .iter()
-                .zip(&before)
-                .all(|(now, before)| now > before)
+    /// Each reader has had events.
+    fn wait_for_streams(&self) {
+        wait_until("all readers have a stream", || {
+            self.streams().iter().all(|streams| *streams > 0)
         });
     }
 
@@ -139,7 +135,7 @@ fn takes_over(address: &str, order: &str, flags: &[&str]) {
     let addr = old.addr;
     let crowd = Arc::new(Crowd::default());
     let all = start(&crowd, addr);
-    crowd.wait_for_another_stream();
+    crowd.wait_for_streams();
     let mut new = None;
     if order == "start, TERM" {
         new = Some(Proxy::listening(&addr.to_string(), &flags));
