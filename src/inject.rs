@@ -26,7 +26,8 @@
 //!         )
 //!     }));
 //!
-//! let response = service.oneshot(Request::new(())).await?;
+//! let request = Request::get("/").header("accept", "text/event-stream").body(())?;
+//! let response = service.oneshot(request).await?;
 //! let stream = response.extensions().get::<Stream>().ok_or("no stream")?.clone();
 //! stream.send(&Message::event("notice", "back at 10:00")?)?;
 //! let text = response.into_body().collect().await?.to_bytes();
