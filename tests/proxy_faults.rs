@@ -49,6 +49,8 @@ impl Watched {
         let mut all = vec![
             "--limit-per-ip=1",
             "--limit-rate=off",
+            // It follows limit.per_ip, and these tests open and drop many connections at once.
+            "--client-max-connections=off",
             "--upstream-unavailable=status",
         ];
         all.extend(flags);
