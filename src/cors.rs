@@ -107,6 +107,7 @@ pub(crate) use granted::{Granted, Unreadable};
 pub(crate) use preflight::is_preflight;
 
 use crate::answer::{AnswerBody, Own};
+use crate::head::list_has;
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
@@ -308,13 +309,7 @@ fn complete(headers: &mut HeaderMap, origin: Option<&HeaderValue>, grant: Option
 
 /// The answer depends on the origin.
 fn vary(headers: &mut HeaderMap) {
-    let values = headers.get_all(VARY).iter();
-    let mut names = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-    let says = names.any(|name| {
-        let name = name.trim_ascii();
-        name == b"*" || name.eq_ignore_ascii_case(b"origin")
-    });
-    if !says {
+    if !list_has(headers, &VARY, b"*") && !list_has(headers, &VARY, b"origin") {
         headers.append(VARY, HeaderValue::from_static("origin"));
     }
 }

@@ -28,16 +28,28 @@ const CODINGS: [&str; 12] = [
     "pack200-gzip",
 ];
 
+/// The members of a list of tokens that may stand in several fields, RFC 9110 section 5.6.1.
+pub(crate) fn list<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    let values = headers.get_all(name).iter();
+    values
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .map(<[u8]>::trim_ascii)
+}
+
+/// Whether such a list has this member, in any case.
+pub(crate) fn list_has(headers: &HeaderMap, name: &HeaderName, member: &[u8]) -> bool {
+    list(headers, name).any(|found| found.eq_ignore_ascii_case(member))
+}
+
 /// Whether a body is in a content coding. Values that name none, such as `none` and `utf-8`, are in common
 /// use to keep middleware from compressing: clients read such a body as it is.
 pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
-    headers.get_all(CONTENT_ENCODING).iter().any(|value| {
-        let mut codings = value.as_bytes().split(|&byte| byte == b',');
-        codings.any(|coding| {
-            let coding = coding.trim_ascii();
-            let mut known = CODINGS.iter();
-            known.any(|known| coding.eq_ignore_ascii_case(known.as_bytes()))
-        })
+    list(headers, &CONTENT_ENCODING).any(|coding| {
+        let mut known = CODINGS.iter();
+        known.any(|known| coding.eq_ignore_ascii_case(known.as_bytes()))
     })
 }
 
@@ -107,12 +119,7 @@ pub(crate) fn ask_for_identity(headers: &mut HeaderMap) {
 pub(crate) fn harden(headers: &mut HeaderMap) {
     headers.remove(CONTENT_LENGTH);
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    let says = |directive: &[u8]| {
-        headers.get_all(CACHE_CONTROL).iter().any(|value| {
-            let mut directives = value.as_bytes().split(|&byte| byte == b',');
-            directives.any(|said| said.trim_ascii().eq_ignore_ascii_case(directive))
-        })
-    };
+    let says = |directive: &[u8]| list_has(headers, &CACHE_CONTROL, directive);
     if !says(b"no-store") {
         let value = match says(b"private") {
             true => "private, no-cache, no-transform",

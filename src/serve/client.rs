@@ -1,7 +1,8 @@
 //! What a request says about its response.
 
+use crate::head::list_has;
 use http::header::{CONNECTION, TE, UPGRADE};
-use http::{HeaderMap, HeaderName, Method, Request, Version};
+use http::{Method, Request, Version};
 
 /// What a request says about the way its response is to come.
 #[derive(Clone, Copy)]
@@ -20,9 +21,9 @@ impl Client {
         let headers = request.headers();
         Self {
             version: request.version(),
-            closes: names(headers, &CONNECTION, b"close"),
-            takes_trailers: names(headers, &TE, b"trailers"),
-            keeps: names(headers, &CONNECTION, b"keep-alive"),
+            closes: list_has(headers, &CONNECTION, b"close"),
+            takes_trailers: list_has(headers, &TE, b"trailers"),
+            keeps: list_has(headers, &CONNECTION, b"keep-alive"),
             may_leave: request.method() != Method::CONNECT && !headers.contains_key(UPGRADE),
         }
     }
@@ -51,15 +52,6 @@ impl Client {
         head.push_str("\r\n");
         head.into_bytes()
     }
-}
-
-/// Whether a list field of this name has this option.
-pub(super) fn names(headers: &HeaderMap, name: &HeaderName, option: &[u8]) -> bool {
-    let mut values = headers.get_all(name).iter();
-    values.any(|value| {
-        let mut options = value.as_bytes().split(|&byte| byte == b',');
-        options.any(|said| said.trim_ascii().eq_ignore_ascii_case(option))
-    })
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 //! hyper would keep its buffers for as long, and blind us to clients that stop reading. Here an
 //! idle stream holds no buffer at all; what is ready at once leaves in one write, as one chunk.
 
-use super::client::{Client, names};
+use super::client::Client;
 use super::encode::{self, CRLF, ChunkSize, Framing, LAST_CHUNK};
 use super::io::{ClientIo, Stalled};
 use crate::guard::BoxError;
+use crate::head::list_has;
 use crate::stream::{EndReason, Slot, Stream};
 use bytes::Bytes;
 use http::Response;
@@ -118,7 +119,7 @@ impl<B> Pump<B> {
     pub(super) fn new(io: ClientIo, response: Response<B>, client: Client) -> Self {
         let (parts, body) = response.into_parts();
         let framing = Framing::of(client.version);
-        let closes = client.closes || names(&parts.headers, &CONNECTION, b"close");
+        let closes = client.closes || list_has(&parts.headers, &CONNECTION, b"close");
         Self {
             io,
             body: Some(body),

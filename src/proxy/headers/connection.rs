@@ -1,6 +1,7 @@
 //! Fields of one connection, which go no further, and `Connection`, which names them.
 
 use super::claims;
+use crate::head::list;
 use http::header::{
     CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
@@ -116,10 +117,7 @@ pub(in crate::proxy) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {
-    let values = headers.get_all(CONNECTION).into_iter();
-    values
-        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
+    list(headers, &CONNECTION).filter_map(|option| HeaderName::from_bytes(option).ok())
 }
 
 /// Removes the fields of one connection.

@@ -5,6 +5,7 @@ use super::pins::{Lease, Pins};
 use super::pool::{Home, Pool};
 use crate::client_key::{ClientKey, KeyExtractor, PeerAddr};
 use crate::connection_auth;
+use crate::head::list_has;
 use crate::serve::{ClientConnection, RequestBody};
 use http::header::CONNECTION;
 use http::{HeaderMap, Request, Version, response};
@@ -88,11 +89,6 @@ impl Binding {
 
 /// RFC 9112 section 9.3.
 pub(super) fn stays_open(version: Version, headers: &HeaderMap) -> bool {
-    let names = |wanted: &[u8]| {
-        headers.get_all(CONNECTION).iter().any(|value| {
-            let mut options = value.as_bytes().split(|&byte| byte == b',');
-            options.any(|option| option.trim_ascii().eq_ignore_ascii_case(wanted))
-        })
-    };
+    let names = |wanted: &[u8]| list_has(headers, &CONNECTION, wanted);
     !names(b"close") && (version == Version::HTTP_11 || names(b"keep-alive"))
 }
