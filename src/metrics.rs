@@ -23,8 +23,8 @@
 //! | `sse_guard_streams_waiting` | gauge | streams whose upstream is not there, by `state`, a [`StreamState`](crate::StreamState) |
 //! | `sse_guard_resumes_total` | counter | by `outcome`, a [`ResumeOutcome`](crate::resume::ResumeOutcome) |
 //! | `sse_guard_resume_seconds` | histogram | from the loss of an upstream to its return |
-//! | `sse_guard_repeats_dropped_total` | counter | events that an upstream has repeated |
-//! | `sse_guard_upstream_swaps_total` | counter | upstream connections that were replaced for their age |
+//! | `sse_guard_duplicate_events_dropped_total` | counter | events that an upstream has repeated |
+//! | `sse_guard_upstream_replacements_total` | counter | upstream connections that were replaced for their age |
 //!
 //! Those without a `route` are written by the layers that do the thing, with or without this one, but for
 //! `sse_guard_unguarded_total`. The log warns once a route of each of its reasons, and names the remedy.

@@ -201,7 +201,7 @@ fn an_event_of_the_operators_reaches_whom_it_names_and_breaks_out_of_no_field() 
     let order = json!({"to": {"user": "ann"}, "event": "notice", "data": "1\r\nid: 9\n\nx"});
     let (status, told) = send(order);
     assert_eq!(
-        (status, &told["sent"], &told["not_get"]),
+        (status, &told["sent"], &told["not_injectable"]),
         (200, &json!(1), &json!(1))
     );
     let seen = ann.read_until("x\n\n");

@@ -347,7 +347,7 @@ fn who_waits_for_an_answer_counts_as_waiting_also_behind_an_early_one() {
     let origin = silent();
     let proxy = early(
         &origin,
-        &["--upstream-max-waiting=1", "--upstream-unavailable=status"],
+        &["--upstream-max-pending=1", "--upstream-unavailable=status"],
     );
     let client = waiting(&proxy, GET);
     let head = proxy.ask(GET).head();

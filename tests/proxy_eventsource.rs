@@ -126,7 +126,7 @@ fn a_retry_after_of_the_upstream_is_the_reconnection_time() {
 #[test]
 fn too_many_waiting_requests_turn_no_event_source_away_for_good() {
     let origin = failing();
-    let flags = ["--upstream-max-waiting=1", "--limit-retry-after=4s"];
+    let flags = ["--upstream-max-pending=1", "--limit-retry-after=4s"];
     let proxy = Proxy::start(origin.addr, &flags);
     let _waits = proxy.get("/mute");
     origin.wait_for_open(1);
@@ -312,7 +312,7 @@ fn answers_in_place_of_the_upstream_allow_the_origins_that_it_allows() {
     let origin = allowing(lates);
     let flags = [
         "--upstream-head-timeout=500ms",
-        "--upstream-max-waiting=1",
+        "--upstream-max-pending=1",
         "--limit-per-ip=1",
         "--limit-rate=off",
     ];

@@ -170,7 +170,7 @@ fn signs_of_life_are_no_first_event_and_none_that_is_measured() {
         end,
     );
     let flags = [
-        "--idle-pings=still-here",
+        "--idle-ignore-events=still-here",
         "--idle-event-timeout=off",
         "--admin-listen=127.0.0.1:0",
     ];

@@ -47,9 +47,9 @@ fn wait_for_readiness(proxy: &Proxy, status: u16) {
 const CHECKED: [&str; 6] = [
     "--admin-listen",
     "127.0.0.1:0",
-    "--upstream-check",
+    "--health-check-interval",
     "1s",
-    "--upstream-check-path",
+    "--health-check-path",
     "/healthz",
 ];
 
@@ -104,14 +104,14 @@ fn a_reload_changes_how_the_upstream_is_checked() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("guard.toml");
     let flags = [&["--config", file.to_str().unwrap()], &CHECKED[..2]].concat();
-    std::fs::write(&file, "upstream.check = '1s'").unwrap();
+    std::fs::write(&file, "health_check.interval = '1s'").unwrap();
     let proxy = Proxy::start(origin.addr, &flags);
     let reload = |text: &str| {
         std::fs::write(&file, text).unwrap();
         proxy.signal("-HUP");
     };
     assert_eq!(get(&proxy, "/readyz").0, 200);
-    reload("upstream.check = '1s'\nupstream.check_path = '/healthz'");
+    reload("health_check.interval = '1s'\nhealth_check.path = '/healthz'");
     wait_for_readiness(&proxy, 503);
     reload("");
     wait_for_readiness(&proxy, 200);

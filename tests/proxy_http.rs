@@ -82,7 +82,7 @@ fn more_requests_than_may_wait_for_the_upstream_get_a_503() {
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
         }
     });
-    let flags = ["--upstream-max-waiting", "1", "--limit-retry-after", "7s"];
+    let flags = ["--upstream-max-pending", "1", "--limit-retry-after", "7s"];
     let proxy = Proxy::start(origin.addr, &flags);
     let waits = proxy.get("/slow");
     origin.wait_for_open(1);

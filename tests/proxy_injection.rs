@@ -272,7 +272,12 @@ fn an_upstream_that_only_pings_is_found_out_by_its_other_events() {
         }
         to.end();
     });
-    let flags = ["--idle-event-timeout", "200ms", "--idle-pings", "tick,ping"];
+    let flags = [
+        "--idle-event-timeout",
+        "200ms",
+        "--idle-ignore-events",
+        "tick,ping",
+    ];
     let proxy = Proxy::start(origin.addr, &flags);
     let mut client = open(&proxy, "GET", "/");
     let mut seen = String::new();

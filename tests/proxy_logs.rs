@@ -89,7 +89,7 @@ fn the_trace_goes_on_to_the_upstream() {
 
 #[test]
 fn a_flood_of_streams_is_none_of_lines() {
-    let mut proxy = Proxy::start(short().addr, &["--log-streams", "3/h"]);
+    let mut proxy = Proxy::start(short().addr, &["--log-stream-rate", "3/h"]);
     for _ in 0..20 {
         read_all(&proxy, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     }

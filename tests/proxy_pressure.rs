@@ -343,7 +343,7 @@ fn requests_in_flight_are_limited_whatever_they_wait_for() {
         let (_go, origin) = origin();
         let flags = [
             "--limit-requests-per-ip=3",
-            "--upstream-max-waiting=4",
+            "--upstream-max-pending=4",
             "--admin-listen=127.0.0.1:0",
         ];
         let mut proxy = Proxy::start(origin.addr, &flags);

@@ -133,10 +133,7 @@ fn a_bad_file_changes_nothing_and_says_where_it_is_wrong() {
     let (status, told) = post(run.proxy.admin(), "/api/reload");
     assert_eq!(
         (status, told.as_str()),
-        (
-            200,
-            r#"{"changed":["limit.per_ip"],"from_the_next_start":[]}"#
-        )
+        (200, r#"{"changed":["limit.per_ip"],"requires_restart":[]}"#)
     );
     // Those that live count.
     let _third = begun(run.proxy.addr, "/");

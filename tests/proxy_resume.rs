@@ -206,7 +206,7 @@ fn an_old_connection_is_replaced_and_its_client_sees_one_stream() {
         }
         to.wait_for_close();
     });
-    let proxy = start(origin.addr, &["--upstream-max-age=100ms"]);
+    let proxy = start(origin.addr, &["--resume-max-connection-age=100ms"]);
     let mut client = proxy.get("/");
     let (ids, _) = read_to(&mut client, LAST);
     assert_eq!(ids, (1..=LAST).collect::<Vec<_>>());
@@ -234,7 +234,10 @@ fn an_upstream_that_is_back_is_not_overrun() {
         to.chunk(event(2));
         to.wait_for_close();
     });
-    let proxy = start(origin.addr, &["--resume-at-once=1", "--resume-rate=500/s"]);
+    let proxy = start(
+        origin.addr,
+        &["--resume-max-concurrent=1", "--resume-rate=500/s"],
+    );
     let mut clients: Vec<_> = (0..40).map(|_| proxy.get("/")).collect();
     for client in &mut clients {
         assert_eq!(read_to(client, 1).0, [1]);
@@ -377,7 +380,7 @@ fn streams_that_fail_or_hang_do_not_delay_those_of_others() {
                 &[
                     "--trusted-proxies=127.0.0.0/8",
                     "--limit-per-ip=off",
-                    &format!("--resume-at-once={at_once}"),
+                    &format!("--resume-max-concurrent={at_once}"),
                 ],
             );
             let mut broken: Vec<_> = (0..BROKEN)
@@ -490,7 +493,7 @@ fn a_replaced_connection_costs_no_event_of_a_feed_that_replays_nothing() {
         let mode = format!("--resume-mode={mode}");
         let flags = [
             &mode,
-            "--upstream-max-age=100ms",
+            "--resume-max-connection-age=100ms",
             "--limit-rate=off",
             "--heartbeat-interval=off",
         ];

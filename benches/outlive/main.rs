@@ -37,7 +37,7 @@ const FLAGS: [&str; 6] = [
     "--limit-per-ip=off",
     "--limit-rate=off",
     "--limit-total=off",
-    "--log-streams=1/h",
+    "--log-stream-rate=1/h",
     "--heartbeat-interval=1s",
 ];
 

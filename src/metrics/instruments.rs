@@ -65,8 +65,8 @@ pub fn describe() {
     for outcome in ResumeOutcome::ALL {
         counter!("sse_guard_resumes_total", "outcome" => outcome.as_str()).increment(0);
     }
-    counter!("sse_guard_repeats_dropped_total").increment(0);
-    counter!("sse_guard_upstream_swaps_total").increment(0);
+    counter!("sse_guard_duplicate_events_dropped_total").increment(0);
+    counter!("sse_guard_upstream_replacements_total").increment(0);
     for state in StreamState::ALL.into_iter().filter(|state| state.waits()) {
         gauge!("sse_guard_streams_waiting", "state" => state.as_str()).increment(0.0);
     }
@@ -123,11 +123,11 @@ pub fn describe() {
         "Streams that have lost their upstream, by what came of it",
     );
     count(
-        "sse_guard_repeats_dropped_total",
+        "sse_guard_duplicate_events_dropped_total",
         "Events that an upstream has repeated, and the client had",
     );
     count(
-        "sse_guard_upstream_swaps_total",
+        "sse_guard_upstream_replacements_total",
         "Upstream connections that were replaced for their age",
     );
     seconds(

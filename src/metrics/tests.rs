@@ -190,10 +190,10 @@ fn what_may_never_happen_is_there_at_zero_once_it_is_described() {
     let of = |name: &str, label: Option<&str>| (name.to_owned(), label.map(str::to_owned));
     let mut all = vec![
         of("sse_guard_early_answers_total", None),
-        of("sse_guard_repeats_dropped_total", None),
+        of("sse_guard_duplicate_events_dropped_total", None),
         of("sse_guard_unavailable_total", Some("retry_later")),
         of("sse_guard_unavailable_total", Some("wait")),
-        of("sse_guard_upstream_swaps_total", None),
+        of("sse_guard_upstream_replacements_total", None),
     ];
     let ends = EndReason::ALL.map(|reason| of("sse_guard_ends_total", Some(reason.as_str())));
     let rejections =

@@ -125,7 +125,7 @@ impl Router {
             let limit = limit(config, clients.clone()).gate(&common.budgets.gate);
             common.limit(path, limit)
         };
-        let log_limit = common.log_limit(config.log.streams);
+        let log_limit = common.log_limit(config.log.stream_rate);
         let mut router = Self {
             routes: Vec::new(),
             upstreams: Vec::new(),
@@ -448,14 +448,14 @@ fn resume(config: &config::Resume, idle: &config::Idle, queue: &Admission) -> Re
             // Answers of models are not resumed.
             _ => None,
         })
-        .pings(idle.pings.iter().cloned())
+        .pings(idle.ignore_events.iter().cloned())
         .backoff(config.backoff, config.max_backoff)
         .attempts(config.attempts.map(u32::from))
         .give_up(config.give_up)
-        .stable(config.stable)
-        .look_back(usize::try_from(config.look_back.get()).unwrap_or(usize::MAX))
+        .stable(config.reset_after)
+        .look_back(usize::try_from(config.dedup_window.get()).unwrap_or(usize::MAX))
         .admission(queue);
-    match config.max_age {
+    match config.max_connection_age {
         Some(age) => layer.max_age(age, MAX_AGE_JITTER),
         None => layer,
     }
@@ -489,7 +489,7 @@ fn idle_timeout(settings: &Settings) -> Result<IdleTimeoutLayer, WordsError> {
     let config = &settings.idle;
     let mut layer = IdleTimeoutLayer::new()
         .event_timeout(config.event_timeout)
-        .pings(config.pings.iter().cloned())
+        .pings(config.ignore_events.iter().cloned())
         .retry(Some(settings.rotation.retry))
         .action(match config.action {
             config::IdleAction::Auto => IdleAction::Auto,

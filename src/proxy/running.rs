@@ -163,7 +163,7 @@ impl Common {
 
     /// The queue of all streams that have lost this upstream.
     pub(super) fn queue(&self, upstream: &Uri, resume: &config::Resume) -> Admission {
-        let pace = (resume.rate, resume.at_once);
+        let pace = (resume.rate, resume.max_concurrent);
         let mut queues = lock(&self.queues);
         let known = queues
             .iter()
@@ -172,7 +172,7 @@ impl Common {
             return queue.clone();
         }
         let gap = resume.rate.map(|rate| rate.per / rate.count.get());
-        let at_once = usize::try_from(resume.at_once.get()).unwrap_or(usize::MAX);
+        let at_once = usize::try_from(resume.max_concurrent.get()).unwrap_or(usize::MAX);
         let queue = Admission::new(gap.unwrap_or_default(), at_once);
         queues.push((upstream.clone(), pace, queue.clone()));
         queue

@@ -116,7 +116,7 @@ impl Upstream {
                 },
                 head_timeout: config.head_timeout,
                 body_timeout: config.body_timeout,
-                waiting: config.max_waiting.map(|most| {
+                waiting: config.max_pending.map(|most| {
                     let most = usize::try_from(most.get()).unwrap_or(usize::MAX);
                     Semaphore::new(most.min(Semaphore::MAX_PERMITS))
                 }),

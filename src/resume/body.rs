@@ -500,7 +500,7 @@ where
         }
         let dropped = books.discard(this.aligner);
         books.again.stream.dropped(dropped);
-        metrics::counter!("sse_guard_upstream_swaps_total").increment(1);
+        metrics::counter!("sse_guard_upstream_replacements_total").increment(1);
         let Opened { body, read, .. } = *opened;
         self.as_mut().open(Source::Replaced { body }, 0);
         self.project().aligner.push(read.freeze());

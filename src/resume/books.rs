@@ -210,7 +210,7 @@ impl<B> Books<B> {
             if let (Some(kept), Fate::Deliver) = (&mut kept, fate) {
                 kept.extend_from_slice(held.as_deref().unwrap_or(bytes));
             } else if fate == Fate::Drop {
-                metrics::counter!("sse_guard_repeats_dropped_total").increment(1);
+                metrics::counter!("sse_guard_duplicate_events_dropped_total").increment(1);
             }
         });
         if lost {

@@ -840,7 +840,9 @@ async fn what_comes_of_a_loss_is_counted() {
             .map(|label| label.value().to_owned());
         match (key.key().name(), value) {
             ("sse_guard_resumes_total", DebugValue::Counter(n)) => counts.push((label, n)),
-            ("sse_guard_repeats_dropped_total", DebugValue::Counter(n)) => counts.push((None, n)),
+            ("sse_guard_duplicate_events_dropped_total", DebugValue::Counter(n)) => {
+                counts.push((None, n))
+            }
             ("sse_guard_resume_seconds", DebugValue::Histogram(times)) => {
                 assert_eq!(times.len(), 3);
                 assert!(times.iter().all(|time| time.0 <= 1.1), "{times:?}");

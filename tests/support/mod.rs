@@ -167,7 +167,7 @@ impl Proxy {
         let mut child = command
             .args(["--log-format", "json"])
             // They wait for lines.
-            .env("SSE_GUARD_LOG_STREAMS", "off")
+            .env("SSE_GUARD_LOG_STREAM_RATE", "off")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

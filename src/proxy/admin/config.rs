@@ -40,7 +40,7 @@ pub(super) async fn reload(State(admin): State<Shared>) -> Result<Json<Value>, R
     match told.await.map_err(|_| stopping())? {
         Ok((changed, waiting)) => Ok(Json(json!({
             "changed": changed,
-            "from_the_next_start": waiting,
+            "requires_restart": waiting,
         }))),
         Err(error) => Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error)),
     }

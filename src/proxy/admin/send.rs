@@ -109,5 +109,7 @@ pub(super) async fn send(
         },
         |not_logged| tracing::info!(not_logged, "more events were sent than were logged"),
     );
-    Ok(Json(json!({ "sent": sent, "full": full, "not_get": deaf })))
+    Ok(Json(
+        json!({ "sent": sent, "full": full, "not_injectable": deaf }),
+    ))
 }

@@ -128,13 +128,13 @@ fn other_checks(config: &Config) -> impl Iterator<Item = String> {
         let holder = config.checked_by(&held.url)?;
         let others = routes().filter(|other| {
             let own = &other.settings.upstream;
-            let differs = (own.check, &own.check_path) != (held.check, &held.check_path);
-            own.url == held.url && own.check.is_some() && differs
+            let differs = own.health_check != held.health_check;
+            own.url == held.url && own.health_check.interval.is_some() && differs
         });
         let others: Vec<_> = others.map(|other| other.path.as_str()).collect();
         (std::ptr::eq(holder, first) && !others.is_empty()).then(|| {
             format!(
-                "upstream {} is checked as route {} says, which comes first: another upstream.check \
+                "upstream {} is checked as route {} says, which comes first: another health_check.interval \
                  of it, as of route {}, has no effect",
                 held.url,
                 first.path,
@@ -147,13 +147,16 @@ fn other_checks(config: &Config) -> impl Iterator<Item = String> {
 /// A path without a time, unless others are checked by it: one route may well switch that off.
 fn unasked_path(config: &Config) -> Option<String> {
     let upstreams = || config.routes.iter().map(|route| &route.settings.upstream);
-    let asked =
-        |path| upstreams().any(|own| own.check.is_some() && own.check_path.as_ref() == path);
+    let asked = |path| {
+        upstreams().any(|own| {
+            own.health_check.interval.is_some() && own.health_check.path.as_ref() == path
+        })
+    };
     let is_unasked = upstreams()
-        .map(|own| own.check_path.as_ref())
+        .map(|own| own.health_check.path.as_ref())
         .any(|path| path.is_some() && !asked(path));
     is_unasked.then(|| {
-        "upstream.check_path is set where upstream.check is off, so that nobody asks for it: say how \
+        "health_check.path is set where health_check.interval is off, so that nobody asks for it: say how \
          often there"
             .to_owned()
     })
@@ -283,7 +286,7 @@ mod tests {
             ),
             ("trusted_proxies = ['0.0.0.0/0']", "trusts every address"),
             ("admin.user_header = 'x-user'", "from trusted_proxies alone"),
-            ("upstream.check_path = '/up'", "say how often"),
+            ("health_check.path = '/up'", "say how often"),
         ];
         for (text, part) in cases {
             let warnings = warnings(text);
@@ -311,11 +314,11 @@ mod tests {
     #[test]
     fn of_routes_that_ask_for_other_checks_of_one_upstream_the_first_wins() {
         let routes = "[[route]]\npath = '/off'\n\
-             [[route]]\npath = '/a'\nupstream.check = '1s'\nupstream.check_path = '/up'\n\
-             [[route]]\npath = '/b'\nupstream.check = '1s'\nupstream.check_path = '/up'\n\
-             [[route]]\npath = '/c'\nupstream.check = '1s'\n\
-             [[route]]\npath = '/d'\nupstream.check = '2s'\nupstream.url = 'http://other'\n\
-             [[route]]\npath = '/e'\nupstream.check = '2s'\nupstream.check_path = '/up'";
+             [[route]]\npath = '/a'\nhealth_check.interval = '1s'\nhealth_check.path = '/up'\n\
+             [[route]]\npath = '/b'\nhealth_check.interval = '1s'\nhealth_check.path = '/up'\n\
+             [[route]]\npath = '/c'\nhealth_check.interval = '1s'\n\
+             [[route]]\npath = '/d'\nhealth_check.interval = '2s'\nupstream.url = 'http://other'\n\
+             [[route]]\npath = '/e'\nhealth_check.interval = '2s'\nhealth_check.path = '/up'";
         let warnings = warnings(routes);
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         let start = "upstream http://app/ is checked as route /a says,";
@@ -332,8 +335,8 @@ mod tests {
 
     #[test]
     fn a_route_may_switch_the_check_of_all_others_off() {
-        let text = "upstream.check = '1s'\nupstream.check_path = '/up'\n\
-             [[route]]\npath = '/a'\nupstream.url = 'http://other'\nupstream.check = 'off'";
+        let text = "health_check.interval = '1s'\nhealth_check.path = '/up'\n\
+             [[route]]\npath = '/a'\nupstream.url = 'http://other'\nhealth_check.interval = 'off'";
         assert!(warnings(text).is_empty());
     }
 

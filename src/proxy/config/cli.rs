@@ -7,7 +7,7 @@ use std::io::{self, Read};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::keys::{ENV_PREFIX, KEYS, Key};
+use super::keys::{ENV_PREFIX, KEYS, Key, RENAMED, flag_name};
 use super::kind::Kind;
 use super::mistake::{ConfigError, Mistake, Place};
 use super::source::{self, CONFIG_ENV, FileText, Inputs, Loaded};
@@ -69,6 +69,7 @@ pub fn command() -> Command {
         .after_help(AFTER_HELP)
         .arg(config)
         .args(KEYS.iter().map(flag))
+        .args(RENAMED.iter().map(|(old, new)| renamed_flag(old, new)))
         .subcommand(Command::new("check").about(CHECK_ABOUT))
         .subcommand(Command::new("demo").about(DEMO_ABOUT))
 }
@@ -248,6 +249,17 @@ fn flag(key: &'static Key) -> Arg {
     }
 }
 
+/// A flag that only names the one that replaces it.
+fn renamed_flag(old: &'static str, new: &'static str) -> Arg {
+    Arg::new(old)
+        .long(flag_name(old))
+        .hide(true)
+        .global(true)
+        .value_parser(move |_: &str| -> Result<String, String> {
+            Err(format!("it is now called --{}", flag_name(new)))
+        })
+}
+
 fn heading(key: &Key) -> String {
     let Some(table) = key.table_and_leaf().0 else {
         return TOP_HEADING.to_owned();
@@ -310,6 +322,30 @@ mod tests {
     #[test]
     fn clap_finds_nothing_wrong_with_the_table() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_renamed_key_names_its_new_name_in_every_place() {
+        for (old, new) in RENAMED {
+            let key = super::super::keys::find(new).unwrap();
+            let args = ["sse-guard", &format!("--{}=1", flag_name(old))];
+            let error = command().try_get_matches_from(args).unwrap_err();
+            let hint = format!("it is now called --{}", key.flag());
+            assert!(error.to_string().contains(&hint), "{error}");
+
+            let variable = (super::super::keys::env_name(old), "1".to_owned());
+            let error = load(&matches(&[UPSTREAM]), [variable].into_iter(), &[]).unwrap_err();
+            let hint = format!("is now called {}", key.env());
+            assert!(error.to_string().contains(&hint), "{error}");
+
+            let (table, leaf) = old.split_once('.').unwrap();
+            for head in ["", "[[route]]\npath = '/'\n"] {
+                let text = format!("upstream.url = 'http://app'\n{head}{table}.{leaf} = 1\n");
+                let lines = super::super::source::tests::problems(&text);
+                let hint = format!("{old}: is now called {new}");
+                assert!(lines.iter().any(|line| line.ends_with(&hint)), "{lines:?}");
+            }
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::keys::{KEYS, Key, find, tables};
+use super::keys::{KEYS, Key, find, renamed, tables};
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::value::Value;
@@ -205,6 +205,9 @@ fn unknown(part: Part, name: &str) -> String {
     }
     if tables().contains(&name) {
         return format!("is a table; write [{name}] and its keys below");
+    }
+    if let Some(key) = renamed(name, str::to_owned) {
+        return format!("is now called {}", key.name);
     }
     let keys = KEYS
         .iter()

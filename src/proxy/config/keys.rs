@@ -27,13 +27,13 @@ impl Key {
     /// The flag without its dashes: `heartbeat-interval`.
     #[must_use]
     pub fn flag(&self) -> String {
-        self.name.replace(['.', '_'], "-")
+        flag_name(self.name)
     }
 
     /// The environment variable: `SSE_GUARD_HEARTBEAT_INTERVAL`.
     #[must_use]
     pub fn env(&self) -> String {
-        format!("{ENV_PREFIX}{}", self.name.replace('.', "_").to_uppercase())
+        env_name(self.name)
     }
 
     /// The table that the key is in, and its name there; no table for the keys at the top.
@@ -44,6 +44,41 @@ impl Key {
             None => (None, self.name),
         }
     }
+}
+
+/// Keys that had another name, and the name that they have now.
+pub(super) const RENAMED: &[(&str, &str)] = &[
+    ("client.unsent", "client.notsent_lowat"),
+    ("upstream.max_waiting", "upstream.max_pending"),
+    ("upstream.check", "health_check.interval"),
+    ("upstream.check_path", "health_check.path"),
+    ("upstream.max_age", "resume.max_connection_age"),
+    ("resume.at_once", "resume.max_concurrent"),
+    ("resume.stable", "resume.reset_after"),
+    ("resume.look_back", "resume.dedup_window"),
+    ("idle.pings", "idle.ignore_events"),
+    ("health.learn", "health.baseline"),
+    ("health.gap", "health.max_gap_p99"),
+    ("health.first_event", "health.max_first_event_p95"),
+    ("health.events", "health.min_event_rate"),
+    ("health.errors", "health.max_error_rate"),
+    ("log.streams", "log.stream_rate"),
+];
+
+/// The key that had this name, in whatever spelling `spell` gives a name.
+pub(super) fn renamed(old: &str, spell: impl Fn(&str) -> String) -> Option<&'static Key> {
+    let (_, new) = RENAMED.iter().find(|(name, _)| spell(name) == old)?;
+    find(new)
+}
+
+/// The flag of a key's name, without its dashes: `heartbeat-interval`.
+pub(super) fn flag_name(name: &str) -> String {
+    name.replace(['.', '_'], "-")
+}
+
+/// The environment variable of a key's name: `SSE_GUARD_HEARTBEAT_INTERVAL`.
+pub(super) fn env_name(name: &str) -> String {
+    format!("{ENV_PREFIX}{}", name.replace('.', "_").to_uppercase())
 }
 
 /// The key of this name.
@@ -149,7 +184,7 @@ pub static KEYS: &[Key] = &[
         "Reset a client that takes nothing for so long while something waits for it",
     ),
     proxy(
-        "client.unsent",
+        "client.notsent_lowat",
         Kind::SizeOrOff(KIB, GIB),
         "16KiB",
         "Bytes that may wait in the kernel unsent (TCP_NOTSENT_LOWAT), so that slow clients get no stale events",
@@ -205,7 +240,7 @@ pub static KEYS: &[Key] = &[
         "How long the upstream may take to begin its answer; models think",
     ),
     route(
-        "upstream.max_waiting",
+        "upstream.max_pending",
         Kind::CountOrOff,
         "10000",
         "Requests that may wait for the upstream's answer at once; over it, new ones get a 503",
@@ -235,28 +270,22 @@ pub static KEYS: &[Key] = &[
         "The kernel's receive buffer (SO_RCVBUF), which fills up when a client does not read; off: the kernel's choice",
     ),
     route(
-        "upstream.check",
+        "upstream.unavailable",
+        Kind::Choice(&["wait", "retry-later", "status"]),
+        "retry-later",
+        "Answer to an EventSource on a 5xx: retry-later (empty stream; it reconnects), wait (open stream, where resume.mode is on), or status (it gives up)",
+    ),
+    route(
+        "health_check.interval",
         Kind::DurationOrOff,
         "off",
         "Ask the upstream so often whether it is there, without a client's request; off: by the requests alone",
     ),
     route(
-        "upstream.check_path",
+        "health_check.path",
         Kind::PathOrOff,
         "off",
-        "Path to GET for upstream.check, which a 2xx or 3xx answer passes; off: to connect is enough",
-    ),
-    route(
-        "upstream.max_age",
-        Kind::DurationOrOff,
-        "off",
-        "Replace the upstream's connection of a resumable stream at this age, give or take a tenth; its client notices nothing",
-    ),
-    route(
-        "upstream.unavailable",
-        Kind::Choice(&["wait", "retry-later", "status"]),
-        "retry-later",
-        "Answer to an EventSource on a 5xx: retry-later (empty stream; it reconnects), wait (open stream, where resume.mode is on), or status (it gives up)",
+        "Path to GET for health_check.interval, which a 2xx or 3xx answer passes; off: to connect is enough",
     ),
     route(
         "tunnel.idle_timeout",
@@ -332,7 +361,7 @@ pub static KEYS: &[Key] = &[
         "End a stream whose upstream sent no event with data for so long, whatever comments and pings it sends; auto: 5m from the first event on where family is openai or anthropic",
     ),
     route(
-        "idle.pings",
+        "idle.ignore_events",
         Kind::Words,
         "",
         "Names of events that are no life to idle.event_timeout and no first event, as the APIs' own pings and keepalives are not",
@@ -497,13 +526,13 @@ pub static KEYS: &[Key] = &[
         "Time without its upstream after which a stream fails",
     ),
     route(
-        "resume.stable",
+        "resume.reset_after",
         Kind::Duration,
         "30s",
         "Time after which a connection counts as good, and the tries start anew",
     ),
     route(
-        "resume.look_back",
+        "resume.dedup_window",
         Kind::Count,
         "256",
         "Ids of events that are remembered for each stream, so that none comes twice when the upstream repeats some",
@@ -515,10 +544,16 @@ pub static KEYS: &[Key] = &[
         "Streams of all clients that may ask one upstream to go on; the others wait for their turn",
     ),
     route(
-        "resume.at_once",
+        "resume.max_concurrent",
         Kind::Count,
         "32",
         "Streams that may wait at once for one upstream's answer to that",
+    ),
+    route(
+        "resume.max_connection_age",
+        Kind::DurationOrOff,
+        "off",
+        "Replace the upstream's connection of a resumable stream at this age, give or take a tenth; its client notices nothing",
     ),
     route(
         "completion.required",
@@ -527,31 +562,31 @@ pub static KEYS: &[Key] = &[
         "Break a stream that its upstream ends without the last word of its family: half an answer of openai or anthropic",
     ),
     route(
-        "health.learn",
+        "health.baseline",
         Kind::Bool,
         "true",
         "Judge event rate, pauses and first events by the quarter of an hour before, where no bound is set",
     ),
     route(
-        "health.events",
+        "health.min_event_rate",
         Kind::RateOrOff,
         "off",
         "Events that a stream should get; with fewer the route is degraded, with a quarter of them failing",
     ),
     route(
-        "health.first_event",
+        "health.max_first_event_p95",
         Kind::DurationOrOff,
         "off",
         "Time in which 95 % of the streams should have their first event",
     ),
     route(
-        "health.gap",
+        "health.max_gap_p99",
         Kind::DurationOrOff,
         "off",
         "Pause between events that 99 % of the pauses should not exceed",
     ),
     route(
-        "health.errors",
+        "health.max_error_rate",
         Kind::FractionOrOff,
         "0.05",
         "Share of requests that fail, or of streams that the upstream breaks off, from which a route is degraded",
@@ -643,7 +678,7 @@ pub static KEYS: &[Key] = &[
         "The least severe line that is logged",
     ),
     proxy(
-        "log.streams",
+        "log.stream_rate",
         Kind::RateOrOff,
         "100/s",
         "Streams whose opening and end are logged; of a flood of more the rest is counted, and told of later; off: all",

@@ -297,17 +297,18 @@ mod tests {
             trusted_header = "forwarded"
             upstream.url = "http://app:3000/base"
             heartbeat = { interval = "1m 30s", style = "event", data = "it's \"\\\" \t ä \u007f" }
-            idle = { timeout = "off", event_timeout = "1500ms", pings = ["ping", "a\"b"] }
+            idle = { timeout = "off", event_timeout = "1500ms", ignore_events = ["ping", "a\"b"] }
             limit = { per_ip = "off", total = 5, rate = "10/m", allow = ["::/0"], ipv6_prefix = 48 }
             rotation = { max_age = "off", jitter = 1, methods = ["GET", "POST"], event = "bye" }
-            client = { max_head = "8193B", write_stall = "off", unsent = "1MiB" }
+            client = { max_head = "8193B", write_stall = "off", notsent_lowat = "1MiB" }
             threads = 3
             ready.when = ["/v1/*/{a,b}\\*", "/"]
             drain.window = "0s"
             log = { format = "json", level = "trace" }
             [[route]]
             path = "/v1/*/{a,b}\\*"
-            upstream = { head_timeout = "10m", check = "5s", check_path = "/up?x='1'" }
+            upstream = { head_timeout = "10m" }
+            health_check = { interval = "5s", path = "/up?x='1'" }
             limit.rate = "7/h"
             [[route]]
             path = "/"

@@ -12,9 +12,9 @@ use super::super::path::Normalize;
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::settings::{
-    Admin, Budget, Budgets, Client, Config, Drain, Early, Health, Heartbeat, Idle, IdleAction,
-    Level, Limit, Log, LogFormat, Origins, Rate, ReadyWhen, Reject, Resume, Rotation, Route,
-    Settings, Style, Takeover, TrustedHeader, Unavailable, Upstream,
+    Admin, Budget, Budgets, Client, Config, Drain, Early, Health, HealthCheck, Heartbeat, Idle,
+    IdleAction, Level, Limit, Log, LogFormat, Origins, Rate, ReadyWhen, Reject, Resume, Rotation,
+    Route, Settings, Style, Takeover, TrustedHeader, Unavailable, Upstream,
 };
 use super::value::Value;
 use super::{RoutePath, check, suggest};
@@ -119,7 +119,7 @@ fn build(
             head_timeout: proxy.get("client.head_timeout")?,
             max_head: proxy.get("client.max_head")?,
             write_stall: proxy.get("client.write_stall")?,
-            unsent: proxy.get("client.unsent")?,
+            notsent_lowat: proxy.get("client.notsent_lowat")?,
             send_buffer: proxy.get("client.send_buffer")?,
             keepalive: proxy.get("client.keepalive")?,
             user_timeout: proxy.get("client.user_timeout")?,
@@ -143,7 +143,7 @@ fn build(
         log: Log {
             format: proxy.get("log.format")?,
             level: proxy.get("log.level")?,
-            streams: proxy.get("log.streams")?,
+            stream_rate: proxy.get("log.stream_rate")?,
         },
         routes,
         warnings: Vec::new(),
@@ -283,14 +283,16 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             connect_timeout: scope.get("upstream.connect_timeout")?,
             head_timeout: scope.get("upstream.head_timeout")?,
             body_timeout: scope.get("client.body_timeout")?,
-            max_waiting: scope.get("upstream.max_waiting")?,
+            max_pending: scope.get("upstream.max_pending")?,
             max_body: scope.get("upstream.max_body")?,
             keepalive: scope.get("upstream.keepalive")?,
             user_timeout: scope.get("upstream.user_timeout")?,
             receive_buffer: scope.get("upstream.receive_buffer")?,
-            check: scope.get("upstream.check")?,
             tunnel_idle_timeout: scope.get("tunnel.idle_timeout")?,
-            check_path: scope.get("upstream.check_path")?,
+            health_check: HealthCheck {
+                interval: scope.get("health_check.interval")?,
+                path: scope.get("health_check.path")?,
+            },
         },
         unavailable: scope.get("upstream.unavailable")?,
         heartbeat: Heartbeat {
@@ -308,7 +310,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             action: scope.get("idle.action")?,
             error_event: scope.get("idle.error_event")?,
             error_data: scope.get("idle.error_data")?,
-            pings: scope.get("idle.pings")?,
+            ignore_events: scope.get("idle.ignore_events")?,
         },
         limit: Limit {
             per_ip: scope.get("limit.per_ip")?,
@@ -339,11 +341,11 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
         resume: resume(scope)?,
         completion_required: scope.get("completion.required")?,
         health: Health {
-            learn: scope.get("health.learn")?,
-            events: scope.get("health.events")?,
-            first_event: scope.get("health.first_event")?,
-            gap: scope.get("health.gap")?,
-            errors: scope.get("health.errors")?,
+            baseline: scope.get("health.baseline")?,
+            min_event_rate: scope.get("health.min_event_rate")?,
+            max_first_event_p95: scope.get("health.max_first_event_p95")?,
+            max_gap_p99: scope.get("health.max_gap_p99")?,
+            max_error_rate: scope.get("health.max_error_rate")?,
             early_ends: scope.get("health.early_ends")?,
             reconnects: scope.get("health.reconnects")?,
         },
@@ -366,11 +368,11 @@ fn resume(scope: Scope<'_>) -> Result<Option<Resume>, Mistake> {
         max_backoff: scope.get("resume.max_backoff")?,
         attempts: scope.get("resume.attempts")?,
         give_up: scope.get("resume.give_up")?,
-        stable: scope.get("resume.stable")?,
-        look_back: scope.get("resume.look_back")?,
+        reset_after: scope.get("resume.reset_after")?,
+        dedup_window: scope.get("resume.dedup_window")?,
         rate: scope.get("resume.rate")?,
-        at_once: scope.get("resume.at_once")?,
-        max_age: scope.get("upstream.max_age")?,
+        max_concurrent: scope.get("resume.max_concurrent")?,
+        max_connection_age: scope.get("resume.max_connection_age")?,
     }))
 }
 

@@ -67,7 +67,7 @@ impl Config {
     pub fn checked_by(&self, url: &Uri) -> Option<&Route> {
         self.routes.iter().find(|route| {
             let upstream = &route.settings.upstream;
-            upstream.url == *url && upstream.check.is_some()
+            upstream.url == *url && upstream.health_check.interval.is_some()
         })
     }
 }
@@ -124,7 +124,7 @@ pub struct Client {
     /// How long a client may take nothing that waits for it; above zero; for ever if `None`.
     pub write_stall: Option<Duration>,
     /// How many bytes may wait in the kernel unsent; the kernel's choice if `None`.
-    pub unsent: Option<u32>,
+    pub notsent_lowat: Option<u32>,
     /// The kernel's send buffer in bytes; the kernel's choice if `None`.
     pub send_buffer: Option<usize>,
     /// After how long the kernel asks a silent client; above zero; never if `None`.
@@ -188,7 +188,7 @@ pub struct Log {
     /// The least severe level that is written.
     pub level: Level,
     /// How many streams are logged; all of them if `None`.
-    pub streams: Option<Rate>,
+    pub stream_rate: Option<Rate>,
 }
 
 /// How log lines are written.
@@ -285,15 +285,15 @@ pub struct Resume {
     /// How long one may be without its upstream; above zero.
     pub give_up: Duration,
     /// How long a connection has to last to count as good; above zero.
-    pub stable: Duration,
+    pub reset_after: Duration,
     /// How many ids are remembered.
-    pub look_back: NonZeroU32,
+    pub dedup_window: NonZeroU32,
     /// How fast the upstream is asked; as fast as can be if `None`.
     pub rate: Option<Rate>,
     /// How many ask it at once.
-    pub at_once: NonZeroU32,
+    pub max_concurrent: NonZeroU32,
     /// At which age its connection is replaced; never if `None`.
-    pub max_age: Option<Duration>,
+    pub max_connection_age: Option<Duration>,
 }
 
 /// From when on a route is not well; a bound of `None` is not looked at, but for what is learnt.
@@ -301,15 +301,15 @@ pub struct Resume {
 pub struct Health {
     /// Whether the last quarter of an hour is a bound for event rate, gap and first event where
     /// none is set.
-    pub learn: bool,
+    pub baseline: bool,
     /// Events that a stream should get.
-    pub events: Option<Rate>,
+    pub min_event_rate: Option<Rate>,
     /// When 95 % of the streams should have had their first event; above zero.
-    pub first_event: Option<Duration>,
+    pub max_first_event_p95: Option<Duration>,
     /// What 99 % of the pauses should not exceed; above zero.
-    pub gap: Option<Duration>,
+    pub max_gap_p99: Option<Duration>,
     /// Share of requests that fail, and of ends that are breaks; 0 to 1.
-    pub errors: Option<f64>,
+    pub max_error_rate: Option<f64>,
     /// Share of the upstream's ends of streams whose clients come back that come early; 0 to 1.
     pub early_ends: Option<f64>,
     /// Share of the streams that came back in a minute; 0 to 1.
@@ -328,7 +328,7 @@ pub struct Upstream {
     /// How long the client may send nothing of a request's body; above zero.
     pub body_timeout: Duration,
     /// How many requests may wait for it; any number if `None`.
-    pub max_waiting: Option<NonZeroU32>,
+    pub max_pending: Option<NonZeroU32>,
     /// How many bytes a request's body may have; any number if `None`.
     pub max_body: Option<u64>,
     /// After how long the kernel asks a silent upstream; above zero; never if `None`.
@@ -337,12 +337,19 @@ pub struct Upstream {
     pub user_timeout: Option<Duration>,
     /// The kernel's receive buffer in bytes; the kernel's choice if `None`.
     pub receive_buffer: Option<usize>,
-    /// How often it is asked whether it is there; above zero; never if `None`.
-    pub check: Option<Duration>,
     /// How long nothing may pass through a tunnel to it; above zero; any time if `None`.
     pub tunnel_idle_timeout: Option<Duration>,
-    /// What it is asked for then, from the root of its host on; nothing if `None`.
-    pub check_path: Option<PathAndQuery>,
+    /// How it is checked without a request of a client.
+    pub health_check: HealthCheck,
+}
+
+/// How an upstream is checked without a request of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// Time between two checks; above zero; no checks if `None`.
+    pub interval: Option<Duration>,
+    /// Path to GET, from the root of the host on; if `None`, to connect is enough.
+    pub path: Option<PathAndQuery>,
 }
 
 /// What an `EventSource` gets while the upstream is unavailable.
@@ -430,7 +437,7 @@ pub struct Idle {
     /// The data of that event; one line, not empty.
     pub error_data: String,
     /// Names of events that `event_timeout` does not count.
-    pub pings: Vec<String>,
+    pub ignore_events: Vec<String>,
 }
 
 /// How a stream ends whose upstream went silent.

@@ -1,6 +1,6 @@
 //! The places a value may be set in, and which of them counts.
 
-use super::keys::{ENV_PREFIX, KEYS, Key, find};
+use super::keys::{ENV_PREFIX, KEYS, Key, env_name, find, renamed};
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{ConfigError, Mistake, Place};
 use super::settings::Config;
@@ -133,6 +133,14 @@ fn read_env(variables: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Laye
         let place = Place::Env(name.clone());
         if let Some(key) = KEYS.iter().find(|key| key.env() == *name) {
             give(&mut layer, key, text, place, mistakes);
+            continue;
+        }
+        if let Some(key) = renamed(name, env_name) {
+            mistakes.push(Mistake::new(
+                place,
+                "",
+                format!("is now called {}", key.env()),
+            ));
             continue;
         }
         let names: Vec<String> = KEYS.iter().map(Key::env).collect();

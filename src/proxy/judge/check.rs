@@ -95,17 +95,17 @@ impl Check {
         let numbers = &facts.window.numbers;
         let (state, cause) = match self {
             Self::Reachable => (State::Failing, facts.away.clone()?),
-            Self::Errors => errors(facts.bounds.errors?, numbers)?,
-            Self::Breaks => breaks(facts.bounds.errors?, numbers)?,
+            Self::Errors => errors(facts.bounds.max_error_rate?, numbers)?,
+            Self::Breaks => breaks(facts.bounds.max_error_rate?, numbers)?,
             Self::Events => events(facts)?,
             Self::FirstEvent => {
-                let bound = facts.bounds.first_event;
+                let bound = facts.bounds.max_first_event_p95;
                 let times = |span: &Span| span.numbers.first_events.clone();
                 slow("streams to their first event", 0.95, bound, facts, times)?
             }
             Self::Gap => {
                 let times = |span: &Span| span.numbers.gaps.clone();
-                let bound = facts.bounds.gap;
+                let bound = facts.bounds.max_gap_p99;
                 slow("pauses between events", 0.99, bound, facts, times)?
             }
             Self::EarlyEnds => early_ends(facts.bounds.early_ends?, numbers)?,
@@ -227,12 +227,12 @@ fn breaks(bound: f64, numbers: &Snapshot) -> Found {
 
 fn events(facts: &Facts<'_>) -> Found {
     let per_minute = |span: &Span| part(span.numbers.events, span.stream_seconds) * MINUTE;
-    let (bound, wanted) = match (facts.bounds.events, &facts.before) {
+    let (bound, wanted) = match (facts.bounds.min_event_rate, &facts.before) {
         (Some(rate), _) => {
             let wanted = f64::from(rate.count.get()) / rate.per.as_secs_f64() * MINUTE;
-            (wanted, format!("health.events wants {wanted:.1}"))
+            (wanted, format!("health.min_event_rate wants {wanted:.1}"))
         }
-        (None, Some(before)) if facts.bounds.learn && before.numbers.events >= SOME => {
+        (None, Some(before)) if facts.bounds.baseline && before.numbers.events >= SOME => {
             let usual = per_minute(before);
             (usual / LENIENCE, format!("{usual:.1} were usual before"))
         }
@@ -268,7 +268,7 @@ fn slow(
     let seen = now.quantile(quantile)?;
     let (bound, wanted) = match (bound, &facts.before) {
         (Some(bound), _) => (bound, format!("{} is the bound", format_duration(bound))),
-        (None, Some(before)) if facts.bounds.learn => {
+        (None, Some(before)) if facts.bounds.baseline => {
             let usual = times(before);
             let usual = Some(usual).filter(|usual| usual.count() >= SOME)?;
             let usual = usual.quantile(quantile)?;

@@ -163,7 +163,7 @@ async fn fewer_events_than_wanted_are_found_at_once() {
     life.seconds(30, |sums| sums.active = 10);
     assert_eq!(life.found(), [("events", State::Failing)]);
     assert!(
-        life.cause().contains("health.events wants 1.0"),
+        life.cause().contains("health.min_event_rate wants 1.0"),
         "{}",
         life.cause()
     );

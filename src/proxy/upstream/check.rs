@@ -47,8 +47,8 @@ impl Check {
     /// Nothing if it is switched off.
     pub(in crate::proxy) fn new(config: &config::Upstream) -> Option<Self> {
         Some(Self {
-            every: config.check?,
-            path: config.check_path.clone(),
+            every: config.health_check.interval?,
+            path: config.health_check.path.clone(),
             connect_timeout: config.connect_timeout,
         })
     }

@@ -105,7 +105,7 @@ impl Failure {
             }
             Self::Broken(_) | Self::Interim(_) | Self::Switched => "see the upstream's own log",
             Self::Busy => {
-                "it does not keep up; upstream.max_waiting bounds how many may wait at once"
+                "it does not keep up; upstream.max_pending bounds how many may wait at once"
             }
             Self::HeadTimeout => {
                 "if it needs longer to think, raise upstream.head_timeout; else see its own log"

@@ -285,7 +285,7 @@ impl Health {
                 tracing::warn!(
                 upstream = %self.0.url,
                 failure,
-                "the upstream has failed {ENOUGH} checks in a row (upstream.check): it counts as \
+                "the upstream has failed {ENOUGH} checks in a row (health_check.interval): it counts as \
                  unreachable until it passes one"
             );
             });

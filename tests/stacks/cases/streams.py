@@ -57,7 +57,7 @@ async def case_content_encoding_none_is_no_encoding(lab):
 
 async def case_planned_replacement_loses_nothing(lab):
     app = await lab.python("app.py")
-    guard = await lab.guard(app.url, "--resume-mode=on", "--upstream-max-age=300ms")
+    guard = await lab.guard(app.url, "--resume-mode=on", "--resume-max-connection-age=300ms")
     feed = Feed(f"{guard.url}/feed")
     await feed.reaches(150)
     feed.whole()

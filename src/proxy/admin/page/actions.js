@@ -92,7 +92,7 @@ export class Actions {
     const text = "Every client that listens gets the event.";
     if (to === "all" && !(await confirm({ title: "Send to all streams?", text, yes: "Send" }))) return;
     await this.#try(async () => {
-      const { sent, full, not_get: deaf } = await ask("api/send", { method: "POST", body: order });
+      const { sent, full, not_injectable } = await ask("api/send", { method: "POST", body: order });
       const parts = [`Sent to ${format.plural(sent, "stream")}.`];
       if (full > 0) parts.push(`${format.whole(full)} could not take it: too much waits for them.`);
       if (deaf > 0) parts.push(`${format.whole(deaf)} left alone: they answer no GET request.`);
@@ -104,7 +104,7 @@ export class Actions {
     event.preventDefault();
     const result = find("#reloaded");
     await this.#try(async () => {
-      const { changed, from_the_next_start: waiting } = await ask("api/reload", { method: "POST" });
+      const { changed, requires_restart } = await ask("api/reload", { method: "POST" });
       const parts = [changed.length > 0 ? `Changed: ${changed.join(", ")}.` : "Nothing has changed."];
       if (waiting.length > 0) parts.push(`From the next start on: ${waiting.join(", ")}.`);
       say(result, parts.join(" "));

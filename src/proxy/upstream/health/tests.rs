@@ -29,7 +29,7 @@ fn refused() -> Result<(), Missed> {
 }
 
 fn check(text: &str) -> Check {
-    let text = format!("upstream.url = 'http://app'\nupstream.check = '1s'\n{text}");
+    let text = format!("upstream.url = 'http://app'\nhealth_check.interval = '1s'\n{text}");
     let config = from_file(&text).unwrap().config;
     Check::new(&config.routes[0].settings.upstream).unwrap()
 }
@@ -163,7 +163,7 @@ async fn one_that_is_back_is_found_without_a_request() {
 async fn a_due_check_is_made_and_what_it_finds_counts() {
     let (listener, address) = listen().await;
     let health = health(&address);
-    let check = check("upstream.check_path = '/up'");
+    let check = check("health_check.path = '/up'");
     health.checked(refused(), true);
     health.checked(refused(), true);
     for (status, is_reachable) in [(500, false), (200, true)] {
@@ -183,11 +183,11 @@ async fn one_that_failed_its_checks_is_reachable_when_there_are_none_any_more() 
     // Nobody accepts: what is found is what this test says.
     let (_listener, address) = listen().await;
     let health = health(&address);
-    health.probe(Some(&check("upstream.check_path = '/wrong'")));
+    health.probe(Some(&check("health_check.path = '/wrong'")));
     for _ in 0..ENOUGH {
         health.checked(refused(), true);
     }
-    health.probe(Some(&check("upstream.check_path = '/right'")));
+    health.probe(Some(&check("health_check.path = '/right'")));
     assert!(!health.state().is_reachable);
     health.probe(None);
     assert!(health.state().is_reachable);
@@ -197,7 +197,7 @@ async fn one_that_failed_its_checks_is_reachable_when_there_are_none_any_more() 
 async fn a_check_ends_when_nobody_has_the_upstream_any_more() {
     let (listener, address) = listen().await;
     let health = health(&address);
-    health.probe(Some(&check("upstream.check_path = '/up'")));
+    health.probe(Some(&check("health_check.path = '/up'")));
     let _socket = listener.accept().await.unwrap();
     let known = Arc::downgrade(&health.0);
     drop(health);
