@@ -88,6 +88,7 @@ use instruments::Instruments;
 use lines::{Lines, Noted};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::time::Instant;
 use tower_layer::Layer;
 use unguarded::Warned;
@@ -363,7 +364,7 @@ impl Rule for MetricsLayer {
             lines,
             events: 0,
             bytes: 0,
-            last_event: None,
+            last_event: NO_EVENT,
         }))
     }
 
@@ -389,8 +390,11 @@ pub struct MetricsPolicy {
     /// How much of the record is in the sums.
     events: u64,
     bytes: u64,
-    last_event: Option<Instant>,
+    /// Nanoseconds from the opening of the stream to its last event, or [`NO_EVENT`].
+    last_event: u64,
 }
+
+const NO_EVENT: u64 = u64::MAX;
 
 impl MetricsPolicy {
     fn add_up(&mut self) -> u64 {
@@ -412,20 +416,21 @@ impl Policy for MetricsPolicy {
             return;
         }
         let instruments = self.shared.instruments();
-        match self.last_event.replace(now) {
-            Some(last) => {
-                let gap = now.saturating_duration_since(last);
-                self.shared.gaps.record(gap);
-                instruments.gap.record(gap);
-            }
-            None => match stream.time_to_first_event() {
+        let now = stream.nanos(now);
+        match std::mem::replace(&mut self.last_event, now) {
+            NO_EVENT => match stream.time_to_first_event() {
                 Some(time) => {
                     self.shared.first_events.record(time);
                     instruments.first_event.record(time);
                 }
                 // Signs of life are no first event.
-                None => self.last_event = None,
+                None => self.last_event = NO_EVENT,
             },
+            last => {
+                let gap = Duration::from_nanos(now.saturating_sub(last));
+                self.shared.gaps.record(gap);
+                instruments.gap.record(gap);
+            }
         }
     }
 }

@@ -500,7 +500,8 @@ impl Stream {
         self.set(ALIGNED)
     }
 
-    fn nanos(&self, at: Instant) -> u64 {
+    /// Nanoseconds from its opening to `at`.
+    pub(crate) fn nanos(&self, at: Instant) -> u64 {
         let nanos = at.saturating_duration_since(self.0.opened).as_nanos();
         u64::try_from(nanos).unwrap_or(NEVER - 1)
     }

@@ -59,7 +59,8 @@ enum State {
     Open,
     /// Nothing more is taken in; what is ready leaves, then this.
     Ending {
-        failure: Option<StreamError>,
+        // A box, as there is one of these in each stream.
+        failure: Option<Box<StreamError>>,
     },
     Done,
 }
@@ -275,7 +276,7 @@ impl Wire {
         if policy.is_short(&self.stream, self.aligner.tail()) {
             self.stream.set_cut_short();
             let words = self.break_off(Breach::Short, policy);
-            let failure = Some(StreamError::Ended(Breach::Short.reason()));
+            let failure = Some(Box::new(StreamError::Ended(Breach::Short.reason())));
             return (words, State::Ending { failure });
         }
         self.stream.end(EndReason::UpstreamEnd);
@@ -419,7 +420,7 @@ where
                     *this.state = State::Done;
                     *this.policy = None;
                     this.timer.set(None);
-                    return Poll::Ready(failure.map(Err));
+                    return Poll::Ready(failure.map(|failure| Err(*failure)));
                 }
                 State::Done => return Poll::Ready(None),
             }
@@ -458,6 +459,7 @@ where
                         Poll::Ready(Some(Err(error))) => {
                             this.source.set(Source::Gone);
                             let (words, failure) = wire.fail(error, this.policy);
+                            let failure = failure.map(Box::new);
                             *this.state = State::Ending { failure };
                             if let Some(words) = words {
                                 return Poll::Ready(Some(Ok(wire.sent(words, this.policy))));
@@ -477,6 +479,7 @@ where
                 }
                 Verdict::End(ending) => {
                     let (last_words, failure) = wire.end(ending, this.policy);
+                    let failure = failure.map(Box::new);
                     this.source.set(Source::Gone);
                     *this.state = State::Ending { failure };
                     if let Some(words) = last_words {

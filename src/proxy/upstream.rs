@@ -164,7 +164,7 @@ impl Upstream {
         let upload = request.body().upload();
         let progress = Progress::default();
         let mut binding = Binding::of(&request, target, switches);
-        let request = self.request(*request, protocol, &progress);
+        let request = self.request(request, protocol, &progress);
         let request = request.map_err(Failure::Request)?;
         let (mut response, switched) = {
             let response = self.obtain(request, &upload, &progress, &mut binding, switches);
@@ -192,10 +192,11 @@ impl Upstream {
         Ok(response)
     }
 
-    /// The request as the upstream gets it.
+    /// The request as the upstream gets it. Its box is freed here: an `async` block that moves a value out
+    /// of a box keeps the box to its end.
     fn request(
         &self,
-        request: Request<RequestBody>,
+        request: Box<Request<RequestBody>>,
         protocol: Option<HeaderValue>,
         progress: &Progress,
     ) -> Result<Box<Request<BoxedBody>>, http::Error> {

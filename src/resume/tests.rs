@@ -841,7 +841,7 @@ async fn what_comes_of_a_loss_is_counted() {
         match (key.key().name(), value) {
             ("sse_guard_resumes_total", DebugValue::Counter(n)) => counts.push((label, n)),
             ("sse_guard_duplicate_events_dropped_total", DebugValue::Counter(n)) => {
-                counts.push((None, n))
+                counts.push((None, n));
             }
             ("sse_guard_resume_seconds", DebugValue::Histogram(times)) => {
                 assert_eq!(times.len(), 3);

@@ -38,7 +38,8 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 /// ```
 #[derive(Debug)]
 pub struct Aligner {
-    hold: usize,
+    /// A `u32`, as there is one of these in each stream.
+    hold: u32,
     /// The bytes tell nothing of events.
     opaque: bool,
     /// Where what has come ends, which is where `held` ends.
@@ -70,7 +71,7 @@ impl Aligner {
     /// comes, and the aligner just knows where the stream stands.
     pub fn with_hold(hold: usize) -> Self {
         Self {
-            hold,
+            hold: u32::try_from(hold).unwrap_or(u32::MAX),
             opaque: false,
             position: Position::START,
             held: BytesMut::new(),
@@ -132,9 +133,9 @@ impl Aligner {
         }
         // A byte order mark is held whatever the bound: it may have to be dropped whole.
         let hold = if self.position.in_bom() {
-            self.hold.max(BOM.len())
+            self.hold().max(BOM.len())
         } else {
-            self.hold
+            self.hold()
         };
         if self.oversize {
             self.release(chunk);
@@ -224,6 +225,10 @@ impl Aligner {
     /// How many bytes are held back.
     pub fn held(&self) -> usize {
         self.held.len()
+    }
+
+    fn hold(&self) -> usize {
+        usize::try_from(self.hold).unwrap_or(usize::MAX)
     }
 
     /// Whether it may hold bytes back.

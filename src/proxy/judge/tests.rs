@@ -150,14 +150,14 @@ async fn fewer_events_than_usual_are_found_without_a_bound() {
         "{}",
         life.cause()
     );
-    let mut life = Life::new("learn = false");
+    let mut life = Life::new("baseline = false");
     life.seconds(1_000, well).seconds(120, silent);
     assert_eq!(life.found(), []);
 }
 
 #[tokio::test(start_paused = true)]
 async fn fewer_events_than_wanted_are_found_at_once() {
-    let mut life = Life::new("events = '1/m'");
+    let mut life = Life::new("min_event_rate = '1/m'");
     life.seconds(20, |sums| sums.active = 10);
     assert_eq!(life.found(), []);
     life.seconds(30, |sums| sums.active = 10);
@@ -183,7 +183,7 @@ async fn slow_first_events_and_long_pauses_are_found_by_bound_or_by_habit() {
     let (first, gap) = (("first_event", State::Failing), ("gap", State::Degraded));
     assert_eq!(life.found(), [first, gap]);
     assert!(life.cause().contains("usual before"), "{}", life.cause());
-    let mut life = Life::new("first_event = '8s'\ngap = '1s'");
+    let mut life = Life::new("max_first_event_p95 = '8s'\nmax_gap_p99 = '1s'");
     life.seconds(60, slow);
     let (first, gap) = (("first_event", State::Degraded), ("gap", State::Failing));
     assert_eq!(life.found(), [first, gap]);

@@ -10,6 +10,7 @@ use crate::serve::Upload;
 use bytes::BytesMut;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Connection, SendRequest, handshake};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -96,7 +97,7 @@ async fn ask(
         has_ended: false,
     };
     let response = {
-        let mut response = pin!(sender.try_send_request(*request));
+        let mut response = pin!(send(&mut sender, request));
         poll_fn(|cx| {
             // Its end is told to the response, too.
             let _ = driver.poll(cx);
@@ -126,6 +127,14 @@ async fn ask(
             Ok(Part::Long(socket, ahead, interim))
         }
     }
+}
+
+/// Frees the request's box, which an `async` block would keep to its end.
+fn send(
+    sender: &mut SendRequest<BoxedBody>,
+    request: Box<Request<BoxedBody>>,
+) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<BoxedBody>>>> + use<> {
+    sender.try_send_request(*request)
 }
 
 /// The socket, and what was read of it and not used.
