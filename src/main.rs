@@ -10,6 +10,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     give_back_at_once();
+    sse_guard::proxy::collect_memory_with(collect);
     sse_guard::proxy::main()
 }
 
@@ -22,4 +23,10 @@ fn give_back_at_once() {
     // SAFETY: takes two numbers and no pointer, checks the first for its range, and stores the
     // second in a table that no other thread reads at the same time: there is none yet.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) }
+}
+
+#[expect(unsafe_code, reason = "the allocator has no other interface for it")]
+fn collect() {
+    // SAFETY: takes a flag and no pointer, and works on the heap of the calling thread alone.
+    unsafe { libmimalloc_sys::mi_collect(false) }
 }

@@ -31,5 +31,6 @@ mod upstream;
 mod watch;
 
 pub use cli::main;
+pub use pulse::collect_memory_with;
 #[doc(hidden)]
 pub use upstream::chunked;

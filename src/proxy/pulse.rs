@@ -3,9 +3,18 @@
 use super::admin::Admin;
 use super::running::Running;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+/// Returns memory to the system that other threads have freed for this one.
+static COLLECT: OnceLock<fn()> = OnceLock::new();
+
+/// Has `collect` called on the accepting thread each second. An allocator with a heap for each thread keeps what
+/// other threads free of it until the thread allocates again, which after a burst of connections it does not.
+pub fn collect_memory_with(collect: fn()) {
+    let _ = COLLECT.set(collect);
+}
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -31,6 +40,9 @@ pub(super) async fn beat(running: Arc<Running>, admin: Option<Arc<Admin>>) -> In
                 common.judge.second(&current.router, &common.budgets);
                 if let Some(admin) = &admin {
                     admin.second();
+                }
+                if let Some(collect) = COLLECT.get() {
+                    collect();
                 }
             }
         }
