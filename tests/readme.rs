@@ -1,10 +1,10 @@
-//! The README's config reference is that of the code.
+//! The config reference in `docs/` is that of the code.
 
 use sse_guard::proxy::config::KEYS;
 
 #[test]
-fn the_readme_explains_every_key_as_the_code_does() {
-    let readme = include_str!("../README.md");
+fn the_reference_explains_every_key_as_the_code_does() {
+    let reference = include_str!("../docs/configuration.md");
     let mut missing = Vec::new();
     for key in KEYS {
         let default = match key.default {
@@ -14,13 +14,13 @@ fn the_readme_explains_every_key_as_the_code_does() {
         };
         let route = if key.per_route { "yes" } else { "" };
         let row = format!("| `{}` | {default} | {route} | {} |", key.name, key.help);
-        if !readme.contains(&row) {
+        if !reference.contains(&row) {
             missing.push(row);
         }
     }
     assert!(
         missing.is_empty(),
-        "not in the README:\n{}",
+        "not in docs/configuration.md:\n{}",
         missing.join("\n")
     );
 }
