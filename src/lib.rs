@@ -95,3 +95,8 @@ pub use stream::{EndReason, Stream, StreamId, StreamState};
 #[cfg(all(doctest, feature = "axum", feature = "serve"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
+
+/// Keeps the examples of `docs/embedding.md` compiling.
+#[cfg(all(doctest, feature = "axum", feature = "serve"))]
+#[doc = include_str!("../docs/embedding.md")]
+mod embedding {}
