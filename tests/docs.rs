@@ -5,42 +5,55 @@ use sse_guard::connection_limit::RejectReason;
 use sse_guard::metrics::Unguarded;
 use sse_guard::proxy::config::KEYS;
 use std::collections::HashSet;
+use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn markdown_in(folder: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(root().join(folder)).expect("a folder");
-    let paths = entries.map(|entry| entry.expect("an entry").path());
-    let mut paths: Vec<_> = paths
-        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
-        .collect();
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        paths.push(entry?.path());
+    }
     paths.sort();
-    paths
+    Ok(paths)
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|its| its == extension)
+}
+
+fn markdown_in(folder: &str) -> Result<Vec<PathBuf>> {
+    let mut paths = entries(&root().join(folder))?;
+    paths.retain(|path| has_extension(path, "md"));
+    Ok(paths)
 }
 
 /// All pages, with the text of each.
-fn pages() -> Vec<(PathBuf, String)> {
+fn pages() -> Result<Vec<(PathBuf, String)>> {
     let names = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"];
     let mut paths: Vec<_> = names.iter().map(|name| root().join(name)).collect();
-    paths.extend(markdown_in("docs"));
+    paths.extend(markdown_in("docs")?);
     // The published package has no such folder.
     if root().join("deploy").exists() {
-        paths.extend(markdown_in("deploy"));
+        paths.extend(markdown_in("deploy")?);
     }
-    let read = |path: PathBuf| {
-        let text = fs::read_to_string(&path).expect("a readable page");
-        (path, text)
-    };
-    paths.into_iter().map(read).collect()
+    let mut pages = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(&path)?;
+        pages.push((path, text));
+    }
+    Ok(pages)
 }
 
-fn page(name: &str) -> String {
-    fs::read_to_string(root().join("docs").join(name)).expect("a readable page")
+fn page(name: &str) -> Result<String> {
+    Ok(fs::read_to_string(root().join("docs").join(name))?)
 }
 
 /// Lines outside of fenced blocks.
@@ -112,10 +125,10 @@ fn problem_of(link: &str, page: &Path, text: &str) -> Option<String> {
 }
 
 #[test]
-fn every_relative_link_leads_to_a_file_and_a_heading() {
+fn every_relative_link_leads_to_a_file_and_a_heading() -> Result {
     let mut problems = Vec::new();
     let mut checked = 0;
-    for (path, text) in pages() {
+    for (path, text) in pages()? {
         for link in links(&text) {
             let is_other = link.contains("://") || link.starts_with("mailto:");
             // What the published package leaves out.
@@ -132,20 +145,22 @@ fn every_relative_link_leads_to_a_file_and_a_heading() {
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
     assert!(checked > 50, "only {checked} links were found");
+    Ok(())
 }
 
 #[test]
-fn every_page_is_listed_in_the_readme() {
-    let readme = fs::read_to_string(root().join("README.md")).expect("a README");
-    for path in markdown_in("docs") {
-        let name = path.file_name().expect("a name").to_string_lossy();
+fn every_page_is_listed_in_the_readme() -> Result {
+    let readme = fs::read_to_string(root().join("README.md"))?;
+    for path in markdown_in("docs")? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         assert!(readme.contains(&format!("(docs/{name})")), "{name}");
     }
+    Ok(())
 }
 
 #[test]
-fn every_reason_is_in_the_troubleshooting() {
-    let text = page("troubleshooting.md");
+fn every_reason_is_in_the_troubleshooting() -> Result {
+    let text = page("troubleshooting.md")?;
     for reason in EndReason::ALL {
         assert!(text.contains(&format!("\n### `{reason}`\n")), "{reason}");
     }
@@ -154,18 +169,20 @@ fn every_reason_is_in_the_troubleshooting() {
     for reason in rejections.chain(unguarded) {
         assert!(text.contains(&format!("\n| `{reason}` |")), "{reason}");
     }
+    Ok(())
 }
 
 #[test]
-fn each_end_reason_has_a_cause_and_a_remedy() {
-    let text = page("troubleshooting.md");
+fn each_end_reason_has_a_cause_and_a_remedy() -> Result {
+    let text = page("troubleshooting.md")?;
     for reason in EndReason::ALL {
         let heading = format!("\n### `{reason}`\n");
-        let section = text.split(&heading).nth(1).expect("a section");
-        let section = section.split("\n##").next().expect("its text");
+        let section = text.split(&heading).nth(1).ok_or("no section")?;
+        let section = section.split("\n##").next().unwrap_or_default();
         assert!(section.contains("**Cause**: "), "{reason}");
         assert!(section.contains("**Remedy**: "), "{reason}");
     }
+    Ok(())
 }
 
 /// Words in backticks that look like the key of a table that the config has.
@@ -188,10 +205,10 @@ fn keys_named_in(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_config_key_that_the_docs_name_exists() {
+fn every_config_key_that_the_docs_name_exists() -> Result {
     let mut unknown = Vec::new();
     let mut named = 0;
-    for (path, text) in pages() {
+    for (path, text) in pages()? {
         // It names former keys, too.
         if path.ends_with("CHANGELOG.md") {
             continue;
@@ -205,25 +222,26 @@ fn every_config_key_that_the_docs_name_exists() {
     }
     assert!(unknown.is_empty(), "{}", unknown.join("\n"));
     assert!(named > 100, "only {named} keys were found");
+    Ok(())
 }
 
-fn sources(folder: &Path, all: &mut String) {
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
+fn sources(folder: &Path, all: &mut String) -> Result {
+    for path in entries(folder)? {
         if path.is_dir() {
-            sources(&path, all);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            *all += &fs::read_to_string(&path).expect("a source file");
+            sources(&path, all)?;
+        } else if has_extension(&path, "rs") {
+            *all += &fs::read_to_string(&path)?;
         }
     }
+    Ok(())
 }
 
 #[test]
-fn every_metric_that_the_docs_name_exists() {
+fn every_metric_that_the_docs_name_exists() -> Result {
     let mut all = String::new();
-    sources(&root().join("src"), &mut all);
+    sources(&root().join("src"), &mut all)?;
     let mut named = 0;
-    for (path, text) in pages() {
+    for (path, text) in pages()? {
         if path.ends_with("CHANGELOG.md") {
             continue;
         }
@@ -239,26 +257,27 @@ fn every_metric_that_the_docs_name_exists() {
         }
     }
     assert!(named > 20, "only {named} metrics were found");
+    Ok(())
 }
 
 #[test]
-fn every_config_example_is_valid() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn every_config_example_is_valid() -> Result {
+    let folder = tempfile::tempdir()?;
     let file = folder.path().join("sse-guard.toml");
     let mut checked = 0;
-    for (path, text) in pages() {
+    for (path, text) in pages()? {
         for block in blocks(&text, "toml") {
             // Of a Cargo.toml.
             if block.starts_with("[dependencies]") {
                 continue;
             }
-            fs::write(&file, &block).expect("a file");
+            fs::write(&file, &block)?;
             let mut check = Command::new(env!("CARGO_BIN_EXE_sse-guard"));
             check.env_clear().arg("check").arg("--config").arg(&file);
             if !block.contains("[upstream]") {
                 check.env("SSE_GUARD_UPSTREAM_URL", "http://127.0.0.1:3000");
             }
-            let output = check.output().expect("the binary");
+            let output = check.output()?;
             checked += 1;
             assert!(
                 output.status.success(),
@@ -269,4 +288,5 @@ fn every_config_example_is_valid() {
         }
     }
     assert!(checked > 5, "only {checked} examples were found");
+    Ok(())
 }
