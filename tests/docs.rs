@@ -174,10 +174,11 @@ fn the_prose_has_no_banned_words() -> Result {
             if is_changelog || is_keys && line.starts_with("| `") {
                 continue;
             }
-            let line_in_lower_case = line.to_lowercase();
+            let words: Vec<_> = line.split(|c: char| !c.is_alphanumeric()).collect();
+            let words = format!(" {} ", words.join(" ").to_lowercase());
             let words = BANNED
                 .iter()
-                .filter(|word| line_in_lower_case.contains(**word));
+                .filter(|word| words.contains(&format!(" {word} ")));
             found.extend(words.map(|word| format!("{}: {word}: {line}", path.display())));
         }
     }
