@@ -78,7 +78,7 @@ pub enum ClientKey {
 
 /// Names the client of a request.
 ///
-/// `None` means that this request can not be told from others; what becomes of it is for the
+/// `None` means that this request cannot be told from others; what becomes of it is for the
 /// layer that asked to say.
 ///
 /// # Writing one
@@ -118,7 +118,7 @@ pub enum ClientKey {
 /// }
 /// ```
 pub trait KeyExtractor: Clone + Send + Sync + 'static {
-    /// The client that sent `request`, or `None` if that can not be known.
+    /// The client that sent `request`, or `None` if that cannot be known.
     fn key<B>(&self, request: &Request<B>) -> Option<ClientKey>;
 }
 
@@ -387,7 +387,7 @@ impl Hints {
         let peer = peer_addr(extensions);
         if peer.is_none() && first(&self.no_peer) {
             tracing::warn!(
-                "requests carry no peer address, so limits per client can not tell clients apart. \
+                "requests carry no peer address, so limits per client cannot tell clients apart. \
                  With axum, enable the feature `axum` of sse-guard and serve by \
                  `into_make_service_with_connect_info::<SocketAddr>()`; with any other server, \
                  insert `PeerAddr` into the extensions of each request. (Said once.)"

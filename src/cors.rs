@@ -72,7 +72,7 @@
 //! `Last-Event-ID` ([Fetch, main fetch](https://fetch.spec.whatwg.org/#concept-main-fetch)). A `fetch`
 //! with `Authorization`, as of many libraries for event streams, does. A
 //! [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer) counts preflights apart from all
-//! else. When one fails for want of the service (an answer of this crate with a 5xx), and the service has
+//! else. When one fails for lack of the service (an answer of this crate with a 5xx), and the service has
 //! allowed the same within an hour, to the same origin, for the same host, path, query, method and header
 //! names, it is answered by a 204 that allows just that, with credentials only if that preflight was. Else
 //! the page could not see the status of the request behind it. A later refusal of the same preflight

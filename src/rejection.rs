@@ -75,7 +75,7 @@ impl RejectReason {
             Self::Total | Self::Clients => "too many event streams",
             Self::Memory | Self::Files => "no room for another event stream now",
             Self::Requests => "too many requests in flight from this client",
-            Self::Draining => "this server is stopping: try again later",
+            Self::Draining => "this server is stopping: retry later",
             Self::Rate => "new event streams come too fast from this client",
         }
     }

@@ -46,7 +46,7 @@
 //! It stands inside of all layers that speak, so that heartbeats go on. With idle timeouts of its own
 //! ([`idle_timeout`](ResumeLayer::idle_timeout)) an
 //! [`IdleTimeoutLayer`](crate::idle_timeout::IdleTimeoutLayer) does not watch its streams, and says no
-//! more than how one ends that is idle and can not be resumed.
+//! more than how one ends that is idle and cannot be resumed.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -165,7 +165,7 @@ pub enum ResumeError {
     #[error("the upstream answered {0} when it was asked to go on")]
     Refused(StatusCode),
     /// The upstream's ids went back to a number that it had passed long ago.
-    #[error("the upstream's ids start anew: what its client has can not be told")]
+    #[error("the upstream's ids start anew: what its client has cannot be told")]
     Renumbered,
     /// An event that the upstream perhaps repeats is longer than 1 MiB, and its `id` line is not in that.
     #[error("the upstream perhaps repeats an event that has no id within its first MiB")]

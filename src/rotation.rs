@@ -1,6 +1,6 @@
 //! Ends streams that have grown old, and all streams when it is time to go.
 //!
-//! A stream that lives for ever hides leaks, pins a client to one server and keeps a deployment
+//! A stream that lives forever hides leaks, pins a client to one server and keeps a deployment
 //! waiting. Past [`max_age`](RotationLayer::max_age), which is jittered so that streams opened
 //! together do not end together, a stream ends at its next event boundary with a `retry: n` line,
 //! jittered too. An `EventSource` comes back by itself and tells its `Last-Event-ID`.

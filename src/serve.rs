@@ -260,7 +260,7 @@ impl Server {
         self
     }
 
-    /// Serves for ever, unless [`threads`](Self::threads) can not be started. Each request carries a [`PeerAddr`](crate::client_key::PeerAddr) (with the
+    /// Serves forever, unless [`threads`](Self::threads) cannot be started. Each request carries a [`PeerAddr`](crate::client_key::PeerAddr) (with the
     /// feature `axum` a `ConnectInfo`, too).
     pub async fn serve<S, B>(&self, listener: TcpListener, service: S) -> std::io::Result<()>
     where

@@ -173,14 +173,14 @@ impl UnavailableLayer {
             || {
                 tracing::warn!(
                     status = code,
-                    "upstream unavailable: event streams are answered with 200 and retry: instead"
+                    "upstream unavailable: event streams get 200 and retry: instead"
                 );
             },
             move |not_logged| {
                 tracing::warn!(
                     status = code,
                     not_logged,
-                    "upstream unavailable: more event streams were answered with 200 and retry:"
+                    "upstream unavailable: more event streams got 200 and retry:"
                 );
             },
         );

@@ -466,11 +466,7 @@ fn the_service_manager_is_told_of_readiness_reloads_stops_and_life() {
         "{message}"
     );
     // The drain begins at once. It still lives, and does not wait for its window a second time.
-    assert!(
-        manager
-            .news()
-            .starts_with("STATUS=the proxy stops (drain.window)")
-    );
+    assert!(manager.news().starts_with("STATUS=draining (drain.window)"));
     manager.sign_of_life();
     proxy.signal("-TERM");
     assert!(proxy.wait().success());

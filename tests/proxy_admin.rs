@@ -348,7 +348,7 @@ fn readiness_is_red_while_the_upstream_is_away_and_says_so() {
     wait_until("the upstream is found again", || {
         get(&proxy, "/readyz").status == 200
     });
-    proxy.wait_for_log("the upstream can be connected to again");
+    proxy.wait_for_log("the upstream accepts connections again");
 }
 
 #[test]
@@ -481,6 +481,6 @@ fn a_port_that_only_the_default_wants_is_no_reason_not_to_serve() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(told.contains("going on without metrics"), "{told}");
+    assert!(told.contains("continuing without metrics"), "{told}");
     assert!(told.contains("listening on"), "{told}");
 }

@@ -93,7 +93,7 @@ fn near_the_budget_of_files_new_streams_wait_and_beyond_it_the_oldest_end() {
 
     drop(others);
     drop(streams.split_off(streams.len() / 2));
-    proxy.wait_for_log("there is room again");
+    proxy.wait_for_log("back below the budgets");
     wait_until("room", || is_in(&mut proxy.get("/")));
     let green = readiness(&proxy);
     assert!(green.starts_with("HTTP/1.1 200 "), "{green}");
@@ -113,6 +113,6 @@ fn memory_that_is_short_turns_streams_away_until_a_reload_allows_more() {
     assert!(!is_in(&mut proxy.get("/")));
     fs::write(&file, "memory.budget = '8GiB'").unwrap();
     proxy.signal("-HUP");
-    proxy.wait_for_log("there is room again");
+    proxy.wait_for_log("back below the budgets");
     wait_until("room", || is_in(&mut proxy.get("/")));
 }

@@ -268,7 +268,7 @@ fn a_file_that_is_not_there_is_named() {
     assert!(
         ended
             .err
-            .starts_with("--config: can not read missing.toml: "),
+            .starts_with("--config: cannot read missing.toml: "),
         "{}",
         ended.err
     );
@@ -403,7 +403,7 @@ fn a_path_that_blocks_or_does_not_end_is_a_mistake_and_a_signal_ends_the_wait() 
     for (path, problem) in [
         (fifo, "pipe without a writer"),
         ("/dev/zero", "longer than 4 MiB"),
-        ("/", "can not read /"),
+        ("/", "cannot read /"),
     ] {
         let args = [CHECK, &["--config", path]].concat();
         let ended = Run {
@@ -413,7 +413,7 @@ fn a_path_that_blocks_or_does_not_end_is_a_mistake_and_a_signal_ends_the_wait() 
         .end();
         assert_eq!(ended.code, Some(2), "{path}");
         assert!(
-            ended.err.starts_with("--config: can not read"),
+            ended.err.starts_with("--config: cannot read"),
             "{}",
             ended.err
         );

@@ -195,7 +195,7 @@ fn an_upstream_that_is_away_is_shown_with_its_cause_and_remedy_until_it_is_back(
     for part in [
         "failing",
         &format!("upstream {address}"),
-        "can not connect",
+        "cannot connect",
         "what to do: start it",
     ] {
         assert!(unwell.contains(part), "{part}: {unwell}");

@@ -798,7 +798,7 @@ fn a_page_of_another_origin_reads_the_status_of_an_answer_in_place_of_the_upstre
     origin.stop_listening();
     drop(origin);
     // With a preflight before it, whose answer is not kept.
-    let away = json!([502, "sse-guard: can not connect to the upstream\n"]);
+    let away = json!([502, "sse-guard: cannot connect to the upstream\n"]);
     wait_until("the answer", || browser.run_async(&fetch) == away);
 }
 

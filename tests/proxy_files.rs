@@ -11,7 +11,7 @@ mod support;
 use support::{Answer, Asked, Client, End, Gone, Origin, Proxy, gate, wait_until};
 
 const FILES: usize = 64;
-const REFUSAL: &str = "can not accept connections";
+const REFUSAL: &str = "cannot accept connections";
 
 /// Its time on a processor, in ticks.
 fn ticks(proxy: &Proxy) -> u64 {
@@ -155,7 +155,7 @@ fn a_client_for_whose_upstream_there_is_no_file_gives_its_own_back() {
                 assert!(head.contains("retry-after: "), "{head}");
                 assert_eq!(client.raw_and_end().1, Gone::Closed);
                 wait_until("its file", || !are_exhausted(&proxy, limit));
-                let line = proxy.wait_for_log("may open no more files");
+                let line = proxy.wait_for_log("no more files can be opened");
                 assert!(line.contains("ulimit -n"), "{line}");
                 told += 1;
             }

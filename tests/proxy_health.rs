@@ -115,7 +115,7 @@ fn a_reload_changes_how_the_upstream_is_checked() {
     wait_for_readiness(&proxy, 503);
     reload("");
     wait_for_readiness(&proxy, 200);
-    proxy.wait_for_log("the upstream is not checked any more");
+    proxy.wait_for_log("health checks of the upstream are off");
 }
 
 /// Fails until the upstream counts as unreachable.

@@ -44,7 +44,7 @@ fn a_switch_that_nobody_asked_for_is_a_502() {
     assert_eq!(status(&head), "502");
     assert_eq!(
         body,
-        b"sse-guard: the upstream switched protocols unasked\n"
+        b"sse-guard: the upstream switched protocols without a request for it\n"
     );
 }
 
@@ -91,7 +91,7 @@ fn more_requests_than_may_wait_for_the_upstream_get_a_503() {
     assert!(head.contains("retry-after: 7\n"), "{head}");
     assert_eq!(
         body,
-        b"sse-guard: too many requests wait for the upstream already\n"
+        b"sse-guard: too many requests wait for the upstream\n"
     );
     drop(waits);
     origin.wait_for_open(0);
@@ -113,7 +113,8 @@ fn other_responses_pass_byte_for_byte() {
         "/304" => drop(to.raw(b"HTTP/1.1 304 Not Modified\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n")),
         "/404" => drop(to.raw(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\r\ndata: x\n\n")),
         _ => {
-            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n", sent.len());
+            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: \
+                image/png\r\nContent-Length: {}\r\n\r\n", sent.len());
             to.raw(head.as_bytes());
             to.raw(&sent);
         }
@@ -150,7 +151,10 @@ fn a_head_request_gets_the_head_alone() {
 #[test]
 fn a_compressed_stream_passes_untouched_and_is_warned_of() {
     let origin = Origin::start(|_, to| {
-        to.raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\n\n");
+        to.raw(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: \
+            gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\n\n",
+        );
     });
     let proxy = Proxy::start(origin.addr, &["--heartbeat-interval", "1ms"]);
     let mut client = proxy.get("/");
@@ -161,7 +165,7 @@ fn a_compressed_stream_passes_untouched_and_is_warned_of() {
     );
     assert!(!head.contains("x-accel-buffering"), "{head}");
     assert_eq!(client.bytes(4), b"\x1f\x8b\n\n");
-    let warning = proxy.wait_for_log("sends its event stream compressed");
+    let warning = proxy.wait_for_log("the upstream compresses its event stream");
     assert!(warning.contains("\"WARN\""), "{warning}");
 }
 
@@ -171,7 +175,10 @@ fn a_protocol_switch_passes_and_then_bytes_both_ways() {
         assert_eq!(asked.field("upgrade"), Some("websocket"));
         assert_eq!(asked.field("connection"), Some("upgrade"));
         // Its first bytes come with the head.
-        to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello");
+        to.raw(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: \
+            websocket\r\n\r\nhello",
+        );
         let came = to.body(6);
         to.raw(&came);
         to.wait_for_close();
@@ -304,7 +311,7 @@ fn an_upstream_that_is_not_there_is_a_502_with_advice_in_the_log() {
     let proxy = Proxy::start(nobody, &[]);
     let (head, body) = get(&proxy, "/");
     assert_eq!(status(&head), "502");
-    assert_eq!(body, b"sse-guard: can not connect to the upstream\n");
+    assert_eq!(body, b"sse-guard: cannot connect to the upstream\n");
     let line = proxy.wait_for_log("\"status\":502");
     assert!(
         line.contains("upstream.url") && line.contains(&nobody.to_string()),
@@ -312,7 +319,7 @@ fn an_upstream_that_is_not_there_is_a_502_with_advice_in_the_log() {
     );
 }
 
-/// Linux drops what does not fit into a listener's queue, so that to connect takes for ever.
+/// Linux drops what does not fit into a listener's queue, so that to connect takes forever.
 #[cfg(target_os = "linux")]
 #[test]
 fn an_upstream_that_takes_no_connection_in_time_is_a_502() {
@@ -400,7 +407,8 @@ fn routes_choose_the_upstream_and_the_first_that_matches_counts() {
     let (api, rest) = (named("api"), named("rest"));
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let config = format!(
-        "upstream.url = 'http://{}'\n[[route]]\npath = '/api/*/events'\nupstream.url = 'http://{}/base/'\n",
+        "upstream.url = 'http://{}'\n[[route]]\npath = '/api/*/events'\nupstream.url = \
+         'http://{}/base/'\n",
         rest.addr, api.addr
     );
     file.write_all(config.as_bytes()).unwrap();

@@ -264,7 +264,7 @@ fn an_upstream_that_only_pings_is_found_out_by_its_other_events() {
     let origin = Origin::start(move |_, to| {
         to.stream();
         // Each answers one that was heard, so that there is always a next one in time; more than
-        // fit into the timeout, but not for ever.
+        // fit into the timeout, but not forever.
         for _ in 0..50_000 {
             if !to.chunk(PING) || !hears.opens() {
                 return;

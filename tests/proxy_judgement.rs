@@ -61,7 +61,7 @@ fn requests_that_fail_are_told_of_wherever_an_operator_looks() {
         said.contains("20 of 20 requests for a stream failed within a minute, all of one client"),
         "{said}"
     );
-    assert!(said.contains("see the upstream's log"), "{said}");
+    assert!(said.contains("check the upstream's log"), "{said}");
     let route = state(&summary(), "route");
     assert_eq!(route["causes"][0]["check"], "errors");
     let ready: Value = serde_json::from_str(&ask(&proxy, "/readyz")).unwrap();

@@ -192,7 +192,7 @@ fn the_content_type_is_read_as_browsers_read_it() {
     };
     assert_eq!((count("content_type"), count("status")), (12, 2));
     // Once a route.
-    for (reason, remedy) in [("content_type", "alone"), ("status", "answer with 200")] {
+    for (reason, remedy) in [("content_type", "alone"), ("status", "respond with 200")] {
         let reason = format!("\"reason\":\"{reason}\"");
         let warning = proxy.wait_for_log(&reason);
         assert!(warning.contains("\"WARN\""), "{warning}");

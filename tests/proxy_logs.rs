@@ -140,8 +140,8 @@ fn all_are_told(proxy: &Proxy, of: impl Fn(&Value) -> bool, line: &str, summary:
 }
 
 const MORE_FAILED: &str = "more requests failed than were logged";
-const NOT_CONNECTED: &str = "can not connect to the upstream";
-const BROKEN: &str = "the upstream gave no proper response head";
+const NOT_CONNECTED: &str = "cannot connect to the upstream";
+const BROKEN: &str = "the upstream sent no valid response head";
 
 /// Breaks off `/cut`, does not answer `/hang`, and answers all else.
 fn faulty() -> Origin {

@@ -228,7 +228,7 @@ fn listeners_move_and_streams_stay() {
     assert!(TcpStream::connect(&first).is_err());
     live.read_until(": heartbeat\n");
 
-    // An address that can not be had is as a mistake in the file: nothing changes.
+    // An address that cannot be had is as a mistake in the file: nothing changes.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken_at = taken.local_addr().unwrap().to_string();
     fs::write(&file, listen(&first, &taken_at)).unwrap();
@@ -388,7 +388,7 @@ fn a_config_path_that_blocks_stops_nothing_and_a_signal_to_stop_is_heeded() {
     let (status, told) = operator.join().unwrap();
     assert_eq!(status, 422, "{told}");
     let name = run.file.to_str().unwrap();
-    for part in ["--config", "can not read", name, "pipe without a writer"] {
+    for part in ["--config", "cannot read", name, "pipe without a writer"] {
         assert!(told.contains(part), "{part}: {told}");
     }
     // What hangs is not begun a second time.

@@ -46,7 +46,7 @@ for features in "" axum serve proxy axum,serve axum,proxy; do
     cargo clippy --all-targets --features "$features" -- -D warnings
 done
 
-# What the parser of tests/deploy.rs can not judge is whether the expressions are any.
+# What the parser of tests/deploy.rs cannot judge is whether the expressions are any.
 if command -v promtool >/dev/null; then
     step "alert rules"
     promtool check rules deploy/prometheus/alerts.yml

@@ -102,7 +102,7 @@ impl Clients {
 
 /// Rates live beside the counts, so that one bound holds for both.
 ///
-/// A limiter's times count from its own start, which another one can not know: what one that has
+/// A limiter's times count from its own start, which another one cannot know: what one that has
 /// been replaced still finds out is not written down.
 #[derive(Debug)]
 struct Rates {

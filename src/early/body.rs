@@ -110,11 +110,11 @@ impl<F> Waiting<F> {
             Err(error) => {
                 let error = error.into();
                 self.log.write(
-                    || tracing::warn!(error, "there is no upstream's answer behind an early one"),
+                    || tracing::warn!(error, "no upstream response followed an early answer"),
                     |not_logged| {
                         tracing::warn!(
                             not_logged,
-                            "more early answers were followed by no answer of the upstream"
+                            "more early answers had no upstream response than were logged"
                         );
                     },
                 );

@@ -11,14 +11,14 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[non_exhaustive]
 pub enum StreamError {
     /// The inner body failed.
-    #[error("the upstream failed in the middle of its response: {0}")]
+    #[error("the upstream failed during its response: {0}")]
     Upstream(#[source] BoxError),
     /// It was ended in a way that the client is to see as a failure.
     #[error("the stream was cut: {0}")]
     Ended(EndReason),
     /// The client had been [answered early](crate::early), and the upstream's answer was this status
     /// and no event stream.
-    #[error("the upstream answered late, and with no event stream: {0}")]
+    #[error("the upstream's late response is not an event stream: {0}")]
     Refused(StatusCode),
 }
 

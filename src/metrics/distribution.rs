@@ -1,4 +1,4 @@
-//! How times are spread, for code that can not ask a metrics backend.
+//! How times are spread, for code that cannot ask a metrics backend.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -49,7 +49,7 @@ impl Distribution {
     /// The time that this share of them (0.99 for 99 %) is not longer than, as far as buckets can
     /// tell; nothing if there are none. What is longer than all buckets counts as an hour.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
-        #[expect(clippy::cast_precision_loss, reason = "buckets are no more exact")]
+        #[expect(clippy::cast_precision_loss, reason = "buckets are not exact anyway")]
         let (all, counts) = (self.count() as f64, self.0.map(|count| count as f64));
         if all == 0.0 {
             return None;

@@ -79,7 +79,7 @@ pub fn describe() {
     ::metrics::describe_gauge!("sse_guard_streams_active", Unit::Count, "Streams open now");
     count(
         "sse_guard_streams_total",
-        "Requests that asked for a stream or got one, by outcome",
+        "Requests for a stream, and others that got one, by outcome",
     );
     count(
         "sse_guard_reconnects_total",
@@ -98,11 +98,12 @@ pub fn describe() {
     count("sse_guard_ends_total", "Streams that have ended, by reason");
     count(
         "sse_guard_early_answers_total",
-        "Requests answered ahead of their upstream",
+        "Requests that got an early answer",
     );
     count(
         "sse_guard_unavailable_total",
-        "Requests for event streams whose upstream was unavailable, by the answer in place of the status",
+        "Requests for event streams during an outage of the upstream, by the response in place of \
+         the error status",
     );
     count(
         "sse_guard_truncated_total",
@@ -116,7 +117,7 @@ pub fn describe() {
     ::metrics::describe_gauge!(
         "sse_guard_streams_waiting",
         Unit::Count,
-        "Streams whose client is answered and whose upstream is not there, by state"
+        "Open streams without an upstream, by state"
     );
     count(
         "sse_guard_resumes_total",

@@ -37,8 +37,8 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// What helps where a completion layer has broken a stream.
-const CUT_SHORT: &str = "the upstream ended the answer without its last word; \
-                         completion.required = false lets it pass";
+const CUT_SHORT: &str = "the upstream ended the answer without its last event; \
+    completion.required = false lets it pass";
 
 /// The lines of one stream.
 #[derive(Debug)]

@@ -59,23 +59,23 @@ impl Unguarded {
     fn remedy(self) -> &'static str {
         match self {
             Self::Encoded => {
-                "the upstream sends its event stream compressed: it passes without heartbeats, and \
-                 breaks off where it has to end; switch compression off for it, or let the upstream \
-                 honour `Accept-Encoding: identity`"
+                "the upstream compresses its event stream: no heartbeats are sent, and the stream \
+                 is cut where it has to end; disable compression for it, or make the upstream \
+                honour `Accept-Encoding: identity`"
             }
             Self::Partial => {
-                "the upstream answers with a range of an event stream (206): it passes without \
-                 heartbeats, and breaks off where it has to end; answer with 200 and the whole"
+                "the upstream sent a range of an event stream (206): no heartbeats are sent, and \
+                 the stream is cut where it has to end; respond with 200 and the whole stream"
             }
             Self::Status => {
-                "a response is an event stream by its Content-Type, and no success by its status: it \
-                 passes as no stream, without limits or heartbeats; answer with 200 if it is one, and \
-                 with another Content-Type if it is an error"
+                "a response has the Content-Type of an event stream and an error status: it is \
+                 not handled as a stream, without limits and heartbeats; respond with 200 if it \
+                is a stream, or with another Content-Type if it is an error"
             }
             Self::ContentType => {
-                "a response seems to be an event stream, and its Content-Type says otherwise: it passes \
-                 as no stream, without limits or heartbeats; send `Content-Type: text/event-stream` \
-                 alone"
+                "a response looks like an event stream and has another Content-Type: it is not \
+                 handled as a stream, without limits and heartbeats; send `Content-Type: \
+                text/event-stream` alone"
             }
         }
     }

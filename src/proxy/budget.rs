@@ -9,7 +9,7 @@
 //!
 //! For want of memory the streams that hold most of it end first, then the oldest idle ones.
 //!
-//! A stream never ends for want of files as long as there are connections without a request: the
+//! A stream never ends for lack of files as long as there are connections without a request: the
 //! listener closes some of these before it accepts another one.
 
 mod used;
@@ -138,7 +138,7 @@ impl fmt::Display for Status {
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a share is no more exact"
+    reason = "a share is not exact anyway"
 )]
 pub(super) fn files_for_streams(files: u64) -> u64 {
     (files as f64 * FULL) as u64
@@ -215,11 +215,11 @@ impl Default for Budgets {
 pub(super) fn describe() {
     let memory = "Memory that counts against the budget";
     describe_gauge!("sse_guard_memory_used_bytes", Unit::Bytes, memory);
-    let memory = "Memory that may be taken, less what is kept for bursts; +Inf without a budget";
+    let memory = "Memory budget, less the reserve for bursts; +Inf without a budget";
     describe_gauge!("sse_guard_memory_budget_bytes", Unit::Bytes, memory);
     let files = "Open files";
     describe_gauge!("sse_guard_files_used", Unit::Count, files);
-    let files = "Files that may be open; +Inf without a budget";
+    let files = "Budget of open files; +Inf without a budget";
     describe_gauge!("sse_guard_files_budget", Unit::Count, files);
     let connections = "Connections of clients; idle ones serve no request";
     describe_gauge!("sse_guard_connections", Unit::Count, connections);
@@ -234,7 +234,7 @@ pub(super) fn describe() {
     for reason in ["idle", "shortage"] {
         counter!("sse_guard_tunnels_closed_total", "reason" => reason).increment(0);
     }
-    let closed = "Connections that were closed for want of room, and new ones that were refused";
+    let closed = "Connections that were closed or refused for lack of memory, files or a place";
     describe_counter!("sse_guard_connections_closed_total", Unit::Count, closed);
     for reason in CloseReason::ALL {
         counter!("sse_guard_connections_closed_total", "reason" => reason.as_str()).increment(0);
@@ -357,11 +357,11 @@ impl Budgets {
         }
         let closed = tunnels.close_idle(tunnels.len().div_ceil(TUNNELS_PART), IDLE);
         if closed > 0 {
-            tracing::debug!(closed, "idle tunnels are closed for want of room");
+            tracing::debug!(closed, "closing idle tunnels: memory or files run short");
             return;
         }
         let ended = streams.rotate(streams.live().div_ceil(PART), IDLE);
-        tracing::debug!(ended, "streams are rotated for want of room");
+        tracing::debug!(ended, "rotating idle streams: memory or files run short");
     }
 
     /// The budgets that there are, and how it stands with them.
@@ -413,7 +413,7 @@ fn gauge_of(state: &'static str, connections: usize) {
 }
 
 /// What is taken, and of how much. A metric that is not set any more would stay as it was.
-#[expect(clippy::cast_precision_loss, reason = "a gauge is no more exact")]
+#[expect(clippy::cast_precision_loss, reason = "a gauge is not exact anyway")]
 fn as_gauges(used: Option<Used>) -> (f64, f64) {
     match used {
         Some(used) => (used.used as f64, (used.budget - used.reserve) as f64),
@@ -443,7 +443,7 @@ fn next(resource: Resource, before: Option<&Status>, used: Used) -> Status {
     if level > before.level {
         tracing::warn!("{status}; {}", resource.remedy());
     } else {
-        tracing::info!("there is room again: {status}");
+        tracing::info!("back below the budgets: {status}");
     }
     status
 }

@@ -52,7 +52,7 @@ async fn start(source: Source) -> ExitCode {
     let mut signals = match server::Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
-            eprintln!("error: signals can not be received: {error}");
+            eprintln!("error: cannot receive signals: {error}");
             return ExitCode::from(FAILED);
         }
     };
@@ -118,9 +118,9 @@ enum RunError {
     Socket(std::io::Error),
     #[error("config: {0}")]
     Words(#[from] crate::wire::WordsError),
-    #[error("metrics can not be counted: {0}")]
+    #[error("cannot install the metrics recorder: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
-    #[error("threads can not be started: {0}")]
+    #[error("cannot start threads: {0}")]
     Threads(std::io::Error),
 }
 
@@ -207,7 +207,7 @@ async fn admin_listener(
     }
     match listen_at_start(KEY, address, config.takeover).await {
         Err(error) if loaded.is_default(KEY) => {
-            tracing::warn!("going on without metrics, health and stream table: {error}");
+            tracing::warn!("continuing without metrics, health and stream table: {error}");
             Ok(None)
         }
         result => Ok(Some(result?)),

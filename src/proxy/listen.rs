@@ -27,7 +27,7 @@ const HANDOVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two tries in that time.
 const HANDOVER_RETRY: Duration = Duration::from_millis(20);
 
-/// Why an address can not be listened on.
+/// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("{key} = \"{address}\": {error}{hint}")]
 pub(super) struct ListenError {

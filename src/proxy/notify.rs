@@ -20,7 +20,7 @@ pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         // Without the time the manager would take the message for none, and kill what it waits for.
-        Err(error) => tracing::warn!("the service manager can not be told of the reload: {error}"),
+        Err(error) => tracing::warn!("cannot notify the service manager of the reload: {error}"),
     }
 }
 
@@ -74,6 +74,6 @@ fn tell_ready(listener: &TcpListener, note: &str) {
 /// threads; nothing that could inherit it is started.
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("the service manager can not be told: {error}");
+        tracing::warn!("cannot notify the service manager: {error}");
     }
 }

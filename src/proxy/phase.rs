@@ -32,13 +32,11 @@ impl Phase {
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Serving => "",
-            Self::Delay => "the proxy is about to stop (drain.delay): it serves as before",
+            Self::Delay => "about to stop (drain.delay): everything is served",
             Self::Draining => {
-                "the proxy stops (drain.window): streams are ended, new ones put off, other requests served"
+                "draining (drain.window): streams end, new ones are deferred, other requests are served"
             }
-            Self::Answers => {
-                "the proxy stops (drain.answers): answers under way are finished, new streams put off"
-            }
+            Self::Answers => "draining (drain.answers): open streams finish, new ones are deferred",
         }
     }
 }

@@ -25,9 +25,9 @@ pub(super) enum Refused {
     NoHost,
     #[error("the request has more than one Host field")]
     SeveralHosts,
-    #[error("the Host field is no host with perhaps a port: {0}")]
+    #[error("the Host field is not a host with an optional port: {0}")]
     Host(BadAuthority),
-    #[error("the target's authority is no host with perhaps a port: {0}")]
+    #[error("the authority of the target is not a host with an optional port: {0}")]
     Authority(BadAuthority),
     #[error("the target's scheme is neither http nor https")]
     Scheme,

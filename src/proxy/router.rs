@@ -103,7 +103,7 @@ impl Router {
     ///
     /// # Errors
     ///
-    /// If a text of the config can not stand in an event stream, which its own checks rule out.
+    /// If a text of the config cannot stand in an event stream, which its own checks rule out.
     pub(super) fn new(
         config: &Config,
         common: &Common,

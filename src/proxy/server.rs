@@ -149,7 +149,7 @@ impl Reload {
         self.reading = Some(Box::pin(running.read()));
     }
 
-    /// Waits for the config; for ever if it is not read.
+    /// Waits for the config; forever if it is not read.
     async fn read(&mut self) -> Reading {
         match &mut self.reading {
             Some(reading) => reading.await,
@@ -189,7 +189,7 @@ pub(super) struct Proxy {
 
 impl Proxy {
     /// Serves until a signal or the operator's word, then drains, see [`stop`](Self::stop). Fails if it
-    /// can not begin.
+    /// cannot begin.
     pub(super) async fn run(mut self) -> std::io::Result<()> {
         let server = server(&self.running.current().config().client).threads(self.threads);
         let mut connections = server.connections(&self.running.common.connections)?;

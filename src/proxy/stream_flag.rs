@@ -57,7 +57,7 @@ pub(super) struct StreamFlag {
 #[derive(Debug, Default)]
 struct Text {
     is_escaped: bool,
-    /// So many bytes of it are those of the name; nothing if it can not be the name any more.
+    /// So many bytes of it are those of the name; nothing if it cannot be the name any more.
     same: Option<usize>,
 }
 

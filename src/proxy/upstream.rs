@@ -83,7 +83,7 @@ struct Target {
     body_timeout: Duration,
     waiting: Option<Semaphore>,
     max_body: Option<u64>,
-    /// For those who can not wait any more.
+    /// For those who cannot wait any more.
     retry_after: HeaderValue,
     trusted: ForwardedIp,
     tunnels: Tunnels,

@@ -40,7 +40,7 @@ impl Watch {
         self.seen = text;
     }
 
-    /// Until the file says something else, looking so often; for ever if there is none. One that is
+    /// Until the file says something else, looking so often; forever if there is none. One that is
     /// away for a moment is about to be replaced.
     pub(super) async fn changed(&mut self, every: Option<Duration>) {
         let (Some(every), Some(file)) = (every, self.file.clone()) else {

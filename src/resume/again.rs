@@ -289,7 +289,7 @@ impl<B: Send + 'static> Again<B> {
             Ok(response) => response.into_parts(),
             Err(error) => {
                 turn.failed(Failure::Unreachable);
-                tracing::debug!(stream = %id, error, "the upstream does not answer");
+                tracing::debug!(stream = %id, error, "the upstream does not respond");
                 return Err(Failed::unreachable());
             }
         };

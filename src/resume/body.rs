@@ -319,7 +319,7 @@ where
         stream.set_state(StreamState::Resuming);
         stream.dropped(dropped);
         stream.set_held(books.cursor.memory());
-        tracing::debug!(stream = %stream.id(), error, "the upstream has gone and is asked to go on");
+        tracing::debug!(stream = %stream.id(), error, "the upstream was lost: reconnecting");
         let at = books.polled;
         let lived = at.saturating_duration_since(books.up);
         let is_flap = books.away_since.is_some() && lived < FLAP;

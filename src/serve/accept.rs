@@ -92,7 +92,7 @@ impl Connections {
                     let connection =
                         move |socket| Connection::new(socket, entry, peer, service, settings, stop);
                     if let Err(error) = self.workers.spawn(socket, closer, connection) {
-                        tracing::debug!(%error, "a client went at once");
+                        tracing::debug!(%error, "a client disconnected at once");
                     }
                 }
                 Err(error) if of_one_connection(&error) => {}
@@ -103,7 +103,7 @@ impl Connections {
         }
     }
 
-    /// Closes idle connections for want of files, or waits if there are none.
+    /// Closes idle connections for lack of files, or waits if there are none.
     async fn wait_for_files(&mut self, error: &io::Error) {
         self.failures.all += 1;
         if !self.registry.free_files().await {
@@ -113,7 +113,7 @@ impl Connections {
         }
     }
 
-    /// How many tries to accept have failed, for want of files most likely.
+    /// How many tries to accept have failed, for lack of files most likely.
     #[cfg(feature = "proxy")]
     pub(crate) fn accept_failures(&self) -> u64 {
         self.failures.all
@@ -159,8 +159,7 @@ impl Failures {
                 || {
                     tracing::error!(
                         %error,
-                        "can not accept connections, they wait: if files are exhausted, raise the \
-                         limit (ulimit -n)"
+                        "cannot accept connections: if files are exhausted, raise the limit (ulimit -n)"
                     );
                 },
                 |not_logged| {

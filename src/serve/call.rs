@@ -107,7 +107,7 @@ impl<B: Body<Data = Bytes>> Call<B> {
         if is_stream {
             io.entry().stream();
         }
-        // While the request's body is coming, its connection can not change hands.
+        // While the request's body is coming, its connection cannot change hands.
         if is_stream && self.upload.is_over() {
             let pump = Pump::new(io.clone(), response, client);
             return Poll::Ready(Outcome::Stream(Box::pin(pump)));

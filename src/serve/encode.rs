@@ -67,7 +67,7 @@ fn field(to: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
 /// The last chunk with trailers behind it.
 pub(super) fn trailers(trailers: &HeaderMap) -> Vec<u8> {
     let mut section = b"0\r\n".to_vec();
-    // RFC 9110 section 6.5.1: what frames a message can not come behind it.
+    // RFC 9110 section 6.5.1: what frames a message cannot come behind it.
     let framing = [TRANSFER_ENCODING, CONTENT_LENGTH, CONNECTION];
     for (name, value) in trailers.iter().filter(|(name, _)| !framing.contains(name)) {
         field(&mut section, name, value);

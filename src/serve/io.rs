@@ -398,7 +398,7 @@ impl ClientIo {
     fn linger(&self, linger: Option<Duration>) {
         let socket = SockRef::from(&self.0.socket);
         if let Err(error) = socket.set_linger(linger) {
-            tracing::debug!(%error, "can not choose how a connection is to close");
+            tracing::debug!(%error, "cannot set how a connection closes");
         }
     }
 

@@ -323,7 +323,7 @@ fn note_unsent(stream: Option<&Stream>, bytes: usize) {
 
 fn failed(result: io::Result<usize>, stream: Option<&Stream>) {
     let Err(error) = result else { return };
-    tracing::debug!(%error, "a client can not be written to");
+    tracing::debug!(%error, "cannot write to a client");
     if let (true, Some(stream)) = (Stalled::is_why(&error), stream) {
         stream.end(EndReason::ClientStalled);
     }

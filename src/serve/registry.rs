@@ -44,7 +44,7 @@ const MAX_BATCH: usize = 32;
 const BATCH_DIVISOR: usize = 8;
 /// A connection that is closed has gone within this, unless its thread is busy.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
-/// A connection is not closed for want of a file before it has been idle for this long.
+/// A connection is not closed for lack of a file before it has been idle for this long.
 const MIN_IDLE_TIME: Duration = Duration::from_secs(1);
 /// Between two log lines about connections that were closed.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -524,19 +524,19 @@ fn log_closed(reason: CloseReason, closed: usize, peer: Option<IpAddr>) {
         CloseReason::PerClient => tracing::warn!(
             closed,
             peer,
-            "connections are closed: their address has as many as one may \
-             (client.max_connections), the oldest idle ones go first"
+            "closing connections of an address that has reached client.max_connections, the \
+             oldest idle ones first"
         ),
         CloseReason::Files | CloseReason::Memory => tracing::warn!(
             closed,
             reason = reason.as_str(),
-            "idle connections are closed, the oldest first: {} runs short",
+            "closing idle connections, the oldest first: {} run short",
             reason.as_str()
         ),
         CloseReason::Total => tracing::warn!(
             closed,
             peer,
-            "connections are closed: their listener has as many as it may, the oldest idle ones go first"
+            "closing connections of a listener that has reached its limit, the oldest idle ones first"
         ),
         // Its own line names the client.
         CloseReason::Share => {}

@@ -126,7 +126,7 @@ impl Workers {
                 let task = tokio::spawn(Placed { connection, place });
                 closer.task(task.abort_handle());
             }
-            Err(error) => tracing::debug!(%error, "a client went at once"),
+            Err(error) => tracing::debug!(%error, "a client disconnected at once"),
         };
         worker
             .jobs

@@ -70,7 +70,7 @@ impl Message {
     }
 }
 
-/// Why a message can not be put into a stream.
+/// Why a message cannot be put into a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {

@@ -86,7 +86,7 @@ impl Position {
 
     /// Whether a CR at the end of what has come is believed to be the whole line end. Where lines
     /// end in CRLF its LF is on the way, and a stream that has not shown its line end yet may be
-    /// of that kind. Waiting for ever in a stream of bare CRs would delay each event by one.
+    /// of that kind. Waiting forever in a stream of bare CRs would delay each event by one.
     fn cr_stands_alone(&self) -> bool {
         matches!(self.line_end, Some(LineEnd::Cr | LineEnd::Lf))
     }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// A text can not stand in an event stream.
+/// A text cannot stand in an event stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WordsError {
@@ -114,7 +114,7 @@ impl Words {
             return event;
         };
         let mut text = String::new();
-        // Writing to a string can not fail.
+        // Writing to a string cannot fail.
         let _ = write!(text, "retry: {}", retry.as_millis());
         let mut bytes = text.into_bytes();
         bytes.extend_from_slice(line_end.as_bytes());

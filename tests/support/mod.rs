@@ -56,7 +56,7 @@ impl Gate {
     }
 }
 
-/// Tells what the machine can not do, past the harness, which hides what a test that passes says.
+/// Tells what the machine cannot do, past the harness, which hides what a test that passes says.
 pub fn skipped(why: &str) {
     let line = format!("skipped: {}\n", why.replace('\n', "; "));
     let _ = std::io::stderr().write_all(line.as_bytes());

@@ -22,7 +22,7 @@ const TRIAL: &str = "ip link add trial type bridge && ip link add one type veth 
                      && unshare --net true && nsenter --net=/proc/$$/ns/net true";
 
 /// Runs a closure of a test, again by a process of its own, in a network of its own; or says why it
-/// can not.
+/// cannot.
 pub fn in_a_network<T: FnOnce(&Network)>(test: T) {
     if std::env::var_os(INSIDE).is_some() {
         return test(&Network::new());

@@ -35,7 +35,7 @@ impl Used {
     }
 
     /// Of what is not in reserve.
-    #[expect(clippy::cast_precision_loss, reason = "a share is no more exact")]
+    #[expect(clippy::cast_precision_loss, reason = "a share is not exact anyway")]
     pub(in crate::proxy) fn share(self) -> f64 {
         self.used as f64 / (self.budget - self.reserve).max(1) as f64
     }
@@ -45,7 +45,7 @@ impl Used {
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a share is no more exact"
+        reason = "a share is not exact anyway"
     )]
     pub(in crate::proxy) fn at(self, share: f64) -> u64 {
         ((self.budget - self.reserve) as f64 * share) as u64
@@ -127,7 +127,7 @@ fn limit(group: &Path) -> Option<u64> {
         .ok()
 }
 
-/// What can not be taken back at once: the working set, as Kubernetes counts it.
+/// What cannot be taken back at once: the working set, as Kubernetes counts it.
 fn group_memory(group: &Path) -> Option<Used> {
     let current: u64 = fs::read_to_string(group.join("memory.current"))
         .ok()?

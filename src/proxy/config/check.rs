@@ -1,4 +1,4 @@
-//! What single values can not show: values that do not go together.
+//! What single values cannot show: values that do not go together.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -28,8 +28,8 @@ fn few_connections(config: &Config) -> Option<String> {
         .max()?;
     (connections < streams).then(|| {
         format!(
-            "client.max_connections {connections} is below limit.per_ip {streams}: a client's connections \
-             are closed without an answer before it reaches its limit of streams"
+            "client.max_connections {connections} is below limit.per_ip {streams}: the client's \
+             connections are closed before it reaches its limit of streams"
         )
     })
 }
@@ -134,8 +134,8 @@ fn other_checks(config: &Config) -> impl Iterator<Item = String> {
         let others: Vec<_> = others.map(|other| other.path.as_str()).collect();
         (std::ptr::eq(holder, first) && !others.is_empty()).then(|| {
             format!(
-                "upstream {} is checked as route {} says, which comes first: another health_check.interval \
-                 of it, as of route {}, has no effect",
+                "upstream {} is checked with the settings of route {}, which comes first: the \
+                 different health_check of route {} has no effect",
                 held.url,
                 first.path,
                 others.join(", ")
@@ -156,8 +156,8 @@ fn unasked_path(config: &Config) -> Option<String> {
         .map(|own| own.health_check.path.as_ref())
         .any(|path| path.is_some() && !asked(path));
     is_unasked.then(|| {
-        "health_check.path is set where health_check.interval is off, so that nobody asks for it: say how \
-         often there"
+        "health_check.path is set where health_check.interval is off, so it has no effect: set \
+         the interval there"
             .to_owned()
     })
 }
@@ -175,23 +175,23 @@ fn of_settings(settings: &Settings) -> Vec<String> {
     let mut warnings = Vec::new();
     if early.enabled && early.after >= upstream.head_timeout {
         warnings.push(format!(
-            "early.after {} is not below upstream.head_timeout {}: by then the upstream is given up, \
-             and nobody is answered early",
+            "early.after {} is not below upstream.head_timeout {}: the request fails before the \
+             early answer begins",
             format_duration(early.after),
             format_duration(upstream.head_timeout)
         ));
     }
     if settings.unavailable == Unavailable::Wait && settings.resume.is_none() {
         warnings.push(
-            "upstream.unavailable is wait where resume.mode is off: no stream waits, clients are told \
-             to retry later; set resume.mode"
+            "upstream.unavailable is wait where resume.mode is off: it acts as retry-later; set \
+             resume.mode"
                 .to_owned(),
         );
     }
     match (heartbeat.interval, idle.timeout) {
         (None, None) => warnings.push(
-            "heartbeat.interval and idle.timeout are both off: a stream whose other end is gone \
-             may stay open for ever"
+            "heartbeat.interval and idle.timeout are both off: a stream may stay open forever \
+             after its other end is gone"
                 .to_owned(),
         ),
         (Some(interval), timeout) => {
@@ -286,7 +286,7 @@ mod tests {
             ),
             ("trusted_proxies = ['0.0.0.0/0']", "trusts every address"),
             ("admin.user_header = 'x-user'", "from trusted_proxies alone"),
-            ("health_check.path = '/up'", "say how often"),
+            ("health_check.path = '/up'", "set the interval there"),
         ];
         for (text, part) in cases {
             let warnings = warnings(text);
@@ -321,9 +321,9 @@ mod tests {
              [[route]]\npath = '/e'\nhealth_check.interval = '2s'\nhealth_check.path = '/up'";
         let warnings = warnings(routes);
         assert_eq!(warnings.len(), 1, "{warnings:?}");
-        let start = "upstream http://app/ is checked as route /a says,";
+        let start = "upstream http://app/ is checked with the settings of route /a,";
         assert!(warnings[0].starts_with(start), "{warnings:?}");
-        assert!(warnings[0].contains("of route /c, /e, has"), "{warnings:?}");
+        assert!(warnings[0].contains("of route /c, /e has"), "{warnings:?}");
 
         let text = format!("upstream.url = 'http://app'\n{routes}");
         let config = from_file(&text).unwrap().config;

@@ -12,39 +12,39 @@ use super::kind::Kind;
 use super::mistake::{ConfigError, Mistake, Place};
 use super::source::{self, CONFIG_ENV, FileText, Inputs, Loaded};
 
-const ABOUT: &str = "Makes Server-Sent Events streams survive real life";
+const ABOUT: &str = "Reverse proxy that hardens Server-Sent Events streams";
 
 const LONG_ABOUT: &str = "\
-Makes Server-Sent Events streams survive real life.
+Reverse proxy that hardens Server-Sent Events streams.
 
-A reverse proxy for event streams: it keeps quiet streams open through CDNs and load balancers, ends
-those whose upstream went silent, limits what one client may open, and lets clients come back spread
-out at deployments. What is no event stream passes through untouched.";
+A reverse proxy for event streams. It keeps quiet streams open through CDNs and load balancers, ends
+streams after their upstream has gone silent, limits the streams of each client, and spreads reconnects
+over time when the server restarts. All other responses pass through unchanged.";
 
 const AFTER_HELP: &str = "\
 Examples:
   sse-guard demo
-      See it at work, with nothing to set up
+      Try it without any setup
   sse-guard --upstream http://127.0.0.1:3000
-      Guard the server on port 3000; clients connect to 127.0.0.1:8080
+      Proxy the server on port 3000; clients connect to 127.0.0.1:8080
   sse-guard --config sse-guard.toml --heartbeat-interval 5s
-      Take a file, but for one value
+      Read a file, and override one value
   sse-guard check --config sse-guard.toml
-      Show what would hold, and where each value comes from
+      Print the effective config and the source of each value
 
-Every flag is a key of the file and an environment variable, too:
+Each key can be set by flag, environment variable or config file:
   --heartbeat-interval 5s
   SSE_GUARD_HEARTBEAT_INTERVAL=5s
   [heartbeat]
   interval = \"5s\"
-The flag counts first, then the environment, then the file, then the default. A [[route]] of the
-file is more specific than all of them: what it sets holds for its paths whatever a flag says.";
+A flag overrides the environment, which overrides the file, which overrides the default. A value in a
+[[route]] of the file overrides all of them for the paths of that route.";
 
 const CHECK_ABOUT: &str =
-    "Validate the config, print the effective one and where each value came from";
+    "Validate the config; print the effective config and the source of each value";
 
 const DEMO_ABOUT: &str =
-    "Start an event stream with bad habits and the proxy before it, to try things out";
+    "Start a demo upstream with fragile event streams, and the proxy in front of it";
 
 /// The heading of flags that are in no table.
 const TOP_HEADING: &str = "Proxy";
@@ -96,7 +96,7 @@ pub fn process_env() -> impl Iterator<Item = (String, String)> {
 ///
 /// # Errors
 ///
-/// Reports every mistake there is, at once; a file that can not be read is one of them.
+/// Reports every mistake there is, at once; a file that cannot be read is one of them.
 pub fn load(
     matches: &ArgMatches,
     env: impl Iterator<Item = (String, String)>,
@@ -153,7 +153,7 @@ fn read_file(place: Place, name: &str) -> Result<FileText, Mistake> {
 }
 
 fn unreadable(place: Place, name: &str, why: &impl Display) -> Mistake {
-    Mistake::new(place, "", format!("can not read {name}: {why}"))
+    Mistake::new(place, "", format!("cannot read {name}: {why}"))
 }
 
 /// Bytes that a config file may have. One of all keys has some 20 KB.
@@ -167,7 +167,7 @@ pub(in crate::proxy) fn read_text(name: &str) -> io::Result<String> {
         .read_to_string(&mut text)?;
     if text.len() as u64 > MAX_FILE {
         let problem = format!(
-            "it is longer than {} MiB, so it is no config",
+            "it is longer than {} MiB, the limit of a config file",
             MAX_FILE >> 20
         );
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
@@ -450,13 +450,13 @@ mod tests {
         let name = missing.to_str().unwrap();
         let error = load(&matches(&["--config", name]), std::iter::empty(), &[]).unwrap_err();
         let text = error.to_string();
-        assert!(text.starts_with("--config: can not read"), "{text}");
+        assert!(text.starts_with("--config: cannot read"), "{text}");
         let env = [(CONFIG_ENV.to_owned(), name.to_owned())];
         let error = load(&matches(&[]), env.into_iter(), &[]).unwrap_err();
         assert!(
             error
                 .to_string()
-                .starts_with("SSE_GUARD_CONFIG: can not read")
+                .starts_with("SSE_GUARD_CONFIG: cannot read")
         );
     }
 
@@ -467,6 +467,6 @@ mod tests {
             assert!(help.contains(&format!("--{}", key.flag())), "{}", key.name);
             assert!(help.contains(&key.env()), "{}", key.name);
         }
-        assert!(help.contains("The flag counts first"));
+        assert!(help.contains("A flag overrides the environment"));
     }
 }

@@ -93,16 +93,16 @@ fn build(
     if proxy.given(URL).is_some() {
         add(RoutePath::everything(), proxy)?;
     } else if overrides.is_empty() {
-        let problem = "missing; say where to forward to, such as \
-                       --upstream-url http://127.0.0.1:3000, or try `sse-guard demo`";
+        let problem = "missing; name a server to forward to, such as --upstream-url \
+            http://127.0.0.1:3000, or try `sse-guard demo`";
         problems.push(Mistake::new(Place::Config, URL, problem));
     }
 
     // Routes that share the global URL share its mistake.
     looping.dedup();
     for place in looping {
-        let problem = "is this proxy's own address (listen): each request would go round for ever; \
-                       name the server behind the proxy";
+        let problem = "is this proxy's own address (listen): each request would loop; name the \
+            server behind the proxy";
         problems.push(Mistake::new(place, URL, problem));
     }
     let mut config = Config {

@@ -39,7 +39,7 @@ fn glob(pattern: &str) -> Result<GlobMatcher, String> {
         .literal_separator(true)
         .backslash_escape(true)
         .build()
-        .map_err(|error| format!("is no valid glob: {}", error.kind()))?;
+        .map_err(|error| format!("is not a valid glob: {}", error.kind()))?;
     Ok(glob.compile_matcher())
 }
 

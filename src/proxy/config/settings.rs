@@ -121,7 +121,7 @@ pub struct Client {
     pub head_timeout: Duration,
     /// How many bytes it may have; 8 KiB or more.
     pub max_head: usize,
-    /// How long a client may take nothing that waits for it; above zero; for ever if `None`.
+    /// How long a client may take nothing that waits for it; above zero; forever if `None`.
     pub write_stall: Option<Duration>,
     /// How many bytes may wait in the kernel unsent; the kernel's choice if `None`.
     pub notsent_lowat: Option<u32>,
@@ -426,7 +426,7 @@ pub struct Early {
 /// When a silent upstream is given up, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idle {
-    /// How long no byte may come; above zero; for ever if `None`.
+    /// How long no byte may come; above zero; forever if `None`.
     pub timeout: Option<Duration>,
     /// How long no event with data may come; above zero.
     pub event_timeout: EventTimeout,

@@ -35,7 +35,7 @@ pub(super) struct FileText {
 pub(super) struct Inputs {
     pub(super) flags: Vec<(&'static Key, String)>,
     pub(super) env: Vec<(String, String)>,
-    /// The file, if there is one, or why it can not be read.
+    /// The file, if there is one, or why it cannot be read.
     pub(super) file: Option<Result<FileText, Mistake>>,
     /// Defaults of this run.
     pub(super) demo: Vec<(String, String)>,
@@ -115,7 +115,7 @@ fn read_demo(demo: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Layer {
     for (name, text) in demo {
         match find(name) {
             Some(key) => give(&mut layer, key, text, Place::Demo, mistakes),
-            None => mistakes.push(Mistake::new(Place::Demo, name, "there is no such key")),
+            None => mistakes.push(Mistake::new(Place::Demo, name, "not a key of the config")),
         }
     }
     layer
@@ -321,7 +321,7 @@ pub(in crate::proxy) mod tests {
 
     #[test]
     fn a_file_that_can_not_be_read_hides_no_other_mistake() {
-        let unreadable = Mistake::new(Place::Flag("--config".to_owned()), "", "can not read it");
+        let unreadable = Mistake::new(Place::Flag("--config".to_owned()), "", "cannot read it");
         let error = read(Inputs {
             env: pairs(&[("SSE_GUARD_IDLE_TIMEOUT", "10")]),
             file: Some(Err(unreadable)),

@@ -87,7 +87,7 @@ impl Value {
             Kind::HeaderOrOff => match HeaderName::try_from(text) {
                 Ok(name) => Ok(Self::Text(name.as_str().to_owned())),
                 Err(_) => Err(format!(
-                    "{} is no header's name; write one such as \"x-user-id\", or \"off\"",
+                    "{} is not a header name; write one such as \"x-user-id\", or \"off\"",
                     echo(text)
                 )),
             },
@@ -105,7 +105,7 @@ impl Value {
             Kind::Prefix => match text.parse() {
                 Ok(bits @ 1..=128) => Ok(Self::Prefix(bits)),
                 _ => Err(format!(
-                    "{} is no prefix length; write a number from 1 to 128, such as 64",
+                    "{} is not a prefix length; write a number from 1 to 128, such as 64",
                     echo(text)
                 )),
             },
@@ -232,7 +232,7 @@ fn unit_missing(kind: Kind, digits: &str) -> Option<String> {
         return None;
     }
     if kind.takes_off() && digits.bytes().all(|byte| byte == b'0') {
-        return Some(format!("{digits} is no way to say never; write \"off\""));
+        return Some(format!("{digits} does not mean never; write \"off\""));
     }
     Some(format!("{digits} has no unit; write \"{digits}{unit}\""))
 }
@@ -248,7 +248,7 @@ fn duration(kind: Kind, text: &str) -> Result<Value, String> {
     };
     let Ok(duration) = humantime::parse_duration(text) else {
         return Err(format!(
-            "{} is no duration; write a number and a unit, such as \"200ms\", \"15s\", \"10m\" or \"1h\"{or_off}",
+            "{} is not a duration; write a number and a unit, such as \"200ms\", \"15s\", \"10m\" or \"1h\"{or_off}",
             echo(text)
         ));
     };
@@ -256,7 +256,7 @@ fn duration(kind: Kind, text: &str) -> Result<Value, String> {
         return match kind {
             Kind::DurationOrZero => Ok(Value::Duration(duration)),
             Kind::DurationOrOff | Kind::DurationAutoOrOff => {
-                Err("zero is no way to say never; write \"off\"".to_owned())
+                Err("zero does not mean never; write \"off\"".to_owned())
             }
             _ => Err("must be above zero, such as \"15s\"".to_owned()),
         };
@@ -282,7 +282,7 @@ fn count(kind: Kind, text: &str) -> Result<NonZeroU32, String> {
             "0 would let nothing through; write 1 or more{or_off}"
         )),
         Err(_) => Err(format!(
-            "{} is no count; write a whole number from 1 to {}{or_off}",
+            "{} is not a count; write a whole number from 1 to {}{or_off}",
             echo(text),
             u32::MAX
         )),
@@ -309,7 +309,7 @@ fn size(kind: Kind, text: &str, least: u64, most: u64) -> Result<u64, String> {
         }
         Some(bytes) => Ok(bytes),
         None => Err(format!(
-            "{} is no size; write a number and a unit, such as \"16KiB\" or \"1MiB\"{or_off}",
+            "{} is not a size; write a number and a unit, such as \"16KiB\" or \"1MiB\"{or_off}",
             echo(text)
         )),
     }
@@ -319,9 +319,7 @@ fn size(kind: Kind, text: &str, least: u64, most: u64) -> Result<u64, String> {
 fn secret(text: &str) -> Result<Value, String> {
     const SHORTEST: usize = 16;
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(
-            "has characters that can not stand in a header; write visible ASCII".to_owned(),
-        );
+        return Err("has characters that a header cannot contain; write visible ASCII".to_owned());
     }
     if text.len() < SHORTEST {
         return Err(format!(
@@ -357,7 +355,7 @@ fn rate(text: &str) -> Result<Rate, String> {
     });
     parsed.ok_or_else(|| {
         format!(
-            "{} is no rate; write a number above zero and a time, such as \"50/s\", \"10/m\" or \"100/h\", or \"off\"",
+            "{} is not a rate; write a number above zero and a time, such as \"50/s\", \"10/m\" or \"100/h\", or \"off\"",
             echo(text)
         )
     })
@@ -368,7 +366,7 @@ fn fraction(text: &str) -> Result<Value, String> {
         // Also refuses what is not a number.
         Ok(number) if (0.0..=1.0).contains(&number) => Ok(Value::Fraction(number)),
         _ => Err(format!(
-            "{} is no share; write a number from 0 (none) to 1 (all), such as 0.1",
+            "{} is not a share; write a number from 0 (none) to 1 (all), such as 0.1",
             echo(text)
         )),
     }
@@ -407,7 +405,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         let port = text.rsplit_once(':').map_or(text, |(_, port)| port);
         let port = port.parse::<u16>().unwrap_or(8080);
         format!(
-            "{} is no IP address and port; write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for all interfaces",
+            "{} is not an IP address and port; write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for all interfaces",
             echo(text)
         )
     })
@@ -428,14 +426,14 @@ fn url(text: &str) -> Result<Uri, String> {
                     .to_owned(),
             );
         }
-        _ => return Err(format!("is no http:// URL; {RIGHT}")),
+        _ => return Err(format!("is not an http:// URL; {RIGHT}")),
     }
     if text.contains(['?', '#']) {
         return Err("has a query or fragment; write the URL without it".to_owned());
     }
     let uri: Uri = text
         .parse()
-        .map_err(|_| format!("is no valid URL; {RIGHT}"))?;
+        .map_err(|_| format!("is not a valid URL; {RIGHT}"))?;
     let Some(authority) = uri
         .authority()
         .filter(|authority| !authority.host().is_empty())
@@ -454,7 +452,7 @@ fn url(text: &str) -> Result<Uri, String> {
     }
     let has_port = authority.as_str().len() > authority.host().len();
     if has_port && !matches!(authority.port_u16(), Some(1..)) {
-        return Err("the port is no number from 1 to 65535".to_owned());
+        return Err("the port is not a number from 1 to 65535".to_owned());
     }
     Ok(uri)
 }
@@ -479,7 +477,7 @@ fn path(text: &str) -> Result<PathAndQuery, String> {
         );
     }
     text.parse()
-        .map_err(|_| format!("{} is no valid path; {RIGHT}", echo(text)))
+        .map_err(|_| format!("{} is not a valid path; {RIGHT}", echo(text)))
 }
 
 fn list<'a>(kind: Kind, items: impl IntoIterator<Item = &'a str>) -> Result<Value, String> {
@@ -554,14 +552,16 @@ fn origin(text: &str) -> Result<String, String> {
         return Err(format!("{} stands alone, or not at all", echo(&text)));
     }
     let Some((scheme, authority)) = text.split_once("://") else {
-        return Err(format!("{} is no origin; {RIGHT}", echo(&text)));
+        return Err(format!("{} is not an origin; {RIGHT}", echo(&text)));
     };
     if authority.contains(['/', '?', '#', '@', '*']) {
         return Err(format!(
             "an origin is scheme, host and port alone, without a path or a wildcard; {RIGHT}"
         ));
     }
-    let parsed: Uri = text.parse().map_err(|_| format!("is no origin; {RIGHT}"))?;
+    let parsed: Uri = text
+        .parse()
+        .map_err(|_| format!("is not an origin; {RIGHT}"))?;
     if parsed.host().is_none_or(str::is_empty) {
         return Err(format!("names no host; {RIGHT}"));
     }
@@ -580,7 +580,7 @@ fn network(text: &str) -> Result<IpNet, String> {
     match text.parse::<IpNet>() {
         Ok(network) => Ok(network.trunc()),
         Err(_) => Err(format!(
-            "{} is no network; write one such as \"10.0.0.0/8\" or \"2001:db8::/32\"",
+            "{} is not a network; write one such as \"10.0.0.0/8\" or \"2001:db8::/32\"",
             echo(text)
         )),
     }
@@ -592,7 +592,7 @@ fn method(text: &str) -> Result<Method, String> {
         let right = echo(&text.to_ascii_uppercase());
         return Err(format!("methods are in capitals; write {right}"));
     }
-    Method::from_bytes(text.as_bytes()).map_err(|_| format!("{} is no HTTP method", echo(text)))
+    Method::from_bytes(text.as_bytes()).map_err(|_| format!("{} is not an HTTP method", echo(text)))
 }
 
 #[cfg(test)]

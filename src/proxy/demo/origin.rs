@@ -37,7 +37,7 @@ pub(crate) const ENDPOINTS: &[(&str, &str, &str)] = &[
     ("/quiet", "GET", "an event, then 65 s of silence, and again: a 60 s idle timeout on the way kills it"),
     ("/feed", "GET", "an event every 200 ms, with ids that start again on each connection"),
     ("/dies", "GET", "three events and a half, then the connection breaks"),
-    ("/hangs", "GET", "two events, then nothing for ever: a wedged server"),
+    ("/hangs", "GET", "two events, then nothing forever: a wedged server"),
     ("/pings", "GET", "two events, then only comments every 2 s: a wedged server that looks alive"),
     ("/resume", "GET", "an event a second, continued after the request's Last-Event-ID"),
     ("/v1/chat/completions", "POST", "an LLM's answer: 3 s of thought, then a token every 50 ms"),
@@ -58,8 +58,8 @@ const TOKEN_PAUSE: Duration = Duration::from_millis(50);
 const CUT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Goes into JSON as it is: no quotes, no backslashes.
-const ANSWER: &str = "A model that thinks before it speaks sends nothing for a while, \
-    and somebody has to keep the line open until it does.";
+const ANSWER: &str = "A model that thinks sends nothing for a while, and the connection has to \
+    stay open until it does.";
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -144,7 +144,7 @@ pub(crate) async fn serve(listener: TcpListener) -> io::Error {
                     return error;
                 }
                 // Mostly a lack of file descriptors, which only time mends.
-                warn!(%error, "demo origin: can not accept");
+                warn!(%error, "demo origin: cannot accept");
                 sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -125,26 +125,24 @@ impl Check {
 
     fn remedy(self) -> &'static str {
         match self {
-            Self::Reachable => "start it, or see what is between it and the proxy",
-            Self::Errors => {
-                "see the upstream's log, and this one's for what kept it from answering"
-            }
+            Self::Reachable => "start it, or check the network between it and the proxy",
+            Self::Errors => "check the upstream's log, and this log for the failed requests",
             Self::Breaks => {
-                "see why the upstream dies or falls silent in the middle of streams: a restart, its \
-                 worker's timeout, or what feeds it"
+                "find out why the upstream dies or goes silent during streams: a restart, a \
+                 worker timeout, or its data source"
             }
-            Self::Events => "see whether what feeds the upstream still runs",
-            Self::FirstEvent => "see the upstream's load, and what waits for it",
+            Self::Events => "check that the upstream's data source still runs",
+            Self::FirstEvent => "check the upstream's load and queues",
             Self::Gap => {
-                "see the upstream's load, and whether something buffers between it and the proxy"
+                "check the upstream's load, and whether a hop between it and the proxy buffers"
             }
             Self::EarlyEnds => {
-                "see whether a timeout cuts the upstream's streams; if they are as short by nature, \
-                 set health.early_ends = \"off\" for their route"
+                "check whether a timeout cuts the upstream's streams; if they are short by \
+                 design, set health.early_ends = \"off\" for their route"
             }
             Self::Reconnects => {
-                "see what cuts streams between clients and proxy, and set heartbeat.interval below \
-                 its idle timeout"
+                "find the hop between clients and proxy that cuts streams, and set \
+                 heartbeat.interval below its idle timeout"
             }
             Self::Limit => "raise limit.total, or add a second proxy",
         }
@@ -152,10 +150,10 @@ impl Check {
 }
 
 /// Where broken streams are answers that a completion layer has found incomplete.
-const CUT_SHORT: &str = "see why the upstream, or a proxy before it, ends answers half-way; if it leaves \
-                         their last word out by nature, set completion.required = false for their route";
+const CUT_SHORT: &str = "find out why the upstream, or a proxy in front of it, ends answers \
+    half-way; if its API has no last event, set completion.required = false for the route";
 
-#[expect(clippy::cast_precision_loss, reason = "shares are no more exact")]
+#[expect(clippy::cast_precision_loss, reason = "shares are not exact anyway")]
 fn part(some: u64, all: u64) -> f64 {
     some as f64 / all.max(1) as f64
 }
@@ -214,13 +212,13 @@ fn breaks(bound: f64, numbers: &Snapshot) -> Found {
     let state = share(bound, broken + idle, all)?;
     let cut_short = match numbers.cut_short {
         0 => String::new(),
-        some => format!("; {some} of them ended properly without their last word"),
+        some => format!("; {some} of them ended properly without their last event"),
     };
     Some((
         state,
         format!(
-            "of {all} streams that ended within a minute the upstream broke {broken} off and left \
-             {idle} silent{cut_short}"
+            "of {all} streams that ended within a minute, the upstream broke off {broken} and \
+             left {idle} silent{cut_short}"
         ),
     ))
 }
@@ -230,7 +228,10 @@ fn events(facts: &Facts<'_>) -> Found {
     let (bound, wanted) = match (facts.bounds.min_event_rate, &facts.before) {
         (Some(rate), _) => {
             let wanted = f64::from(rate.count.get()) / rate.per.as_secs_f64() * MINUTE;
-            (wanted, format!("health.min_event_rate wants {wanted:.1}"))
+            (
+                wanted,
+                format!("health.min_event_rate requires {wanted:.1}"),
+            )
         }
         (None, Some(before)) if facts.bounds.baseline && before.numbers.events >= SOME => {
             let usual = per_minute(before);
@@ -324,7 +325,8 @@ fn reconnects(bound: f64, window: &Span) -> Found {
     Some((
         state,
         format!(
-            "{back} clients of some {streams} streams came back within a minute, cut off by others"
+            "{back} clients of about {streams} streams reconnected within a minute after the \
+             connection was cut on the way"
         ),
     ))
 }

@@ -15,7 +15,7 @@ pub(in crate::proxy) enum BadAuthority {
     Percent,
     #[error("its brackets hold no IPv6 address")]
     Brackets,
-    #[error("its port is no number from 0 to 65535")]
+    #[error("its port is not a number from 0 to 65535")]
     Port,
 }
 

@@ -93,7 +93,7 @@ pub(super) enum BadFraming {
     Both,
     #[error("a Transfer-Encoding other than chunked")]
     Coding,
-    #[error("a Content-Length that is no number, or two that differ")]
+    #[error("a Content-Length that is not a number, or two that differ")]
     Length,
 }
 

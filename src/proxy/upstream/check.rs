@@ -29,7 +29,7 @@ pub(in crate::proxy) struct Check {
 pub(super) enum Missed {
     #[error("a check failed: {0}")]
     Unanswered(#[from] Failure),
-    #[error("a check failed: the upstream answered with {0}")]
+    #[error("a check failed: the upstream responded with {0}")]
     Refused(StatusCode),
 }
 

@@ -36,7 +36,7 @@ const HEX: [u8; 256] = {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadChunk {
     /// Not a number in hex, or none.
-    #[error("a chunk's size is no hex number")]
+    #[error("a chunk size is not a hexadecimal number")]
     Size,
     /// More than 64 bits.
     #[error("a chunk's size has too many digits")]
@@ -45,7 +45,7 @@ pub enum BadChunk {
     #[error("a line of the chunked coding does not end in CRLF")]
     LineEnd,
     /// Payload goes on where the chunk should end.
-    #[error("a chunk is longer than its size says")]
+    #[error("a chunk is longer than its size")]
     Overlong,
     /// Over the bound.
     #[error("a chunk's size is padded with more than {MAX_PADDING} blanks")]
@@ -315,7 +315,8 @@ mod tests {
 
     #[test]
     fn every_cut_in_two_gives_the_same() {
-        let all = b"3\r\nabc\r\n00A;x=\"y\"\r\n0123456789\r\n1 \r\n\n\r\n0\r\nX-A: 1\r\nX-B: 2\r\n\r\nnext";
+        let all = b"3\r\nabc\r\n00A;x=\"y\"\r\n0123456789\r\n1 \r\n\n\r\n0\r\nX-A: 1\r\nX-B: \
+            2\r\n\r\nnext";
         for cut in 0..=all.len() {
             let (chunked, payload, behind) = decode(&[&all[..cut], &all[cut..]]).unwrap();
             assert_eq!(payload, b"abc0123456789\n", "cut at {cut}");

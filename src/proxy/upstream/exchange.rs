@@ -27,11 +27,11 @@ pub(super) enum Failed {
     #[error(transparent)]
     Http(#[from] hyper::Error),
     /// The upstream closed the connection, and did not wait for the request.
-    #[error("the connection was closed for want of a request")]
+    #[error("the connection was closed for lack of a request")]
     TimedOut,
     #[error("it switched protocols while the request was on its way")]
     EarlySwitch,
-    #[error("the response's head says {0}")]
+    #[error("the response head has {0}")]
     Framing(#[from] BadFraming),
 }
 

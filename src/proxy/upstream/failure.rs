@@ -18,23 +18,23 @@ use std::mem::{Discriminant, discriminant};
 /// what to do.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    #[error("can not connect to the upstream")]
+    #[error("cannot connect to the upstream")]
     Connect(#[source] BoxError),
-    #[error("this proxy may open no more files")]
+    #[error("no more files can be opened")]
     Files(#[source] BoxError),
-    #[error("the upstream gave no proper response head")]
+    #[error("the upstream sent no valid response head")]
     Broken(#[source] Failed),
     #[error("the upstream sent too many interim (1xx) heads and no final one")]
     Interim(#[source] Failed),
     #[error("the upstream sent no response head in time")]
     HeadTimeout,
-    #[error("the request can not be put to the upstream")]
+    #[error("the request cannot be sent to the upstream")]
     Request(#[source] http::Error),
     #[error("the request's body has a transfer coding other than chunked")]
     Coding,
-    #[error("the upstream switched protocols unasked")]
+    #[error("the upstream switched protocols without a request for it")]
     Switched,
-    #[error("too many requests wait for the upstream already")]
+    #[error("too many requests wait for the upstream")]
     Busy,
     #[error("the request's body is too long")]
     TooLong,
@@ -101,14 +101,12 @@ impl Failure {
                  bounds the wait"
             }
             Self::Files(_) => {
-                "it is our own limit, no fault of the upstream's: raise it (ulimit -n)"
+                "it is the limit of this process, not a fault of the upstream: raise it (ulimit -n)"
             }
-            Self::Broken(_) | Self::Interim(_) | Self::Switched => "see the upstream's own log",
-            Self::Busy => {
-                "it does not keep up; upstream.max_pending bounds how many may wait at once"
-            }
+            Self::Broken(_) | Self::Interim(_) | Self::Switched => "check the upstream's log",
+            Self::Busy => "it does not keep up; upstream.max_pending bounds the requests that wait",
             Self::HeadTimeout => {
-                "if it needs longer to think, raise upstream.head_timeout; else see its own log"
+                "raise upstream.head_timeout if it needs longer, else check its log"
             }
             Self::Request(_)
             | Self::Coding

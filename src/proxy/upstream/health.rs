@@ -56,7 +56,7 @@ pub(in crate::proxy) struct State {
     pub(in crate::proxy) last_failure: Option<String>,
     requests: Row,
     checks: Row,
-    /// It can not be connected to, which is found out without a request.
+    /// It cannot be connected to, which is found out without a request.
     is_away: bool,
     tried: Option<Instant>,
 }
@@ -255,11 +255,11 @@ impl Health {
         if is_turn {
             self.log_change(|| {
                 tracing::warn!(
-                upstream = %self.0.url,
-                failure,
-                "the upstream has failed {ENOUGH} requests in a row: it counts as unreachable until \
-                 it answers, accepts a connection, or {DOUBT:?} have passed"
-            );
+                    upstream = %self.0.url,
+                    failure,
+                    "the upstream has failed {ENOUGH} requests in a row: it counts as unreachable \
+                     until it responds or accepts a connection, or for {DOUBT:?}"
+                );
             });
         }
     }
@@ -314,7 +314,7 @@ impl Health {
             state.checks = Row::default();
             self.welcome(
                 state,
-                "the upstream is not checked any more: it counts as there",
+                "health checks of the upstream are off: it counts as reachable",
             );
         }
         let Some(check) = checks.next(Instant::now()) else {
@@ -342,7 +342,10 @@ impl Health {
             // It takes connections and does not answer: that it does again only a request can tell.
             if since.elapsed() >= DOUBT {
                 state.requests = Row::default();
-                self.welcome(state, "the upstream is given another chance");
+                self.welcome(
+                    state,
+                    "the upstream counts as reachable until the next failures",
+                );
             }
             return;
         }
@@ -355,7 +358,7 @@ impl Health {
                 health.wake_streams();
                 let mut state = health.lock();
                 state.requests = Row::default();
-                health.welcome(state, "the upstream can be connected to again");
+                health.welcome(state, "the upstream accepts connections again");
             }
         });
     }

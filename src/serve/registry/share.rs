@@ -117,13 +117,13 @@ impl Registry {
                 || {
                     tracing::warn!(
                         closed, %client,
-                        "requests are ended for want of room: their client holds the most"
+                        "ending requests of the client that holds most: memory or files run short"
                     );
                 },
                 |not_logged| {
                     tracing::warn!(
                         not_logged,
-                        "requests were ended for want of room at more times than were logged"
+                        "requests were ended for lack of memory or files more often than was logged"
                     );
                 },
             );

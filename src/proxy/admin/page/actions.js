@@ -115,7 +115,7 @@ export class Actions {
     event.preventDefault();
     const yes = await confirm({
       title: "Stop the proxy?",
-      text: "All streams end and the process exits. This page can not start it again.",
+      text: "All streams end and the process exits. This page cannot start it again.",
       yes: "Stop the proxy",
       word: "stop",
     });

@@ -42,7 +42,7 @@ export function query(path, parameters) {
 
 /**
  * Yields the events of a stream, `{ event, data, retry }`, until it ends. An EventSource does the
- * same, but can not show a token.
+ * same, but cannot show a token.
  */
 export async function* events(path, signal) {
   const response = await fetch(path, {

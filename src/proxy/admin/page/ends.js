@@ -10,7 +10,7 @@ import { plain } from "./streams.js";
 
 /** As many as the proxy keeps. */
 const KEPT = 1000;
-/** If it can not tell of each, because they are too many. */
+/** If it cannot tell of each, because they are too many. */
 const CATCH_UP = 5000;
 
 /** Of the file, in the order in which they are read. */

@@ -19,9 +19,9 @@ fn a_duration_has_a_unit() {
         toml(kind, "15"),
         Err("15 has no unit; write \"15s\"".into())
     );
-    assert!(problem(kind, "15x").contains("\"15x\" is no duration"));
-    assert!(problem(kind, "").contains("is no duration"));
-    assert!(problem(kind, "-5s").contains("is no duration"));
+    assert!(problem(kind, "15x").contains("\"15x\" is not a duration"));
+    assert!(problem(kind, "").contains("is not a duration"));
+    assert!(problem(kind, "-5s").contains("is not a duration"));
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn zero_is_a_duration_only_where_it_makes_sense() {
 fn a_duration_fits_every_clock() {
     assert!(problem(Kind::Duration, "1ns").contains("\"1ms\""));
     assert!(problem(Kind::Duration, "500years").contains("longer than a year"));
-    assert!(problem(Kind::Duration, "99999999999999999999s").contains("no duration"));
+    assert!(problem(Kind::Duration, "99999999999999999999s").contains("not a duration"));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_size_has_a_unit_and_bounds() {
         "1.5MiB",
         "99999999999999999999GiB",
     ] {
-        assert!(problem(kind, text).contains("no size"), "{text}");
+        assert!(problem(kind, text).contains("not a size"), "{text}");
     }
 }
 
@@ -108,7 +108,7 @@ fn a_count_is_a_number_above_zero_without_quotes() {
     );
     for text in ["-1", "1.5", "4294967296"] {
         assert!(
-            toml(Kind::Count, text).unwrap_err().contains("no count"),
+            toml(Kind::Count, text).unwrap_err().contains("not a count"),
             "{text}"
         );
     }
@@ -132,7 +132,7 @@ fn a_rate_is_a_count_per_time() {
     assert_eq!(Value::from_text(kind, "1 / h"), rate(1, 3600));
     assert_eq!(problem(kind, "50"), "50 has no unit; write \"50/s\"");
     for text in ["0/s", "50/day", "/s", "fast"] {
-        assert!(problem(kind, text).contains("is no rate"), "{text}");
+        assert!(problem(kind, text).contains("is not a rate"), "{text}");
     }
 }
 
@@ -142,7 +142,9 @@ fn a_share_is_between_none_and_all() {
     assert_eq!(toml(Kind::Fraction, "1"), Ok(Value::Fraction(1.0)));
     for text in ["1.1", "-0.1", "nan", "inf", "10"] {
         assert!(
-            toml(Kind::Fraction, text).unwrap_err().contains("no share"),
+            toml(Kind::Fraction, text)
+                .unwrap_err()
+                .contains("not a share"),
             "{text}"
         );
     }
@@ -191,8 +193,8 @@ fn an_upstream_is_plain_http_and_nothing_but_a_place() {
         assert!(Value::from_text(Kind::Url, text).is_ok(), "{text}");
     }
     let cases = [
-        ("127.0.0.1:3000", "no http:// URL"),
-        ("ftp://app", "no http:// URL"),
+        ("127.0.0.1:3000", "not an http:// URL"),
+        ("ftp://app", "not an http:// URL"),
         ("https://app", "TLS to the upstream is not supported"),
         ("http://app/?a=1", "query or fragment"),
         ("http://app/#a", "query or fragment"),
@@ -289,8 +291,8 @@ fn lists_are_arrays_in_the_file_and_commas_elsewhere() {
             .contains("brackets")
     );
     assert!(toml(Kind::Networks, "[10]").unwrap_err().contains("quotes"));
-    assert!(problem(Kind::Networks, "10.0.0.0/8,,").contains("no network"));
-    assert!(problem(Kind::Networks, "10.0.0.0/33").contains("no network"));
+    assert!(problem(Kind::Networks, "10.0.0.0/8,,").contains("not a network"));
+    assert!(problem(Kind::Networks, "10.0.0.0/33").contains("not a network"));
 }
 
 #[test]
@@ -298,7 +300,7 @@ fn methods_are_in_capitals() {
     let both = Value::Methods(vec![Method::GET, Method::POST]);
     assert_eq!(toml(Kind::Methods, "[\"GET\", \"POST\"]"), Ok(both));
     assert!(problem(Kind::Methods, "get").contains("write \"GET\""));
-    assert!(problem(Kind::Methods, "G ET").contains("no HTTP method"));
+    assert!(problem(Kind::Methods, "G ET").contains("not an HTTP method"));
     assert!(problem(Kind::Methods, "").contains("no method"));
 }
 

@@ -1,6 +1,6 @@
 //! Clients that ask for an endless stream and never read it.
 //!
-//! What becomes of such a connection can not be seen at the client's end: its window is shut, so that a
+//! What becomes of such a connection cannot be seen at the client's end: its window is shut, so that a
 //! FIN would wait behind the data. The kernel's table of sockets tells: the server's end has left the
 //! state "established" (closed), or is in the table no more (reset: the kernel holds nothing of it).
 
