@@ -158,34 +158,6 @@ fn every_page_is_listed_in_the_readme() -> Result {
     Ok(())
 }
 
-/// Personification, archaic words and spellings that a reader stumbles over.
-const BANNED: &[&str] = &[
-    "can not", "for ever", "in vain", "hears", "is told", "are told", "so long", "whose", "speaks",
-];
-
-#[test]
-fn the_prose_has_no_banned_words() -> Result {
-    let mut found = Vec::new();
-    for (path, text) in pages()? {
-        // The changelog quotes former texts; help texts of keys have a test of their own.
-        let is_changelog = path.ends_with("CHANGELOG.md");
-        let is_keys = path.ends_with("configuration.md");
-        for line in prose(&text) {
-            if is_changelog || is_keys && line.starts_with("| `") {
-                continue;
-            }
-            let words: Vec<_> = line.split(|c: char| !c.is_alphanumeric()).collect();
-            let words = format!(" {} ", words.join(" ").to_lowercase());
-            let words = BANNED
-                .iter()
-                .filter(|word| words.contains(&format!(" {word} ")));
-            found.extend(words.map(|word| format!("{}: {word}: {line}", path.display())));
-        }
-    }
-    assert!(found.is_empty(), "{}", found.join("\n"));
-    Ok(())
-}
-
 #[test]
 fn every_reason_is_in_the_troubleshooting() -> Result {
     let text = page("troubleshooting.md")?;
