@@ -390,7 +390,7 @@ impl Hints {
                 "requests carry no peer address, so limits per client cannot tell clients apart. \
                  With axum, enable the feature `axum` of sse-guard and serve by \
                  `into_make_service_with_connect_info::<SocketAddr>()`; with any other server, \
-                 insert `PeerAddr` into the extensions of each request. (Said once.)"
+                 insert `PeerAddr` into the extensions of each request. (Logged once.)"
             );
         }
         Some(peer?.ip().to_canonical())
@@ -411,9 +411,10 @@ impl Hints {
                 %peer,
                 header,
                 "a peer that is not trusted sends `{header}`. If {peer} is a proxy of yours, limits \
-                 per IP now count it and all clients behind it as one client: set \
+                 per IP count all clients behind it as one, and the upstream does not get its \
+                 `X-Forwarded-Proto`: behind TLS that makes apps redirect to https endlessly. Set \
                  `trusted_proxies = [\"{network}\"]` (in code: `ForwardedIp::new`). If it is not, \
-                 the header is its own invention and nothing is wrong. (Said once.)",
+                 the header is forged and ignored. (Logged once.)",
                 network = IpNet::from(peer),
             );
         }

@@ -75,6 +75,8 @@ fn check_prints_each_value_and_where_it_came_from() {
             "http://127.0.0.1:3000",
             "--heartbeat-interval",
             "5s",
+            // Fewer than any limit of open files holds.
+            "--limit-total=100",
         ],
     }
     .end();
@@ -311,15 +313,78 @@ fn values_that_hardly_go_together_are_warned_of() {
     }
     .end();
     assert_eq!(ended.code, Some(0), "{}", ended.err);
-    let warning = ended
-        .out
-        .lines()
-        .find(|line| line.starts_with("# warning: "));
+    let warning = ended.err.lines().find(|line| line.starts_with("warning: "));
     assert!(
         warning.is_some_and(|line| line.contains("limit.per_ip 100")),
         "{}",
-        ended.out
+        ended.err
     );
+    let args = [CHECK, &["--strict", "--limit-total", "10"]].concat();
+    let strict = Run {
+        args: &args,
+        ..Run::default()
+    }
+    .end();
+    assert_eq!((strict.code, &strict.out), (Some(2), &ended.out));
+    let args = [CHECK, &["--strict", "--limit-total=100"]].concat();
+    let sound = Run {
+        args: &args,
+        ..Run::default()
+    }
+    .end();
+    assert_eq!((sound.code, sound.err.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn check_prints_what_differs_from_the_defaults() {
+    let flags = [
+        "--changed",
+        "--limit-per-ip=100",
+        "--limit-total=200",
+        "--idle-timeout=1h",
+    ];
+    let args = [CHECK, &flags].concat();
+    let ended = Run {
+        args: &args,
+        ..Run::default()
+    }
+    .end();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    let settings: Vec<_> = ended
+        .out
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| line.split('#').next().unwrap_or_default().trim())
+        .collect();
+    let expected = [
+        "[upstream]",
+        "url = ",
+        "[idle]",
+        "timeout = \"1h\"",
+        "[limit]",
+        "total = 200",
+    ];
+    for part in expected {
+        assert!(
+            settings.iter().any(|line| line.starts_with(part)),
+            "{part}: {settings:?}"
+        );
+    }
+    assert!(
+        !settings.iter().any(|line| line.starts_with("per_ip")),
+        "{settings:?}"
+    );
+    let ended = Run {
+        args: CHECK,
+        ..Run::default()
+    }
+    .end();
+    for unset in [
+        "# requests_per_ip is not set: 200",
+        "# max_connections is not set: 400",
+    ] {
+        assert!(ended.out.contains(unset), "{unset}: {}", ended.out);
+    }
 }
 
 #[test]

@@ -306,8 +306,8 @@ fn more_streams_than_files_hold_are_warned_of_at_the_start_and_by_check() {
         .args(["--upstream-url=http://127.0.0.1:1", "--limit-total=300"])
         .output()
         .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains(&format!("# warning: {told}")), "{text}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains(&format!("warning: {told}")), "{text}");
 }
 
 /// In flight until dropped: without a head, with half a body, a tunnel, or an upload.

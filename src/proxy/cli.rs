@@ -69,18 +69,30 @@ async fn start(source: Source) -> ExitCode {
         }
     };
     match source.matches.subcommand_name() {
-        Some("check") => check(&loaded),
+        Some("check") => check(&source, &loaded),
         Some("demo") => run(source, loaded, signals, true).await,
         _ => run(source, loaded, signals, false).await,
     }
 }
 
-fn check(loaded: &Loaded) -> ExitCode {
-    print!("{}", loaded.to_toml());
-    if let Some(warning) = files::raise_limit(&loaded.config) {
-        println!("# warning: {warning}");
+fn check(source: &Source, loaded: &Loaded) -> ExitCode {
+    let flags = source.matches.subcommand_matches("check");
+    let is_set = |flag| flags.is_some_and(|flags| flags.get_flag(flag));
+    if is_set(config::CHANGED) {
+        print!("{}", loaded.changes_to_toml());
+    } else {
+        print!("{}", loaded.to_toml());
     }
-    OK
+    let mut warnings = loaded.config.warnings.clone();
+    warnings.extend(files::raise_limit(&loaded.config));
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    match warnings.len() {
+        0 => OK,
+        _ if is_set(config::STRICT) => ExitCode::from(USAGE),
+        _ => OK,
+    }
 }
 
 async fn run(source: Source, loaded: Loaded, signals: server::Signals, demo: bool) -> ExitCode {

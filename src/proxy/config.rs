@@ -37,6 +37,7 @@ mod value;
 
 pub use super::path::Normalize;
 pub(super) use check::host_and_port;
+pub(in crate::proxy) use cli::{CHANGED, STRICT};
 pub use cli::{command, load, process_env};
 pub(super) use cli::{file_name, hung, read_text};
 pub use keys::{KEYS, Key};

@@ -43,6 +43,15 @@ A flag overrides the environment, which overrides the file, which overrides the 
 const CHECK_ABOUT: &str =
     "Validate the config; print the effective config and the source of each value";
 
+const CHECK_AFTER_HELP: &str = "\
+The config goes to standard output, mistakes and warnings to standard error. Exits with 0 if the config is
+valid, and with 2 if it is not.";
+
+/// A flag of `check`.
+pub(in crate::proxy) const CHANGED: &str = "changed";
+/// A flag of `check`.
+pub(in crate::proxy) const STRICT: &str = "strict";
+
 const DEMO_ABOUT: &str =
     "Start a demo upstream with fragile event streams, and the proxy in front of it";
 
@@ -70,7 +79,23 @@ pub fn command() -> Command {
         .arg(config)
         .args(KEYS.iter().map(flag))
         .args(RENAMED.iter().map(|(old, new)| renamed_flag(old, new)))
-        .subcommand(Command::new("check").about(CHECK_ABOUT))
+        .subcommand(
+            Command::new("check")
+                .about(CHECK_ABOUT)
+                .after_help(CHECK_AFTER_HELP)
+                .arg(
+                    Arg::new(CHANGED)
+                        .long(CHANGED)
+                        .action(ArgAction::SetTrue)
+                        .help("Print only what differs from the defaults"),
+                )
+                .arg(
+                    Arg::new(STRICT)
+                        .long(STRICT)
+                        .action(ArgAction::SetTrue)
+                        .help("Exit with 2 if there are warnings"),
+                ),
+        )
         .subcommand(Command::new("demo").about(DEMO_ABOUT))
 }
 

@@ -1,10 +1,11 @@
 //! What `sse-guard check` prints.
 
-use std::fmt::Write as _;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use humantime::format_duration;
 
+use super::RoutePath;
 use super::keys::{KEYS, Key};
 use super::kind::Kind;
 use super::layer::{Given, Layer, RouteLayer};
@@ -15,15 +16,31 @@ use super::value::{Value, size_text};
 
 impl Loaded {
     /// The effective configuration as a config file: each value with a comment that tells where it
-    /// came from, routes with what they override, warnings last.
+    /// came from, routes with what they override.
     ///
     /// Read as a file, it gives the same [`Config`](super::Config), but for secrets, which are not
     /// in it.
     #[must_use]
     pub fn to_toml(&self) -> String {
+        self.print(|_| true)
+    }
+
+    /// The same without the values that are those of the defaults, wherever they were set.
+    #[must_use]
+    pub fn changes_to_toml(&self) -> String {
+        self.print(|key| {
+            let given = self.global.get(key.name);
+            let default = key
+                .default
+                .and_then(|text| Value::from_text(key.kind, text).ok());
+            given.map(|given| &given.value) != default.as_ref()
+        })
+    }
+
+    fn print(&self, is_wanted: impl Fn(&Key) -> bool) -> String {
         let mut lines = Vec::new();
         let mut table = None;
-        for key in KEYS {
+        for key in KEYS.iter().filter(|key| is_wanted(key)) {
             let (own_table, leaf) = key.table_and_leaf();
             if own_table != table {
                 table = own_table;
@@ -33,7 +50,10 @@ impl Loaded {
             lines.push(match self.global.get(key.name) {
                 Some(given) if is_hidden(key, given) => Line::hidden(leaf, given),
                 Some(given) => Line::new(leaf, given),
-                None => Line::plain(format!("# {leaf} is not set")),
+                None => Line::plain(match self.effective(key.name) {
+                    Some(value) => format!("# {leaf} is not set: {value}"),
+                    None => format!("# {leaf} is not set"),
+                }),
             });
         }
         for route in &self.routes {
@@ -44,15 +64,38 @@ impl Loaded {
             lines.push(Line::new("path", &Given { value: path, place }));
             lines.extend(overrides(&route.given).map(|(key, given)| Line::new(key.name, given)));
         }
-        let mut text = render(&lines);
-        if !self.config.warnings.is_empty() {
-            text.push('\n');
+        render(&lines)
+    }
+
+    /// What holds where a key without a default is not set; for a key of routes, outside of them.
+    fn effective(&self, key: &str) -> Option<String> {
+        let or_off = |value: Option<NonZeroU32>| {
+            value.map_or_else(|| "off".to_owned(), |value| value.to_string())
+        };
+        let settings = || {
+            let all = self.config.routes.last();
+            Some(
+                &all.filter(|route| route.path == RoutePath::everything())?
+                    .settings,
+            )
+        };
+        match key {
+            "threads" => {
+                let cores = std::thread::available_parallelism().ok()?;
+                Some(format!("{cores}, one per core"))
+            }
+            "client.max_connections" => Some(or_off(self.config.client.max_connections)),
+            "limit.requests_per_ip" => Some(or_off(settings()?.limit.requests_per_ip)),
+            "early.after" => Some(format!("\"{}\"", format_duration(settings()?.early.after))),
+            "rotation.methods" => Some("those of family eventsource".to_owned()),
+            "resume.mode" => Some(match settings()?.resume {
+                None => "\"off\"".to_owned(),
+                Some(_) => "\"on\"".to_owned(),
+            }),
+            "memory.budget" => Some("the limit of the container".to_owned()),
+            "files.budget" => Some("the limit of the process".to_owned()),
+            _ => None,
         }
-        for warning in &self.config.warnings {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "# warning: {}", one_line(warning));
-        }
-        text
     }
 }
 
@@ -341,7 +384,6 @@ mod tests {
             "per_ip = 7 # SSE_GUARD_LIMIT_PER_IP",
             "path = \"/v1\" # file sse-guard.toml:3",
             "limit.total = 3 # file sse-guard.toml:5",
-            "# warning: route /v1: limit.per_ip 7 is above limit.total 3: one client may take every stream",
         ];
         for line in expected {
             assert!(
