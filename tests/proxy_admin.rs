@@ -308,6 +308,7 @@ fn metrics_are_what_a_prometheus_parser_reads() {
     assert!(is(value("sse_guard_streams_active", None), 0.0));
     assert!(is(value("sse_guard_stream_duration_seconds", None), 1.0));
     for name in [
+        "sse_guard_build_info",
         "process_resident_memory_bytes",
         "process_open_fds",
         "process_cpu_seconds_total",

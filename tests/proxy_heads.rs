@@ -300,7 +300,8 @@ fn a_response_keeps_its_head_but_for_what_concerns_the_upstreams_connection() {
     let origin = says(
         "HTTP/1.1 201 Made\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nETag: \"x\"\r\n\
          Cache-Control: max-age=60\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
-         Connection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n\r\nok",
+         Connection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n\
+         Alt-Svc: h3=\":443\"\r\n\r\nok",
     );
     let proxy = Proxy::start(origin.addr, &[]);
     let mut client = Client::connect(proxy.addr);

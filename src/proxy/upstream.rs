@@ -38,7 +38,7 @@ use crate::guard::BoxError;
 use crate::proxy::config;
 use crate::serve::{ClientConnection, LINGER, Liveness, RequestBody, Upload};
 use bytes::{Bytes, BytesMut};
-use http::header::{HOST, TRAILER, TRANSFER_ENCODING};
+use http::header::{ALT_SVC, HOST, TRAILER, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
@@ -175,6 +175,9 @@ impl Upstream {
         }
         let agreed = headers::upgrade(response.headers());
         headers::remove_hop_by_hop(response.headers_mut(), Options::All);
+        // RFC 7838: it names other addresses and protocols of the upstream, by which clients would bypass this
+        // proxy.
+        response.headers_mut().remove(ALT_SVC);
         *response.version_mut() = Version::HTTP_11;
         if let Some(switched) = switched {
             let (Some(client_side), Some(protocol)) = (client_side, agreed) else {

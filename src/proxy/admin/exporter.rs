@@ -31,6 +31,12 @@ impl Exporter {
         crate::metrics::describe();
         budget::describe();
         judge::describe();
+        metrics::describe_gauge!(
+            "sse_guard_build_info",
+            metrics::Unit::Count,
+            "Always 1; the version of sse-guard is a label"
+        );
+        metrics::gauge!("sse_guard_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let process = Collector::default();
         process.describe();
         Ok(Self { handle, process })
