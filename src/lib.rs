@@ -71,6 +71,8 @@ pub mod inject;
 mod jitter;
 mod lock;
 mod log_limit;
+#[cfg(feature = "serve")]
+mod memory;
 pub mod metrics;
 #[cfg(feature = "proxy")]
 pub mod proxy;

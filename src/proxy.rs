@@ -30,7 +30,7 @@ mod stream_flag;
 mod upstream;
 mod watch;
 
+pub use crate::memory::collect_memory_with;
 pub use cli::main;
-pub use pulse::collect_memory_with;
 #[doc(hidden)]
 pub use upstream::chunked;

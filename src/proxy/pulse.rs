@@ -2,19 +2,11 @@
 
 use super::admin::Admin;
 use super::running::Running;
+use crate::memory;
 use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-
-/// Returns memory to the system that other threads have freed for this one.
-static COLLECT: OnceLock<fn()> = OnceLock::new();
-
-/// Has `collect` called on the accepting thread each second. An allocator with a heap for each thread keeps what
-/// other threads free of it until the thread allocates again, which after a burst of connections it does not.
-pub fn collect_memory_with(collect: fn()) {
-    let _ = COLLECT.set(collect);
-}
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -41,9 +33,7 @@ pub(super) async fn beat(running: Arc<Running>, admin: Option<Arc<Admin>>) -> In
                 if let Some(admin) = &admin {
                     admin.second();
                 }
-                if let Some(collect) = COLLECT.get() {
-                    collect();
-                }
+                memory::collect();
             }
         }
     }

@@ -6,6 +6,7 @@
 //! fewest.
 
 use super::registry::Closer;
+use crate::memory;
 use pin_project_lite::pin_project;
 use std::future::{Future, pending};
 use std::io;
@@ -14,10 +15,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
 /// The threads of a server, or none of its own. What runs there ends when this is dropped.
 pub(super) enum Workers {
@@ -79,20 +82,34 @@ impl Workers {
         let workers = (0..count.get()).map(|n| {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let (jobs, mut todo) = mpsc::unbounded_channel::<Job>();
+            let connections = Arc::<AtomicUsize>::default();
+            let count = connections.clone();
             std::thread::Builder::new()
                 .name(format!("worker-{n}"))
                 .spawn(move || {
                     runtime.block_on(async {
-                        while let Some(job) = todo.recv().await {
-                            job();
+                        let mut seconds = interval(Duration::from_secs(1));
+                        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                        let mut before = 0;
+                        loop {
+                            tokio::select! {
+                                job = todo.recv() => match job {
+                                    Some(job) => job(),
+                                    None => break,
+                                },
+                                _ = seconds.tick() => {
+                                    let open = count.load(Relaxed);
+                                    if open < before {
+                                        memory::collect();
+                                    }
+                                    before = open;
+                                }
+                            }
                         }
                     });
                     runtime.shutdown_background();
                 })?;
-            Ok(Worker {
-                jobs,
-                connections: Arc::default(),
-            })
+            Ok(Worker { jobs, connections })
         });
         workers.collect::<io::Result<_>>().map(Self::Own)
     }
