@@ -82,6 +82,7 @@ use crate::client_key::{ClientKey, KeyExtractor, PeerIp};
 use crate::cors;
 use crate::guard::{Guard, Head, Policy, Rule};
 use crate::jitter::jittered;
+use crate::rate::Rate;
 use crate::rejection::Rejection;
 use http::header::UPGRADE;
 use http::{Extensions, Method, Request};
@@ -137,8 +138,22 @@ struct Limits {
     per_client: Option<u32>,
     requests: Option<u32>,
     total: Option<u32>,
-    rate: Option<governor::Quota>,
+    rate: Option<Rate>,
     max_clients: usize,
+}
+
+/// What a layer counts apart from the one that it [shares](ConnectionLimitLayer::sharing) counts with;
+/// nothing by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Separate {
+    /// The streams of each client.
+    pub per_client: bool,
+    /// The requests of each client.
+    pub requests: bool,
+    /// The streams in all.
+    pub total: bool,
+    /// How fast each client opens streams.
+    pub rate: bool,
 }
 
 impl Default for ConnectionLimitLayer {
@@ -215,10 +230,8 @@ impl<K> ConnectionLimitLayer<K> {
     /// If `per` is shorter than `streams` nanoseconds.
     #[must_use]
     pub fn rate(self, streams: NonZeroU32, per: Duration, burst: NonZeroU32) -> Self {
-        let Some(quota) = governor::Quota::with_period(per / streams.get()) else {
-            panic!("a rate of {streams} in {per:?} is beyond the clock");
-        };
-        self.limits(|limits| limits.rate = Some(quota.allow_burst(burst)))
+        let rate = Rate::new(streams, per, burst);
+        self.limits(|limits| limits.rate = Some(rate))
     }
 
     /// Clients that the table has room for; more are turned away with a 503. 65,536 by default.
@@ -271,6 +284,15 @@ impl<K> ConnectionLimitLayer<K> {
     #[must_use]
     pub fn counting_with<L>(mut self, other: &ConnectionLimitLayer<L>) -> Self {
         self.table = Arc::new(other.table.with(self.config.limits));
+        self
+    }
+
+    /// Shares the counts of `other`, but for those that are `separate`: for limits of a part of a service
+    /// that differ in some points from those of the whole. What is shared counts once, however many layers
+    /// count it; its bounds remain those of this layer.
+    #[must_use]
+    pub fn sharing<L>(mut self, other: &ConnectionLimitLayer<L>, separate: Separate) -> Self {
+        self.table = Arc::new(self.table.sharing(&other.table, separate));
         self
     }
 

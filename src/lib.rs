@@ -56,7 +56,6 @@
 mod answer;
 mod asked;
 pub mod client_key;
-mod clock;
 pub mod completion;
 mod connection_auth;
 pub mod connection_limit;
@@ -77,6 +76,7 @@ pub mod metrics;
 #[cfg(feature = "proxy")]
 pub mod proxy;
 
+mod rate;
 mod rejection;
 pub mod resume;
 mod retry_after;

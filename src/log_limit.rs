@@ -1,16 +1,13 @@
 //! Bounds on log lines that clients or upstreams can cause without bound.
 
-use crate::clock::{Moment, TokioClock};
 use crate::lock::lock;
-use governor::middleware::NoOpMiddleware;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
+use crate::rate::Rate;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// Lines of one kind at once, and in each [`PERIOD`].
 const LINES: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
@@ -28,7 +25,9 @@ const SUMMARY_AFTER: Duration = Duration::from_secs(10);
 pub struct LogLimit(Arc<Shared>);
 
 struct Shared {
-    limiter: RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Moment>>,
+    rate: Rate,
+    /// When the next line is due: see [`Rate`].
+    due: Mutex<Option<Instant>>,
     excess: Mutex<Excess>,
 }
 
@@ -49,12 +48,9 @@ impl LogLimit {
     ///
     /// If `per` is shorter than `streams` nanoseconds.
     pub fn new(streams: NonZeroU32, per: Duration) -> Self {
-        let Some(quota) = Quota::with_period(per / streams.get()) else {
-            panic!("a rate of {streams} in {per:?} is beyond the clock");
-        };
-        let quota = quota.allow_burst(streams);
         Self(Arc::new(Shared {
-            limiter: RateLimiter::direct_with_clock(quota, TokioClock),
+            rate: Rate::new(streams, per, streams),
+            due: Mutex::default(),
             excess: Mutex::default(),
         }))
     }
@@ -66,7 +62,10 @@ impl LogLimit {
 
     /// Whether a line may be written. If not, it is to be [left out](Self::leave_out).
     pub(crate) fn takes_one(&self) -> bool {
-        self.0.limiter.check().is_ok()
+        let mut due = lock(&self.0.due);
+        let next = self.0.rate.take(*due, Instant::now());
+        *due = next.ok().or(*due);
+        next.is_ok()
     }
 
     /// Writes `line`, or leaves it out. Returns whether it was written.

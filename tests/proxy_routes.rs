@@ -90,28 +90,68 @@ fn a_route_with_limits_of_its_own_counts_its_streams_alone_and_the_others_togeth
 }
 
 #[test]
-fn any_limit_key_gives_a_route_a_table_and_the_rest_of_the_limits_are_inherited() {
+fn a_route_counts_with_the_others_what_it_does_not_limit_itself() {
     let origin = held();
     let config = "
-        limit.total = 1
+        limit.per_ip = 2
         [[route]]
         path = '/later'
         limit.retry_after = '9s'
         [[route]]
+        path = '/total'
+        limit.total = 2
+        [[route]]
+        path = '/rate'
+        limit.rate = '1/h'
+        limit.burst = 1
+        [[route]]
         path = '/free'
         limit.allow = ['127.0.0.0/8']
+        [[route]]
+        path = '/own'
+        limit.per_ip = 1
+    ";
+    let mut proxy = configured(&origin, config, &[]);
+    // Two streams in all of these, and each answers by its own settings.
+    let streams = hold(&proxy, &[("/rate", 200), ("/later", 200)]);
+    for (path, seconds) in [("/", 5), ("/later", 9), ("/total", 5), ("/rate", 5)] {
+        let (status, head, _) = ask(&proxy, path);
+        assert_eq!(status, 429, "{path}: {head}");
+        let retry = format!("\nretry-after: {seconds}\n");
+        assert!(head.contains(&retry), "{path}: {head}");
+    }
+    let own = hold(&proxy, &[("/own", 200), ("/own", 429)]);
+    let free = hold(&proxy, &[("/free", 200); 5]);
+    drop((streams, own, free));
+    origin.wait_for_open(0);
+    let last = proxy.stop();
+    assert_eq!((&last["opened"], &last["slots"]), (&8.into(), &0.into()));
+}
+
+#[test]
+fn the_total_of_all_is_shared_by_a_route_that_limits_clients_alone() {
+    let origin = held();
+    let config = "
+        limit.total = 2
+        limit.rate = 'off'
+        [[route]]
+        path = '/clients'
+        limit.per_ip = 1
+        [[route]]
+        path = '/total'
+        limit.total = 1
     ";
     let proxy = configured(&origin, config, &[]);
-    let _streams = hold(&proxy, &[("/", 200), ("/later", 200)]);
-    for (path, seconds) in [("/", 5), ("/later", 9)] {
-        let (status, head, _) = ask(&proxy, path);
-        assert_eq!(status, 503, "{head}");
-        assert!(
-            head.contains(&format!("\nretry-after: {seconds}\n")),
-            "{head}"
-        );
-    }
-    hold(&proxy, &[("/free", 200); 5]);
+    let _held = hold(
+        &proxy,
+        &[
+            ("/clients", 200),
+            ("/", 200),
+            ("/", 503),
+            ("/total", 200),
+            ("/total", 503),
+        ],
+    );
 }
 
 #[test]

@@ -1,16 +1,9 @@
 //! Who holds how many streams: a bounded table in shards, each under a lock of its own.
 
-use super::Limits;
+use super::{Limits, Separate};
 use crate::client_key::ClientKey;
-use crate::clock::{Moment, TokioClock};
 use crate::lock::lock;
 use crate::rejection::RejectReason;
-use governor::RateLimiter;
-use governor::clock::Clock;
-use governor::middleware::NoOpMiddleware;
-use governor::nanos::Nanos;
-use governor::state::StateStore;
-use governor::state::keyed::ShrinkableKeyedStateStore;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -31,8 +24,8 @@ struct Client {
     requests: u32,
     /// Preflights in flight.
     preflights: u32,
-    /// The rate limiter's cell: the theoretical arrival time of the next stream.
-    rate: Option<Nanos>,
+    /// The theoretical arrival time of the next stream: see [`Rate`](crate::rate::Rate).
+    rate: Option<Instant>,
 }
 
 impl Client {
@@ -50,15 +43,13 @@ impl Client {
 
 type Shard = HashMap<ClientKey, Client>;
 
-/// Streams of all clients, whatever the limits.
+/// What each client holds, whatever the limits.
 #[derive(Debug)]
 struct Clients {
-    /// Streams in all.
-    active: AtomicU64,
     shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
     count: AtomicUsize,
-    /// Of the limiter whose times are written down.
+    /// Of the rate whose times are written down.
     generation: AtomicUsize,
     /// New ones since those that are done were last swept out.
     unswept: AtomicUsize,
@@ -67,6 +58,101 @@ struct Clients {
 }
 
 impl Clients {
+    fn new() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: RandomState::new(),
+            count: AtomicUsize::new(0),
+            generation: AtomicUsize::new(0),
+            unswept: AtomicUsize::new(0),
+            swept: Mutex::default(),
+        }
+    }
+
+    /// Calls `change` with this client's entry, which is made if there is room for one.
+    fn change<T>(
+        &self,
+        key: &ClientKey,
+        limits: &Limits,
+        change: impl FnOnce(&mut Client) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
+        // Without this, rates of clients that went would stay until the table is full.
+        if limits.rate.is_some() && self.unswept.load(Relaxed) > 1_024 {
+            self.sweep();
+        }
+        if self.count.load(Relaxed) >= limits.max_clients {
+            self.sweep_when_due();
+        }
+        let mut shard = self.shard(key);
+        let client = match shard.get_mut(key) {
+            Some(client) => client,
+            None if self.count.load(Relaxed) >= limits.max_clients => {
+                return Err(RejectReason::Clients.into());
+            }
+            None => {
+                self.count.fetch_add(1, Relaxed);
+                self.unswept.fetch_add(1, Relaxed);
+                shard.entry(key.clone()).or_default()
+            }
+        };
+        change(client)
+    }
+
+    /// One more of what `count` names.
+    fn enter(
+        &self,
+        key: &ClientKey,
+        limits: &Limits,
+        (most, reason): (Option<u32>, RejectReason),
+        count: impl Fn(&mut Client) -> &mut u32,
+    ) -> Result<(), Refused> {
+        self.change(key, limits, |client| {
+            let count = count(client);
+            if most.is_some_and(|most| *count >= most) {
+                return Err(reason.into());
+            }
+            *count += 1;
+            Ok(())
+        })
+    }
+
+    /// Forgets clients that hold nothing and whose rate is as if they had never come.
+    fn sweep(&self) {
+        self.unswept.store(0, Relaxed);
+        let now = Instant::now();
+        for shard in &self.shards {
+            self.forget(&mut lock(shard), |client| {
+                client.rate.is_some_and(|rate| rate > now)
+            });
+        }
+    }
+
+    /// A sweep looks at every client: while the table is full, not for each that comes.
+    fn sweep_when_due(&self) {
+        let now = Instant::now();
+        let due = {
+            let mut last = lock(&self.swept);
+            let due = last.is_none_or(|last| now.saturating_duration_since(last) >= SWEEP_PAUSE);
+            if due {
+                *last = Some(now);
+            }
+            due
+        };
+        if due {
+            self.sweep();
+        }
+    }
+
+    /// From now on times of another rate are written down.
+    fn forget_rates(&self) {
+        self.generation.fetch_add(1, Relaxed);
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            shard.values_mut().for_each(|client| client.rate = None);
+            self.forget(&mut shard, |_| false);
+        }
+    }
+
     fn shard(&self, key: &ClientKey) -> MutexGuard<'_, Shard> {
         let hash = self.hasher.hash_one(key);
         let index = usize::try_from(hash % SHARDS as u64).unwrap_or(0);
@@ -100,52 +186,6 @@ impl Clients {
     }
 }
 
-/// Rates live beside the counts, so that one bound holds for both.
-///
-/// A limiter's times count from its own start, which another one cannot know: what one that has
-/// been replaced still finds out is not written down.
-#[derive(Debug)]
-struct Rates {
-    clients: Arc<Clients>,
-    generation: usize,
-}
-
-impl StateStore for Rates {
-    type Key = ClientKey;
-
-    fn measure_and_replace<T, F, E>(&self, key: &ClientKey, f: F) -> Result<T, E>
-    where
-        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
-    {
-        let mut shard = self.clients.shard(key);
-        let is_replaced = self.clients.generation.load(Relaxed) != self.generation;
-        let known = shard.get_mut(key).filter(|_| !is_replaced);
-        let (outcome, rate) = f(known.as_ref().and_then(|client| client.rate))?;
-        if let Some(client) = known {
-            client.rate = Some(rate);
-        }
-        Ok(outcome)
-    }
-}
-
-impl ShrinkableKeyedStateStore<ClientKey> for Rates {
-    fn retain_recent(&self, drop_below: Nanos) {
-        for shard in &self.clients.shards {
-            self.clients.forget(&mut lock(shard), |client| {
-                client.rate.is_some_and(|rate| rate > drop_below)
-            });
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.clients.count.load(Relaxed)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
 /// Why there is no slot, and how long there will be none at the least.
 #[derive(Debug)]
 pub(super) struct Refused {
@@ -162,151 +202,141 @@ impl From<RejectReason> for Refused {
     }
 }
 
-type Rate = RateLimiter<ClientKey, Rates, TokioClock, NoOpMiddleware<Moment>>;
-
 /// The streams of all clients, and limits for new ones.
+///
+/// Each part may be counted together with other tables.
 #[derive(Debug)]
 pub(super) struct Table {
     limits: Limits,
-    clients: Arc<Clients>,
-    rate: Option<Arc<Rate>>,
-    /// Of that limiter.
+    /// Streams in all.
+    active: Arc<AtomicU64>,
+    /// Where streams, requests and rates of each client are counted: one table, unless a part is shared.
+    streams: Arc<Clients>,
+    requests: Arc<Clients>,
+    rates: Arc<Clients>,
+    /// Of its rate. What a table whose rate was replaced still finds out is not written down.
     generation: usize,
 }
 
 impl Table {
     pub(super) fn new(limits: Limits) -> Self {
-        let clients = Arc::new(Clients {
-            active: AtomicU64::new(0),
-            shards: std::array::from_fn(|_| Mutex::default()),
-            hasher: RandomState::new(),
-            count: AtomicUsize::new(0),
-            generation: AtomicUsize::new(0),
-            unswept: AtomicUsize::new(0),
-            swept: Mutex::default(),
-        });
-        Self::of(clients, limits)
-    }
-
-    fn of(clients: Arc<Clients>, limits: Limits) -> Self {
-        let generation = clients.generation.load(Relaxed);
-        let rates = |quota| {
-            let rates = Rates {
-                clients: clients.clone(),
-                generation,
-            };
-            RateLimiter::new(quota, rates, TokioClock)
-        };
+        let clients = Arc::new(Clients::new());
         Self {
-            rate: limits.rate.map(|quota| Arc::new(rates(quota))),
-            generation,
-            clients,
             limits,
+            active: Arc::default(),
+            streams: clients.clone(),
+            requests: clients.clone(),
+            generation: clients.generation.load(Relaxed),
+            rates: clients,
         }
     }
 
     /// Other limits for the same streams.
     pub(super) fn with(&self, limits: Limits) -> Self {
-        if limits.rate == self.limits.rate {
-            return Self {
-                limits,
-                clients: self.clients.clone(),
-                rate: self.rate.clone(),
-                generation: self.generation,
-            };
+        if limits.rate != self.limits.rate {
+            self.rates.forget_rates();
         }
-        self.clients.generation.fetch_add(1, Relaxed);
-        for shard in &self.clients.shards {
-            let mut shard = lock(shard);
-            shard.values_mut().for_each(|client| client.rate = None);
-            self.clients.forget(&mut shard, |_| false);
+        Self {
+            limits,
+            generation: self.rates.generation.load(Relaxed),
+            ..self.shared()
         }
-        Self::of(self.clients.clone(), limits)
+    }
+
+    /// The limits of this table, and the counts of `other` but for those that are `separate`.
+    pub(super) fn sharing(&self, other: &Self, separate: Separate) -> Self {
+        let of = |is_own| if is_own { self } else { other };
+        Self {
+            limits: self.limits,
+            active: of(separate.total).active.clone(),
+            streams: of(separate.per_client).streams.clone(),
+            requests: of(separate.requests).requests.clone(),
+            rates: of(separate.rate).rates.clone(),
+            generation: of(separate.rate).generation,
+        }
+    }
+
+    fn shared(&self) -> Self {
+        self.sharing(self, Separate::default())
     }
 
     pub(super) fn active(&self) -> u64 {
-        self.clients.active.load(Relaxed)
+        self.active.load(Relaxed)
     }
 
     pub(super) fn clients(&self) -> usize {
-        self.sweep();
-        self.clients.count.load(Relaxed)
-    }
-
-    fn sweep(&self) {
-        self.clients.unswept.store(0, Relaxed);
-        if let Some(rate) = &self.rate {
-            rate.retain_recent();
-        }
-    }
-
-    /// A sweep looks at every client: while the table is full, not for each that comes.
-    fn sweep_when_due(&self) {
-        let now = Instant::now();
-        let due = {
-            let mut last = lock(&self.clients.swept);
-            let due = last.is_none_or(|last| now.saturating_duration_since(last) >= SWEEP_PAUSE);
-            if due {
-                *last = Some(now);
+        let mut all = vec![&self.streams];
+        for clients in [&self.requests, &self.rates] {
+            if !all.iter().any(|known| Arc::ptr_eq(known, clients)) {
+                all.push(clients);
             }
-            due
-        };
-        if due {
-            self.sweep();
         }
+        let counts = all.into_iter().map(|clients| {
+            clients.sweep();
+            clients.count.load(Relaxed)
+        });
+        counts.sum()
     }
 
-    pub(super) fn take(&self, key: Option<ClientKey>) -> Result<Slot, Refused> {
-        let active = self.clients.active.fetch_add(1, Relaxed) + 1;
+    pub(super) fn take(self: &Arc<Self>, key: Option<ClientKey>) -> Result<Slot, Refused> {
+        let active = self.active.fetch_add(1, Relaxed) + 1;
         // From here on what was taken is given back by drop, whatever the outcome.
         let mut slot = Slot {
-            clients: self.clients.clone(),
+            table: self.clone(),
             client: None,
             counted: false,
         };
-        if self
-            .limits
-            .total
-            .is_some_and(|total| active > u64::from(total))
-        {
+        let limits = &self.limits;
+        if limits.total.is_some_and(|total| active > u64::from(total)) {
             return Err(RejectReason::Total.into());
         }
-        // Without a limit of its own no client needs to be known.
-        let per_client = self.limits.per_client.is_some() || self.rate.is_some();
-        if key.is_some() && self.limits.per_client == Some(0) {
+        let Some(key) = key else {
+            return Ok(slot);
+        };
+        if limits.per_client == Some(0) {
             return Err(RejectReason::PerClient.into());
         }
-        if let Some(key) = key {
-            if per_client {
-                let most = self.limits.per_client;
-                self.count(&key, most, RejectReason::PerClient, |client| {
-                    &mut client.streams
-                })?;
-            }
-            slot.counted = per_client;
-            slot.client = Some(key);
+        // Without a limit of its own no client needs to be known.
+        if limits.per_client.is_some() || limits.rate.is_some() {
+            let bound = (limits.per_client, RejectReason::PerClient);
+            let streams = &self.streams;
+            streams.enter(&key, limits, bound, |client| &mut client.streams)?;
+            slot.counted = true;
         }
-        if let (Some(rate), Some(key)) = (&self.rate, &slot.client) {
-            rate.check_key(key).map_err(|until| Refused {
-                reason: RejectReason::Rate,
-                wait: until.wait_time_from(TokioClock.now()),
-            })?;
-        }
+        self.take_of_rate(slot.client.insert(key))?;
         Ok(slot)
+    }
+
+    fn take_of_rate(&self, key: &ClientKey) -> Result<(), Refused> {
+        let Some(rate) = self.limits.rate else {
+            return Ok(());
+        };
+        self.rates.change(key, &self.limits, |client| {
+            let is_replaced = self.rates.generation.load(Relaxed) != self.generation;
+            let known = client.rate.filter(|_| !is_replaced);
+            let taken = rate.take(known, Instant::now());
+            let next = taken.map_err(|wait| Refused {
+                reason: RejectReason::Rate,
+                wait,
+            })?;
+            if !is_replaced {
+                client.rate = Some(next);
+            }
+            Ok(())
+        })
     }
 
     /// Gives back what `slot` has used up of its client's rate.
     pub(super) fn refund(&self, slot: &Slot) {
-        let (Some(quota), Some(key)) = (self.limits.rate, &slot.client) else {
+        let (Some(rate), Some(key)) = (self.limits.rate, &slot.client) else {
             return;
         };
-        let mut shard = self.clients.shard(key);
-        if self.clients.generation.load(Relaxed) != self.generation {
+        let mut shard = self.rates.shard(key);
+        if self.rates.generation.load(Relaxed) != self.generation {
             return;
         }
         if let Some(client) = shard.get_mut(key) {
-            let cost = Nanos::from(quota.replenish_interval());
-            client.rate = client.rate.map(|rate| rate.saturating_sub(cost));
+            client.rate = client.rate.and_then(|cell| rate.give_back(cell));
         }
     }
 
@@ -320,49 +350,15 @@ impl Table {
         let (Some(key), Some(most)) = (key, self.limits.requests) else {
             return Ok(None);
         };
-        self.count(key, Some(most), RejectReason::Requests, |client| {
+        let bound = (Some(most), RejectReason::Requests);
+        self.requests.enter(key, &self.limits, bound, |client| {
             client.in_flight(is_preflight)
         })?;
         Ok(Some(Request {
             is_preflight,
-            clients: self.clients.clone(),
+            clients: self.requests.clone(),
             client: key.clone(),
         }))
-    }
-
-    /// One more of what `count` names.
-    fn count(
-        &self,
-        key: &ClientKey,
-        most: Option<u32>,
-        reason: RejectReason,
-        count: impl Fn(&mut Client) -> &mut u32,
-    ) -> Result<(), Refused> {
-        // Without this, rates of clients that went would stay until the table is full.
-        if self.rate.is_some() && self.clients.unswept.load(Relaxed) > 1_024 {
-            self.sweep();
-        }
-        if self.clients.count.load(Relaxed) >= self.limits.max_clients {
-            self.sweep_when_due();
-        }
-        let mut shard = self.clients.shard(key);
-        let client = match shard.get_mut(key) {
-            Some(client) => client,
-            None if self.clients.count.load(Relaxed) >= self.limits.max_clients => {
-                return Err(RejectReason::Clients.into());
-            }
-            None => {
-                self.clients.count.fetch_add(1, Relaxed);
-                self.clients.unswept.fetch_add(1, Relaxed);
-                shard.entry(key.clone()).or_default()
-            }
-        };
-        let count = count(client);
-        if most.is_some_and(|most| *count >= most) {
-            return Err(reason.into());
-        }
-        *count += 1;
-        Ok(())
     }
 }
 
@@ -384,7 +380,7 @@ impl Drop for Request {
 /// One stream's place in the table, given back on drop.
 #[derive(Debug)]
 pub struct Slot {
-    clients: Arc<Clients>,
+    table: Arc<Table>,
     client: Option<ClientKey>,
     counted: bool,
 }
@@ -397,10 +393,10 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.clients.active.fetch_sub(1, Relaxed);
+        self.table.active.fetch_sub(1, Relaxed);
         let Some(key) = self.client.as_ref().filter(|_| self.counted) else {
             return;
         };
-        self.clients.leave(key, |client| &mut client.streams);
+        self.table.streams.leave(key, |client| &mut client.streams);
     }
 }

@@ -501,3 +501,56 @@ async fn an_answer_that_is_no_stream_gives_its_rate_back() {
     assert_eq!(open(&limit, from("192.0.2.1")).await.status(), 429);
     assert_eq!(limit.active(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_shared_counts_once_and_what_is_separate_apart() {
+    let one = NonZeroU32::MIN;
+    let hour = Duration::from_secs(3600);
+    let all = ConnectionLimitLayer::new().per_client(2).total(4);
+    let all = all.rate(one.saturating_add(4), hour, one.saturating_add(4));
+    let shares = |layer: ConnectionLimitLayer, separate| layer.sharing(&all, separate);
+    let nothing = shares(all.clone(), Separate::default());
+    let per_client = Separate {
+        per_client: true,
+        ..Separate::default()
+    };
+    let own = shares(ConnectionLimitLayer::new().per_client(1), per_client);
+
+    let _held = [
+        open(&all, from("192.0.2.1")).await,
+        open(&nothing, from("192.0.2.1")).await,
+        open(&own, from("192.0.2.1")).await,
+    ];
+    for limit in [&all, &nothing, &own] {
+        assert_eq!(limit.active(), 3);
+        assert_eq!(open(limit, from("192.0.2.1")).await.status(), 429);
+    }
+    let total = Separate {
+        total: true,
+        ..Separate::default()
+    };
+    let _fourth = open(&all, from("192.0.2.2")).await;
+    assert_eq!(open(&nothing, from("192.0.2.3")).await.status(), 503);
+    let alone = shares(all.clone().total(1), total);
+    let mut fifth = open(&alone, from("192.0.2.3")).await;
+    assert_eq!((fifth.status(), alone.active()), (200, 1));
+    assert!(fifth.next().await.is_some());
+    drop(fifth);
+    assert_eq!((alone.active(), all.active()), (0, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_that_is_shared_is_spent_once() {
+    let one = NonZeroU32::MIN;
+    let all = ConnectionLimitLayer::new().rate(one, Duration::from_secs(60), one);
+    let other = all.clone().retry_after(Duration::from_secs(1));
+    let other = other.sharing(&all, Separate::default());
+    assert_eq!(open(&all, from("192.0.2.1")).await.status(), 200);
+    assert_eq!(open(&other, from("192.0.2.1")).await.status(), 429);
+    // It stays shared when the one that it is shared with gets another rate.
+    let faster = ConnectionLimitLayer::new().rate(one, Duration::from_secs(30), one);
+    let faster = faster.counting_with(&all);
+    let other = faster.clone().sharing(&faster, Separate::default());
+    assert_eq!(open(&other, from("192.0.2.1")).await.status(), 200);
+    assert_eq!(open(&faster, from("192.0.2.1")).await.status(), 429);
+}

@@ -56,11 +56,15 @@ pub(super) fn raise_limit(config: &Config) -> Option<String> {
 }
 
 fn too_few(config: &Config, limit: u64) -> Option<String> {
-    let own = config.routes.iter().filter(|route| route.own_limits);
-    let shared = config.routes.iter().find(|route| !route.own_limits);
-    let totals = own.chain(shared).map(|route| route.settings.limit.total);
+    let (own, shared): (Vec<_>, Vec<_>) = config
+        .routes
+        .iter()
+        .partition(|route| route.own_counts.total);
+    let of_routes = own.iter().map(|route| route.settings.limit.total);
+    let shared = (!shared.is_empty()).then_some(config.limit.total);
     // Without a limit there is nothing to compare with.
-    let streams: u64 = totals
+    let streams: u64 = of_routes
+        .chain(shared)
         .map(|total| total.map(|n| u64::from(n.get())))
         .sum::<Option<_>>()?;
     let files = match config.budgets.files {
@@ -69,8 +73,9 @@ fn too_few(config: &Config, limit: u64) -> Option<String> {
     };
     let room = budget::files_for_streams(files) / 2;
     (streams > room).then(|| {
+        let of_all = if own.is_empty() { "" } else { " in the sum of its routes" };
         format!(
-            "limit.total allows {streams} streams, and {files} open files hold {room}: a stream takes \
+            "limit.total{of_all} allows {streams} streams, and {files} open files hold {room}: a stream takes \
              two files, and a tenth of all is kept for other connections; raise the limit \
              (ulimit -Hn, LimitNOFILE=, files.budget), or lower limit.total"
         )
@@ -110,6 +115,18 @@ mod tests {
         let text = format!("limit.total = 100\n{routes}");
         assert_eq!(warning(&text, 450), None);
         assert!(warning(&text, 440).is_some());
+        let warning = warning(&text, 400).unwrap();
+        let sum = "limit.total in the sum of its routes allows 200 streams,";
+        assert!(warning.starts_with(sum), "{warning}");
+    }
+
+    #[test]
+    fn a_route_with_another_limit_of_its_own_adds_nothing() {
+        let route = "[[route]]\npath = '/a'\nlimit";
+        for key in ["retry_after = '1s'", "per_ip = 5", "rate = '1/s'"] {
+            let text = format!("limit.total = 100\n{route}.{key}");
+            assert_eq!(warning(&text, 230), None, "{key}");
+        }
     }
 
     #[test]

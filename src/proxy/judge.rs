@@ -272,12 +272,12 @@ impl Judge {
         for view in router.views() {
             let mut subject = subject(Kind::Route, view.path);
             subject.note(vec![view.path.to_owned()], view.metrics.snapshot());
-            subject.judge(view.health, view.fill.filter(|_| view.own_limit), None);
+            subject.judge(view.health, view.fill.filter(|_| view.own_total), None);
             subjects.push(subject);
         }
-        // Of all routes that have no limit of their own.
+        // Of all routes that have no total of their own.
         let mut proxy = subject(Kind::Proxy, PROXY);
-        if let Some(view) = router.views().find(|view| !view.own_limit) {
+        if let Some(view) = router.views().find(|view| !view.own_total) {
             proxy.judge(view.health, view.fill, None);
         }
         subjects.push(proxy);

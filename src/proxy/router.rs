@@ -8,7 +8,7 @@ use super::stream_flag::{self, StreamFlag};
 use super::upstream::{Check, Health, Upstream};
 use crate::client_key::{ForwardedHeader, ForwardedIp, KeyExtractor, PeerAddr};
 use crate::completion::CompletionLayer;
-use crate::connection_limit::{ConnectionLimitLayer, Reject};
+use crate::connection_limit::{ConnectionLimitLayer, Reject, Separate};
 use crate::cors::{Cors, CorsLayer};
 use crate::early::{Early, EarlyLayer, StreamAsked};
 use crate::head::is_json;
@@ -76,8 +76,8 @@ pub(super) struct View<'a> {
     pub(super) health: &'a config::Health,
     /// Streams that its limit counts, and how many there may be.
     pub(super) fill: Option<(u64, u64)>,
-    /// Whether that is its own, or that of several routes.
-    pub(super) own_limit: bool,
+    /// Whether it counts these alone.
+    pub(super) own_total: bool,
 }
 
 /// IPv6 addresses that share so many bits are one client.
@@ -90,7 +90,7 @@ struct Route {
     path: RoutePath,
     metrics: MetricsLayer,
     limit: Limit,
-    own_limit: bool,
+    own_total: bool,
     settings: Settings,
     upstream: Upstream,
     cors: CorsLayer,
@@ -121,10 +121,8 @@ impl Router {
                 == (&config.trusted_proxies, config.trusted_header)
         });
         let before = old.map(|old| &old.router);
-        let limit = |path, config| {
-            let limit = limit(config, clients.clone()).gate(&common.budgets.gate);
-            common.limit(path, limit)
-        };
+        let limit = |config| limit(config, clients.clone()).gate(&common.budgets.gate);
+        let shared = common.limit(None, limit(&config.limit));
         let log_limit = common.log_limit(config.log.stream_rate);
         let mut router = Self {
             routes: Vec::new(),
@@ -135,16 +133,15 @@ impl Router {
             clients: clients.clone(),
             drain: common.drain.clone(),
         };
-        let mut shared = None;
         for route in &config.routes {
             let settings = &route.settings;
             let before_it = before.and_then(|before| before.route(&route.path));
-            let in_use = if route.own_limits {
-                limit(Some(route.path.as_str()), &settings.limit)
-            } else {
-                let make = || limit(None, &settings.limit);
-                shared.get_or_insert_with(make).clone()
-            };
+            let own_counts = separate(route.own_counts);
+            let mut in_use = limit(&settings.limit);
+            if own_counts != Separate::default() {
+                in_use = common.limit(Some(route.path.as_str()), in_use);
+            }
+            let in_use = in_use.sharing(&shared, own_counts);
             let url = &settings.upstream.url;
             let health = router.health(url).cloned().unwrap_or_else(|| {
                 let known = before.and_then(|before| before.health(url)).cloned();
@@ -199,7 +196,7 @@ impl Router {
                 path: route.path.clone(),
                 metrics,
                 limit: in_use,
-                own_limit: route.own_limits,
+                own_total: route.own_counts.total,
                 settings: settings.clone(),
                 service: cors.layer(unavailable.layer(guarded)),
                 cors,
@@ -251,7 +248,7 @@ impl Router {
                 metrics: &route.metrics,
                 health: &route.settings.health,
                 fill: total.map(|total| (route.limit.active(), total.get().into())),
-                own_limit: route.own_limit,
+                own_total: route.own_total,
             }
         })
     }
@@ -413,6 +410,15 @@ fn limit(config: &config::Limit, clients: ForwardedIp) -> Limit {
     match config.rate {
         Some(rate) => layer.rate(rate.count, rate.per, config.burst),
         None => layer,
+    }
+}
+
+fn separate(own: config::OwnCounts) -> Separate {
+    Separate {
+        per_client: own.per_ip,
+        requests: own.requests_per_ip,
+        total: own.total,
+        rate: own.rate,
     }
 }
 

@@ -91,7 +91,7 @@ pub(super) struct Common {
     journal: Option<Arc<Journal>>,
     /// The numbers of each path that has been a route.
     books: Mutex<Vec<(String, MetricsLayer)>>,
-    /// The limits of each path that has some of its own, and those that the others share.
+    /// The counts of each path that has some of its own, and those that routes share.
     limits: Mutex<Vec<(Option<String>, Limit)>>,
     /// Where streams wait to ask an upstream again, at the pace of a config.
     queues: Mutex<Vec<(Uri, Pace, Admission)>>,

@@ -421,7 +421,7 @@ pub static KEYS: &[Key] = &[
         "100",
         "New streams that a client address may open at once, in excess of limit.rate",
     ),
-    route(
+    proxy(
         "limit.ipv6_prefix",
         Kind::Prefix,
         "64",

@@ -13,8 +13,8 @@ use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::settings::{
     Admin, Budget, Budgets, Client, Config, Drain, Early, Health, HealthCheck, Heartbeat, Idle,
-    IdleAction, Level, Limit, Log, LogFormat, Origins, Rate, ReadyWhen, Reject, Resume, Rotation,
-    Route, Settings, Style, Takeover, TrustedHeader, Unavailable, Upstream,
+    IdleAction, Level, Limit, Log, LogFormat, Origins, OwnCounts, Rate, ReadyWhen, Reject, Resume,
+    Rotation, Route, Settings, Style, Takeover, TrustedHeader, Unavailable, Upstream,
 };
 use super::value::Value;
 use super::{RoutePath, check, suggest};
@@ -62,9 +62,7 @@ fn build(
     let mut routes = Vec::new();
     let mut looping: Vec<Place> = Vec::new();
     let mut add = |path: RoutePath, scope: Scope<'_>| {
-        let own_limits = scope
-            .route
-            .is_some_and(|given| given.keys().any(|name| name.starts_with("limit.")));
+        let own_counts = own_counts(scope);
         let settings = settings(scope)?;
         if check::loops(listen, &settings.upstream.url) {
             looping.extend(scope.given(URL).map(|given| given.place.clone()));
@@ -72,7 +70,7 @@ fn build(
         routes.push(Route {
             path,
             settings,
-            own_limits,
+            own_counts,
         });
         Ok(())
     };
@@ -145,6 +143,7 @@ fn build(
             level: proxy.get("log.level")?,
             stream_rate: proxy.get("log.stream_rate")?,
         },
+        limit: limit(proxy)?,
         routes,
         warnings: Vec::new(),
     };
@@ -164,13 +163,28 @@ const MIN_CONNECTIONS: u32 = 32;
 const REQUESTS_PER_STREAM: u32 = 2;
 const MIN_REQUESTS: u32 = 200;
 
+const PER_IP: &str = "limit.per_ip";
+const REQUESTS_PER_IP: &str = "limit.requests_per_ip";
+
+/// Keys that say only what the rejected get, or who is not limited, leave the counts shared.
+fn own_counts(scope: Scope<'_>) -> OwnCounts {
+    let sets = |name| scope.route.is_some_and(|route| route.contains_key(name));
+    // A bound that follows from the route's own streams is the route's own, too.
+    let is_derived = sets(PER_IP) && scope.given(REQUESTS_PER_IP).is_none();
+    OwnCounts {
+        per_ip: sets(PER_IP),
+        requests_per_ip: sets(REQUESTS_PER_IP) || is_derived,
+        total: sets("limit.total"),
+        rate: sets("limit.rate") || sets("limit.burst"),
+    }
+}
+
 /// Any number if there may be any number of streams: these begin as requests, perhaps all at once.
 fn requests_per_ip(scope: Scope<'_>) -> Result<Option<NonZeroU32>, Mistake> {
-    const KEY: &str = "limit.requests_per_ip";
-    if scope.given(KEY).is_some() {
-        return scope.get(KEY);
+    if scope.given(REQUESTS_PER_IP).is_some() {
+        return scope.get(REQUESTS_PER_IP);
     }
-    let streams: Option<NonZeroU32> = scope.get("limit.per_ip")?;
+    let streams: Option<NonZeroU32> = scope.get(PER_IP)?;
     Ok(streams.and_then(|streams| {
         let requests = streams.get().saturating_mul(REQUESTS_PER_STREAM);
         NonZeroU32::new(requests.max(MIN_REQUESTS))
@@ -312,18 +326,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             error_data: scope.get("idle.error_data")?,
             ignore_events: scope.get("idle.ignore_events")?,
         },
-        limit: Limit {
-            per_ip: scope.get("limit.per_ip")?,
-            requests_per_ip: requests_per_ip(scope)?,
-            total: scope.get("limit.total")?,
-            max_clients: scope.get("limit.max_clients")?,
-            rate: scope.get("limit.rate")?,
-            burst: scope.get("limit.burst")?,
-            ipv6_prefix: scope.get("limit.ipv6_prefix")?,
-            allow: scope.get("limit.allow")?,
-            reject: scope.get("limit.reject")?,
-            retry_after: scope.get("limit.retry_after")?,
-        },
+        limit: limit(scope)?,
         rotation: Rotation {
             max_age: scope.get("rotation.max_age")?,
             jitter: scope.get("rotation.jitter")?,
@@ -349,6 +352,21 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             early_ends: scope.get("health.early_ends")?,
             reconnects: scope.get("health.reconnects")?,
         },
+    })
+}
+
+fn limit(scope: Scope<'_>) -> Result<Limit, Mistake> {
+    Ok(Limit {
+        per_ip: scope.get(PER_IP)?,
+        requests_per_ip: requests_per_ip(scope)?,
+        total: scope.get("limit.total")?,
+        max_clients: scope.get("limit.max_clients")?,
+        rate: scope.get("limit.rate")?,
+        burst: scope.get("limit.burst")?,
+        ipv6_prefix: scope.get("limit.ipv6_prefix")?,
+        allow: scope.get("limit.allow")?,
+        reject: scope.get("limit.reject")?,
+        retry_after: scope.get("limit.retry_after")?,
     })
 }
 

@@ -46,6 +46,8 @@ pub struct Config {
     pub drain: Drain,
     /// How and how much is logged.
     pub log: Log,
+    /// The limits whose counts routes share.
+    pub limit: Limit,
     /// The routes, first match first; at least one.
     ///
     /// If there is an upstream for the proxy as a whole, the last route takes every path. If there
@@ -236,8 +238,21 @@ pub struct Route {
     pub path: RoutePath,
     /// What holds for them.
     pub settings: Settings,
-    /// Whether the route sets a `limit.` key, and so counts its streams apart from the others'.
-    pub own_limits: bool,
+    /// What it counts apart from the other routes.
+    pub own_counts: OwnCounts,
+}
+
+/// Which limits a route sets, and so counts apart; the others are shared by all routes that do not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnCounts {
+    /// Streams of each client.
+    pub per_ip: bool,
+    /// Requests of each client.
+    pub requests_per_ip: bool,
+    /// Streams in all.
+    pub total: bool,
+    /// How fast each client opens streams.
+    pub rate: bool,
 }
 
 /// Everything that a route may have its own way.

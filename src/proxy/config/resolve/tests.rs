@@ -26,7 +26,7 @@ fn an_upstream_is_all_that_is_needed() {
     assert_eq!(config.routes.len(), 1);
     let route = &config.routes[0];
     assert_eq!(route.path.as_str(), "/");
-    assert!(!route.own_limits);
+    assert_eq!(route.own_counts, OwnCounts::default());
     let Settings {
         heartbeat,
         idle,
@@ -119,13 +119,68 @@ fn a_route_inherits_what_it_does_not_override() {
     assert_eq!(heartbeat.interval, Some(Duration::from_secs(5)));
     let (name, data) = ("ping".to_owned(), "{}".to_owned());
     assert_eq!(heartbeat.style, Style::Event { name, data });
-    assert!(!route.own_limits);
+    assert_eq!(route.own_counts, OwnCounts::default());
 
     let route = config.route_for("/v2").unwrap();
-    assert!(route.own_limits);
+    assert!(route.own_counts.per_ip && !route.own_counts.total);
     let event = Some(("bye".to_owned(), "{}".to_owned()));
     assert_eq!(route.settings.rotation.event, event);
     assert_eq!(config.route_for("/").unwrap().path.as_str(), "/");
+}
+
+#[test]
+fn a_route_counts_apart_what_it_limits_itself_and_nothing_else() {
+    let shared = OwnCounts::default();
+    let cases = [
+        ("retry_after = '1s'", shared),
+        ("reject = 'retry-later'", shared),
+        ("allow = ['10.0.0.0/8']", shared),
+        ("max_clients = 5", shared),
+        (
+            "per_ip = 5",
+            OwnCounts {
+                per_ip: true,
+                requests_per_ip: true,
+                ..shared
+            },
+        ),
+        (
+            "requests_per_ip = 5",
+            OwnCounts {
+                requests_per_ip: true,
+                ..shared
+            },
+        ),
+        (
+            "total = 5",
+            OwnCounts {
+                total: true,
+                ..shared
+            },
+        ),
+        (
+            "rate = 'off'",
+            OwnCounts {
+                rate: true,
+                ..shared
+            },
+        ),
+        (
+            "burst = 7",
+            OwnCounts {
+                rate: true,
+                ..shared
+            },
+        ),
+    ];
+    for (key, own) in cases {
+        let text = format!("upstream.url = 'http://app'\n[[route]]\npath = '/v1'\nlimit.{key}");
+        assert_eq!(config(&text).routes[0].own_counts, own, "{key}");
+    }
+    // A bound that is set for all routes does not follow from the route's streams.
+    let text = "upstream.url = 'http://app'\nlimit.requests_per_ip = 9\n\
+        [[route]]\npath = '/v1'\nlimit.per_ip = 1";
+    assert!(!config(text).routes[0].own_counts.requests_per_ip);
 }
 
 #[test]
