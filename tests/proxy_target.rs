@@ -285,6 +285,31 @@ fn a_length_beside_a_transfer_coding_is_refused() {
     assert_eq!(origin.served(), 0);
 }
 
+#[test]
+fn a_bare_lf_in_a_trailer_section_swallows_no_request() {
+    let origin = Origin::start(|asked, to| {
+        if asked.field("transfer-encoding").is_none() {
+            to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        }
+        to.wait_for_close();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    for trailers in ["\n", "X: y\n\r\n", "X: y\r\n\n"] {
+        let mut client = proxy.ask(&format!(
+            "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n{trailers}\
+             GET /next HTTP/1.1\r\nHost: a.test\r\n\r\n"
+        ));
+        let head = client.head();
+        assert_eq!(&head[9..12], "400", "{trailers:?}: {head}");
+        assert!(head.contains("connection: close\n"), "{head}");
+        let rest = String::from_utf8(client.raw()).unwrap();
+        assert_eq!(
+            rest, "sse-guard: the request's body broke off\n",
+            "{trailers:?}"
+        );
+    }
+}
+
 /// In front of `origin`, with a route of its own limit beside the rest.
 fn limited(origin: &Origin, base: &str, mode: &str) -> Proxy {
     let mut file = NamedTempFile::new().unwrap();

@@ -321,8 +321,10 @@ mod tests {
             let marked: Vec<_> = marked.into_iter().collect();
             assert_marks_of(&format!("{head}{GET}"), head.len(), &marked);
         }
-        let head = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\n";
-        assert_marks_of(&format!("{head}{GET}"), head.len(), &[]);
+        for body in ["1\n", "0\r\n\n", "0\r\nX: y\n"] {
+            let head = format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+            assert_marks_of(&format!("{head}{GET}"), head.len(), &[]);
+        }
     }
 
     #[test]

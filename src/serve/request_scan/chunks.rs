@@ -1,7 +1,11 @@
 //! Where a chunked body ends, RFC 9112 section 7.1.
 
-/// Follows the framing of a chunked body and keeps nothing of it. It accepts what hyper's decoder
-/// accepts: the two have to agree on the end of each body.
+/// Follows the framing of a chunked body and keeps nothing of it. It accepts no more than hyper's decoder,
+/// so that the two agree on the end of each body.
+///
+/// It refuses what hyper lets pass: a bare LF in the trailer section. RFC 9112 section 2.2 permits a
+/// recipient to take it for the end of a line, and many do. To hyper it belongs to a field, which then goes
+/// on over the next request's first line: `0`, CRLF, LF would swallow that request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Chunks {
     at: At,
@@ -74,7 +78,7 @@ impl Chunks {
                 (At::DataLf, b'\n') => At::Start,
                 (At::Fields, b'\r') => At::EndLf,
                 (At::Field, b'\r') => At::FieldLf,
-                (At::Fields | At::Field, _) => At::Field,
+                (At::Fields | At::Field, byte) if byte != b'\n' => At::Field,
                 (At::FieldLf, b'\n') => At::Fields,
                 (At::EndLf, b'\n') => return Progress::Over(place),
                 _ => return Progress::Broken(place),
@@ -136,6 +140,10 @@ mod tests {
             ("1\r\na\rb", 6),
             ("0\r\nX: y\rz", 9),
             ("0\r\n\rX", 5),
+            // A bare LF for the end of the body, or of a trailer field.
+            ("0\r\n\nGET", 4),
+            ("0\r\nX: y\n\r\n", 8),
+            ("0\r\nX: y\r\n\nGET", 10),
             ("10000000000000000\r\n", 17),
         ] {
             assert_ends(body, Progress::Broken(place));
