@@ -3,6 +3,7 @@
 
 use super::binding::{Binding, stays_open};
 use super::body::{BadFraming, Framing, StreamBody};
+use super::head_io::Gate;
 use super::pins::Lease;
 use super::pool::{Home, Pool};
 use super::relay::Relay;
@@ -80,7 +81,7 @@ pub(super) async fn exchange(
     let (parts, incoming) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         // Behind the head nothing of the request may follow.
-        if !upload.is_over() || gate.is_blocked() {
+        if !upload.is_over() || gate.is_blocked() || gate.has_failed() {
             return Err(Failed::EarlySwitch);
         }
         let (socket, ahead) = socket_of(driver);
@@ -104,7 +105,8 @@ pub(super) async fn exchange(
     // see: nothing would come to tell of it.
     let is_stream = Kind::of(&asked, &parts) != Kind::Other;
     let is_empty = matches!(framing, Framing::Length(0));
-    let is_ours = is_stream && !is_empty && upload.is_over() && !gate.is_blocked();
+    let is_sent = upload.is_over() && !gate.is_blocked() && !gate.has_failed();
+    let is_ours = is_stream && !is_empty && is_sent;
     let body = if is_ours {
         let stays = parts.version == Version::HTTP_11 && !closes && !driver.has_ended();
         let (socket, ahead) = socket_of(driver);
@@ -112,7 +114,7 @@ pub(super) async fn exchange(
         Either::Left(StreamBody::new(socket, home, ahead, framing))
     } else {
         gate.open();
-        tokio::spawn(rest(sender, driver, home));
+        tokio::spawn(rest(sender, driver, gate, home));
         Either::Right(Either::Left(Relay::new(incoming, upload)))
     };
     Ok((Response::from_parts(parts, body), None))
@@ -129,14 +131,19 @@ pub(super) async fn status(
 }
 
 /// Lets hyper read the body, and keeps the connection if another request can follow.
-async fn rest(mut sender: SendRequest<BoxedBody>, mut driver: Driver, home: Option<Home>) {
+async fn rest(
+    mut sender: SendRequest<BoxedBody>,
+    mut driver: Driver,
+    gate: Gate,
+    home: Option<Home>,
+) {
     let is_idle = poll_fn(|cx| {
         if driver.poll(cx).is_ready() {
             return Poll::Ready(false);
         }
         sender.poll_ready(cx).map(|ready| ready.is_ok())
     });
-    if let (true, Some(home)) = (is_idle.await, home) {
+    if let (true, false, Some(home)) = (is_idle.await, gate.has_failed(), home) {
         let (socket, ahead) = socket_of(driver);
         if ahead.is_empty() {
             home.put(socket);

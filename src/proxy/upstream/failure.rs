@@ -178,7 +178,7 @@ impl Failure {
         if let Self::Busy | Self::Files(_) = self {
             headers.insert(RETRY_AFTER, retry_after.clone());
         }
-        if let Self::Files(_) | Self::UploadStalled = self {
+        if let Self::Files(_) | Self::Upload(_) | Self::UploadStalled = self {
             // What its connection holds is what there are too few of; and what is left of an upload is no
             // request.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -27,6 +27,8 @@ struct GateState {
     begun: AtomicBool,
     /// Nothing is there to read, and nothing of a head has come of which more is missing.
     quiet: AtomicBool,
+    /// A write failed, since the upstream takes no more of the request.
+    failed: AtomicBool,
 }
 
 impl Gate {
@@ -43,7 +45,14 @@ impl Gate {
     /// Whether hyper has sent all that it had, and nothing has come that it would have to keep.
     pub(super) fn only_waits(&self) -> bool {
         let state = &self.0;
-        state.begun.load(Relaxed) && !state.blocked.load(Relaxed) && state.quiet.load(Relaxed)
+        let is_sent = state.begun.load(Relaxed) && !state.blocked.load(Relaxed);
+        is_sent && state.quiet.load(Relaxed) && !self.has_failed()
+    }
+
+    /// Whether the upstream did not take all that hyper wrote: no other request can follow on the
+    /// connection.
+    pub(super) fn has_failed(&self) -> bool {
+        self.0.failed.load(Relaxed)
     }
 }
 
@@ -59,6 +68,8 @@ pub(super) struct HeadIo {
     head: usize,
     /// The request was sent before: what hyper writes is dropped.
     is_mute: bool,
+    /// Why a write failed: see `keep_error`.
+    error: Option<Box<io::Error>>,
 }
 
 impl HeadIo {
@@ -71,6 +82,7 @@ impl HeadIo {
             ahead: BytesMut::new(),
             head: 0,
             is_mute: false,
+            error: None,
         };
         (io, gate)
     }
@@ -110,7 +122,7 @@ impl Read for HeadIo {
         }
         loop {
             let open = this.gate.0.open.load(Relaxed);
-            if open && this.ahead.is_empty() {
+            if open && this.ahead.is_empty() && this.error.is_none() {
                 return Pin::new(&mut this.socket).poll_read(cx, buf);
             }
             let there = if open { this.ahead.len() } else { this.head };
@@ -121,7 +133,7 @@ impl Read for HeadIo {
                 this.head = this.head.saturating_sub(len);
                 return Poll::Ready(Ok(()));
             }
-            if this.scan.is_over() {
+            if this.scan.is_over() && !open {
                 // Nobody is woken: see `Gate::open`.
                 return Poll::Pending;
             }
@@ -130,7 +142,7 @@ impl Read for HeadIo {
             this.gate.0.quiet.store(quiet, Relaxed);
             let bytes = ready!(read)?;
             if bytes.is_empty() {
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(this.end());
             }
             this.take(&bytes);
             if this.scan.interim.is_too_much() {
@@ -141,13 +153,62 @@ impl Read for HeadIo {
 }
 
 impl HeadIo {
-    fn note(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.gate.0.blocked.store(result.is_pending(), Relaxed);
+    /// An upstream that refuses a request may close its side before it has read all of it. Its response
+    /// has been received by then or is about to be, but hyper drops it for the error of the write. So
+    /// that error is kept, the bytes count as written, and reading tells whether a response is there.
+    fn keep_error(&mut self, result: io::Result<usize>, len: usize) -> io::Result<usize> {
+        let error = match result {
+            Err(error) if is_of_a_closed_connection(&error) => error,
+            result => return result,
+        };
+        tracing::debug!(%error, "the upstream does not read the rest of a request");
+        self.gate.0.failed.store(true, Relaxed);
+        self.error = Some(Box::new(error));
+        Ok(len)
+    }
+
+    /// The input has ended. The system reports a reset once; when a write has had it, a read finds an end
+    /// that looks like a proper one, and a body without a length would seem whole. A broken pipe is what
+    /// writes find behind the proper end.
+    fn end(&mut self) -> io::Result<()> {
+        match self.error.take() {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(*error),
+            error => {
+                self.error = error;
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let len = bufs.iter().map(|buf| buf.len()).sum();
+        let result = match self.is_mute || self.gate.has_failed() {
+            true => Poll::Ready(Ok(len)),
+            false => {
+                let socket = Pin::new(&mut self.socket);
+                let result = match bufs {
+                    // Which is a cheaper call.
+                    [all] => socket.poll_write(cx, all),
+                    _ => socket.poll_write_vectored(cx, bufs),
+                };
+                result.map(|result| self.keep_error(result, len))
+            }
+        };
+        let state = &self.gate.0;
+        state.blocked.store(result.is_pending(), Relaxed);
         if result.is_ready() {
-            self.gate.0.begun.store(true, Relaxed);
+            state.begun.store(true, Relaxed);
         }
         result
     }
+}
+
+fn is_of_a_closed_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset
+    )
 }
 
 impl Write for HeadIo {
@@ -156,11 +217,7 @@ impl Write for HeadIo {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let result = match self.is_mute {
-            true => Poll::Ready(Ok(buf.len())),
-            false => Pin::new(&mut self.socket).poll_write(cx, buf),
-        };
-        self.note(result)
+        self.write(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -168,11 +225,7 @@ impl Write for HeadIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = match self.is_mute {
-            true => Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum())),
-            false => Pin::new(&mut self.socket).poll_write_vectored(cx, bufs),
-        };
-        self.note(result)
+        self.write(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -290,6 +343,11 @@ impl HeadScan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper::rt::ReadBuf;
+    use socket2::SockRef;
+    use std::future::poll_fn;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
 
     /// What of `bytes` belongs to heads, whatever the cut.
     fn head(bytes: &str) -> &str {
@@ -343,5 +401,71 @@ mod tests {
                 assert_eq!(scan.interim.is_too_much(), is_too_much, "{count}");
             }
         }
+    }
+
+    /// What can be read of `refusal` behind which the upstream has reset the connection, when a write has
+    /// found that first; and how it ends.
+    async fn read_after_write_error(
+        refusal: &str,
+        is_ended: bool,
+    ) -> (String, Option<io::ErrorKind>, Gate) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, theirs) = tokio::join!(ours, listener.accept());
+        let (mut theirs, _) = theirs.unwrap();
+        theirs.write_all(refusal.as_bytes()).await.unwrap();
+        if is_ended {
+            theirs.shutdown().await.unwrap();
+        }
+        SockRef::from(&theirs)
+            .set_linger(Some(std::time::Duration::ZERO))
+            .unwrap();
+        drop(theirs);
+        let (mut io, gate) = HeadIo::new(ours.unwrap());
+        // Loopback delivers before the calls return.
+        for _ in 0..2 {
+            let wrote = poll_fn(|cx| Pin::new(&mut io).poll_write(cx, b"rest")).await;
+            assert_eq!(wrote.unwrap(), 4);
+        }
+        gate.open();
+        let mut seen = String::new();
+        let error = loop {
+            let mut bytes = [0; 16];
+            let mut buf = ReadBuf::new(&mut bytes);
+            let read = poll_fn(|cx| Pin::new(&mut io).poll_read(cx, buf.unfilled())).await;
+            match read {
+                Err(error) => break Some(error.kind()),
+                Ok(()) if buf.filled().is_empty() => break None,
+                Ok(()) => seen.push_str(std::str::from_utf8(buf.filled()).unwrap()),
+            }
+        };
+        (seen, error, gate)
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_read_though_a_write_has_failed() {
+        let refusal = "HTTP/1.1 413 Content Too Large\r\n\r\ntoo large";
+        let (seen, error, gate) = read_after_write_error(refusal, false).await;
+        assert_eq!(seen, refusal);
+        // A body without a length must not seem whole.
+        assert_eq!(error, Some(io::ErrorKind::ConnectionReset));
+        assert!(gate.has_failed() && !gate.only_waits());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_reset_behind_the_proper_end_is_no_error() {
+        let refusal = "HTTP/1.1 413 Content Too Large\r\n\r\ntoo large";
+        let (seen, error, _) = read_after_write_error(refusal, true).await;
+        assert_eq!((seen.as_str(), error), (refusal, None));
+    }
+
+    #[tokio::test]
+    async fn without_a_response_the_error_of_the_write_remains() {
+        let (seen, error, _) = read_after_write_error("", false).await;
+        assert_eq!(
+            (seen.as_str(), error),
+            ("", Some(io::ErrorKind::ConnectionReset))
+        );
     }
 }
