@@ -6,7 +6,9 @@ use std::time::Duration;
 use http::Uri;
 use humantime::format_duration;
 
-use super::settings::{Config, Route, Settings, Unavailable};
+use super::layer::RouteLayer;
+use super::mistake::Mistake;
+use super::settings::{Config, Settings, Unavailable};
 
 /// How long a quiet stream lives behind others, the shortest first.
 const PEERS: &[(&str, u64)] = &[
@@ -99,25 +101,24 @@ pub(super) fn warnings(config: &Config, catch_all: bool) -> Vec<String> {
         warnings.extend(own.map(|warning| format!("route {}: {warning}", route.path)));
     }
     warnings.extend(global);
-    warnings.extend(shadowed(routes));
     warnings.extend(other_checks(config));
     warnings.extend(unasked_path(config));
     warnings
 }
 
-fn shadowed(routes: &[Route]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    for (index, route) in routes.iter().enumerate() {
-        let earlier = &routes[..index];
-        if let Some(first) = earlier.iter().find(|first| first.path.shadows(&route.path)) {
-            warnings.push(format!(
-                "route {} is never reached, as route {} stands before it and takes its paths; \
-                 put the narrower route first",
-                route.path, first.path
-            ));
-        }
-    }
-    warnings
+/// Routes that no request reaches.
+pub(super) fn shadowed(routes: &[RouteLayer]) -> Vec<Mistake> {
+    let mistakes = routes.iter().enumerate().filter_map(|(index, route)| {
+        let mut earlier = routes[..index].iter();
+        let first = earlier.find(|first| first.path.shadows(&route.path))?;
+        let problem = format!(
+            "no request reaches {}, as route {} ({}) stands before it and takes all its paths; put \
+             the narrower route first, or remove one",
+            route.path, first.path, first.place
+        );
+        Some(Mistake::new(route.place.clone(), "route.path", problem))
+    });
+    mistakes.collect()
 }
 
 /// Routes that ask in vain for an upstream to be checked their way.
@@ -252,7 +253,7 @@ fn slow_heartbeat(interval: Duration) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::source::tests::from_file;
+    use super::super::source::tests::{from_file, problems};
 
     fn warnings(text: &str) -> Vec<String> {
         let text = format!("upstream.url = 'http://app'\n{text}");
@@ -341,6 +342,25 @@ mod tests {
     }
 
     #[test]
+    fn a_route_that_is_never_reached_is_refused_and_the_one_before_it_named() {
+        let text = |first: &str, later: &str| {
+            format!(
+                "upstream.url = 'http://app'\n[[route]]\npath = '{first}'\n[[route]]\npath = '{later}'"
+            )
+        };
+        let lines = problems(&text("/v1", "/v1/chat"));
+        let told = "sse-guard.toml:4: route.path: no request reaches /v1/chat, as route /v1 \
+                    (sse-guard.toml:2) stands before it and takes all its paths; put the narrower \
+                    route first, or remove one";
+        assert_eq!(lines, [told]);
+        assert_eq!(problems(&text("/v1/*", "/v1/*")).len(), 1);
+        assert!(from_file(&text("/v1/chat", "/v1")).is_ok());
+        // The routes of the file stand before the one that takes all other paths.
+        let all = "upstream.url = 'http://app'\n[[route]]\npath = '/'";
+        assert!(from_file(all).is_ok());
+    }
+
+    #[test]
     fn an_early_answer_that_never_comes_is_warned_of() {
         let late = "early.after = '2m'";
         assert!(warnings(late).is_empty());
@@ -348,13 +368,5 @@ mod tests {
         assert!(warnings("early.after = '1m'").is_empty());
         let told = "early.after 2m is not below upstream.head_timeout 2m:";
         assert!(warnings(late)[0].starts_with(told));
-    }
-
-    #[test]
-    fn a_route_that_is_never_reached_is_warned_of() {
-        let text = "[[route]]\npath = '/v1'\n[[route]]\npath = '/v1/chat'";
-        assert!(warnings(text)[0].starts_with("route /v1/chat is never reached, as route /v1 "));
-        let text = "[[route]]\npath = '/v1/chat'\n[[route]]\npath = '/v1'";
-        assert!(warnings(text).is_empty());
     }
 }

@@ -96,6 +96,8 @@ fn build(
         problems.push(Mistake::new(Place::Config, URL, problem));
     }
 
+    problems.extend(check::shadowed(overrides));
+
     // Routes that share the global URL share its mistake.
     looping.dedup();
     for place in looping {

@@ -119,16 +119,24 @@ impl RoutePath {
 
     /// Whether no request gets past this route to `later`; `false` where that is hard to tell.
     pub(super) fn shadows(&self, later: &Self) -> bool {
-        if self.text == later.text || self.text == "/**" {
+        if let (Matcher::Glob { whole: first, .. }, Matcher::Glob { whole: later, .. }) =
+            (&self.matcher, &later.matcher)
+            && first.glob() == later.glob()
+        {
             return true;
         }
-        match (&self.matcher, &later.matcher) {
-            (Matcher::Prefix(_), Matcher::Prefix(prefix)) => self.matches(prefix),
-            (Matcher::Prefix(_), Matcher::Glob { .. }) => {
-                self.matches(&path::pattern(later.literal_segments(), false))
+        // It takes what is below each path that it takes.
+        let takes_all_below = match &self.matcher {
+            Matcher::Prefix(_) => true,
+            Matcher::Glob { whole, .. } => whole.glob().glob().ends_with("/**"),
+        };
+        takes_all_below
+            && match &later.matcher {
+                Matcher::Prefix(prefix) => self.matches(prefix),
+                Matcher::Glob { .. } => {
+                    self.matches(&path::pattern(later.literal_segments(), false))
+                }
             }
-            (Matcher::Glob { .. }, _) => false,
-        }
     }
 
     /// The segments of a glob that stand before the first wildcard.
@@ -254,6 +262,17 @@ mod tests {
             ("/**", "/v1", true),
             ("/*/x", "/*/x", true),
             ("/*/x", "/a/x", false),
+            ("/%61/*", "/a/*/", true),
+            ("/v1/*", "/v1/a", false),
+            ("/v1/**", "/v1", true),
+            ("/v1/**", "/v1/chat", true),
+            ("/v1/**", "/v1/*/x", true),
+            ("/v1/**", "/v1x", false),
+            ("/v1/**", "/*/x", false),
+            ("/*/a/**", "/v1/a/b", true),
+            ("/{v1,v2}/**", "/v2/x", true),
+            ("/**", "/", true),
+            ("/**", "/*", true),
         ];
         for (first, later, shadows) in cases {
             assert_eq!(
