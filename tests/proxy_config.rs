@@ -496,3 +496,78 @@ fn a_path_that_blocks_or_does_not_end_is_a_mistake_and_a_signal_ends_the_wait() 
     assert_eq!(child.wait().unwrap().code(), Some(0));
     drop(writer);
 }
+
+#[test]
+fn check_shows_budgets_as_they_take_effect_and_warns_of_those_that_cannot() {
+    let files = rlimit::Resource::NOFILE.get_hard().unwrap();
+    let ended = Run {
+        args: &[CHECK, &["--limit-total", "100"]].concat(),
+        ..Run::default()
+    }
+    .end();
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
+    // What the process may raise its limit to is what holds when it serves.
+    assert_line(
+        &ended.out,
+        &format!("# budget is not set: {files}, the limit of the process"),
+    );
+    let memory = squeezed(&ended.out);
+    let memory = memory.iter().position(|line| line == "[memory]").unwrap();
+    let memory = &squeezed(&ended.out)[memory + 1];
+    let is_told = |end: &str| memory.ends_with(end);
+    assert!(is_told("container") || is_told("no limit"), "{memory}");
+
+    let beyond = (files + 1).to_string();
+    let ended = Run {
+        args: &[CHECK, &["--limit-total", "100", "--files-budget", &beyond]].concat(),
+        ..Run::default()
+    }
+    .end();
+    let told = format!("warning: files.budget {beyond} is above the process's limit of {files} ");
+    assert!(ended.err.starts_with(&told), "{}", ended.err);
+}
+
+#[test]
+fn a_drain_that_is_raised_is_warned_of_and_shown_as_it_holds() {
+    let ended = Run {
+        args: &[
+            CHECK,
+            &[
+                "--limit-total=100",
+                "--drain-window=1m",
+                "--drain-answers=5s",
+            ],
+        ]
+        .concat(),
+        ..Run::default()
+    }
+    .end();
+    let told = "warning: drain.answers 5s is below drain.window 1m, and raised to it";
+    assert!(ended.err.starts_with(told), "{}", ended.err);
+    let line = "answers = \"1m\" # --drain-answers; raised from \"5s\" to drain.window";
+    assert_line(&ended.out, line);
+}
+
+#[test]
+fn a_key_of_the_proxy_in_a_route_is_told_where_to_stand_and_a_hidden_route_is_refused() {
+    let ended = Run {
+        file: Some("[[route]]\npath = '/v1'\npath.normalize = 'off'\n"),
+        args: CHECK,
+        ..Run::default()
+    }
+    .end();
+    let line = "guard.toml:3: path.normalize: is for the proxy as a whole; write it above the first \
+                [[route]]\n";
+    assert_eq!((ended.code, ended.err.as_str()), (Some(2), line));
+
+    let ended = Run {
+        file: Some("[[route]]\npath = '/v1'\n[[route]]\npath = '/v1/chat'\n"),
+        args: CHECK,
+        ..Run::default()
+    }
+    .end();
+    let line = "guard.toml:3: route.path: no request reaches /v1/chat, as route /v1 (guard.toml:1) \
+                stands before it";
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.err.starts_with(line), "{}", ended.err);
+}

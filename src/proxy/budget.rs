@@ -14,7 +14,7 @@
 
 mod used;
 
-pub(super) use used::Used;
+pub(super) use used::{Used, files_limit, memory_limit};
 
 use super::config;
 use super::upstream::Tunnels;
@@ -142,6 +142,34 @@ impl fmt::Display for Status {
 )]
 pub(super) fn files_for_streams(files: u64) -> u64 {
     (files as f64 * FULL) as u64
+}
+
+/// Sentences that warn of budgets which are never reached, as a limit of the system stands before them.
+pub(super) fn beyond_limits(config: &config::Config) -> Vec<String> {
+    let budgets = &config.budgets;
+    let memory = beyond(budgets.memory, memory_limit()).map(|(budget, limit)| {
+        format!(
+            "memory.budget {} MiB is above the container's limit of {} MiB: the kernel ends the process \
+             before the budget takes effect; lower it, or leave it out to use the container's limit",
+            budget >> 20,
+            limit >> 20
+        )
+    });
+    let files = beyond(budgets.files, files_limit()).map(|(budget, limit)| {
+        format!(
+            "files.budget {budget} is above the process's limit of {limit} open files: connections fail \
+             before the budget takes effect; lower it, or raise the limit (ulimit -Hn, LimitNOFILE=)"
+        )
+    });
+    memory.into_iter().chain(files).collect()
+}
+
+/// A budget above its limit, and that.
+fn beyond(budget: config::Budget, limit: Option<u64>) -> Option<(u64, u64)> {
+    match (budget, limit) {
+        (config::Budget::Of(budget), Some(limit)) if budget > limit => Some((budget, limit)),
+        _ => None,
+    }
 }
 
 /// What holds memory and files, and may give way.

@@ -8,7 +8,7 @@ use super::logging::{self, Logging};
 use super::running::{Common, Inherited, Running, Source};
 use super::server::{self, AdminServer, Proxy};
 use super::watch::Watch;
-use super::{demo, files, notify, pulse};
+use super::{budget, demo, files, notify, pulse};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -76,6 +76,9 @@ async fn start(source: Source) -> ExitCode {
 }
 
 fn check(source: &Source, loaded: &Loaded) -> ExitCode {
+    let mut warnings = loaded.config.warnings.clone();
+    // First, as what is printed shows the limit that will hold.
+    warnings.extend(system_warnings(&loaded.config));
     let flags = source.matches.subcommand_matches("check");
     let is_set = |flag| flags.is_some_and(|flags| flags.get_flag(flag));
     if is_set(config::CHANGED) {
@@ -83,8 +86,6 @@ fn check(source: &Source, loaded: &Loaded) -> ExitCode {
     } else {
         print!("{}", loaded.to_toml());
     }
-    let mut warnings = loaded.config.warnings.clone();
-    warnings.extend(files::raise_limit(&loaded.config));
     for warning in &warnings {
         eprintln!("warning: {warning}");
     }
@@ -101,7 +102,7 @@ async fn run(source: Source, loaded: Loaded, signals: server::Signals, demo: boo
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    if let Some(warning) = files::raise_limit(config) {
+    for warning in system_warnings(config) {
         tracing::warn!("{warning}");
     }
     match serve(source, loaded, logging, signals, demo).await {
@@ -111,6 +112,12 @@ async fn run(source: Source, loaded: Loaded, signals: server::Signals, demo: boo
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// What this system allows less of than the config.
+fn system_warnings(config: &Config) -> impl Iterator<Item = String> {
+    let files = files::raise_limit(config);
+    files.into_iter().chain(budget::beyond_limits(config))
 }
 
 fn threads(config: &Config) -> NonZeroUsize {

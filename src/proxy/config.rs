@@ -27,6 +27,7 @@ mod keys;
 mod kind;
 mod layer;
 mod mistake;
+mod not_toml;
 mod print;
 mod resolve;
 mod route;

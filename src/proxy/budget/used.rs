@@ -90,11 +90,22 @@ impl Meter {
         let budget = match budget {
             Budget::Off => return None,
             Budget::Of(budget) => budget,
-            Budget::Auto => rlimit::Resource::NOFILE.get_soft().ok()?,
+            Budget::Auto => files_limit()?,
         };
         let used = open_files(Path::new("/proc/self/fd"))?;
         Some(Used::files(used, budget))
     }
+}
+
+/// The memory that this process may take: the least of what the control groups around it may.
+pub(in crate::proxy) fn memory_limit() -> Option<u64> {
+    let groups = Meter::new().groups;
+    groups.iter().filter_map(|group| limit(group)).min()
+}
+
+/// How many files this process may open.
+pub(in crate::proxy) fn files_limit() -> Option<u64> {
+    rlimit::Resource::NOFILE.get_soft().ok()
 }
 
 /// Linux 6.2 and later tell the number as the size of the directory; before, each is to be looked at.

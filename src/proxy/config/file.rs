@@ -8,8 +8,13 @@ use toml::de::{DeString, DeTable, DeValue};
 use super::keys::{KEYS, Key, find, renamed, tables};
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
+use super::not_toml::slip;
 use super::value::Value;
 use super::{RoutePath, suggest};
+
+/// The problem of a key that no route may set.
+pub(super) const OF_THE_PROXY: &str =
+    "is for the proxy as a whole; write it above the first [[route]]";
 
 /// What a file sets: for the proxy as a whole, and per route.
 #[derive(Default)]
@@ -33,9 +38,14 @@ pub(super) fn read(name: &str, text: &str, mistakes: &mut Vec<Mistake>) -> Optio
     } else {
         for error in errors {
             // Not its `Display`: that one quotes the line, which may hold a secret.
-            let place = reader.place(error.span().map_or(0, |span| span.start));
-            let problem = format!("not TOML: {}", error.message());
-            reader.mistakes.push(Mistake::new(place, "", problem));
+            let offset = error.span().map_or(0, |span| span.start);
+            match slip(text, offset, error.message()) {
+                Some(slip) => reader.mistake(slip.offset, &slip.key, slip.problem),
+                None => {
+                    let problem = format!("not TOML: {}", error.message());
+                    reader.mistake(offset, "", problem);
+                }
+            }
         }
         // One slip confuses a parser more than once.
         reader.mistakes.dedup_by(|b, a| a.place == b.place);
@@ -112,6 +122,13 @@ impl Reader {
                 self.entry(Part::Route, "", key, value, &mut given);
                 continue;
             }
+            // What stands below `path` is of the table of that name.
+            if let Some(inner) = value.get_ref().as_table() {
+                for (key, value) in inner {
+                    self.entry(Part::Route, "path", key, value, &mut given);
+                }
+                continue;
+            }
             path_given = true;
             let parsed = match value.get_ref().as_str() {
                 Some(text) => RoutePath::parse(text),
@@ -184,8 +201,7 @@ impl Reader {
         layer: &mut Layer,
     ) {
         if part == Part::Route && !key.per_route {
-            let problem = "is for the proxy as a whole; write it above the first [[route]]";
-            return self.mistake(offset, key.name, problem);
+            return self.mistake(offset, key.name, OF_THE_PROXY);
         }
         match Value::from_toml(key.kind, value) {
             Ok(value) => {
@@ -204,6 +220,11 @@ fn unknown(part: Part, name: &str) -> String {
         return "is a key of a route; write it below [[route]]".to_owned();
     }
     if tables().contains(&name) {
+        let of_table = |key: &&Key| key.table_and_leaf().0 == Some(name);
+        let mut of_table = KEYS.iter().filter(of_table);
+        if part == Part::Route && of_table.all(|key| !key.per_route) {
+            return OF_THE_PROXY.to_owned();
+        }
         return format!("is a table; write [{name}] and its keys below");
     }
     if let Some(key) = renamed(name, str::to_owned) {
@@ -230,6 +251,7 @@ fn unknown(part: Part, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::source::tests::{from_file, problems};
+    use super::{KEYS, OF_THE_PROXY};
 
     /// Each case is a file and the lines of its error.
     fn check(cases: &[(&str, &[&str])]) {
@@ -338,6 +360,19 @@ mod tests {
                 ],
             ),
             (
+                "[[route]]\npath = '/'\nadmin = false",
+                &[
+                    "sse-guard.toml:4: admin: is for the proxy as a whole; write it above the first [[route]]",
+                ],
+            ),
+            (
+                "[[route]]\npath.normalize = 'off'",
+                &[
+                    "sse-guard.toml:2: route.path: missing; write one such as path = \"/v1\"",
+                    "sse-guard.toml:3: path.normalize: is for the proxy as a whole; write it above the first [[route]]",
+                ],
+            ),
+            (
                 "[route]\npath = '/'",
                 &["sse-guard.toml:2: route: is a list of tables; write [[route]]"],
             ),
@@ -346,6 +381,23 @@ mod tests {
                 &["sse-guard.toml:2: route: is a table; write [[route]]"],
             ),
         ]);
+    }
+
+    #[test]
+    fn no_key_of_the_whole_proxy_is_taken_in_a_route_however_it_is_spelled() {
+        let of_the_proxy = KEYS.iter().filter(|key| !key.per_route);
+        for key in of_the_proxy {
+            let told = format!("{}: {OF_THE_PROXY}", key.name);
+            let route = "upstream.url = 'http://app'\n[[route]]\npath = '/x'\n";
+            let dotted = format!("{route}{} = 1", key.name);
+            assert_eq!(problems(&dotted), [format!("sse-guard.toml:4: {told}")]);
+            if let (Some(table), leaf) = key.table_and_leaf() {
+                let header = format!("{route}[route.{table}]\n{leaf} = 1");
+                let problems = problems(&header);
+                assert_eq!(problems.len(), 1, "{problems:?}");
+                assert!(problems[0].ends_with(OF_THE_PROXY), "{problems:?}");
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
+use super::super::budget;
 use super::RoutePath;
 use super::keys::{KEYS, Key};
 use super::kind::Kind;
@@ -49,7 +50,7 @@ impl Loaded {
             }
             lines.push(match self.global.get(key.name) {
                 Some(given) if is_hidden(key, given) => Line::hidden(leaf, given),
-                Some(given) => Line::new(leaf, given),
+                Some(given) => self.raised(key.name, leaf, given),
                 None => Line::plain(match self.effective(key.name) {
                     Some(value) => format!("# {leaf} is not set: {value}"),
                     None => format!("# {leaf} is not set"),
@@ -65,6 +66,19 @@ impl Loaded {
             lines.extend(overrides(&route.given).map(|(key, given)| Line::new(key.name, given)));
         }
         render(&lines)
+    }
+
+    /// The value that holds, which is another one if the given one is too small.
+    fn raised(&self, key: &str, leaf: &str, given: &Given) -> Line {
+        let value = Value::Duration(self.config.drain.answers);
+        if key != "drain.answers" || given.value == value {
+            return Line::new(leaf, given);
+        }
+        let place = given.place.clone();
+        let mut line = Line::new(leaf, &Given { value, place });
+        let remark = format!("; raised from {} to drain.window", toml(&given.value));
+        line.origin = line.origin.map(|origin| origin + &remark);
+        line
     }
 
     /// What holds where a key without a default is not set; for a key of routes, outside of them.
@@ -92,8 +106,14 @@ impl Loaded {
                 None => "\"off\"".to_owned(),
                 Some(_) => "\"on\"".to_owned(),
             }),
-            "memory.budget" => Some("the limit of the container".to_owned()),
-            "files.budget" => Some("the limit of the process".to_owned()),
+            "memory.budget" => Some(match budget::memory_limit() {
+                Some(limit) => format!("\"{}\", the limit of the container", size_text(limit)),
+                None => "\"off\", as the container has no limit".to_owned(),
+            }),
+            "files.budget" => Some(match budget::files_limit() {
+                Some(limit) => format!("{limit}, the limit of the process"),
+                None => "the limit of the process".to_owned(),
+            }),
             _ => None,
         }
     }
@@ -391,6 +411,15 @@ mod tests {
                 "{line}\n{printed}"
             );
         }
+    }
+
+    #[test]
+    fn a_value_that_is_raised_tells_what_holds() {
+        let printed = same_again("upstream.url = 'http://app'\ndrain.window = '1m'");
+        let line = printed.lines().find(|line| line.starts_with("answers"));
+        let told = "# default; raised from \"20s\" to drain.window";
+        let is_told = |line: &str| line.starts_with("answers = \"1m\" ") && line.ends_with(told);
+        assert!(line.is_some_and(is_told), "{line:?}");
     }
 
     #[test]

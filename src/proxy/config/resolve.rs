@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{Method, Uri};
+use humantime::format_duration;
 use ipnet::IpNet;
 
 use super::super::path::Normalize;
@@ -151,6 +152,9 @@ fn build(
     };
     let catch_all = proxy.given(URL).is_some();
     config.warnings = check::warnings(&config, catch_all);
+    config
+        .warnings
+        .extend(raised_answers(proxy, &config.drain)?);
     Ok(config)
 }
 
@@ -220,6 +224,21 @@ fn drain(proxy: Scope<'_>) -> Result<Drain, Mistake> {
         window,
         answers: answers.max(window),
     })
+}
+
+/// A default that is raised is no contradiction.
+fn raised_answers(proxy: Scope<'_>, drain: &Drain) -> Result<Option<String>, Mistake> {
+    const KEY: &str = "drain.answers";
+    let answers: Duration = proxy.get(KEY)?;
+    let is_given = |given: &Given| given.place != Place::Default;
+    let is_raised = answers < drain.answers && proxy.given(KEY).is_some_and(is_given);
+    Ok(is_raised.then(|| {
+        format!(
+            "drain.answers {} is below drain.window {}, and raised to it: set it to the window or more",
+            format_duration(answers),
+            format_duration(drain.window)
+        )
+    }))
 }
 
 fn ready_when(

@@ -297,3 +297,15 @@ fn a_bound_on_connections_below_that_on_streams_is_warned_of() {
     assert!(!warned("client.max_connections = 5\nlimit.per_ip = 'off'"));
     assert!(!warned("limit.per_ip = 5"));
 }
+
+#[test]
+fn time_for_answers_below_the_window_is_raised_with_a_warning_if_it_was_set() {
+    let text = |drain: &str| format!("upstream.url = 'http://app'\n{drain}");
+    let raised = config(&text("drain.window = '1m'\ndrain.answers = '30s'"));
+    assert_eq!(raised.drain.answers, Duration::from_secs(60));
+    let told = "drain.answers 30s is below drain.window 1m, and raised to it: set it to the window or more";
+    assert_eq!(raised.warnings, [told]);
+    let by_default = config(&text("drain.window = '1m'"));
+    assert_eq!(by_default.drain.answers, Duration::from_secs(60));
+    assert!(by_default.warnings.is_empty());
+}
