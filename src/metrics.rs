@@ -81,7 +81,7 @@ use crate::asked::{Asked, Kind};
 use crate::client_key::ClientKey;
 use crate::guard::{Failure, Guard, Head, Policy, Rule};
 use crate::rejection::Rejection;
-use crate::stream::{EndReason, Labels, Stream};
+use crate::stream::{Details, EndReason, Labels, RequestHead, ResponseHead, Stream};
 use distribution::Times;
 use http::{HeaderName, Request};
 use instruments::Instruments;
@@ -91,6 +91,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::Instant;
 use tower_layer::Layer;
+#[cfg(feature = "proxy")]
+pub(crate) use unguarded::UnguardedResponses;
 use unguarded::Warned;
 
 /// Sent by a client that has seen a part of the stream, on a connection before.
@@ -109,6 +111,7 @@ struct Setup {
     labels: Arc<Labels>,
     on_end: Option<OnEnd>,
     log_limit: Option<LogLimit>,
+    keeps_heads: bool,
 }
 
 /// The numbers of a route.
@@ -199,6 +202,7 @@ impl MetricsLayer {
         let labels = Labels {
             route: "default".into(),
             upstream: None,
+            waiting: Arc::default(),
         };
         Self {
             shared: Arc::new(Shared::new("default")),
@@ -206,6 +210,7 @@ impl MetricsLayer {
                 labels: Arc::new(labels),
                 on_end: None,
                 log_limit: None,
+                keeps_heads: false,
             }),
         }
     }
@@ -220,7 +225,11 @@ impl MetricsLayer {
     #[must_use]
     pub fn route(mut self, route: &str) -> Self {
         self.shared = Arc::new(Shared::new(route));
-        self.with(|setup| Arc::make_mut(&mut setup.labels).route = route.into())
+        self.with(|setup| {
+            let labels = Arc::make_mut(&mut setup.labels);
+            labels.route = route.into();
+            labels.waiting = Arc::default();
+        })
     }
 
     /// Where the streams come from, for their records alone: no metric has it for a label.
@@ -234,6 +243,18 @@ impl MetricsLayer {
     pub fn log_limit(self, limit: impl Into<Option<LogLimit>>) -> Self {
         let limit = limit.into();
         self.with(|setup| setup.log_limit = limit)
+    }
+
+    /// Keeps a part of each stream's heads in its record, for an operator to look at.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn keep_heads(self) -> Self {
+        self.with(|setup| setup.keeps_heads = true)
+    }
+
+    /// Responses that look like streams and were not guarded, by reason.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn unguarded(&self) -> Vec<UnguardedResponses> {
+        self.shared.warned.seen()
     }
 
     /// Calls `f` with each stream that has ended, when all about it is known.
@@ -250,6 +271,7 @@ impl MetricsLayer {
         let outcome = |outcome: Outcome| shared.outcomes[outcome as usize].load(Relaxed);
         Snapshot {
             active: shared.active.load(Relaxed),
+            waiting: self.setup.labels.waiting.load(Relaxed),
             opened: outcome(Outcome::Opened),
             reconnects: shared.reconnects.load(Relaxed),
             rejected: outcome(Outcome::Rejected),
@@ -284,6 +306,7 @@ pub struct Ticket {
     shared: Option<Arc<Shared>>,
     is_reconnect: bool,
     noted: Option<Noted>,
+    head: Option<RequestHead>,
     /// A hash of its client's key, where something outside names it.
     client: Option<u64>,
 }
@@ -316,6 +339,7 @@ impl Rule for MetricsLayer {
             shared: asked.accepts_stream.then(|| self.shared.clone()),
             is_reconnect: request.headers().contains_key(LAST_EVENT_ID),
             noted: Noted::of(request),
+            head: self.setup.keeps_heads.then(|| RequestHead::of(request)),
             client: request.extensions().get().map(ClientKey::hash_value),
         })
     }
@@ -335,7 +359,9 @@ impl Rule for MetricsLayer {
             Kind::Other => Outcome::Other,
         });
         if let Some(unguarded) = Unguarded::of(head) {
-            self.shared.warned.note(unguarded, &self.shared.route, head);
+            let request = ticket.head.as_ref();
+            let (warned, route) = (&self.shared.warned, &self.shared.route);
+            warned.note(unguarded, route, request, head);
         }
         let Some(stream) = head.stream else {
             return Ok(None);
@@ -352,6 +378,10 @@ impl Rule for MetricsLayer {
             self.shared.instruments().reconnects.increment(1);
         }
         stream.set_labels(&self.setup.labels);
+        if let Some(request) = ticket.head.take() {
+            let response = ResponseHead::of(head.status, head.headers);
+            stream.set_details(Details::new(request, response));
+        }
         self.shared.active.fetch_add(1, Relaxed);
         self.shared.instruments().active.increment(1);
         let (noted, limit) = (ticket.noted.take(), self.setup.log_limit.as_ref());

@@ -1,11 +1,13 @@
 //! The record of one stream, which all layers around it share.
 
+mod details;
 mod end_reason;
 mod mail;
 mod pace;
 mod state;
 mod wakers;
 
+pub(crate) use details::{Details, RequestHead, ResponseHead};
 pub use end_reason::EndReason;
 pub use mail::{Message, SendError};
 pub use state::StreamState;
@@ -75,7 +77,8 @@ struct Record {
     opened: Instant,
     client: OnceLock<ClientKey>,
     labels: OnceLock<Arc<Labels>>,
-    user: OnceLock<Arc<String>>,
+    /// Made for an operator, or for a user's name.
+    details: OnceLock<Arc<Details>>,
     /// Names of events that are no sign of life.
     pings: OnceLock<Arc<Vec<String>>>,
     events: AtomicU64,
@@ -133,6 +136,8 @@ const SHED: u8 = 1 << 7;
 pub(crate) struct Labels {
     pub(crate) route: Box<str>,
     pub(crate) upstream: Option<Box<str>>,
+    /// Streams of the route that have lost their upstream; clones count together.
+    pub(crate) waiting: Arc<AtomicU64>,
 }
 
 /// Rounded up, so that something is not nothing.
@@ -153,7 +158,7 @@ impl Stream {
             opened: Instant::now(),
             client: OnceLock::new(),
             labels: OnceLock::new(),
-            user: OnceLock::new(),
+            details: OnceLock::new(),
             pings: OnceLock::new(),
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -208,7 +213,7 @@ impl Stream {
 
     /// Whose stream it is by the header that the proxy was told to look at.
     pub fn user(&self) -> Option<&str> {
-        self.0.user.get().map(|user| user.as_str())
+        self.0.details.get()?.user()
     }
 
     /// Events with data that the upstream sent.
@@ -322,6 +327,8 @@ impl Stream {
         }
         if let Some(before) = StreamState::ALL.get(usize::from(before)) {
             count(*before, -1.0);
+            let (before, now) = (before.has_lost_upstream(), state.has_lost_upstream());
+            self.0.count_waiting(before, now);
         }
         count(state, 1.0);
     }
@@ -337,8 +344,12 @@ impl Stream {
         let _ = self.0.client.set(client.clone());
     }
 
+    /// To be called before the stream is polled, where no other thread changes its state.
     pub(crate) fn set_labels(&self, labels: &Arc<Labels>) {
-        let _ = self.0.labels.set(labels.clone());
+        if self.0.labels.set(labels.clone()).is_ok() {
+            self.0
+                .count_waiting(false, self.state().has_lost_upstream());
+        }
     }
 
     #[cfg(feature = "proxy")]
@@ -348,12 +359,16 @@ impl Stream {
 
     #[cfg(feature = "proxy")]
     pub(crate) fn set_user(&self, user: String) {
-        let _ = self.0.user.set(Arc::new(user));
+        self.0.details.get_or_init(Arc::default).set_user(user);
+    }
+
+    pub(crate) fn set_details(&self, details: Details) {
+        let _ = self.0.details.set(Arc::new(details));
     }
 
     #[cfg(feature = "proxy")]
-    pub(crate) fn shared_user(&self) -> Option<&Arc<String>> {
-        self.0.user.get()
+    pub(crate) fn details(&self) -> Option<&Arc<Details>> {
+        self.0.details.get()
     }
 
     #[cfg(feature = "serve")]
@@ -603,10 +618,24 @@ fn count(state: StreamState, change: f64) {
     }
 }
 
+impl Record {
+    fn count_waiting(&self, before: bool, now: bool) {
+        let Some(labels) = self.labels.get() else {
+            return;
+        };
+        match (before, now) {
+            (false, true) => labels.waiting.fetch_add(1, Relaxed),
+            (true, false) => labels.waiting.fetch_sub(1, Relaxed),
+            _ => return,
+        };
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         if let Some(state) = StreamState::ALL.get(usize::from(*self.state.get_mut())) {
             count(*state, -1.0);
+            self.count_waiting(state.has_lost_upstream(), false);
         }
     }
 }
@@ -707,6 +736,36 @@ mod tests {
                 assert_eq!(waiting(), 0.0);
             }
         });
+    }
+
+    #[test]
+    fn those_of_a_route_that_wait_are_counted_whenever_it_is_named() {
+        let labels = Arc::new(Labels {
+            route: "/feed".into(),
+            upstream: None,
+            waiting: Arc::default(),
+        });
+        let waiting = || labels.waiting.load(Relaxed);
+        let early = Stream::open();
+        early.set_state(StreamState::Connecting);
+        early.set_state(StreamState::Resuming);
+        early.set_labels(&labels);
+        early.set_labels(&labels);
+        assert_eq!(waiting(), 1);
+        let late = Stream::open();
+        late.set_labels(&labels);
+        late.set_state(StreamState::Resuming);
+        late.set_state(StreamState::Degraded);
+        assert_eq!(waiting(), 2);
+        late.set_state(StreamState::Open);
+        assert_eq!(waiting(), 1);
+        late.set_state(StreamState::Resuming);
+        drop(late);
+        assert_eq!(waiting(), 1);
+        early.end(EndReason::ClientGone);
+        assert_eq!(waiting(), 0);
+        drop(early);
+        assert_eq!(waiting(), 0);
     }
 
     #[test]

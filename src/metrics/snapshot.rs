@@ -50,6 +50,8 @@ impl Outcome {
 pub struct Snapshot {
     /// Streams open now.
     pub active: u64,
+    /// Those of them that have lost their upstream and wait for it.
+    pub waiting: u64,
     /// Streams opened.
     pub opened: u64,
     /// Those of them whose request had a `Last-Event-ID`.
@@ -92,6 +94,7 @@ impl Snapshot {
         let since = |number: fn(&Self) -> u64| number(self).saturating_sub(number(earlier));
         Self {
             active: self.active,
+            waiting: self.waiting,
             opened: since(|all| all.opened),
             reconnects: since(|all| all.reconnects),
             rejected: since(|all| all.rejected),
@@ -125,6 +128,7 @@ impl std::ops::Add for Snapshot {
     fn add(self, other: Self) -> Self {
         Self {
             active: self.active + other.active,
+            waiting: self.waiting + other.waiting,
             opened: self.opened + other.opened,
             reconnects: self.reconnects + other.reconnects,
             rejected: self.rejected + other.rejected,

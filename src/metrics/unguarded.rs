@@ -3,8 +3,12 @@
 use crate::asked::Kind;
 use crate::guard::Head;
 use crate::head::{is_event_stream, names_event_stream};
+use crate::lock::lock;
+use crate::stream::{RequestHead, ResponseHead};
 use http::header::CONTENT_TYPE;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 use tracing::warn;
 
 /// Why a response that looks like an event stream passes without some or all protections.
@@ -56,7 +60,7 @@ impl Unguarded {
         }
     }
 
-    fn remedy(self) -> &'static str {
+    pub(crate) fn remedy(self) -> &'static str {
         match self {
             Self::Encoded => {
                 "the upstream compresses its event stream: no heartbeats are sent, and the stream \
@@ -81,17 +85,45 @@ impl Unguarded {
     }
 }
 
+/// The responses of a route and a reason.
+#[derive(Clone, Debug)]
+#[cfg_attr(
+    not(feature = "proxy"),
+    allow(dead_code, reason = "the operator of the proxy reads it")
+)]
+pub(crate) struct UnguardedResponses {
+    pub(crate) reason: Unguarded,
+    pub(crate) count: u64,
+    /// Of the last one.
+    pub(crate) at: SystemTime,
+    pub(crate) request: Arc<RequestHead>,
+    pub(crate) response: Arc<ResponseHead>,
+}
+
 /// What a route has been warned of.
 #[derive(Debug, Default)]
-pub(super) struct Warned(AtomicU8);
+pub(super) struct Warned {
+    reasons: AtomicU8,
+    /// Where heads are kept: at most one entry for each reason.
+    seen: Mutex<Vec<UnguardedResponses>>,
+}
 
 impl Warned {
     /// Counts it, and warns of the first of its kind: an upstream does so with each stream.
-    pub(super) fn note(&self, unguarded: Unguarded, route: &str, head: &Head<'_>) {
+    pub(super) fn note(
+        &self,
+        unguarded: Unguarded,
+        route: &str,
+        request: Option<&RequestHead>,
+        head: &Head<'_>,
+    ) {
+        if let Some(request) = request {
+            self.keep(unguarded, request, head);
+        }
         let reason = unguarded.as_str();
         metrics::counter!("sse_guard_unguarded_total", "reason" => reason).increment(1);
         let bit = 1 << unguarded as u8;
-        if self.0.fetch_or(bit, Relaxed) & bit != 0 {
+        if self.reasons.fetch_or(bit, Relaxed) & bit != 0 {
             return;
         }
         let text = |name| {
@@ -107,6 +139,26 @@ impl Warned {
             "{}",
             unguarded.remedy()
         );
+    }
+
+    fn keep(&self, reason: Unguarded, request: &RequestHead, head: &Head<'_>) {
+        let request = Arc::new(request.clone());
+        let response = Arc::new(ResponseHead::of(head.status, head.headers));
+        let mut seen = lock(&self.seen);
+        let known = seen.iter().position(|known| known.reason == reason);
+        let count = known.map_or(0, |at| seen.swap_remove(at).count) + 1;
+        seen.push(UnguardedResponses {
+            reason,
+            count,
+            at: SystemTime::now(),
+            request,
+            response,
+        });
+    }
+
+    #[cfg(feature = "proxy")]
+    pub(super) fn seen(&self) -> Vec<UnguardedResponses> {
+        lock(&self.seen).clone()
     }
 }
 

@@ -24,6 +24,7 @@ mod access;
 mod answer;
 mod config;
 mod exporter;
+mod heads;
 mod health;
 mod history;
 mod journal;

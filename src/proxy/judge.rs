@@ -105,9 +105,14 @@ impl Subject {
     }
 
     fn judge(&mut self, bounds: &Health, fill: Option<(u64, u64)>, away: Option<String>) {
+        let window = self.past.window();
+        // An upstream's own state tells it already.
+        let waiting =
+            (self.kind == Kind::Route).then_some((window.numbers.waiting, window.numbers.active));
         let facts = Facts {
             bounds,
-            window: self.past.window(),
+            window,
+            waiting,
             before: self.past.before(),
             fill,
             away,

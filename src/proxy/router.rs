@@ -74,6 +74,7 @@ pub(super) struct View<'a> {
     pub(super) upstream: &'a Uri,
     pub(super) metrics: &'a MetricsLayer,
     pub(super) health: &'a config::Health,
+    pub(super) rotation: &'a config::Rotation,
     /// Streams that its limit counts, and how many there may be.
     pub(super) fill: Option<(u64, u64)>,
     /// Whether it counts these alone.
@@ -247,6 +248,7 @@ impl Router {
                 upstream: &route.settings.upstream.url,
                 metrics: &route.metrics,
                 health: &route.settings.health,
+                rotation: &route.settings.rotation,
                 fill: total.map(|total| (route.limit.active(), total.get().into())),
                 own_total: route.own_total,
             }

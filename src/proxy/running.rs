@@ -137,7 +137,9 @@ impl Common {
         }
         let mut layer = MetricsLayer::new().route(path);
         if let Some(journal) = self.journal.clone() {
-            layer = layer.on_end(move |stream| journal.note(stream));
+            layer = layer
+                .keep_heads()
+                .on_end(move |stream| journal.note(stream));
         }
         books.push((path.to_owned(), layer.clone()));
         layer

@@ -1,12 +1,14 @@
 //! `/api/ends`: streams that have ended.
 
 use super::answer::Refusal;
+use super::heads::Heads;
 use super::select::{Names, is};
 use super::time::{millis, since_1970_ms};
 use super::{Admin, Shared};
 use crate::client_key::ClientKey;
+use crate::family::Family;
 use crate::lock::lock;
-use crate::stream::{EndReason, Labels, Stream};
+use crate::stream::{Details, EndReason, Labels, Stream};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -18,6 +20,8 @@ use std::time::Duration;
 
 /// Ends that are kept.
 const KEPT: usize = 1000;
+
+const CUT_SHORT: &str = "the upstream ended the answer without its last event";
 
 /// The latest ends.
 #[derive(Debug, Default)]
@@ -41,7 +45,7 @@ pub(super) struct Ended {
     reason: EndReason,
     labels: Option<Arc<Labels>>,
     client: Option<ClientKey>,
-    user: Option<Arc<String>>,
+    details: Option<Arc<Details>>,
     age: Duration,
     events: u64,
     bytes: u64,
@@ -49,6 +53,9 @@ pub(super) struct Ended {
     first_event: Option<Duration>,
     gap_p99: Option<Duration>,
     last_event_id: Option<String>,
+    family: Family,
+    cause: Option<&'static str>,
+    dropped_bytes: u64,
 }
 
 impl Ended {
@@ -60,7 +67,7 @@ impl Ended {
             reason: stream.end_reason().unwrap_or(EndReason::ClientGone),
             labels: stream.labels().cloned(),
             client: stream.client().cloned(),
-            user: stream.shared_user().cloned(),
+            details: stream.details().cloned(),
             age: stream.age(),
             events: stream.events(),
             bytes: stream.bytes(),
@@ -68,6 +75,9 @@ impl Ended {
             first_event: stream.time_to_first_event(),
             gap_p99: stream.gap_p99(),
             last_event_id: stream.last_event_id(),
+            family: stream.family(),
+            cause: stream.is_cut_short().then_some(CUT_SHORT),
+            dropped_bytes: stream.dropped_bytes(),
         }
     }
 
@@ -77,13 +87,16 @@ impl Ended {
             id: self.id,
             route: labels.map(|labels| &*labels.route),
             client: self.client.as_ref(),
-            user: self.user.as_ref().map(|user| user.as_str()),
+            user: self.details.as_ref().and_then(|details| details.user()),
             upstream: labels.and_then(|labels| labels.upstream.as_deref()),
+            path: self.details.as_ref().and_then(|details| details.path()),
         }
     }
 
     pub(super) fn row(&self) -> Value {
         let names = self.names();
+        let heads = self.details.as_ref().map(|details| Heads::of(details));
+        let heads = json!(heads);
         json!({
             "seq": self.seq,
             "id": names.id,
@@ -100,6 +113,12 @@ impl Ended {
             "first_event_ms": self.first_event.map(millis),
             "gap_p99_ms": self.gap_p99.map(millis),
             "last_event_id": self.last_event_id,
+            "path": names.path,
+            "family": self.family.as_str(),
+            "cause": self.cause,
+            "dropped_bytes": self.dropped_bytes,
+            "request": heads["request"],
+            "response": heads["response"],
         })
     }
 }

@@ -11,6 +11,7 @@ pub(super) struct Names<'a> {
     pub(super) client: Option<&'a ClientKey>,
     pub(super) user: Option<&'a str>,
     pub(super) upstream: Option<&'a str>,
+    pub(super) path: Option<&'a str>,
 }
 
 impl<'a> From<&'a Stream> for Names<'a> {
@@ -21,6 +22,7 @@ impl<'a> From<&'a Stream> for Names<'a> {
             client: stream.client(),
             user: stream.user(),
             upstream: stream.upstream(),
+            path: stream.details().and_then(|details| details.path()),
         }
     }
 }
@@ -45,7 +47,7 @@ impl Names<'_> {
         let Some(text) = wanted.as_deref().map(str::to_lowercase) else {
             return true;
         };
-        let texts = [self.route, self.user, self.upstream];
+        let texts = [self.route, self.user, self.upstream, self.path];
         let is_in = |part: &str| part.to_lowercase().contains(&text);
         texts.into_iter().flatten().any(is_in)
             || self.id.to_string() == text

@@ -1,6 +1,7 @@
 //! `/api/streams`: the live streams, and the end of one.
 
 use super::answer::Refusal;
+use super::heads::Heads;
 use super::select::{Names, is};
 use super::time::{millis, since_1970_ms};
 use super::{Action, Shared};
@@ -8,7 +9,7 @@ use crate::stream::{Stream, StreamId, StreamState};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -25,6 +26,9 @@ struct Row {
     client: Option<String>,
     user: Option<String>,
     upstream: Option<String>,
+    method: Option<String>,
+    path: Option<String>,
+    family: &'static str,
     /// Since when, in milliseconds since 1970.
     opened_ms: u64,
     age_ms: f64,
@@ -32,6 +36,8 @@ struct Row {
     events_per_second: f32,
     bytes: u64,
     heartbeats: u64,
+    first_event_ms: Option<f64>,
+    last_byte_ms_ago: f64,
     last_event_ms_ago: Option<f64>,
     last_event_id: Option<String>,
     gap_p99_ms: Option<f64>,
@@ -39,6 +45,18 @@ struct Row {
     held_bytes: u64,
     /// In a content coding, or a range of bytes: there are no events to be seen.
     opaque: bool,
+    #[serde(flatten)]
+    more: Option<More>,
+}
+
+/// What is shown of one stream alone.
+#[derive(Debug, Serialize)]
+struct More {
+    /// Whether its client reconnects when an operator ends the stream; else the transfer breaks off.
+    reconnects: bool,
+    dropped_bytes: u64,
+    #[serde(flatten)]
+    heads: Option<Heads>,
 }
 
 /// How a live stream is.
@@ -74,7 +92,22 @@ impl Condition {
 }
 
 impl Row {
+    /// With what only `reconnects` can tell.
+    fn with_more(stream: &Stream, reconnects: bool) -> Self {
+        Self {
+            more: Some(More {
+                reconnects,
+                dropped_bytes: stream.dropped_bytes(),
+                heads: stream.details().map(|details| Heads::of(details)),
+            }),
+            ..Self::of(stream)
+        }
+    }
+
     fn of(stream: &Stream) -> Self {
+        let request = stream
+            .details()
+            .and_then(|details| details.request.as_ref());
         let age_ms = millis(stream.age());
         #[expect(
             clippy::cast_possible_truncation,
@@ -89,18 +122,24 @@ impl Row {
             client: stream.client().map(ToString::to_string),
             user: stream.user().map(str::to_owned),
             upstream: stream.upstream().map(str::to_owned),
+            method: request.map(|request| request.method.to_string()),
+            path: request.map(|request| request.path.to_string()),
+            family: stream.family().as_str(),
             opened_ms,
             age_ms,
             events: stream.events(),
             events_per_second: stream.events_per_second(),
             bytes: stream.bytes(),
             heartbeats: stream.heartbeats(),
+            first_event_ms: stream.time_to_first_event().map(millis),
+            last_byte_ms_ago: millis(stream.silent_since().elapsed()),
             last_event_ms_ago: stream.last_event().map(|at| millis(at.elapsed())),
             last_event_id: stream.last_event_id(),
             gap_p99_ms: stream.gap_p99().map(millis),
             unsent_bytes: stream.unsent_bytes(),
             held_bytes: stream.held_bytes(),
             opaque: stream.is_opaque(),
+            more: None,
         }
     }
 }
@@ -115,6 +154,7 @@ pub(super) struct Wanted {
     client: Option<String>,
     user: Option<String>,
     upstream: Option<String>,
+    family: Option<String>,
     state: Option<Condition>,
     sort: Sort,
     order: Order,
@@ -131,6 +171,8 @@ enum Sort {
     Client,
     User,
     Upstream,
+    Path,
+    Family,
     State,
     Age,
     Events,
@@ -157,6 +199,7 @@ impl Wanted {
         is(&self.route, names.route)
             && is(&self.user, names.user)
             && is(&self.upstream, names.upstream)
+            && is(&self.family, Some(stream.family().as_str()))
             && names.client_is(&self.client)
             && self
                 .state
@@ -187,6 +230,8 @@ impl Wanted {
             Sort::Client => Key::Text(stream.client().map(ToString::to_string)),
             Sort::User => text(stream.user()),
             Sort::Upstream => text(stream.upstream()),
+            Sort::Path => text(Names::from(stream).path),
+            Sort::Family => text(Some(stream.family().as_str())),
             Sort::State => number(Condition::of(stream) as u64),
             Sort::Age => ago(stream.opened()),
             Sort::Events => number(stream.events()),
@@ -251,8 +296,30 @@ pub(super) async fn one(
 ) -> Result<Json<Value>, Refusal> {
     let id = id(path)?;
     let stream = admin.streams().stream(StreamId::from_u64(id));
-    let row = stream.map(|stream| Row::of(&stream));
+    let row = stream.map(|stream| {
+        let methods = rotated_methods(&admin, &stream);
+        Row::with_more(&stream, reconnects(&stream, methods.as_deref()))
+    });
     row.map(|row| Json(json!(row))).ok_or_else(|| none_such(id))
+}
+
+/// The value of `rotation.methods` for its route.
+fn rotated_methods(admin: &super::Admin, stream: &Stream) -> Option<Vec<Method>> {
+    let current = admin.running.current();
+    let route = stream.route()?;
+    let view = current.router.views().find(|view| view.path == route)?;
+    view.rotation.methods.clone()
+}
+
+/// Whether the rotation layer ends it for its client to come back.
+fn reconnects(stream: &Stream, methods: Option<&[Method]>) -> bool {
+    let details = stream.details();
+    let request = details.and_then(|details| details.request.as_ref());
+    let comes_back = match (methods, request) {
+        (Some(methods), Some(request)) => methods.contains(&request.method),
+        _ => stream.family().comes_back(),
+    };
+    comes_back && !stream.is_opaque()
 }
 
 pub(super) async fn end(
@@ -279,6 +346,29 @@ pub(super) async fn end(
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ending_a_stream_does_goes_by_the_methods_of_its_route_or_its_family() {
+        use crate::stream::{Details, RequestHead, ResponseHead};
+        use axum::http::{HeaderMap, Request};
+        let stream = Stream::open();
+        assert!(!reconnects(&stream, None));
+        stream.set_family(crate::family::Family::EventSource, true);
+        assert!(reconnects(&stream, None));
+        let request = RequestHead::of(&Request::post("/v1?token=secret").body(()).unwrap());
+        let response = ResponseHead::of(StatusCode::OK, &HeaderMap::new());
+        stream.set_details(Details::new(request, response));
+        assert!(reconnects(&stream, Some(&[Method::POST])));
+        assert!(!reconnects(&stream, Some(&[Method::GET])));
+        let row = json!(Row::with_more(&stream, true));
+        assert_eq!(row["path"], "/v1");
+        assert_eq!(row["family"], "eventsource");
+        assert_eq!(row["request"]["method"], "POST");
+        assert_eq!(row["response"]["status"], 200);
+        stream.set_opaque();
+        assert!(!reconnects(&stream, None));
+        assert!(json!(Row::of(&stream)).get("request").is_none());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn streams_are_sorted_by_each_field_both_ways() {

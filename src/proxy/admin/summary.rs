@@ -1,11 +1,13 @@
 //! `/api/summary`: how it is going, on one screen.
 
 use super::Shared;
+use super::heads::Heads;
 use super::health::readiness;
 use super::history::ends;
-use super::time::millis;
-use crate::metrics::Snapshot;
+use super::time::{millis, since_1970_of};
+use crate::metrics::{Snapshot, UnguardedResponses};
 use crate::proxy::budget::{Budgets, Used};
+use crate::proxy::router::View;
 use crate::stream::Stream;
 use axum::Json;
 use axum::extract::State;
@@ -18,6 +20,7 @@ const TOP: usize = 10;
 fn numbers(snapshot: &Snapshot) -> Value {
     json!({
         "active": snapshot.active,
+        "waiting": snapshot.waiting,
         "opened": snapshot.opened,
         "rejected": snapshot.rejected,
         "events": snapshot.events,
@@ -59,6 +62,27 @@ fn top_clients(streams: &[Stream]) -> Vec<Value> {
     counts.into_iter().map(row).collect()
 }
 
+/// Responses that looked like streams and were not guarded, the latest first.
+fn unguarded<'a>(views: impl Iterator<Item = View<'a>>) -> Vec<Value> {
+    let mut all: Vec<_> = views
+        .flat_map(|view| {
+            let seen = view.metrics.unguarded();
+            seen.into_iter().map(move |seen| (view.path, seen))
+        })
+        .collect();
+    all.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.at));
+    let row = |(route, seen): (&str, UnguardedResponses)| {
+        let mut row = json!(Heads::new(&seen.request, &seen.response));
+        row["route"] = route.into();
+        row["reason"] = seen.reason.as_str().into();
+        row["remedy"] = seen.reason.remedy().into();
+        row["count"] = seen.count.into();
+        row["last_ms"] = since_1970_of(seen.at).into();
+        row
+    };
+    all.into_iter().map(row).collect()
+}
+
 pub(super) fn of(admin: &super::Admin) -> Value {
     let streams = admin.streams().streams();
     let current = admin.running.current();
@@ -96,6 +120,7 @@ pub(super) fn of(admin: &super::Admin) -> Value {
         "second": admin.history.last(),
         "routes": routes.collect::<Vec<_>>(),
         "upstreams": upstreams.collect::<Vec<_>>(),
+        "unguarded": unguarded(current.router.views()),
         "top_clients": top_clients(&streams),
     })
 }

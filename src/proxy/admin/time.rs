@@ -9,7 +9,12 @@ pub(super) fn millis(time: Duration) -> f64 {
 
 /// Milliseconds since 1970.
 pub(super) fn since_1970_ms() -> u64 {
-    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since_1970_of(SystemTime::now())
+}
+
+/// The same of any time.
+pub(super) fn since_1970_of(time: SystemTime) -> u64 {
+    let time = time.duration_since(SystemTime::UNIX_EPOCH);
     time.map_or(0, |time| {
         u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
     })

@@ -12,6 +12,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Check {
     Reachable,
+    Waiting,
     Errors,
     Breaks,
     Events,
@@ -38,6 +39,8 @@ pub(super) struct Facts<'a> {
     pub(super) before: Option<Span>,
     /// Streams, and how many there may be.
     pub(super) fill: Option<(u64, u64)>,
+    /// Streams that have lost their upstream, and all of them.
+    pub(super) waiting: Option<(u64, u64)>,
     /// Why the upstream is away, if it is.
     pub(super) away: Option<String>,
 }
@@ -59,8 +62,9 @@ pub(super) const EARLY: Duration = Duration::from_secs(10);
 const NEAR: f64 = 0.9;
 
 impl Check {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Reachable,
+        Self::Waiting,
         Self::Errors,
         Self::Breaks,
         Self::Events,
@@ -74,6 +78,7 @@ impl Check {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Reachable => "reachable",
+            Self::Waiting => "waiting",
             Self::Errors => "errors",
             Self::Breaks => "breaks",
             Self::Events => "events",
@@ -95,6 +100,7 @@ impl Check {
         let numbers = &facts.window.numbers;
         let (state, cause) = match self {
             Self::Reachable => (State::Failing, facts.away.clone()?),
+            Self::Waiting => waiting(facts.waiting?)?,
             Self::Errors => errors(facts.bounds.max_error_rate?, numbers)?,
             Self::Breaks => breaks(facts.bounds.max_error_rate?, numbers)?,
             Self::Events => events(facts)?,
@@ -126,6 +132,10 @@ impl Check {
     fn remedy(self) -> &'static str {
         match self {
             Self::Reachable => "start it, or check the network between it and the proxy",
+            Self::Waiting => {
+                "the streams continue when the upstream accepts their reconnects; check its state \
+                 and its log"
+            }
             Self::Errors => "check the upstream's log, and this log for the failed requests",
             Self::Breaks => {
                 "find out why the upstream dies or goes silent during streams: a restart, a \
@@ -180,6 +190,16 @@ fn beyond(times: f64) -> Option<State> {
 }
 
 type Found = Option<(State, String)>;
+
+fn waiting((waiting, all): (u64, u64)) -> Found {
+    let state = match waiting {
+        0 => return None,
+        some if some >= all => State::Failing,
+        _ => State::Degraded,
+    };
+    let cause = format!("{waiting} of {all} streams have lost their upstream and wait for it");
+    Some((state, cause))
+}
 
 fn errors(bound: f64, numbers: &Snapshot) -> Found {
     let all = numbers.opened + numbers.failed;

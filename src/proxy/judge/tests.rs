@@ -119,6 +119,28 @@ async fn failed_requests_of_one_client_do_not_make_a_route_failing_that_serves_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_route_is_not_healthy_while_its_streams_wait_for_their_upstream() {
+    let lost = |waiting| {
+        move |sums: &mut Snapshot| {
+            well(sums);
+            sums.waiting = waiting;
+        }
+    };
+    let mut life = Life::new("");
+    life.seconds(100, well).seconds(2, lost(10));
+    assert_eq!(life.found(), []);
+    life.seconds(2, lost(10));
+    assert_eq!(life.found(), [("waiting", State::Failing)]);
+    assert!(life.cause().starts_with("10 of 10"), "{}", life.cause());
+    life.seconds(40, lost(3));
+    assert_eq!(life.found(), [("waiting", State::Degraded)]);
+    life.seconds(40, well);
+    assert_eq!(life.found(), [("waiting", State::Degraded)]);
+    life.seconds(40, lost(0));
+    assert_eq!(life.found(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_failure_now_and_then_is_none() {
     let mut life = Life::new("");
     life.seconds(20, |_| {}).seconds(1, |sums| sums.failed += 4);
