@@ -17,9 +17,9 @@ const ABOUT: &str = "Reverse proxy that hardens Server-Sent Events streams";
 const LONG_ABOUT: &str = "\
 Reverse proxy that hardens Server-Sent Events streams.
 
-A reverse proxy for event streams. It keeps quiet streams open through CDNs and load balancers, ends
-streams after their upstream has gone silent, limits the streams of each client, and spreads reconnects
-over time when the server restarts. All other responses pass through unchanged.";
+It keeps quiet streams open through CDNs and load balancers, ends streams whose upstream is silent, \
+limits the streams of each client, and spreads reconnects over time when the server restarts. All other \
+responses pass through unchanged.";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -37,15 +37,16 @@ Each key can be set by flag, environment variable or config file:
   SSE_GUARD_HEARTBEAT_INTERVAL=5s
   [heartbeat]
   interval = \"5s\"
-A flag overrides the environment, which overrides the file, which overrides the default. A value in a
+
+A flag overrides the environment, which overrides the file, which overrides the default. A value in a \
 [[route]] of the file overrides all of them for the paths of that route.";
 
 const CHECK_ABOUT: &str =
     "Validate the config; print the effective config and the source of each value";
 
 const CHECK_AFTER_HELP: &str = "\
-The config goes to standard output, mistakes and warnings to standard error. Exits with 0 if the config is
-valid, and with 2 if it is not.";
+The config goes to standard output, mistakes and warnings to standard error. Exits with 0 if the \
+config is valid, and with 2 if it is not.";
 
 /// A flag of `check`.
 pub(in crate::proxy) const CHANGED: &str = "changed";
@@ -290,7 +291,7 @@ fn heading(key: &Key) -> String {
         return TOP_HEADING.to_owned();
     };
     let (first, rest) = table.split_at(1);
-    format!("{}{rest}", first.to_uppercase())
+    format!("{}{}", first.to_uppercase(), rest.replace('_', " "))
 }
 
 fn value_name(kind: Kind) -> String {
@@ -493,5 +494,6 @@ mod tests {
             assert!(help.contains(&key.env()), "{}", key.name);
         }
         assert!(help.contains("A flag overrides the environment"));
+        assert!(help.contains("\nHealth check:\n"), "{help}");
     }
 }

@@ -132,7 +132,7 @@ pub static KEYS: &[Key] = &[
         "takeover",
         Kind::Choice(&["drain", "always", "off"]),
         "drain",
-        "When another sse-guard of the same user may listen on the same addresses (SO_REUSEPORT): drain (once this one stops), always, or off",
+        "When another sse-guard of the same user may listen on the same addresses (SO_REUSEPORT); drain: while this one drains; always; or off",
     ),
     proxy(
         "trusted_proxies",
@@ -144,7 +144,7 @@ pub static KEYS: &[Key] = &[
         "trusted_header",
         Kind::Choice(&["x-forwarded-for", "forwarded"]),
         "x-forwarded-for",
-        "Header from which the client's address is read behind trusted proxies, and whose form decides host and protocol; they must overwrite it or append to it",
+        "Header from which the client's address is read behind trusted proxies; host and protocol are read from its family of headers (X-Forwarded-* or Forwarded). The proxies must overwrite it or append to it",
     ),
     Key {
         name: "threads",
@@ -169,7 +169,7 @@ pub static KEYS: &[Key] = &[
         "client.body_timeout",
         Kind::Duration,
         "60s",
-        "Time limit without a byte of a request's body, before the response begins; then the client gets a 408",
+        "Time limit without a byte of a request's body, until the response begins; beyond it the client gets a 408",
     ),
     proxy(
         "client.max_head",
@@ -218,7 +218,7 @@ pub static KEYS: &[Key] = &[
         "path.normalize",
         Kind::Choice(&["match", "rewrite", "off"]),
         "match",
-        "How paths are matched with routes and forwarded; match: by the normalized path, forwarded as sent, or refused (400) where servers would read another route; rewrite: normalized; off: as sent",
+        "How paths are matched with routes and forwarded; match: matched normalized, forwarded as sent, and rejected (400) if some servers would read a path of another route; rewrite: matched and forwarded normalized; off: matched and forwarded as sent",
     ),
     Key {
         name: "upstream.url",
@@ -273,7 +273,7 @@ pub static KEYS: &[Key] = &[
         "upstream.unavailable",
         Kind::Choice(&["wait", "retry-later", "status"]),
         "retry-later",
-        "Response to an EventSource in place of a 5xx: retry-later (empty stream; it reconnects), wait (open stream, where resume.mode is on), or status (it gives up)",
+        "Response to an EventSource in place of a 5xx; retry-later: an empty stream, and the client reconnects; wait: a stream that stays open (requires resume.mode); status: the 5xx, and the client gives up",
     ),
     route(
         "health_check.interval",
@@ -327,7 +327,7 @@ pub static KEYS: &[Key] = &[
         "heartbeat.immediate",
         Kind::BoolOrAuto,
         "auto",
-        "Send the first heartbeat at once, so that buffering proxies and HTTP/2 hops pass on the response head; auto: for families eventsource and mcp",
+        "Send the first heartbeat right after the response head, because some proxies hold the head back until data follows; auto: for families eventsource and mcp",
     ),
     route(
         "cors.allowed_origins",
@@ -339,14 +339,14 @@ pub static KEYS: &[Key] = &[
         "early.enabled",
         Kind::Bool,
         "false",
-        "Respond to requests for event streams with 200 and heartbeats when the upstream is slow; its late status and headers are lost then",
+        "Respond to requests for event streams with 200 and heartbeats when the upstream is slow; the upstream's own status and headers are then lost",
     ),
     Key {
         name: "early.after",
         kind: Kind::Duration,
         default: None,
         per_route: true,
-        help: "Time without a response head after which the early answer begins; quicker failures keep their status; default: heartbeat.interval, or 15s if that is off",
+        help: "Time without a response head after which the early answer begins; failures before that keep their status; default: heartbeat.interval, or 15s if that is off",
     },
     route(
         "idle.timeout",
@@ -364,13 +364,13 @@ pub static KEYS: &[Key] = &[
         "idle.ignore_events",
         Kind::Words,
         "",
-        "Event names that reset neither idle.event_timeout nor count as the first event, in addition to the APIs' own pings and keepalives",
+        "Event names that neither reset idle.event_timeout nor count as the first event, in addition to the APIs' own pings and keepalives",
     ),
     route(
         "idle.action",
         Kind::Choice(&["auto", "close", "error-event", "abort"]),
         "auto",
-        "How an idle stream ends: close, error-event, or abort; auto: close for family eventsource, else abort, as other clients take close for success",
+        "How an idle stream ends: close, error-event, or abort; auto: close for family eventsource, else abort, because other clients take a clean end for a complete response",
     ),
     route(
         "idle.error_event",
@@ -395,7 +395,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::CountOrOff,
         default: None,
         per_route: true,
-        help: "Maximum requests in flight per client address, besides streams: waiting for a response, uploads, downloads, WebSockets; further ones get a 429; CORS preflights count apart, up to the same number; default: twice limit.per_ip, at least 200",
+        help: "Maximum requests in flight per client address that are not streams: waiting for a response, uploads, downloads, WebSockets; further requests get a 429. CORS preflights are counted separately, up to the same number; default: twice limit.per_ip, at least 200",
     },
     route(
         "limit.total",
@@ -407,7 +407,7 @@ pub static KEYS: &[Key] = &[
         "limit.max_clients",
         Kind::Count,
         "65536",
-        "Maximum client addresses that are counted; new ones get a 503 beyond it",
+        "Maximum client addresses that are tracked; requests of further addresses get a 503",
     ),
     route(
         "limit.rate",
@@ -419,7 +419,7 @@ pub static KEYS: &[Key] = &[
         "limit.burst",
         Kind::Count,
         "100",
-        "New streams that a client address may open at once, in excess of limit.rate",
+        "New streams that a client address may open at once, beyond limit.rate",
     ),
     proxy(
         "limit.ipv6_prefix",
@@ -443,7 +443,7 @@ pub static KEYS: &[Key] = &[
         "limit.retry_after",
         Kind::Duration,
         "5s",
-        "Delay after which a client over the limit, or one without its upstream, may return (Retry-After or retry:)",
+        "Delay that rejected clients, and clients of an unreachable upstream, get as Retry-After or retry:",
     ),
     route(
         "rotation.max_age",
@@ -455,7 +455,7 @@ pub static KEYS: &[Key] = &[
         "rotation.jitter",
         Kind::Fraction,
         "0.1",
-        "Share of rotation.max_age by which ends are spread, so that clients do not return all at once",
+        "Share of rotation.max_age by which ends are spread at random, so that clients do not reconnect all at once",
     ),
     route(
         "rotation.retry",
@@ -474,7 +474,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Methods,
         default: None,
         per_route: true,
-        help: "Methods of requests to rotate, regardless of family and of the client's headers; default: those of family eventsource",
+        help: "Rotate streams of requests with these methods, whatever the family and the client's headers are; default: streams of family eventsource",
     },
     route(
         "rotation.event",
@@ -493,7 +493,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Choice(&["off", "on", "lossy"]),
         default: None,
         per_route: true,
-        help: "Reconnect a lost upstream behind a live EventSource stream; on: only with event ids; lossy: always; default: on where family is set to eventsource, else off",
+        help: "Reconnect a lost upstream behind a live EventSource stream; on: if its events have ids; lossy: always; default: on for routes with family = eventsource, else off",
     },
     route(
         "resume.on_end",
@@ -505,13 +505,13 @@ pub static KEYS: &[Key] = &[
         "resume.backoff",
         Kind::Duration,
         "1s",
-        "Maximum delay of the first reconnect attempt; doubles with each attempt that fails or brings nothing; cut short when the upstream is back",
+        "Maximum delay before the first reconnect attempt; doubles with each attempt that fails or yields no event; ends early once the upstream is back",
     ),
     route(
         "resume.max_backoff",
         Kind::Duration,
         "30s",
-        "Maximum delay that resume.backoff doubles to",
+        "Upper limit of resume.backoff as it doubles",
     ),
     route(
         "resume.attempts",
@@ -529,7 +529,7 @@ pub static KEYS: &[Key] = &[
         "resume.reset_after",
         Kind::Duration,
         "30s",
-        "Age of a connection after which it counts as good and the attempts start again from zero",
+        "Age at which a new upstream connection counts as stable; attempts and backoff then start from zero",
     ),
     route(
         "resume.dedup_window",
@@ -553,7 +553,7 @@ pub static KEYS: &[Key] = &[
         "resume.max_connection_age",
         Kind::DurationOrOff,
         "off",
-        "Replace the upstream connection of a resumable stream at this age, give or take a tenth; its client notices nothing",
+        "Replace the upstream connection of a resumable stream at this age, plus or minus 10 %; its client stays connected",
     ),
     route(
         "completion.required",
@@ -589,26 +589,26 @@ pub static KEYS: &[Key] = &[
         "health.max_error_rate",
         Kind::FractionOrOff,
         "0.05",
-        "Share of failed requests, or of streams that the upstream breaks off, from which a route is degraded",
+        "Share of failed requests, or of streams that the upstream breaks off; from this value on a route is degraded",
     ),
     route(
         "health.early_ends",
         Kind::FractionOrOff,
         "0.5",
-        "Share of EventSource streams that the upstream ends within 10 s, of all that it ends, from which a route is degraded",
+        "Share, among the EventSource streams that the upstream ends, of those that it ends within 10 s; from this value on a route is degraded",
     ),
     route(
         "health.reconnects",
         Kind::FractionOrOff,
         "0.5",
-        "Share of the streams whose clients returned within a minute, from which a route is degraded",
+        "Share of streams whose clients reconnect within a minute; from this value on a route is degraded",
     ),
     Key {
         name: "memory.budget",
         kind: Kind::SizeOrOff(8 * MIB, 1024 * GIB),
         default: None,
         per_route: false,
-        help: "Maximum resident memory: near it new streams are rejected, then the largest end; default: the container's limit",
+        help: "Maximum resident memory; near it new streams are rejected, then the largest streams are ended; default: the container's limit",
     },
     Key {
         name: "files.budget",
@@ -621,7 +621,7 @@ pub static KEYS: &[Key] = &[
         "admin.listen",
         Kind::AddressOrOff,
         "127.0.0.1:9090",
-        "Address of metrics, health, stream table and dashboard; other than loopback needs admin.token",
+        "Address of metrics, health, stream table and dashboard; any address other than loopback requires admin.token",
     ),
     proxy(
         "admin.token",
@@ -633,7 +633,7 @@ pub static KEYS: &[Key] = &[
         "admin.user_header",
         Kind::HeaderOrOff,
         "off",
-        "Header, set by trusted proxies, that identifies the user: shown with the stream, and a target of /api/send; removed from requests of other peers",
+        "Header, set by trusted proxies, that identifies the user; shown with the stream and usable as a target of /api/send; removed from requests of other peers",
     ),
     proxy(
         "ready.when",
@@ -657,7 +657,7 @@ pub static KEYS: &[Key] = &[
         "drain.window",
         Kind::DurationOrZero,
         "10s",
-        "Time over which streams end at shutdown; the listener stays open, and new streams are deferred until after it",
+        "Time over which streams end at shutdown; the listener stays open, and clients that open new streams are sent away until the window is over",
     ),
     proxy(
         "drain.answers",
