@@ -77,6 +77,13 @@ impl<B> AnswerBody<B> {
     }
 }
 
+/// An empty body, for layers that answer in place of the service.
+impl<B> Default for AnswerBody<B> {
+    fn default() -> Self {
+        Self::own(Bytes::new())
+    }
+}
+
 impl<B> Body for AnswerBody<B>
 where
     B: Body<Data = Bytes>,

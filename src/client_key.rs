@@ -33,12 +33,12 @@
 //! # What the peer's address comes from
 //!
 //! From [`PeerAddr`] in the request's extensions, else, with the feature `axum`, from axum's
-//! `ConnectInfo<SocketAddr>`. A request with neither has no key; the extractor says once, by a
-//! warning, how to mend that.
+//! `ConnectInfo<SocketAddr>`, else from its `MockConnectInfo<SocketAddr>`. A request with none of them
+//! has no key; the extractor logs one warning that names the remedy.
 
 mod forwarded;
 
-use http::{Extensions, HeaderMap, Request};
+use http::{Extensions, HeaderMap, Method, Request, Uri};
 use ipnet::IpNet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -175,9 +175,9 @@ pub struct ForwardedIp {
     hints: Arc<Hints>,
 }
 
-/// A [`KeyExtractor`] made of a function of the request's headers and extensions.
+/// A [`KeyExtractor`] from a closure over the head of the request.
 ///
-/// See there for the rules such a function should keep.
+/// The rules in the documentation of [`KeyExtractor`] apply to the closure.
 ///
 /// ```
 /// use sse_guard::client_key::{ClientKey, KeyFn};
@@ -187,17 +187,50 @@ pub struct ForwardedIp {
 /// #[derive(Clone)]
 /// struct Account(Arc<str>);
 ///
-/// let by_account = KeyFn::new(|_headers, extensions| {
-///     let Account(name) = extensions.get()?;
+/// let by_account = KeyFn::new(|request| {
+///     let Account(name) = request.extensions.get()?;
 ///     Some(ClientKey::Name(name.clone()))
 /// });
 /// # use sse_guard::client_key::KeyExtractor;
 /// # let request = http::Request::builder().extension(Account("acme".into())).body(()).unwrap();
 /// # assert_eq!(by_account.key(&request), Some(ClientKey::from("acme")));
+///
+/// // The first segment of the path names the tenant.
+/// let by_tenant = KeyFn::new(|request| {
+///     let tenant = request.uri.path().split('/').nth(1)?;
+///     Some(ClientKey::from(tenant))
+/// });
+/// # let request = http::Request::get("/acme/events").body(()).unwrap();
+/// # assert_eq!(by_tenant.key(&request), Some(ClientKey::from("acme")));
 /// ```
 #[derive(Clone, Copy)]
 pub struct KeyFn<F> {
     function: F,
+}
+
+/// The head of a request, as a [`KeyFn`] gets it.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RequestHead<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The request target.
+    pub uri: &'a Uri,
+    /// The header fields.
+    pub headers: &'a HeaderMap,
+    /// What the server and the layers outside have attached.
+    pub extensions: &'a Extensions,
+}
+
+impl<'a> RequestHead<'a> {
+    fn of<B>(request: &'a Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+        }
+    }
 }
 
 /// What has been said to the operator already. Once is enough: a hint per request would be a way
@@ -355,9 +388,9 @@ impl KeyExtractor for ForwardedIp {
 
 impl<F> KeyFn<F>
 where
-    F: Fn(&HeaderMap, &Extensions) -> Option<ClientKey> + Clone + Send + Sync + 'static,
+    F: Fn(RequestHead<'_>) -> Option<ClientKey> + Clone + Send + Sync + 'static,
 {
-    /// The extractor that asks `function`.
+    /// Calls `function` once for each request; `None` is a request without a key.
     #[must_use]
     pub fn new(function: F) -> Self {
         Self { function }
@@ -366,10 +399,10 @@ where
 
 impl<F> KeyExtractor for KeyFn<F>
 where
-    F: Fn(&HeaderMap, &Extensions) -> Option<ClientKey> + Clone + Send + Sync + 'static,
+    F: Fn(RequestHead<'_>) -> Option<ClientKey> + Clone + Send + Sync + 'static,
 {
     fn key<B>(&self, request: &Request<B>) -> Option<ClientKey> {
-        (self.function)(request.headers(), request.extensions())
+        (self.function)(RequestHead::of(request))
     }
 }
 
@@ -431,8 +464,16 @@ pub(crate) fn peer_addr(extensions: &Extensions) -> Option<SocketAddr> {
         return Some(*addr);
     }
     #[cfg(feature = "axum")]
-    if let Some(axum::extract::ConnectInfo(addr)) = extensions.get() {
-        return Some(*addr);
+    {
+        use axum::extract::ConnectInfo;
+        use axum::extract::connect_info::MockConnectInfo;
+        if let Some(ConnectInfo(addr)) = extensions.get() {
+            return Some(*addr);
+        }
+        // As in axum's extractor: a real address takes precedence.
+        if let Some(MockConnectInfo(addr)) = extensions.get() {
+            return Some(*addr);
+        }
     }
     None
 }

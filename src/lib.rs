@@ -102,3 +102,8 @@ mod readme {}
 #[cfg(all(doctest, feature = "axum", feature = "serve"))]
 #[doc = include_str!("../docs/embedding.md")]
 mod embedding {}
+
+/// Keeps the example of `docs/layer-order.md` compiling.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../docs/layer-order.md")]
+mod layer_order {}

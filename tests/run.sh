@@ -56,7 +56,7 @@ step "docs"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
 
 step "tests, layers alone"
-cargo test --lib --bins
+cargo test
 
 step "tests, all features: unit, wire, examples and benches build"
 log="$(mktemp)"

@@ -138,6 +138,28 @@ fn axum_tells_the_peer_unless_the_server_does() {
     assert_eq!(key_of(&PeerIp::new(), &request), "192.0.2.8");
 }
 
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn axums_mock_of_a_peer_counts_unless_there_is_a_real_one() {
+    use axum::extract::ConnectInfo;
+    use axum::extract::connect_info::MockConnectInfo;
+    use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+    let mock = MockConnectInfo(SocketAddr::new(ip("192.0.2.9"), 1));
+    let service =
+        ServiceBuilder::new()
+            .layer(mock)
+            .service(service_fn(|request: Request<()>| async move {
+                Ok::<_, std::convert::Infallible>(key_of(&trusting(), &request))
+            }));
+    let request = Request::new(());
+    assert_eq!(service.oneshot(request).await, Ok("192.0.2.9".to_owned()));
+
+    let real = ConnectInfo(SocketAddr::new(ip("192.0.2.7"), 1));
+    let request = Request::builder().extension(real).body(()).unwrap();
+    assert_eq!(service.oneshot(request).await, Ok("192.0.2.7".to_owned()));
+}
+
 #[test]
 fn trust_is_by_network_and_mapped_addresses_are_ipv4() {
     let cases = [
@@ -364,13 +386,15 @@ fn the_walk_ends_at_the_sixty_fourth_hop() {
 
 #[test]
 fn a_function_is_an_extractor() {
-    let extractor = KeyFn::new(|headers, extensions| {
-        let PeerAddr(peer) = extensions.get()?;
-        let name = headers.get("x-account")?.to_str().ok()?;
-        Some(ClientKey::from(format!("{name}@{peer}")))
+    let extractor = KeyFn::new(|request| {
+        let PeerAddr(peer) = request.extensions.get()?;
+        let name = request.headers.get("x-account")?.to_str().ok()?;
+        let (method, path) = (request.method, request.uri.path());
+        Some(ClientKey::from(format!("{name}@{peer}: {method} {path}")))
     });
-    let known = from_peer("::1").header("x-account", "acme").body(());
-    assert_eq!(key_of(&extractor, &known.unwrap()), "acme@[::1]:49152");
+    let known = from_peer("::1").method("PUT").uri("/feed?token=1");
+    let known = known.header("x-account", "acme").body(()).unwrap();
+    assert_eq!(key_of(&extractor, &known), "acme@[::1]:49152: PUT /feed");
     assert_eq!(extractor.key(&Request::new(())), None);
     assert!(format!("{extractor:?}").starts_with("KeyFn("));
 }

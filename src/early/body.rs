@@ -85,6 +85,15 @@ impl<F, B> EarlyBody<F, B> {
     }
 }
 
+/// An empty body, for layers that answer in place of the service.
+impl<F, B> Default for EarlyBody<F, B> {
+    fn default() -> Self {
+        Self {
+            state: State::Last { last: None },
+        }
+    }
+}
+
 impl Audience {
     /// By an event if its family has one for it, else by a broken transfer.
     fn told<F, B>(&self, status: StatusCode, message: &str, error: StreamError) -> State<F, B> {

@@ -336,6 +336,14 @@ impl<B, P> Guarded<B, P> {
     }
 }
 
+/// An empty body, for layers that answer in place of the service, such as tower-http's `CorsLayer` and
+/// `TimeoutLayer`.
+impl<B, P> Default for Guarded<B, P> {
+    fn default() -> Self {
+        Self::new(Source::Gone, None, None)
+    }
+}
+
 impl<B> Source<B>
 where
     B: Body<Data = Bytes>,

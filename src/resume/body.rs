@@ -32,6 +32,7 @@ pin_project! {
     #[project = InnerProj]
     enum Inner<B> {
         Pass { #[pin] body: B },
+        Empty,
         Kept { kept: Pin<Box<Kept<B>>> },
     }
 }
@@ -73,6 +74,15 @@ enum Due {
     Idle,
     Old,
     Switch,
+}
+
+/// An empty body, for layers that answer in place of the service.
+impl<B> Default for ResumeBody<B> {
+    fn default() -> Self {
+        Self {
+            inner: Inner::Empty,
+        }
+    }
 }
 
 impl<B> ResumeBody<B> {
@@ -131,6 +141,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().inner.project() {
             InnerProj::Pass { body } => body.poll_frame(cx).map_err(Into::into),
+            InnerProj::Empty => Poll::Ready(None),
             InnerProj::Kept { kept } => kept.as_mut().poll_frame(cx),
         }
     }
@@ -138,6 +149,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.inner {
             Inner::Pass { body } => body.is_end_stream(),
+            Inner::Empty => true,
             Inner::Kept { kept } => matches!(kept.source, Source::Over),
         }
     }
@@ -145,6 +157,7 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
             Inner::Pass { body } => body.size_hint(),
+            Inner::Empty => SizeHint::with_exact(0),
             Inner::Kept { .. } => SizeHint::default(),
         }
     }
