@@ -73,10 +73,10 @@ impl RejectReason {
         match self {
             Self::PerClient => "too many event streams from this client",
             Self::Total | Self::Clients => "too many event streams",
-            Self::Memory | Self::Files => "no room for another event stream now",
+            Self::Memory | Self::Files => "no capacity for another event stream",
             Self::Requests => "too many requests in flight from this client",
             Self::Draining => "this server is stopping: retry later",
-            Self::Rate => "new event streams come too fast from this client",
+            Self::Rate => "too many new event streams from this client",
         }
     }
 }

@@ -162,13 +162,13 @@ pub enum ResumeError {
     #[error("the upstream ended the stream")]
     Ended,
     /// The upstream answered so when it was asked to go on.
-    #[error("the upstream answered {0} when it was asked to go on")]
+    #[error("the upstream responded {0} to the reconnect request")]
     Refused(StatusCode),
     /// The upstream's ids went back to a number that it had passed long ago.
-    #[error("the upstream's ids start anew: what its client has cannot be told")]
+    #[error("the upstream's event ids restarted: the client's position is unknown")]
     Renumbered,
     /// An event that the upstream perhaps repeats is longer than 1 MiB, and its `id` line is not in that.
-    #[error("the upstream perhaps repeats an event that has no id within its first MiB")]
+    #[error("an event without an id in its first MiB may be a duplicate")]
     TooLong,
 }
 

@@ -443,7 +443,7 @@ fn the_service_manager_is_told_of_readiness_reloads_stops_and_life() {
         ("heartbeat.interval = '5s'", ""),
         (
             "heartbeat.interval = 'x'",
-            "; the last reload was refused, see the log",
+            "; the last reload failed, see the log",
         ),
     ] {
         write(text);

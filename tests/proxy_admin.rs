@@ -183,7 +183,7 @@ fn the_operator_ends_a_stream_and_its_client_is_told_to_come_back() {
         200
     );
     goes_on.read_until("data: x\n\n");
-    proxy.wait_for_log("the operator ends a stream");
+    proxy.wait_for_log("the admin API ends a stream");
     assert!(!proxy.log().contains("planted"), "{}", proxy.log());
 }
 
@@ -245,7 +245,7 @@ fn an_event_of_the_operators_reaches_whom_it_names_and_breaks_out_of_no_field() 
 #[test]
 fn nobody_is_believed_to_be_a_user_but_from_a_trusted_proxy() {
     let proxy = start(&held(), &["--admin-user-header", "x-user"]);
-    proxy.wait_for_log("from trusted_proxies alone");
+    proxy.wait_for_log("only from trusted_proxies");
     let _client = stream(&proxy, "GET", "/", "X-User: ann\r\n");
     assert_eq!(
         get(&proxy, "/api/streams").json()["streams"][0]["user"],

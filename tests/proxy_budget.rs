@@ -63,9 +63,9 @@ fn near_the_budget_of_files_new_streams_wait_and_beyond_it_the_oldest_end() {
             streams.push(client);
         }
     }
-    let told = proxy.wait_for_log("files are open");
+    let told = proxy.wait_for_log("files open");
     assert!(
-        told.contains("turned away") && told.contains("ulimit"),
+        told.contains("rejected") && told.contains("ulimit"),
         "{told}"
     );
     assert!(!is_in(&mut proxy.get("/")));
@@ -78,11 +78,11 @@ fn near_the_budget_of_files_new_streams_wait_and_beyond_it_the_oldest_end() {
     drop(post);
     let red = readiness(&proxy);
     assert!(red.starts_with("HTTP/1.1 503 "), "{red}");
-    assert!(red.contains("new streams are turned away"), "{red}");
+    assert!(red.contains("new streams are rejected"), "{red}");
 
     // Requests take files, too, which are no streams.
     let mut others = Vec::new();
-    while !proxy.log().contains("the oldest idle ones end") {
+    while !proxy.log().contains("the oldest idle ones are ended") {
         if proxy.files() < FILES {
             others.push(proxy.ask("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n"));
         }
@@ -108,7 +108,7 @@ fn memory_that_is_short_turns_streams_away_until_a_reload_allows_more() {
     // What is linked into the binary takes more from the start.
     fs::write(&file, "memory.budget = '8MiB'").unwrap();
     let proxy = Proxy::start(origin.addr, &flags);
-    let told = proxy.wait_for_log("MiB of memory are taken");
+    let told = proxy.wait_for_log("MiB of memory used");
     assert!(told.contains("memory.budget"), "{told}");
     assert!(!is_in(&mut proxy.get("/")));
     fs::write(&file, "memory.budget = '8GiB'").unwrap();

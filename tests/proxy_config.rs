@@ -556,7 +556,7 @@ fn a_key_of_the_proxy_in_a_route_is_told_where_to_stand_and_a_hidden_route_is_re
         ..Run::default()
     }
     .end();
-    let line = "guard.toml:3: path.normalize: is for the proxy as a whole; write it above the first \
+    let line = "guard.toml:3: path.normalize: applies to the whole proxy; write it above the first \
                 [[route]]\n";
     assert_eq!((ended.code, ended.err.as_str()), (Some(2), line));
 
@@ -566,8 +566,8 @@ fn a_key_of_the_proxy_in_a_route_is_told_where_to_stand_and_a_hidden_route_is_re
         ..Run::default()
     }
     .end();
-    let line = "guard.toml:3: route.path: no request reaches /v1/chat, as route /v1 (guard.toml:1) \
-                stands before it";
+    let line = "guard.toml:3: route.path: no request reaches /v1/chat: route /v1 (guard.toml:1) \
+                comes first";
     assert_eq!(ended.code, Some(2));
     assert!(ended.err.starts_with(line), "{}", ended.err);
 }

@@ -708,7 +708,7 @@ fn each_upstream_has_its_login_also_behind_a_reload() {
     let reload = |text: String, nth| {
         fs::write(&file, text).unwrap();
         proxy.signal("-HUP");
-        proxy.wait_for_log_lines("the config is reloaded", nth);
+        proxy.wait_for_log_lines("config reloaded", nth);
     };
     reload(config(&one, "20s"), 1);
     for (path, user) in [("/page", "alice"), ("/two", "bob"), ("/one", "alice")] {

@@ -58,7 +58,7 @@ fn requests_that_fail_are_told_of_wherever_an_operator_looks() {
     let said = proxy.wait_for_log("the route is failing");
     assert!(said.contains("\"WARN\""), "{said}");
     assert!(
-        said.contains("20 of 20 requests for a stream failed within a minute, all of one client"),
+        said.contains("20 of 20 requests for a stream failed within a minute, all from one client"),
         "{said}"
     );
     assert!(said.contains("check the upstream's log"), "{said}");

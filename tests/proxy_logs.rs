@@ -258,7 +258,7 @@ fn lines_that_clients_cause_in_other_ways_are_bounded_too() {
         "upstream unavailable: more",
     );
     all_are_told(&proxy, any, instead, more, 20);
-    let sends = "the operator sends an event";
+    let sends = "the admin API sends an event";
     all_are_told(&proxy, any, sends, "more events were sent", 25);
 
     // 15 times each way; the last failures are those of one client.

@@ -297,7 +297,7 @@ fn whoever_is_turned_away_gives_its_connection_back() {
 fn more_streams_than_files_hold_are_warned_of_at_the_start_and_by_check() {
     let (_go, origin) = origin();
     let proxy = Proxy::with_few_files(200, origin.addr, &["--limit-total=300"]);
-    let told = "limit.total allows 300 streams, and 200 open files hold 90:";
+    let told = "limit.total allows 300 streams, but 200 open files are enough for 90:";
     proxy.wait_for_log(told);
     let output = std::process::Command::new("/bin/sh")
         .env_clear()

@@ -75,7 +75,7 @@ fn a_request_without_one_valid_host_goes_no_further() {
         (b"Host: a%zz", "percent"),
         (b"Host:", "empty"),
         (b"Host: :80", "empty"),
-        (b"X: y", "has to have a Host"),
+        (b"X: y", "must have a Host"),
         (b"Host: a\r\nHost: a", "more than one"),
         (b"Host: a\r\nHost:", "more than one"),
     ];

@@ -76,24 +76,21 @@ pub fn describe() {
     let count = |name, what| ::metrics::describe_counter!(name, Unit::Count, what);
     let bytes = |name, what| ::metrics::describe_counter!(name, Unit::Bytes, what);
     let seconds = |name, what| ::metrics::describe_histogram!(name, Unit::Seconds, what);
-    ::metrics::describe_gauge!("sse_guard_streams_active", Unit::Count, "Streams open now");
+    ::metrics::describe_gauge!("sse_guard_streams_active", Unit::Count, "Open streams");
     count(
         "sse_guard_streams_total",
-        "Requests for a stream, and others that got one, by outcome",
+        "Requests for an event stream, and other requests that got one, by outcome",
     );
     count(
         "sse_guard_reconnects_total",
         "Streams opened by a request with a Last-Event-ID",
     );
     count("sse_guard_events_total", "Events with data from upstreams");
-    count("sse_guard_heartbeats_total", "Heartbeats put into streams");
-    count(
-        "sse_guard_rejections_total",
-        "Streams turned away, by reason",
-    );
+    count("sse_guard_heartbeats_total", "Heartbeats sent");
+    count("sse_guard_rejections_total", "Rejected requests, by reason");
     count(
         "sse_guard_unguarded_total",
-        "Responses that look like streams and pass without some or all protections, by reason",
+        "Responses that look like event streams and lack some or all protections, by reason",
     );
     count("sse_guard_ends_total", "Streams that have ended, by reason");
     count(
@@ -121,11 +118,11 @@ pub fn describe() {
     );
     count(
         "sse_guard_resumes_total",
-        "Streams that have lost their upstream, by what came of it",
+        "Streams that lost their upstream, by outcome",
     );
     count(
         "sse_guard_duplicate_events_dropped_total",
-        "Events that an upstream has repeated, and the client had",
+        "Events that an upstream repeated, and that were dropped",
     );
     count(
         "sse_guard_upstream_replacements_total",
@@ -133,7 +130,7 @@ pub fn describe() {
     );
     seconds(
         "sse_guard_resume_seconds",
-        "From the loss of an upstream to its return",
+        "Time from the loss of an upstream to its return",
     );
     seconds(
         "sse_guard_stream_duration_seconds",
@@ -141,10 +138,10 @@ pub fn describe() {
     );
     seconds(
         "sse_guard_time_to_first_event_seconds",
-        "From a stream's head to its first event with data",
+        "Time from the response head to the first event with data",
     );
     seconds(
         "sse_guard_event_gap_seconds",
-        "From one chunk with events to the next",
+        "Time between two chunks that contain events",
     );
 }

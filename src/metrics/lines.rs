@@ -98,7 +98,10 @@ impl Lines {
             }
             return;
         };
-        let gap_p99 = stream.gap_p99().map(tracing::field::debug);
+        let age = rounded(age);
+        let gap_p99 = stream
+            .gap_p99()
+            .map(|gap| tracing::field::debug(rounded(gap)));
         let (events, bytes, heartbeats) = (stream.events(), stream.bytes(), stream.heartbeats());
         span.in_scope(|| match is_panic {
             true => error!(
@@ -124,10 +127,27 @@ impl Lines {
     }
 }
 
+/// A log line is read by people: whole milliseconds, or microseconds below one.
+fn rounded(time: Duration) -> Duration {
+    let unit = match time.as_millis() {
+        0 => 1_000,
+        _ => 1_000_000,
+    };
+    time - Duration::from_nanos((time.subsec_nanos() % unit).into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use http::HeaderValue;
+
+    #[test]
+    fn times_are_logged_in_whole_units() {
+        let text = |nanos| format!("{:?}", rounded(Duration::from_nanos(nanos)));
+        assert_eq!(text(2_806_049_821), "2.806s");
+        assert_eq!(text(806_049_821), "806ms");
+        assert_eq!(text(49_821), "49µs");
+    }
 
     #[test]
     fn a_trace_is_taken_from_a_well_formed_header_alone() {

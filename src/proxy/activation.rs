@@ -22,7 +22,8 @@ pub(super) struct Sockets {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ActivationError {
     #[error(
-        "socket {index} of the service manager (LISTEN_FDS, named \"{name}\"): {error}; it has to be a ListenStream= with an IP address and a port"
+        "socket {index} of the service manager (LISTEN_FDS, named \"{name}\"): {error}; it must be \
+         a ListenStream= with an IP address and a port"
     )]
     Socket {
         index: usize,
@@ -30,11 +31,13 @@ pub(super) enum ActivationError {
         error: io::Error,
     },
     #[error(
-        "the service manager passes two sockets for {0} (LISTEN_FDS): a name other than \"admin\" is for clients; leave one in the socket unit"
+        "the service manager passes two sockets for {0} (LISTEN_FDS): each name other than \
+         \"admin\" is for clients; keep one in the socket unit"
     )]
     Twice(&'static str),
     #[error(
-        "the service manager's socket for the operator is at {0}, which others than this machine reach: set admin.token, or let it listen on 127.0.0.1"
+        "the service manager's admin socket listens on {0}, which is reachable from other \
+         machines: set admin.token, or let it listen on 127.0.0.1"
     )]
     Open(std::net::SocketAddr),
 }

@@ -114,7 +114,7 @@ impl Admin {
         };
         tokio::select! {
             result = served => if let Err(error) = result {
-                tracing::error!(%error, "the operator's address is not served any more");
+                tracing::error!(%error, "the admin address stopped serving");
             },
             () = late => {}
         }

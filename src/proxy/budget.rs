@@ -118,17 +118,17 @@ impl fmt::Display for Status {
         match self.resource {
             Resource::Memory => write!(
                 f,
-                "{} of {} MiB of memory are taken, {} being for bursts",
+                "{} of {} MiB of memory used, {} MiB reserved for bursts",
                 used >> 20,
                 budget >> 20,
                 reserve >> 20
             ),
-            Resource::Files => write!(f, "{used} of {budget} files are open"),
+            Resource::Files => write!(f, "{used} of {budget} files open"),
         }?;
         f.write_str(match self.level {
             Level::Room => "",
-            Level::Full => ": new streams are turned away",
-            Level::Over => ": new streams are turned away, and the oldest idle ones end",
+            Level::Full => ": new streams are rejected",
+            Level::Over => ": new streams are rejected, and the oldest idle ones are ended",
         })
     }
 }
@@ -208,8 +208,8 @@ impl Resource {
     pub(super) fn remedy(self) -> &'static str {
         match self {
             Self::Memory => {
-                "give it more (memory.budget, the container's limit), lower limit.total, or add a \
-                 second proxy"
+                "raise the limit (memory.budget, the container's limit), lower limit.total, or add \
+                 a second proxy"
             }
             Self::Files => {
                 "raise the limit (ulimit -Hn, LimitNOFILE=, files.budget), lower limit.total, or add \
@@ -243,7 +243,7 @@ impl Default for Budgets {
 pub(super) fn describe() {
     let memory = "Memory that counts against the budget";
     describe_gauge!("sse_guard_memory_used_bytes", Unit::Bytes, memory);
-    let memory = "Memory budget, less the reserve for bursts; +Inf without a budget";
+    let memory = "Memory budget minus the reserve for bursts; +Inf without a budget";
     describe_gauge!("sse_guard_memory_budget_bytes", Unit::Bytes, memory);
     let files = "Open files";
     describe_gauge!("sse_guard_files_used", Unit::Count, files);
@@ -254,15 +254,17 @@ pub(super) fn describe() {
     describe_gauge!(
         "sse_guard_tunnels",
         Unit::Count,
-        "Tunnels, such as WebSockets, open now"
+        "Open tunnels, such as WebSockets"
     );
     gauge!("sse_guard_tunnels").increment(0.0);
-    let closed = "Tunnels that were closed, as nothing passed for too long or as room ran short";
+    let closed = "Tunnels that were closed because they were idle, or because memory or files ran \
+                  short";
     describe_counter!("sse_guard_tunnels_closed_total", Unit::Count, closed);
     for reason in ["idle", "shortage"] {
         counter!("sse_guard_tunnels_closed_total", "reason" => reason).increment(0);
     }
-    let closed = "Connections that were closed or refused for lack of memory, files or a place";
+    let closed = "Connections that were closed or refused because memory or files ran short or a \
+                  limit was reached";
     describe_counter!("sse_guard_connections_closed_total", Unit::Count, closed);
     for reason in CloseReason::ALL {
         counter!("sse_guard_connections_closed_total", "reason" => reason.as_str()).increment(0);
@@ -376,7 +378,7 @@ impl Budgets {
         if is_memory_short {
             let ended = streams.shed(streams.live().div_ceil(PART), MUCH);
             if ended > 0 {
-                tracing::debug!(ended, "streams that hold much memory end");
+                tracing::debug!(ended, "ending the streams that hold the most memory");
                 return;
             }
         }
@@ -410,7 +412,7 @@ fn end_largest(holders: Holders<'_>, shares: &Shares) -> bool {
         return true;
     }
     let ended = holders.streams.rotate_of(client, most, IDLE);
-    tracing::debug!(ended, %client, "streams of the client that holds the most are rotated");
+    tracing::debug!(ended, %client, "rotating streams of the client that holds the most");
     ended > 0
 }
 

@@ -38,7 +38,7 @@ pub fn main() -> ExitCode {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: the runtime does not start: {error}");
+            eprintln!("error: cannot start the runtime: {error}");
             return ExitCode::from(FAILED);
         }
     };

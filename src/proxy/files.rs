@@ -73,11 +73,16 @@ fn too_few(config: &Config, limit: u64) -> Option<String> {
     };
     let room = budget::files_for_streams(files) / 2;
     (streams > room).then(|| {
-        let of_all = if own.is_empty() { "" } else { " in the sum of its routes" };
+        let of_all = if own.is_empty() {
+            ""
+        } else {
+            " in the sum of its routes"
+        };
         format!(
-            "limit.total{of_all} allows {streams} streams, and {files} open files hold {room}: a stream takes \
-             two files, and a tenth of all is kept for other connections; raise the limit \
-             (ulimit -Hn, LimitNOFILE=, files.budget), or lower limit.total"
+            "limit.total{of_all} allows {streams} streams, but {files} open files are enough for \
+             {room}: a stream takes two files, and a tenth of all is reserved for other \
+             connections; raise the limit (ulimit -Hn, LimitNOFILE=, files.budget), or lower \
+             limit.total"
         )
     })
 }
@@ -96,7 +101,7 @@ mod tests {
     fn two_files_for_each_stream_that_is_allowed() {
         assert_eq!(warning("limit.total = 460", 1024), None);
         let text = warning("limit.total = 461", 1024).unwrap();
-        let told = "limit.total allows 461 streams, and 1024 open files hold 460:";
+        let told = "limit.total allows 461 streams, but 1024 open files are enough for 460:";
         assert!(text.starts_with(told), "{text}");
     }
 

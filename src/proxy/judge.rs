@@ -221,12 +221,12 @@ fn tell(
                 "the {kind} is failing: {cause}; {remedy}"
             );
         }
-        (_, State::Healthy) => tracing::info!(kind, name, check, "the {kind} is well again"),
+        (_, State::Healthy) => tracing::info!(kind, name, check, "the {kind} is healthy again"),
         _ => tracing::info!(
             kind,
             name,
             check,
-            "the {kind} is better, and still degraded"
+            "the {kind} recovered from failing to degraded"
         ),
     }
 }
@@ -235,7 +235,7 @@ pub(super) fn describe() {
     describe_gauge!(
         "sse_guard_health",
         Unit::Count,
-        "How well a route, an upstream or the proxy is: 0 healthy, 1 degraded, 2 failing"
+        "Health of a route, an upstream or the proxy: 0 healthy, 1 degraded, 2 failing"
     );
 }
 

@@ -203,7 +203,7 @@ fn hint(key: &str, kind: io::ErrorKind) -> String {
             format!("; ports below 1024 need privileges: choose another with --{flag}")
         }
         io::ErrorKind::AddrNotAvailable => {
-            "; no interface of this machine has it: 0.0.0.0 and [::] stand for all".into()
+            "; no interface of this machine has this address: use 0.0.0.0 or [::] for all".into()
         }
         _ => String::new(),
     }
@@ -221,9 +221,9 @@ fn bind(address: SocketAddr, takeover: Takeover) -> io::Result<Listener> {
             if takeover == Takeover::Drain {
                 // Exclusive again. The kernel prefers it to the one that drains.
                 SockRef::from(&socket).set_reuse_port(false)?;
-                tracing::info!("taking {address} over from a process that stops");
+                tracing::info!("taking over {address} from a process that is stopping");
             } else {
-                tracing::warn!("another process listens on {address}, too (takeover = \"always\")");
+                tracing::warn!("another process also listens on {address} (takeover = \"always\")");
             }
             return Listener::new(socket, lock);
         }

@@ -34,7 +34,7 @@ pub(super) fn start(log: &Log) -> Logging {
 impl Logging {
     pub(super) fn set_level(&self, level: Level) {
         if let Err(error) = self.0.reload(filter(level)) {
-            tracing::warn!(%error, "the log stays at its level");
+            tracing::warn!(%error, "cannot change the log level");
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn reloaded(listener: &TcpListener, is_new: bool) {
     let note = if is_new {
         ""
     } else {
-        "; the last reload was refused, see the log"
+        "; the last reload failed, see the log"
     };
     tell_ready(listener, note);
 }

@@ -23,11 +23,11 @@ pub(super) struct OffThread {
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Hung {
-    #[error("it gave nothing for {READ_TIMEOUT:?}")]
+    #[error("no data for {READ_TIMEOUT:?}")]
     Now,
     #[error("the read that began {} s ago still hangs", .0.as_secs())]
     Before(Duration),
-    #[error("no thread can be started: {0}")]
+    #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
 }
 

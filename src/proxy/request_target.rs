@@ -21,7 +21,7 @@ const OTHER_METHODS: HeaderValue =
 /// Why a request has no target that can be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
-    #[error("an HTTP/1.1 request has to have a Host field")]
+    #[error("an HTTP/1.1 request must have a Host field")]
     NoHost,
     #[error("the request has more than one Host field")]
     SeveralHosts,
@@ -33,17 +33,17 @@ pub(super) enum Refused {
     Scheme,
     #[error("the target is neither a path that begins with a slash nor an absolute URL")]
     Form,
-    #[error("the target * is for OPTIONS alone")]
+    #[error("the target * is valid only with OPTIONS")]
     Asterisk,
-    #[error("the path has a character that has to be percent-encoded")]
+    #[error("the path has a character that must be percent-encoded")]
     PathCharacter,
     #[error("the path has a percent sign without two hexadecimal digits")]
     PathPercent,
-    #[error("the query has a character that has to be percent-encoded")]
+    #[error("the query has a character that must be percent-encoded")]
     QueryCharacter,
     #[error(transparent)]
     Path(#[from] BadPath),
-    #[error("this proxy opens no tunnels")]
+    #[error("this proxy does not support CONNECT")]
     Connect,
 }
 
@@ -331,7 +331,7 @@ mod tests {
     fn a_refusal_says_why() {
         let response = Refused::NoHost.answer::<String>();
         assert_eq!(response.status(), 400);
-        let text = "sse-guard: an HTTP/1.1 request has to have a Host field\n";
+        let text = "sse-guard: an HTTP/1.1 request must have a Host field\n";
         assert_eq!(response.body(), text);
         assert!(!response.headers().contains_key(ALLOW));
         let connect = Refused::Connect.answer::<String>();

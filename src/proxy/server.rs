@@ -231,7 +231,7 @@ impl Proxy {
         let reloaded = match self.running.reload(loaded) {
             Ok(reloaded) => reloaded,
             Err(error) => {
-                tracing::error!("the config is not reloaded, the one before holds: {error}");
+                tracing::error!("reload failed, keeping the current config: {error}");
                 return Err(error.to_string());
             }
         };
@@ -253,9 +253,9 @@ impl Proxy {
         }
         let (changed, waiting) = (reloaded.changed, reloaded.waiting);
         if !waiting.is_empty() {
-            tracing::warn!(keys = ?waiting, "these hold from the next start on");
+            tracing::warn!(keys = ?waiting, "these keys require a restart");
         }
-        tracing::info!(?changed, "the config is reloaded: new streams use it");
+        tracing::info!(?changed, "config reloaded: new streams use it");
         Ok((changed, waiting))
     }
 
@@ -295,15 +295,15 @@ impl Proxy {
             ?delay,
             ?window,
             ?answers,
-            "stopping: new streams are put off, live ones end over the window, other requests are \
-             served; a second signal ends at once"
+            "stopping: new streams are deferred, open streams end within drain.window, other \
+             requests are served; a second signal ends the process at once"
         );
         let phases = async {
             let listener = &self.listener;
             if !delay.is_zero() {
                 serve_until(&mut connections, listener, handler, draining_from).await;
                 begin(&connections);
-                tracing::info!(streams = common.drain.live(), "the drain begins");
+                tracing::info!(streams = common.drain.live(), "drain started");
             }
             let closes_at = draining_from + window;
             serve_until(&mut connections, listener, handler, closes_at).await;

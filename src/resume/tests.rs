@@ -181,7 +181,7 @@ async fn numbers_that_start_anew_beyond_the_look_back_end_the_stream() {
     let client = open(ResumeLayer::new().look_back(4), &upstreams).await;
     let (text, end) = client.read().await;
     assert_eq!(events(&text), numbered(1..=9));
-    assert!(end.unwrap_err().to_string().contains("ids start anew"));
+    assert!(end.unwrap_err().to_string().contains("ids restarted"));
     // Nothing that follows is let through, even if it came with it.
     let upstreams = Upstreams::new([
         sends(1..=9).fail(),

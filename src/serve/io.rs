@@ -29,7 +29,7 @@ const AHEAD: usize = 8 * 1024;
 
 /// Why a read fails behind a request that hyper has to refuse.
 #[derive(Debug, thiserror::Error)]
-#[error("what follows an invalid request is not read")]
+#[error("input after an invalid request is discarded")]
 struct Refused;
 
 /// Bytes of a body that hyper may hold before it has written some. It takes 16 pieces otherwise, of any
@@ -38,7 +38,7 @@ const MAX_QUEUED: usize = 32 * 1024;
 
 /// Why a write fails when the guard has run out of patience.
 #[derive(Debug, thiserror::Error)]
-#[error("the client took nothing for {0:?}")]
+#[error("the client read nothing for {0:?}")]
 pub(super) struct Stalled(Duration);
 
 impl Stalled {

@@ -78,10 +78,10 @@ pub enum SendError {
     #[error("the stream has ended")]
     Ended,
     /// No [`InjectLayer`](crate::inject::InjectLayer) is on the stream.
-    #[error("the stream takes no events but its upstream's")]
+    #[error("the stream accepts only events of its upstream")]
     Deaf,
     /// Its client takes too little.
-    #[error("too many events wait in the stream already")]
+    #[error("too many events are already queued in the stream")]
     Full,
 }
 

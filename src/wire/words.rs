@@ -16,7 +16,7 @@ pub enum WordsError {
         text: String,
     },
     /// An event's name and data are longer than 64 KiB together.
-    #[error("{0} bytes are too long for an event of ours; 64 KiB is the most")]
+    #[error("an event of {0} bytes is too long; the maximum is 64 KiB")]
     TooLong(usize),
     /// An event's name or data is empty. Some clients crash on either.
     #[error("an event needs a name and data that are not empty: some clients crash without")]

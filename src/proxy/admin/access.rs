@@ -100,7 +100,7 @@ pub(super) async fn same_site(
     // It is valid, and left out by HTTP/1.0 alone: by health checks, and by no browser.
     let host = text(headers.get(HOST));
     if host.as_deref().is_some_and(|host| !access.knows(host)) {
-        let problem = "the Host header does not name this machine: call it by its address or as \
+        let problem = "the Host header does not name this machine: use its IP address or \
                        localhost, or set admin.token";
         return Refusal::new(StatusCode::FORBIDDEN, problem).into_response();
     }

@@ -33,7 +33,7 @@ pub(super) async fn config(State(admin): State<Shared>) -> Json<Value> {
 }
 
 pub(super) async fn reload(State(admin): State<Shared>) -> Result<Json<Value>, Refusal> {
-    let stopping = || Refusal::new(StatusCode::CONFLICT, "the proxy stops");
+    let stopping = || Refusal::new(StatusCode::CONFLICT, "the proxy is stopping");
     let (tell, told) = oneshot::channel();
     let word = Word::Reload(Some(tell));
     admin.says.send(word).await.map_err(|_| stopping())?;

@@ -86,7 +86,7 @@ pub(super) fn readiness(admin: &super::Admin) -> Readiness {
             // The one before holds, so that there is no reason to send clients elsewhere.
             ok: true,
             since_s: current.since.elapsed().as_secs(),
-            reason: refusal.map(|why| format!("the last reload was refused: {why}")),
+            reason: refusal.map(|why| format!("the last reload failed: {why}")),
             tolerated: false,
         },
     ));
@@ -169,7 +169,7 @@ pub(super) async fn readyz(State(admin): State<Shared>, headers: HeaderMap) -> i
 pub(super) async fn drain(State(admin): State<Shared>) -> impl IntoResponse {
     let drain = admin.running.current().config().drain;
     let streams = admin.streams().live();
-    tracing::info!(streams, "the operator stops the proxy");
+    tracing::info!(streams, "the admin API stops the proxy");
     // If nobody hears it any more, it is done already.
     let _ = admin.says.send(Word::Stop).await;
     let body = json!({

@@ -82,7 +82,7 @@ pub(super) async fn send(
     let Json(order) = order.map_err(|error| Refusal::new(error.status(), error.body_text()))?;
     if order.to.names_nobody() {
         return Err(Refusal::bad(
-            "`to` names no streams: write ids, client, route or user, or all = true",
+            "`to` selects no streams: set ids, client, route or user, or all = true",
         ));
     }
     let message = order.message()?;
@@ -104,7 +104,7 @@ pub(super) async fn send(
                 full,
                 deaf,
                 event = order.event,
-                "the operator sends an event"
+                "the admin API sends an event"
             );
         },
         |not_logged| tracing::info!(not_logged, "more events were sent than were logged"),

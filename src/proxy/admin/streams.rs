@@ -331,11 +331,11 @@ pub(super) async fn end(
         return Err(none_such(id));
     }
     admin.log_limits.of(Action::End).write(
-        || tracing::info!(id, "the operator ends a stream"),
+        || tracing::info!(id, "the admin API ends a stream"),
         |not_logged| {
             tracing::info!(
                 not_logged,
-                "the operator ended more streams than were logged"
+                "the admin API ended more streams than were logged"
             );
         },
     );

@@ -76,15 +76,15 @@ pub(super) fn warnings(config: &Config, catch_all: bool) -> Vec<String> {
         .any(|net| net.prefix_len() == 0)
     {
         warnings.push(
-            "trusted_proxies trusts every address: any client may then claim to be any other; \
-             name your proxies' networks only"
+            "trusted_proxies trusts every address: any client can then claim any address; list \
+             only the networks of your proxies"
                 .to_owned(),
         );
     }
     if config.admin.user_header.is_some() && config.trusted_proxies.is_empty() {
         warnings.push(
-            "admin.user_header is believed from trusted_proxies alone, and there are none: name \
-             the gateway that sets it"
+            "admin.user_header is accepted only from trusted_proxies, which is empty: add the \
+             gateway that sets the header"
                 .to_owned(),
         );
     }
@@ -112,8 +112,8 @@ pub(super) fn shadowed(routes: &[RouteLayer]) -> Vec<Mistake> {
         let mut earlier = routes[..index].iter();
         let first = earlier.find(|first| first.path.shadows(&route.path))?;
         let problem = format!(
-            "no request reaches {}, as route {} ({}) stands before it and takes all its paths; put \
-             the narrower route first, or remove one",
+            "no request reaches {}: route {} ({}) comes first and matches all its paths; put the \
+             narrower route first, or remove one",
             route.path, first.path, first.place
         );
         Some(Mistake::new(route.place.clone(), "route.path", problem))
@@ -157,8 +157,7 @@ fn unasked_path(config: &Config) -> Option<String> {
         .map(|own| own.health_check.path.as_ref())
         .any(|path| path.is_some() && !asked(path));
     is_unasked.then(|| {
-        "health_check.path is set where health_check.interval is off, so it has no effect: set \
-         the interval there"
+        "health_check.path has no effect while health_check.interval is off: set the interval"
             .to_owned()
     })
 }
@@ -184,8 +183,8 @@ fn of_settings(settings: &Settings) -> Vec<String> {
     }
     if settings.unavailable == Unavailable::Wait && settings.resume.is_none() {
         warnings.push(
-            "upstream.unavailable is wait where resume.mode is off: it acts as retry-later; set \
-             resume.mode"
+            "upstream.unavailable = \"wait\" requires resume.mode, which is off: it acts as \
+             retry-later; set resume.mode"
                 .to_owned(),
         );
     }
@@ -245,7 +244,7 @@ fn slow_heartbeat(interval: Duration) -> Option<String> {
         return None;
     }
     Some(format!(
-        "heartbeat.interval {} is not below the idle timeout of {}: behind them quiet streams are cut",
+        "heartbeat.interval {} is not below the idle timeout of {}, which cut quiet streams",
         format_duration(interval),
         late.join(", ")
     ))
@@ -286,8 +285,8 @@ mod tests {
                 "limit.per_ip 100 is above limit.total 10",
             ),
             ("trusted_proxies = ['0.0.0.0/0']", "trusts every address"),
-            ("admin.user_header = 'x-user'", "from trusted_proxies alone"),
-            ("health_check.path = '/up'", "set the interval there"),
+            ("admin.user_header = 'x-user'", "only from trusted_proxies"),
+            ("health_check.path = '/up'", "set the interval"),
         ];
         for (text, part) in cases {
             let warnings = warnings(text);
@@ -349,8 +348,8 @@ mod tests {
             )
         };
         let lines = problems(&text("/v1", "/v1/chat"));
-        let told = "sse-guard.toml:4: route.path: no request reaches /v1/chat, as route /v1 \
-                    (sse-guard.toml:2) stands before it and takes all its paths; put the narrower \
+        let told = "sse-guard.toml:4: route.path: no request reaches /v1/chat: route /v1 \
+                    (sse-guard.toml:2) comes first and matches all its paths; put the narrower \
                     route first, or remove one";
         assert_eq!(lines, [told]);
         assert_eq!(problems(&text("/v1/*", "/v1/*")).len(), 1);

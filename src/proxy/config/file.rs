@@ -14,7 +14,7 @@ use super::{RoutePath, suggest};
 
 /// The problem of a key that no route may set.
 pub(super) const OF_THE_PROXY: &str =
-    "is for the proxy as a whole; write it above the first [[route]]";
+    "applies to the whole proxy; write it above the first [[route]]";
 
 /// What a file sets: for the proxy as a whole, and per route.
 #[derive(Default)]
@@ -270,9 +270,7 @@ mod tests {
             ),
             (
                 "heartbeat = { interval = false }",
-                &[
-                    "sse-guard.toml:2: heartbeat.interval: false switches nothing off; write \"off\"",
-                ],
+                &["sse-guard.toml:2: heartbeat.interval: false is not valid here; write \"off\""],
             ),
             (
                 "[limit]\r\nper_ip = true",
@@ -355,21 +353,25 @@ mod tests {
             (
                 "[[route]]\npath = '/'\nlisten = '127.0.0.1:1'\ndrain.window = '1s'",
                 &[
-                    "sse-guard.toml:4: listen: is for the proxy as a whole; write it above the first [[route]]",
-                    "sse-guard.toml:5: drain.window: is for the proxy as a whole; write it above the first [[route]]",
+                    "sse-guard.toml:4: listen: applies to the whole proxy; write it above the \
+                     first [[route]]",
+                    "sse-guard.toml:5: drain.window: applies to the whole proxy; write it above \
+                     the first [[route]]",
                 ],
             ),
             (
                 "[[route]]\npath = '/'\nadmin = false",
                 &[
-                    "sse-guard.toml:4: admin: is for the proxy as a whole; write it above the first [[route]]",
+                    "sse-guard.toml:4: admin: applies to the whole proxy; write it above the first \
+                     [[route]]",
                 ],
             ),
             (
                 "[[route]]\npath.normalize = 'off'",
                 &[
                     "sse-guard.toml:2: route.path: missing; write one such as path = \"/v1\"",
-                    "sse-guard.toml:3: path.normalize: is for the proxy as a whole; write it above the first [[route]]",
+                    "sse-guard.toml:3: path.normalize: applies to the whole proxy; write it above \
+                     the first [[route]]",
                 ],
             ),
             (

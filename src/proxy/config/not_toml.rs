@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn the_path_of_a_route_has_no_keys_and_those_of_the_proxy_stand_above() {
-        let problem = "is for the proxy as a whole; write it above the first [[route]]";
+        let problem = "applies to the whole proxy; write it above the first [[route]]";
         let normalize = format!("path.normalize: {problem}");
         let at = |line: usize| format!("{line}: {normalize}");
         check(&[

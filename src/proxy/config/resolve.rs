@@ -84,8 +84,8 @@ fn build(
         if scope.given(URL).is_some() {
             add(over.path.clone(), scope)?;
         } else {
-            let problem = "missing: neither this route nor the proxy as a whole has one; \
-                           write one such as upstream.url = \"http://127.0.0.1:3000\"";
+            let problem = "missing: set it in this route or at the top level, such as upstream.url \
+                           = \"http://127.0.0.1:3000\"";
             problems.push(Mistake::new(over.place.clone(), URL, problem));
         }
     }
@@ -302,8 +302,8 @@ fn admin(
         }
         if !address.ip().is_loopback() && admin.token.is_none() {
             refuse(
-                "lets others than this machine steer the proxy: set admin.token, by \
-                 SSE_GUARD_ADMIN_TOKEN or in the file, or listen on 127.0.0.1",
+                "is reachable from other machines: set admin.token, by SSE_GUARD_ADMIN_TOKEN or in \
+                 the file, or listen on 127.0.0.1",
             );
         }
     }

@@ -50,19 +50,19 @@ impl RoutePath {
             return Err("a path begins with a slash; write one such as \"/v1\"".to_owned());
         }
         if text.contains(|c: char| c == '#' || c.is_whitespace() || c.is_control()) {
-            return Err("a path has no spaces, control characters or fragment".to_owned());
+            return Err("a path cannot have spaces, control characters or a fragment".to_owned());
         }
         if path::is_never_normalized(text) {
             return Err(
-                "a path has no empty segments and none of dots, as requests are matched \
-                        without them"
+                "a path cannot have empty segments or dot segments, because requests are matched \
+                 without them"
                     .to_owned(),
             );
         }
         if !has_whole_escapes(text) {
             return Err(
-                "a percent sign stands before two hexadecimal digits; write %25 for the \
-                        sign itself"
+                "a percent sign must be followed by two hexadecimal digits; write %25 for the sign \
+                 itself"
                     .to_owned(),
             );
         }

@@ -160,7 +160,7 @@ impl Value {
             DeValue::Integer(digits) => Err(unit_missing(kind, digits.as_str())
                 .unwrap_or_else(|| format!("is a number; write {}", example(kind)))),
             DeValue::Boolean(false) if kind.takes_off() => {
-                Err("false switches nothing off; write \"off\"".to_owned())
+                Err("false is not valid here; write \"off\"".to_owned())
             }
             other => Err(format!(
                 "is of type {}; write {}",
@@ -232,7 +232,7 @@ fn unit_missing(kind: Kind, digits: &str) -> Option<String> {
         return None;
     }
     if kind.takes_off() && digits.bytes().all(|byte| byte == b'0') {
-        return Some(format!("{digits} does not mean never; write \"off\""));
+        return Some(format!("{digits} does not mean off; write \"off\""));
     }
     Some(format!("{digits} has no unit; write \"{digits}{unit}\""))
 }
@@ -256,13 +256,13 @@ fn duration(kind: Kind, text: &str) -> Result<Value, String> {
         return match kind {
             Kind::DurationOrZero => Ok(Value::Duration(duration)),
             Kind::DurationOrOff | Kind::DurationAutoOrOff => {
-                Err("zero does not mean never; write \"off\"".to_owned())
+                Err("zero does not mean off; write \"off\"".to_owned())
             }
             _ => Err("must be above zero, such as \"15s\"".to_owned()),
         };
     }
     if duration < SHORTEST {
-        return Err("is too short; the shortest is \"1ms\"".to_owned());
+        return Err("is too short; the minimum is \"1ms\"".to_owned());
     }
     if duration > LONGEST {
         return Err(format!("is longer than a year; write less{or_off}"));
@@ -279,7 +279,7 @@ fn count(kind: Kind, text: &str) -> Result<NonZeroU32, String> {
     match text.parse::<u32>().map(NonZeroU32::new) {
         Ok(Some(count)) => Ok(count),
         Ok(None) => Err(format!(
-            "0 would let nothing through; write 1 or more{or_off}"
+            "0 would reject everything; write 1 or more{or_off}"
         )),
         Err(_) => Err(format!(
             "{} is not a count; write a whole number from 1 to {}{or_off}",
@@ -301,12 +301,13 @@ fn size(kind: Kind, text: &str, least: u64, most: u64) -> Result<u64, String> {
     let bound = |bytes| format!("\"{}\"", size_text(bytes));
     match bytes {
         Some(bytes) if bytes < least => Err(format!(
-            "is too little; the least is {}{or_off}",
+            "is too small; the minimum is {}{or_off}",
             bound(least)
         )),
-        Some(bytes) if bytes > most => {
-            Err(format!("is too much; the most is {}{or_off}", bound(most)))
-        }
+        Some(bytes) if bytes > most => Err(format!(
+            "is too large; the maximum is {}{or_off}",
+            bound(most)
+        )),
         Some(bytes) => Ok(bytes),
         None => Err(format!(
             "{} is not a size; write a number and a unit, such as \"16KiB\" or \"1MiB\"{or_off}",
@@ -438,7 +439,7 @@ fn url(text: &str) -> Result<Uri, String> {
         .authority()
         .filter(|authority| !authority.host().is_empty())
     else {
-        return Err(format!("names no host; {RIGHT}"));
+        return Err(format!("has no host; {RIGHT}"));
     };
     // Each server would resolve them in its own way, and requests are to stay below this path.
     if path::has_dot_segments(uri.path()) {
@@ -471,8 +472,8 @@ fn path(text: &str) -> Result<PathAndQuery, String> {
     }
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(
-            "has a space or another character that no request line has; write it as %20 and the \
-             like"
+            "has a space or another character that a request line cannot contain; percent-encode \
+             it, such as %20"
                 .to_owned(),
         );
     }
@@ -490,7 +491,7 @@ fn list<'a>(kind: Kind, items: impl IntoIterator<Item = &'a str>) -> Result<Valu
         Kind::Methods => {
             let methods: Vec<Method> = items.map(method).collect::<Result<_, _>>()?;
             if methods.is_empty() {
-                return Err("names no method; write [\"GET\"]".to_owned());
+                return Err("lists no method; write [\"GET\"]".to_owned());
             }
             Ok(Value::Methods(methods))
         }
@@ -507,7 +508,7 @@ fn list<'a>(kind: Kind, items: impl IntoIterator<Item = &'a str>) -> Result<Valu
 
 fn origins(items: &[&str]) -> Result<Origins, String> {
     match items {
-        [] => Err("names no origin; write \"off\" for none".to_owned()),
+        [] => Err("lists no origin; write \"off\" for none".to_owned()),
         ["upstream"] => Ok(Origins::Upstream),
         ["*"] => Ok(Origins::Any),
         items => {
@@ -521,14 +522,14 @@ fn origins(items: &[&str]) -> Result<Origins, String> {
 fn ready_when(items: &[&str]) -> Result<ReadyWhen, String> {
     const WORDS: [&str; 2] = ["any", "all"];
     match items {
-        [] => return Err("names no route; write \"any\" or \"all\"".to_owned()),
+        [] => return Err("lists no route; write \"any\" or \"all\"".to_owned()),
         ["any"] => return Ok(ReadyWhen::Any),
         ["all"] => return Ok(ReadyWhen::All),
         _ => {}
     }
     if let Some(item) = items.iter().find(|item| !item.starts_with('/')) {
         if WORDS.contains(item) {
-            return Err(format!("{} stands alone, or not at all", echo(item)));
+            return Err(format!("{} cannot be combined with others", echo(item)));
         }
         let hint = match suggest::nearest(item, WORDS) {
             Some(word) => format!("; did you mean \"{word}\"?"),
@@ -549,21 +550,21 @@ fn origin(text: &str) -> Result<String, String> {
         return Ok(text);
     }
     if ["upstream", "*", "off"].contains(&text.as_str()) {
-        return Err(format!("{} stands alone, or not at all", echo(&text)));
+        return Err(format!("{} cannot be combined with others", echo(&text)));
     }
     let Some((scheme, authority)) = text.split_once("://") else {
         return Err(format!("{} is not an origin; {RIGHT}", echo(&text)));
     };
     if authority.contains(['/', '?', '#', '@', '*']) {
         return Err(format!(
-            "an origin is scheme, host and port alone, without a path or a wildcard; {RIGHT}"
+            "an origin consists of scheme, host and port, without a path or a wildcard; {RIGHT}"
         ));
     }
     let parsed: Uri = text
         .parse()
         .map_err(|_| format!("is not an origin; {RIGHT}"))?;
     if parsed.host().is_none_or(str::is_empty) {
-        return Err(format!("names no host; {RIGHT}"));
+        return Err(format!("has no host; {RIGHT}"));
     }
     let port = match scheme {
         "http" => ":80",

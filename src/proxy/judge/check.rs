@@ -207,7 +207,7 @@ fn errors(bound: f64, numbers: &Snapshot) -> Found {
     let failed = numbers.failed;
     // The first of a minute may follow another's of the minute before.
     let whose = match numbers.failed_others {
-        0 | 1 => ", all of one client",
+        0 | 1 => ", all from one client",
         _ => "",
     };
     if !whose.is_empty() && numbers.opened > 0 {
@@ -255,7 +255,7 @@ fn events(facts: &Facts<'_>) -> Found {
         }
         (None, Some(before)) if facts.bounds.baseline && before.numbers.events >= SOME => {
             let usual = per_minute(before);
-            (usual / LENIENCE, format!("{usual:.1} were usual before"))
+            (usual / LENIENCE, format!("baseline: {usual:.1}"))
         }
         _ => return None,
     };
@@ -270,7 +270,7 @@ fn events(facts: &Facts<'_>) -> Found {
     };
     Some((
         state,
-        format!("{seen:.1} events a minute come in each stream, {wanted}"),
+        format!("{seen:.1} events per minute and stream; {wanted}"),
     ))
 }
 
@@ -288,12 +288,12 @@ fn slow(
     }
     let seen = now.quantile(quantile)?;
     let (bound, wanted) = match (bound, &facts.before) {
-        (Some(bound), _) => (bound, format!("{} is the bound", format_duration(bound))),
+        (Some(bound), _) => (bound, format!("threshold: {}", format_duration(bound))),
         (None, Some(before)) if facts.bounds.baseline => {
             let usual = times(before);
             let usual = Some(usual).filter(|usual| usual.count() >= SOME)?;
             let usual = usual.quantile(quantile)?;
-            let wanted = format!("{} were usual before", rounded(usual));
+            let wanted = format!("baseline: {}", rounded(usual));
             (usual.mul_f64(LENIENCE).max(UNNOTICED), wanted)
         }
         _ => return None,
@@ -302,7 +302,7 @@ fn slow(
     Some((
         state,
         format!(
-            "{:.0} % of the {what} took up to {}, {wanted}",
+            "{:.0} % of the {what} took up to {}; {wanted}",
             quantile * 100.0,
             rounded(seen)
         ),

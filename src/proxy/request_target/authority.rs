@@ -9,11 +9,11 @@ pub(in crate::proxy) enum BadAuthority {
     Empty,
     #[error("it names a user")]
     UserInfo,
-    #[error("its host has a character that no host has")]
+    #[error("its host has an invalid character")]
     Character,
     #[error("its host has a percent sign without two hexadecimal digits")]
     Percent,
-    #[error("its brackets hold no IPv6 address")]
+    #[error("its brackets do not contain an IPv6 address")]
     Brackets,
     #[error("its port is not a number from 0 to 65535")]
     Port,

@@ -129,7 +129,7 @@ impl Tunnels {
         let task = self.0.tasks.spawn(async move {
             let _held = held;
             let Ok(client) = client.await else {
-                tracing::debug!("the client went before the switch of protocols was done");
+                tracing::debug!("the client disconnected before the protocol switch was complete");
                 return;
             };
             tokio::select! {
@@ -188,7 +188,7 @@ impl Tunnels {
 
 fn close(reason: &'static str) {
     counter!("sse_guard_tunnels_closed_total", "reason" => reason).increment(1);
-    tracing::debug!(reason, "a tunnel is closed: nothing passed for too long");
+    tracing::debug!(reason, "closing a tunnel");
 }
 
 async fn pass(client: Upgraded, upstream: Switched, activity: &Activity) -> io::Result<()> {

@@ -216,7 +216,7 @@ fn a_missing_upstream_is_a_mistake_where_it_is_missed() {
     let missing =
         problems("[[route]]\npath = '/v1'\n[[route]]\npath = '/v2'\nupstream.url = 'http://app'");
     assert_eq!(missing.len(), 1);
-    assert!(missing[0].starts_with("sse-guard.toml:1: upstream.url: missing: neither"));
+    assert!(missing[0].starts_with("sse-guard.toml:1: upstream.url: missing: set it"));
 }
 
 #[test]

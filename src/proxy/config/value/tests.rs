@@ -73,11 +73,11 @@ fn a_size_has_a_unit_and_bounds() {
     );
     assert_eq!(
         problem(kind, "1023B"),
-        "is too little; the least is \"1KiB\", or \"off\""
+        "is too small; the minimum is \"1KiB\", or \"off\""
     );
     assert_eq!(
         problem(kind, "2GiB"),
-        "is too much; the most is \"1GiB\", or \"off\""
+        "is too large; the maximum is \"1GiB\", or \"off\""
     );
     for text in [
         "",
@@ -396,13 +396,13 @@ fn readiness_depends_on_any_all_or_named_routes() {
             "\"none\" is not the path of a route; write \"any\", \"all\", or paths",
         ),
         ("off", "\"off\" is not the path of a route"),
-        ("/v1,any", "\"any\" stands alone, or not at all"),
+        ("/v1,any", "\"any\" cannot be combined with others"),
         ("", "is not the path of a route"),
     ] {
         let found = problem(kind, text);
         assert!(found.contains(expected), "{text}: {found}");
     }
-    assert!(toml(kind, "[]").unwrap_err().contains("names no route"));
+    assert!(toml(kind, "[]").unwrap_err().contains("lists no route"));
     assert!(
         toml(kind, "[1]")
             .unwrap_err()
