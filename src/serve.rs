@@ -69,6 +69,7 @@ mod liveness;
 mod pump;
 mod registry;
 mod request_scan;
+mod stalls;
 mod stop;
 mod talk;
 mod workers;
@@ -97,6 +98,7 @@ use http_body::Body;
 use ipnet::IpNet;
 use registry::PerClient;
 use socket2::SockRef;
+use stalls::Stalls;
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -117,6 +119,7 @@ struct Settings {
     head_timeout: Duration,
     max_head: usize,
     write_stall: Option<Duration>,
+    response_stall: Option<Duration>,
     unsent: Option<u32>,
     send_buffer: Option<usize>,
     liveness: Liveness,
@@ -131,6 +134,7 @@ impl Default for Settings {
             head_timeout: Duration::from_secs(75),
             max_head: 64 * 1024,
             write_stall: Some(Duration::from_secs(30)),
+            response_stall: None,
             unsent: Some(16 * 1024),
             send_buffer: None,
             liveness: Liveness {
@@ -181,14 +185,25 @@ impl Server {
         self
     }
 
-    /// A client that takes nothing for so long, while something waits for it, is reset, and its
-    /// stream ends as [`ClientStalled`](crate::EndReason::ClientStalled). 30 s by default.
+    /// Resets the client of an event stream that takes nothing for this long while output is waiting for
+    /// it; the stream ends as [`ClientStalled`](crate::EndReason::ClientStalled). 30 s by default, `None`
+    /// for no limit.
     ///
     /// A kernel tells of room when there is some worth the while: a client must take about half of
     /// what is [unsent](Self::unsent) in this time to count as reading.
     #[must_use]
-    pub fn write_stall(mut self, patience: impl Into<Option<Duration>>) -> Self {
-        self.settings.write_stall = patience.into();
+    pub fn write_stall(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.write_stall = timeout.into();
+        self
+    }
+
+    /// Resets the client of any other response that takes nothing for this long while output is waiting
+    /// for it. `None`, the default, for no limit: a client may pause a download, which also lifts the
+    /// [user timeout](Self::user_timeout) while a response of more than 64 KiB is sent. Set it where
+    /// clients are not trusted; each paused download keeps a connection.
+    #[must_use]
+    pub fn response_stall(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.response_stall = timeout.into();
         self
     }
 
@@ -262,7 +277,7 @@ impl Server {
 
     /// Serves forever, unless [`threads`](Self::threads) cannot be started. Each request carries a [`PeerAddr`](crate::client_key::PeerAddr) (with the
     /// feature `axum` a `ConnectInfo`, too).
-    pub async fn serve<S, B>(&self, listener: TcpListener, service: S) -> std::io::Result<()>
+    pub async fn serve<S, B>(self, listener: TcpListener, service: S) -> std::io::Result<()>
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
         S::Error: Into<BoxError>,
@@ -278,7 +293,7 @@ impl Server {
     /// with the response it is at. Streams do not end by themselves: see
     /// [`serve_until_drained`](Self::serve_until_drained), or bound the wait.
     pub async fn serve_until<S, B>(
-        &self,
+        self,
         listener: TcpListener,
         service: S,
         stop: impl Future<Output = ()>,
@@ -305,7 +320,7 @@ impl Server {
     ///
     /// Bound the wait, as a client may take any time to read a long response.
     pub async fn serve_until_drained<S, B>(
-        &self,
+        self,
         listener: TcpListener,
         service: S,
         drain: &DrainHandle,
@@ -366,6 +381,16 @@ impl Server {
         };
         let settings = Arc::new(self.settings.clone());
         Ok(Connections::new(workers, settings, registry.clone()))
+    }
+}
+
+impl Settings {
+    fn stalls(&self) -> Stalls {
+        Stalls {
+            stream: self.write_stall,
+            response: self.response_stall,
+            liveness: self.liveness,
+        }
     }
 }
 

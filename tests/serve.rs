@@ -262,6 +262,62 @@ fn a_stop_waits_for_what_is_under_way_and_for_nothing_else() {
 }
 
 #[test]
+fn a_response_behind_which_the_connection_closes_says_so() {
+    let server = start(Server::new(), service_fn(plain));
+    // By the client's wish, and since the request is not valid.
+    for request in [
+        "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "GET /a#b HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+    ] {
+        let mut client = server.ask(request);
+        let head = client.head();
+        assert!(head.contains("\nconnection: close\n"), "{request}: {head}");
+        client.raw();
+    }
+    // The service reads nothing of the body, and too much of it is missing to skip it.
+    for rest in ["Content-Length: 1000000", "Transfer-Encoding: chunked"] {
+        let mut client = server.ask(&format!("POST / HTTP/1.1\r\nHost: x\r\n{rest}\r\n\r\n"));
+        let head = client.head();
+        assert!(head.contains("\nconnection: close\n"), "{rest}: {head}");
+        assert_eq!(client.raw(), b"plain");
+    }
+    let mut client = server.ask(&request("POST", "/", "a small one"));
+    for _ in 0..2 {
+        let head = client.head();
+        assert!(!head.contains("connection"), "{head}");
+        assert_eq!(client.bytes(5), b"plain");
+        client.send(&request("POST", "/", "a small one"));
+    }
+}
+
+#[test]
+fn a_response_under_way_when_the_server_stops_says_that_its_connection_closes() {
+    for server in servers() {
+        let (asked, requests) = channel();
+        let service = service_fn(move |_: Request<RequestBody>| {
+            let (answer, answered) = tokio::sync::oneshot::channel::<()>();
+            asked.send(answer).unwrap();
+            async move {
+                answered.await.unwrap();
+                Ok::<_, Infallible>(full("text/plain", "plain"))
+            }
+        });
+        let server = start(server, service);
+        let mut client = server.get("/");
+        let answer = requests.recv_timeout(PATIENCE).unwrap();
+        let Running { addr, stop, done } = server;
+        stop.send(Stop::Properly).unwrap();
+        wait_until("nobody listens", || TcpStream::connect(addr).is_err());
+        answer.send(()).unwrap();
+        let head = client.head();
+        assert!(head.contains("\nconnection: close\n"), "{head}");
+        assert_eq!(client.raw_and_end(), (b"plain".to_vec(), Gone::Closed));
+        done.recv_timeout(PATIENCE).unwrap();
+    }
+}
+
+#[test]
 fn a_drain_serves_all_but_new_streams_until_its_window_is_over() {
     for server in servers() {
         let drain = DrainHandle::new();
@@ -338,6 +394,8 @@ fn to_stop_waiting_cuts_streams_off() {
     }
 }
 
+const STALL: Duration = Duration::from_millis(200);
+
 /// Events without end, each with its number, until they are told to end.
 fn endless(is_over: Arc<AtomicBool>) -> impl futures_util::Stream<Item = Piece> + Send {
     stream::unfold((0, is_over), |(n, is_over)| async move {
@@ -351,7 +409,11 @@ fn numbered(n: usize) -> String {
 }
 
 /// A server of endless events, and the records of its streams.
-fn flood(stall: Duration, is_over: &Arc<AtomicBool>) -> (Running, Receiver<Stream>) {
+fn flood(
+    stall: Duration,
+    stall_of_others: Option<Duration>,
+    is_over: &Arc<AtomicBool>,
+) -> (Running, Receiver<Stream>) {
     let (opened, streams) = channel();
     let is_over = is_over.clone();
     let service = service_fn(move |request: Request<RequestBody>| {
@@ -370,13 +432,17 @@ fn flood(stall: Duration, is_over: &Arc<AtomicBool>) -> (Running, Receiver<Strea
         })
         .layer(SseGuardLayer::new())
         .service(service);
-    (start(Server::new().write_stall(stall), service), streams)
+    let server = Server::new()
+        .write_stall(stall)
+        .response_stall(stall_of_others)
+        .user_timeout(Duration::from_secs(1));
+    (start(server, service), streams)
 }
 
 #[test]
 fn a_client_that_does_not_read_is_reset_and_its_stream_has_stalled() {
     let is_over = Arc::default();
-    let (server, streams) = flood(Duration::from_millis(200), &is_over);
+    let (server, streams) = flood(STALL, None, &is_over);
     for version in ["HTTP/1.1", "HTTP/1.0"] {
         let mut client = server.ask(&format!("GET / {version}\r\nHost: x\r\n\r\n"));
         let stream = streams.recv_timeout(PATIENCE).unwrap();
@@ -389,9 +455,9 @@ fn a_client_that_does_not_read_is_reset_and_its_stream_has_stalled() {
 }
 
 #[test]
-fn a_client_that_does_not_read_a_download_is_reset_too() {
+fn a_client_that_does_not_read_a_download_is_reset_where_that_is_bounded() {
     let is_over = Arc::default();
-    let (server, _streams) = flood(Duration::from_millis(200), &is_over);
+    let (server, _streams) = flood(STALL, Some(STALL), &is_over);
     let unused = Arc::strong_count(&is_over);
     let mut client = server.get("/download");
     wait_until("the start", || Arc::strong_count(&is_over) > unused);
@@ -400,10 +466,38 @@ fn a_client_that_does_not_read_a_download_is_reset_too() {
 }
 
 #[test]
+fn a_download_may_pause_for_longer_than_a_stream_and_than_the_user_timeout() {
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (server, streams) = flood(STALL, None, &is_over);
+    let mut download = server.get("/download");
+    download.head();
+    // The client does not read while streams stall one after the other.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        let _unread = server.get("/");
+        let stream = streams.recv_timeout(PATIENCE).unwrap();
+        wait_until("the end", || stream.end_reason().is_some());
+        assert_eq!(stream.end_reason(), Some(EndReason::ClientStalled));
+    }
+    is_over.store(true, SeqCst);
+    let (seen, end) = download.rest();
+    assert_eq!(end, End::Clean);
+    let count = seen.len() / numbered(0).len() + 1;
+    let whole: String = (0..2 * count).map(numbered).collect();
+    assert!(count > 60 && whole.as_bytes().starts_with(&seen), "{count}");
+    // A stream on the same connection is bounded again.
+    is_over.store(false, SeqCst);
+    download.send(&request("GET", "/", ""));
+    let stream = streams.recv_timeout(PATIENCE).unwrap();
+    wait_until("the end", || stream.end_reason().is_some());
+    assert_eq!(stream.end_reason(), Some(EndReason::ClientStalled));
+}
+
+#[test]
 fn a_client_that_reads_slowly_gets_every_event() {
     let stall = Duration::from_millis(700);
     let is_over = Arc::new(AtomicBool::new(false));
-    let (server, streams) = flood(stall, &is_over);
+    let (server, streams) = flood(stall, None, &is_over);
     let mut client = server.get("/");
     let stream = streams.recv_timeout(PATIENCE).unwrap();
     client.head();

@@ -60,6 +60,8 @@ const MOMENT: Duration = Duration::from_secs(2);
 const MAX_CONNECTIONS: usize = 64;
 /// But for so many, which may be about to send one.
 const MIN_IDLE: usize = 8;
+/// A client that takes nothing for this long is reset.
+const WRITE_STALL: Duration = Duration::from_secs(30);
 
 /// What the operator's address tells and steers.
 pub(super) struct Admin {
@@ -104,7 +106,7 @@ impl Admin {
     /// Serves until `stop`, and gives connections a moment to end then.
     pub(super) async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         super::files::keep_some();
-        let server = Server::new();
+        let server = Server::new().response_stall(WRITE_STALL);
         let most = super::files::for_admin(MAX_CONNECTIONS);
         let connections = Registry::new(most, MIN_IDLE.min(most / 2), CloseReason::Total);
         let served = server.serve_in(&connections, listener, self.app(), stop.cancelled());

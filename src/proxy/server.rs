@@ -75,6 +75,7 @@ pub(super) fn server(config: &config::Client) -> Server {
         .head_timeout(config.head_timeout)
         .max_head(config.max_head)
         .write_stall(config.write_stall)
+        .response_stall(config.write_stall)
         .unsent(config.notsent_lowat)
         .send_buffer(config.send_buffer)
         .keepalive(config.keepalive)

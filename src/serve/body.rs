@@ -10,6 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
+/// Bytes of a request's body that may be missing when its connection serves a next request.
+const SKIPPED: u64 = 8 * 1024;
+
 /// The body of a request that [`Server`](super::Server) hands to a service.
 pub struct RequestBody {
     /// Nothing comes if there is none.
@@ -35,6 +38,19 @@ impl fmt::Debug for RequestBody {
     }
 }
 
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let Some(incoming) = &self.incoming else {
+            return;
+        };
+        // hyper skips what one read may bring, and nothing of a body in chunks.
+        let rest = incoming.size_hint().exact();
+        if !incoming.is_end_stream() && rest.is_none_or(|rest| rest > SKIPPED) {
+            self.upload.set(Upload::ABANDONED);
+        }
+    }
+}
+
 impl Default for RequestBody {
     /// One that is over.
     fn default() -> Self {
@@ -56,6 +72,7 @@ pub(crate) struct Upload(Arc<AtomicU8>);
 impl Upload {
     const OVER: u8 = 1;
     const BROKEN: u8 = 2;
+    const ABANDONED: u8 = 3;
 
     /// All of it has been taken.
     pub(crate) fn is_over(&self) -> bool {
@@ -66,6 +83,11 @@ impl Upload {
     #[cfg(feature = "proxy")]
     pub(crate) fn is_broken(&self) -> bool {
         self.0.load(Relaxed) == Self::BROKEN
+    }
+
+    /// The service has dropped the body ahead of its end, and too much is missing for hyper to skip it.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.0.load(Relaxed) == Self::ABANDONED
     }
 
     /// What came first stands.

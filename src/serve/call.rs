@@ -4,13 +4,14 @@ use super::body::{RequestBody, Upload};
 use super::client::Client;
 use super::io::ClientIo;
 use super::pump::Pump;
+use super::stalls::SMALL;
 use super::stop::Stop;
 use super::talk::Next;
 use crate::asked::{Asked, Kind};
 use crate::guard::BoxError;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::future::Future;
@@ -32,14 +33,17 @@ pub(super) struct Answered<B> {
     pub(super) client: Client,
     asked: Asked,
     is_stream: bool,
+    /// hyper closes the connection behind it, as it reads nothing of the request's body any more.
+    is_last: bool,
 }
 
 impl<B> Answered<B> {
-    /// While the server drains, the connection closes behind this, and the head says so. Not of a stream:
-    /// some clients take a broken transfer for its end then. Its connection stays until it is idle.
+    /// Where the connection closes behind this, the head says so: while the server drains or stops, and where
+    /// the request's body was not read. Not of a stream: some clients take a broken transfer for its end then.
+    /// Its connection stays until it is idle.
     pub(super) fn for_server(mut self, stop: &Stop) -> Self {
         if let Ok(response) = &mut self.result
-            && stop.is_draining()
+            && (self.is_last || stop.is_closing())
             && !self.is_stream
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
@@ -96,6 +100,7 @@ impl<B: Body<Data = Bytes>> Call<B> {
                     client,
                     asked,
                     is_stream: false,
+                    is_last: false,
                 }));
             }
         };
@@ -107,12 +112,17 @@ impl<B: Body<Data = Bytes>> Call<B> {
         if is_stream {
             io.entry().stream();
         }
+        let size = response.body().size_hint().exact();
+        let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let is_tunnel = is_switch || asked.method == Method::CONNECT;
+        let may_pause = !is_tunnel && size.is_none_or(|size| size > SMALL);
+        io.respond(is_stream, may_pause);
         // While the request's body is coming, its connection cannot change hands.
         if is_stream && self.upload.is_over() {
             let pump = Pump::new(io.clone(), response, client);
             return Poll::Ready(Outcome::Stream(Box::pin(pump)));
         }
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if is_switch {
             io.entry().tunnel();
         } else if io.is_closing() {
             let close = HeaderValue::from_static("close");
@@ -129,6 +139,7 @@ impl<B: Body<Data = Bytes>> Call<B> {
             client,
             asked,
             is_stream,
+            is_last: self.upload.is_abandoned(),
         }))
     }
 

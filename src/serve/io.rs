@@ -5,6 +5,7 @@
 use super::attachment::Attachment;
 use super::registry::ConnectionEntry;
 use super::request_scan::RequestScan;
+use super::stalls::Stalls;
 use crate::lock::lock;
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -53,7 +54,11 @@ pub(super) struct ClientIo(Arc<Shared>);
 
 pub(super) struct Shared {
     socket: TcpStream,
-    write_stall: Option<Duration>,
+    stalls: Stalls,
+    /// The response under way is an event stream.
+    is_stream: AtomicBool,
+    /// The kernel does not bound how long the client may leave its data in the buffer.
+    is_patient: AtomicBool,
     /// Bytes wait for room in the kernel.
     blocked: AtomicBool,
     /// The kernel may hold input that the runtime no longer reports: see `poll_hung_up`.
@@ -102,14 +107,12 @@ impl Shared {
 }
 
 impl ClientIo {
-    pub(super) fn new(
-        socket: TcpStream,
-        write_stall: Option<Duration>,
-        entry: ConnectionEntry,
-    ) -> Self {
+    pub(super) fn new(socket: TcpStream, stalls: Stalls, entry: ConnectionEntry) -> Self {
         Self(Arc::new(Shared {
             socket,
-            write_stall,
+            stalls,
+            is_stream: AtomicBool::new(false),
+            is_patient: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
             masked: AtomicBool::new(false),
             answers: AtomicU32::new(0),
@@ -172,6 +175,24 @@ impl ClientIo {
     fn is_switch(&self, request: u32) -> Option<bool> {
         let is_known = self.0.answers.load(Relaxed) == request;
         is_known.then(|| self.0.is_switch.load(Relaxed))
+    }
+
+    /// How long the client of the response under way may leave it unread.
+    fn stall(&self) -> Option<Duration> {
+        match self.0.is_stream.load(Relaxed) {
+            true => self.0.stalls.stream,
+            false => self.0.stalls.response,
+        }
+    }
+
+    /// The next response is an event stream, or another one that the client may pause, as it does not fit
+    /// into the kernel's buffers for sure.
+    pub(super) fn respond(&self, is_stream: bool, may_pause: bool) {
+        self.0.is_stream.store(is_stream, Relaxed);
+        let is_patient = may_pause && !is_stream && self.0.stalls.response.is_none();
+        if self.0.is_patient.swap(is_patient, Relaxed) != is_patient {
+            self.0.stalls.set_patient(&self.0.socket, is_patient);
+        }
     }
 
     /// hyper gets another body. Had it dropped a part of the last one, that would never leave.
@@ -369,13 +390,13 @@ impl ClientIo {
     /// The client has no more time to read: as if it had stalled for too long.
     pub(super) fn give_up(&self) -> io::Error {
         self.reset_on_close();
-        let stall = self.0.write_stall.unwrap_or_default();
+        let stall = self.stall().unwrap_or_default();
         io::Error::new(io::ErrorKind::TimedOut, Stalled(stall))
     }
 
     fn poll_stalled(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.0.blocked.store(true, Relaxed);
-        let Some(stall) = self.0.write_stall else {
+        let Some(stall) = self.stall() else {
             return Poll::Pending;
         };
         let mut state = self.state();

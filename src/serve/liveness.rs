@@ -15,15 +15,15 @@ const USER_TIMEOUT: (Duration, Duration) = (
 );
 
 /// Nothing is asked, and the kernel's choice holds, where there is `None`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Liveness {
     pub(crate) keepalive: Option<Duration>,
     pub(crate) user_timeout: Option<Duration>,
 }
 
 impl Liveness {
-    pub(crate) fn watch(&self, socket: &TcpStream) -> io::Result<()> {
-        let socket = SockRef::from(socket);
+    pub(crate) fn watch(&self, stream: &TcpStream) -> io::Result<()> {
+        let socket = SockRef::from(stream);
         if let Some(after) = self.keepalive {
             let (least, most) = KEEPALIVE;
             let after = after.clamp(least, most);
@@ -31,11 +31,25 @@ impl Liveness {
             let keepalive = TcpKeepalive::new().with_time(after).with_interval(interval);
             socket.set_tcp_keepalive(&keepalive.with_retries(3))?;
         }
-        #[cfg(target_os = "linux")]
-        if let Some(timeout) = self.user_timeout {
-            let (least, most) = USER_TIMEOUT;
-            socket.set_tcp_user_timeout(Some(timeout.clamp(least, most)))?;
+        match self.user_timeout {
+            Some(timeout) => Self::set_user_timeout(stream, Some(timeout)),
+            None => Ok(()),
         }
+    }
+
+    /// Sets it where the system has it; `None` is the kernel's choice.
+    pub(crate) fn set_user_timeout(
+        socket: &TcpStream,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        {
+            let (least, most) = USER_TIMEOUT;
+            let timeout = timeout.map(|timeout| timeout.clamp(least, most));
+            SockRef::from(socket).set_tcp_user_timeout(timeout)?;
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (socket, timeout);
         Ok(())
     }
 }

@@ -50,8 +50,9 @@ impl Stopper {
 
 impl Stop {
     /// Whether connections are to close behind their responses.
-    pub(super) fn is_draining(&self) -> bool {
-        self.0.borrow().is_near
+    pub(super) fn is_closing(&self) -> bool {
+        // If the sender is gone, so is the server.
+        self.0.borrow().is_near || self.0.has_changed().unwrap_or(true)
     }
 
     /// Nothing if the order has been given; else it will be notified.

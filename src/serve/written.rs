@@ -62,6 +62,7 @@ impl<B: Body<Data = Bytes>> Body for Written<B> {
 #[cfg(test)]
 mod tests {
     use super::super::registry::Registry;
+    use super::super::stalls::Stalls;
     use super::super::{Settings, io::ClientIo};
     use super::*;
     use std::convert::Infallible;
@@ -92,7 +93,7 @@ mod tests {
         let (_ours, (theirs, peer)) = (ours.unwrap(), theirs.unwrap());
         let settings = Settings::default();
         let entry = Registry::default().admit(peer.ip(), &settings.per_client);
-        let io = ClientIo::new(theirs, None, entry.unwrap());
+        let io = ClientIo::new(theirs, Stalls::default(), entry.unwrap());
         let mut body = Written::new(Endless, Desk::new(None), io.clone());
         let cx = &mut Context::from_waker(Waker::noop());
         let mut frames = || {
