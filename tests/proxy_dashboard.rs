@@ -63,11 +63,11 @@ fn look(browser: &Browser, admin: SocketAddr) {
     browser.open(&format!("http://{admin}/"));
 }
 
-/// The numbers of the streams in view, by the ids of their events.
-fn shows(browser: &Browser, ids: &[&str]) {
+/// The streams in view, by their paths without the slash.
+fn shows(browser: &Browser, paths: &[&str]) {
     browser.wait_for(&format!(
-        "{ROWS}.map((row) => row.querySelector('.event-id').innerText).sort().join() === '{}'",
-        ids.join(",")
+        "{ROWS}.map((row) => row.querySelector('.stream .line').innerText.slice(1)).sort().join() === '{}'",
+        paths.join(",")
     ));
 }
 
@@ -94,6 +94,10 @@ fn a_stream_shows_up_is_found_and_ended_and_its_end_is_told() {
     browser.run("document.querySelector('#stream-table .act button').focus()");
     browser.press(ENTER);
     browser.wait_for("document.querySelector('#confirm').open");
+    let effect = "document.querySelector('#confirm-text').innerText";
+    browser.wait_for(&format!(
+        "{effect}.endsWith('the client reconnects by itself with Last-Event-ID other.')"
+    ));
     browser.photograph("confirm");
     browser.press(ENTER);
     browser.wait_for("!document.querySelector('#confirm').open");
@@ -176,12 +180,13 @@ fn an_upstream_that_is_away_is_shown_with_its_cause_and_remedy_until_it_is_back(
         ],
     );
     look(&browser, proxy.admin());
-    let well =
-        "document.querySelector('#overall').innerText === 'All is well: 1 route, 1 upstream'";
+    let well = "document.querySelector('#overall').innerText === 'Healthy: 1 route, 1 upstream'";
     browser.wait_for(well);
     let budgets = "document.querySelector('#budgets').innerText";
     browser.wait_for(&format!(r"/memory \d+ of 1,024 MiB/.test({budgets})"));
-    browser.wait_for(&format!(r"/files \d+ of 1,000/.test({budgets})"));
+    browser.wait_for(&format!(
+        r"/open file descriptors \d+ of 1,000/.test({budgets})"
+    ));
     browser.photograph("healthy");
 
     // As many as it takes to be no accident.
@@ -196,7 +201,7 @@ fn an_upstream_that_is_away_is_shown_with_its_cause_and_remedy_until_it_is_back(
         "failing",
         &format!("upstream {address}"),
         "cannot connect",
-        "what to do: start it",
+        "remedy: start it",
     ] {
         assert!(unwell.contains(part), "{part}: {unwell}");
     }
@@ -228,7 +233,7 @@ fn an_upstream_that_is_away_is_shown_with_its_cause_and_remedy_until_it_is_back(
         "return [...document.querySelectorAll('#announce p')].map((told) => told.innerText)
              .filter((told) => told.startsWith('Health')).join()",
     );
-    assert_eq!(told, "Health: 1 failing,Health: all is well");
+    assert_eq!(told, "Health: 1 failing,Health: healthy");
     assert_eq!(browser.problems(), Vec::<String>::new());
 }
 
@@ -257,7 +262,10 @@ fn the_page_names_an_unreachable_upstream_that_readiness_tolerates() {
     for _ in 0..3 {
         proxy.get("/dead").retry_later();
     }
-    chip(&format!("Ready, without upstream http://{address}/"));
+    // Said once: by Health.
+    let cause = "document.querySelector('#unwell').innerText";
+    browser.wait_for(&format!("{cause}.includes('{address}')"));
+    chip("Ready");
     std::fs::write(
         &file,
         format!(
@@ -267,7 +275,7 @@ fn the_page_names_an_unreachable_upstream_that_readiness_tolerates() {
     )
     .unwrap();
     proxy.signal("-HUP");
-    chip(&format!("Not ready: upstream http://{address}/"));
+    chip("Not ready: 1 upstream unreachable");
     assert_eq!(browser.problems(), Vec::<String>::new());
 }
 
@@ -307,7 +315,7 @@ fn ends_are_saved_as_they_are_filtered_and_hold_no_formula() {
     for path in ["/=1+1", "/%3Cb%3Ebold,%22two%22", "/plain"] {
         drop(stream(&proxy, path));
     }
-    browser.wait_for("document.querySelector('#end-count').innerText === '3 ends'");
+    browser.wait_for("document.querySelector('#end-count').innerText === '3 streams'");
     assert_eq!(
         browser.run("return document.querySelectorAll('td b').length"),
         0
@@ -316,12 +324,15 @@ fn ends_are_saved_as_they_are_filtered_and_hold_no_formula() {
     browser.wait_for("saved.length === 1");
     let csv = browser.run("return saved[0]");
     let csv = csv.as_str().unwrap();
-    assert!(csv.starts_with("seq,id,ended_ms,reason,client,"), "{csv}");
+    assert!(
+        csv.starts_with("seq,id,ended_ms,reason,cause,client,"),
+        "{csv}"
+    );
     assert_eq!(csv.matches("\r\n").count(), 4, "{csv}");
     assert!(csv.contains(",'=1+1\r\n"), "{csv}");
     assert!(csv.contains(",\"<b>bold,\"\"two\"\"\"\r\n"), "{csv}");
     browser.write("#end-filters [name=q]", "plain");
-    browser.wait_for("document.querySelector('#end-count').innerText === '1 of 3 ends'");
+    browser.wait_for("document.querySelector('#end-count').innerText === '1 of 3 streams'");
     browser.click("#json");
     browser.wait_for("saved.length === 2");
     let json = browser.run("return JSON.parse(saved[1])");
@@ -371,5 +382,134 @@ fn of_a_thousand_streams_the_page_holds_the_rows_in_view() {
         ));
         browser.photograph(name);
     }
+    assert_eq!(browser.problems(), Vec::<String>::new());
+}
+
+#[test]
+fn a_row_opens_its_details_and_what_is_not_protected_is_listed() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let origin = Origin::start(|asked, to| {
+        let fields = match asked.path.split('?').next().unwrap() {
+            "/coded" => "Content-Type: text/event-stream\r\nContent-Encoding: gzip",
+            "/typed" => "Content-Type: text/event-streams",
+            _ => "Content-Type: text/event-stream",
+        };
+        let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        to.raw(head.as_bytes());
+        to.chunk("id: 7\ndata: 1\n\n");
+        to.wait_for_close();
+    });
+    let proxy = proxy(&origin, &[]);
+    look(&browser, proxy.admin());
+    browser.wait_for(LIVE);
+    let feed = stream(&proxy, "/feed/of/prices?token=secret");
+    let _coded = stream(&proxy, "/coded");
+    let _typed = stream(&proxy, "/typed");
+    let _answer = {
+        let mut client = proxy.ask(
+            "POST /answer HTTP/1.1\r\nHost: proxy.test\r\nUser-Agent: OpenAI/Python 1.0\r\n\
+             Content-Length: 0\r\n\r\n",
+        );
+        client.head();
+        client.read_until("data: 1\n\n");
+        client
+    };
+    shows(&browser, &["answer", "coded", "feed/of/prices"]);
+    // What it takes to tell one stream from another fits.
+    let cut = |table: &str, cells: &str| {
+        browser.wait_for(&format!(
+            "[...document.querySelectorAll('{table} tbody :is({cells})')]
+                 .flatMap((cell) => [cell, ...cell.querySelectorAll('.line')])
+                 .every((cell) => cell.scrollWidth <= cell.clientWidth || cell.clientWidth === 0)"
+        ));
+    };
+    cut("#stream-table", ".state, .stream, .client, .family, .age");
+    let unprotected = "document.querySelector('#unguarded').innerText";
+    for part in [
+        "GET /coded",
+        "Compressed",
+        "GET /typed",
+        "Other Content-Type",
+    ] {
+        browser.wait_for(&format!("{unprotected}.includes('{part}')"));
+    }
+
+    let open = |path: &str| {
+        browser.run(&format!(
+            "{ROWS}.find((row) => row.innerText.includes('{path}')).querySelector('th button').click()"
+        ));
+        browser.wait_for("document.querySelector('#details').open");
+    };
+    let details = "document.querySelector('#details').innerText";
+    let say = |parts: &[&str]| {
+        for part in parts {
+            browser.wait_for(&format!("{details}.includes('{part}')"));
+        }
+    };
+    open("/answer");
+    say(&[
+        "POST /answer HTTP/1.1",
+        "openai: client of the OpenAI API",
+        "the OpenAI SDK raises a connection error",
+    ]);
+    browser.photograph("details");
+    browser.click("#details-close");
+    open("/coded");
+    say(&["none: the upstream compresses the stream"]);
+    browser.click("#details-close");
+    open("/feed/of/prices");
+    say(&[
+        "GET /feed/of/prices HTTP/1.1",
+        "eventsource: EventSource",
+        "the client reconnects by itself with Last-Event-ID 7",
+        "Held in memory",
+        "Heartbeats sent",
+        "UTC",
+    ]);
+    // The details follow their stream to its end.
+    drop(feed);
+    say(&["ended: client gone", "closed the connection"]);
+    assert_eq!(
+        browser.run(&format!("return {details}.includes('secret')")),
+        false
+    );
+    browser.click("#details-close");
+    cut(
+        "#end-table",
+        ".time, .reason, .stream, .client, .family, .age",
+    );
+    browser.run("document.querySelector('#end-table tbody th button').click()");
+    say(&["ended: client gone", "GET /feed/of/prices HTTP/1.1"]);
+    // The details may ask for their stream in the moment of its end.
+    let mut problems = browser.problems();
+    problems.retain(|text| !text.contains("/api/streams/") || !text.contains("404"));
+    assert_eq!(problems, Vec::<String>::new());
+}
+
+#[test]
+fn a_route_is_not_healthy_while_its_streams_wait_for_their_upstream() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    // The first stream breaks off, and those that should continue it are not answered.
+    let origin = Origin::start(|asked, to| {
+        if asked.field("last-event-id").is_some() {
+            to.wait_for_close();
+            return;
+        }
+        to.stream();
+        to.chunk("id: 1\ndata: 1\n\n");
+    });
+    let proxy = proxy(&origin, &["--resume-mode=on"]);
+    look(&browser, proxy.admin());
+    let _stream = stream(&proxy, "/feed");
+    let route = "document.querySelector('#routes tbody').innerText";
+    browser.wait_for(&format!("{route}.includes('failing')"));
+    let health = "document.querySelector('#unwell').innerText";
+    browser.wait_for(&format!(
+        "{health}.includes('1 of 1 streams have lost their upstream and wait for it')"
+    ));
     assert_eq!(browser.problems(), Vec::<String>::new());
 }

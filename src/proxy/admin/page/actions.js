@@ -1,7 +1,8 @@
-// What the operator does to the proxy: each asked about first, and told of after.
+// What an operator can do to the proxy: each action is confirmed first and reported after.
 
 import { Unauthorized, ask } from "./api.js";
 import { announce, find, mark, say } from "./dom.js";
+import { endEffect } from "./explain.js";
 import * as format from "./format.js";
 
 const dialog = find("#confirm");
@@ -47,16 +48,19 @@ export class Actions {
 
   async endStream(row) {
     const sent = `${format.plural(row.events, "event")} in ${format.age(row.age_ms)}`;
-    const yes = await confirm({
-      title: `End stream ${row.id}?`,
-      text: `${row.client ?? "A client"} on ${row.route ?? "no route"}, ${sent}. It ends between two events; an EventSource comes back by itself.`,
-      yes: "End the stream",
-    });
-    if (!yes) return;
+    const fail = (problem) => announce(`Stream ${row.id} was not ended: ${problem}`);
     await this.#try(async () => {
+      // The row of a table does not tell whether the client reconnects.
+      const stream = await ask(`api/streams/${row.id}`);
+      const yes = await confirm({
+        title: `End stream ${row.id}?`,
+        text: `${stream.path ?? "A stream"} to ${stream.client ?? "a client"}, ${sent}. ${endEffect(stream)}`,
+        yes: "End the stream",
+      });
+      if (!yes) return;
       await ask(`api/streams/${row.id}`, { method: "DELETE" });
       announce(`Stream ${row.id} is ending.`);
-    }, (problem) => announce(`Stream ${row.id} did not end: ${problem}`));
+    }, fail);
   }
 
   async #try(act, fail) {
@@ -83,19 +87,19 @@ export class Actions {
     const ids = whom.split(/[\s,]+/).filter(Boolean).map(Number);
     const wrong = to === "ids" ? ids.length === 0 || !ids.every(Number.isSafeInteger) : to !== "all" && whom.trim() === "";
     if (wrong) {
-      say(result, to === "ids" ? "Write the ids of streams, with commas between." : "Write which one.");
+      say(result, to === "ids" ? "Enter the ids of streams, separated by commas." : "Enter a value.");
       form.whom.focus();
       return;
     }
     const target = { ids: { ids }, all: { all: true } }[to] ?? { [to]: whom.trim() };
     const order = { to: target, data, ...(name.trim() && { event: name.trim() }) };
-    const text = "Every client that listens gets the event.";
+    const text = "Every EventSource stream receives the event.";
     if (to === "all" && !(await confirm({ title: "Send to all streams?", text, yes: "Send" }))) return;
     await this.#try(async () => {
       const { sent, full, not_injectable } = await ask("api/send", { method: "POST", body: order });
       const parts = [`Sent to ${format.plural(sent, "stream")}.`];
-      if (full > 0) parts.push(`${format.whole(full)} could not take it: too much waits for them.`);
-      if (deaf > 0) parts.push(`${format.whole(deaf)} left alone: they answer no GET request.`);
+      if (full > 0) parts.push(`${format.plural(full, "stream")} skipped: too many events are queued.`);
+      if (not_injectable > 0) parts.push(`${format.plural(not_injectable, "stream")} skipped: not an EventSource stream.`);
       say(result, parts.join(" "));
     }, (problem) => say(result, `Not sent: ${problem}`));
   }
@@ -105,24 +109,24 @@ export class Actions {
     const result = find("#reloaded");
     await this.#try(async () => {
       const { changed, requires_restart } = await ask("api/reload", { method: "POST" });
-      const parts = [changed.length > 0 ? `Changed: ${changed.join(", ")}.` : "Nothing has changed."];
-      if (waiting.length > 0) parts.push(`From the next start on: ${waiting.join(", ")}.`);
+      const parts = [changed.length > 0 ? `Changed: ${changed.join(", ")}.` : "No key has changed."];
+      if (requires_restart.length > 0) parts.push(`Takes effect at the next start: ${requires_restart.join(", ")}.`);
       say(result, parts.join(" "));
-    }, (problem) => say(result, `Refused: ${problem}`));
+    }, (problem) => say(result, `Reload failed: ${problem}`));
   }
 
   async #drain(event) {
     event.preventDefault();
     const yes = await confirm({
       title: "Stop the proxy?",
-      text: "All streams end and the process exits. This page cannot start it again.",
+      text: "All streams end and the process exits. It cannot be started again from this page.",
       yes: "Stop the proxy",
       word: "stop",
     });
     if (!yes) return;
     await this.#try(async () => {
       const { draining } = await ask("api/drain", { method: "POST" });
-      announce(`The proxy stops: ${format.plural(draining, "stream")} to end.`);
-    }, (problem) => announce(`The proxy does not stop: ${problem}`));
+      announce(`The proxy is stopping: ${format.plural(draining, "stream")} to end.`);
+    }, (problem) => announce(`The proxy was not stopped: ${problem}`));
   }
 }

@@ -3,6 +3,7 @@
 import { Actions } from "./actions.js";
 import { hasToken, keepToken } from "./api.js";
 import { announce, find, say } from "./dom.js";
+import { Details } from "./details.js";
 import { Ends } from "./ends.js";
 import { Feed } from "./feed.js";
 import * as format from "./format.js";
@@ -17,13 +18,18 @@ const feed = new Feed();
 const overview = new Overview(history);
 const health = new Health();
 const actions = new Actions({ unauthorized });
-const streams = new Streams({ end: (row) => actions.endStream(row), unauthorized });
+const details = new Details({ end: (row) => actions.endStream(row), unauthorized, ended: (id) => ends.find(id) });
+const streams = new Streams({
+  end: (row) => actions.endStream(row),
+  open: (row) => details.showLive(row),
+  unauthorized,
+});
 const lists = new Lists((client) => {
   streams.ofClient(client);
   find("#streams").scrollIntoView();
   find("#streams").focus({ preventScroll: true });
 });
-const ends = new Ends();
+const ends = new Ends((row) => details.showEnded(row));
 
 /** Milliseconds by which a proxy's age and the browser's clock may disagree. */
 const SLACK = 3000;
@@ -41,6 +47,7 @@ feed.addEventListener("open", ({ detail: { summary } }) => {
   if (isAnother) {
     ends.forget();
     actions.cancel();
+    details.close();
     renewed(known.version, summary.version);
   }
   streams.refresh();
@@ -77,28 +84,31 @@ function showFeed() {
   const { live, lost, silent, retryIn } = feed.state();
   const chip = find("#feed");
   chip.dataset.state = live ? "good" : lost ? "bad" : "unknown";
-  say(chip, live ? "Live" : lost ? "Feed lost" : "No feed yet");
+  say(chip, live ? "Live" : lost ? "Disconnected" : "Connecting");
   document.body.classList.toggle("stale", lost);
   find("#lost").hidden = !lost;
   if (lost) {
-    const old = silent === null ? "" : "What is shown is old.";
-    say(find("#lost-what"), `No word from the proxy. ${old}`);
-    const since = silent === null ? "" : `The last one came ${format.age(silent)} ago.`;
-    const next = retryIn === null ? "Trying now." : `Next try in ${Math.ceil(retryIn / 1000)} s.`;
+    const old = silent === null ? "" : "The values below are out of date.";
+    say(find("#lost-what"), `No connection to the proxy. ${old}`);
+    const since = silent === null ? "" : `Last update ${format.age(silent)} ago.`;
+    const next = retryIn === null ? "Connecting." : `Next attempt in ${Math.ceil(retryIn / 1000)} s.`;
     say(find("#lost-when"), `${since} ${next}`);
     // An id may mean another stream once the proxy is back.
-    if (!wasLost) actions.cancel();
+    if (!wasLost) {
+      actions.cancel();
+      details.close();
+    }
   } else if (wasLost) {
-    announce("The proxy is heard again.");
+    announce("Connected to the proxy again.");
   }
   wasLost = lost;
-  document.title = lost ? "✕ sse-guard: feed lost" : "sse-guard";
+  document.title = lost ? "✕ sse-guard: disconnected" : "sse-guard";
 }
 
 function renewed(before, now) {
   const isOther = before !== now;
-  const text = isOther ? `Version ${now} of the proxy runs now, this page is of ${before}.` : "The proxy was started anew: streams have new ids, and counts start from 0.";
-  say(find("#renewed-what"), `${text} (${format.clock(Date.now())})`);
+  const text = isOther ? `The proxy now runs version ${now}; this page is from ${before}.` : "The proxy was restarted: streams have new ids, and counts start from 0.";
+  say(find("#renewed-what"), `${text} (${format.moment(Date.now())})`);
   find("#renewed-reload").hidden = !isOther;
   find("#renewed").hidden = false;
 }
@@ -107,7 +117,7 @@ function unauthorized() {
   streams.stop();
   const login = find("#login");
   if (login.open) return;
-  say(find("#login-wrong"), hasToken() ? "That token is not taken." : "");
+  say(find("#login-wrong"), hasToken() ? "The token was rejected." : "");
   login.showModal();
 }
 

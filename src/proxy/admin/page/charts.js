@@ -1,15 +1,17 @@
-// Charts on a canvas: lines, or bars of stacked sums, over the time that the history spans.
+// Charts on a canvas: lines, or stacked bars, over the time that the history spans.
 
 import { make, mark, say } from "./dom.js";
 import { duration } from "./format.js";
-import { SPAN } from "./history.js";
 import { linear, logarithmic } from "./scale.js";
 
 /** Seconds of a bar. */
 const BAR = 15;
 const HEIGHT = 132;
-const EDGE = { left: 46, right: 8, top: 8, bottom: 18 };
-const TIMES = [15, 10, 5, 0];
+const EDGE = { left: 30, right: 8, top: 8, bottom: 18 };
+/** Seconds between two labels of the time axis. */
+const STEPS = [10, 15, 30, 60, 120, 300];
+/** Labels that fit. */
+const LABELS = 4;
 
 export function sizeCanvas(canvas, width, height) {
   const ratio = window.devicePixelRatio || 1;
@@ -50,6 +52,8 @@ export class Chart {
   #values = new Map();
   #seconds = [];
   #now = 0;
+  #span = 30;
+  #left = EDGE.left;
   #cursor = null;
   #isSeen = true;
   #width = 0;
@@ -83,8 +87,9 @@ export class Chart {
     this.#legend.append(item);
   }
 
-  show(seconds, now) {
+  show(seconds, now, span) {
     this.#now = now;
+    this.#span = span;
     this.#seconds = this.#options.bars ? this.#summed(seconds) : seconds;
     this.draw();
   }
@@ -108,8 +113,8 @@ export class Chart {
   }
 
   #x(time) {
-    const width = this.#width - EDGE.left - EDGE.right;
-    return EDGE.left + (1 - (this.#now - time) / SPAN) * width;
+    const width = this.#width - this.#left - EDGE.right;
+    return this.#left + (1 - (this.#now - time) / this.#span) * width;
   }
 
   #point(x) {
@@ -127,7 +132,7 @@ export class Chart {
   }
 
   #step(event) {
-    const steps = { ArrowLeft: -1, ArrowRight: 1, PageUp: 60, PageDown: -60, Home: -SPAN, End: SPAN };
+    const steps = { ArrowLeft: -1, ArrowRight: 1, PageUp: 60, PageDown: -60, Home: -Infinity, End: Infinity };
     if (event.key === "Escape") return this.#pointAt(null);
     if (!(event.key in steps) || this.#seconds.length === 0) return undefined;
     event.preventDefault();
@@ -170,26 +175,32 @@ export class Chart {
     context.lineWidth = 1;
     context.textBaseline = "middle";
     context.textAlign = "right";
-    for (const tick of scale.ticks) {
+    const labels = scale.ticks.map((tick) => this.#options.format(tick));
+    const widest = Math.max(...labels.map((label) => context.measureText(label).width));
+    this.#left = Math.max(EDGE.left, Math.ceil(widest) + 8);
+    scale.ticks.forEach((tick, n) => {
       const at = Math.round(y(tick)) + 0.5;
       context.strokeStyle = colour("--grid");
-      line(context, EDGE.left, at, this.#width - EDGE.right, at);
+      line(context, this.#left, at, this.#width - EDGE.right, at);
       context.fillStyle = colour("--quiet");
-      context.fillText(this.#options.format(tick), EDGE.left - 6, at);
-    }
+      context.fillText(labels[n], this.#left - 6, at);
+    });
     context.textBaseline = "alphabetic";
-    for (const minutes of TIMES) {
-      context.textAlign = minutes === 0 ? "right" : minutes === 15 ? "left" : "center";
-      const text = minutes === 0 ? "now" : `−${minutes} min`;
-      context.fillText(text, this.#x(this.#now - minutes * 60), HEIGHT - 3);
+    const step = STEPS.find((step) => this.#span / step < LABELS) ?? STEPS.at(-1);
+    for (let ago = 0; ago <= this.#span; ago += step) {
+      const text = ago === 0 ? "now" : ago % 60 === 0 ? `−${ago / 60} min` : `−${ago} s`;
+      const half = context.measureText(text).width / 2;
+      const [least, most] = [this.#left + half, this.#width - EDGE.right - half];
+      context.textAlign = "center";
+      context.fillText(text, Math.min(most, Math.max(least, this.#x(this.#now - ago))), HEIGHT - 3);
     }
   }
 
   #drawBars(context, y) {
-    const width = ((this.#width - EDGE.left - EDGE.right) * BAR) / SPAN;
+    const width = ((this.#width - this.#left - EDGE.right) * BAR) / this.#span;
     for (const second of this.#seconds) {
       let sum = 0;
-      const x = Math.max(this.#x(second.time - BAR), EDGE.left);
+      const x = Math.max(this.#x(second.time - BAR), this.#left);
       const right = Math.min(this.#x(second.time), this.#width - EDGE.right);
       for (const series of this.#options.series) {
         const value = this.#value(series, second);
@@ -244,7 +255,7 @@ export class Chart {
       item.hidden = bars && all.length > 4 && value === 0;
       return item.hidden ? null : `${series.name} ${text}`;
     });
-    const when = at === undefined ? (bars ? "in all" : "now") : `${duration((this.#now - at.time) * 1000)} ago`;
+    const when = at === undefined ? (bars ? "total" : "now") : `${duration((this.#now - at.time) * 1000)} ago`;
     say(this.#when, bars && at !== undefined ? `${BAR} s, ${when}` : when);
     const values = texts.filter((text) => text !== null).join(", ");
     mark(this.#canvas, "aria-label", `${title}, ${when}: ${values || "none"}`);

@@ -2,11 +2,12 @@
 
 import { ask } from "./api.js";
 import { find, make, offer, say, settled } from "./dom.js";
+import { shortReason } from "./explain.js";
 import { save, toCsv } from "./export.js";
 import * as format from "./format.js";
 import { REASONS } from "./overview.js";
-import { Rows } from "./rows.js";
-import { plain } from "./streams.js";
+import { Rows, fillLines, fillOpen, prepareLines, prepareOpen } from "./rows.js";
+import { CLIENT, FAMILY, STREAM } from "./streams.js";
 
 /** As many as the proxy keeps. */
 const KEPT = 1000;
@@ -15,35 +16,44 @@ const CATCH_UP = 5000;
 
 /** Of the file, in the order in which they are read. */
 const FIELDS = [
-  "seq", "id", "ended_ms", "reason", "client", "user", "route", "upstream", "age_ms", "events", "bytes",
-  "heartbeats", "first_event_ms", "gap_p99_ms", "last_event_id",
+  "seq", "id", "ended_ms", "reason", "cause", "client", "user", "family", "method", "path", "route", "upstream",
+  "age_ms", "events", "bytes", "heartbeats", "first_event_ms", "gap_p99_ms", "dropped_bytes", "last_event_id",
 ];
 
-const TEXTS = ["reason", "client", "user", "route", "upstream", "last_event_id"];
+const TEXTS = ["reason", "cause", "client", "user", "family", "path", "route", "upstream", "last_event_id"];
+
+const lines = (fill) => ({ prepare: prepareLines, fill: (cell, row) => fillLines(cell, ...(row === undefined ? ["", ""] : fill(row))) });
 
 const COLUMNS = [
-  { title: "Time", class: "time", text: (row) => format.clock(row.ended_ms) },
-  { title: "Id", class: "id number", isHead: true, text: (row) => String(row.id) },
-  { title: "Reason", class: "reason", fill: fillReason },
-  { title: "Client", class: "client", isLong: true, text: (row) => row.client ?? "–" },
-  { title: "Route", class: "route", isLong: true, text: (row) => row.route ?? "–" },
-  { title: "Upstream", class: "upstream", isLong: true, text: (row) => plain(row.upstream) },
+  { title: "Ended", also: { title: format.zone() }, class: "time", text: (row) => format.clock(row.ended_ms) },
+  { title: "Id", class: "id", isHead: true, prepare: prepareOpen, fill: fillOpen },
+  { title: "Reason", class: "reason", isLong: true, fill: fillReason },
+  { title: "Path", also: { title: "Route" }, ...STREAM },
+  { title: "Client", also: { title: "User" }, ...CLIENT },
+  { title: "Family", ...FAMILY },
   { title: "Age", class: "number age", text: (row) => format.age(row.age_ms) },
-  { title: "Events", class: "number", text: (row) => format.count(row.events) },
-  { title: "Bytes", class: "number", text: (row) => format.bytes(row.bytes) },
-  { title: "First event", class: "number ago", text: (row) => format.duration(row.first_event_ms) },
-  { title: "Gap p99", class: "number ago", text: (row) => format.duration(row.gap_p99_ms) },
-  { title: "Last event id", class: "event-id", isLong: true, text: (row) => row.last_event_id ?? "–" },
+  {
+    title: "Events", also: { title: "Bytes" }, class: "number events",
+    ...lines((row) => [format.count(row.events), format.bytes(row.bytes)]),
+  },
+  {
+    title: "First event", also: { title: "Gap p99" }, class: "number ago",
+    ...lines((row) => [format.duration(row.first_event_ms), format.duration(row.gap_p99_ms)]),
+  },
 ];
 
 const colours = new Map(REASONS);
 
 function fillReason(cell, row) {
-  if (cell.children.length === 0) cell.append(make("i", { class: "swatch" }), make("span"));
-  const [swatch, text] = cell.children;
+  if (cell.children.length === 0) {
+    cell.append(make("span", { class: "line" }, make("i", { class: "swatch" }), make("span")), make("span", { class: "line quiet" }));
+  }
+  const [first, second] = cell.children;
+  const [swatch, text] = first.children;
   swatch.hidden = row === undefined;
   swatch.style.background = row === undefined ? "" : `var(${colours.get(row.reason) ?? "--quiet"})`;
   say(text, row === undefined ? "" : format.words(row.reason));
+  say(second, row === undefined ? "" : row.cause ?? shortReason(row.reason));
 }
 
 export class Ends {
@@ -55,8 +65,9 @@ export class Ends {
   #rows;
   #catchUp = null;
 
-  constructor() {
-    this.#rows = new Rows(find("#end-scroller"), find("#end-table"), COLUMNS);
+  /** `open` is called with a row that was clicked. */
+  constructor(open) {
+    this.#rows = new Rows(find("#end-scroller"), find("#end-table"), COLUMNS, { open });
     offer(this.#form.reason, REASONS.map(([name]) => name));
     for (const option of this.#form.reason.options) if (option.value) say(option, format.words(option.value));
     const changed = () => {
@@ -66,7 +77,7 @@ export class Ends {
     this.#form.addEventListener("input", settled(changed, 100));
     this.#form.addEventListener("submit", (event) => event.preventDefault());
     this.#form.addEventListener("reset", () => setTimeout(changed));
-    find("#csv").addEventListener("click", () => save("ends.csv", "text/csv", toCsv(FIELDS, this.#shown)));
+    find("#csv").addEventListener("click", () => save("ends.csv", "text/csv", toCsv(FIELDS, this.#shown.map((row) => ({ ...row, method: row.request?.method })))));
     find("#json").addEventListener("click", () => {
       save("ends.json", "application/json", JSON.stringify(this.#shown, null, 2) + "\n");
     });
@@ -99,6 +110,11 @@ export class Ends {
     this.#show();
   }
 
+  /** The end of the stream with this id, if it is known. */
+  find(id) {
+    return this.#ends.find((end) => end.id === id);
+  }
+
   /** The proxy that told of them is no more; its numbers mean nothing to the next one. */
   forget() {
     this.#ends = [];
@@ -118,12 +134,13 @@ export class Ends {
     this.#shown = this.#ends.filter((end) => this.#matches(end));
     this.#rows.set(this.#shown.length, 0, this.#shown);
     const [kept, shown] = [this.#ends.length, this.#shown.length];
-    const which = shown === kept ? format.plural(kept, "end") : `${format.whole(shown)} of ${format.plural(kept, "end")}`;
+    const streams = format.plural(kept, "stream");
+    const which = shown === kept ? streams : `${format.whole(shown)} of ${streams}`;
     const older = this.#count > kept ? `, the latest of ${format.whole(this.#count)}` : "";
     say(find("#end-count"), which + older);
     const empty = find("#end-empty");
     empty.hidden = shown > 0;
-    say(empty, kept > 0 ? "No end is like that." : "No stream has ended so far.");
+    say(empty, kept > 0 ? "No ended stream matches the filter." : "No stream has ended yet.");
     for (const button of [find("#csv"), find("#json")]) button.disabled = shown === 0;
   }
 }

@@ -68,13 +68,31 @@ function long(seconds) {
   return parts.join(SPACE);
 }
 
-/** 14:03:59, and of another day its date as well. */
+const two = (value) => String(value).padStart(2, "0");
+const day = (time) => `${time.getFullYear()}-${two(time.getMonth() + 1)}-${two(time.getDate())}`;
+const hours = (time) => [time.getHours(), time.getMinutes(), time.getSeconds()].map(two).join(":");
+
+const offset = new Intl.DateTimeFormat("en", { timeZoneName: "shortOffset" });
+
+/** UTC, UTC+1, UTC-3:30 at that moment */
+export function zone(milliseconds = Date.now()) {
+  const part = offset.formatToParts(milliseconds).find(({ type }) => type === "timeZoneName");
+  return part.value.replace("GMT", "UTC").replace(/\+0$/, "");
+}
+
+/** 14:03:59, and of another day its date as well; for a column whose title names the zone. */
 export function clock(milliseconds) {
   const time = new Date(milliseconds);
-  const two = (value) => String(value).padStart(2, "0");
-  const hours = [time.getHours(), time.getMinutes(), time.getSeconds()].map(two).join(":");
-  if (time.toDateString() === new Date().toDateString()) return hours;
-  return `${two(time.getMonth() + 1)}-${two(time.getDate())} ${hours}`;
+  const isToday = time.toDateString() === new Date().toDateString();
+  const text = isToday ? hours(time) : `${day(time).slice(5)} ${hours(time)}`;
+  // Summer time began or ended in between.
+  return zone(milliseconds) === zone() ? text : `${text} ${zone(milliseconds)}`;
+}
+
+/** 2026-03-01 14:03:59 UTC+1 */
+export function moment(milliseconds) {
+  const time = new Date(milliseconds);
+  return `${day(time)} ${hours(time)} ${zone(milliseconds)}`;
 }
 
 /** upstream_error: upstream error */

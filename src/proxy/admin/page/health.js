@@ -1,4 +1,4 @@
-// How everybody is: all is well, or who is not, why, and what to do; and what is left of the budgets.
+// Health of routes, upstreams and the proxy, with cause and remedy; and the use of the budgets.
 
 import { announce, each, find, make, mark, say } from "./dom.js";
 import * as format from "./format.js";
@@ -31,16 +31,19 @@ export class Health {
   #told = null;
 
   show({ health, budgets, routes, upstreams }) {
-    const unwell = health.filter((verdict) => !isWell(verdict)).sort(worstFirst);
+    const affected = affectedRoutes(health, routes);
+    const isFolded = ({ kind, name }) => kind === "route" && affected.has(name);
+    const unwell = health.filter((verdict) => !isWell(verdict) && !isFolded(verdict)).sort(worstFirst);
     const counts = STATES.toReversed().map((state) => [state, unwell.filter((verdict) => verdict.state === state).length]);
     const bad = counts.filter(([, count]) => count > 0).map(([state, count]) => `${format.whole(count)} ${state}`).join(", ");
     const all = `${format.plural(routes.length, "route")}, ${format.plural(upstreams.length, "upstream")}`;
-    showState(find("#overall"), unwell[0]?.state ?? "healthy", bad || `All is well: ${all}`);
-    this.#tell(bad || "all is well");
-    each(find("#unwell"), unwell.slice(0, MOST), makeVerdict, fillVerdict);
+    showState(find("#overall"), unwell[0]?.state ?? "healthy", bad || `Healthy: ${all}`);
+    this.#tell(bad || "healthy");
+    const shown = unwell.slice(0, MOST).map((verdict) => ({ ...verdict, affected: affectedBy(verdict, routes) }));
+    each(find("#unwell"), shown, makeVerdict, fillVerdict);
     const more = find("#unwell-more");
     more.hidden = unwell.length <= MOST;
-    say(more, `And ${format.whole(unwell.length - MOST)} more: see the tables of upstreams and routes.`);
+    say(more, `And ${format.whole(unwell.length - MOST)} more: see the tables of routes and upstreams.`);
     const causes = health.find(({ kind }) => kind === "proxy")?.causes ?? [];
     const status = Object.entries(budgets).map(([name, budget]) => {
       const cause = causes.find(({ check }) => check === name);
@@ -56,13 +59,33 @@ export class Health {
   }
 }
 
-function makeVerdict() {
-  const head = make("p", {}, make("span", { class: "chip" }), " ", make("strong"), " ", make("span", { class: "quiet" }));
-  return make("li", {}, head, make("ul", { class: "causes" }));
+const isUnreachable = ({ kind, causes }) => kind === "upstream" && causes.some(({ check }) => check === "reachable");
+
+/** Routes whose upstream is unreachable: their own verdicts would repeat that. */
+function affectedRoutes(health, routes) {
+  const down = new Set(health.filter(isUnreachable).map(({ name }) => name));
+  return new Set(routes.filter(({ upstream }) => down.has(upstream)).map(({ path }) => path));
 }
 
-function fillVerdict(item, { kind, name, state, since_s: since, causes }) {
-  const [head, list] = item.children;
+/** What an unreachable upstream means for its routes. */
+function affectedBy(verdict, routes) {
+  if (!isUnreachable(verdict)) return "";
+  const names = routes.filter(({ upstream }) => upstream === verdict.name).map(({ path, numbers }) => {
+    const { waiting, active } = numbers;
+    return waiting === 0 ? path : `${path} (${format.whole(waiting)} of ${format.plural(active, "stream")} waiting)`;
+  });
+  return names.length === 0 ? "" : `${names.length === 1 ? "Route" : "Routes"}: ${names.join(", ")}`;
+}
+
+function makeVerdict() {
+  const head = make("p", {}, make("span", { class: "chip" }), " ", make("strong"), " ", make("span", { class: "quiet" }));
+  return make("li", {}, head, make("ul", { class: "causes" }), make("p", { class: "quiet" }));
+}
+
+function fillVerdict(item, { kind, name, state, since_s: since, causes, affected }) {
+  const [head, list, routes] = item.children;
+  say(routes, affected);
+  routes.hidden = affected === "";
   const [chip, who, when] = head.children;
   showState(chip, state);
   say(who, `${kind} ${kind === "upstream" ? plain(name) : name}`);
@@ -72,13 +95,13 @@ function fillVerdict(item, { kind, name, state, since_s: since, causes }) {
 
 function fillCause(item, { cause, remedy }) {
   say(item.firstChild, cause);
-  say(item.lastChild, `What to do: ${remedy}`);
+  say(item.lastChild, `Remedy: ${remedy}`);
 }
 
 const mebibytes = (bytes) => format.whole(Math.floor(bytes / 2 ** 20));
 const TEXTS = {
   memory: ({ used, budget }) => `memory ${mebibytes(used)} of ${mebibytes(budget)} MiB`,
-  files: ({ used, budget }) => `files ${format.whole(used)} of ${format.whole(budget)}`,
+  files: ({ used, budget }) => `open file descriptors ${format.whole(used)} of ${format.whole(budget)}`,
 };
 
 function makeBudget() {

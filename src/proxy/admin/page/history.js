@@ -36,6 +36,12 @@ export class History {
     return this.seconds.at(-1)?.time ?? Math.floor(Date.now() / 1000);
   }
 
+  /** Seconds from the first of the history to now: no less than half a minute. */
+  span() {
+    const first = this.seconds[0]?.time ?? this.now();
+    return Math.min(SPAN, Math.max(30, this.now() - first + 1));
+  }
+
   /** The seconds that ended less than `span` ago. */
   last(span) {
     const oldest = this.now() - span;

@@ -1,9 +1,9 @@
 // What is on top: the numbers of now with a sparkline each, and the charts.
 
 import { Chart, colour, sizeCanvas } from "./charts.js";
-import { announce, find, make, say } from "./dom.js";
+import { announce, find, make, mark, say } from "./dom.js";
 import * as format from "./format.js";
-import { ended } from "./history.js";
+import { SPAN, ended } from "./history.js";
 
 /** Seconds of a sparkline. */
 const SPARK = 120;
@@ -24,6 +24,9 @@ const TILES = [
   { name: "Ended, last minute", value: ended, text: lastMinute(ended) },
   { name: "Rejected, last minute", value: (second) => second.rejected, text: lastMinute((s) => s.rejected) },
 ];
+
+/** Parts of readiness, in words. */
+const PARTS = { listener: "stopping", memory: "memory short", files: "open file descriptors short" };
 
 // What goes wrong stands out from what goes as planned.
 export const REASONS = [
@@ -51,8 +54,8 @@ const CHARTS = [
     title: "Ends by reason", bars: true, format: format.count,
     series: REASONS.map(([name, colour]) => ({ name: format.words(name), colour, value: (s) => s.ends[name] ?? 0 })),
   },
-  { title: "Time between two events", log: true, format: format.duration, series: percentiles("gap") },
-  { title: "Time to the first event", log: true, format: format.duration, series: percentiles("first_event") },
+  { title: "Time between events", log: true, format: format.duration, series: percentiles("gap") },
+  { title: "Time to first event", log: true, format: format.duration, series: percentiles("first_event") },
   { title: "Rejected requests", bars: true, format: format.count, series: [{ name: "rejected", colour: "--c8", value: (s) => s.rejected }] },
 ];
 
@@ -81,25 +84,27 @@ export class Overview {
 
   draw() {
     for (const tile of this.#tiles) this.#spark(tile);
-    for (const chart of this.#charts) chart.show(this.#history.seconds, this.#history.now());
+    for (const chart of this.#charts) chart.show(this.#history.seconds, this.#history.now(), this.#history.span());
   }
 
   show(summary) {
     for (const tile of this.#tiles) say(tile.number, tile.text(this.#history, summary.streams));
     say(find("#about"), `version ${summary.version}, up ${format.age(summary.uptime_s * 1000)}`);
+    mark(find("#about"), "title", `Started ${format.moment(Date.now() - summary.uptime_s * 1000)}`);
+    const shown = format.duration(this.#history.span() * 1000);
+    say(find("#charts-title"), `Last ${this.#history.span() >= SPAN ? "15 minutes" : shown}`);
     this.#showReadiness(summary);
     this.draw();
   }
 
   #showReadiness({ ready, parts }) {
     const chip = find("#readiness");
-    const failed = Object.entries(parts).filter(([, part]) => !part.ok);
-    const names = (those) => those.map(([name]) => name).join(", ");
-    const red = failed.filter(([, part]) => !part.tolerated);
-    // Unreachable, and ready.when does not require it.
-    const tolerated = failed.filter(([, part]) => part.tolerated);
-    const without = tolerated.length > 0 ? `, without ${names(tolerated)}` : "";
-    const text = ready ? `Ready${without}` : `Not ready: ${names(red)}`;
+    const red = Object.entries(parts).filter(([, part]) => !part.ok && !part.tolerated);
+    // Which upstream, and why, stands under Health.
+    const upstreams = red.filter(([name]) => name.startsWith("upstream ")).length;
+    const others = red.filter(([name]) => !name.startsWith("upstream ")).map(([name]) => PARTS[name] ?? name);
+    const causes = upstreams > 0 ? [...others, `${format.plural(upstreams, "upstream")} unreachable`] : others;
+    const text = ready ? "Ready" : `Not ready: ${causes.join(", ")}`;
     if (chip.textContent !== text && chip.dataset.state !== "unknown") announce(text);
     say(chip, text);
     chip.dataset.state = ready ? "good" : "bad";
@@ -107,7 +112,7 @@ export class Overview {
     const refused = find("#refused");
     refused.hidden = !parts.config?.reason;
     refused.title = parts.config?.reason ?? "";
-    chip.title = failed.map(([name, part]) => `${name}: ${part.reason}`).join("\n");
+    chip.title = red.map(([name, part]) => `${name}: ${part.reason}`).join("\n");
   }
 
   #spark({ canvas, value, width, isSeen }) {

@@ -2,12 +2,15 @@
 
 import { make, mark, say } from "./dom.js";
 
+/** As in the style sheets. */
+const NARROW = "(max-width: 640px)";
 /** Rows above and below those in view. */
 const MARGIN = 8;
 
 /**
- * `columns` is a list of `{ name, title, key, text, class, fill }`: `key` sorts by it, `text` says what
- * stands in a cell, `fill` puts something else there. Calls `look` when other rows come into view.
+ * `columns` is a list of `{ title, key, also, text, class, fill }`: `key` sorts by it, `also` is a second
+ * line of its head, `text` is what stands in a cell, `fill` puts something else there. Calls `look` when
+ * other rows come into view, and `open` with a row that was clicked.
  */
 export class Rows {
   #scroller;
@@ -22,11 +25,13 @@ export class Rows {
   #rows = [];
   #first = 0;
   #look;
+  #open;
 
-  constructor(scroller, table, columns, { look = () => {}, sort = null } = {}) {
+  constructor(scroller, table, columns, { look = () => {}, sort = null, open = () => {} } = {}) {
     this.#scroller = scroller;
     this.#columns = columns;
     this.#look = look;
+    this.#open = open;
     this.table = table;
     const heads = columns.map((column) => this.#head(column, sort));
     table.append(
@@ -45,20 +50,36 @@ export class Rows {
       });
     }, { passive: true });
     new ResizeObserver(() => this.#fit()).observe(scroller);
+    // Rows are higher on a narrow screen.
+    matchMedia(NARROW).addEventListener("change", () => {
+      this.#height = 0;
+      this.#fit();
+    });
   }
 
-  #head({ title, key, class: kind }, sort) {
-    const label = title === "" ? "What to do" : null;
-    if (!key || sort === null) return make("th", { scope: "col", class: kind, "aria-label": label }, title);
-    const button = make("button", { type: "button", "data-key": key }, title);
-    button.addEventListener("click", () => sort(key));
-    return make("th", { scope: "col", class: kind, "aria-sort": "none" }, button);
+  #head({ title, key, also, class: kind }, sort) {
+    const label = title === "" ? "Actions" : null;
+    if (!key || sort === null) {
+      const lines = also === undefined ? [] : [make("small", {}, also.title)];
+      return make("th", { scope: "col", class: kind, "aria-label": label }, title, ...lines);
+    }
+    const button = (title, key) => {
+      const button = make("button", { type: "button", "data-key": key }, title);
+      button.addEventListener("click", () => sort(key));
+      return button;
+    };
+    const buttons = [button(title, key)];
+    if (also?.key) buttons.push(button(also.title, also.key));
+    return make("th", { scope: "col", class: kind, "aria-sort": "none" }, ...buttons);
   }
 
   showSort(key, order) {
+    const now = order === "asc" ? "ascending" : "descending";
+    for (const head of this.table.querySelectorAll("thead th[aria-sort]")) mark(head, "aria-sort", "none");
     for (const button of this.table.querySelectorAll("thead button")) {
-      const now = button.dataset.key === key ? (order === "asc" ? "ascending" : "descending") : "none";
-      mark(button.parentElement, "aria-sort", now);
+      const isSorted = button.dataset.key === key;
+      mark(button, "data-order", isSorted ? now : "");
+      if (isSorted) mark(button.parentElement, "aria-sort", now);
     }
   }
 
@@ -99,7 +120,12 @@ export class Rows {
     }));
     const row = make("tr", {}, ...cells);
     const slot = { row, cells, shown: undefined };
-    this.#columns.forEach((column, n) => column.prepare?.(cells[n], () => slot.shown));
+    const shown = () => slot.shown;
+    this.#columns.forEach((column, n) => column.prepare?.(cells[n], shown, this.#open));
+    row.addEventListener("click", ({ target }) => {
+      // Text that is being selected is no click on the row.
+      if (!target.closest("button") && shown() !== undefined && getSelection().isCollapsed) this.#open(shown());
+    });
     this.#slots.push(slot);
     this.#below.before(row);
   }
@@ -134,7 +160,7 @@ export class Rows {
       if (column.fill) column.fill(slot.cells[n], row);
       else say(slot.cells[n], row === undefined ? "" : column.text(row));
       // What does not fit is to be seen by pointing at it.
-      if (column.isLong) mark(slot.cells[n], "title", slot.cells[n].textContent);
+      if (column.isLong) mark(slot.cells[n], "title", hint(slot.cells[n]));
     });
   }
 }
@@ -146,4 +172,33 @@ function spacer() {
 function stretch(row, height) {
   const size = `${height}px`;
   if (row.firstChild.style.height !== size) row.firstChild.style.height = size;
+}
+
+function hint(cell) {
+  const lines = cell.children.length === 0 ? [cell] : [...cell.children];
+  return lines.map((line) => line.textContent).filter(Boolean).join("\n");
+}
+
+/** For `prepare`: two lines in a cell. */
+export function prepareLines(cell) {
+  cell.append(make("span", { class: "line" }), make("span", { class: "line quiet" }));
+}
+
+/** For `fill`, after `prepareLines`. */
+export function fillLines(cell, first, second = "") {
+  say(cell.children[0], first);
+  say(cell.children[1], second);
+}
+
+/** For `prepare`: a button that opens the row, for those who use the keyboard. */
+export function prepareOpen(cell, shown, open) {
+  const button = make("button", { type: "button", class: "link" });
+  button.addEventListener("click", () => shown() !== undefined && open(shown()));
+  cell.append(button);
+}
+
+/** For `fill`, after `prepareOpen`. */
+export function fillOpen(cell, row) {
+  say(cell.firstChild, row === undefined ? "" : String(row.id));
+  mark(cell.firstChild, "aria-label", row === undefined ? "" : `Stream ${row.id}, show details`);
 }

@@ -2,30 +2,46 @@
 
 import { Unauthorized, ask, query } from "./api.js";
 import { announce, find, make, mark, offer, say, settled } from "./dom.js";
+import { FAMILIES } from "./explain.js";
 import * as format from "./format.js";
-import { Rows } from "./rows.js";
+import { Rows, fillLines, fillOpen, prepareLines, prepareOpen } from "./rows.js";
 
 const PAUSE = 1000;
 
 const SIGNS = { connecting: "○", open: "●", resuming: "◐", degraded: "◆", stalled: "▲", ending: "■" };
 /** Where the first click asks for the greatest. */
-const DESCENDING = new Set(["age", "events", "events_per_second", "bytes", "last_event", "unsent", "heartbeats"]);
+const DESCENDING = new Set(["age", "events", "events_per_second", "bytes", "last_event", "held", "heartbeats"]);
+
+const lines = (fill) => ({ prepare: prepareLines, fill: (cell, row) => fillLines(cell, ...(row === undefined ? ["", ""] : fill(row))) });
+
+/** Path, and below it which way it goes. */
+export const STREAM = {
+  class: "stream", isLong: true,
+  ...lines((row) => [row.path ?? "–", `route ${row.route ?? "–"} → ${plain(row.upstream)}`]),
+};
+/** Client, and below it the user if there is one. */
+export const CLIENT = { class: "client", isLong: true, ...lines((row) => [row.client ?? "–", row.user ?? ""]) };
+export const FAMILY = { class: "family", text: (row) => row.family };
 
 const COLUMNS = (end) => [
-  { title: "Id", key: "id", class: "id", isHead: true, text: (row) => String(row.id) },
-  { title: "State", key: "state", class: "state", fill: fillState },
-  { title: "Client", key: "client", class: "client", isLong: true, text: (row) => row.client ?? "–" },
-  { title: "User", key: "user", class: "user", isLong: true, text: (row) => row.user ?? "–" },
-  { title: "Route", key: "route", class: "route", isLong: true, text: (row) => row.route ?? "–" },
-  { title: "Upstream", key: "upstream", class: "upstream", isLong: true, text: (row) => plain(row.upstream) },
+  { title: "Id", key: "id", class: "id", isHead: true, prepare: prepareOpen, fill: fillOpen },
+  { title: "State", key: "state", class: "state", prepare: prepareLines, fill: fillState },
+  { title: "Path", key: "path", also: { title: "Route", key: "route" }, ...STREAM },
+  { title: "Client", key: "client", also: { title: "User", key: "user" }, ...CLIENT },
+  { title: "Family", key: "family", ...FAMILY },
   { title: "Age", key: "age", class: "number age", text: (row) => format.age(row.age_ms) },
-  { title: "Events", key: "events", class: "number few", text: (row) => format.count(row.events) },
-  { title: "Events/s", key: "events_per_second", class: "number rate", text: (row) => format.rate(row.events_per_second) },
-  { title: "Bytes", key: "bytes", class: "number", text: (row) => format.bytes(row.bytes) },
-  { title: "Last event", key: "last_event", class: "number ago", text: lastEvent },
-  { title: "Unsent", key: "unsent", class: "number", text: (row) => format.bytes(row.unsent_bytes) },
-  { title: "Last event id", class: "event-id", isLong: true, text: (row) => row.last_event_id ?? "–" },
-  { title: "Beats", key: "heartbeats", class: "number beats", text: (row) => format.count(row.heartbeats) },
+  {
+    title: "Events", key: "events", also: { title: "per second", key: "events_per_second" }, class: "number events",
+    ...lines((row) => row.opaque ? ["–", "–"] : [format.count(row.events), `${format.rate(row.events_per_second)}/s`]),
+  },
+  {
+    title: "Bytes", key: "bytes", also: { title: "Held", key: "held" }, class: "number bytes",
+    ...lines((row) => [format.bytes(row.bytes), row.held_bytes > 0 ? `${format.bytes(row.held_bytes)} held` : ""]),
+  },
+  {
+    title: "Last event", key: "last_event", also: { title: "Heartbeats", key: "heartbeats" }, class: "number ago",
+    ...lines((row) => [lastEvent(row), format.plural(row.heartbeats, "heartbeat")]),
+  },
   { title: "", class: "act", prepare: (cell, shown) => prepareEnd(cell, shown, end), fill: fillEnd },
 ];
 
@@ -34,12 +50,14 @@ export const plain = (url) => (url === null ? "–" : url.replace(/^https?:\/\//
 
 function lastEvent(row) {
   const ago = row.last_event_ms_ago;
+  if (row.opaque) return "not readable";
   if (ago === null) return "none yet";
   return ago < 1000 ? "now" : `${format.age(ago)} ago`;
 }
 
 function fillState(cell, row) {
-  say(cell, row === undefined ? "" : `${SIGNS[row.state] ?? ""} ${row.state}`);
+  const note = row?.opaque ? "not protected" : "";
+  fillLines(cell, row === undefined ? "" : `${SIGNS[row.state] ?? ""} ${row.state}`, note);
   mark(cell, "data-state", row?.state ?? "");
 }
 
@@ -71,13 +89,15 @@ export class Streams {
   #isHeld = false;
   #canAsk = true;
 
-  /** `end` is called with the row of a stream that is to end, `unauthorized` if the token is not taken. */
-  constructor({ end, unauthorized }) {
+  /** `end` and `open` are called with a row, `unauthorized` if the token is rejected. */
+  constructor({ end, open, unauthorized }) {
     this.unauthorized = unauthorized;
     this.#rows = new Rows(find("#stream-scroller"), find("#stream-table"), COLUMNS(end), {
       look: () => this.#soon(),
       sort: (key) => this.#sortBy(key),
+      open,
     });
+    offer(this.#form.family, FAMILIES);
     this.#rows.showSort(this.#sort.sort, this.#sort.order);
     this.#form.addEventListener("input", settled(() => this.#changed(), 150));
     this.#form.addEventListener("submit", (event) => event.preventDefault());
@@ -123,7 +143,7 @@ export class Streams {
   #hold() {
     this.#isHeld = !this.#isHeld;
     mark(this.#pause, "aria-pressed", String(this.#isHeld));
-    say(this.#pause, this.#isHeld ? "Held: go on" : "Hold still");
+    say(this.#pause, this.#isHeld ? "Resume" : "Pause");
     this.refresh();
   }
 
@@ -179,15 +199,14 @@ export class Streams {
   }
 
   #show({ live, matched, offset, streams }, wanted) {
-    if (streams.some((row) => row.user !== null)) find("#stream-table").classList.add("has-users");
     this.#rows.set(matched, offset, streams);
     const all = matched === live;
     const text = all ? format.plural(live, "stream") : `${format.whole(matched)} of ${format.plural(live, "stream")}`;
-    say(find("#stream-count"), this.#isHeld ? `${text}, held still` : text);
-    const isFiltered = [wanted.q, wanted.route, wanted.upstream, wanted.state, wanted.client].some(Boolean);
+    say(find("#stream-count"), this.#isHeld ? `${text}, paused` : text);
+    const isFiltered = [wanted.q, wanted.route, wanted.upstream, wanted.state, wanted.family, wanted.client].some(Boolean);
     const empty = find("#stream-empty");
     empty.hidden = matched > 0;
-    say(empty, isFiltered && live > 0 ? "No live stream is like that." : "No stream is live. The first one shows up here.");
+    say(empty, isFiltered && live > 0 ? "No live stream matches the filter." : "No live streams.");
     if (!this.#isTold) announce(text);
     this.#isTold = true;
   }
