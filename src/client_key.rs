@@ -420,7 +420,7 @@ impl Hints {
         let peer = peer_addr(extensions);
         if peer.is_none() && first(&self.no_peer) {
             tracing::warn!(
-                "requests carry no peer address, so limits per client cannot tell clients apart. \
+                "requests carry no peer address, so limits per client cannot distinguish clients. \
                  With axum, enable the feature `axum` of sse-guard and serve by \
                  `into_make_service_with_connect_info::<SocketAddr>()`; with any other server, \
                  insert `PeerAddr` into the extensions of each request. (Logged once.)"

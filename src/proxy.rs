@@ -1,8 +1,8 @@
 //! The reverse proxy behind the `sse-guard` binary: the crate's layers in front of any upstream.
 //!
 //! A request goes accept loop (`server`), client and route (`router`), the public layers,
-//! `upstream`; its response goes back through the same layers. There is no private variant of a
-//! layer here.
+//! `upstream`; its response goes back through the same layers. It contains no private variant of a
+//! layer.
 //!
 //! Not part of the crate's stable interface: the binary and its tests use it.
 

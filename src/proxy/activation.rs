@@ -2,7 +2,8 @@
 //! [`sd_listen_fds`](https://www.freedesktop.org/software/systemd/man/latest/sd_listen_fds.html).
 //!
 //! The manager keeps them open while one process ends and the next one starts, so that no connection is
-//! refused. `LISTEN_FDNAMES` tells them apart: `admin` is the operator's, any other name the clients'.
+//! refused. `LISTEN_FDNAMES` distinguishes them: `admin` is the admin socket, any other name is for
+//! clients.
 
 use listenfd::ListenFd;
 use std::io;

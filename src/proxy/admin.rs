@@ -1,4 +1,4 @@
-//! The operator's address: metrics, health, the table of live streams, and the word to steer them.
+//! The admin address: metrics, health, the table of live streams, and commands.
 //!
 //! | path | |
 //! | --- | --- |
@@ -18,7 +18,7 @@
 //! | `GET /api/config` | what holds and where it was set, without secrets |
 //! | `GET /api/live` | an event stream: a summary each second, and each end |
 //!
-//! All but the dashboard's page and the health checks want the token, if there is one.
+//! Everything except the dashboard's page and the health checks requires the token, if one is set.
 
 mod access;
 mod answer;
@@ -58,12 +58,12 @@ const MOMENT: Duration = Duration::from_secs(2);
 /// Above it the oldest of those that serve no request are closed, or else the newcomer. With few files
 /// it is a part of these.
 const MAX_CONNECTIONS: usize = 64;
-/// But for so many, which may be about to send one.
+/// Except for this many, which may be about to send one.
 const MIN_IDLE: usize = 8;
 /// A client that takes nothing for this long is reset.
 const WRITE_STALL: Duration = Duration::from_secs(30);
 
-/// What the operator's address tells and steers.
+/// State that the admin address serves and changes.
 pub(super) struct Admin {
     running: Arc<Running>,
     exporter: Exporter,
@@ -72,13 +72,13 @@ pub(super) struct Admin {
     says: mpsc::Sender<Word>,
     /// Programs use the API, too: each of many events is sent by a request.
     log_limits: LogLimits<Action>,
-    /// Of each second, for all who watch.
+    /// The summary of each second, for all live feeds.
     summaries: watch::Sender<Arc<str>>,
 }
 
 type Shared = Arc<Admin>;
 
-/// What the log tells of the operator's requests.
+/// Limits of the log lines about admin requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     Send,
@@ -86,7 +86,7 @@ enum Action {
 }
 
 impl Admin {
-    /// `says` is for what the operator wants done.
+    /// `says` takes commands of the operator.
     pub(super) fn new(
         running: Arc<Running>,
         exporter: Exporter,

@@ -3,11 +3,11 @@
 //! | share of the budget, less a reserve of memory for bursts | |
 //! | --- | --- |
 //! | from 80 % | connections that serve no request are closed, the oldest first |
-//! | from 90 % | new streams are turned away, until it is below 85 % for a second; all requests of clients that hold more than their share of the connections in use, too |
+//! | from 90 % | new streams are rejected, until it is below 85 % for a second; all requests of clients that hold more than their share of the connections in use, too |
 //! | from 90 % for a second | a client that holds more than half of the connections in use, and more than its share, pays: some of its requests, downloads and tunnels are ended each second, the youngest first, then its streams |
 //! | from 95 % for a second | so does the client that holds most of those over their share. When there are none, idle tunnels are closed; when there are none, the oldest idle streams end, some each second, until below 90 % |
 //!
-//! For want of memory the streams that hold most of it end first, then the oldest idle ones.
+//! If memory runs short, the streams that hold most of it end first, then the oldest idle ones.
 //!
 //! A stream never ends for lack of files as long as there are connections without a request: the
 //! listener closes some of these before it accepts another one.
@@ -34,8 +34,8 @@ const SELDOM: Duration = Duration::from_millis(250);
 /// Between two looks from [`HALF`] on: a burst of new streams must not get from one bound to the end of
 /// the budget.
 const OFTEN: Duration = Duration::from_millis(50);
-/// So long it has to be better, so that a burst is not let in again and again; so long a round of ends
-/// takes to show.
+/// How long usage must stay lower, so that bursts are not admitted again and again; a round of ends
+/// takes this long to show an effect.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The part of the live streams that ends in a round.
 const PART: usize = 50;
@@ -43,17 +43,17 @@ const PART: usize = 50;
 const TUNNELS_PART: usize = 8;
 /// The part of what a client holds above its share that ends in a round.
 const EXCESS_PART: usize = 4;
-/// Without an event for so long a stream is idle.
+/// A stream without an event for this long is idle.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// A stream that holds so many bytes holds several times what others do.
+/// A stream that holds this many bytes holds several times what others do.
 const MUCH: u64 = 16 * 1024;
 
 const HALF: f64 = 0.5;
 /// From here on what serves no request goes.
 const TRIM: f64 = 0.80;
-/// Share of the files for connections that have just come, and the bounds of their number: also of a
-/// client that is turned away the request has to be read.
+/// Share of the files for connections that have just come, and the bounds of their number: the
+/// request of a rejected client must be read, too.
 const YOUNG: f64 = 0.03;
 const MIN_YOUNG: u64 = 4;
 const MAX_YOUNG: u64 = 64;
@@ -65,7 +65,7 @@ const OVER: f64 = 0.95;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
     Room,
-    /// New streams are turned away.
+    /// New streams are rejected.
     Full,
     /// Idle ones end.
     Over,
@@ -133,7 +133,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// How many of these files streams may take, which are turned away above.
+/// How many of these files streams may take before they are rejected.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -272,7 +272,7 @@ pub(super) fn describe() {
 }
 
 impl Budgets {
-    /// Measures, and does what has to be done. Tells when to look again.
+    /// Measures, and sheds load if necessary. Returns when to measure again.
     pub(super) fn look(&self, config: &config::Budgets, holders: Holders<'_>) -> Duration {
         let memory = self.or_last(
             Resource::Memory,
@@ -313,7 +313,7 @@ impl Budgets {
         })
     }
 
-    /// Whether new streams are turned away.
+    /// Whether new streams are rejected.
     pub(super) fn is_short(&self) -> bool {
         self.gate.closed().is_some()
     }
@@ -366,8 +366,8 @@ impl Budgets {
         is_due
     }
 
-    /// For want of memory streams go that hold much. Then the client pays that holds the most. Tunnels on
-    /// which nothing passes go before streams of others.
+    /// If memory runs short, the streams that hold much of it end first. Then the client that holds the
+    /// most loses its own. Idle tunnels end before streams of other clients.
     fn rotate(&self, holders: Holders<'_>, shares: &Shares, is_memory_short: bool) {
         let Holders {
             tunnels, streams, ..
@@ -416,7 +416,7 @@ fn end_largest(holders: Holders<'_>, shares: &Shares) -> bool {
     ended > 0
 }
 
-/// Closes what serves no request, and tells the listener how many connections there is room for.
+/// Closes connections that serve no request, and sets how many the listener may accept.
 fn trim(memory: Option<Used>, files: Option<Used>, connections: &Registry) {
     gauge_of("idle", connections.idle());
     gauge_of(

@@ -16,14 +16,14 @@ use tokio::sync::mpsc;
 
 /// The process could do its work.
 const OK: ExitCode = ExitCode::SUCCESS;
-/// It could not, for a reason that was told.
+/// It could not, for a reason that was printed.
 const FAILED: u8 = 1;
 /// The command line or the config is wrong; clap uses the same.
 const USAGE: u8 = 2;
 
-/// Runs the binary: reads command line, environment and config file, and does what they say.
+/// Runs the binary: reads command line, environment and config file, and starts accordingly.
 ///
-/// Exits with 0 when the work was done (for a proxy: when it was told to stop and has), 1 when it
+/// Exits with 0 when the work was done (for a proxy: after it was stopped by a signal), 1 when it
 /// could not be, 2 when command line or config are wrong.
 pub fn main() -> ExitCode {
     let matches = config::command().get_matches();
@@ -206,7 +206,7 @@ async fn serve(
     }
 }
 
-/// An address that nobody has asked for is no reason not to start: Prometheus itself, or another
+/// A default address that is in use does not prevent the start: Prometheus itself, or another
 /// sse-guard, may have it.
 async fn admin_listener(
     loaded: &Loaded,

@@ -10,8 +10,8 @@
 //!
 //! # Which value counts
 //!
-//! For the proxy as a whole: flag, else environment, else file, else default. What a `[[route]]` of
-//! the file says about itself is more specific than any of them, and beats them all on its paths;
+//! For the proxy as a whole: flag, else environment, else file, else default. A value in a
+//! `[[route]]` of the file is more specific than any of them and overrides them all on its paths;
 //! so `--heartbeat-interval 5s` changes each route but those that name an interval of their own.
 //!
 //! # What a result guarantees

@@ -6,14 +6,14 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Files that are kept for the admin address, if there are so many, so that health and metrics are served
-/// when clients have taken all others.
+/// Files that are reserved for the admin address, if the limit allows it, so that health and metrics are
+/// served when clients have taken all others.
 const KEPT: u64 = 16;
 /// But no more than this part of all.
 const KEPT_PART: u64 = 8;
 
 /// No file for a client or an upstream has this number or a greater one: the kernel gives out the lowest
-/// that is free, so that a greater one tells that all lower ones are taken.
+/// that is free, so that a greater one means that all lower ones are taken.
 static FIRST_KEPT: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// From now on some files are kept for the admin address.

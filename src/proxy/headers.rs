@@ -48,8 +48,8 @@ pub(super) fn is_chunked_at_most(headers: &HeaderMap) -> bool {
         && codings.next().is_none()
 }
 
-/// Removes the fields that may not come behind a message: those that frame or route it, tell of its
-/// content or of who sent it, or concern one connection (RFC 9110 section 6.5.1).
+/// Removes the fields that must not be trailers: those that frame or route the message, describe
+/// its content or its sender, or concern one connection (RFC 9110 section 6.5.1).
 pub(super) fn remove_no_trailers(trailers: &mut HeaderMap) {
     remove_hop_by_hop(trailers, Options::All);
     for name in NO_TRAILERS {

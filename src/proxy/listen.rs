@@ -2,7 +2,7 @@
 //!
 //! An address belongs to one process, so that a second copy that is started by mistake fails. Once this
 //! process drains, it shares the address (`SO_REUSEPORT`): the next one listens while this one still
-//! serves. `takeover` says otherwise.
+//! serves. `takeover` changes this.
 //!
 //! On Linux the port stays exclusive until the flag is set on the listening socket; a process of another
 //! user never gets it. But in a port that was shared once, the kernel skips that check while any
@@ -73,7 +73,7 @@ impl Listener {
         })
     }
 
-    /// Whether another process serves the address too, as far as can be told once it may.
+    /// Whether another process serves the address too, as far as it can be detected.
     pub(super) fn is_taken_over(&self, takeover: Takeover) -> bool {
         let address = self.socket.local_addr();
         match takeover {
@@ -178,7 +178,7 @@ pub(super) fn listen(
     })
 }
 
-/// The same, for a start at the moment at which the process before is told to stop.
+/// The same, for a start at the moment at which the previous process gets its signal.
 pub(super) async fn listen_at_start(
     key: &'static str,
     address: SocketAddr,
@@ -232,7 +232,7 @@ fn bind(address: SocketAddr, takeover: Takeover) -> io::Result<Listener> {
     let mut lock = None;
     match takeover {
         Takeover::Off => {}
-        // Whoever holds it does not listen.
+        // The process that holds it does not listen.
         Takeover::Drain => lock = Lock::take(socket.local_addr()?).ok(),
         Takeover::Always => SockRef::from(&socket).set_reuse_port(true)?,
     }

@@ -10,8 +10,8 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry};
 /// The log, and how much of it there is.
 pub(super) struct Logging(Handle<EnvFilter, Registry>);
 
-/// Of other crates only warnings, whatever the level: what they say at lower ones is about their own
-/// workings, and may repeat a query with a token in it.
+/// Of other crates only warnings, whatever the level: their lower levels are about internals, and
+/// may contain a query with a token in it.
 fn filter(level: Level) -> EnvFilter {
     EnvFilter::new(format!("warn,sse_guard={}", level.as_str()))
 }

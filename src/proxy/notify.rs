@@ -1,7 +1,7 @@
-//! What the service manager is told, by the protocol of systemd's
+//! Notifications to the service manager, by the protocol of systemd's
 //! [`sd_notify`](https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html): when the
-//! proxy serves, reloads and stops, and that it lives. Without one, which `NOTIFY_SOCKET` in the
-//! environment tells, nothing of it happens.
+//! proxy serves, reloads and stops, and watchdog signals. Without `NOTIFY_SOCKET` in the
+//! environment nothing is sent.
 
 use super::phase::Phase;
 use sd_notify::NotifyState;
@@ -36,7 +36,7 @@ pub(super) fn reloaded(listener: &TcpListener, is_new: bool) {
 
 /// It ends by itself, at the latest after this long, however short the manager's patience is.
 pub(super) fn stopping(at_the_latest: Duration) {
-    // A second for the last words.
+    // A second for the last notifications.
     let patience = (at_the_latest + Duration::from_secs(1)).as_micros();
     tell(&[
         NotifyState::Stopping,
@@ -50,8 +50,8 @@ pub(super) fn phase(phase: Phase) {
     tell(&[NotifyState::Status(phase.reason())]);
 }
 
-/// Tells that it lives, as often as the manager's watchdog wants it to. Says so as long as it is
-/// polled: to be polled by the task whose life it is about.
+/// Sends watchdog signals at the manager's interval, while it is polled: poll it in the task that
+/// the watchdog supervises.
 pub(super) async fn signs_of_life() -> Infallible {
     let Some(interval) = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
     else {

@@ -20,7 +20,7 @@ pub(super) struct OffThread {
     running: Arc<Mutex<Option<Instant>>>,
 }
 
-/// Why there is no result.
+/// Why the result is missing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Hung {
     #[error("no data for {READ_TIMEOUT:?}")]
@@ -58,7 +58,7 @@ impl OffThread {
             .name("config".to_owned())
             .spawn(move || {
                 let read = read();
-                // Whoever gets the result may begin the next one.
+                // The receiver of the result may begin the next one.
                 drop(place);
                 let _ = done.send(read);
             })?;

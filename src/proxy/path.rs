@@ -7,8 +7,8 @@
 
 use std::borrow::Cow;
 
-/// All readings of a longer path would cost more than its request. RFC 9112 section 3 asks for 8,000
-/// bytes of a request line.
+/// Computing all readings of a longer path would cost more than its request. RFC 9112 section 3
+/// requires 8,000 bytes of a request line.
 const MAX_RESOLVED: usize = 8 * 1024;
 
 /// Why a path has no one route.
@@ -51,7 +51,7 @@ pub(super) struct Resolved<'p, R> {
 
 /// Finds the route of `path`, whose percent signs all stand before two hexadecimal digits.
 ///
-/// `is_bounded` tells whether the upstream of a route serves us a part of its paths alone.
+/// `is_bounded`: whether the upstream of a route is limited to a base path.
 pub(super) fn resolve<R: PartialEq>(
     path: &str,
     normalize: Normalize,

@@ -56,7 +56,7 @@ impl Refused {
         }
     }
 
-    /// Tells the log and the client why.
+    /// Reports the reason to the log and to the client.
     pub(super) fn answer<B: From<String>>(self) -> Response<B> {
         let status = self.status();
         tracing::debug!(status = status.as_u16(), "request refused: {self}");
@@ -85,7 +85,7 @@ pub(super) fn check<B>(request: &mut Request<B>) -> Result<(), Refused> {
                 return Err(Refused::Scheme);
             }
             authority::check(authority.as_str().as_bytes()).map_err(Refused::Authority)?;
-            // RFC 9112 section 3.2.2: it counts, whatever Host says.
+            // RFC 9112 section 3.2.2: it overrides Host.
             let host = HeaderValue::from_str(authority.as_str());
             let host = host.map_err(|_| Refused::Authority(BadAuthority::Character))?;
             let target = origin_form(uri)?;
@@ -108,7 +108,7 @@ pub(super) fn check<B>(request: &mut Request<B>) -> Result<(), Refused> {
 
 /// Checks `request` and finds its route, by which its path may get another spelling.
 ///
-/// `is_bounded` tells whether the upstream of a route is to be reached below a base path alone.
+/// `is_bounded`: whether the upstream of a route is limited to a base path.
 pub(super) fn route<B, R: PartialEq>(
     request: &mut Request<B>,
     normalize: Normalize,

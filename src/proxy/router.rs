@@ -59,7 +59,7 @@ pub(super) struct Router {
     upstreams: Vec<(Health, Option<Check>)>,
     normalize: config::Normalize,
     user_header: Option<HeaderName>,
-    /// Whose word on it counts.
+    /// Which peers' headers count for it.
     trusted: Vec<IpNet>,
     clients: ForwardedIp,
     drain: DrainHandle,
@@ -81,7 +81,7 @@ pub(super) struct View<'a> {
     pub(super) own_total: bool,
 }
 
-/// IPv6 addresses that share so many bits are one client.
+/// IPv6 addresses that share this many leading bits are one client.
 const IPV6_PREFIX: u8 = 64;
 
 /// Connections that were made together are not replaced together.
@@ -215,7 +215,7 @@ impl Router {
         self.upstreams().find(|upstream| upstream.url() == url)
     }
 
-    /// Gives back the files of connections that serve nobody.
+    /// Returns the files of connections that serve no request.
     pub(super) fn close_idle_upstream_connections(&self) {
         for route in &self.routes {
             route.upstream.close_idle_connections();
@@ -231,8 +231,8 @@ impl Router {
         self.upstreams().for_each(Health::summarize_log);
     }
 
-    /// Tries those that are said to be away, and checks those whose check is due. To be called each
-    /// second or so.
+    /// Probes those that count as unreachable, and runs the checks that are due. Call it about once
+    /// per second.
     pub(super) fn probe_upstreams(&self) {
         for (upstream, check) in &self.upstreams {
             upstream.probe(check.as_ref());
@@ -317,7 +317,7 @@ impl Router {
         }
         let user = self.user(&mut request);
         if let Some(client) = self.clients.key(&request) {
-            // For metrics and health, which tell whether failures are one client's.
+            // For metrics and health, which detect failures of a single client.
             request.extensions_mut().insert(client.network(IPV6_PREFIX));
         }
         if route.settings.early.enabled && is_json(request.headers()) {
@@ -352,7 +352,7 @@ fn call(
     service.call(*request)
 }
 
-/// Clients of LLM APIs that want a stream say so in the body, and not all of them elsewhere.
+/// Clients of LLM APIs request a stream in the body, and not all of them in the head as well.
 fn watch_for_flag(request: &mut Request<RequestBody>) {
     let asked = StreamAsked::new();
     // A stream in a content coding could not be spliced in.

@@ -39,7 +39,7 @@ pub(super) struct Source {
 /// What came of reading the config.
 pub(super) struct Reading {
     pub(super) loaded: Result<Loaded, ConfigError>,
-    /// What the file said just before, if it can be read twice.
+    /// The previous text of the file, if it can be read twice.
     pub(super) seen: Option<String>,
 }
 
@@ -93,14 +93,14 @@ pub(super) struct Common {
     books: Mutex<Vec<(String, MetricsLayer)>>,
     /// The counts of each path that has some of its own, and those that routes share.
     limits: Mutex<Vec<(Option<String>, Limit)>>,
-    /// Where streams wait to ask an upstream again, at the pace of a config.
+    /// Where streams wait to reconnect, at the rate of a config.
     queues: Mutex<Vec<(Uri, Pace, Admission)>>,
     log_limit: Mutex<Option<(Rate, LogLimit)>>,
     phases: Phases,
     pub(super) inherited: Inherited,
 }
 
-/// Which sockets are the service manager's, whatever the config says of their addresses.
+/// Which sockets the service manager passed; the config's addresses do not apply to them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Inherited {
     pub(super) listen: bool,
@@ -257,7 +257,7 @@ pub(super) enum ReloadError {
 /// What has changed with a reload.
 #[derive(Debug, Default)]
 pub(super) struct Reloaded {
-    /// The keys that have another value now; `route` for what a route says of itself.
+    /// The keys that have another value now; `route` for the keys of a route.
     pub(super) changed: Vec<&'static str>,
     /// Those of them that hold from the next start on.
     pub(super) waiting: Vec<&'static str>,

@@ -1,4 +1,4 @@
-//! Serves until told to stop, and stops in good order.
+//! Serves until stopped, and shuts down gracefully.
 
 use super::admin::Admin;
 use super::config;
@@ -20,17 +20,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// Behind the drain window and the time for answers: for ends on their way out and requests that are no
-/// streams.
+/// Behind the drain window and the time for answers: for ends that are still being written and requests
+/// other than streams.
 const GRACE: Duration = Duration::from_secs(5);
 /// Before a listener closes: for connections that the kernel is about to complete, and for the first
 /// request of those that it has completed.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// What the proxy is told while it runs.
+/// Commands to the running proxy.
 pub(super) enum Word {
     Stop,
-    /// Whoever wants to know hears what came of it.
+    /// The sender gets the result.
     Reload(Option<oneshot::Sender<Told>>),
 }
 
@@ -38,7 +38,7 @@ pub(super) enum Word {
 /// the old config holds.
 pub(super) type Told = Result<(Vec<&'static str>, Vec<&'static str>), String>;
 
-/// The signals that the proxy heeds.
+/// The signals that the proxy handles.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -104,8 +104,8 @@ impl AdminServer {
         server
     }
 
-    /// In place of the listener that there was, whose connections have a moment to end: who asked
-    /// for this is on one of them.
+    /// Replaces the listener. Connections of the old one get a moment to end, because the request
+    /// for this came by one of them.
     fn listen(&mut self, listener: Option<Listener>) {
         std::mem::take(&mut self.stop).cancel();
         self.handover = Handover::default();
@@ -133,7 +133,7 @@ enum Event {
 #[derive(Default)]
 struct Reload {
     reading: Option<Pin<Box<dyn Future<Output = Reading>>>>,
-    /// Who wants to know of it.
+    /// Where to send the result.
     waiting: Vec<oneshot::Sender<Told>>,
     /// Words that came since it began: the config may have changed, so that one more follows.
     next: Option<Vec<oneshot::Sender<Told>>>,
@@ -162,7 +162,7 @@ impl Reload {
     fn done(&mut self, running: &Running, told: &Told) {
         self.reading = None;
         for who in self.waiting.drain(..) {
-            // Who asked may have gone.
+            // The requester may have disconnected.
             let _ = who.send(told.clone());
         }
         if let Some(next) = self.next.take() {
@@ -172,7 +172,7 @@ impl Reload {
     }
 }
 
-/// Between two looks at whether answers are still under way at shutdown.
+/// Interval of the checks for running answers at shutdown.
 const CHECK: Duration = Duration::from_millis(100);
 
 /// The proxy while it runs.
@@ -184,7 +184,7 @@ pub(super) struct Proxy {
     pub(super) logging: Logging,
     pub(super) watch: Watch,
     pub(super) signals: Signals,
-    /// What the operator says.
+    /// Commands of the operator.
     pub(super) operator: mpsc::Receiver<Word>,
 }
 
@@ -260,12 +260,13 @@ impl Proxy {
         Ok((changed, waiting))
     }
 
-    /// Drains: for `drain.delay` all goes on but readiness, over `drain.window` streams end and new ones
-    /// are put off, which goes on while answers that are not rotated do. Then the listener closes; it closes
-    /// at the end of the window if another process has taken over. Back when the last connection has ended,
-    /// at the latest a few seconds behind the window and `drain.answers`, at once on a second signal.
+    /// Drains: during `drain.delay` everything continues except readiness; during `drain.window` streams end
+    /// and new ones are deferred, and stay deferred while answers that are not rotated finish. Then the
+    /// listener closes, or already at the end of the window if another process has taken over. Returns after
+    /// the last connection has ended, at the latest a few seconds after the window and `drain.answers`; at
+    /// once on a second signal.
     async fn stop(mut self, mut connections: Connections, handler: &Handler) {
-        // A reload is told so.
+        // A pending reload gets an error.
         drop(self.operator);
         let (current, common) = (self.running.current(), &self.running.common);
         let config = current.config();
@@ -310,8 +311,9 @@ impl Proxy {
             serve_until(&mut connections, listener, handler, closes_at).await;
             common.phases().enter(Phase::Answers);
             notify::phase(Phase::Answers);
-            // To find nobody there is an error to a client, and to an EventSource behind another proxy the
-            // end. So while answers go on, so does this, unless the next process serves the address.
+            // A refused connection is an error to a client, and the end of an EventSource behind another
+            // proxy. So the listener stays open while answers finish, unless the next process serves the
+            // address.
             let gone_at = draining_from + answers;
             while common.drain.live() > 0
                 && Instant::now() < gone_at
@@ -338,8 +340,8 @@ impl Proxy {
         if in_order {
             let done = async {
                 connections.finish().await;
-                // Nobody can end a foreign protocol in good order: tunnels get the window to end by
-                // themselves.
+                // A foreign protocol cannot be ended gracefully from outside: tunnels get the
+                // window to end by themselves.
                 common.tunnels.close();
                 let _ =
                     tokio::time::timeout_at(draining_from + window, common.tunnels.wait()).await;

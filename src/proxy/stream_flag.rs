@@ -1,4 +1,4 @@
-//! Whether a JSON object says `"stream": true`, as requests to LLM APIs do that want a stream.
+//! Whether a JSON object contains `"stream": true`, by which requests to LLM APIs request a stream.
 
 use crate::early::StreamAsked;
 use crate::family::Family;
@@ -12,9 +12,9 @@ const AHEAD: usize = 64 * 1024;
 /// How long a client may take to send them.
 const AHEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Finds out, ahead of the layers, whether the body of a request asks for a stream, and notes it in the
-/// request's extensions. A body that does not tell in time, as the flag stands behind a long prompt,
-/// asks for one if the request's family is one of models.
+/// Detects, before the layers, whether the body of a request requires a stream, and records it in the
+/// request's extensions. If the flag is not found in time, because it follows a long prompt, the family
+/// decides: a family of models means a stream.
 ///
 /// For a drain, which refuses new streams and serves all else.
 pub(super) async fn read_ahead(request: &mut Request<RequestBody>) {
@@ -57,14 +57,14 @@ pub(super) struct StreamFlag {
 #[derive(Debug, Default)]
 struct Text {
     is_escaped: bool,
-    /// So many bytes of it are those of the name; nothing if it cannot be the name any more.
+    /// This many bytes of it match the name; nothing if it can no longer be the name.
     same: Option<usize>,
 }
 
 const NAME: &[u8] = b"stream";
 
 impl StreamFlag {
-    /// Whether it has been said by the end of these bytes, which follow those of the last call.
+    /// Whether the flag has been found by the end of these bytes, which follow those of the last call.
     pub(super) fn take(&mut self, bytes: &[u8]) -> bool {
         bytes.iter().any(|byte| self.is_said(*byte))
     }

@@ -1,4 +1,4 @@
-//! The service at the bottom: asks the upstream, and answers for it when it does not.
+//! The innermost service: forwards to the upstream, and responds in its place when it fails.
 
 mod binding;
 mod body;
@@ -83,7 +83,7 @@ struct Target {
     body_timeout: Duration,
     waiting: Option<Semaphore>,
     max_body: Option<u64>,
-    /// For those who cannot wait any more.
+    /// For requests that can no longer wait.
     retry_after: HeaderValue,
     trusted: ForwardedIp,
     tunnels: Tunnels,
@@ -212,7 +212,7 @@ impl Upstream {
             base => PathAndQuery::try_from(format!("{base}{path}"))?,
         };
         let peer = parts.extensions.remove();
-        // Without a peer nothing is known of who wrote the head.
+        // Without a peer, the author of the head is unknown.
         let is_by_client =
             peer.is_some_and(|PeerAddr(peer)| !self.target.trusted.is_trusted(peer.ip()));
         let options = match is_by_client {
@@ -297,7 +297,7 @@ impl Upstream {
         }
         let socket = connect(self.connector.clone(), self.target.url.clone()).await?;
         if let Err(error) = self.target.liveness.watch(&socket) {
-            // Its use will tell whether it is good for anything.
+            // Its use will show whether it still works.
             tracing::debug!(%error, "an upstream's connection is not watched");
         }
         Ok(socket)

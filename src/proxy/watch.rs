@@ -1,7 +1,7 @@
 //! A look at the config file from time to time.
 //!
-//! By its content, not by the notices of a file system: mounted configs are swapped by links, and
-//! network file systems tell nobody.
+//! By its content, not by notifications of a file system: mounted configs are swapped by links, and
+//! network file systems do not notify.
 
 use super::config::read_text;
 use super::off_thread::{Hung, OffThread};
@@ -18,7 +18,7 @@ pub(super) struct Watch {
     has_warned: bool,
 }
 
-/// The text of a file that can be read twice: not of a pipe, whose text is for the reload.
+/// The text of a file that can be read twice: not of a pipe, because the reload needs its text.
 pub(super) fn regular_text(file: &str) -> Option<String> {
     let is_regular = Path::new(file).metadata().is_ok_and(|file| file.is_file());
     is_regular.then(|| read_text(file).ok()).flatten()
@@ -35,13 +35,13 @@ impl Watch {
         }
     }
 
-    /// This is what the file says now.
+    /// Sets the current text of the file.
     pub(super) fn saw(&mut self, text: Option<String>) {
         self.seen = text;
     }
 
-    /// Until the file says something else, looking so often; forever if there is none. One that is
-    /// away for a moment is about to be replaced.
+    /// Waits until the file has another text, checking at this interval; forever without a file.
+    /// One that is away for a moment is about to be replaced.
     pub(super) async fn changed(&mut self, every: Option<Duration>) {
         let (Some(every), Some(file)) = (every, self.file.clone()) else {
             return std::future::pending().await;

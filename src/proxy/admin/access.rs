@@ -1,9 +1,9 @@
-//! Who may look and steer.
+//! Access control of the admin address.
 //!
-//! A browser on the operator's machine reaches loopback for any page that is open in it. A page can
-//! not read what is on another origin, but it can send there, and a name of its own may come to mean
-//! 127.0.0.1 (DNS rebinding). So `Host` has to name this machine unless a token is asked for, which
-//! no foreign page knows, and whatever a page sends has to come from our own.
+//! A browser on the operator's machine reaches loopback for any page that is open in it. A page
+//! cannot read from another origin, but it can send requests there, and its own host name may later
+//! resolve to 127.0.0.1 (DNS rebinding). So `Host` must name this machine unless a token is
+//! required, which no foreign page knows, and a request of a page must come from the dashboard.
 
 use super::super::config;
 use super::super::request_target;
@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
 use subtle::ConstantTimeEq;
 
-/// What the config that holds says of it.
+/// The access settings of the current config.
 pub(super) struct Access<'a>(&'a config::Admin);
 
 impl<'a> Access<'a> {
@@ -63,7 +63,7 @@ fn is_ours(origin: &str, host: &str) -> bool {
     rest.is_some_and(|rest| rest.eq_ignore_ascii_case(host))
 }
 
-/// Turns away what is no valid request: two readers of it could see two hosts, origins or tokens.
+/// Rejects ambiguous requests, in which two readers could see two hosts, origins or tokens.
 pub(super) async fn valid(mut request: Request, next: Next) -> Response {
     if let Err(refused) = request_target::check(&mut request) {
         tracing::debug!(
@@ -87,7 +87,7 @@ pub(super) async fn valid(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Turns away what a foreign page has sent.
+/// Rejects requests of foreign pages.
 pub(super) async fn same_site(
     State(admin): State<Shared>,
     request: Request,
@@ -115,7 +115,7 @@ pub(super) async fn same_site(
     next.run(request).await
 }
 
-/// Turns away who does not show the token.
+/// Rejects requests without the token.
 pub(super) async fn authorize(
     State(admin): State<Shared>,
     request: Request,

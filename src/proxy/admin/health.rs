@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`: for those who restart us, and for those who send us clients.
+//! Liveness (`/healthz`) and readiness (`/readyz`).
 
 use super::super::budget::Level;
 use super::super::config::ReadyWhen;
@@ -83,7 +83,7 @@ pub(super) fn readiness(admin: &super::Admin) -> Readiness {
     parts.push((
         "config".to_owned(),
         Part {
-            // The one before holds, so that there is no reason to send clients elsewhere.
+            // The previous config stays in use, so readiness does not change.
             ok: true,
             since_s: current.since.elapsed().as_secs(),
             reason: refusal.map(|why| format!("the last reload failed: {why}")),
@@ -170,7 +170,7 @@ pub(super) async fn drain(State(admin): State<Shared>) -> impl IntoResponse {
     let drain = admin.running.current().config().drain;
     let streams = admin.streams().live();
     tracing::info!(streams, "the admin API stops the proxy");
-    // If nobody hears it any more, it is done already.
+    // Without a receiver the drain has already ended.
     let _ = admin.says.send(Word::Stop).await;
     let body = json!({
         "draining": streams,

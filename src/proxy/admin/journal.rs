@@ -34,8 +34,8 @@ struct Ends {
     latest: VecDeque<Ended>,
 }
 
-/// A stream that has ended. What is shown of it is made when somebody looks; its record itself would
-/// keep a page of memory with it.
+/// A stream that has ended. Its texts are formatted on request; keeping its record itself would
+/// retain a page of memory.
 #[derive(Clone, Debug)]
 pub(super) struct Ended {
     /// Counts ends from 1.

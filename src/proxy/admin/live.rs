@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 /// Pages that may watch at once.
 const WATCHERS: u32 = 64;
-/// Ends that are told of in one second; of more the latest, the rest is in `/api/ends`.
+/// Maximum ends sent per second: the latest ones; the rest is in `/api/ends`.
 const ENDS: usize = 200;
 
 pub(super) fn guard() -> SseGuardLayer {

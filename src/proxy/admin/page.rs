@@ -1,5 +1,5 @@
-//! The dashboard: one page, its parts in the binary. It holds nothing secret and asks the API for
-//! what it shows, so it needs no token itself.
+//! The dashboard: one page, embedded in the binary. It contains no secrets and gets its data from
+//! the API, so the page itself needs no token.
 
 use super::answer;
 use axum::extract::Path;
@@ -9,7 +9,7 @@ use axum::http::header::{
 };
 use axum::response::{IntoResponse, Response};
 
-/// Nothing from elsewhere, nothing inline, no markup made of texts, in nobody's frame.
+/// Nothing from other origins, nothing inline, no markup built from strings, no framing.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; \
                       frame-ancestors 'none'; require-trusted-types-for 'script'; \

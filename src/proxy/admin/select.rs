@@ -27,13 +27,13 @@ impl<'a> From<&'a Stream> for Names<'a> {
     }
 }
 
-/// Whether a field is what is wanted of it, if anything is.
+/// Whether a field equals its filter, if there is one.
 pub(super) fn is(wanted: &Option<String>, there: Option<&str>) -> bool {
     wanted.as_deref().is_none_or(|wanted| there == Some(wanted))
 }
 
 impl Names<'_> {
-    /// Whether its client is shown by the name that is wanted, if any is.
+    /// Whether its client has the filtered name, if there is such a filter.
     pub(super) fn client_is(&self, wanted: &Option<String>) -> bool {
         wanted.as_deref().is_none_or(|wanted| {
             self.client
@@ -41,8 +41,8 @@ impl Names<'_> {
         })
     }
 
-    /// Whether the text that is wanted, if any is, is its id or a part of what else names it, in
-    /// whatever case.
+    /// Whether the search text, if any, equals its id or is part of one of its names; letter case
+    /// does not matter.
     pub(super) fn mention(&self, wanted: &Option<String>) -> bool {
         let Some(text) = wanted.as_deref().map(str::to_lowercase) else {
             return true;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// A `retry:` that no client should be told: it would hold to it.
+/// The upper limit of a `retry:`, because a client keeps it for the rest of its life.
 const LONGEST_RETRY_MS: u64 = 24 * 60 * 60 * 1000;
 
 #[derive(Debug, Deserialize)]
@@ -30,7 +30,7 @@ pub(super) struct Order {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct To {
-    /// Has to be said to reach all.
+    /// Must be set explicitly to reach all streams.
     all: bool,
     ids: Option<HashSet<u64>>,
     client: Option<String>,
@@ -92,7 +92,7 @@ pub(super) async fn send(
         match stream.send(&message) {
             Ok(()) => sent += 1,
             Err(SendError::Full) => full += 1,
-            // Answers in pieces, whose clients expect no foreign event.
+            // Answers of models, whose clients do not expect foreign events.
             Err(SendError::Deaf) => deaf += 1,
             Err(SendError::Ended) => {}
         }

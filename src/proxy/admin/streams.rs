@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-/// Rows of a page, unless the operator says otherwise.
+/// Rows of a page without `limit`.
 const PAGE: usize = 100;
 
 /// A live stream.
@@ -43,7 +43,7 @@ struct Row {
     gap_p99_ms: Option<f64>,
     unsent_bytes: u64,
     held_bytes: u64,
-    /// In a content coding, or a range of bytes: there are no events to be seen.
+    /// In a content coding, or a range of bytes: its events are not visible.
     opaque: bool,
     #[serde(flatten)]
     more: Option<More>,
@@ -63,12 +63,12 @@ struct More {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Condition {
-    /// Its upstream has not answered yet.
+    /// Its upstream has not responded yet.
     Connecting,
     Open,
-    /// Its upstream has gone, and is asked to go on.
+    /// It lost its upstream and is reconnecting.
     Resuming,
-    /// The same, several times in vain.
+    /// Like that, after several failed attempts.
     Degraded,
     /// Its client does not take what waits for it.
     Stalled,
@@ -92,7 +92,7 @@ impl Condition {
 }
 
 impl Row {
-    /// With what only `reconnects` can tell.
+    /// With the data that only `reconnects` has.
     fn with_more(stream: &Stream, reconnects: bool) -> Self {
         Self {
             more: Some(More {
@@ -207,8 +207,8 @@ impl Wanted {
             && names.mention(&self.q)
     }
 
-    /// Those that are wanted, in order. By values of one moment: they change meanwhile, and to sort
-    /// by what changes is to panic.
+    /// The selected ones, in order. Sorted by a snapshot of the values: they change meanwhile, and
+    /// sorting by changing values can panic.
     fn select(&self, mut streams: Vec<Stream>) -> Vec<Stream> {
         streams.retain(|stream| self.matches(stream));
         let now = Instant::now();

@@ -1,5 +1,4 @@
-//! How much memory and how many files the process, or its container, takes, and may take. Linux alone
-//! tells.
+//! Memory and open files of the process or its container, and their limits. Available on Linux only.
 
 use crate::proxy::config::Budget;
 use crate::proxy::files;
@@ -16,7 +15,7 @@ pub(in crate::proxy) struct Used {
 }
 
 impl Used {
-    /// A thousand clients that connect at once take 20 MiB until they are streams, or turned away.
+    /// A thousand clients that connect at once take 20 MiB until they are streams, or are rejected.
     fn memory(used: u64, budget: u64) -> Self {
         Self {
             used,
@@ -69,7 +68,7 @@ impl Meter {
         }
     }
 
-    /// Nothing if there is no budget, or no telling.
+    /// Nothing without a budget, or if it is unknown.
     pub(super) fn memory(&self, budget: Budget) -> Option<Used> {
         match budget {
             Budget::Off => None,
@@ -85,7 +84,7 @@ impl Meter {
         }
     }
 
-    #[expect(clippy::unused_self, reason = "one way to ask for either")]
+    #[expect(clippy::unused_self, reason = "both are read the same way")]
     pub(super) fn files(&self, budget: Budget) -> Option<Used> {
         let budget = match budget {
             Budget::Off => return None,
@@ -108,7 +107,7 @@ pub(in crate::proxy) fn files_limit() -> Option<u64> {
     rlimit::Resource::NOFILE.get_soft().ok()
 }
 
-/// Linux 6.2 and later tell the number as the size of the directory; before, each is to be looked at.
+/// Linux 6.2 and later report the number as the size of the directory; before, the entries must be counted.
 fn open_files(directory: &Path) -> Option<u64> {
     match fs::metadata(directory).ok()?.len() {
         0 => u64::try_from(fs::read_dir(directory).ok()?.count()).ok(),
@@ -130,7 +129,7 @@ fn limited(root: &Path, own: &str) -> Vec<PathBuf> {
 }
 
 fn limit(group: &Path) -> Option<u64> {
-    // `max` is no number.
+    // `max` is not a number.
     fs::read_to_string(group.join("memory.max"))
         .ok()?
         .trim()

@@ -67,7 +67,7 @@ pub(super) fn loops(listen: SocketAddr, upstream: &Uri) -> bool {
         || ((host.is_unspecified() || named_localhost) && listening.is_loopback())
 }
 
-/// What is allowed but hardly meant; `catch_all` tells that the last route is the implicit one.
+/// Settings that are allowed but probably unintended; with `catch_all` the last route is the implicit one.
 pub(super) fn warnings(config: &Config, catch_all: bool) -> Vec<String> {
     let mut warnings: Vec<_> = few_connections(config).into_iter().collect();
     if config
@@ -121,7 +121,7 @@ pub(super) fn shadowed(routes: &[RouteLayer]) -> Vec<Mistake> {
     mistakes.collect()
 }
 
-/// Routes that ask in vain for an upstream to be checked their way.
+/// Routes whose health check settings have no effect.
 fn other_checks(config: &Config) -> impl Iterator<Item = String> {
     let routes = || config.routes.iter();
     routes().filter_map(move |first| {

@@ -62,7 +62,7 @@ const TOP_HEADING: &str = "Proxy";
 /// The command line of the proxy: a flag for each of [`KEYS`], `--config`, and the subcommands
 /// `check` and `demo`, which take the same flags.
 ///
-/// It looks at nothing but the arguments; [`load`] brings in environment and file.
+/// It reads the arguments only; [`load`] adds environment and file.
 #[must_use]
 pub fn command() -> Command {
     let config = Arg::new("config")
@@ -201,7 +201,7 @@ pub(in crate::proxy) fn read_text(name: &str) -> io::Result<String> {
     Ok(text)
 }
 
-/// The error of a config whose file gives nothing, for this reason.
+/// The error of a config whose file cannot be read, with the reason.
 pub(in crate::proxy) fn hung(
     matches: &ArgMatches,
     env: impl Iterator<Item = (String, String)>,

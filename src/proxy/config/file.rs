@@ -25,7 +25,7 @@ pub(super) struct FileLayers {
 
 /// Reads a file and adds its mistakes, in the order of its lines.
 ///
-/// Returns nothing for text that is no TOML: what such a file would set is unknown.
+/// Returns nothing for invalid TOML: what such a file would set is unknown.
 pub(super) fn read(name: &str, text: &str, mistakes: &mut Vec<Mistake>) -> Option<FileLayers> {
     let mut reader = Reader {
         name: Arc::from(name),
@@ -174,7 +174,7 @@ impl Reader {
                 layer.insert(key.name, Given { value, place });
                 return;
             }
-            // `resume = "lossy"`: the word of a table that has one.
+            // `resume = "lossy"`: short for a table with this mode.
             if let (Some(mode), DeValue::String(_)) =
                 (find(&format!("{name}.mode")), value.get_ref())
             {
@@ -213,7 +213,7 @@ impl Reader {
     }
 }
 
-/// The problem of a name that is no key.
+/// The problem of a name that is not a key.
 fn unknown(part: Part, name: &str) -> String {
     // It is a table, too, but this is the mistake that is made.
     if name == "path" {

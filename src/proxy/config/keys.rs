@@ -12,7 +12,7 @@ pub struct Key {
     pub name: &'static str,
     /// What its value looks like.
     pub kind: Kind,
-    /// The value when nobody sets one, in the spelling of a flag.
+    /// The value of a key that is not set, in the spelling of a flag.
     pub default: Option<&'static str>,
     /// Whether a `[[route]]` may set it for itself.
     pub per_route: bool,

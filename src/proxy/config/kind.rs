@@ -15,7 +15,7 @@ pub enum Kind {
     Count,
     /// A whole number above zero, or `off`.
     CountOrOff,
-    /// So many in a second, minute or hour, or `off`: `50/s`.
+    /// A count per second, minute or hour, or `off`: `50/s`.
     RateOrOff,
     /// A number of bytes from the first to the second: `64KiB`.
     Size(u64, u64),
@@ -41,7 +41,7 @@ pub enum Kind {
     PathOrOff,
     /// The name of a header, or `off`.
     HeaderOrOff,
-    /// A text that nobody may see, of 16 visible characters or more, or `off`.
+    /// A secret of 16 visible characters or more, or `off`.
     SecretOrOff,
     /// An IP address and a port: `127.0.0.1:8080`.
     Address,

@@ -39,7 +39,7 @@ impl fmt::Display for Place {
 
 /// One thing that is wrong with a configuration.
 ///
-/// Its text says what would be right, and holds no value that could be a secret.
+/// Its text names a correct value, and never contains one that could be a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
     /// Where it is.

@@ -16,8 +16,8 @@ use super::source::Loaded;
 use super::value::{Value, size_text};
 
 impl Loaded {
-    /// The effective configuration as a config file: each value with a comment that tells where it
-    /// came from, routes with what they override.
+    /// The effective configuration as a config file: each value with a comment that names its
+    /// source, routes with what they override.
     ///
     /// Read as a file, it gives the same [`Config`](super::Config), but for secrets, which are not
     /// in it.
@@ -123,7 +123,7 @@ impl Loaded {
 #[derive(Debug)]
 pub(in crate::proxy) struct Entry {
     pub(in crate::proxy) key: &'static str,
-    /// As the file spells it; nothing for a secret that is set, and for a key that nobody has set.
+    /// As the file spells it; nothing for a secret that is set, and for a key that is not set.
     pub(in crate::proxy) value: Option<String>,
     pub(in crate::proxy) from: String,
 }
@@ -139,13 +139,13 @@ impl Entry {
 }
 
 impl Loaded {
-    /// Whether nobody has set this key.
+    /// Whether this key is not set.
     pub(in crate::proxy) fn is_default(&self, key: &str) -> bool {
         let given = self.global.get(key);
         given.is_none_or(|given| given.place == Place::Default)
     }
 
-    /// The keys that have another value than in `old`; `route` for what a route says of itself.
+    /// The keys that have another value than in `old`; `route` for the keys of a route.
     pub(in crate::proxy) fn changes_from(&self, old: &Self) -> Vec<&'static str> {
         let value =
             |loaded: &Self, key: &Key| loaded.global.get(key.name).map(|given| given.value.clone());
@@ -176,7 +176,7 @@ impl Loaded {
         KEYS.iter().filter_map(given).collect()
     }
 
-    /// What each route of the file says about itself.
+    /// The keys that each route of the file sets.
     pub(in crate::proxy) fn route_entries(&self) -> Vec<(&str, Vec<Entry>)> {
         let entries = |route: &RouteLayer| {
             overrides(&route.given)

@@ -172,7 +172,7 @@ const MIN_REQUESTS: u32 = 200;
 const PER_IP: &str = "limit.per_ip";
 const REQUESTS_PER_IP: &str = "limit.requests_per_ip";
 
-/// Keys that say only what the rejected get, or who is not limited, leave the counts shared.
+/// Keys that only set the response to rejected clients, or exempt clients, leave the counts shared.
 fn own_counts(scope: Scope<'_>) -> OwnCounts {
     let sets = |name| scope.route.is_some_and(|route| route.contains_key(name));
     // A bound that follows from the route's own streams is the route's own, too.
@@ -226,7 +226,7 @@ fn drain(proxy: Scope<'_>) -> Result<Drain, Mistake> {
     })
 }
 
-/// A default that is raised is no contradiction.
+/// A default that is raised does not contradict anything.
 fn raised_answers(proxy: Scope<'_>, drain: &Drain) -> Result<Option<String>, Mistake> {
     const KEY: &str = "drain.answers";
     let answers: Duration = proxy.get(KEY)?;
@@ -531,7 +531,7 @@ from_variant! {
     Prefix => u8,
 }
 
-/// One impl per type of a size whose kind leaves no room for what does not fit.
+/// One impl per type of a size; the kind guarantees that the value fits.
 macro_rules! from_size {
     ($($type:ty,)*) => {
         $(impl FromValue for $type {
@@ -544,7 +544,7 @@ macro_rules! from_size {
 
 from_size! { u32, usize, }
 
-/// One impl per type whose values are words of a choice.
+/// One impl per type of a choice.
 macro_rules! from_words {
     ($($type:ident { $($word:literal => $variant:ident,)* })*) => {
         $(impl FromValue for $type {

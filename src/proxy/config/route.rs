@@ -117,7 +117,7 @@ impl RoutePath {
         &self.text
     }
 
-    /// Whether no request gets past this route to `later`; `false` where that is hard to tell.
+    /// Whether this route matches every path of `later`; `false` if that is uncertain.
     pub(super) fn shadows(&self, later: &Self) -> bool {
         if let (Matcher::Glob { whole: first, .. }, Matcher::Glob { whole: later, .. }) =
             (&self.matcher, &later.matcher)

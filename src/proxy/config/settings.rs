@@ -24,7 +24,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// When another process may listen there, too.
     pub takeover: Takeover,
-    /// Peers whose word on the client's address is believed; nobody's by default.
+    /// Peers whose forwarding headers are trusted; none by default.
     pub trusted_proxies: Vec<IpNet>,
     /// The header in which those peers name the client.
     pub trusted_header: TrustedHeader,
@@ -36,7 +36,7 @@ pub struct Config {
     pub client: Client,
     /// What the process may take.
     pub budgets: Budgets,
-    /// Where the operator looks and steers.
+    /// The admin address.
     pub admin: Admin,
     /// How often the config file is looked at; never if `None`.
     pub watch: Option<Duration>,
@@ -64,7 +64,7 @@ impl Config {
         self.routes.iter().find(|route| route.path.matches(path))
     }
 
-    /// The route by whose settings the upstream at this URL is checked: the first that asks for it.
+    /// The route with whose settings the upstream at this URL is checked: the first with a health check.
     #[must_use]
     pub fn checked_by(&self, url: &Uri) -> Option<&Route> {
         self.routes.iter().find(|route| {
@@ -129,13 +129,13 @@ pub struct Client {
     pub notsent_lowat: Option<u32>,
     /// The kernel's send buffer in bytes; the kernel's choice if `None`.
     pub send_buffer: Option<usize>,
-    /// After how long the kernel asks a silent client; above zero; never if `None`.
+    /// Time without traffic after which TCP keepalive probes the client; above zero; never if `None`.
     pub keepalive: Option<Duration>,
     /// How long a client may acknowledge nothing; above zero; the kernel's choice if `None`.
     pub user_timeout: Option<Duration>,
     /// How many connections one address may have; any number if `None`.
     pub max_connections: Option<NonZeroU32>,
-    /// How many bits of an IPv6 address tell clients apart for that; 1 to 128.
+    /// Leading bits of an IPv6 address that identify a client for that; 1 to 128.
     pub ipv6_prefix: u8,
     /// Networks that `max_connections` does not bound.
     pub unbounded: Vec<IpNet>,
@@ -161,7 +161,7 @@ pub enum Budget {
     Off,
 }
 
-/// Where the operator looks and steers.
+/// The admin address.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Admin {
     /// Where; nowhere if `None`. Other than loopback there is a token.
@@ -211,9 +211,9 @@ pub enum Level {
     Warn,
     /// Something happened.
     Info,
-    /// What an operator may ask for.
+    /// Kinds of log output for operators.
     Debug,
-    /// What a developer may ask for.
+    /// Kinds of log output for developers.
     Trace,
 }
 
@@ -278,7 +278,7 @@ pub struct Settings {
     pub rotation: Rotation,
     /// How streams outlive their upstream; not at all if `None`.
     pub resume: Option<Resume>,
-    /// Whether the family's last word has to come.
+    /// Whether the family's last event is required.
     pub completion_required: bool,
     /// From when on it is not well.
     pub health: Health,
@@ -303,9 +303,9 @@ pub struct Resume {
     pub reset_after: Duration,
     /// How many ids are remembered.
     pub dedup_window: NonZeroU32,
-    /// How fast the upstream is asked; as fast as can be if `None`.
+    /// Rate of reconnect attempts; unlimited if `None`.
     pub rate: Option<Rate>,
-    /// How many ask it at once.
+    /// Maximum concurrent reconnect attempts.
     pub max_concurrent: NonZeroU32,
     /// At which age its connection is replaced; never if `None`.
     pub max_connection_age: Option<Duration>,
@@ -325,7 +325,7 @@ pub struct Health {
     pub max_gap_p99: Option<Duration>,
     /// Share of requests that fail, and of ends that are breaks; 0 to 1.
     pub max_error_rate: Option<f64>,
-    /// Share of the upstream's ends of streams whose clients come back that come early; 0 to 1.
+    /// Share of early ends among those by the upstream, of streams whose clients reconnect; 0 to 1.
     pub early_ends: Option<f64>,
     /// Share of the streams that came back in a minute; 0 to 1.
     pub reconnects: Option<f64>,
@@ -346,7 +346,7 @@ pub struct Upstream {
     pub max_pending: Option<NonZeroU32>,
     /// How many bytes a request's body may have; any number if `None`.
     pub max_body: Option<u64>,
-    /// After how long the kernel asks a silent upstream; above zero; never if `None`.
+    /// Time without traffic after which TCP keepalive probes the upstream; above zero; never if `None`.
     pub keepalive: Option<Duration>,
     /// How long an upstream may acknowledge nothing; above zero; the kernel's choice if `None`.
     pub user_timeout: Option<Duration>,
@@ -381,9 +381,9 @@ pub enum Unavailable {
 /// What keeps quiet streams open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// How long a client hears nothing before we speak; above zero; never if `None`.
+    /// Time without output after which a heartbeat is sent; above zero; never if `None`.
     pub interval: Option<Duration>,
-    /// What we say.
+    /// The form of the heartbeat.
     pub style: Style,
     /// Whether the first one comes at once; as the family has it if `None`.
     pub immediate: Option<bool>,
@@ -455,14 +455,14 @@ pub struct Idle {
     pub ignore_events: Vec<String>,
 }
 
-/// How a stream ends whose upstream went silent.
+/// How a stream with a silent upstream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdleAction {
     /// `Close` where clients come back, else `Abort`.
     Auto,
     /// As a complete response.
     Close,
-    /// With a last event that tells, then as a complete response.
+    /// With a last event that names the reason, then as a complete response.
     ErrorEvent,
     /// As a broken transfer.
     Abort,
@@ -483,17 +483,17 @@ pub struct Limit {
     pub rate: Option<Rate>,
     /// How many new ones may come ahead of `rate`.
     pub burst: NonZeroU32,
-    /// How many bits of an IPv6 address tell clients apart; 1 to 128.
+    /// Leading bits of an IPv6 address that identify a client; 1 to 128.
     pub ipv6_prefix: u8,
     /// Clients that no limit per address holds for.
     pub allow: Vec<IpNet>,
-    /// What a client over the limit hears.
+    /// The response to a client over the limit.
     pub reject: Reject,
-    /// When it is told to come back; above zero.
+    /// The delay that it gets before it may return; above zero.
     pub retry_after: Duration,
 }
 
-/// So many in a time.
+/// A count per unit of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// How many.
@@ -502,7 +502,7 @@ pub struct Rate {
     pub per: Duration,
 }
 
-/// What a client over the limit hears.
+/// The response to a client over the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
     /// Status 429 or 503, at which a browser's `EventSource` gives up for good.
@@ -518,11 +518,11 @@ pub struct Rotation {
     pub max_age: Option<Duration>,
     /// By which share of `max_age` ends are spread; 0 to 1.
     pub jitter: f64,
-    /// When the client is told to come back; above zero.
+    /// The delay before the client reconnects; above zero.
     pub retry: Duration,
-    /// The same, at the start; above zero; not told if `None`.
+    /// The same, sent with the first event; above zero; not sent if `None`.
     pub retry_on_open: Option<Duration>,
-    /// Whose streams are rotated, at least one method; as the family tells if `None`.
+    /// Methods whose streams are rotated, at least one; depends on the family if `None`.
     pub methods: Option<Vec<Method>>,
     /// Name and data of a last event, each one line and not empty.
     pub event: Option<(String, String)>,

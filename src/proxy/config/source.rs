@@ -41,7 +41,7 @@ pub(super) struct Inputs {
     pub(super) demo: Vec<(String, String)>,
 }
 
-/// Reads all inputs and reports every mistake in them, or returns what they say together.
+/// Reads all inputs and reports every mistake in them, or returns the combined config.
 pub(super) fn read(inputs: Inputs) -> Result<Loaded, ConfigError> {
     let mut mistakes = Vec::new();
     let mut flags = Layer::new();
@@ -64,7 +64,7 @@ pub(super) fn read(inputs: Inputs) -> Result<Loaded, ConfigError> {
             None
         }
     };
-    // Without the file, what is missing or does not fit together is anybody's guess.
+    // Without the file, further checks would report mistakes that may not exist.
     let Some(file) = file else {
         return Err(ConfigError { mistakes });
     };

@@ -1,4 +1,4 @@
-//! Values: from text or TOML to what a [`Kind`] asks for, with problems that say what would be right.
+//! Values: from text or TOML to a [`Kind`], with problems that name a correct value.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -54,7 +54,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 impl Value {
     /// Reads the text of a flag, a variable, a default, or of a string in the file.
     ///
-    /// The problem it returns says what would be right.
+    /// The problem that it returns names a correct value.
     pub(super) fn from_text(kind: Kind, text: &str) -> Result<Self, String> {
         if kind.takes_off() && text == "off" {
             return Ok(Self::Off);

@@ -46,7 +46,7 @@ pub(crate) const ENDPOINTS: &[(&str, &str, &str)] = &[
     ("/crlf", "GET", "a feed with CRLF line ends, its bytes cut between CR and LF and inside a character"),
 ];
 
-/// Longer than the 60 s after which nginx and ALB cut a silent stream, so that it is no photo finish.
+/// Longer than the 60 s after which nginx and ALB cut a silent stream, so that the result is unambiguous.
 const SILENCE: Duration = Duration::from_secs(65);
 const FEED_PAUSE: Duration = Duration::from_millis(200);
 const RESUME_PAUSE: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ const TOKEN_PAUSE: Duration = Duration::from_millis(50);
 /// Enough for the pieces of an event to arrive in reads of their own.
 const CUT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Goes into JSON as it is: no quotes, no backslashes.
+/// Goes into JSON unchanged: no quotes, no backslashes.
 const ANSWER: &str = "A model that thinks sends nothing for a while, and the connection has to \
     stay open until it does.";
 
@@ -74,11 +74,11 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 enum Step {
     /// Sends these bytes as one chunk.
     Send(Bytes),
-    /// Says nothing for so long.
+    /// Sends nothing for this long.
     Wait(Duration),
     /// Fails, upon which hyper cuts the connection in the middle of the message.
     Break,
-    /// Says nothing ever again, and does not end.
+    /// Sends nothing, and does not end.
     Forever,
 }
 
@@ -275,7 +275,7 @@ fn send(bytes: impl Into<Bytes>) -> Step {
     Step::Send(bytes.into())
 }
 
-/// The number that the client saw last, 0 if it says none that could be ours.
+/// The number that the client saw last, 0 if it sends none of this origin.
 fn last_event_id(headers: &HeaderMap) -> u64 {
     let value = headers
         .get(LAST_EVENT_ID)

@@ -1,8 +1,8 @@
-//! Fields by which a proxy tells the server behind it who the client is, and what it asked for.
+//! Fields by which a proxy describes the client and its request to the server behind it.
 //!
-//! From a client itself they are claims that nobody has checked. Servers act on them: they log the
-//! address, build links from the host, skip the redirect to HTTPS, serve another path, or take the
-//! user for logged in.
+//! From a client itself they are unverified claims. Servers act on them: they log the address,
+//! build links from the host, skip the redirect to HTTPS, serve another path, or take the user for
+//! logged in.
 
 use http::{HeaderMap, HeaderName};
 
@@ -117,8 +117,8 @@ const FIELDS: &[&str] = &[
 /// What the fields that this proxy writes begin with. It also writes [`SCHEMES`] and [`IS_SECURE`].
 const WRITTEN: &[&str] = &["forwarded", "x-forwarded", "x-real-ip"];
 
-/// The bytes of a name as CGI and its heirs see it: what is no letter or digit is alike there.
-/// Some look fields up by CGI's own names, `HTTP_X_FORWARDED_FOR`.
+/// The bytes of a name as CGI and its successors see it: all characters other than letters and
+/// digits are equal there. Some look fields up by CGI's own names, `HTTP_X_FORWARDED_FOR`.
 fn bytes(name: &str) -> impl Iterator<Item = u8> + Clone {
     let alike = |byte: u8| match byte.is_ascii_alphanumeric() {
         true => byte,
@@ -162,15 +162,15 @@ fn is_written(name: &HeaderName) -> bool {
         || repeated.any(|field| is_alike(name, field))
 }
 
-/// Removes all that a client that is no trusted proxy claims.
+/// Removes all claims of a client that is not a trusted proxy.
 pub(super) fn remove(headers: &mut HeaderMap) {
     remove_if(headers, is_claim);
 }
 
-/// Removes claims whose spelling lets a stranger contradict a trusted proxy, which sets the usual
-/// spelling and may forward the others as it received them: all spellings but the usual one of
-/// the fields that this proxy writes, and other claims that are present in the usual one, too.
-/// Names such as `SM_USER`, which have no other spelling, stay.
+/// Removes claims in spellings that let a client contradict a trusted proxy, which sets the usual
+/// spelling and may forward others unchanged: all spellings except the usual one of the fields that
+/// this proxy writes, and other claims that are also present in the usual one. Names such as
+/// `SM_USER`, which have no other spelling, stay.
 pub(super) fn remove_misspelt(headers: &mut HeaderMap) {
     let is_usual = |name: &&HeaderName| !is_unusual(name.as_str());
     let usual: Vec<_> = match headers.keys().all(|name| is_usual(&name)) {

@@ -104,7 +104,7 @@ pub(in crate::proxy) enum Options {
     Known,
 }
 
-/// The protocol that a message asks or agrees to switch to, RFC 9110 section 7.8, if it is
+/// The protocol that a message offers or accepts to switch to, RFC 9110 section 7.8, if it is
 /// WebSocket. Another, such as h2c, would carry requests past routes and limits.
 pub(in crate::proxy) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let names_upgrade = connection_options(headers).any(|option| option == UPGRADE);
@@ -145,7 +145,7 @@ fn is_end_to_end(name: &HeaderName) -> bool {
             .any(|family| text.starts_with(family))
 }
 
-/// Says `Connection: upgrade` for this hop.
+/// Sets `Connection: upgrade` for this hop.
 pub(in crate::proxy) fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, protocol);

@@ -34,7 +34,7 @@ pub(super) const IS_SECURE: [&str; 4] = [
     "x-https",
 ];
 
-/// Tells the upstream who the client is. What the request says of it counts if the peer is trusted.
+/// Describes the client to the upstream. Fields of the request count if the peer is trusted.
 pub(in crate::proxy) fn forward(headers: &mut HeaderMap, peer: SocketAddr, trusted: &ForwardedIp) {
     let peer = peer.ip().to_canonical();
     claims::remove_misspelt(headers);
@@ -54,7 +54,7 @@ pub(in crate::proxy) fn forward(headers: &mut HeaderMap, peer: SocketAddr, trust
 struct Client {
     /// Those that the request came through, nearest first; the peer itself is not among them.
     hops: Vec<Hop>,
-    /// So many of them were reported by trusted proxies. The last of these is the client.
+    /// This many of them were reported by trusted proxies. The last of these is the client.
     known: usize,
     proto: Option<&'static str>,
     host: Option<HeaderValue>,
@@ -199,7 +199,7 @@ impl Client {
     }
 
     /// Host and protocol stand with the client and with the peer, as some servers read the first
-    /// element and some the last. What lies beyond the client nobody has checked.
+    /// element and some the last. Elements beyond the client are unverified.
     fn forwarded(&self, peer: IpAddr, proto: &str, host: Option<&str>) -> String {
         let mut line = String::new();
         for (index, hop) in self.hops.iter().enumerate().rev() {
@@ -239,8 +239,8 @@ fn element(line: &mut String, node: &Node, of: Option<(&str, Option<&str>)>) {
     let _ = write!(line, ";proto={proto}");
 }
 
-/// What a field says of the client, the `known`th from the right. If each proxy has appended to a
-/// list, its elements stand for the same hops as those of `X-Forwarded-For`.
+/// The value of a field for the client, the `known`th from the right. If each proxy has appended to
+/// a list, its elements stand for the same hops as those of `X-Forwarded-For`.
 fn reported<'h>(headers: &'h HeaderMap, name: &str, known: usize) -> Option<&'h [u8]> {
     let lines = headers.get_all(name).iter().rev();
     lines

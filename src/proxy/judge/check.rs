@@ -49,12 +49,12 @@ pub(super) struct Facts<'a> {
 const LENIENCE: f64 = 4.0;
 /// How far a bound has to be missed to be no degradation any more.
 const FAILING: f64 = 4.0;
-/// What is fewer says nothing.
+/// Fewer cases are not significant.
 const FEW: u64 = 5;
 const SOME: u64 = 20;
 /// Of one stream in a minute.
 const MINUTE: f64 = 60.0;
-/// Times that are learnt vary so much without anybody's noticing.
+/// Times below this may vary without notice.
 const UNNOTICED: Duration = Duration::from_secs(1);
 /// A stream that its upstream ends within this has hardly been one.
 pub(super) const EARLY: Duration = Duration::from_secs(10);
@@ -90,7 +90,7 @@ impl Check {
         }
     }
 
-    /// Whether who finds it out has waited until it is sure, and told the log.
+    /// Whether the detecting component has already debounced and logged it.
     pub(super) fn is_settled(self) -> bool {
         self == Self::Reachable
     }

@@ -8,9 +8,9 @@ use serde::Serialize;
 pub(in crate::proxy) enum State {
     #[default]
     Healthy,
-    /// Worse than it should be: somebody should look at it today.
+    /// Worse than it should be; needs attention today.
     Degraded,
-    /// It does not do what it is there for: somebody should look at it now.
+    /// It does not work; needs attention now.
     Failing,
 }
 
@@ -51,7 +51,7 @@ impl Run {
 }
 
 impl Held {
-    /// Notes how one second was; tells whether the state has changed.
+    /// Records the state of one second; returns whether the debounced state has changed.
     pub(super) fn note(&mut self, raw: State) -> bool {
         let due = if raw > self.state {
             self.better = Run::default();

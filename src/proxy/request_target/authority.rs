@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-/// Why a text is no `uri-host [ ":" port ]` (RFC 9110 section 7.2).
+/// Why a text is not a valid `uri-host [ ":" port ]` (RFC 9110 section 7.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::proxy) enum BadAuthority {
     #[error("its host is empty")]

@@ -72,7 +72,7 @@ impl Binding {
             return (!self.switches).then(|| pool.home());
         }
         let lease = self.lease.take().or_else(|| self.pin());
-        // Else the client's connection closes with it, and the response says so.
+        // Otherwise the client's connection closes with it, and the response announces it.
         let stays = stays_open(head.version, &head.headers);
         lease
             .filter(|_| stays)

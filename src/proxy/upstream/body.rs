@@ -1,7 +1,7 @@
 //! An event stream's body, read from the upstream's socket by ourselves.
 //!
 //! hyper makes a frame of each chunk. Here all chunks of one read are one frame, and a stream that
-//! is quiet holds no buffer: there is one per thread, for whoever has something to read.
+//! is quiet holds no buffer: there is one per thread, shared by all its reads.
 
 use super::chunked::{BadChunk, Chunked};
 use super::pool::Home;
@@ -23,8 +23,8 @@ const READ: usize = 16 * 1024;
 /// The same for a stream that has come at full speed for long enough, and was taken so. It costs
 /// half as much then.
 const FAST_READ: usize = 128 * 1024;
-/// So many reads in a row of at least half as much are long enough: together more than a client that
-/// does not read is sent.
+/// After this many reads in a row of at least half as much, the size is large enough: together they
+/// exceed what a client that does not read is sent.
 const RUN_UP: u8 = 24;
 
 thread_local! {
@@ -56,8 +56,7 @@ impl Pace {
 
 /// Reads what is there into the thread's buffer; nothing at the end of the input.
 ///
-/// The room is used again once what was read before is gone: whoever keeps some of it for long
-/// should keep a copy.
+/// The buffer is reused once earlier data is dropped: to keep data for long, copy it.
 pub(super) fn read(
     socket: &mut TcpStream,
     pace: &mut Pace,
@@ -86,7 +85,7 @@ pub(in crate::proxy) enum BodyError {
     Trailers,
 }
 
-/// Why a response's head does not say where its body ends.
+/// Why a response's head does not define where its body ends.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadFraming {
     #[error("both Transfer-Encoding and Content-Length")]
@@ -178,7 +177,7 @@ impl StreamBody {
         };
         if over {
             let socket = self.socket.take();
-            // Bytes behind the message are an answer that nobody has asked for.
+            // Bytes behind the message are a response without a request.
             if let (Some(socket), Some(home), true) =
                 (socket, self.home.take(), used == bytes.len())
             {

@@ -1,4 +1,4 @@
-//! Asking an upstream whether it is there, at nobody's request.
+//! Active health checks of upstreams.
 
 use super::exchange;
 use super::failure::Failure;
@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-/// What may be taken by who need not think: a name server, and an upstream for the head of an answer.
+/// Time limit of a name server, and of an upstream for its response head.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// By which upstreams tell a check from a client.
+/// By which upstreams recognize a check.
 const NAME: &str = concat!("sse-guard/", env!("CARGO_PKG_VERSION"), " check");
 
 /// How an upstream is checked.
@@ -34,7 +34,7 @@ pub(super) enum Missed {
 }
 
 impl Missed {
-    /// Whether it tells anything of the upstream.
+    /// Whether it is about the upstream at all.
     pub(super) fn is_upstreams(&self) -> bool {
         match self {
             Self::Unanswered(failure) => failure.is_upstreams(),
@@ -53,7 +53,7 @@ impl Check {
         })
     }
 
-    /// Whether who passes has answered, not just accepted.
+    /// Whether a passed check means a response, not only a connection.
     pub(super) fn wants_an_answer(&self) -> bool {
         self.path.is_some()
     }
@@ -101,12 +101,12 @@ pub(super) struct Checks {
 }
 
 impl Checks {
-    /// Checks are as `check` says from now on. Whether that switches them off.
+    /// Uses the settings of `check` from now on. Returns whether that switches checks off.
     pub(super) fn follow(&mut self, check: Option<&Check>) -> bool {
         if self.check.as_ref() == check {
             return false;
         }
-        // What is under way would answer a question that nobody has any more.
+        // A running check has become pointless: drop its result.
         *self = Self {
             check: check.cloned(),
             ..Self::default()
@@ -122,8 +122,8 @@ impl Checks {
             return None;
         }
         let check = self.check.clone()?;
-        // From when it was due: who asks each second is a little late each time. What was missed
-        // by more than that is not made up for.
+        // Counted from when it was due, because a caller that comes each second is a little late
+        // each time. Checks that were missed by more than that are skipped.
         self.due = Some((self.due.unwrap_or(now) + check.every).max(now));
         Some(check)
     }

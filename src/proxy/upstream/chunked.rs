@@ -1,17 +1,17 @@
 //! A strict reader of the chunked transfer coding (RFC 9112 section 7.1).
 //!
 //! What a lenient reader makes of a doubtful chunk another reader on the way may take for something
-//! else, which is how messages are smuggled. So there are no guesses: every line ends in CRLF, sizes
+//! else, which is how messages are smuggled. So nothing is guessed: every line ends in CRLF, sizes
 //! are hex digits and not too many, and all that is not payload has a bound.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Digits of a chunk's size: as many as fit into 64 bits.
 const MAX_DIGITS: u8 = 16;
-/// Blanks behind a size. Not counted in sum, as those who pad do it all their stream long.
+/// Blanks behind a size. Not summed up, because servers that pad do it for the whole stream.
 const MAX_PADDING: u8 = 64;
-/// Bytes of all chunk extensions of a message together: nobody uses them, and they could go on for
-/// ever. To hyper 16 KiB are too many, and what is refused elsewhere is not taken here.
+/// Bytes of all chunk extensions of a message together: they are unused in practice, and could be
+/// endless. hyper refuses 16 KiB.
 const MAX_EXTENSIONS: u16 = 16 * 1024 - 1;
 /// Bytes of a trailer section.
 const MAX_TRAILERS: usize = 8 * 1024;
@@ -86,16 +86,16 @@ enum At {
     TrailerLf,
     LastLf,
     Done,
-    /// Nothing behind it can be told.
+    /// The rest cannot be parsed.
     Bad(BadChunk),
 }
 
 /// What came of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// So many bytes of payload stand at the front now.
+    /// This many bytes of payload are at the front now.
     pub payload: usize,
-    /// So many bytes belonged to the message.
+    /// This many bytes belonged to the message.
     pub used: usize,
 }
 

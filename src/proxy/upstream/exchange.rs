@@ -19,7 +19,7 @@ use std::future::poll_fn;
 use std::task::Poll;
 use tokio::net::TcpStream;
 
-/// Why there is no response.
+/// Why an exchange fails.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failed {
     /// Nothing of the request was sent: it can be put to another connection.
@@ -45,7 +45,7 @@ pub(super) struct Switched {
     pub(super) lease: Option<Lease>,
 }
 
-/// A response, and its connection if that is no longer HTTP.
+/// A response, and its connection if it has switched from HTTP.
 pub(super) type Exchanged = (Response<UpstreamBody>, Option<Switched>);
 
 /// A request on its way.
@@ -57,8 +57,8 @@ pub(super) struct Sent<'a> {
     pub(super) is_repeatable: bool,
 }
 
-/// Puts a request to the upstream at the other end of `socket`. When the response has been read and
-/// the connection may serve another request, it goes where `binding` says.
+/// Sends a request to the upstream at the other end of `socket`. When the response has been read
+/// and the connection may serve another request, it goes to `binding`.
 pub(super) async fn exchange(
     socket: TcpStream,
     binding: &mut Binding,
@@ -102,7 +102,7 @@ pub(super) async fn exchange(
     let framing = Framing::of(&parts)?;
     let home = binding.home(&parts, pool);
     // What is left of the request is hyper's to send, and an end that came with the head hyper's to
-    // see: nothing would come to tell of it.
+    // see: no event would report it.
     let is_stream = Kind::of(&asked, &parts) != Kind::Other;
     let is_empty = matches!(framing, Framing::Length(0));
     let is_sent = upload.is_over() && !gate.is_blocked() && !gate.has_failed();

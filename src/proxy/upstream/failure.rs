@@ -1,4 +1,4 @@
-//! Why there is no response of the upstream, and what is answered instead.
+//! Failures of the upstream, and the responses in its place.
 
 use super::UpstreamBody;
 use super::exchange::Failed;
@@ -14,8 +14,8 @@ use std::error::Error;
 use std::io;
 use std::mem::{Discriminant, discriminant};
 
-/// Why there is no response of the upstream. The client is told the kind, the log the cause and
-/// what to do.
+/// Why a request to the upstream failed. The client gets the kind; the log has the cause and a
+/// remedy.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("cannot connect to the upstream")]
@@ -52,7 +52,7 @@ pub(super) type FailureLimits = LogLimits<Discriminant<Failure>>;
 const NO_FILES: [i32; 2] = [24, 23];
 
 impl Failure {
-    /// Whose fault it is that there is no connection.
+    /// The cause of a missing connection.
     pub(super) fn of_connecting(error: impl Error + Send + Sync + 'static) -> Self {
         let mut next: Option<&(dyn Error + 'static)> = Some(&error);
         while let Some(cause) = next {
@@ -81,7 +81,7 @@ impl Failure {
         }
     }
 
-    /// Whether it tells that the upstream is away or does not work.
+    /// Whether it means that the upstream is unreachable or does not work.
     pub(super) fn is_upstreams(&self) -> bool {
         matches!(
             self,
@@ -179,7 +179,7 @@ impl Failure {
             headers.insert(RETRY_AFTER, retry_after.clone());
         }
         if let Self::Files(_) | Self::Upload(_) | Self::UploadStalled = self {
-            // What its connection holds is what there are too few of; and what is left of an upload is no
+            // What its connection holds is what there are too few of; and the rest of an upload is not a
             // request.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -1,7 +1,7 @@
-//! An upstream's socket while hyper asks for the response's head.
+//! An upstream's socket while hyper reads the response's head.
 //!
 //! hyper reads what it can get, and would hold the start of the body. So it gets no byte past the
-//! head until somebody has decided who reads the body.
+//! head until the reader of the body is decided.
 
 use super::body::{Pace, read};
 use bytes::{Buf, BytesMut};
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
 
-/// What is told to, and known of, a socket that hyper holds.
+/// State shared with a socket that hyper holds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gate(Arc<GateState>);
 
@@ -32,7 +32,7 @@ struct GateState {
 }
 
 impl Gate {
-    /// hyper may read on. Whoever opens polls hyper's connection afterwards.
+    /// hyper may continue to read. The caller must poll hyper's connection afterwards.
     pub(super) fn open(&self) {
         self.0.open.store(true, Relaxed);
     }
@@ -134,7 +134,7 @@ impl Read for HeadIo {
                 return Poll::Ready(Ok(()));
             }
             if this.scan.is_over() && !open {
-                // Nobody is woken: see `Gate::open`.
+                // No task is woken: see `Gate::open`.
                 return Poll::Pending;
             }
             let read = read(this.socket.inner_mut(), &mut Pace::default(), cx);
@@ -155,7 +155,7 @@ impl Read for HeadIo {
 impl HeadIo {
     /// An upstream that refuses a request may close its side before it has read all of it. Its response
     /// has been received by then or is about to be, but hyper drops it for the error of the write. So
-    /// that error is kept, the bytes count as written, and reading tells whether a response is there.
+    /// that error is kept, the bytes count as written, and reading shows whether a response is there.
     fn keep_error(&mut self, result: io::Result<usize>, len: usize) -> io::Result<usize> {
         let error = match result {
             Err(error) if is_of_a_closed_connection(&error) => error,
@@ -274,7 +274,7 @@ impl Interim {
     }
 }
 
-/// Bytes of a status line that tell whether it is an interim one: `HTTP/1.1 1`.
+/// Bytes of a status line that show whether it is an interim one: `HTTP/1.1 1`.
 const STATUS: usize = 12;
 
 /// Looks for the end of the final response's head.

@@ -1,8 +1,9 @@
 //! Whether an upstream can be reached: by the requests that go to it, once these fail by trying, and
 //! by checks if it is to be checked.
 //!
-//! Requests and checks judge apart, and one that finds the upstream away is enough: requests that are
-//! answered do not make good for checks that fail, as an upstream may answer and want no clients.
+//! Requests and checks are judged separately, and either can mark the upstream as unreachable:
+//! successful requests do not outweigh failed checks, because an upstream may respond and still take
+//! itself out of service.
 
 use super::check::{Check, Checks, Missed};
 use super::failure::FailureLimits;
@@ -17,11 +18,11 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// Failures in a row that are no accident.
+/// Failures in a row that mark the upstream as unreachable.
 const ENOUGH: u32 = 3;
 /// Between two tries.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
-/// After so long one that did not answer is asked again.
+/// An upstream that did not respond is tried again after this long.
 const DOUBT: Duration = Duration::from_secs(30);
 /// What a try may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,10 +46,10 @@ struct Shared {
 /// How an upstream is.
 #[derive(Clone, Debug)]
 pub(in crate::proxy) struct State {
-    /// Nobody has found out otherwise.
+    /// Nothing has failed so far.
     pub(in crate::proxy) is_reachable: bool,
     pub(in crate::proxy) since: std::time::Instant,
-    /// Requests that it answered, with whatever status.
+    /// Requests that got a response, with any status.
     pub(in crate::proxy) answered: u64,
     /// Requests that it did not answer.
     pub(in crate::proxy) failed: u64,
@@ -72,7 +73,7 @@ struct Row {
     enough_since: Option<Instant>,
 }
 
-/// Whose requests failed.
+/// Clients with failed requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Clients {
     #[default]
@@ -86,7 +87,7 @@ impl Row {
         self.enough_since.is_some()
     }
 
-    /// One more that tells of the upstream alone. Whether they are enough by that.
+    /// Counts a failure that only the upstream can cause. Returns whether the threshold is reached.
     fn grow(&mut self) -> bool {
         self.general += 1;
         self.settle()
@@ -103,8 +104,8 @@ impl Row {
         self.settle()
     }
 
-    /// One client may ask for nothing but what hangs or breaks: what fails it alone says little of the
-    /// upstream.
+    /// One client may send only requests that hang or fail: failures of one client alone are weak
+    /// evidence against the upstream.
     fn settle(&mut self) -> bool {
         let of_requests = match self.clients {
             Clients::Several => self.of_requests,
@@ -167,7 +168,7 @@ impl Health {
         self.0.change_limit.summarize();
     }
 
-    /// Logs a change of whether it is reachable; the summary tells how it is in the end.
+    /// Logs a change of reachability; the summary has the final state.
     fn log_change(&self, line: impl FnOnce()) {
         let shared = Arc::downgrade(&self.0);
         self.0.change_limit.write(line, move |not_logged| {
@@ -221,7 +222,7 @@ impl Health {
         self.welcome(state, "the upstream is back");
     }
 
-    /// Says why, if it is reachable again.
+    /// Returns the reason if it is reachable again.
     fn welcome(&self, mut state: MutexGuard<'_, State>, why: &str) {
         let is_back = state.settle();
         drop(state);
@@ -264,7 +265,7 @@ impl Health {
         }
     }
 
-    /// `has_answered` if to pass takes an answer, not just a connection.
+    /// `has_answered`: passing required a response, not only a connection.
     fn checked(&self, found: Result<(), Missed>, has_answered: bool) {
         let missed = match found {
             Ok(()) => return self.passed(has_answered),
@@ -296,8 +297,9 @@ impl Health {
         self.wake_streams();
         let mut state = self.lock();
         state.checks = Row::default();
-        // Who takes connections and does not answer passes a check that only connects. As long as
-        // they are not enough, failures of requests count on: they may lie between two checks.
+        // An upstream that accepts connections without responding passes a check that only
+        // connects. Below the threshold, failures of requests stay counted: they may be spread over
+        // two checks.
         if state.requests.is_enough() && (has_answered || state.is_away) {
             state.requests = Row::default();
         }
@@ -330,8 +332,8 @@ impl Health {
         });
     }
 
-    /// Tries to connect if requests found it away: a balancer that looks at our readiness sends none
-    /// by which we would learn that it is back.
+    /// Tries to connect if requests found it unreachable: a load balancer that uses our readiness
+    /// sends no request that would show that it is back.
     fn try_again(&self) {
         let mut state = self.lock();
         let is_due = state.tried.is_none_or(|at| at.elapsed() >= PROBE_EVERY);
@@ -339,7 +341,7 @@ impl Health {
             return;
         };
         if !state.is_away {
-            // It takes connections and does not answer: that it does again only a request can tell.
+            // It accepts connections without responding: only a request can show that it responds again.
             if since.elapsed() >= DOUBT {
                 state.requests = Row::default();
                 self.welcome(

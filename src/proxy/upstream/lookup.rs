@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tower_service::Service;
 
-/// The system's resolver, but for what it says when files are exhausted: to it a name is unknown
-/// then, or anything else.
+/// The system's resolver, except for its errors when files are exhausted: it then reports an
+/// unknown name, or anything else.
 #[derive(Clone)]
 pub(super) struct Lookup(GaiResolver);
 
@@ -32,7 +32,7 @@ impl Service<Name> for Lookup {
         Box::pin(async move {
             match found.await {
                 Ok(addresses) => Ok(addresses),
-                // Whoever can make no socket could not ask.
+                // Without a socket no lookup was possible.
                 Err(error) => match Socket::new(Domain::IPV4, Type::STREAM, None) {
                     Ok(_) => Err(error),
                     Err(cause) => Err(cause),

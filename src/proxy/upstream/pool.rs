@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 /// Connections that are kept per upstream.
 const MOST: usize = 64;
-/// A connection is kept so long.
+/// How long an idle connection is kept.
 const KEEP: Duration = Duration::from_secs(60);
 
 /// The idle connections to one upstream, the newest last.
@@ -20,7 +20,7 @@ pub(super) struct Pool(Arc<Mutex<Idle>>);
 #[derive(Debug, Default)]
 pub(super) struct Idle {
     sockets: Vec<(Instant, TcpStream)>,
-    /// Somebody waits to close the old ones.
+    /// A task waits to close the old ones.
     watched: bool,
 }
 

@@ -19,7 +19,7 @@ struct State {
     last: Instant,
     /// The upstream would take more, and the client has not sent it.
     waits_for_client: bool,
-    /// The whole exchange has taken so long that nothing should be held for it that is not needed.
+    /// The exchange takes long enough that it should hold only what it needs.
     is_long: bool,
 }
 
@@ -77,7 +77,7 @@ pub(super) enum Overdue {
 }
 
 pin_project! {
-    /// The body of a request that tells how it goes on.
+    /// The body of a request, which reports its progress.
     pub(super) struct Uploading<B> {
         #[pin]
         body: B,

@@ -24,7 +24,7 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Ready when the connection has ended. Why, the response or its body tells.
+    /// Ready when the connection has ended. The response or its body has the reason.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.has_ended {
             return Poll::Ready(());
@@ -71,7 +71,7 @@ pub(super) async fn reply(
             Part::Long(socket, ahead, interim) => (socket, ahead, interim),
         };
         tracing::trace!("a request waits for the upstream's response head");
-        // Should it fail, hyper will say so.
+        // If it fails, hyper reports it.
         let _ = poll_fn(|cx| socket.poll_read_ready(cx)).await;
         let io = HeadIo::asked_before(socket, &ahead, interim);
         part = Box::pin(ask(io, asked_before(&method), upload, progress)).await?;
@@ -99,7 +99,7 @@ async fn ask(
     let response = {
         let mut response = pin!(send(&mut sender, request));
         poll_fn(|cx| {
-            // Its end is told to the response, too.
+            // Its end is reported to the response, too.
             let _ = driver.poll(cx);
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));

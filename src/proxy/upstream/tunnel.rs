@@ -63,7 +63,7 @@ impl Activity {
         self.start + Duration::from_nanos(self.last.load(Relaxed))
     }
 
-    /// Until nothing has come for so long.
+    /// Until nothing has arrived for this long.
     async fn idle(&self, timeout: Option<Duration>) {
         let Some(timeout) = timeout else {
             return std::future::pending().await;
@@ -143,7 +143,7 @@ impl Tunnels {
         task.abort_handle()
     }
 
-    /// Closes at most `most` of those on which nothing came for `idle`, the longest idle first. Tells how
+    /// Closes at most `most` of those that were idle for `idle`, the longest idle first. Returns how
     /// many.
     pub(in crate::proxy) fn close_idle(&self, most: usize, idle: Duration) -> usize {
         let open = lock(&self.0.open);

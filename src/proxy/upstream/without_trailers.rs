@@ -1,8 +1,7 @@
 //! A request's body without its trailers.
 //!
-//! A recipient may merge trailers into the head (RFC 9110 section 6.5.1), behind all that was checked
-//! there: who the client is, the host, the length. No client of an event stream sends any, so none
-//! is passed on.
+//! A recipient may merge trailers into the head (RFC 9110 section 6.5.1), after the checks of the
+//! head: client, host, length. Clients of event streams do not send any, so all are dropped.
 
 use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
@@ -19,7 +18,7 @@ impl<B: Body + Unpin> Body for WithoutTrailers<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         loop {
-            // The end behind them tells that all of the body was taken.
+            // The end behind them shows that all of the body was read.
             match ready!(Pin::new(&mut self.0).poll_frame(cx)) {
                 Some(Ok(frame)) if frame.is_trailers() => {}
                 frame => return Poll::Ready(frame),
