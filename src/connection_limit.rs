@@ -83,9 +83,10 @@ use crate::cors;
 use crate::guard::{Guard, Head, Policy, Rule};
 use crate::jitter::jittered;
 use crate::rate::Rate;
-use crate::rejection::Rejection;
+use crate::rejection::{CustomResponse, Rejection};
+use bytes::Bytes;
 use http::header::UPGRADE;
-use http::{Extensions, Method, Request};
+use http::{Extensions, Method, Request, Response};
 use ipnet::IpNet;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
@@ -130,6 +131,7 @@ struct Config {
     allow: Arc<[IpNet]>,
     reject: Reject,
     retry_after: Duration,
+    custom: Option<CustomResponse>,
     gate: Gate,
 }
 
@@ -186,6 +188,7 @@ impl<K> ConnectionLimitLayer<K> {
                 allow: Arc::new([]),
                 reject: Reject::Status,
                 retry_after: Duration::from_secs(5),
+                custom: None,
                 gate: Gate::new(),
             },
             extractor,
@@ -259,6 +262,31 @@ impl<K> ConnectionLimitLayer<K> {
     #[must_use]
     pub fn reject(mut self, reject: Reject) -> Self {
         self.config.reject = reject;
+        self
+    }
+
+    /// Sets body and headers of 429 and 503 responses: `f` gets the reason and the default response, with its
+    /// status, `Retry-After` and a line of text, and returns the one to send. Streams of
+    /// [`Reject::RetryLater`] are sent as they are.
+    ///
+    /// ```
+    /// use http::HeaderValue;
+    /// use http::header::CONTENT_TYPE;
+    /// use sse_guard::connection_limit::ConnectionLimitLayer;
+    ///
+    /// let limit = ConnectionLimitLayer::new().rejection_response(|reason, mut response| {
+    ///     let json = HeaderValue::from_static("application/problem+json");
+    ///     response.headers_mut().insert(CONTENT_TYPE, json);
+    ///     response.map(|_| format!(r#"{{"title":"rejected","limit":"{}"}}"#, reason.as_str()).into())
+    /// });
+    /// # let _ = limit;
+    /// ```
+    #[must_use]
+    pub fn rejection_response(
+        mut self,
+        f: impl Fn(RejectReason, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.custom = Some(CustomResponse::new(f));
         self
     }
 
@@ -423,6 +451,7 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
             // Who comes before its rate allows is turned away again.
             retry_after: retry_after.max(refused.wait),
             as_stream,
+            custom: self.config.custom.clone(),
         }
     }
 }

@@ -110,7 +110,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             FutureProj::Rejected { rejection } => {
-                Poll::Ready(Ok(rejection.into_response().map(Guarded::words)))
+                Poll::Ready(Ok(rejection.response().map(Guarded::words)))
             }
             FutureProj::Asked { future, pending } => {
                 let result = ready!(future.poll(cx));
@@ -170,7 +170,7 @@ fn opened<R: Rule, B>(
     };
     let policy = match rule.open(ticket, &head) {
         Ok(policy) => policy,
-        Err(rejection) => return rejection.into_response().map(Guarded::words),
+        Err(rejection) => return rejection.response().map(Guarded::words),
     };
     let body = match stream {
         // Counts of requests hang on the policy.

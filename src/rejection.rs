@@ -4,6 +4,8 @@ use crate::answer::{Own, retry_later};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Why a stream, or another request, was not admitted.
@@ -85,18 +87,39 @@ impl RejectReason {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rejected;
 
+/// Makes the response to a rejected request of the crate's own one.
+#[derive(Clone)]
+pub(crate) struct CustomResponse(
+    Arc<dyn Fn(RejectReason, Response<Bytes>) -> Response<Bytes> + Send + Sync>,
+);
+
+impl CustomResponse {
+    pub(crate) fn new(
+        f: impl Fn(RejectReason, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(f))
+    }
+}
+
+impl fmt::Debug for CustomResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CustomResponse")
+    }
+}
+
 /// A rejection and how to put it to the client.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Rejection {
     pub(crate) reason: RejectReason,
     pub(crate) retry_after: Duration,
     /// As a stream that ends at once and asks to come back, since an `EventSource` never comes
     /// back after any status but 200.
     pub(crate) as_stream: bool,
+    pub(crate) custom: Option<CustomResponse>,
 }
 
 impl Rejection {
-    pub(crate) fn into_response(self) -> Response<Bytes> {
+    pub(crate) fn response(&self) -> Response<Bytes> {
         if self.as_stream {
             let mut response = retry_later(self.retry_after);
             response.extensions_mut().insert(Rejected);
@@ -105,8 +128,6 @@ impl Rejection {
         let body = format!("sse-guard: {}\n", self.reason.text());
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = self.reason.status();
-        response.extensions_mut().insert(Own);
-        response.extensions_mut().insert(Rejected);
         let headers = response.headers_mut();
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         headers.insert(CONTENT_TYPE, text);
@@ -115,6 +136,12 @@ impl Rejection {
         // again.
         let seconds = self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        if let Some(CustomResponse(f)) = &self.custom {
+            response = f(self.reason, response);
+        }
+        // Whatever the response is now: layers outside have to know it.
+        response.extensions_mut().insert(Own);
+        response.extensions_mut().insert(Rejected);
         response
     }
 }
@@ -129,8 +156,9 @@ mod tests {
             reason,
             retry_after,
             as_stream,
+            custom: None,
         }
-        .into_response()
+        .response()
     }
 
     #[test]

@@ -44,6 +44,35 @@ async fn a_client_over_its_limit_gets_429_until_one_of_its_streams_is_dropped() 
 }
 
 #[tokio::test]
+async fn body_and_headers_of_a_rejection_can_be_set() {
+    let limit = ConnectionLimitLayer::new().per_client(1);
+    let limit = limit.rejection_response(|reason, default| {
+        assert_eq!(default.headers()["retry-after"], "5");
+        let body = format!("{} {}", default.status().as_u16(), reason.as_str());
+        let response = Response::builder().status(420).header("x-limit", "1");
+        response.body(body.into()).unwrap()
+    });
+    let metrics = crate::metrics::MetricsLayer::new();
+    let stack = crate::SseGuardLayer::new()
+        .metrics(metrics.clone())
+        .limit(limit.clone());
+    let _one = open(&limit, from("192.0.2.1")).await;
+    let two = ask(stack, from("192.0.2.1"), Upstream::new()).await;
+    assert_eq!(
+        (two.status(), &two.headers()["x-limit"]),
+        (420, &"1".parse().unwrap())
+    );
+    assert_eq!(two.text().await, "429 per_client");
+    assert_eq!(metrics.snapshot().rejected, 1);
+
+    // A response that is a stream in itself.
+    let later = limit.reject(Reject::RetryLater);
+    let two = open(&later, from("192.0.2.1")).await;
+    assert_eq!(two.status(), 200);
+    assert!(two.text().await.starts_with("retry: "));
+}
+
+#[tokio::test]
 async fn over_the_limit_of_all_everybody_gets_503() {
     let limit = ConnectionLimitLayer::new().total(1);
     let one = open(&limit, from("192.0.2.1")).await;

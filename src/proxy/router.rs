@@ -294,9 +294,7 @@ impl Router {
     fn refuse_tunnel(&self, rotation: &config::Rotation) -> Response<ResponseBody> {
         let refusal = self.drain.refusal(rotation.retry, false);
         match refusal {
-            Some(refusal) => refusal
-                .into_response()
-                .map(|text| Either::Right(text.into())),
+            Some(refusal) => refusal.response().map(|text| Either::Right(text.into())),
             None => Response::new(Either::Right(Full::default())),
         }
     }

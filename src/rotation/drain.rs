@@ -165,6 +165,7 @@ impl DrainHandle {
             reason,
             retry_after: drain.retry(retry),
             as_stream,
+            custom: None,
         })
     }
 
