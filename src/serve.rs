@@ -66,6 +66,7 @@ mod encode;
 mod idle;
 mod io;
 mod liveness;
+mod patience;
 mod pump;
 mod registry;
 mod request_scan;
@@ -185,9 +186,9 @@ impl Server {
         self
     }
 
-    /// Resets the client of an event stream that takes nothing for this long while output is waiting for
-    /// it; the stream ends as [`ClientStalled`](crate::EndReason::ClientStalled). 30 s by default, `None`
-    /// for no limit.
+    /// Resets the client of an event stream that does not take the output that waits for it, or 8 KiB of
+    /// it, within this time; the stream ends as [`ClientStalled`](crate::EndReason::ClientStalled). 30 s by
+    /// default, `None` for no limit.
     ///
     /// A kernel tells of room when there is some worth the while: a client must take about half of
     /// what is [unsent](Self::unsent) in this time to count as reading.

@@ -29,6 +29,7 @@ use sse_guard::rotation::{DrainHandle, RotationLayer};
 use sse_guard::serve::{RequestBody, Server};
 use sse_guard::{BoxError, EndReason, SseGuardLayer, Stream};
 use std::convert::Infallible;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -414,10 +415,25 @@ fn flood(
     stall_of_others: Option<Duration>,
     is_over: &Arc<AtomicBool>,
 ) -> (Running, Receiver<Stream>) {
-    let (opened, streams) = channel();
     let is_over = is_over.clone();
+    let server = Server::new()
+        .write_stall(stall)
+        .response_stall(stall_of_others)
+        .user_timeout(Duration::from_secs(1));
+    streaming(server, move || endless(is_over.clone()))
+}
+
+/// A server of these pieces, events or a download, and the records of its streams.
+fn streaming<P>(
+    server: Server,
+    pieces: impl Fn() -> P + Clone + Send + Sync + 'static,
+) -> (Running, Receiver<Stream>)
+where
+    P: futures_util::Stream<Item = Piece> + Send + 'static,
+{
+    let (opened, streams) = channel();
     let service = service_fn(move |request: Request<RequestBody>| {
-        let mut response = events(endless(is_over.clone()));
+        let mut response = events(pieces());
         if request.uri().path() == "/download" {
             response.headers_mut().remove("content-type");
         }
@@ -432,10 +448,6 @@ fn flood(
         })
         .layer(SseGuardLayer::new())
         .service(service);
-    let server = Server::new()
-        .write_stall(stall)
-        .response_stall(stall_of_others)
-        .user_timeout(Duration::from_secs(1));
     (start(server, service), streams)
 }
 
@@ -490,6 +502,31 @@ fn a_download_may_pause_for_longer_than_a_stream_and_than_the_user_timeout() {
     download.send(&request("GET", "/", ""));
     let stream = streams.recv_timeout(PATIENCE).unwrap();
     wait_until("the end", || stream.end_reason().is_some());
+    assert_eq!(stream.end_reason(), Some(EndReason::ClientStalled));
+}
+
+#[test]
+fn a_client_that_trickles_has_stalled() {
+    let server = Server::new()
+        .unsent(1_024)
+        .write_stall(Duration::from_secs(1));
+    let large = format!("data: {}\n\n", "x".repeat(200_000));
+    let pieces = stream::repeat_with(move || data(large.clone()));
+    let (server, streams) = streaming(server, move || pieces.clone());
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    // With as little unsent the kernel tells of room whenever the client has taken a few bytes.
+    socket.set_recv_buffer_size(2_304).unwrap();
+    socket.connect(&server.addr.into()).unwrap();
+    let mut client = TcpStream::from(socket);
+    let get = request("GET", "/", "");
+    client.write_all(get.as_bytes()).unwrap();
+    let stream = streams.recv_timeout(PATIENCE).unwrap();
+    wait_until("the end", || {
+        // The client's pace: it takes something all the time, and too little.
+        thread::sleep(Duration::from_millis(150));
+        let _ = client.read(&mut [0; 500]);
+        stream.end_reason().is_some()
+    });
     assert_eq!(stream.end_reason(), Some(EndReason::ClientStalled));
 }
 

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "proxy")]
 use super::attachment::Attachment;
+use super::patience::Patience;
 use super::registry::ConnectionEntry;
 use super::request_scan::RequestScan;
 use super::stalls::Stalls;
@@ -21,7 +22,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
 
 /// Bytes that one read takes at the most; hyper's own buffer starts at as much.
 const READ: usize = 8 * 1024;
@@ -39,7 +39,7 @@ const MAX_QUEUED: usize = 32 * 1024;
 
 /// Why a write fails when the guard has run out of patience.
 #[derive(Debug, thiserror::Error)]
-#[error("the client read nothing for {0:?}")]
+#[error("the client did not read the waiting output within {0:?}")]
 pub(super) struct Stalled(Duration);
 
 impl Stalled {
@@ -61,6 +61,8 @@ pub(super) struct Shared {
     is_patient: AtomicBool,
     /// Bytes wait for room in the kernel.
     blocked: AtomicBool,
+    /// There is a `patience`.
+    is_timed: AtomicBool,
     /// The kernel may hold input that the runtime no longer reports: see `poll_hung_up`.
     masked: AtomicBool,
     /// The responses of the service since hyper has the connection.
@@ -81,8 +83,8 @@ pub(super) struct Shared {
 struct State {
     /// Read, and not asked for yet.
     ahead: BytesMut,
-    /// Runs while `blocked`.
-    patience: Option<Pin<Box<Sleep>>>,
+    /// A box, as only a client that does not read has one.
+    patience: Option<Pin<Box<Patience>>>,
     /// A box, since few connections have one.
     #[cfg(feature = "proxy")]
     attachment: Option<Box<Arc<dyn Attachment>>>,
@@ -114,6 +116,7 @@ impl ClientIo {
             is_stream: AtomicBool::new(false),
             is_patient: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            is_timed: AtomicBool::new(false),
             masked: AtomicBool::new(false),
             answers: AtomicU32::new(0),
             is_switch: AtomicBool::new(false),
@@ -219,6 +222,14 @@ impl ClientIo {
     fn wrote(&self, bytes: usize, cx: &Context<'_>) {
         let queued = self.0.queued.load(Relaxed);
         self.0.queued.store(queued.saturating_sub(bytes), Relaxed);
+        if self.0.is_timed.load(Relaxed) {
+            let mut state = self.state();
+            let patience = state.patience.as_mut();
+            if patience.is_none_or(|patience| patience.as_mut().is_satisfied(bytes)) {
+                state.patience = None;
+                self.0.is_timed.store(false, Relaxed);
+            }
+        }
         if self.0.body_waits.swap(false, Relaxed) {
             // hyper polls the body before it writes, and not again behind that.
             cx.waker().wake_by_ref();
@@ -355,8 +366,8 @@ impl ClientIo {
         read
     }
 
-    /// Writes what the kernel has room for. Fails when it had none for too long, and the connection
-    /// is to be reset then: its client would never learn of a proper end.
+    /// Writes what the kernel has room for. Fails when what waited for room did not leave in time, and the
+    /// connection is to be reset then: its client would never learn of a proper end.
     pub(super) fn poll_write(
         &self,
         cx: &mut Context<'_>,
@@ -371,9 +382,7 @@ impl ClientIo {
             match wrote {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => {
-                    if self.0.blocked.swap(false, Relaxed) {
-                        self.state().patience = None;
-                    }
+                    self.0.blocked.store(false, Relaxed);
                     if let Ok(bytes) = &result {
                         self.wrote(*bytes, cx);
                     }
@@ -382,7 +391,10 @@ impl ClientIo {
             }
             match self.0.socket.poll_write_ready(cx) {
                 Poll::Ready(result) => result?,
-                Poll::Pending => return self.poll_stalled(cx).map(Err),
+                Poll::Pending => {
+                    let waiting = bufs.iter().map(|buf| buf.len()).sum();
+                    return self.poll_stalled(cx, waiting).map(Err);
+                }
             }
         }
     }
@@ -394,14 +406,17 @@ impl ClientIo {
         io::Error::new(io::ErrorKind::TimedOut, Stalled(stall))
     }
 
-    fn poll_stalled(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    fn poll_stalled(&self, cx: &mut Context<'_>, waiting: usize) -> Poll<io::Error> {
         self.0.blocked.store(true, Relaxed);
         let Some(stall) = self.stall() else {
             return Poll::Pending;
         };
         let mut state = self.state();
-        let patience = state.patience.get_or_insert_with(|| Box::pin(sleep(stall)));
-        ready!(patience.as_mut().poll(cx));
+        let patience = state.patience.get_or_insert_with(|| {
+            self.0.is_timed.store(true, Relaxed);
+            Box::pin(Patience::new(stall, waiting))
+        });
+        ready!(patience.as_mut().poll_over(cx));
         Poll::Ready(self.give_up())
     }
 

@@ -181,7 +181,7 @@ pub static KEYS: &[Key] = &[
         "client.write_stall",
         Kind::DurationOrOff,
         "30s",
-        "Reset a client that takes no byte for this long while output is waiting for it",
+        "Reset a client that does not take waiting output, or 8 KiB of it, in this time",
     ),
     proxy(
         "client.notsent_lowat",

@@ -123,7 +123,7 @@ pub struct Client {
     pub head_timeout: Duration,
     /// How many bytes it may have; 8 KiB or more.
     pub max_head: usize,
-    /// How long a client may take nothing that waits for it; above zero; forever if `None`.
+    /// How long the output that waits for a client may wait; above zero; forever if `None`.
     pub write_stall: Option<Duration>,
     /// How many bytes may wait in the kernel unsent; the kernel's choice if `None`.
     pub notsent_lowat: Option<u32>,
