@@ -269,8 +269,8 @@ impl RotationPolicy {
             return None;
         }
         // A client that comes back while the upstream is away finds nothing there.
-        let may_rotate = self.comes_back.on(at.stream) && !at.stream.state().has_lost_upstream();
-        let old_at = self.old_at.filter(|_| may_rotate);
+        let may_rotate = || self.comes_back.on(at.stream) && !at.stream.state().has_lost_upstream();
+        let old_at = self.old_at.filter(|_| may_rotate());
         let old = old_at.map(|old_at| (old_at, EndReason::Rotated));
         match (old, at.stream.asked_to_stop()) {
             (Some(old), Some(asked)) => Some(if asked.0 <= old.0 { asked } else { old }),

@@ -190,12 +190,16 @@ where
                 State::Broken => return Poll::Ready(None),
             }
             let mut batch = Batch::default();
+            let mut is_body_pending = false;
             while !batch.is_full() {
                 let Some(body) = this.body.as_mut().as_pin_mut() else {
                     break;
                 };
                 match body.poll_frame(cx) {
-                    Poll::Pending => break,
+                    Poll::Pending => {
+                        is_body_pending = true;
+                        break;
+                    }
                     Poll::Ready(None) => batch.end = Some(End::Proper),
                     Poll::Ready(Some(Err(error))) => {
                         tracing::debug!(error = error.into(), "a stream is broken off");
@@ -228,7 +232,12 @@ where
                 this.body.set(None);
             }
             match write(this.io, cx, &head, &batch, *this.framing) {
-                Ok(left) if left.is_empty() => {}
+                Ok(left) if left.is_empty() => {
+                    // It has registered its waker: another poll would only find the same.
+                    if is_body_pending {
+                        return Poll::Pending;
+                    }
+                }
                 Ok(left) => {
                     note_unsent(this.stream.as_ref(), left.len());
                     *this.left = Left::of(left);
