@@ -91,7 +91,7 @@ pub mod wire;
 pub use answer::AnswerBody;
 pub use guard::{BoxError, Guard, Guarded, ResponseFuture, StreamError};
 pub use stack::{SseGuard, SseGuardLayer};
-pub use stream::{EndReason, Stream, StreamId, StreamState};
+pub use stream::{EndReason, Stream, StreamId, StreamState, UpstreamFault};
 
 /// Keeps the README's example compiling.
 #[cfg(all(doctest, feature = "axum", feature = "serve"))]

@@ -16,6 +16,11 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// From the first line that is left out to the line with their number.
 const SUMMARY_AFTER: Duration = Duration::from_secs(10);
 
+/// A duration as a field of a log line, whose name ends in `_seconds`: exact to the millisecond.
+pub(crate) fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
 /// Bounds the rate of log lines of one kind. A clone shares the limit.
 ///
 /// With [`MetricsLayer::log_limit`](crate::metrics::MetricsLayer::log_limit) it bounds the streams

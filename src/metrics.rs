@@ -16,7 +16,7 @@
 //! | `sse_guard_dropped_bytes_total` | counter | bytes of unfinished events, dropped when a stream failed or was ended, by `route` |
 //! | `sse_guard_heartbeats_total` | counter | heartbeats, of all [`HeartbeatLayer`](crate::heartbeat::HeartbeatLayer)s |
 //! | `sse_guard_rejections_total` | counter | by `reason`, of all [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer)s |
-//! | `sse_guard_ends_total` | counter | by `reason`, an [`EndReason`], of all layers |
+//! | `sse_guard_ends_total` | counter | by `reason`, an [`EndReason`], and `route` where this layer names it; of `upstream_error` also by `fault`, an [`UpstreamFault`](crate::UpstreamFault) |
 //! | `sse_guard_unguarded_total` | counter | responses that look like streams and pass without some or all protections, by `reason`, an [`Unguarded`] |
 //! | `sse_guard_early_answers_total` | counter | requests answered ahead of their upstream, of all [`EarlyLayer`](crate::early::EarlyLayer)s |
 //! | `sse_guard_unavailable_total` | counter | answers in place of a 5xx, by `answer`: `retry_later` of all [`UnavailableLayer`](crate::unavailable::UnavailableLayer)s, `wait` of all [`ResumeLayer`](crate::resume::ResumeLayer)s |
@@ -31,7 +31,8 @@
 //!
 //! The span `stream` has `id`, `route`, `client`, `path`, never the query, as tokens travel there,
 //! and the `trace_id` of a `traceparent` header. In it two events at level INFO tell of the opening
-//! and of the end: `age`, `events`, `bytes`, `heartbeats`, `gap_p99`, `reason`. A [`LogLimit`] keeps
+//! and of the end: `age_seconds`, `events`, `bytes`, `heartbeats`, `gap_p99_seconds`, `reason`, and of an upstream's failure `fault`
+//! and `cause`. A [`LogLimit`] keeps
 //! a flood of streams from becoming a flood of lines.
 //!
 //! ```

@@ -2,6 +2,7 @@
 
 mod details;
 mod end_reason;
+mod fault;
 mod mail;
 mod pace;
 mod state;
@@ -9,6 +10,7 @@ mod wakers;
 
 pub(crate) use details::{Details, RequestHead, ResponseHead};
 pub use end_reason::EndReason;
+pub use fault::UpstreamFault;
 pub use mail::{Message, SendError};
 pub use state::StreamState;
 pub(crate) use wakers::Slot;
@@ -19,6 +21,7 @@ use crate::lock::lock;
 use crate::wire::{LineEnd, RawEvent};
 use bytes::Bytes;
 use mail::Mailbox;
+use metrics::{Counter, Label};
 use pace::Pace;
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -119,15 +122,12 @@ const WATCHED: u8 = 1 << 1;
 const OPAQUE: u8 = 1 << 2;
 /// Its family is as somebody has said, whatever comes.
 const FAMILY_SAID: u8 = 1 << 3;
-/// Its upstream has ended it properly before it was complete.
-const CUT_SHORT: u8 = 1 << 4;
 /// A layer goes by its events.
-const EVENT_CLOCK: u8 = 1 << 5;
+const EVENT_CLOCK: u8 = 1 << 4;
 /// The bits above count the slots of wakers that are taken.
-const FLAG_BITS: u32 = 6;
-const _: () = assert!(
-    ALIGNED | WATCHED | OPAQUE | FAMILY_SAID | CUT_SHORT | EVENT_CLOCK == (1 << FLAG_BITS) - 1
-);
+const FLAG_BITS: u32 = 5;
+const _: () =
+    assert!(ALIGNED | WATCHED | OPAQUE | FAMILY_SAID | EVENT_CLOCK == (1 << FLAG_BITS) - 1);
 /// Its memory is needed: it is not to wait for its client any longer. A bit of the family's byte.
 const SHED: u8 = 1 << 7;
 
@@ -335,8 +335,14 @@ impl Stream {
 
     /// Why it ended, if it has.
     pub fn end_reason(&self) -> Option<EndReason> {
-        let end = usize::from(self.0.end.load(Relaxed));
-        EndReason::ALL.get(end).copied()
+        let end = self.0.end.load(Relaxed) & REASON_MASK as u8;
+        EndReason::ALL.get(usize::from(end)).copied()
+    }
+
+    /// How its upstream failed, if it ended by [`EndReason::UpstreamError`].
+    pub fn upstream_fault(&self) -> Option<UpstreamFault> {
+        let fault = usize::from(self.0.end.load(Relaxed) >> REASON_BITS);
+        UpstreamFault::ALL.get(fault.checked_sub(1)?).copied()
     }
 
     pub(crate) fn set_client(&self, client: &ClientKey) {
@@ -467,12 +473,9 @@ impl Stream {
         self.is(EVENT_CLOCK) || matches!(self.family(), Family::OpenAi | Family::Anthropic)
     }
 
-    pub(crate) fn set_cut_short(&self) {
-        self.set(CUT_SHORT);
-    }
-
+    /// Its upstream has ended it properly before it was complete.
     pub(crate) fn is_cut_short(&self) -> bool {
-        self.is(CUT_SHORT)
+        self.upstream_fault() == Some(UpstreamFault::NoLastEvent)
     }
 
     /// Tells whether it was set before.
@@ -601,15 +604,36 @@ impl Stream {
 
     /// Notes why it ends, unless that is known, and counts it.
     pub(crate) fn end(&self, reason: EndReason) {
-        let first = self
-            .0
-            .end
-            .compare_exchange(u8::MAX, reason as u8, Relaxed, Relaxed);
-        if first.is_ok() {
-            metrics::counter!("sse_guard_ends_total", "reason" => reason.as_str()).increment(1);
-            self.set_state(StreamState::Closed);
-        }
+        self.end_with(reason, None);
     }
+
+    /// Notes that its upstream has failed, and how.
+    pub(crate) fn end_by_fault(&self, fault: UpstreamFault) {
+        self.end_with(EndReason::UpstreamError, Some(fault));
+    }
+
+    fn end_with(&self, reason: EndReason, fault: Option<UpstreamFault>) {
+        // The reason below, the fault above it, from 1 on.
+        let end = reason as u8 | fault.map_or(0, |fault| (fault as u8 + 1) << REASON_BITS);
+        let first = self.0.end.compare_exchange(u8::MAX, end, Relaxed, Relaxed);
+        if first.is_err() {
+            return;
+        }
+        ends(self.route(), reason, fault).increment(1);
+        self.set_state(StreamState::Closed);
+    }
+}
+
+/// The counter of the streams that ended for this reason.
+pub(crate) fn ends(
+    route: Option<&str>,
+    reason: EndReason,
+    fault: Option<UpstreamFault>,
+) -> Counter {
+    let mut labels = vec![Label::new("reason", reason.as_str())];
+    labels.extend(fault.map(|fault| Label::new("fault", fault.as_str())));
+    labels.extend(route.map(|route| Label::new("route", route.to_owned())));
+    metrics::counter!("sse_guard_ends_total", labels)
 }
 
 fn count(state: StreamState, change: f64) {
@@ -672,6 +696,14 @@ mod tests {
         for reason in EndReason::ALL {
             stream.end(reason);
             assert_eq!(stream.end_reason(), Some(EndReason::UpstreamEnd));
+            assert_eq!(stream.upstream_fault(), None);
+        }
+        for fault in UpstreamFault::ALL {
+            let stream = Stream::open();
+            stream.end_by_fault(fault);
+            stream.end(EndReason::ClientGone);
+            assert_eq!(stream.end_reason(), Some(EndReason::UpstreamError));
+            assert_eq!(stream.upstream_fault(), Some(fault));
         }
     }
 
@@ -696,7 +728,7 @@ mod tests {
             stream.set_state(state);
             assert_eq!(stream.state(), state);
         }
-        stream.end(EndReason::UpstreamError);
+        stream.end_by_fault(UpstreamFault::Truncated);
         assert_eq!(stream.state(), StreamState::Closed);
     }
 
@@ -796,7 +828,7 @@ mod tests {
         for _ in 0..9 {
             let _slot = stream.slot();
         }
-        assert!(!stream.is_shed() && !stream.is_opaque() && !stream.is_cut_short());
+        assert!(!stream.is_shed() && !stream.is_opaque());
         stream.shed();
         stream.store_family(Family::OpenAi);
         assert!(stream.is_shed());

@@ -69,6 +69,7 @@ fn half_an_answer_is_told_and_broken_off() {
         assert_eq!(how, End::Broken);
         let line = proxy.wait_for_log("\"reason\":\"upstream_error\"");
         assert!(line.contains("completion.required"), "{line}");
+        assert!(line.contains("no_last_event"), "{line}");
     }
 }
 

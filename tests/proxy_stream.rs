@@ -187,7 +187,28 @@ fn an_upstream_that_breaks_off_is_a_broken_transfer_of_whole_events() {
     client.head();
     let (seen, end) = client.rest();
     assert_eq!((text(seen).as_str(), end), ("data: 1\n\n", End::Broken));
-    proxy.wait_for_log("\"reason\":\"upstream_error\"");
+    proxy.wait_for_log("\"reason\":\"upstream_error\",\"fault\":\"truncated\"");
+}
+
+#[test]
+fn the_log_tells_how_an_upstream_failed() {
+    let bytes: [(&[u8], &str); 3] = [
+        (b"5\r\ndata:\r\nx\r\n", "framing"),
+        (b"8\r\ndata: 1\n\r\n0\r\nno field\r\n\r\n", "framing"),
+        (b"9\r\ndata: 1\n\n\r\n", "truncated"),
+    ];
+    for (bytes, fault) in bytes {
+        let origin = streaming(move |to| {
+            to.raw(bytes);
+        });
+        let proxy = Proxy::start(origin.addr, &[]);
+        let mut client = proxy.get("/");
+        client.head();
+        assert_eq!(client.rest().1, End::Broken);
+        let line = proxy.wait_for_log("\"reason\":\"upstream_error\"");
+        assert!(line.contains(&format!("\"fault\":\"{fault}\"")), "{line}");
+        assert!(line.contains("\"cause\":\"the upstream"), "{line}");
+    }
 }
 
 #[test]

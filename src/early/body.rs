@@ -6,7 +6,7 @@ use crate::asked::Kind;
 use crate::family::Family;
 use crate::guard::{BoxError, StreamError};
 use crate::head;
-use crate::stream::{EndReason, Stream, StreamState};
+use crate::stream::{Stream, StreamState};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -98,7 +98,7 @@ impl Audience {
     /// By an event if its family has one for it, else by a broken transfer.
     fn told<F, B>(&self, status: StatusCode, message: &str, error: StreamError) -> State<F, B> {
         // Else the proper end behind the event would be the upstream's.
-        self.stream.end(EndReason::UpstreamError);
+        self.stream.end_by_fault(error.fault());
         let event = self.family.error_event(status, message);
         State::Last {
             last: Some(event.ok_or(error)),

@@ -1,7 +1,7 @@
 //! The body of a guarded response.
 
 use super::{At, BoxError, Breach, Ending, Policy, StreamError, Verdict};
-use crate::stream::{EndReason, LONGEST_ID, Slot, Stream};
+use crate::stream::{EndReason, LONGEST_ID, Slot, Stream, UpstreamFault};
 use crate::wire::{Aligner, RawEvent, Scanner, Seen};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -250,6 +250,9 @@ impl Wire {
         policy: &mut impl Policy,
     ) -> (Option<Bytes>, Option<StreamError>) {
         let reason = error.reason();
+        if reason == EndReason::UpstreamError {
+            self.stream.end_by_fault(error.fault());
+        }
         match policy.instead(&self.at(), reason) {
             Some(ending) => self.end(ending, policy),
             None => (self.break_off(Breach::Broken(reason), policy), Some(error)),
@@ -274,7 +277,7 @@ impl Wire {
     /// The upstream has ended properly: what leaves yet, and then.
     fn close(&mut self, policy: &mut impl Policy) -> (Option<Bytes>, State) {
         if policy.is_short(&self.stream, self.aligner.tail()) {
-            self.stream.set_cut_short();
+            self.stream.end_by_fault(UpstreamFault::NoLastEvent);
             let words = self.break_off(Breach::Short, policy);
             let failure = Some(Box::new(StreamError::Ended(Breach::Short.reason())));
             return (words, State::Ending { failure });

@@ -1,6 +1,6 @@
 //! Why a body fails.
 
-use crate::stream::EndReason;
+use crate::stream::{EndReason, UpstreamFault};
 use http::StatusCode;
 
 /// What `Into<BoxError>` is about: any error.
@@ -36,6 +36,15 @@ impl StreamError {
         match self {
             Self::Upstream(_) | Self::Refused(_) => EndReason::UpstreamError,
             Self::Ended(reason) => *reason,
+        }
+    }
+
+    /// How the upstream failed.
+    pub(crate) fn fault(&self) -> UpstreamFault {
+        match self {
+            Self::Upstream(error) => UpstreamFault::of(&**error),
+            Self::Refused(_) => UpstreamFault::Refused,
+            Self::Ended(_) => UpstreamFault::Other,
         }
     }
 }

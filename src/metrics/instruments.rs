@@ -4,7 +4,7 @@ use super::{Outcome, Unguarded};
 use crate::family::Family;
 use crate::rejection::RejectReason;
 use crate::resume::ResumeOutcome;
-use crate::stream::{EndReason, StreamState};
+use crate::stream::{EndReason, StreamState, UpstreamFault, ends};
 use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 /// The metrics of one route, bound to its label.
@@ -28,6 +28,15 @@ impl std::fmt::Debug for Instruments {
 
 impl Instruments {
     pub(super) fn new(route: &str) -> Self {
+        // At zero from here on, so that the first of a kind is an increase.
+        for reason in EndReason::ALL {
+            match reason {
+                EndReason::UpstreamError => UpstreamFault::ALL
+                    .iter()
+                    .for_each(|fault| ends(Some(route), reason, Some(*fault)).increment(0)),
+                _ => ends(Some(route), reason, None).increment(0),
+            }
+        }
         let route = || route.to_string();
         Self {
             active: gauge!("sse_guard_streams_active", "route" => route()),
@@ -45,15 +54,12 @@ impl Instruments {
     }
 }
 
-/// Tells the recorder that is installed what each metric is, and its unit; ends, rejections, early
+/// Tells the recorder that is installed what each metric is, and its unit; rejections, early
 /// answers and what resuming counts are there at zero from then on, so that the first of a kind is an
 /// increase.
 pub fn describe() {
     for reason in RejectReason::ALL {
         counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(0);
-    }
-    for reason in EndReason::ALL {
-        counter!("sse_guard_ends_total", "reason" => reason.as_str()).increment(0);
     }
     for reason in Unguarded::ALL {
         counter!("sse_guard_unguarded_total", "reason" => reason.as_str()).increment(0);
@@ -92,7 +98,10 @@ pub fn describe() {
         "sse_guard_unguarded_total",
         "Responses that look like event streams and lack some or all protections, by reason",
     );
-    count("sse_guard_ends_total", "Streams that have ended, by reason");
+    count(
+        "sse_guard_ends_total",
+        "Streams that have ended, by route and reason; of upstream_error also by fault",
+    );
     count(
         "sse_guard_early_answers_total",
         "Requests that got an early answer",

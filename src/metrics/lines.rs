@@ -1,7 +1,8 @@
 //! What the log says of a stream: a line when it opens and one when it ends, both in its span.
 
 use super::LogLimit;
-use crate::stream::{EndReason, Stream};
+use crate::log_limit::seconds;
+use crate::stream::{EndReason, Stream, UpstreamFault};
 use http::{HeaderMap, HeaderName, Request};
 use std::time::Duration;
 use tracing::{Span, error, info, info_span};
@@ -35,10 +36,6 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let is_id = id.len() == 32 && id.bytes().all(hex) && id.bytes().any(|byte| byte != b'0');
     (version.len() == 2 && version != "ff" && is_id).then_some(id)
 }
-
-/// What helps where a completion layer has broken a stream.
-const CUT_SHORT: &str = "the upstream ended the answer without its last event; \
-    completion.required = false lets it pass";
 
 /// The lines of one stream.
 #[derive(Debug)]
@@ -98,56 +95,37 @@ impl Lines {
             }
             return;
         };
-        let age = rounded(age);
-        let gap_p99 = stream
-            .gap_p99()
-            .map(|gap| tracing::field::debug(rounded(gap)));
+        let (age_seconds, gap_p99_seconds) = (seconds(age), stream.gap_p99().map(seconds));
         let (events, bytes, heartbeats) = (stream.events(), stream.bytes(), stream.heartbeats());
         span.in_scope(|| match is_panic {
             true => error!(
-                ?age,
+                age_seconds,
                 events,
                 bytes,
                 heartbeats,
-                gap_p99,
+                gap_p99_seconds,
                 %reason,
                 "stream ended: the service panicked"
             ),
             false => info!(
-                ?age,
+                age_seconds,
                 events,
                 bytes,
                 heartbeats,
-                gap_p99,
+                gap_p99_seconds,
                 %reason,
-                cause = stream.is_cut_short().then_some(CUT_SHORT),
+                fault = stream.upstream_fault().map(UpstreamFault::as_str),
+                cause = stream.upstream_fault().map(UpstreamFault::cause),
                 "stream ended"
             ),
         });
     }
 }
 
-/// A log line is read by people: whole milliseconds, or microseconds below one.
-fn rounded(time: Duration) -> Duration {
-    let unit = match time.as_millis() {
-        0 => 1_000,
-        _ => 1_000_000,
-    };
-    time - Duration::from_nanos((time.subsec_nanos() % unit).into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use http::HeaderValue;
-
-    #[test]
-    fn times_are_logged_in_whole_units() {
-        let text = |nanos| format!("{:?}", rounded(Duration::from_nanos(nanos)));
-        assert_eq!(text(2_806_049_821), "2.806s");
-        assert_eq!(text(806_049_821), "806ms");
-        assert_eq!(text(49_821), "49µs");
-    }
 
     #[test]
     fn a_trace_is_taken_from_a_well_formed_header_alone() {

@@ -195,14 +195,13 @@ fn what_may_never_happen_is_there_at_zero_once_it_is_described() {
         of("sse_guard_unavailable_total", Some("wait")),
         of("sse_guard_upstream_replacements_total", None),
     ];
-    let ends = EndReason::ALL.map(|reason| of("sse_guard_ends_total", Some(reason.as_str())));
     let rejections =
         RejectReason::ALL.map(|reason| of("sse_guard_rejections_total", Some(reason.as_str())));
     let resumes =
         ResumeOutcome::ALL.map(|outcome| of("sse_guard_resumes_total", Some(outcome.as_str())));
     let waiting = ["connecting", "resuming", "degraded"]
         .map(|state| of("sse_guard_streams_waiting", Some(state)));
-    all.extend(ends.into_iter().chain(rejections));
+    all.extend(rejections);
     all.extend(resumes.into_iter().chain(waiting));
     let truncated =
         ["openai", "anthropic"].map(|family| of("sse_guard_truncated_total", Some(family)));

@@ -378,7 +378,7 @@ impl Budgets {
         if is_memory_short {
             let ended = streams.shed(streams.live().div_ceil(PART), MUCH);
             if ended > 0 {
-                tracing::debug!(ended, "ending the streams that hold the most memory");
+                tracing::info!(ended, "ending the streams that hold the most memory");
                 return;
             }
         }
@@ -387,11 +387,11 @@ impl Budgets {
         }
         let closed = tunnels.close_idle(tunnels.len().div_ceil(TUNNELS_PART), IDLE);
         if closed > 0 {
-            tracing::debug!(closed, "closing idle tunnels: memory or files run short");
+            tracing::info!(closed, "closing idle tunnels: memory or files run short");
             return;
         }
         let ended = streams.rotate(streams.live().div_ceil(PART), IDLE);
-        tracing::debug!(ended, "rotating idle streams: memory or files run short");
+        tracing::info!(ended, "rotating idle streams: memory or files run short");
     }
 
     /// The budgets that there are, and how it stands with them.
@@ -412,7 +412,7 @@ fn end_largest(holders: Holders<'_>, shares: &Shares) -> bool {
         return true;
     }
     let ended = holders.streams.rotate_of(client, most, IDLE);
-    tracing::debug!(ended, %client, "rotating streams of the client that holds the most");
+    tracing::info!(ended, %client, "rotating streams of the client that holds the most");
     ended > 0
 }
 

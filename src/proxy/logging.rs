@@ -25,7 +25,11 @@ pub(super) fn start(log: &Log) -> Logging {
         .with_target(false);
     let lines = match log.format {
         LogFormat::Text => lines.boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .boxed(),
     };
     registry().with(filter).with(lines).init();
     Logging(handle)

@@ -10,6 +10,7 @@ use super::phase::Phase;
 use super::router::Handler;
 use super::running::{Reading, Running};
 use super::watch::Watch;
+use crate::log_limit::seconds;
 use crate::serve::{Connections, Server};
 use std::num::NonZeroUsize;
 use std::pin::Pin;
@@ -294,9 +295,9 @@ impl Proxy {
         }
         tracing::info!(
             streams,
-            ?delay,
-            ?window,
-            ?answers,
+            delay_seconds = seconds(delay),
+            window_seconds = seconds(window),
+            answers_seconds = seconds(answers),
             "stopping: new streams are deferred, open streams end within drain.window, other \
              requests are served; a second signal ends the process at once"
         );

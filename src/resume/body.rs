@@ -5,7 +5,7 @@ use super::books::{Books, Lost};
 use super::successor::{Opened, Progress, Successor};
 use super::{ResumeError, ResumeOutcome};
 use crate::guard::{BoxError, StreamError};
-use crate::stream::{EndReason, StreamState};
+use crate::stream::{EndReason, StreamState, UpstreamFault};
 use crate::wire::{Aligner, Scanner};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -414,7 +414,7 @@ where
     fn refused(self: Pin<&mut Self>, status: StatusCode) {
         let mut this = self.project();
         let error = ResumeError::Refused(status);
-        this.books.again.stream.end(EndReason::UpstreamError);
+        this.books.again.stream.end_by_fault(UpstreamFault::Refused);
         let event = {
             let family = this.books.again.asked.family;
             family.error_in(status, &error.to_string(), this.aligner.line_end())

@@ -8,7 +8,7 @@ use super::{Admin, Shared};
 use crate::client_key::ClientKey;
 use crate::family::Family;
 use crate::lock::lock;
-use crate::stream::{Details, EndReason, Labels, Stream};
+use crate::stream::{Details, EndReason, Labels, Stream, UpstreamFault};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -20,8 +20,6 @@ use std::time::Duration;
 
 /// Ends that are kept.
 const KEPT: usize = 1000;
-
-const CUT_SHORT: &str = "the upstream ended the answer without its last event";
 
 /// The latest ends.
 #[derive(Debug, Default)]
@@ -54,7 +52,7 @@ pub(super) struct Ended {
     gap_p99: Option<Duration>,
     last_event_id: Option<String>,
     family: Family,
-    cause: Option<&'static str>,
+    fault: Option<UpstreamFault>,
     dropped_bytes: u64,
 }
 
@@ -76,7 +74,7 @@ impl Ended {
             gap_p99: stream.gap_p99(),
             last_event_id: stream.last_event_id(),
             family: stream.family(),
-            cause: stream.is_cut_short().then_some(CUT_SHORT),
+            fault: stream.upstream_fault(),
             dropped_bytes: stream.dropped_bytes(),
         }
     }
@@ -115,7 +113,8 @@ impl Ended {
             "last_event_id": self.last_event_id,
             "path": names.path,
             "family": self.family.as_str(),
-            "cause": self.cause,
+            "fault": self.fault.map(UpstreamFault::as_str),
+            "cause": self.fault.map(UpstreamFault::cause),
             "dropped_bytes": self.dropped_bytes,
             "request": heads["request"],
             "response": heads["response"],

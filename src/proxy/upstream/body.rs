@@ -85,6 +85,19 @@ pub(in crate::proxy) enum BodyError {
     Trailers,
 }
 
+/// Of a kind that tells how the upstream failed: see [`UpstreamFault`](crate::UpstreamFault).
+impl From<BodyError> for io::Error {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Io(error) => error,
+            BodyError::Broken => Self::new(io::ErrorKind::UnexpectedEof, error),
+            BodyError::Chunk(_) | BodyError::Trailers => {
+                Self::new(io::ErrorKind::InvalidData, error)
+            }
+        }
+    }
+}
+
 /// Why a response's head does not define where its body ends.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadFraming {
@@ -235,18 +248,18 @@ impl StreamBody {
 
 impl Body for StreamBody {
     type Data = Bytes;
-    type Error = BodyError;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let frame = ready!(self.next(cx));
         if matches!(frame, Some(Err(_))) {
             self.socket = None;
             self.framing = Framing::Close;
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(io::Error::from)))
     }
 
     fn is_end_stream(&self) -> bool {

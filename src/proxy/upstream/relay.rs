@@ -7,6 +7,7 @@ use crate::stream::EndReason;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -44,6 +45,10 @@ impl Body for Relay {
         });
         frame.map_err(|error| match self.upload.is_broken() {
             true => StreamError::Ended(EndReason::ClientGone).into(),
+            false if error.is_incomplete_message() => {
+                io::Error::new(io::ErrorKind::UnexpectedEof, error).into()
+            }
+            false if error.is_parse() => io::Error::new(io::ErrorKind::InvalidData, error).into(),
             false => error.into(),
         })
     }

@@ -1,6 +1,6 @@
 //! What the log says of an outage: a few lines with counts, not a line for each stream.
 
-use crate::log_limit::LogLimits;
+use crate::log_limit::{LogLimits, seconds};
 use std::mem::{Discriminant, discriminant};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -76,7 +76,7 @@ impl Line {
                 upstream,
                 resumed,
                 ended,
-                ?took,
+                took_seconds = seconds(took),
                 "no stream is waiting for the upstream any more"
             ),
         }
