@@ -85,7 +85,7 @@ pub(in crate::proxy) enum BodyError {
     Trailers,
 }
 
-/// Of a kind that tells how the upstream failed: see [`UpstreamFault`](crate::UpstreamFault).
+/// The kind distinguishes how the upstream failed: see [`UpstreamFault`](crate::UpstreamFault).
 impl From<BodyError> for io::Error {
     fn from(error: BodyError) -> Self {
         match error {
