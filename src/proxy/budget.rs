@@ -1,4 +1,4 @@
-//! What the process may take of memory and files, and what is done before it has taken all.
+//! Budgets of memory and open files, and load shedding near them.
 //!
 //! | share of the budget, less a reserve of memory for bursts | |
 //! | --- | --- |
@@ -29,10 +29,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use used::Meter;
 
-/// Between two looks while there is plenty.
+/// Interval of measurements far below the budgets.
 const SELDOM: Duration = Duration::from_millis(250);
-/// Between two looks from [`HALF`] on: a burst of new streams must not get from one bound to the end of
-/// the budget.
+/// Interval of measurements from [`HALF`] on: a burst of new streams must not pass from one threshold
+/// to the end of the budget within it.
 const OFTEN: Duration = Duration::from_millis(50);
 /// How long usage must stay lower, so that bursts are not admitted again and again; a round of ends
 /// takes this long to show an effect.
@@ -50,7 +50,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const MUCH: u64 = 16 * 1024;
 
 const HALF: f64 = 0.5;
-/// From here on what serves no request goes.
+/// Share from which connections without a request are closed.
 const TRIM: f64 = 0.80;
 /// Share of the files for connections that have just come, and the bounds of their number: the
 /// request of a rejected client must be read, too.
@@ -61,13 +61,13 @@ const ROOM: f64 = 0.85;
 const FULL: f64 = 0.90;
 const OVER: f64 = 0.95;
 
-/// What is done about it.
+/// The level of load shedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
     Room,
     /// New streams are rejected.
     Full,
-    /// Idle ones end.
+    /// Idle streams are ended.
     Over,
 }
 
@@ -90,19 +90,19 @@ impl Level {
     }
 }
 
-/// How it stands with one budget.
+/// Usage of one budget.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Status {
     resource: Resource,
     pub(super) used: Used,
     pub(super) level: Level,
     pub(super) since: Instant,
-    /// Since when a lower level would do.
+    /// Since when usage allows a lower level.
     better: Option<Instant>,
 }
 
 impl Status {
-    /// Whether it will not be long until something has to be done.
+    /// Whether load shedding is about to begin.
     pub(super) fn is_near(&self) -> bool {
         self.used.share() >= ROOM
     }
@@ -144,7 +144,7 @@ pub(super) fn files_for_streams(files: u64) -> u64 {
     (files as f64 * FULL) as u64
 }
 
-/// Sentences that warn of budgets which are never reached, as a limit of the system stands before them.
+/// Warnings about budgets that cannot be reached because a limit of the system is lower.
 pub(super) fn beyond_limits(config: &config::Config) -> Vec<String> {
     let budgets = &config.budgets;
     let memory = beyond(budgets.memory, memory_limit()).map(|(budget, limit)| {
@@ -172,7 +172,7 @@ fn beyond(budget: config::Budget, limit: Option<u64>) -> Option<(u64, u64)> {
     }
 }
 
-/// What holds memory and files, and may give way.
+/// The holders of memory and files that can be ended.
 #[derive(Clone, Copy)]
 pub(super) struct Holders<'a> {
     /// Of clients.
@@ -181,7 +181,7 @@ pub(super) struct Holders<'a> {
     pub(super) streams: &'a DrainHandle,
 }
 
-/// What there is a budget of.
+/// A resource with a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
     Memory,
@@ -299,7 +299,7 @@ impl Budgets {
         }
     }
 
-    /// To measure takes a file: where none can be opened, what was measured last holds.
+    /// Measuring opens a file: if that fails, the last measurement is used.
     fn or_last(
         &self,
         resource: Resource,
@@ -355,7 +355,7 @@ impl Budgets {
         }
     }
 
-    /// Whether what ended in the last round has had time to show.
+    /// Whether the last round has had time to take effect.
     fn is_due(&self) -> bool {
         let now = Instant::now();
         let mut rotated = lock(&self.rotated);
@@ -394,7 +394,7 @@ impl Budgets {
         tracing::info!(ended, "rotating idle streams: memory or files run short");
     }
 
-    /// The budgets that there are, and how it stands with them.
+    /// The status of each budget.
     pub(super) fn status(&self) -> impl Iterator<Item = (Resource, Status)> + use<> {
         let status = *lock(&self.status);
         let all = Resource::ALL.into_iter().zip(status);
@@ -402,7 +402,7 @@ impl Budgets {
     }
 }
 
-/// Ends a part of what the client that holds the most has above its share. False if there is nothing.
+/// Ends a part of the excess of the client that holds the most. False without such a client.
 fn end_largest(holders: Holders<'_>, shares: &Shares) -> bool {
     let Some((client, excess)) = shares.largest() else {
         return false;
@@ -442,7 +442,7 @@ fn gauge_of(state: &'static str, connections: usize) {
     gauge!("sse_guard_connections", "state" => state).set(connections);
 }
 
-/// What is taken, and of how much. A metric that is not set any more would stay as it was.
+/// Usage and budget as metrics. They are set every time, because a metric would keep its last value.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is not exact anyway")]
 fn as_gauges(used: Option<Used>) -> (f64, f64) {
     match used {

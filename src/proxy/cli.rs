@@ -1,4 +1,4 @@
-//! From the command line to an exit code.
+//! The entry point of the binary: from the command line to an exit code.
 
 use super::activation::{self, ActivationError, Sockets};
 use super::admin::{Admin, Exporter};
@@ -14,9 +14,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// The process could do its work.
+/// Exit code of a successful run.
 const OK: ExitCode = ExitCode::SUCCESS;
-/// It could not, for a reason that was printed.
+/// Exit code of a failed run, after an error message.
 const FAILED: u8 = 1;
 /// The command line or the config is wrong; clap uses the same.
 const USAGE: u8 = 2;
@@ -114,7 +114,7 @@ async fn run(source: Source, loaded: Loaded, signals: server::Signals, demo: boo
     }
 }
 
-/// What this system allows less of than the config.
+/// Warnings about limits of this system that are below the config.
 fn system_warnings(config: &Config) -> impl Iterator<Item = String> {
     let files = files::raise_limit(config);
     files.into_iter().chain(budget::beyond_limits(config))

@@ -1,4 +1,4 @@
-//! The configuration: one table of keys, four places to set them, one typed result.
+//! The configuration: a table of keys, four sources of values, and the typed result.
 //!
 //! Every key has one name in three spellings, all derived from [`KEYS`]:
 //!

@@ -1,4 +1,4 @@
-//! What a proxy does to heads: hop-by-hop fields go, what we know of the client is added.
+//! Changes to message heads: hop-by-hop fields are removed, fields about the client are added.
 
 mod claims;
 mod connection;

@@ -1,4 +1,4 @@
-//! Whether each route and each upstream is well, and what to do if not.
+//! Health of routes and upstreams, with causes and remedies.
 //!
 //! Each second, what has happened within a minute is held against the bounds of the config, or what
 //! was usual in the quarter of an hour before. What is found has to last before it counts, so that

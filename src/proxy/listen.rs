@@ -1,4 +1,4 @@
-//! The sockets that clients connect to, and how a next process gets their addresses.
+//! Listening sockets, and the handover of their addresses to the next process.
 //!
 //! An address belongs to one process, so that a second copy that is started by mistake fails. Once this
 //! process drains, it shares the address (`SO_REUSEPORT`): the next one listens while this one still

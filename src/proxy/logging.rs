@@ -1,4 +1,4 @@
-//! Where `tracing` goes: standard error, as text for people or as JSON for machines.
+//! Output of `tracing`: standard error, as text or JSON.
 
 use super::config::{Level, Log, LogFormat};
 use std::io::IsTerminal;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
-/// Clients are accepted.
+/// Notifies that clients are accepted.
 pub(super) fn ready(listener: &TcpListener) {
     tell_ready(listener, "");
 }
@@ -24,7 +24,7 @@ pub(super) fn reloading() {
     }
 }
 
-/// The new config holds, or the one before does.
+/// Notifies that the reload is done, or has failed.
 pub(super) fn reloaded(listener: &TcpListener, is_new: bool) {
     let note = if is_new {
         ""
@@ -34,7 +34,7 @@ pub(super) fn reloaded(listener: &TcpListener, is_new: bool) {
     tell_ready(listener, note);
 }
 
-/// It ends by itself, at the latest after this long, however short the manager's patience is.
+/// Notifies that the process is stopping, and extends the manager's timeout to this time.
 pub(super) fn stopping(at_the_latest: Duration) {
     // A second for the last notifications.
     let patience = (at_the_latest + Duration::from_secs(1)).as_micros();
@@ -45,7 +45,7 @@ pub(super) fn stopping(at_the_latest: Duration) {
     ]);
 }
 
-/// It has come to this on its way out.
+/// Notifies of the phase of the shutdown.
 pub(super) fn phase(phase: Phase) {
     tell(&[NotifyState::Status(phase.reason())]);
 }

@@ -1,4 +1,4 @@
-//! The readings of a path: by which route it goes, and in which spelling.
+//! Path normalization: which route a path matches, and in which spelling it is forwarded.
 //!
 //! A proxy and the server behind it read one path, each in its own way. Where they differ, a request
 //! is counted by one route and served as another. [`resolve`] chooses the route by the normalized
@@ -11,7 +11,7 @@ use std::borrow::Cow;
 /// requires 8,000 bytes of a request line.
 const MAX_RESOLVED: usize = 8 * 1024;
 
-/// Why a path has no one route.
+/// Why a path is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadPath {
     #[error("the path has an encoded NUL")]
@@ -29,7 +29,7 @@ pub(super) enum BadPath {
     Ambiguous,
 }
 
-/// How the path of a request is taken: the values of `path.normalize`.
+/// The values of `path.normalize`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Normalize {
     /// Routes match the normalized path, and the client's spelling is forwarded.
@@ -40,7 +40,7 @@ pub enum Normalize {
     Off,
 }
 
-/// Where a path leads.
+/// The route of a path, and the path to forward.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Resolved<'p, R> {
     /// What `route_of` made of it.

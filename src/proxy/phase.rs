@@ -1,19 +1,19 @@
-//! How far the process is on its way out.
+//! The phases of a shutdown.
 
 use crate::lock::lock;
 use std::sync::Mutex;
 use std::time::Instant;
 
-/// What the process does for its clients.
+/// A phase of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Phase {
     #[default]
     Serving,
-    /// Serves as before, and is not ready any more (`drain.delay`).
+    /// Serves everything, but is not ready (`drain.delay`).
     Delay,
-    /// Ends streams, puts new ones off, serves all else (`drain.window`).
+    /// Ends streams, defers new ones, serves all other requests (`drain.window`).
     Draining,
-    /// Finishes answers that are not rotated, and goes on as in the window meanwhile (`drain.answers`).
+    /// Finishes answers that are not rotated; serves other requests as in the window (`drain.answers`).
     Answers,
 }
 

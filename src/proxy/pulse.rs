@@ -1,4 +1,4 @@
-//! What is done from time to time, whatever comes in.
+//! Periodic maintenance.
 
 use super::admin::Admin;
 use super::running::Running;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Keeps budgets, judges, and keeps the operator's books.
+/// Runs budgets, health checks and the history.
 pub(super) async fn beat(running: Arc<Running>, admin: Option<Arc<Admin>>) -> Infallible {
     let mut seconds = interval(SECOND);
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);

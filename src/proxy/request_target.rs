@@ -1,4 +1,4 @@
-//! What a request is for: the host and the path that it names, checked once, ahead of every reader.
+//! The target of a request: host and path, validated once, before all other uses.
 //!
 //! A field that routes and that two parties read differently takes a request past routes, limits
 //! and the upstream's own checks. So what is not valid by RFC 9110, RFC 9112 and RFC 3986 is refused
@@ -18,7 +18,7 @@ use std::borrow::Cow;
 const OTHER_METHODS: HeaderValue =
     HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
-/// Why a request has no target that can be served.
+/// Why a request is rejected because of its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
     #[error("an HTTP/1.1 request must have a Host field")]

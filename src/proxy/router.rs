@@ -1,4 +1,4 @@
-//! Which upstream and which layers a request meets.
+//! Routes requests to their layers and upstream.
 
 use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
 use super::headers;
@@ -68,7 +68,7 @@ pub(super) struct Router {
 /// A longer name of a user is none.
 const LONGEST_USER: usize = 256;
 
-/// What there is to see of a route.
+/// The data of a route for metrics and the admin API.
 pub(super) struct View<'a> {
     pub(super) path: &'a str,
     pub(super) upstream: &'a Uri,
@@ -239,7 +239,7 @@ impl Router {
         }
     }
 
-    /// What there is to see of each route.
+    /// The data of each route.
     pub(super) fn views(&self) -> impl Iterator<Item = View<'_>> {
         self.routes.iter().map(|route| {
             let total = route.settings.limit.total;

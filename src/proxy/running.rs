@@ -1,4 +1,4 @@
-//! What the proxy runs by, and how that changes while it runs.
+//! The current config of the proxy, and its reload.
 //!
 //! New streams use what holds when they open; live ones keep what they opened with. What streams of
 //! both have in common is in [`Common`]: one drain, one count of each limit, the same numbers.
@@ -36,7 +36,7 @@ pub(super) struct Source {
     reads: OffThread,
 }
 
-/// What came of reading the config.
+/// The result of reading the config.
 pub(super) struct Reading {
     pub(super) loaded: Result<Loaded, ConfigError>,
     /// The previous text of the file, if it can be read twice.
@@ -77,7 +77,7 @@ impl Source {
 /// How fast, and how many at once.
 type Pace = (Option<Rate>, NonZeroU32);
 
-/// What outlives a reload.
+/// State that is kept across reloads.
 #[derive(Default)]
 pub(super) struct Common {
     pub(super) drain: DrainHandle,
@@ -116,7 +116,7 @@ impl Common {
         }
     }
 
-    /// What gives way when room is short.
+    /// The holders of memory and files that can be ended.
     pub(super) fn holders(&self) -> Holders<'_> {
         Holders {
             connections: &self.connections,
@@ -214,7 +214,7 @@ impl Common {
     }
 }
 
-/// A config and what was made of it.
+/// A config and the router built from it.
 pub(super) struct Current {
     pub(super) loaded: Loaded,
     pub(super) router: Router,
@@ -235,7 +235,7 @@ impl Current {
     }
 }
 
-/// What the proxy runs by.
+/// The current config, replaced by reloads.
 pub(super) struct Running {
     source: Source,
     pub(super) common: Common,
@@ -243,7 +243,7 @@ pub(super) struct Running {
     refused: Mutex<Option<String>>,
 }
 
-/// Why the config stays what it was.
+/// Why a reload failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReloadError {
     #[error(transparent)]
@@ -254,12 +254,12 @@ pub(super) enum ReloadError {
     Words(#[from] WordsError),
 }
 
-/// What has changed with a reload.
+/// The result of a reload.
 #[derive(Debug, Default)]
 pub(super) struct Reloaded {
     /// The keys that have another value now; `route` for the keys of a route.
     pub(super) changed: Vec<&'static str>,
-    /// Those of them that hold from the next start on.
+    /// Those of them that require a restart.
     pub(super) waiting: Vec<&'static str>,
     /// In place of the one there is.
     pub(super) listener: Option<Listener>,
@@ -296,7 +296,7 @@ impl Running {
         async move { source.read().await }
     }
 
-    /// Has new streams use this config. All or nothing: on an error the old one holds in every part.
+    /// Uses this config for new streams. Atomic: on an error the old config stays in use completely.
     pub(super) fn reload(
         &self,
         loaded: Result<Loaded, ConfigError>,

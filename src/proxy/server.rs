@@ -35,8 +35,7 @@ pub(super) enum Word {
     Reload(Option<oneshot::Sender<Told>>),
 }
 
-/// What came of a reload: the keys that have changed and those that wait for the next start, or why
-/// the old config holds.
+/// The result of a reload: the changed keys and those that require a restart, or the error.
 pub(super) type Told = Result<(Vec<&'static str>, Vec<&'static str>), String>;
 
 /// The signals that the proxy handles.
@@ -86,7 +85,7 @@ pub(super) fn server(config: &config::Client) -> Server {
         .unbounded_clients(config.unbounded.iter().copied())
 }
 
-/// The operator's address, if there is one.
+/// The admin address, if there is one.
 pub(super) struct AdminServer {
     admin: Option<Arc<Admin>>,
     /// Of the listener that there is.
@@ -190,8 +189,8 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Serves until a signal or the operator's word, then drains, see [`stop`](Self::stop). Fails if it
-    /// cannot begin.
+    /// Serves until a signal or a command stops it, then drains; see [`stop`](Self::stop). Fails if it
+    /// cannot start.
     pub(super) async fn run(mut self) -> std::io::Result<()> {
         let server = server(&self.running.current().config().client).threads(self.threads);
         let mut connections = server.connections(&self.running.common.connections)?;
@@ -372,7 +371,7 @@ impl Proxy {
     }
 }
 
-/// Accepts connections until then.
+/// Accepts connections until this time.
 async fn serve_until(
     connections: &mut Connections,
     listener: &Listener,

@@ -1,4 +1,4 @@
-//! A look at the config file from time to time.
+//! Watches the config file for changes.
 //!
 //! By its content, not by notifications of a file system: mounted configs are swapped by links, and
 //! network file systems do not notify.
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// What was seen last.
+/// The last known text of the file.
 pub(super) struct Watch {
     file: Option<String>,
     seen: Option<String>,

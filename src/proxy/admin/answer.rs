@@ -1,11 +1,11 @@
-//! Answers to the operator, as JSON, also when something is wrong.
+//! Responses of the admin API and its errors, as JSON.
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-/// What is wrong with a request, and what would be right.
+/// An error response: what is wrong with a request, and a correct form.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,

@@ -1,4 +1,4 @@
-//! `/api/config` and `/api/reload`: what holds, where it was set, and reading it again.
+//! `/api/config` and `/api/reload`: the effective config, its sources, and a reload.
 
 use super::super::config::Entry;
 use super::super::server::Word;

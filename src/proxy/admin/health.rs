@@ -18,15 +18,15 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// One thing that has to be well for new streams to be welcome.
+/// A condition of readiness.
 #[derive(Debug, Serialize)]
 struct Part {
     ok: bool,
-    /// For how long it has been so.
+    /// Seconds since its last change.
     since_s: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// It is not well, and readiness does not require it to be.
+    /// It fails, but readiness does not depend on it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     tolerated: bool,
 }
@@ -42,7 +42,7 @@ impl Part {
     }
 }
 
-/// Whether new streams are welcome, and what that depends on.
+/// Readiness, and the conditions that it depends on.
 pub(super) struct Readiness {
     pub(super) is_ready: bool,
     pub(super) parts: Map<String, Value>,

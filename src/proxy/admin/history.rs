@@ -41,7 +41,7 @@ struct Past {
     seconds: VecDeque<Second>,
 }
 
-/// Those that happened, by name.
+/// End reasons with their counts, without zeros.
 pub(super) fn ends(count: impl Fn(EndReason) -> u64) -> Map<String, Value> {
     let counts = EndReason::ALL.map(|reason| (reason.as_str().to_owned(), count(reason)));
     let counts = counts.into_iter().filter(|(_, count)| *count > 0);

@@ -137,8 +137,8 @@ impl Journal {
         ends.latest.push_back(ended);
     }
 
-    /// How many there were, and those behind the one of this number, the oldest first, as far as
-    /// they are kept; of more than `most` the latest.
+    /// The number of all ends, and the kept ones after `seq`, the oldest first; at most the latest
+    /// `most`.
     fn behind(&self, seq: u64, most: usize) -> (u64, Vec<Ended>) {
         let ends = self.ends();
         let start = ends.latest.partition_point(|ended| ended.seq <= seq);
@@ -148,7 +148,7 @@ impl Journal {
 }
 
 impl Admin {
-    /// As of the journal, which is there whenever this is.
+    /// Like `behind` of the journal, which exists whenever the admin address does.
     pub(super) fn ends_behind(&self, seq: u64, most: usize) -> (u64, Vec<Ended>) {
         let journal = self.running.common.journal();
         journal.map_or((0, Vec::new()), |journal| journal.behind(seq, most))

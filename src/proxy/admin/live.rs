@@ -1,4 +1,4 @@
-//! `/api/live`: an event stream of what happens, which our own layers guard.
+//! `/api/live`: an event stream of summaries and ends, behind the layers of this crate.
 
 use super::Shared;
 use super::journal::Ended;

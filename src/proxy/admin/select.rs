@@ -1,4 +1,4 @@
-//! Which streams the operator means.
+//! Filters that select streams.
 
 use crate::client_key::ClientKey;
 use crate::stream::Stream;

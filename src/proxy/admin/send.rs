@@ -1,4 +1,4 @@
-//! `/api/send`: an event of the operator's, into the streams of their choice.
+//! `/api/send`: sends an event into selected streams.
 
 use super::answer::Refusal;
 use super::select::{Names, is};

@@ -59,7 +59,7 @@ struct More {
     heads: Option<Heads>,
 }
 
-/// How a live stream is.
+/// The state of a live stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Condition {
@@ -70,7 +70,7 @@ enum Condition {
     Resuming,
     /// Like that, after several failed attempts.
     Degraded,
-    /// Its client does not take what waits for it.
+    /// Its client does not read pending data.
     Stalled,
     /// It is to end, at its next event boundary or at its turn in a drain.
     Ending,
@@ -144,7 +144,7 @@ impl Row {
     }
 }
 
-/// Which streams, by what they are.
+/// Filters, order and page of the stream table.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Wanted {

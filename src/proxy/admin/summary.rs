@@ -1,4 +1,4 @@
-//! `/api/summary`: how it is going, on one screen.
+//! `/api/summary`: the current numbers and states.
 
 use super::Shared;
 use super::heads::Heads;

@@ -1,4 +1,4 @@
-//! How times stand in JSON.
+//! Times in JSON.
 
 use std::time::{Duration, SystemTime};
 

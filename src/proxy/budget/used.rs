@@ -5,12 +5,12 @@ use crate::proxy::files;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What is taken of what there is.
+/// Usage and budget of a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::proxy) struct Used {
     pub(in crate::proxy) used: u64,
     pub(in crate::proxy) budget: u64,
-    /// Of the budget, for what comes and goes too fast to be seen.
+    /// Part of the budget that is reserved for bursts between two measurements.
     pub(in crate::proxy) reserve: u64,
 }
 
@@ -33,7 +33,7 @@ impl Used {
         }
     }
 
-    /// Of what is not in reserve.
+    /// Share of the budget without the reserve.
     #[expect(clippy::cast_precision_loss, reason = "a share is not exact anyway")]
     pub(in crate::proxy) fn share(self) -> f64 {
         self.used as f64 / (self.budget - self.reserve).max(1) as f64
@@ -53,7 +53,7 @@ impl Used {
 
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
-/// The places whose limits hold for this process.
+/// Reads usage and limits of this process.
 #[derive(Debug)]
 pub(super) struct Meter {
     /// Control groups (version 2) that have a limit of memory, the own one and those around it.
@@ -137,7 +137,7 @@ fn limit(group: &Path) -> Option<u64> {
         .ok()
 }
 
-/// What cannot be taken back at once: the working set, as Kubernetes counts it.
+/// Memory that cannot be reclaimed at once: the working set, as Kubernetes counts it.
 fn group_memory(group: &Path) -> Option<Used> {
     let current: u64 = fs::read_to_string(group.join("memory.current"))
         .ok()?

@@ -1,4 +1,4 @@
-//! What single values cannot show: values that do not go together.
+//! Checks of combinations of values.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::layer::RouteLayer;
 use super::mistake::Mistake;
 use super::settings::{Config, Settings, Unavailable};
 
-/// How long a quiet stream lives behind others, the shortest first.
+/// Idle timeouts of other products, the shortest first.
 const PEERS: &[(&str, u64)] = &[
     ("the Yaffle EventSource polyfill", 45),
     ("Heroku", 55),
@@ -21,7 +21,7 @@ const PEERS: &[(&str, u64)] = &[
     ("Envoy", 300),
 ];
 
-/// A client that is over it gets no answer, not even a 429.
+/// Beyond client.max_connections a client gets no response, not even a 429.
 fn few_connections(config: &Config) -> Option<String> {
     let connections = config.client.max_connections?;
     let streams = config.routes.iter();
@@ -36,7 +36,7 @@ fn few_connections(config: &Config) -> Option<String> {
     })
 }
 
-/// Where an upstream listens; an IPv6 address is without its brackets.
+/// Host and port of an upstream; an IPv6 address without its brackets.
 pub(in crate::proxy) fn host_and_port(url: &Uri) -> (&str, u16) {
     let host = url.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');

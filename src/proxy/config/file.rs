@@ -1,4 +1,4 @@
-//! The config file: TOML, with the line of everything in it.
+//! Reads the config file: TOML, with the line of each value.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! The table that owns every key.
+//! The table of all config keys.
 //!
 //! Flags, environment variables, the file's spelling, help texts and defaults all derive from
-//! [`KEYS`]; a key that is not here does not exist anywhere.
+//! [`KEYS`]; a key that is missing here does not exist.
 
 use super::kind::Kind;
 
@@ -10,17 +10,17 @@ use super::kind::Kind;
 pub struct Key {
     /// The name, with the table in front if it is in one: `heartbeat.interval`.
     pub name: &'static str,
-    /// What its value looks like.
+    /// The kind of its value.
     pub kind: Kind,
     /// The value of a key that is not set, in the spelling of a flag.
     pub default: Option<&'static str>,
     /// Whether a `[[route]]` may set it for itself.
     pub per_route: bool,
-    /// One sentence that teaches what it does.
+    /// Its help text.
     pub help: &'static str,
 }
 
-/// What the name of every environment variable of ours begins with.
+/// The prefix of all environment variables.
 pub(super) const ENV_PREFIX: &str = "SSE_GUARD_";
 
 impl Key {
@@ -120,7 +120,7 @@ const fn route(name: &'static str, kind: Kind, default: &'static str, help: &'st
     }
 }
 
-/// Every key there is; keys of one table stand together, in the order of the help and of `check`.
+/// All keys; grouped by table, in the order of the help and of `check`.
 pub static KEYS: &[Key] = &[
     proxy(
         "listen",

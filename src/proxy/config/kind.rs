@@ -1,6 +1,6 @@
-//! What values of keys look like.
+//! The kinds of values.
 
-/// What a key's value looks like.
+/// The kind of a key's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A length of time above zero: `15s`.

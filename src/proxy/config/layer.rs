@@ -1,4 +1,4 @@
-//! What one place has set, before anything is made of it.
+//! The values that one source sets, before they are resolved.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ pub(super) struct Given {
     pub(super) place: Place,
 }
 
-/// What one place, or several with the stronger on top, set; by the key's name.
+/// Values by the key's name, of one source or merged from several.
 pub(super) type Layer = BTreeMap<&'static str, Given>;
 
 /// A `[[route]]` of the file: its path, and what it overrides.

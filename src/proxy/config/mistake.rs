@@ -1,4 +1,4 @@
-//! Where a value came from, and what may be wrong with it.
+//! Sources of values, and mistakes in them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -42,11 +42,11 @@ impl fmt::Display for Place {
 /// Its text names a correct value, and never contains one that could be a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where it is.
+    /// Its place.
     pub place: Place,
     /// The key it is about, in dotted spelling; empty if it is about no key.
     pub key: String,
-    /// What is wrong, and what would be right.
+    /// The problem, and a correct value.
     pub problem: String,
 }
 
@@ -75,7 +75,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Everything that is wrong with a configuration; displayed as one line per mistake.
+/// All mistakes of a configuration; displayed as one line per mistake.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", lines(.mistakes))]
 pub struct ConfigError {

@@ -1,9 +1,9 @@
-//! What a parser of TOML cannot know: which key a slip is about, and what to write in its place.
+//! Better messages for invalid TOML: the key that is concerned, and a correct line.
 
 use super::file::OF_THE_PROXY;
 use super::keys::{find, tables};
 
-/// A mistake in better words than the parser's.
+/// A mistake with a better message than the parser's.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Slip {
     /// Where it is in the text.

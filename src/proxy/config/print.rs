@@ -1,4 +1,4 @@
-//! What `sse-guard check` prints.
+//! The output of `sse-guard check`.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Loaded {
         render(&lines)
     }
 
-    /// The value that holds, which is another one if the given one is too small.
+    /// The effective value, which is larger if the given one is too small.
     fn raised(&self, key: &str, leaf: &str, given: &Given) -> Line {
         let value = Value::Duration(self.config.drain.answers);
         if key != "drain.answers" || given.value == value {
@@ -81,7 +81,7 @@ impl Loaded {
         line
     }
 
-    /// What holds where a key without a default is not set; for a key of routes, outside of them.
+    /// The effective value of an unset key without a default; for a key of routes, at the top level.
     fn effective(&self, key: &str) -> Option<String> {
         let or_off = |value: Option<NonZeroU32>| {
             value.map_or_else(|| "off".to_owned(), |value| value.to_string())
@@ -119,7 +119,7 @@ impl Loaded {
     }
 }
 
-/// A value that holds, and where it came from.
+/// An effective value and its source.
 #[derive(Debug)]
 pub(in crate::proxy) struct Entry {
     pub(in crate::proxy) key: &'static str,
@@ -170,7 +170,7 @@ impl Loaded {
         changed
     }
 
-    /// What holds for the proxy as a whole, in the order of the key table, without secrets.
+    /// The effective values of the proxy, in the order of the key table, without secrets.
     pub(in crate::proxy) fn entries(&self) -> Vec<Entry> {
         let given = |key: &'static Key| Some(Entry::new(key, self.global.get(key.name)?));
         KEYS.iter().filter_map(given).collect()

@@ -1,11 +1,11 @@
-//! Which requests a route is for.
+//! Path patterns of routes.
 
 use std::fmt;
 
 use super::super::path;
 use globset::{GlobBuilder, GlobMatcher};
 
-/// The paths that a route is for: a prefix of whole segments, or a glob.
+/// The path pattern of a route: a prefix of whole segments, or a glob.
 ///
 /// - `/v1` and `/v1/` are one prefix: they match `/v1`, `/v1/` and `/v1/chat`, but not `/v1x`.
 ///   `/` matches every path.

@@ -1,4 +1,4 @@
-//! What the proxy runs by: the typed configuration.
+//! The typed configuration of the proxy.
 //!
 //! Every value in here is valid, alone and together with the others; only [`load`](super::load)
 //! makes one.
@@ -20,7 +20,7 @@ use crate::idle_timeout::EventTimeout;
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Where clients connect.
+    /// Address for clients.
     pub listen: SocketAddr,
     /// When another process may listen there, too.
     pub takeover: Takeover,
@@ -28,32 +28,32 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// The header in which those peers name the client.
     pub trusted_header: TrustedHeader,
-    /// How the paths of requests are taken.
+    /// How paths are matched and forwarded.
     pub normalize: Normalize,
-    /// How many threads serve; one per core if `None`.
+    /// Worker threads; one per core if `None`.
     pub threads: Option<NonZeroU32>,
-    /// What clients may take and are given.
+    /// Limits and socket options of client connections.
     pub client: Client,
-    /// What the process may take.
+    /// Budgets of the process.
     pub budgets: Budgets,
     /// The admin address.
     pub admin: Admin,
-    /// How often the config file is looked at; never if `None`.
+    /// Interval of checks for changes of the config file; never if `None`.
     pub watch: Option<Duration>,
-    /// Which upstreams have to be reachable for the proxy to be ready.
+    /// Upstreams that must be reachable for the proxy to be ready.
     pub ready_when: ReadyWhen,
     /// How the process stops.
     pub drain: Drain,
-    /// How and how much is logged.
+    /// Log format and level.
     pub log: Log,
     /// The limits whose counts routes share.
     pub limit: Limit,
     /// The routes, first match first; at least one.
     ///
-    /// If there is an upstream for the proxy as a whole, the last route takes every path. If there
-    /// is none, a request may match no route.
+    /// With a top-level upstream, the last route matches every path. Without one, a request may
+    /// match no route.
     pub routes: Vec<Route>,
-    /// What is allowed but hardly meant, one sentence each.
+    /// Warnings about valid, but probably unintended settings, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -85,7 +85,7 @@ pub enum Takeover {
     Off,
 }
 
-/// Which upstreams have to be reachable for the proxy to be ready.
+/// Upstreams that must be reachable for the proxy to be ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadyWhen {
     /// One of them.
@@ -99,11 +99,11 @@ pub enum ReadyWhen {
 /// How the process stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
-    /// How long everything is served while readiness is red; zero for no time.
+    /// Time for which everything is served while readiness is red; may be zero.
     pub delay: Duration,
-    /// Over how long streams end then; zero ends them at once.
+    /// Time over which streams then end; zero ends them at once.
     pub window: Duration,
-    /// How long answers in pieces may go on, from the start of the window; not shorter than it.
+    /// Time limit for streams that are not rotated, from the start of the window; not shorter than it.
     pub answers: Duration,
 }
 
@@ -116,24 +116,25 @@ pub enum TrustedHeader {
     Forwarded,
 }
 
-/// What clients may take and are given.
+/// Limits and socket options of client connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
-    /// How long a request's head may take; above zero.
+    /// Time limit for a request's head; above zero.
     pub head_timeout: Duration,
-    /// How many bytes it may have; 8 KiB or more.
+    /// Maximum bytes of a request's head; 8 KiB or more.
     pub max_head: usize,
-    /// How long the output that waits for a client may wait; above zero; forever if `None`.
+    /// Time after which a client with pending output is reset; above zero; never if `None`.
     pub write_stall: Option<Duration>,
-    /// How many bytes may wait in the kernel unsent; the kernel's choice if `None`.
+    /// Maximum unsent bytes in the kernel; the kernel's choice if `None`.
     pub notsent_lowat: Option<u32>,
     /// The kernel's send buffer in bytes; the kernel's choice if `None`.
     pub send_buffer: Option<usize>,
     /// Time without traffic after which TCP keepalive probes the client; above zero; never if `None`.
     pub keepalive: Option<Duration>,
-    /// How long a client may acknowledge nothing; above zero; the kernel's choice if `None`.
+    /// Time without an acknowledgement after which a client is dropped; above zero; the kernel's
+    /// choice if `None`.
     pub user_timeout: Option<Duration>,
-    /// How many connections one address may have; any number if `None`.
+    /// Maximum connections per address; unlimited if `None`.
     pub max_connections: Option<NonZeroU32>,
     /// Leading bits of an IPv6 address that identify a client for that; 1 to 128.
     pub ipv6_prefix: u8,
@@ -141,32 +142,32 @@ pub struct Client {
     pub unbounded: Vec<IpNet>,
 }
 
-/// What the process may take.
+/// Budgets of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budgets {
-    /// In bytes; by itself the container's limit.
+    /// Memory in bytes; default: the container's limit.
     pub memory: Budget,
-    /// Open ones; by itself the limit of the process.
+    /// Open files; default: the limit of the process.
     pub files: Budget,
 }
 
-/// How much may be taken of something.
+/// A budget of memory or files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
-    /// What the system allows.
+    /// The limit of the system.
     Auto,
-    /// So much; above zero.
+    /// This amount; above zero.
     Of(u64),
-    /// Whatever there is.
+    /// No budget.
     Off,
 }
 
 /// The admin address.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Where; nowhere if `None`. Other than loopback there is a token.
+    /// Its address; no admin address if `None`. Any address other than loopback implies a token.
     pub listen: Option<SocketAddr>,
-    /// What callers have to show; nothing if `None`.
+    /// Bearer token that requests must contain; none if `None`.
     pub token: Option<String>,
     /// The header that names a stream's user.
     pub user_header: Option<HeaderName>,
@@ -182,18 +183,18 @@ impl fmt::Debug for Admin {
     }
 }
 
-/// How and how much is logged.
+/// Log format and level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// How lines are written.
+    /// Format of log lines.
     pub format: LogFormat,
-    /// The least severe level that is written.
+    /// Lowest severity that is logged.
     pub level: Level,
-    /// How many streams are logged; all of them if `None`.
+    /// Maximum rate of logged streams; all of them if `None`.
     pub stream_rate: Option<Rate>,
 }
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
@@ -202,18 +203,18 @@ pub enum LogFormat {
     Json,
 }
 
-/// How severe a log line is.
+/// Severity of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// Something failed.
     Error,
-    /// Something is odd.
+    /// Something is unusual.
     Warn,
     /// Something happened.
     Info,
-    /// Kinds of log output for operators.
+    /// Details for operators.
     Debug,
-    /// Kinds of log output for developers.
+    /// Details for developers.
     Trace,
 }
 
@@ -231,18 +232,18 @@ impl Level {
     }
 }
 
-/// Some paths and what holds for them.
+/// A route: paths and their settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// The paths.
     pub path: RoutePath,
-    /// What holds for them.
+    /// Their settings.
     pub settings: Settings,
-    /// What it counts apart from the other routes.
+    /// Limits that it counts separately from other routes.
     pub own_counts: OwnCounts,
 }
 
-/// Which limits a route sets, and so counts apart; the others are shared by all routes that do not.
+/// Limits that a route sets itself and counts separately; all others are shared among routes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnCounts {
     /// Streams of each client.
@@ -255,73 +256,74 @@ pub struct OwnCounts {
     pub rate: bool,
 }
 
-/// Everything that a route may have its own way.
+/// Settings that a route may override.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// What kind of streams they are; as each of them shows if `None`.
+    /// Client family; detected per stream if `None`.
     pub family: Option<Family>,
-    /// Where requests go.
+    /// The upstream of a route.
     pub upstream: Upstream,
-    /// What an `EventSource` gets while the upstream is unavailable.
+    /// Response to an `EventSource` while the upstream is unavailable.
     pub unavailable: Unavailable,
-    /// What keeps quiet streams open.
+    /// Heartbeats.
     pub heartbeat: Heartbeat,
-    /// Which origins may read answers given in place of the upstream.
+    /// Origins that may read responses sent in place of the upstream's.
     pub cors: Origins,
-    /// When clients are answered ahead of a slow upstream.
+    /// Early answers.
     pub early: Early,
-    /// When a silent upstream is given up.
+    /// Timeouts of silent upstreams.
     pub idle: Idle,
-    /// How many streams there may be.
+    /// Limits on streams and requests.
     pub limit: Limit,
-    /// When old streams are ended.
+    /// Rotation of old streams.
     pub rotation: Rotation,
-    /// How streams outlive their upstream; not at all if `None`.
+    /// Resume after the loss of an upstream; off if `None`.
     pub resume: Option<Resume>,
     /// Whether the family's last event is required.
     pub completion_required: bool,
-    /// From when on it is not well.
+    /// Thresholds of its health.
     pub health: Health,
 }
 
-/// How streams outlive their upstream.
+/// Resume after the loss of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resume {
-    /// Whether also without ids.
+    /// Whether streams without event ids are resumed, too.
     pub lossy: bool,
-    /// Whether also when the upstream ends them.
+    /// Whether streams that the upstream ends are resumed, too.
     pub on_end: bool,
-    /// The longest wait before the first try; above zero.
+    /// Maximum delay before the first attempt; above zero.
     pub backoff: Duration,
-    /// The longest wait before any; above zero.
+    /// Maximum delay before any attempt; above zero.
     pub max_backoff: Duration,
-    /// Any number if `None`.
+    /// Maximum attempts; unlimited if `None`.
     pub attempts: Option<NonZeroU32>,
-    /// How long one may be without its upstream; above zero.
+    /// Time without the upstream after which a stream fails; above zero.
     pub give_up: Duration,
-    /// How long a connection has to last to count as good; above zero.
+    /// Age at which a connection counts as stable; above zero.
     pub reset_after: Duration,
-    /// How many ids are remembered.
+    /// Number of remembered event ids.
     pub dedup_window: NonZeroU32,
     /// Rate of reconnect attempts; unlimited if `None`.
     pub rate: Option<Rate>,
     /// Maximum concurrent reconnect attempts.
     pub max_concurrent: NonZeroU32,
-    /// At which age its connection is replaced; never if `None`.
+    /// Age at which its connection is replaced; never if `None`.
     pub max_connection_age: Option<Duration>,
 }
 
-/// From when on a route is not well; a bound of `None` is not looked at, but for what is learnt.
+/// Health thresholds of a route; `None` switches a threshold off, except for the comparison with
+/// the baseline.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Health {
-    /// Whether the last quarter of an hour is a bound for event rate, gap and first event where
-    /// none is set.
+    /// Whether event rate, gaps and first events without a threshold are compared with the previous
+    /// 15 minutes.
     pub baseline: bool,
-    /// Events that a stream should get.
+    /// Minimum event rate per stream.
     pub min_event_rate: Option<Rate>,
-    /// When 95 % of the streams should have had their first event; above zero.
+    /// Maximum time to the first event, 95th percentile; above zero.
     pub max_first_event_p95: Option<Duration>,
-    /// What 99 % of the pauses should not exceed; above zero.
+    /// Maximum gap between events, 99th percentile; above zero.
     pub max_gap_p99: Option<Duration>,
     /// Share of requests that fail, and of ends that are breaks; 0 to 1.
     pub max_error_rate: Option<f64>,
@@ -331,34 +333,35 @@ pub struct Health {
     pub reconnects: Option<f64>,
 }
 
-/// Where requests go.
+/// The upstream of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// An absolute `http` URL with a host, and without credentials, query and fragment.
     pub url: Uri,
-    /// How long connecting may take; above zero.
+    /// Time limit for connecting; above zero.
     pub connect_timeout: Duration,
-    /// How long the response head may take; above zero.
+    /// Time limit for the response head; above zero.
     pub head_timeout: Duration,
-    /// How long the client may send nothing of a request's body; above zero.
+    /// Time limit without a byte of a request's body; above zero.
     pub body_timeout: Duration,
-    /// How many requests may wait for it; any number if `None`.
+    /// Maximum requests that wait for a response head; unlimited if `None`.
     pub max_pending: Option<NonZeroU32>,
-    /// How many bytes a request's body may have; any number if `None`.
+    /// Maximum bytes of a request's body; unlimited if `None`.
     pub max_body: Option<u64>,
     /// Time without traffic after which TCP keepalive probes the upstream; above zero; never if `None`.
     pub keepalive: Option<Duration>,
-    /// How long an upstream may acknowledge nothing; above zero; the kernel's choice if `None`.
+    /// Time without an acknowledgement after which the upstream's connection is dropped; above
+    /// zero; the kernel's choice if `None`.
     pub user_timeout: Option<Duration>,
     /// The kernel's receive buffer in bytes; the kernel's choice if `None`.
     pub receive_buffer: Option<usize>,
-    /// How long nothing may pass through a tunnel to it; above zero; any time if `None`.
+    /// Time without a byte after which a tunnel is closed; above zero; never if `None`.
     pub tunnel_idle_timeout: Option<Duration>,
-    /// How it is checked without a request of a client.
+    /// Its active health checks.
     pub health_check: HealthCheck,
 }
 
-/// How an upstream is checked without a request of a client.
+/// Active health checks of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthCheck {
     /// Time between two checks; above zero; no checks if `None`.
@@ -367,7 +370,7 @@ pub struct HealthCheck {
     pub path: Option<PathAndQuery>,
 }
 
-/// What an `EventSource` gets while the upstream is unavailable.
+/// Response to an `EventSource` while the upstream is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
     /// A stream that waits for the upstream, if it may be resumed; else as `RetryLater`.
@@ -378,21 +381,21 @@ pub enum Unavailable {
     Status,
 }
 
-/// What keeps quiet streams open.
+/// Heartbeats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
     /// Time without output after which a heartbeat is sent; above zero; never if `None`.
     pub interval: Option<Duration>,
     /// The form of the heartbeat.
     pub style: Style,
-    /// Whether the first one comes at once; as the family has it if `None`.
+    /// Whether the first heartbeat is sent at once; depends on the family if `None`.
     pub immediate: Option<bool>,
 }
 
-/// What a heartbeat looks like; no text in it has a line break.
+/// The form of a heartbeat; its texts have no line breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// As fits the family.
+    /// Selected by the family.
     Auto {
         /// Of a comment, where that fits; perhaps empty.
         text: String,
@@ -416,10 +419,10 @@ pub enum Style {
     },
 }
 
-/// Which origins may read answers given in place of the upstream.
+/// Origins that may read responses sent in place of the upstream's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
-    /// Those that the upstream was seen to allow.
+    /// Origins that the upstream has allowed.
     Upstream,
     /// Any.
     Any,
@@ -429,21 +432,21 @@ pub enum Origins {
     Off,
 }
 
-/// When clients are answered ahead of a slow upstream.
+/// Early answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Early {
-    /// Whether they are.
+    /// Whether early answers are on.
     pub enabled: bool,
-    /// After how long without a head; above zero.
+    /// Time without a response head after which they begin; above zero.
     pub after: Duration,
 }
 
-/// When a silent upstream is given up, and how.
+/// Timeouts of silent upstreams, and how their streams end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idle {
-    /// How long no byte may come; above zero; forever if `None`.
+    /// Time limit without a byte; above zero; none if `None`.
     pub timeout: Option<Duration>,
-    /// How long no event with data may come; above zero.
+    /// Time limit without an event with data; above zero.
     pub event_timeout: EventTimeout,
     /// How the stream ends.
     pub action: IdleAction,
@@ -468,24 +471,24 @@ pub enum IdleAction {
     Abort,
 }
 
-/// How many streams there may be.
+/// Limits on streams and requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// At once per client address; any number if `None`.
+    /// Maximum open streams per client address; unlimited if `None`.
     pub per_ip: Option<NonZeroU32>,
-    /// Requests in flight per client address, streams excepted; any number if `None`.
+    /// Maximum requests in flight per client address, except streams; unlimited if `None`.
     pub requests_per_ip: Option<NonZeroU32>,
-    /// At once in all; any number if `None`.
+    /// Maximum open streams in all; unlimited if `None`.
     pub total: Option<NonZeroU32>,
-    /// How many client addresses are kept count of.
+    /// Maximum tracked client addresses.
     pub max_clients: NonZeroU32,
-    /// New ones per client address; any number if `None`.
+    /// Rate of new streams per client address; unlimited if `None`.
     pub rate: Option<Rate>,
-    /// How many new ones may come ahead of `rate`.
+    /// New streams that may exceed `rate` at once.
     pub burst: NonZeroU32,
     /// Leading bits of an IPv6 address that identify a client; 1 to 128.
     pub ipv6_prefix: u8,
-    /// Clients that no limit per address holds for.
+    /// Clients that are exempt from limits per address.
     pub allow: Vec<IpNet>,
     /// The response to a client over the limit.
     pub reject: Reject,
@@ -496,9 +499,9 @@ pub struct Limit {
 /// A count per unit of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// How many.
+    /// The count.
     pub count: NonZeroU32,
-    /// In how long: a second, a minute or an hour.
+    /// The unit of time: a second, a minute or an hour.
     pub per: Duration,
 }
 
@@ -511,12 +514,12 @@ pub enum Reject {
     RetryLater,
 }
 
-/// When old streams are ended.
+/// Rotation of old streams.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rotation {
-    /// At which age; above zero; never if `None`.
+    /// Age at which a stream is ended; above zero; never if `None`.
     pub max_age: Option<Duration>,
-    /// By which share of `max_age` ends are spread; 0 to 1.
+    /// Share of `max_age` by which ends are spread; 0 to 1.
     pub jitter: f64,
     /// The delay before the client reconnects; above zero.
     pub retry: Duration,

@@ -1,4 +1,4 @@
-//! The places a value may be set in, and which of them counts.
+//! The sources of values, and their precedence.
 
 use super::keys::{ENV_PREFIX, KEYS, Key, env_name, find, renamed};
 use super::layer::{Given, Layer, RouteLayer};
@@ -7,10 +7,10 @@ use super::settings::Config;
 use super::value::Value;
 use super::{file, resolve, suggest};
 
-/// A valid configuration that knows where each value came from.
+/// A valid configuration, with the source of each value.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// What to run by.
+    /// The configuration.
     pub config: Config,
     pub(super) global: Layer,
     pub(super) routes: Vec<RouteLayer>,

@@ -1,6 +1,6 @@
-//! Did you mean ...?
+//! Suggestions for misspelt names.
 
-/// The candidate that `word` is most likely a slip of; none if nothing is near.
+/// The candidate that is most similar to `word`; none if no candidate is similar.
 ///
 /// A candidate whose last part is `word` counts as near: `interval` for `heartbeat.interval`.
 pub(super) fn nearest<'a>(

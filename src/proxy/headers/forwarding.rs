@@ -1,5 +1,4 @@
-//! What is known of the client, in the two forms that servers read: `Forwarded` (RFC 7239) and
-//! `X-Forwarded-*`.
+//! The fields that describe the client: `Forwarded` (RFC 7239) and `X-Forwarded-*`.
 //!
 //! A server reads one of them, and not all read the same one. So both are written from one
 //! [`Client`], which is read from the form that the peer is trusted in.

@@ -1,4 +1,4 @@
-//! What may be wrong with a route or an upstream, why it is thought so, and what to do.
+//! Health checks of a route or an upstream: conditions, causes and remedies.
 
 use super::past::Span;
 use super::state::State;
@@ -8,7 +8,7 @@ use crate::stream::EndReason;
 use humantime::format_duration;
 use std::time::Duration;
 
-/// What is looked at.
+/// A health criterion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Check {
     Reachable,
@@ -23,7 +23,7 @@ pub(super) enum Check {
     Limit,
 }
 
-/// What is wrong.
+/// A problem that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Finding {
     pub(super) state: State,
@@ -31,7 +31,7 @@ pub(super) struct Finding {
     pub(super) remedy: &'static str,
 }
 
-/// What is known of a route or an upstream.
+/// Input of the checks of a route or an upstream.
 #[derive(Debug)]
 pub(super) struct Facts<'a> {
     pub(super) bounds: &'a config::Health,
@@ -41,13 +41,13 @@ pub(super) struct Facts<'a> {
     pub(super) fill: Option<(u64, u64)>,
     /// Streams that have lost their upstream, and all of them.
     pub(super) waiting: Option<(u64, u64)>,
-    /// Why the upstream is away, if it is.
+    /// Why the upstream is unreachable, if it is.
     pub(super) away: Option<String>,
 }
 
-/// How far what is learnt may be missed.
+/// Allowed factor between baseline and current value.
 const LENIENCE: f64 = 4.0;
-/// How far a bound has to be missed to be no degradation any more.
+/// Factor beyond a threshold from which the state is failing.
 const FAILING: f64 = 4.0;
 /// Fewer cases are not significant.
 const FEW: u64 = 5;
@@ -56,7 +56,7 @@ const SOME: u64 = 20;
 const MINUTE: f64 = 60.0;
 /// Times below this may vary without notice.
 const UNNOTICED: Duration = Duration::from_secs(1);
-/// A stream that its upstream ends within this has hardly been one.
+/// Ends by the upstream within this time count as early.
 pub(super) const EARLY: Duration = Duration::from_secs(10);
 /// The part of a limit from which it is near.
 const NEAR: f64 = 0.9;
@@ -95,7 +95,7 @@ impl Check {
         self == Self::Reachable
     }
 
-    /// What is wrong, if anything is.
+    /// Checks the criterion; returns a problem if there is one.
     pub(super) fn look(self, facts: &Facts<'_>) -> Option<Finding> {
         let numbers = &facts.window.numbers;
         let (state, cause) = match self {
@@ -168,7 +168,7 @@ fn part(some: u64, all: u64) -> f64 {
     some as f64 / all.max(1) as f64
 }
 
-/// A share that should be below `bound`; half-way from there to all it is failing.
+/// Checks a share against `bound`; failing from halfway between `bound` and 1.
 fn share(bound: f64, some: u64, all: u64) -> Option<State> {
     let share = part(some, all);
     if some < FEW || share < bound {
@@ -274,7 +274,7 @@ fn events(facts: &Facts<'_>) -> Found {
     ))
 }
 
-/// Times that should not exceed `bound`, or not by far what they were before.
+/// Checks times against `bound`, or against the baseline.
 fn slow(
     what: &str,
     quantile: f64,

@@ -1,4 +1,4 @@
-//! What has happened lately, and in the time before to compare it with.
+//! Counts of the last minute, and of the time before as a baseline.
 
 use crate::metrics::Snapshot;
 use std::collections::VecDeque;
@@ -33,7 +33,7 @@ impl Point {
     }
 }
 
-/// What has happened in some seconds.
+/// Counts of a span of time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Span {
     pub(super) seconds: u64,
@@ -42,7 +42,7 @@ pub(super) struct Span {
     pub(super) numbers: Snapshot,
 }
 
-/// What has happened, second by second.
+/// Counts per second.
 #[derive(Debug, Default)]
 pub(super) struct Past {
     now: Option<Point>,

@@ -1,8 +1,8 @@
-//! How well something is, and how long that has to last before it counts.
+//! Health states, debounced.
 
 use serde::Serialize;
 
-/// How well something is; the worse, the greater.
+/// A health state; worse states are greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::proxy) enum State {
@@ -68,7 +68,7 @@ impl Held {
         due.is_some_and(|state| self.set(state))
     }
 
-    /// From now on it is so.
+    /// Sets the state without debouncing.
     pub(super) fn set(&mut self, state: State) -> bool {
         let is_other = self.state != state;
         if is_other {

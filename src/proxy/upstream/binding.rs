@@ -1,4 +1,4 @@
-//! Which connection a request goes over, and where that connection goes afterwards.
+//! The upstream connection of a request, and what happens to it afterwards.
 
 use super::Target;
 use super::pins::{Lease, Pins};

@@ -1,4 +1,4 @@
-//! An event stream's body, read from the upstream's socket by ourselves.
+//! The body of an event stream, read from the upstream's socket without hyper.
 //!
 //! hyper makes a frame of each chunk. Here all chunks of one read are one frame, and a stream that
 //! is quiet holds no buffer: there is one per thread, shared by all its reads.
@@ -31,7 +31,7 @@ thread_local! {
     static BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
-/// How fast the bytes of a connection come.
+/// The read size of a connection, adapted to its speed.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// Large reads in a row.
@@ -72,7 +72,7 @@ pub(super) fn read(
     })
 }
 
-/// Why a stream's bytes are not whole.
+/// Why a body is incomplete.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::proxy) enum BodyError {
     #[error("the upstream broke off")]

@@ -1,5 +1,5 @@
-//! One request on one connection: hyper writes it and reads the response's head, then the body is
-//! hyper's or ours.
+//! One request on one connection: hyper writes it and reads the response's head; the body is read
+//! by hyper or by `StreamBody`.
 
 use super::binding::{Binding, stays_open};
 use super::body::{BadFraming, Framing, StreamBody};

@@ -1,5 +1,5 @@
-//! Whether an upstream can be reached: by the requests that go to it, once these fail by trying, and
-//! by checks if it is to be checked.
+//! Reachability of an upstream: from requests, from connection attempts after failures, and from
+//! health checks.
 //!
 //! Requests and checks are judged separately, and either can mark the upstream as unreachable:
 //! successful requests do not outweigh failed checks, because an upstream may respond and still take
@@ -20,14 +20,14 @@ use tokio::time::Instant;
 
 /// Failures in a row that mark the upstream as unreachable.
 const ENOUGH: u32 = 3;
-/// Between two tries.
+/// Interval of connection attempts.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// An upstream that did not respond is tried again after this long.
 const DOUBT: Duration = Duration::from_secs(30);
-/// What a try may take.
+/// Time limit of a connection attempt.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is known of one upstream. A clone is another handle to it.
+/// The state of one upstream; clones share it.
 #[derive(Clone, Debug)]
 pub(in crate::proxy) struct Health(Arc<Shared>);
 
@@ -43,7 +43,7 @@ struct Shared {
     change_limit: LogLimit,
 }
 
-/// How an upstream is.
+/// The state of an upstream.
 #[derive(Clone, Debug)]
 pub(in crate::proxy) struct State {
     /// Nothing has failed so far.
@@ -120,7 +120,7 @@ impl Row {
 }
 
 impl State {
-    /// Goes by the rows as they are now. Whether it is reachable again by that.
+    /// Updates the state from the current rows. Returns whether it has become reachable again.
     fn settle(&mut self) -> bool {
         let is_reachable = !self.requests.is_enough() && !self.checks.is_enough();
         if is_reachable == self.is_reachable {

@@ -1,4 +1,4 @@
-//! How the upload of a request goes on, and which side it waits for.
+//! Progress of a request's upload, and the side that it waits for.
 
 use crate::lock::lock;
 use http_body::{Body, Frame, SizeHint};
@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What is known of an upload. A clone is another handle to it.
+/// The state of an upload; clones share it.
 #[derive(Clone)]
 pub(super) struct Progress(Arc<Mutex<State>>);
 

@@ -1,5 +1,4 @@
-//! Connections that have switched protocols: bytes pass, until either side ends or nothing passes for too
-//! long.
+//! Upgraded connections: bytes are copied until either side ends or the idle timeout fires.
 
 use super::exchange::Switched;
 use crate::connection_limit::Held;
@@ -20,7 +19,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
-/// All tunnels of the proxy. A clone is another handle to the same ones.
+/// All tunnels of the proxy; clones share them.
 #[derive(Clone, Debug, Default)]
 pub(in crate::proxy) struct Tunnels(Arc<Shared>);
 
