@@ -27,9 +27,9 @@ const USAGE: u8 = 2;
 /// could not be, 2 when command line or config are wrong.
 pub fn main() -> ExitCode {
     let matches = config::command().get_matches();
-    let defaults = match matches.subcommand_name() {
-        Some("demo") => demo::DEFAULTS,
-        _ => &[],
+    let defaults = match matches.subcommand() {
+        Some(("demo", demo)) => demo::defaults(demo.get_one(config::PORT).copied()),
+        _ => Vec::new(),
     };
     let source = Source::new(matches, defaults);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -133,6 +133,8 @@ enum RunError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Activation(#[from] ActivationError),
+    #[error("the demo cannot listen: {0}")]
+    Demo(std::io::Error),
     #[error("a socket of the service manager cannot be used: {0}")]
     Socket(std::io::Error),
     #[error("config: {0}")]
@@ -172,7 +174,9 @@ async fn serve(
     let address = listener.socket.local_addr().unwrap_or(config.listen);
     if let Some(origin) = origin {
         let admin = admin_listener.as_ref().map(|listener| &listener.socket);
-        demo::start(origin, address, admin);
+        demo::start(origin, address, admin)
+            .await
+            .map_err(RunError::Demo)?;
     }
     for route in &config.routes {
         tracing::info!(path = %route.path, upstream = %route.settings.upstream.url, "route");

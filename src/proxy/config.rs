@@ -38,7 +38,7 @@ mod value;
 
 pub use super::path::Normalize;
 pub(super) use check::host_and_port;
-pub(in crate::proxy) use cli::{CHANGED, STRICT};
+pub(in crate::proxy) use cli::{CHANGED, PORT, STRICT};
 pub use cli::{command, load, process_env};
 pub(super) use cli::{file_name, hung, read_text};
 pub use keys::{KEYS, Key};

@@ -1,20 +1,48 @@
-//! `sse-guard demo`: a legacy-style origin with bad habits, the proxy before it, and what to try.
+//! `sse-guard demo`: an upstream without any protection, the proxy before it, and a page that compares them.
 
+mod hop;
 mod origin;
 
 use super::config::Config;
+use origin::{Endpoint, Setup};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use tokio::net::TcpListener;
 
 /// Short times, so that there is something to see within a minute.
-pub(super) const DEFAULTS: &[(&str, &str)] = &[
+const DEFAULTS: &[(&str, &str)] = &[
     ("upstream.url", "http://127.0.0.1:8081"),
     ("heartbeat.interval", "3s"),
     ("idle.timeout", "2m"),
-    ("idle.event_timeout", "90s"),
+    ("idle.event_timeout", "70s"),
+    ("early.enabled", "true"),
     ("rotation.max_age", "3m"),
     ("drain.window", "2s"),
+    // Fits into the file descriptors of a shell.
+    ("limit.total", "200"),
 ];
+
+/// Ports behind the one that is given: of the upstream, and of the dashboard.
+const MORE_PORTS: u16 = 2;
+
+/// Ports that [`defaults`] takes.
+pub(super) const PORTS: std::ops::RangeInclusive<i64> = 1..=(u16::MAX - MORE_PORTS) as i64;
+
+/// Defaults of the config; with a port for the proxy, also the next ones for upstream and dashboard.
+pub(super) fn defaults(port: Option<u16>) -> Vec<(&'static str, String)> {
+    let mut defaults: Vec<_> = DEFAULTS
+        .iter()
+        .map(|(key, value)| (*key, (*value).to_owned()))
+        .collect();
+    if let Some(port) = port {
+        defaults.retain(|(key, _)| *key != "upstream.url");
+        let at = |offset: u16| format!("127.0.0.1:{}", port.saturating_add(offset));
+        defaults.push(("listen", at(0)));
+        defaults.push(("upstream.url", format!("http://{}", at(1))));
+        defaults.push(("admin.listen", at(MORE_PORTS)));
+    }
+    defaults
+}
 
 /// Where the origin listens: where the config looks for its upstream, on loopback.
 pub(super) fn origin_address(config: &Config) -> SocketAddr {
@@ -25,24 +53,79 @@ pub(super) fn origin_address(config: &Config) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port.unwrap_or(8081)).into()
 }
 
+/// As a client on this machine connects to it.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    address
+}
+
 /// Starts the origin and prints what to try.
-pub(super) fn start(origin: TcpListener, proxy: SocketAddr, admin: Option<&TcpListener>) {
-    let address = origin
-        .local_addr()
-        .map_or_else(|_| "?".into(), |address| address.to_string());
-    println!("A legacy SSE server runs on http://{address}, and sse-guard in front of it.\n");
-    println!("Look:     open http://{proxy}/ in a browser");
-    if let Some(Ok(admin)) = admin.map(TcpListener::local_addr) {
-        println!("Watch:    open http://{admin}/ in another tab");
+pub(super) async fn start(
+    origin: TcpListener,
+    proxy: SocketAddr,
+    admin: Option<&TcpListener>,
+) -> io::Result<()> {
+    let upstream = origin.local_addr()?;
+    let proxy = reachable(proxy);
+    let dashboard = admin.and_then(|admin| admin.local_addr().ok());
+    let dashboard = dashboard.map(|address| format!("http://{}/", reachable(address)));
+    let setup = Setup {
+        direct: format!("http://{}", hop::start(upstream).await?),
+        guarded: format!("http://{}", hop::start(proxy).await?),
+        dashboard,
+        proxy,
+        upstream,
+        idle_s: hop::IDLE_TIMEOUT.as_secs(),
+    };
+    println!("The demo's upstream runs on http://{upstream}, and sse-guard in front of it.\n");
+    println!("Compare:    open http://{proxy}/ in a browser");
+    if let Some(dashboard) = &setup.dashboard {
+        println!("Dashboard:  open {dashboard}");
     }
-    println!("Try:      curl -N -H 'accept: text/event-stream' http://{proxy}/quiet");
-    println!("Compare:  curl -N -H 'accept: text/event-stream' http://{address}/quiet\n");
-    for (path, method, sentence) in origin::ENDPOINTS {
-        println!("  {method:4} {path:22} {sentence}");
+    println!("With:       curl -N -H 'accept: text/event-stream' http://{proxy}/quiet");
+    println!("Without:    curl -N -H 'accept: text/event-stream' http://{upstream}/quiet\n");
+    for Endpoint {
+        path,
+        method,
+        about,
+        ..
+    } in origin::ENDPOINTS
+    {
+        println!("  {method:4} {path:22} {about}");
     }
-    println!("\nStop with Ctrl-C and see how the streams end.\n");
+    println!("\nCtrl-C stops the demo; its streams end with a retry: line.\n");
     tokio::spawn(async move {
-        let error = origin::serve(origin).await;
-        tracing::error!(%error, "the demo's origin has stopped");
+        let error = origin::serve(origin, setup).await;
+        tracing::error!(%error, "the demo's upstream has stopped");
     });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_moves_all_of_it() {
+        let value = |key: &str, port| {
+            let found = defaults(port).into_iter().find(|(name, _)| *name == key);
+            found.map(|(_, value)| value)
+        };
+        assert_eq!(value("listen", None), None);
+        assert_eq!(value("listen", Some(9000)).unwrap(), "127.0.0.1:9000");
+        let url = value("upstream.url", Some(9000)).unwrap();
+        assert_eq!(url, "http://127.0.0.1:9001");
+        assert_eq!(value("admin.listen", Some(9000)).unwrap(), "127.0.0.1:9002");
+        let keys = |port| defaults(port).len();
+        assert_eq!(keys(Some(9000)), keys(None) + 2);
+    }
+
+    #[test]
+    fn a_wildcard_is_reached_by_loopback() {
+        let address = |text: &str| reachable(text.parse().unwrap()).to_string();
+        assert_eq!(address("0.0.0.0:80"), "127.0.0.1:80");
+        assert_eq!(address("127.0.0.2:80"), "127.0.0.2:80");
+    }
 }

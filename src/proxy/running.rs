@@ -32,7 +32,7 @@ use std::time::Instant;
 pub(super) struct Source {
     pub(super) matches: ArgMatches,
     /// Of this run, above those of the keys.
-    pub(super) defaults: &'static [(&'static str, &'static str)],
+    pub(super) defaults: Vec<(&'static str, String)>,
     reads: OffThread,
 }
 
@@ -49,10 +49,7 @@ impl Source {
         config::file_name(&self.matches, config::process_env())
     }
 
-    pub(super) fn new(
-        matches: ArgMatches,
-        defaults: &'static [(&'static str, &'static str)],
-    ) -> Self {
+    pub(super) fn new(matches: ArgMatches, defaults: Vec<(&'static str, String)>) -> Self {
         Self {
             matches,
             defaults,
@@ -65,7 +62,7 @@ impl Source {
         let source = self.clone();
         let read = self.reads.run(move || Reading {
             seen: source.file().and_then(|file| watch::regular_text(&file)),
-            loaded: config::load(&source.matches, config::process_env(), source.defaults),
+            loaded: config::load(&source.matches, config::process_env(), &source.defaults),
         });
         read.await.unwrap_or_else(|hung| Reading {
             loaded: Err(config::hung(&self.matches, config::process_env(), &hung)),

@@ -102,6 +102,13 @@ impl Proxy {
         Self::run(shell, "127.0.0.1:0", &all)
     }
 
+    /// With just these arguments: on the addresses that they or the defaults name.
+    pub fn with_arguments(arguments: &[&str]) -> Self {
+        let mut command = Command::new(BINARY);
+        command.env_clear().args(arguments);
+        Self::spawn(command)
+    }
+
     /// On the host of a network that this file of the kernel's stands for.
     pub fn in_network(network: &str, address: &str, flags: &[&str]) -> Self {
         let mut there = Command::new("nsenter");

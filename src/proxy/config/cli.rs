@@ -52,6 +52,8 @@ config is valid, and with 2 if it is not.";
 pub(in crate::proxy) const CHANGED: &str = "changed";
 /// A flag of `check`.
 pub(in crate::proxy) const STRICT: &str = "strict";
+/// Flag of `demo`.
+pub(in crate::proxy) const PORT: &str = "port";
 
 const DEMO_ABOUT: &str =
     "Start a demo upstream with fragile event streams, and the proxy in front of it";
@@ -97,7 +99,15 @@ pub fn command() -> Command {
                         .help("Exit with 2 if there are warnings"),
                 ),
         )
-        .subcommand(Command::new("demo").about(DEMO_ABOUT))
+        .subcommand(
+            Command::new("demo").about(DEMO_ABOUT).arg(
+                Arg::new(PORT)
+                    .long(PORT)
+                    .value_name("PORT")
+                    .value_parser(clap::value_parser!(u16).range(super::super::demo::PORTS))
+                    .help("Port of the proxy [default: 8080]; upstream and dashboard use the next two ports"),
+            ),
+        )
 }
 
 /// The variables of this process, in a form that [`load`] takes.
@@ -126,7 +136,7 @@ pub fn process_env() -> impl Iterator<Item = (String, String)> {
 pub fn load(
     matches: &ArgMatches,
     env: impl Iterator<Item = (String, String)>,
-    overrides: &[(&str, &str)],
+    overrides: &[(&str, String)],
 ) -> Result<Loaded, ConfigError> {
     // Flags may stand before a subcommand or after it; clap hands them all down to it.
     let matches = matches.subcommand().map_or(matches, |(_, inner)| inner);
@@ -150,7 +160,7 @@ pub fn load(
         env: env.into_iter().collect(),
         demo: overrides
             .iter()
-            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+            .map(|(name, text)| ((*name).to_owned(), text.clone()))
             .collect(),
     })
 }
@@ -448,7 +458,8 @@ mod tests {
         let overrides = [
             ("upstream.url", "http://demo"),
             ("heartbeat.interval", "2s"),
-        ];
+        ]
+        .map(|(name, text): (&str, &str)| (name, text.to_owned()));
         let loaded = load(&matches(&["demo"]), std::iter::empty(), &overrides).unwrap();
         assert_eq!(loaded.global["heartbeat.interval"].place, Place::Demo);
         let args = matches(&["demo", "--heartbeat-interval=3s"]);

@@ -1,10 +1,9 @@
-//! A small legacy-style SSE server with every habit that `sse-guard` hardens against.
+//! A small SSE server without any protection: the upstream of `sse-guard demo`.
 //!
-//! It is the upstream of `sse-guard demo`: open an endpoint straight and it goes wrong the way such
-//! servers do, open it through the proxy and see what became of it. [`ENDPOINTS`] lists the habits.
+//! [`ENDPOINTS`] lists its streams, each with a fault that `sse-guard` hardens against.
 //!
 //! What a stream does is a list of [`Step`]s, played by the one body of this module, [`Script`].
-//! One habit all streams share: they carry a `Content-Type` and nothing that keeps caches off.
+//! All streams carry a `Content-Type` and no header against caches.
 //!
 //! It is a demonstration for one machine, so [`serve`] refuses a listener that others can reach.
 
@@ -12,38 +11,139 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, HeaderMap, HeaderName,
+    HeaderValue, ORIGIN,
+};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tracing::{debug, warn};
 
-/// What the origin offers: path, method, and a sentence on the habit behind it.
-#[rustfmt::skip] // One line each: it is a table.
-pub(crate) const ENDPOINTS: &[(&str, &str, &str)] = &[
-    ("/", "GET", "a page that shows /feed or /quiet as a browser sees it"),
-    ("/quiet", "GET", "an event, then 65 s of silence, and again: a 60 s idle timeout on the way kills it"),
-    ("/feed", "GET", "an event every 200 ms, with ids that start again on each connection"),
-    ("/dies", "GET", "three events and a half, then the connection breaks"),
-    ("/hangs", "GET", "two events, then nothing forever: a wedged server"),
-    ("/pings", "GET", "two events, then only comments every 2 s: a wedged server that looks alive"),
-    ("/resume", "GET", "an event a second, continued after the request's Last-Event-ID"),
-    ("/v1/chat/completions", "POST", "an LLM's answer: 3 s of thought, then a token every 50 ms"),
-    ("/slow-head", "GET", "20 s until the response head, then a feed"),
-    ("/plain", "GET", "a plain JSON answer, which must pass untouched"),
-    ("/crlf", "GET", "a feed with CRLF line ends, its bytes cut between CR and LF and inside a character"),
+/// A path of the origin, and what a client sees of it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Endpoint {
+    pub(crate) path: &'static str,
+    pub(crate) method: &'static str,
+    pub(crate) about: &'static str,
+    /// Behind a load balancer with an idle timeout.
+    pub(crate) without: &'static str,
+    /// With `sse-guard` between them.
+    pub(crate) with: &'static str,
+}
+
+const fn get(
+    path: &'static str,
+    about: &'static str,
+    without: &'static str,
+    with: &'static str,
+) -> Endpoint {
+    Endpoint {
+        path,
+        method: "GET",
+        about,
+        without,
+        with,
+    }
+}
+
+/// What the origin serves, the page first.
+pub(crate) const ENDPOINTS: &[Endpoint] = &[
+    get(
+        "/",
+        "a page that shows each stream without and with sse-guard",
+        "",
+        "",
+    ),
+    get(
+        "/quiet",
+        "an event, then 65 s of silence, and again",
+        "The load balancer closes the idle connection; the client reconnects and never gets the second event.",
+        "Heartbeats keep the connection open, and the second event arrives after 65 s.",
+    ),
+    get(
+        "/feed",
+        "an event every 200 ms, with ids that start again on each connection",
+        "Works: data is always flowing.",
+        "The same events.",
+    ),
+    get(
+        "/named",
+        "events named price and trade, and unnamed ones",
+        "Works: data is always flowing.",
+        "The same events, with the same names.",
+    ),
+    get(
+        "/dies",
+        "three events and a half, then the connection breaks",
+        "The client gets half an event and an error, and reconnects.",
+        "The half event is dropped, and the error stays an error; the client reconnects.",
+    ),
+    get(
+        "/hangs",
+        "two events, then nothing: a hung upstream",
+        "The load balancer closes the connection again and again, and nobody notices the hung upstream.",
+        "After idle.event_timeout (70 s) the stream ends with a retry: line; the dashboard shows upstream_idle.",
+    ),
+    get(
+        "/pings",
+        "two events, then only comments every 2 s: a hung upstream that looks alive",
+        "The connection stays open without events.",
+        "Comments do not count as events: after 70 s the stream ends with a retry: line.",
+    ),
+    get(
+        "/resume",
+        "an event each second, continued after the request's Last-Event-ID",
+        "Works: data is always flowing.",
+        "The same events; after rotation.max_age (3 min) the client reconnects and continues with the next id.",
+    ),
+    Endpoint {
+        path: "/v1/chat/completions",
+        method: "POST",
+        about: "an answer of a model: 12 s without data, then a token every 50 ms",
+        without: "The load balancer closes the connection before the first token; the answer is lost.",
+        with: "Heartbeats keep the connection open until the first token.",
+    },
+    get(
+        "/slow-head",
+        "20 s until the response head, then a feed",
+        "The load balancer closes the connection before the response begins.",
+        "sse-guard responds after 3 s (early.enabled) and sends heartbeats until the upstream does.",
+    ),
+    get(
+        "/untyped",
+        "a stream with the Content-Type text/event-streams, silent after its first event",
+        "The load balancer closes the idle connection.",
+        "Not handled as an event stream, so no heartbeats; the dashboard lists it as not protected.",
+    ),
+    get(
+        "/plain",
+        "a JSON response, no event stream",
+        "A response of 15 bytes.",
+        "The same bytes: other responses pass through unchanged.",
+    ),
+    get(
+        "/crlf",
+        "a feed with CRLF line ends, its bytes cut between CR and LF and inside a character",
+        "Works in a client whose parser is correct.",
+        "The same events, each sent whole.",
+    ),
 ];
 
 /// Longer than the 60 s after which nginx and ALB cut a silent stream, so that the result is unambiguous.
@@ -52,7 +152,8 @@ const FEED_PAUSE: Duration = Duration::from_millis(200);
 const RESUME_PAUSE: Duration = Duration::from_secs(1);
 const PING_PAUSE: Duration = Duration::from_secs(2);
 const HEAD_PAUSE: Duration = Duration::from_secs(20);
-const THINKING_PAUSE: Duration = Duration::from_secs(3);
+const THINKING_PAUSE: Duration = Duration::from_secs(12);
+const NAMED_PAUSE: Duration = Duration::from_millis(700);
 const TOKEN_PAUSE: Duration = Duration::from_millis(50);
 /// Enough for the pieces of an event to arrive in reads of their own.
 const CUT_PAUSE: Duration = Duration::from_millis(20);
@@ -106,11 +207,26 @@ struct Broken;
 type BoxError = Box<dyn Error + Send + Sync>;
 type Answer = Response<Either<Full<Bytes>, Script>>;
 
+/// What the page needs to open the streams. It is served as JSON.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Setup {
+    /// Base URL of the origin behind a load balancer.
+    pub(crate) direct: String,
+    /// Base URL of the proxy behind a load balancer.
+    pub(crate) guarded: String,
+    /// URL of the proxy's own dashboard.
+    pub(crate) dashboard: Option<String>,
+    pub(crate) proxy: SocketAddr,
+    pub(crate) upstream: SocketAddr,
+    /// The load balancer's idle timeout.
+    pub(crate) idle_s: u64,
+}
+
 /// Serves the [`ENDPOINTS`] until the listener fails for good, and returns that failure.
 ///
 /// Refuses a listener that is not on the loopback interface. Dropping the future ends every
 /// connection.
-pub(crate) async fn serve(listener: TcpListener) -> io::Error {
+pub(crate) async fn serve(listener: TcpListener, setup: Setup) -> io::Error {
     match listener.local_addr() {
         Ok(address) if address.ip().to_canonical().is_loopback() => {}
         Ok(address) => {
@@ -120,6 +236,17 @@ pub(crate) async fn serve(listener: TcpListener) -> io::Error {
         Err(error) => return error,
     }
 
+    let setup: Arc<str> = json!({
+        "streams": &ENDPOINTS[1..],
+        "direct": setup.direct,
+        "guarded": setup.guarded,
+        "dashboard": setup.dashboard,
+        "proxy": setup.proxy,
+        "upstream": setup.upstream,
+        "idle_s": setup.idle_s,
+    })
+    .to_string()
+    .into();
     let mut connections = JoinSet::new();
     let mut failures = 0;
     loop {
@@ -134,7 +261,7 @@ pub(crate) async fn serve(listener: TcpListener) -> io::Error {
                 if let Err(error) = io.set_nodelay(true) {
                     debug!(%error, "demo origin: no TCP_NODELAY");
                 }
-                connections.spawn(drive(io));
+                connections.spawn(drive(io, setup.clone()));
             }
             // The caller went away before we came: its failure, not the listener's.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -152,11 +279,11 @@ pub(crate) async fn serve(listener: TcpListener) -> io::Error {
 }
 
 /// Serves one connection to its end.
-async fn drive<I>(io: I)
+async fn drive<I>(io: I, setup: Arc<str>)
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
-    let service = service_fn(async |request| Ok::<_, Infallible>(answer(request).await));
+    let service = service_fn(async |request| Ok::<_, Infallible>(answer(request, &setup).await));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -167,7 +294,23 @@ where
     }
 }
 
-async fn answer<B>(request: Request<B>) -> Answer
+/// Lets the demo's page read the answer, which comes from another port than the page.
+async fn answer<B>(request: Request<B>, setup: &str) -> Answer
+where
+    B: Body<Data: Buf, Error: Into<BoxError>>,
+{
+    let is_from_page = request.headers().contains_key(ORIGIN);
+    let mut answer = answer_alone(request, setup).await;
+    if is_from_page {
+        let any = HeaderValue::from_static("*");
+        let headers = answer.headers_mut();
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, any.clone());
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, any);
+    }
+    answer
+}
+
+async fn answer_alone<B>(request: Request<B>, setup: &str) -> Answer
 where
     B: Body<Data: Buf, Error: Into<BoxError>>,
 {
@@ -181,6 +324,18 @@ where
 
     match (method.as_str(), head.uri.path()) {
         ("GET", "/") => whole(StatusCode::OK, "text/html; charset=utf-8", PAGE),
+        ("GET", "/demo.js") => whole(StatusCode::OK, "text/javascript; charset=utf-8", SCRIPT),
+        ("GET", "/demo.json") => whole(StatusCode::OK, "application/json", setup.to_owned()),
+        // The preflight of a request with Last-Event-ID.
+        ("OPTIONS", _) => whole(StatusCode::NO_CONTENT, "text/plain", ""),
+        ("GET", "/named") => stream(named()),
+        ("GET", "/untyped") => {
+            let steps = [send("data: a line\n\n"), Step::Forever];
+            let mut answer = stream(steps.into_iter());
+            let media_type = HeaderValue::from_static("text/event-streams");
+            answer.headers_mut().insert(CONTENT_TYPE, media_type);
+            answer
+        }
         ("GET", "/quiet") => stream(numbered(1, SILENCE)),
         ("GET", "/feed") => stream(numbered(1, FEED_PAUSE)),
         ("GET", "/dies") => stream(dies()),
@@ -211,6 +366,18 @@ fn numbered(first: u64, pause: Duration) -> impl Iterator<Item = Step> + Send + 
             send(format!("id: {n}\ndata: event {n}\n\n")),
             Step::Wait(pause),
         ]
+    })
+}
+
+fn named() -> impl Iterator<Item = Step> + Send + 'static {
+    (1_u64..).flat_map(|n| {
+        let name = match n % 3 {
+            0 => "",
+            1 => "event: price\n",
+            _ => "event: trade\n",
+        };
+        let event = format!("{name}id: {n}\ndata: {{\"symbol\":\"ACME\",\"value\":{n}}}\n\n");
+        [send(event), Step::Wait(NAMED_PAUSE)]
     })
 }
 
@@ -313,10 +480,18 @@ fn whole(status: StatusCode, media_type: &'static str, text: impl Into<Bytes>) -
 }
 
 fn listing() -> String {
-    let lines = ENDPOINTS
-        .iter()
-        .map(|(path, method, sentence)| format!("{method:<4} {path:<22} {sentence}\n"));
-    "Not here. There is:\n\n".to_owned() + &lines.collect::<String>()
+    ENDPOINTS.iter().fold(
+        "404: no such path. Paths of the demo:\n\n".to_owned(),
+        |text, endpoint| {
+            let Endpoint {
+                path,
+                method,
+                about,
+                ..
+            } = endpoint;
+            text + &format!("{method:<4} {path:<22} {about}\n")
+        },
+    )
 }
 
 impl Script {
@@ -379,6 +554,7 @@ impl Error for Broken {}
 
 /// Nothing from elsewhere, so that it works on a machine without a network.
 const PAGE: &str = include_str!("page.html");
+const SCRIPT: &str = include_str!("demo.js");
 
 #[cfg(test)]
 mod tests;

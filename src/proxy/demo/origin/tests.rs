@@ -1,26 +1,46 @@
 use super::*;
 
-use std::sync::Arc;
-
 use http_body_util::Empty;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const SETUP: &str = "{}";
+
+fn setup() -> Setup {
+    let address = SocketAddr::from(([127, 0, 0, 1], 8080));
+    Setup {
+        direct: "http://127.0.0.1:8082".to_owned(),
+        guarded: "http://127.0.0.1:8083".to_owned(),
+        dashboard: None,
+        proxy: address,
+        upstream: address,
+        idle_s: 10,
+    }
+}
 
 const LONG: Duration = Duration::from_secs(86_400);
 
 async fn get(path: &str) -> Answer {
-    answer(Request::get(path).body(Empty::<Bytes>::new()).unwrap()).await
+    answer(
+        Request::get(path).body(Empty::<Bytes>::new()).unwrap(),
+        SETUP,
+    )
+    .await
 }
 
 async fn resume(last_event_id: &str) -> Answer {
     let request = Request::get("/resume").header("Last-Event-ID", last_event_id);
-    answer(request.body(Empty::<Bytes>::new()).unwrap()).await
+    answer(request.body(Empty::<Bytes>::new()).unwrap(), SETUP).await
 }
 
 async fn post<B>(body: B) -> Answer
 where
     B: Body<Data: Buf, Error: Into<BoxError>>,
 {
-    answer(Request::post("/v1/chat/completions").body(body).unwrap()).await
+    answer(
+        Request::post("/v1/chat/completions").body(body).unwrap(),
+        SETUP,
+    )
+    .await
 }
 
 /// The next chunk as text, and how long it took to come.
@@ -47,7 +67,7 @@ async fn exchange(request: &str) -> String {
         client.read_to_string(&mut response).await.unwrap();
         response
     };
-    tokio::join!(talk, drive(server)).0
+    tokio::join!(talk, drive(server, SETUP.into())).0
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,9 +124,9 @@ async fn a_dropped_script_leaves_nothing_behind() {
 
 #[tokio::test(start_paused = true)]
 async fn every_endpoint_of_the_table_answers() {
-    for (path, method, _) in ENDPOINTS {
+    for Endpoint { path, method, .. } in ENDPOINTS {
         let request = Request::builder().method(*method).uri(*path);
-        let answer = answer(request.body(Empty::<Bytes>::new()).unwrap()).await;
+        let answer = answer(request.body(Empty::<Bytes>::new()).unwrap(), SETUP).await;
         assert_eq!(answer.status(), StatusCode::OK, "{method} {path}");
     }
 }
@@ -118,9 +138,15 @@ async fn anything_else_is_told_what_there_is() {
         assert_eq!(answer.status(), StatusCode::NOT_FOUND);
         let text = answer.into_body().collect().await.unwrap().to_bytes();
         let text = String::from_utf8(text.to_vec()).unwrap();
-        for (path, method, sentence) in ENDPOINTS {
+        for Endpoint {
+            path,
+            method,
+            about,
+            ..
+        } in ENDPOINTS
+        {
             assert!(text.contains(&format!("{method:<4} {path} ")), "{text}");
-            assert!(text.contains(sentence));
+            assert!(text.contains(about));
         }
     }
 }
@@ -314,7 +340,7 @@ async fn head_of_an_endless_stream_has_an_end() {
 async fn a_request_that_never_comes_is_cut() {
     let (_client, server) = tokio::io::duplex(1024);
     let started = Instant::now();
-    drive(server).await;
+    drive(server, SETUP.into()).await;
     assert_eq!(started.elapsed(), HEAD_TIMEOUT);
 }
 
@@ -322,7 +348,7 @@ async fn a_request_that_never_comes_is_cut() {
 async fn a_client_that_goes_ends_its_connection() {
     for path in ["/hangs", "/slow-head"] {
         let (mut client, server) = tokio::io::duplex(1024);
-        let connection = tokio::spawn(drive(server));
+        let connection = tokio::spawn(drive(server, SETUP.into()));
         let request = format!("GET {path} HTTP/1.1\r\n\r\n");
         client.write_all(request.as_bytes()).await.unwrap();
         sleep(Duration::from_secs(5)).await;
@@ -338,7 +364,7 @@ async fn a_client_that_goes_ends_its_connection() {
 async fn serve_ends_its_connections_with_itself() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve(listener));
+    let server = tokio::spawn(serve(listener, setup()));
     let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
     client
         .write_all(b"GET /quiet HTTP/1.1\r\n\r\n")
@@ -355,7 +381,10 @@ async fn serve_ends_its_connections_with_itself() {
 #[tokio::test]
 async fn serve_refuses_to_be_seen_from_elsewhere() {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
-    assert_eq!(serve(listener).await.kind(), io::ErrorKind::InvalidInput);
+    assert_eq!(
+        serve(listener, setup()).await.kind(),
+        io::ErrorKind::InvalidInput
+    );
 }
 
 #[test]
@@ -371,4 +400,23 @@ fn the_answer_needs_no_escapes_in_json() {
 fn the_page_needs_nothing_from_elsewhere() {
     assert!(!PAGE.contains("//"));
     assert!(!PAGE.contains("import"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_of_another_port_may_read_the_answer() {
+    let request = Request::builder().method("OPTIONS").uri("/feed");
+    let request = request.header("Origin", "http://127.0.0.1:8080");
+    let answer = answer(request.body(Empty::<Bytes>::new()).unwrap(), SETUP).await;
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    assert_eq!(answer.headers()[ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+    assert_eq!(answer.headers()[ACCESS_CONTROL_ALLOW_HEADERS], "*");
+}
+
+#[tokio::test(start_paused = true)]
+async fn named_events_have_their_names() {
+    let mut body = get("/named").await.into_body();
+    for start in ["event: price\nid: 1\n", "event: trade\nid: 2\n", "id: 3\n"] {
+        let (text, _) = chunk(&mut body).await;
+        assert!(text.starts_with(start), "{text}");
+    }
 }
