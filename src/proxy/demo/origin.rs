@@ -98,7 +98,7 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
     get(
         "/hangs",
         "two events, then nothing: a hung upstream",
-        "The load balancer closes the connection again and again, and nobody notices the hung upstream.",
+        "The load balancer closes each connection after 10 s; the hung upstream goes unnoticed.",
         "After idle.event_timeout (70 s) the stream ends with a retry: line; the dashboard shows upstream_idle.",
     ),
     get(
