@@ -325,7 +325,7 @@ fn ends_are_saved_as_they_are_filtered_and_hold_no_formula() {
     let csv = browser.run("return saved[0]");
     let csv = csv.as_str().unwrap();
     assert!(
-        csv.starts_with("seq,id,ended_ms,reason,cause,client,"),
+        csv.starts_with("seq,id,ended_ms,reason,fault,client,"),
         "{csv}"
     );
     assert_eq!(csv.matches("\r\n").count(), 4, "{csv}");
@@ -512,4 +512,45 @@ fn a_route_is_not_healthy_while_its_streams_wait_for_their_upstream() {
         "{health}.includes('1 of 1 streams have lost their upstream and wait for it')"
     ));
     assert_eq!(browser.problems(), Vec::<String>::new());
+}
+
+#[test]
+fn the_forms_report_what_has_been_sent_and_what_a_reload_has_changed() {
+    let Some(browser) = Browser::start() else {
+        return;
+    };
+    let origin = quiet();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("guard.toml");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    write("");
+    let proxy = proxy(&origin, &["--config", file.to_str().unwrap()]);
+    let mut feed = stream(&proxy, "/feed");
+    let mut answer = proxy.ask("POST /answer HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+    answer.head();
+    answer.read_until("data: 1\n\n");
+    look(&browser, proxy.admin());
+    browser.wait_for(LIVE);
+    browser.run("document.querySelector('#send').to.value = 'route'");
+    browser.write("#send [name=value]", "/");
+    browser.write("#send [name=data]", "back at 10:00");
+    browser.click("#send button");
+    let result = |of: &str, text: &str| {
+        browser.wait_for(&format!(
+            "document.querySelector('#{of}').innerText === '{text}'"
+        ));
+    };
+    result(
+        "sent",
+        "Sent to 1 stream. 1 stream skipped: not an EventSource stream.",
+    );
+    feed.read_until("data: back at 10:00\n\n");
+    browser.click("#reload button");
+    result("reloaded", "No key has changed.");
+    write("heartbeat.interval = '7s'\nlisten = '127.0.0.1:1'\n");
+    browser.click("#reload button");
+    browser.wait_for("document.querySelector('#reloaded').innerText.startsWith('Changed: ')");
+    write("heartbeat.interval = 'never'");
+    browser.click("#reload button");
+    browser.wait_for("document.querySelector('#reloaded').innerText.startsWith('Reload failed: ')");
 }

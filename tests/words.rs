@@ -239,6 +239,46 @@ fn logs_and_errors_are_plain() {
     assert_plain(&found);
 }
 
+/// Texts of a script: in quotes and in templates, without lines of comments.
+fn script_texts(source: &str) -> Vec<String> {
+    let is_code = |line: &&str| {
+        let line = line.trim_start();
+        !line.starts_with("//") && !line.starts_with("/*") && !line.starts_with('*')
+    };
+    let code: Vec<&str> = source.lines().filter(is_code).collect();
+    let code = code.join("\n").replace("${", "{");
+    let quoted = code.split('"').skip(1).step_by(2);
+    let templates = code.split('`').skip(1).step_by(2);
+    quoted.chain(templates).map(str::to_owned).collect()
+}
+
+/// Texts of a page between its tags.
+fn page_texts(source: &str) -> Vec<String> {
+    let (_, body) = source.split_once("<body>").unwrap();
+    let texts = body.split('<').filter_map(|tag| tag.split_once('>'));
+    texts.map(|(_, text)| text.to_owned()).collect()
+}
+
+#[test]
+fn pages_are_plain() {
+    let (mut found, mut count, mut pages) = (Vec::new(), 0, Vec::new());
+    files(&root().join("src/proxy"), &["html", "js"], &mut pages);
+    for path in &pages {
+        let source = fs::read_to_string(path).unwrap();
+        let texts = match path.extension().is_some_and(|kind| kind == "js") {
+            true => script_texts(&source),
+            false => page_texts(&source),
+        };
+        for text in texts {
+            count += 1;
+            check(&path.display().to_string(), &text, &mut found);
+        }
+    }
+    assert!(pages.len() > 15, "{pages:?}");
+    assert!(count > 500, "only {count} texts were found");
+    assert_plain(&found);
+}
+
 #[test]
 fn comments_of_the_proxy_are_plain() {
     let (mut found, mut count) = (Vec::new(), 0);

@@ -73,7 +73,7 @@ export class Actions {
   }
 
   #choose(to) {
-    const label = find("#send-whom");
+    const label = find("#send-value");
     label.hidden = to === "all";
     const hints = { ids: "12, 15", client: "203.0.113.7", route: "/v1", user: "name", all: "" };
     mark(find("input", label), "placeholder", hints[to]);
@@ -82,16 +82,16 @@ export class Actions {
   async #send(event) {
     event.preventDefault();
     const form = event.target;
-    const { to, whom, event: name, data } = Object.fromEntries(new FormData(form));
+    const { to, value, event: name, data } = Object.fromEntries(new FormData(form));
     const result = find("#sent");
-    const ids = whom.split(/[\s,]+/).filter(Boolean).map(Number);
-    const wrong = to === "ids" ? ids.length === 0 || !ids.every(Number.isSafeInteger) : to !== "all" && whom.trim() === "";
+    const ids = value.split(/[\s,]+/).filter(Boolean).map(Number);
+    const wrong = to === "ids" ? ids.length === 0 || !ids.every(Number.isSafeInteger) : to !== "all" && value.trim() === "";
     if (wrong) {
       say(result, to === "ids" ? "Enter the ids of streams, separated by commas." : "Enter a value.");
-      form.whom.focus();
+      form.value.focus();
       return;
     }
-    const target = { ids: { ids }, all: { all: true } }[to] ?? { [to]: whom.trim() };
+    const target = { ids: { ids }, all: { all: true } }[to] ?? { [to]: value.trim() };
     const order = { to: target, data, ...(name.trim() && { event: name.trim() }) };
     const text = "Every EventSource stream receives the event.";
     if (to === "all" && !(await confirm({ title: "Send to all streams?", text, yes: "Send" }))) return;

@@ -16,9 +16,20 @@ const CATCH_UP = 5000;
 
 /** Of the file, in the order in which they are read. */
 const FIELDS = [
-  "seq", "id", "ended_ms", "reason", "cause", "client", "user", "family", "method", "path", "route", "upstream",
+  "seq", "id", "ended_ms", "reason", "fault", "client", "user", "family", "method", "path", "route", "upstream",
   "age_ms", "events", "bytes", "heartbeats", "first_event_ms", "gap_p99_ms", "dropped_bytes", "last_event_id",
 ];
+
+/** Of `upstream_error`, in few words; the details have the sentence. */
+const FAULTS = {
+  connection_lost: "connection failed",
+  truncated: "truncated response",
+  no_last_event: "without its last event",
+  framing: "malformed chunks",
+  timed_out: "connection timed out",
+  refused: "not an event stream",
+  other: "response failed",
+};
 
 const TEXTS = ["reason", "cause", "client", "user", "family", "path", "route", "upstream", "last_event_id"];
 
@@ -53,7 +64,7 @@ function fillReason(cell, row) {
   swatch.hidden = row === undefined;
   swatch.style.background = row === undefined ? "" : `var(${colours.get(row.reason) ?? "--quiet"})`;
   say(text, row === undefined ? "" : format.words(row.reason));
-  say(second, row === undefined ? "" : row.cause ?? shortReason(row.reason));
+  say(second, row === undefined ? "" : FAULTS[row.fault] ?? shortReason(row.reason));
 }
 
 export class Ends {
