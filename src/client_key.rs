@@ -54,6 +54,10 @@ pub(crate) use forwarded::{Element, Node};
 /// as many as fit into a header.
 const MAX_HOPS: usize = 64;
 
+/// How many first bits of an IPv6 address tell clients apart unless told otherwise: what one customer gets
+/// at least.
+pub(crate) const IPV6_PREFIX: u8 = 64;
+
 /// The extension by which a server tells the peer's address.
 ///
 /// Insert it into the extensions of each request where the connection is known. It must be what
@@ -239,6 +243,29 @@ impl<'a> RequestHead<'a> {
 struct Hints {
     untrusted_proxy: AtomicBool,
     no_peer: AtomicBool,
+}
+
+/// A client, and the network that it counts as.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) key: ClientKey,
+    pub(crate) ipv6_prefix: u8,
+}
+
+impl Client {
+    pub(crate) fn network(&self) -> ClientKey {
+        self.key.clone().network(self.ipv6_prefix)
+    }
+
+    /// The network as it is written: with its length where it is one of IPv6.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn network_text(&self) -> String {
+        let network = self.network();
+        match (&network, self.ipv6_prefix) {
+            (ClientKey::Ip(IpAddr::V6(_)), bits @ 0..128) => format!("{network}/{bits}"),
+            _ => network.to_string(),
+        }
+    }
 }
 
 impl ClientKey {

@@ -78,7 +78,7 @@ pub use crate::rejection::RejectReason;
 pub use gate::Gate;
 
 use crate::asked::{Asked, Kind};
-use crate::client_key::{ClientKey, KeyExtractor, PeerIp};
+use crate::client_key::{Client, ClientKey, IPV6_PREFIX, KeyExtractor, PeerIp};
 use crate::cors;
 use crate::guard::{Guard, Head, Policy, Rule};
 use crate::jitter::jittered;
@@ -184,7 +184,7 @@ impl<K> ConnectionLimitLayer<K> {
         Self {
             config: Config {
                 limits,
-                ipv6_prefix: 64,
+                ipv6_prefix: IPV6_PREFIX,
                 allow: Arc::new([]),
                 reject: Reject::Status,
                 retry_after: Duration::from_secs(5),
@@ -350,6 +350,7 @@ impl<S, K: Clone> Layer<S> for ConnectionLimitLayer<K> {
 #[derive(Debug)]
 pub struct Ticket {
     stream: StreamTicket,
+    client: Option<ClientKey>,
     request: Option<Arc<table::Request>>,
     /// It asks for a switch of protocols.
     may_tunnel: bool,
@@ -360,7 +361,7 @@ enum StreamTicket {
     /// It asked for a stream and has its slot.
     Holds(Option<Slot>),
     /// It may turn out to be one.
-    May(Option<ClientKey>),
+    May,
 }
 
 /// A request's place among its client's requests in flight, in the extensions of a request that may become
@@ -402,8 +403,8 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
         }
     }
 
-    fn take(&self, key: Option<ClientKey>, asked: &Asked) -> Result<Option<Slot>, Rejection> {
-        if self.allowed(key.as_ref()) {
+    fn take(&self, key: Option<&ClientKey>, asked: &Asked) -> Result<Option<Slot>, Rejection> {
+        if self.allowed(key) {
             return Ok(None);
         }
         let key = self.network(key);
@@ -416,8 +417,8 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
             .map_err(|refused| self.refuse(&refused, asked))
     }
 
-    fn network(&self, key: Option<ClientKey>) -> Option<ClientKey> {
-        key.map(|key| key.network(self.config.ipv6_prefix))
+    fn network(&self, key: Option<&ClientKey>) -> Option<ClientKey> {
+        key.map(|key| key.clone().network(self.config.ipv6_prefix))
     }
 
     fn take_request(
@@ -429,7 +430,7 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
         if self.config.limits.requests.is_none() || self.allowed(key) {
             return Ok(None);
         }
-        let key = self.network(key.cloned());
+        let key = self.network(key);
         let taken = self.table.take_request(key.as_ref(), is_preflight);
         taken
             .map(|request| request.map(Arc::new))
@@ -465,7 +466,7 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
     fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Ticket, Rejection> {
         let key = self.extractor.key(request);
         let is_allowed = self.allowed(key.as_ref());
-        let holder = self.network(key.clone()).filter(|_| !is_allowed);
+        let holder = self.network(key.as_ref()).filter(|_| !is_allowed);
         if let Some(reason) = self.config.gate.closed_to(holder.as_ref()) {
             return Err(self.refuse(&reason.into(), asked));
         }
@@ -477,12 +478,13 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
             request.headers().contains_key(UPGRADE) || request.method() == Method::CONNECT;
         let request = self.take_request(key.as_ref(), asked, cors::is_preflight(request))?;
         let stream = if asked.accepts_stream {
-            StreamTicket::Holds(self.take(key, asked)?)
+            StreamTicket::Holds(self.take(key.as_ref(), asked)?)
         } else {
-            StreamTicket::May(key)
+            StreamTicket::May
         };
         Ok(Ticket {
             stream,
+            client: key,
             request,
             may_tunnel,
         })
@@ -505,12 +507,11 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
                 return Ok(ticket.request.map(|held| Permit::Request(Held(held))));
             }
             (_, StreamTicket::Holds(slot)) => slot,
-            (_, StreamTicket::May(key)) => self.take(key, head.asked)?,
+            (_, StreamTicket::May) => self.take(ticket.client.as_ref(), head.asked)?,
         };
-        if let (Some(stream), Some(client)) =
-            (head.stream, slot.as_ref().and_then(|slot| slot.client()))
-        {
-            stream.set_client(client);
+        if let (Some(stream), Some(_), Some(key)) = (head.stream, &slot, ticket.client) {
+            let ipv6_prefix = self.config.ipv6_prefix;
+            stream.set_client(Client { key, ipv6_prefix });
         }
         Ok(Some(Permit::Stream(slot)))
     }

@@ -64,7 +64,7 @@
 //! those of one client: the client that adds it if it has added an eighth of them, else the client that
 //! added most. So one client that invents origins, at a service that allows any, does not displace those of
 //! others. A client is the [`ClientKey`](crate::client_key::ClientKey) in the extensions of the request, else
-//! its peer address, IPv6 by the first 64 bits. The same holds for 1024 preflights.
+//! its peer address, IPv6 by its first 64 bits unless [told otherwise](CorsLayer::ipv6_prefix). The same holds for 1024 preflights.
 //!
 //! # Preflights
 //!
@@ -107,6 +107,7 @@ pub(crate) use granted::{Granted, Unreadable};
 pub(crate) use preflight::is_preflight;
 
 use crate::answer::{AnswerBody, Own};
+use crate::client_key::IPV6_PREFIX;
 use crate::head::list_has;
 use bytes::Bytes;
 use http::header::{
@@ -133,6 +134,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 #[derive(Clone, Debug)]
 pub struct CorsLayer {
     policy: Policy,
+    ipv6_prefix: u8,
     memory: Arc<Memory>,
 }
 
@@ -182,6 +184,7 @@ impl CorsLayer {
     fn with(policy: Policy) -> Self {
         Self {
             policy,
+            ipv6_prefix: IPV6_PREFIX,
             memory: Arc::default(),
         }
     }
@@ -191,6 +194,17 @@ impl CorsLayer {
     pub fn remembering_with(mut self, other: &Self) -> Self {
         self.memory = other.memory.clone();
         self
+    }
+
+    /// So many first bits of an IPv6 address make a client. 64 by default.
+    #[must_use]
+    pub fn ipv6_prefix(mut self, bits: u8) -> Self {
+        self.ipv6_prefix = bits;
+        self
+    }
+
+    fn keys<B>(&self, request: &Request<B>, origin: &HeaderValue) -> Keys {
+        self.memory.seen.keys(request, origin, self.ipv6_prefix)
     }
 
     /// What this origin is allowed on an answer of this crate: with credentials or without.
@@ -215,7 +229,7 @@ impl CorsLayer {
         }
         let origin = origin(request);
         let grant = origin.as_ref().and_then(|origin| {
-            let keys = self.memory.seen.keys(request, origin);
+            let keys = self.keys(request, origin);
             self.grant(origin.as_bytes(), &keys)
         });
         complete(headers, origin.as_ref(), grant);
@@ -398,7 +412,7 @@ impl<S> Cors<S> {
     /// Marks the request for the layers inside.
     fn ask<B>(&self, request: &mut Request<B>, origin: HeaderValue) -> Asked {
         let memory = &self.layer.memory;
-        let keys = memory.seen.keys(request, &origin);
+        let keys = self.layer.keys(request, &origin);
         let grant = self.layer.grant(origin.as_bytes(), &keys);
         let is_other = !is_same_origin(request.headers(), &origin);
         if is_other {

@@ -144,7 +144,7 @@ impl Default for Settings {
             },
             per_client: PerClient {
                 max: None,
-                ipv6_prefix: 64,
+                ipv6_prefix: crate::client_key::IPV6_PREFIX,
                 exempt: Arc::new([]),
             },
             has_file: || true,

@@ -15,7 +15,7 @@ pub use mail::{Message, SendError};
 pub use state::StreamState;
 pub(crate) use wakers::Slot;
 
-use crate::client_key::ClientKey;
+use crate::client_key::{Client, ClientKey};
 use crate::family::{Family, is_keepalive};
 use crate::lock::lock;
 use crate::wire::{LineEnd, RawEvent};
@@ -78,7 +78,7 @@ pub struct Stream(Arc<Record>);
 struct Record {
     id: StreamId,
     opened: Instant,
-    client: OnceLock<ClientKey>,
+    client: OnceLock<Client>,
     labels: OnceLock<Arc<Labels>>,
     /// Made for an operator, or for a user's name.
     details: OnceLock<Arc<Details>>,
@@ -196,8 +196,14 @@ impl Stream {
         self.0.opened.elapsed()
     }
 
-    /// Whom the connection limit counts it for, if there is one.
+    /// Its client as the connection limit knows it, if there is one: by its address, also where the limit
+    /// counts networks.
     pub fn client(&self) -> Option<&ClientKey> {
+        self.0.client.get().map(|client| &client.key)
+    }
+
+    /// That, and whom it counts for.
+    pub(crate) fn counted(&self) -> Option<&Client> {
         self.0.client.get()
     }
 
@@ -345,9 +351,9 @@ impl Stream {
         UpstreamFault::ALL.get(fault.checked_sub(1)?).copied()
     }
 
-    pub(crate) fn set_client(&self, client: &ClientKey) {
-        // One limit inside another: the inner one has said it.
-        let _ = self.0.client.set(client.clone());
+    pub(crate) fn set_client(&self, client: Client) {
+        // One limit inside another: the inner one has set it.
+        let _ = self.0.client.set(client);
     }
 
     /// To be called before the stream is polled, where no other thread changes its state.

@@ -174,3 +174,52 @@ fn a_network_of_ipv4_holds_also_for_clients_of_a_listener_for_both() {
     let limited = [(); 2].map(|()| ask(v6, "X-A: 1"));
     assert_eq!(limited.map(|(status, _)| status), [200, 429]);
 }
+
+#[test]
+fn clients_are_shown_by_their_address_and_counted_and_found_by_their_network() {
+    if !has("[::1]:0") {
+        return;
+    }
+    let origin = held();
+    let flags = [
+        "--trusted-proxies=::1/128",
+        "--limit-per-ip=2",
+        "--admin-listen=127.0.0.1:0",
+    ];
+    let proxy = proxy(&origin, "[::1]:0", &flags);
+    let from = |client: &str| ask(proxy.addr, &format!("X-Forwarded-For: {client}"));
+    let (one, two) = (from("2001:db8::7"), from("2001:db8::8"));
+    assert_eq!((one.0, two.0, from("2001:db8::9").0), (200, 200, 429));
+    let (own, _own) = ask(proxy.addr, "X: y");
+    assert_eq!(own, 200);
+
+    let get = |path: &str| -> serde_json::Value {
+        let mut client = Client::connect(proxy.admin());
+        client.send(&format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        ));
+        let head = client.head();
+        assert!(head.starts_with("http/1.1 200 "), "{head}");
+        serde_json::from_slice(&client.raw()).unwrap()
+    };
+    let clients = |path: &str| -> Vec<String> {
+        let rows = get(path);
+        let rows = rows["streams"].as_array().unwrap().iter();
+        let mut clients: Vec<_> = rows
+            .map(|row| row["client"].as_str().unwrap().to_owned())
+            .collect();
+        clients.sort();
+        clients
+    };
+    assert_eq!(
+        clients("/api/streams"),
+        ["2001:db8::7", "2001:db8::8", "::1"]
+    );
+    assert_eq!(clients("/api/streams?client=2001:db8::8"), ["2001:db8::8"]);
+    let network = clients("/api/streams?client=2001:db8::/64");
+    assert_eq!(network, ["2001:db8::7", "2001:db8::8"]);
+    let top = &get("/api/summary")["top_clients"];
+    let first = serde_json::json!({ "client": "2001:db8::/64", "streams": 2 });
+    assert_eq!(top[0], first, "{top}");
+    proxy.wait_for_log("\"client\":\"2001:db8::7\"");
+}

@@ -385,12 +385,6 @@ pub struct Slot {
     counted: bool,
 }
 
-impl Slot {
-    pub(super) fn client(&self) -> Option<&ClientKey> {
-        self.client.as_ref()
-    }
-}
-
 impl Drop for Slot {
     fn drop(&mut self) {
         self.table.active.fetch_sub(1, Relaxed);

@@ -19,8 +19,6 @@ const TARGETS: usize = 1024;
 pub(super) const PREFLIGHTS: usize = 1024;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// IPv6 addresses that share so many bits are one client.
-const IPV6_PREFIX: u8 = 64;
 
 /// Whom a response allows to read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,11 +132,11 @@ fn hash_host<B>(request: &Request<B>, state: &mut impl Hasher) {
     pairs.filter(is_host).for_each(write);
 }
 
-fn client<B>(request: &Request<B>) -> Option<ClientKey> {
+fn client<B>(request: &Request<B>, ipv6_prefix: u8) -> Option<ClientKey> {
     let extensions = request.extensions();
     let peer = || Some(ClientKey::Ip(peer_addr(extensions)?.ip()));
     let client = extensions.get().cloned().or_else(peer)?;
-    Some(client.network(IPV6_PREFIX))
+    Some(client.network(ipv6_prefix))
 }
 
 impl Seen {
@@ -150,7 +148,12 @@ impl Seen {
         self.hasher.hash_one(value)
     }
 
-    pub(super) fn keys<B>(&self, request: &Request<B>, origin: &HeaderValue) -> Keys {
+    pub(super) fn keys<B>(
+        &self,
+        request: &Request<B>,
+        origin: &HeaderValue,
+        ipv6_prefix: u8,
+    ) -> Keys {
         let mut host = self.hasher.build_hasher();
         hash_host(request, &mut host);
         let host = host.finish();
@@ -158,7 +161,7 @@ impl Seen {
             origin: self.hash(&(host, Some(origin.as_bytes()))),
             any: self.hash(&(host, None::<&[u8]>)),
             target: self.hash(&(request.method(), request.uri().path())),
-            client: client(request).map_or(0, |client| self.hash(&client)),
+            client: client(request, ipv6_prefix).map_or(0, |client| self.hash(&client)),
         }
     }
 

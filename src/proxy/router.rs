@@ -62,6 +62,7 @@ pub(super) struct Router {
     /// Which peers' headers count for it.
     trusted: Vec<IpNet>,
     clients: ForwardedIp,
+    ipv6_prefix: u8,
     drain: DrainHandle,
 }
 
@@ -80,9 +81,6 @@ pub(super) struct View<'a> {
     /// Whether it counts these alone.
     pub(super) own_total: bool,
 }
-
-/// IPv6 addresses that share this many leading bits are one client.
-const IPV6_PREFIX: u8 = 64;
 
 /// Connections that were made together are not replaced together.
 const MAX_AGE_JITTER: f64 = 0.1;
@@ -132,6 +130,7 @@ impl Router {
             user_header: config.admin.user_header.clone(),
             trusted: config.trusted_proxies.clone(),
             clients: clients.clone(),
+            ipv6_prefix: config.limit.ipv6_prefix,
             drain: common.drain.clone(),
         };
         for route in &config.routes {
@@ -191,7 +190,8 @@ impl Router {
                 .enabled(settings.unavailable != config::Unavailable::Status)
                 .retry(settings.limit.retry_after);
             let before_it = before_it.filter(|before| before.settings.upstream.url == *url);
-            let cors = cors(&settings.cors, before_it.map(|before| &before.cors));
+            let cors = cors(&settings.cors, before_it.map(|before| &before.cors))
+                .ipv6_prefix(config.limit.ipv6_prefix);
             let guarded = layer.layer(early.layer(resume.layer(upstream.clone())));
             router.routes.push(Route {
                 path: route.path.clone(),
@@ -315,8 +315,10 @@ impl Router {
         }
         let user = self.user(&mut request);
         if let Some(client) = self.clients.key(&request) {
-            // For metrics and health, which detect failures of a single client.
-            request.extensions_mut().insert(client.network(IPV6_PREFIX));
+            // For metrics and health, which tell whether failures are one client's.
+            request
+                .extensions_mut()
+                .insert(client.network(self.ipv6_prefix));
         }
         if route.settings.early.enabled && is_json(request.headers()) {
             watch_for_flag(&mut request);

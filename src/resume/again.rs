@@ -212,8 +212,8 @@ impl<B: Send + 'static> Again<B> {
     fn key(&self) -> Key {
         let (target, user) = (self.asker.template().target(), self.stream.user());
         // The limits know the client behind a load balancer.
-        match self.stream.client() {
-            Some(client) => Key::new((client, user), target),
+        match self.stream.counted() {
+            Some(client) => Key::new((client.network(), user), target),
             None => Key::new((self.asker.template().peer(), user), target),
         }
     }

@@ -188,7 +188,10 @@ impl DrainHandle {
     /// The same with the streams of one client alone, also if it does not come back: those are broken off.
     #[cfg(feature = "proxy")]
     pub(crate) fn rotate_of(&self, client: &ClientKey, most: usize, idle: Duration) -> usize {
-        self.rotate_those(most, idle, |entry| entry.stream.client() == Some(client))
+        self.rotate_those(most, idle, |entry| {
+            let counted = entry.stream.counted();
+            counted.is_some_and(|counted| counted.network() == *client)
+        })
     }
 
     fn rotate_those(&self, most: usize, idle: Duration, of: impl Fn(&Entry) -> bool) -> usize {

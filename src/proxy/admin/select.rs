@@ -2,6 +2,8 @@
 
 use crate::client_key::ClientKey;
 use crate::stream::Stream;
+use ipnet::IpNet;
+use std::net::IpAddr;
 
 /// What names a stream, live or not.
 #[derive(Clone, Copy)]
@@ -33,12 +35,19 @@ pub(super) fn is(wanted: &Option<String>, there: Option<&str>) -> bool {
 }
 
 impl Names<'_> {
-    /// Whether its client has the filtered name, if there is such a filter.
+    /// Whether its client is shown by the name that is wanted, or in the network that is, if any is.
     pub(super) fn client_is(&self, wanted: &Option<String>) -> bool {
-        wanted.as_deref().is_none_or(|wanted| {
-            self.client
-                .is_some_and(|client| client.to_string() == wanted)
-        })
+        let Some(wanted) = wanted.as_deref() else {
+            return true;
+        };
+        let Some(client) = self.client else {
+            return false;
+        };
+        match (client, wanted.parse::<IpNet>(), wanted.parse::<IpAddr>()) {
+            (ClientKey::Ip(ip), Ok(network), _) => network.contains(ip),
+            (ClientKey::Ip(ip), _, Ok(wanted)) => *ip == wanted.to_canonical(),
+            _ => client.to_string() == wanted,
+        }
     }
 
     /// Whether the search text, if any, equals its id or is part of one of its names; letter case
@@ -52,5 +61,40 @@ impl Names<'_> {
         texts.into_iter().flatten().any(is_in)
             || self.id.to_string() == text
             || self.client.is_some_and(|client| is_in(&client.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_found_by_its_address_in_any_spelling_and_by_its_network() {
+        let is = |client: ClientKey, wanted: &str| {
+            let names = Names {
+                id: 1,
+                route: None,
+                client: Some(&client),
+                user: None,
+                upstream: None,
+            };
+            names.client_is(&Some(wanted.to_owned()))
+        };
+        let ip = |text: &str| ClientKey::Ip(text.parse().unwrap());
+        for (client, wanted, found) in [
+            ("2001:db8::7", "2001:db8::7", true),
+            ("2001:db8::7", "2001:0DB8:0::7", true),
+            ("2001:db8::7", "2001:db8::8", false),
+            ("2001:db8::7", "2001:db8::/64", true),
+            ("2001:db8::7", "2001:db8:0:1::/64", false),
+            ("192.0.2.1", "192.0.2.1", true),
+            ("192.0.2.1", "::ffff:192.0.2.1", true),
+            ("192.0.2.1", "192.0.2.0/24", true),
+            ("192.0.2.1", "192.0.2", false),
+        ] {
+            assert_eq!(is(ip(client), wanted), found, "{client} {wanted}");
+        }
+        assert!(is("192.0.2.1".into(), "192.0.2.1"));
+        assert!(!is("192.0.2.1".into(), "192.0.2.0/24"));
     }
 }

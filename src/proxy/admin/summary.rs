@@ -47,8 +47,9 @@ fn budgets(budgets: &Budgets) -> Value {
 
 fn top_clients(streams: &[Stream]) -> Vec<Value> {
     let mut counts = HashMap::<_, usize>::new();
-    for client in streams.iter().filter_map(Stream::client) {
-        *counts.entry(client).or_default() += 1;
+    // By what the limits count.
+    for client in streams.iter().filter_map(Stream::counted) {
+        *counts.entry(client.network_text()).or_default() += 1;
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
     let by_count = |a: &(_, usize), b: &(_, usize)| b.1.cmp(&a.1);
@@ -57,8 +58,7 @@ fn top_clients(streams: &[Stream]) -> Vec<Value> {
         counts.truncate(TOP);
     }
     counts.sort_by(by_count);
-    let row =
-        |(client, streams)| json!({ "client": ToString::to_string(client), "streams": streams });
+    let row = |(client, streams)| json!({ "client": client, "streams": streams });
     counts.into_iter().map(row).collect()
 }
 
