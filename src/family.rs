@@ -46,6 +46,7 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, Method, Request, StatusCode};
 use memchr::memmem;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// What kind of stream it is. See the [module docs](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -118,6 +119,12 @@ impl Family {
     /// nothing had happened. Never MCP's: since 2026-07-28 it has no such thing.
     pub fn may_resume(self) -> bool {
         self == Self::EventSource
+    }
+
+    /// The longest `Retry-After` that its clients heed, if there is one: the SDKs of OpenAI and Anthropic, and
+    /// those generated alike, ignore more than 60 s, and come back after half a second in its place.
+    pub(crate) fn longest_retry_after(self) -> Option<Duration> {
+        matches!(self, Self::OpenAi | Self::Anthropic).then_some(Duration::from_secs(60))
     }
 
     /// The event that tells clients of this family that their stream has failed, in lines that end in LF;

@@ -21,6 +21,7 @@ pub(crate) use rule::{Failure, Head, Rule};
 
 use crate::answer::{InPlaceOf, WaitsInPlaceOf};
 use crate::asked::{Asked, Kind};
+use crate::family::Family;
 use crate::head;
 use crate::rejection::{Rejected, Rejection};
 use crate::stream::{Begun, Stream};
@@ -79,7 +80,10 @@ where
                     pending: Some((ticket, self.rule.clone(), asked)),
                 }
             }
-            Err(rejection) => ResponseFuture::Rejected { rejection },
+            Err(rejection) => ResponseFuture::Rejected {
+                rejection,
+                family: asked.family,
+            },
         }
     }
 }
@@ -95,7 +99,7 @@ pin_project! {
             pending: Option<(R::Ticket, R, Asked)>,
         },
         #[doc(hidden)]
-        Rejected { rejection: Rejection },
+        Rejected { rejection: Rejection, family: Family },
     }
 }
 
@@ -109,8 +113,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            FutureProj::Rejected { rejection } => {
-                Poll::Ready(Ok(rejection.response().map(Guarded::words)))
+            FutureProj::Rejected { rejection, family } => {
+                Poll::Ready(Ok(rejection.into_response(*family).map(Guarded::words)))
             }
             FutureProj::Asked { future, pending } => {
                 let result = ready!(future.poll(cx));
@@ -170,7 +174,7 @@ fn opened<R: Rule, B>(
     };
     let policy = match rule.open(ticket, &head) {
         Ok(policy) => policy,
-        Err(rejection) => return rejection.response().map(Guarded::words),
+        Err(rejection) => return rejection.into_response(asked.family).map(Guarded::words),
     };
     let body = match stream {
         // Counts of requests hang on the policy.

@@ -1,6 +1,8 @@
 //! A request that is turned away before it becomes a stream.
 
 use crate::answer::{Own, retry_later};
+use crate::family::Family;
+use crate::retry_after::retry_after_value;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
@@ -119,7 +121,7 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    pub(crate) fn response(&self) -> Response<Bytes> {
+    pub(crate) fn into_response(self, family: Family) -> Response<Bytes> {
         if self.as_stream {
             let mut response = retry_later(self.retry_after);
             response.extensions_mut().insert(Rejected);
@@ -132,16 +134,7 @@ impl Rejection {
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         headers.insert(CONTENT_TYPE, text);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        // Whole seconds, RFC 9110 section 10.2.3; a client that comes too early is turned away
-        // again.
-        let seconds = self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-        if let Some(CustomResponse(f)) = &self.custom {
-            response = f(self.reason, response);
-        }
-        // Whatever the response is now: layers outside have to know it.
-        response.extensions_mut().insert(Own);
-        response.extensions_mut().insert(Rejected);
+        headers.insert(RETRY_AFTER, retry_after_value(self.retry_after, family));
         response
     }
 }
@@ -158,7 +151,7 @@ mod tests {
             as_stream,
             custom: None,
         }
-        .response()
+        .into_response(Family::Raw)
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What `Retry-After` says (RFC 9110 section 10.2.3): seconds, or a date.
 
-use http::HeaderMap;
+use crate::family::Family;
 use http::header::{DATE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue};
 use std::time::{Duration, SystemTime};
 
 /// How long the server wants to be left alone. A date that has passed is zero; a number beyond `u64` counts
@@ -19,6 +20,18 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let now = date.and_then(|date| httpdate::parse_http_date(date.trim()).ok());
     let now = now.unwrap_or_else(SystemTime::now);
     Some(at.duration_since(now).unwrap_or_default())
+}
+
+/// The field's value in an answer of this crate: whole seconds, rounded up, as a client that comes too early is
+/// turned away again; at least one, and no more than the clients of this family heed.
+pub(crate) fn retry_after_value(wait: Duration, family: Family) -> HeaderValue {
+    let seconds = wait
+        .as_secs()
+        .saturating_add(u64::from(wait.subsec_nanos() > 0));
+    let longest = family
+        .longest_retry_after()
+        .map_or(u64::MAX, |it| it.as_secs());
+    seconds.clamp(1, longest).into()
 }
 
 #[cfg(test)]
@@ -63,6 +76,28 @@ mod tests {
             assert_eq!(parsed(value, Some(NOON)), expected, "{value}");
         }
         assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn no_answer_names_a_time_that_its_client_would_ignore() {
+        let millis = Duration::from_millis;
+        for (family, wait, value) in [
+            (Family::EventSource, millis(0), "1"),
+            (Family::EventSource, millis(1_001), "2"),
+            (Family::EventSource, millis(300_000), "300"),
+            (Family::Raw, millis(61_000), "61"),
+            (Family::Mcp, millis(61_000), "61"),
+            (Family::OpenAi, millis(60_000), "60"),
+            (Family::OpenAi, millis(60_001), "60"),
+            (Family::Anthropic, millis(3_600_000), "60"),
+            (Family::Anthropic, Duration::MAX, "60"),
+        ] {
+            assert_eq!(
+                retry_after_value(wait, family),
+                value,
+                "{family:?} {wait:?}"
+            );
+        }
     }
 
     #[test]

@@ -371,3 +371,48 @@ fn one_connection_may_carry_one_stream_after_the_other() {
         (&20.into(), &0.into())
     );
 }
+
+#[test]
+fn a_retry_after_is_one_that_the_client_of_the_family_heeds() {
+    let origin = origin();
+    let flags = [
+        "--limit-per-ip=1",
+        "--limit-retry-after=5m",
+        "--upstream-max-pending=1",
+    ];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let mut held = proxy.get("/stream");
+    assert_eq!(status(&mut held), 200);
+    for (fields, seconds) in [
+        ("User-Agent: AsyncOpenAI/Python 1.0", "60"),
+        ("anthropic-version: 2023-06-01", "60"),
+        ("User-Agent: curl/8", "300"),
+    ] {
+        let head = get_with(&proxy, fields).head();
+        assert!(head.starts_with("http/1.1 429 "), "{head}");
+        assert_eq!(field(&head, "retry-after"), Some(seconds), "{fields}");
+    }
+    drop(held);
+    origin.wait_for_open(0);
+
+    // The answer in place of the upstream, too: this one waits for its head, and there is room for none else.
+    let (gate, opened) = support::gate();
+    let origin = Origin::start(move |_, to| {
+        opened.wait();
+        to.stream();
+        to.end();
+    });
+    let proxy = Proxy::start(origin.addr, &flags);
+    let mut waiting = plain(&proxy, "/text");
+    origin.wait_for_open(1);
+    for (fields, seconds) in [("anthropic-version: 2023-06-01", "60"), ("X: y", "300")] {
+        let request = format!(
+            "POST /v1 HTTP/1.1\r\nHost: proxy.test\r\nContent-Length: 0\r\n{fields}\r\n\r\n"
+        );
+        let head = proxy.ask(&request).head();
+        assert!(head.starts_with("http/1.1 503 "), "{head}");
+        assert_eq!(field(&head, "retry-after"), Some(seconds), "{fields}");
+    }
+    gate.send(()).unwrap();
+    assert_eq!(status(&mut waiting), 200);
+}

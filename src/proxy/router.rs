@@ -11,6 +11,7 @@ use crate::completion::CompletionLayer;
 use crate::connection_limit::{ConnectionLimitLayer, Reject, Separate};
 use crate::cors::{Cors, CorsLayer};
 use crate::early::{Early, EarlyLayer, StreamAsked};
+use crate::family::Family;
 use crate::head::is_json;
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::idle_timeout::{EventTimeout, IdleAction, IdleTimeoutLayer};
@@ -294,7 +295,9 @@ impl Router {
     fn refuse_tunnel(&self, rotation: &config::Rotation) -> Response<ResponseBody> {
         let refusal = self.drain.refusal(rotation.retry, false);
         match refusal {
-            Some(refusal) => refusal.response().map(|text| Either::Right(text.into())),
+            Some(refusal) => refusal
+                .into_response(Family::Raw)
+                .map(|text| Either::Right(text.into())),
             None => Response::new(Either::Right(Full::default())),
         }
     }

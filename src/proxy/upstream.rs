@@ -34,8 +34,10 @@ use super::{files, headers};
 use crate::client_key::{ClientKey, ForwardedIp, PeerAddr};
 use crate::connection_auth::ConnectionBound;
 use crate::connection_limit::InFlight;
+use crate::family::Family;
 use crate::guard::BoxError;
 use crate::proxy::config;
+use crate::retry_after::retry_after_value;
 use crate::serve::{ClientConnection, LINGER, Liveness, RequestBody, Upload};
 use bytes::{Bytes, BytesMut};
 use http::header::{ALT_SVC, HOST, TRAILER, TRANSFER_ENCODING};
@@ -83,8 +85,8 @@ struct Target {
     body_timeout: Duration,
     waiting: Option<Semaphore>,
     max_body: Option<u64>,
-    /// For requests that can no longer wait.
-    retry_after: HeaderValue,
+    /// For those who cannot wait any more.
+    retry_after: Duration,
     trusted: ForwardedIp,
     tunnels: Tunnels,
     tunnel_idle_timeout: Option<Duration>,
@@ -122,7 +124,7 @@ impl Upstream {
                 }),
                 max_body: config.max_body,
                 // A client that comes back at once finds no room.
-                retry_after: settings.limit.retry_after.as_secs().max(1).into(),
+                retry_after: settings.limit.retry_after,
                 trusted,
                 tunnels,
                 tunnel_idle_timeout: config.tunnel_idle_timeout,
@@ -348,6 +350,7 @@ impl Service<Request<RequestBody>> for Upstream {
         Box::pin(async move {
             let target = &upstream.target;
             let client: Option<ClientKey> = request.extensions().get().cloned();
+            let family = Family::of(&request);
             Ok(match upstream.ask(request).await {
                 Ok(response) => {
                     target.health.answered();
@@ -360,7 +363,7 @@ impl Service<Request<RequestBody>> for Upstream {
                         health.failed(&failure.told(), is_away, client.as_ref());
                     }
                     failure.log(&target.url, target.health.failure_limits());
-                    failure.answer(&target.retry_after)
+                    failure.answer(retry_after_value(target.retry_after, family))
                 }
             })
         })

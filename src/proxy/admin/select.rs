@@ -77,6 +77,7 @@ mod tests {
                 client: Some(&client),
                 user: None,
                 upstream: None,
+                path: None,
             };
             names.client_is(&Some(wanted.to_owned()))
         };

@@ -163,7 +163,7 @@ impl Failure {
     }
 
     /// The response to the client.
-    pub(super) fn answer(&self, retry_after: &HeaderValue) -> Response<UpstreamBody> {
+    pub(super) fn answer(&self, retry_after: HeaderValue) -> Response<UpstreamBody> {
         let status = self.status();
         let text = Full::from(format!("sse-guard: {self}\n"));
         let mut response = Response::new(Either::Right(Either::Right(text)));
@@ -176,7 +176,7 @@ impl Failure {
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         headers.insert(CONTENT_TYPE, text);
         if let Self::Busy | Self::Files(_) = self {
-            headers.insert(RETRY_AFTER, retry_after.clone());
+            headers.insert(RETRY_AFTER, retry_after);
         }
         if let Self::Files(_) | Self::Upload(_) | Self::UploadStalled = self {
             // What its connection holds is what there are too few of; and the rest of an upload is not a
