@@ -103,7 +103,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
@@ -149,7 +149,10 @@ impl EarlyLayer {
 ///
 /// A clone is another handle to the same. It counts in the extensions of the request.
 #[derive(Clone, Debug, Default)]
-pub struct StreamAsked(Arc<AtomicBool>);
+pub struct StreamAsked(Arc<AtomicU8>);
+
+const ASKED: u8 = 1;
+const NEVER: u8 = 2;
 
 impl StreamAsked {
     /// For a body that has not asked yet.
@@ -159,11 +162,21 @@ impl StreamAsked {
 
     /// It does ask for one.
     pub fn set(&self) {
-        self.0.store(true, Relaxed);
+        self.0.store(ASKED, Relaxed);
+    }
+
+    /// The whole body was read, and asks for none: its response may be compressed, also for a client of a
+    /// family of models.
+    pub fn never() -> Self {
+        Self(Arc::new(AtomicU8::new(NEVER)))
     }
 
     pub(crate) fn get(&self) -> bool {
-        self.0.load(Relaxed)
+        self.0.load(Relaxed) == ASKED
+    }
+
+    pub(crate) fn is_never(&self) -> bool {
+        self.0.load(Relaxed) == NEVER
     }
 }
 
@@ -245,7 +258,8 @@ impl EarlyLayer {
         if !self.enabled || request.method() == Method::HEAD || is_unreadable {
             return None;
         }
-        let may_ask = request.extensions().get::<StreamAsked>().is_some();
+        let flag = request.extensions().get::<StreamAsked>();
+        let may_ask = flag.is_some_and(|flag| !flag.is_never());
         Some(Asked::of(request)).filter(|asked| asked.accepts_stream || may_ask)
     }
 }

@@ -21,6 +21,7 @@ pub(crate) use rule::{Failure, Head, Rule};
 
 use crate::answer::{InPlaceOf, WaitsInPlaceOf};
 use crate::asked::{Asked, Kind};
+use crate::early::StreamAsked;
 use crate::family::Family;
 use crate::head;
 use crate::rejection::{Rejected, Rejection};
@@ -69,7 +70,11 @@ where
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let asked = Asked::of(&request);
-        if R::SPEAKS && asked.may_stream() {
+        let is_plain = || {
+            let flag = request.extensions().get::<StreamAsked>();
+            !asked.accepts_stream && flag.is_some_and(StreamAsked::is_never)
+        };
+        if R::SPEAKS && asked.may_stream() && !is_plain() {
             head::ask_for_identity(request.headers_mut());
         }
         match self.rule.admit(&request, &asked) {

@@ -106,25 +106,30 @@ fn a_quick_failure_keeps_its_status() {
 
 #[test]
 fn a_client_that_asks_for_a_stream_in_its_body_alone_is_heard_as_well() {
-    let request = |body: &str| {
+    let request = |fields: &str, body: &str| {
         format!(
             "POST /v1 HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n\
              Accept-Encoding: gzip\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
+             {fields}Content-Length: {}\r\n\r\n{body}",
             body.len()
         )
     };
     let (speak, gate) = gate();
     let origin = Origin::start(move |asked, to| {
-        assert_eq!(asked.field("accept-encoding"), Some("identity"));
+        let quiet = asked.field("x-quiet").is_some();
+        let coding = if quiet { "gzip" } else { "identity" };
+        assert_eq!(asked.field("accept-encoding"), Some(coding));
         gate.wait();
         to.stream();
         to.chunk("data: [DONE]\n\n");
         to.end();
     });
     let proxy = early(&origin, &["--admin-listen=127.0.0.1:0"]);
-    let mut client = waiting(&proxy, &request(r#"{"model": "m", "stream": true}"#));
-    let mut quiet = proxy.ask(&request(r#"{"model": "m", "stream": false}"#));
+    let mut client = waiting(&proxy, &request("", r#"{"model": "m", "stream": true}"#));
+    let mut quiet = proxy.ask(&request(
+        "X-Quiet: 1\r\n",
+        r#"{"model": "m", "stream": false}"#,
+    ));
     for _ in 0..5 {
         client.read_until(BEAT);
     }
@@ -138,6 +143,50 @@ fn a_client_that_asks_for_a_stream_in_its_body_alone_is_heard_as_well() {
     assert!(quiet.read_until("[DONE]").ends_with("data: [DONE]\n\n"));
     let early = admin(proxy.admin(), "GET /metrics");
     assert!(early.contains("sse_guard_early_answers_total 1"), "{early}");
+}
+
+#[test]
+fn a_request_keeps_its_codings_where_its_body_asks_for_no_stream() {
+    let origin = Origin::start(|asked, to| {
+        let coding = asked.field("accept-encoding").unwrap_or("none").to_owned();
+        let len: usize = asked.field("content-length").unwrap().parse().unwrap();
+        let body = to.body(len);
+        let text = format!("{coding} {} {}", body.len(), body.ends_with(b"}"));
+        to.raw(
+            format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}", text.len())
+                .as_bytes(),
+        );
+    });
+    let early = Proxy::start(origin.addr, &["--early-enabled", "--early-after=1m"]);
+    let by_default = Proxy::start(origin.addr, &[]);
+    let plain = r#"{"input": "text", "stream": false}"#;
+    let stream = r#"{"stream": true}"#;
+    // Longer than what is read ahead.
+    let long = format!(r#"{{"input": "{}"}}"#, "x".repeat(100_000));
+    let model = "anthropic-version: 2023-06-01\r\n";
+    for (proxy, fields, body, expected) in [
+        (&early, "", plain, "gzip"),
+        (&early, model, plain, "gzip"),
+        (&early, "", stream, "identity"),
+        (&early, "", long.as_str(), "identity"),
+        (&by_default, "", plain, "gzip"),
+        (&by_default, "", stream, "gzip"),
+        (&by_default, model, plain, "gzip"),
+        (&by_default, model, stream, "identity"),
+        (&by_default, model, long.as_str(), "identity"),
+    ] {
+        let mut client = proxy.ask(&format!(
+            "POST /v1 HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\
+             Content-Type: application/json\r\n{fields}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        let head = client.head();
+        assert!(head.starts_with("http/1.1 200 "), "{head}");
+        let expected = format!("{expected} {} true", body.len());
+        let start = &body[..body.len().min(40)];
+        let answer = String::from_utf8(client.bytes(expected.len())).unwrap();
+        assert_eq!(answer, expected, "{fields}{start}");
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ use crate::unavailable::{Unavailable, UnavailableLayer};
 use crate::wire::WordsError;
 use crate::{SseGuard, SseGuardLayer};
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONNECTION};
+use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Full};
 use ipnet::IpNet;
@@ -323,7 +323,8 @@ impl Router {
                 .extensions_mut()
                 .insert(client.network(self.ipv6_prefix));
         }
-        if route.settings.early.enabled && is_json(request.headers()) {
+        let is_watched = route.settings.early.enabled && is_json(request.headers());
+        if stream_flag::settle_coding(&mut request, is_watched).await && is_watched {
             watch_for_flag(&mut request);
         }
         if self.drain.is_draining() {
@@ -358,9 +359,6 @@ fn call(
 /// Clients of LLM APIs request a stream in the body, and not all of them in the head as well.
 fn watch_for_flag(request: &mut Request<RequestBody>) {
     let asked = StreamAsked::new();
-    // A stream in a content coding could not be spliced in.
-    let identity = HeaderValue::from_static("identity");
-    request.headers_mut().insert(ACCEPT_ENCODING, identity);
     request.extensions_mut().insert(asked.clone());
     let mut flag = StreamFlag::default();
     request.body_mut().inspect(move |bytes| {

@@ -2,8 +2,9 @@
 
 use crate::early::StreamAsked;
 use crate::family::Family;
-use crate::head::{accepts_event_stream, is_json};
+use crate::head::{accepts_event_stream, ask_for_identity, is_json, list};
 use crate::serve::RequestBody;
+use http::header::{ACCEPT_ENCODING, EXPECT};
 use http::{Method, Request};
 use std::time::Duration;
 
@@ -25,13 +26,7 @@ pub(super) async fn read_ahead(request: &mut Request<RequestBody>) {
     if !may_stream || accepts_event_stream(request.headers()) || !is_json(request.headers()) {
         return;
     }
-    let mut flag = StreamFlag::default();
-    let body = request.body_mut();
-    let ahead = body.read_ahead(AHEAD, |bytes| flag.take(bytes));
-    let is_said = tokio::time::timeout(AHEAD_TIMEOUT, ahead)
-        .await
-        .ok()
-        .flatten();
+    let is_said = said_ahead(request).await;
     let asks = is_said.unwrap_or_else(|| {
         let family = Family::of(request);
         matches!(family, Family::OpenAi | Family::Anthropic)
@@ -41,6 +36,42 @@ pub(super) async fn read_ahead(request: &mut Request<RequestBody>) {
     if asks {
         noted.set();
     }
+}
+
+/// Whether the body asks for a stream; `None` where it does not tell in time.
+async fn said_ahead(request: &mut Request<RequestBody>) -> Option<bool> {
+    let mut flag = StreamFlag::default();
+    let body = request.body_mut();
+    let ahead = body.read_ahead(AHEAD, |bytes| flag.take(bytes));
+    tokio::time::timeout(AHEAD_TIMEOUT, ahead)
+        .await
+        .ok()
+        .flatten()
+}
+
+/// Has the upstream send a stream in no content coding, as nothing could be put into another; but leaves a
+/// request alone whose body asks for none. Whether it may still turn out to be a stream.
+///
+/// Only what has a coding to lose is read ahead. `is_watched` tells that the route looks for the flag;
+/// requests of families of models are for the guard to change.
+pub(super) async fn settle_coding(request: &mut Request<RequestBody>, is_watched: bool) -> bool {
+    let headers = request.headers();
+    let is_of_models = || matches!(Family::of(request), Family::OpenAi | Family::Anthropic);
+    if accepts_event_stream(headers) || !is_json(headers) || !(is_watched || is_of_models()) {
+        return true;
+    }
+    let is_coding = |coding: &[u8]| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity");
+    let has_coding = list(headers, &ACCEPT_ENCODING).any(is_coding);
+    // Its client sends the body once the upstream wants it.
+    let waits = headers.contains_key(EXPECT);
+    if has_coding && !waits && said_ahead(request).await == Some(false) {
+        request.extensions_mut().insert(StreamAsked::never());
+        return false;
+    }
+    if is_watched {
+        ask_for_identity(request.headers_mut());
+    }
+    true
 }
 
 /// Reads an object piece by piece, and keeps no more than a name.
