@@ -245,35 +245,22 @@ struct Hints {
     no_peer: AtomicBool,
 }
 
-/// A client, and the network that it counts as.
-#[derive(Clone, Debug)]
-pub(crate) struct Client {
-    pub(crate) key: ClientKey,
-    pub(crate) ipv6_prefix: u8,
-}
-
-impl Client {
-    pub(crate) fn network(&self) -> ClientKey {
-        self.key.clone().network(self.ipv6_prefix)
-    }
-
-    /// The network as it is written: with its length where it is one of IPv6.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn network_text(&self) -> String {
-        let network = self.network();
-        match (&network, self.ipv6_prefix) {
-            (ClientKey::Ip(IpAddr::V6(_)), bits @ 0..128) => format!("{network}/{bits}"),
-            _ => network.to_string(),
-        }
-    }
-}
-
 impl ClientKey {
     /// Equal keys have equal ones, and others most likely have not.
     pub(crate) fn hash_value(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);
         hasher.finish()
+    }
+
+    /// The [network](Self::network) as it is written: with its length where it is one of IPv6.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn network_text(&self, ipv6_prefix: u8) -> String {
+        let network = self.clone().network(ipv6_prefix);
+        match (&network, ipv6_prefix) {
+            (Self::Ip(IpAddr::V6(_)), bits @ 0..128) => format!("{network}/{bits}"),
+            _ => network.to_string(),
+        }
     }
 
     /// The network a client counts as: an IPv6 address cut to its first `ipv6_prefix` bits (more

@@ -78,7 +78,7 @@ pub use crate::rejection::RejectReason;
 pub use gate::Gate;
 
 use crate::asked::{Asked, Kind};
-use crate::client_key::{Client, ClientKey, IPV6_PREFIX, KeyExtractor, PeerIp};
+use crate::client_key::{ClientKey, IPV6_PREFIX, KeyExtractor, PeerIp};
 use crate::cors;
 use crate::guard::{Guard, Head, Policy, Rule};
 use crate::jitter::jittered;
@@ -510,8 +510,7 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
             (_, StreamTicket::May) => self.take(ticket.client.as_ref(), head.asked)?,
         };
         if let (Some(stream), Some(_), Some(key)) = (head.stream, &slot, ticket.client) {
-            let ipv6_prefix = self.config.ipv6_prefix;
-            stream.set_client(Client { key, ipv6_prefix });
+            stream.set_client(key);
         }
         Ok(Some(Permit::Stream(slot)))
     }

@@ -15,7 +15,7 @@ pub use mail::{Message, SendError};
 pub use state::StreamState;
 pub(crate) use wakers::Slot;
 
-use crate::client_key::{Client, ClientKey};
+use crate::client_key::ClientKey;
 use crate::family::{Family, is_keepalive};
 use crate::lock::lock;
 use crate::wire::{LineEnd, RawEvent};
@@ -78,7 +78,7 @@ pub struct Stream(Arc<Record>);
 struct Record {
     id: StreamId,
     opened: Instant,
-    client: OnceLock<Client>,
+    client: OnceLock<ClientKey>,
     labels: OnceLock<Arc<Labels>>,
     /// Made for an operator, or for a user's name.
     details: OnceLock<Arc<Details>>,
@@ -199,11 +199,6 @@ impl Stream {
     /// Its client as the connection limit knows it, if there is one: by its address, also where the limit
     /// counts networks.
     pub fn client(&self) -> Option<&ClientKey> {
-        self.0.client.get().map(|client| &client.key)
-    }
-
-    /// That, and whom it counts for.
-    pub(crate) fn counted(&self) -> Option<&Client> {
         self.0.client.get()
     }
 
@@ -351,7 +346,7 @@ impl Stream {
         UpstreamFault::ALL.get(fault.checked_sub(1)?).copied()
     }
 
-    pub(crate) fn set_client(&self, client: Client) {
+    pub(crate) fn set_client(&self, client: ClientKey) {
         // One limit inside another: the inner one has set it.
         let _ = self.0.client.set(client);
     }

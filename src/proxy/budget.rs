@@ -179,6 +179,8 @@ pub(super) struct Holders<'a> {
     pub(super) connections: &'a Registry,
     pub(super) tunnels: &'a Tunnels,
     pub(super) streams: &'a DrainHandle,
+    /// By which the clients of streams are counted.
+    pub(super) ipv6_prefix: u8,
 }
 
 /// A resource with a budget.
@@ -411,8 +413,10 @@ fn end_largest(holders: Holders<'_>, shares: &Shares) -> bool {
     if holders.connections.close_requests(client, most) > 0 {
         return true;
     }
-    let ended = holders.streams.rotate_of(client, most, IDLE);
-    tracing::info!(ended, %client, "rotating streams of the client that holds the most");
+    let ended = holders
+        .streams
+        .rotate_of((client, holders.ipv6_prefix), most, IDLE);
+    tracing::debug!(ended, %client, "rotating streams of the client that holds the most");
     ended > 0
 }
 
@@ -488,6 +492,7 @@ mod tests {
             connections,
             tunnels: &Tunnels::default(),
             streams,
+            ipv6_prefix: 64,
         };
         budgets.judge(used, holders);
     }
@@ -576,6 +581,7 @@ mod tests {
             connections: &connections,
             tunnels: &tunnels,
             streams: &streams,
+            ipv6_prefix: 64,
         };
         let rotated = || lock(&budgets.rotated).is_some();
         budgets.judge([of_hundred(99), None], holders);

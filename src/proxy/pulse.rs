@@ -20,7 +20,9 @@ pub(super) async fn beat(running: Arc<Running>, admin: Option<Arc<Admin>>) -> In
         tokio::select! {
             () = sleep_until(look) => {
                 let current = running.current();
-                let again = common.budgets.look(&current.config().budgets, common.holders());
+                let config = current.config();
+                let holders = common.holders(config.limit.ipv6_prefix);
+                let again = common.budgets.look(&config.budgets, holders);
                 if common.budgets.is_short() {
                     current.router.close_idle_upstream_connections();
                 }

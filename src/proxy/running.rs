@@ -113,12 +113,13 @@ impl Common {
         }
     }
 
-    /// The holders of memory and files that can be ended.
-    pub(super) fn holders(&self) -> Holders<'_> {
+    /// What gives way when room is short.
+    pub(super) fn holders(&self, ipv6_prefix: u8) -> Holders<'_> {
         Holders {
             connections: &self.connections,
             tunnels: &self.tunnels,
             streams: &self.drain,
+            ipv6_prefix,
         }
     }
 

@@ -212,8 +212,9 @@ impl<B: Send + 'static> Again<B> {
     fn key(&self) -> Key {
         let (target, user) = (self.asker.template().target(), self.stream.user());
         // The limits know the client behind a load balancer.
-        match self.stream.counted() {
-            Some(client) => Key::new((client.network(), user), target),
+        let of_limits = || Some(self.stream.client()?.clone().network(IPV6_PREFIX));
+        match self.asker.template().client().or_else(of_limits) {
+            Some(client) => Key::new((client, user), target),
             None => Key::new((self.asker.template().peer(), user), target),
         }
     }

@@ -1,6 +1,6 @@
 //! A request that may have to be put again, for as long as its stream lives.
 
-use crate::client_key::peer_addr;
+use crate::client_key::{ClientKey, peer_addr};
 use crate::cors::Granted;
 use http::header::HOST;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, request};
@@ -83,6 +83,11 @@ impl Template {
     /// The address that it came from.
     pub(super) fn peer(&self) -> Option<IpAddr> {
         peer_addr(&self.extensions).map(|peer| peer.ip().to_canonical())
+    }
+
+    /// The client that it came from, as it is told apart from others, if somebody has said so.
+    pub(super) fn client(&self) -> Option<ClientKey> {
+        self.extensions.get().cloned()
     }
 
     /// What a head has to allow for a page of another origin to read what follows.

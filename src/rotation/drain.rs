@@ -185,12 +185,18 @@ impl DrainHandle {
         self.rotate_those(most, idle, |entry| entry.comes_back.on(&entry.stream))
     }
 
-    /// The same with the streams of one client alone, also if it does not come back: those are broken off.
+    /// The same with the streams of one client alone, a network of that length if it is one of IPv6, also if
+    /// it does not come back: those are broken off.
     #[cfg(feature = "proxy")]
-    pub(crate) fn rotate_of(&self, client: &ClientKey, most: usize, idle: Duration) -> usize {
+    pub(crate) fn rotate_of(
+        &self,
+        (network, ipv6_prefix): (&ClientKey, u8),
+        most: usize,
+        idle: Duration,
+    ) -> usize {
         self.rotate_those(most, idle, |entry| {
-            let counted = entry.stream.counted();
-            counted.is_some_and(|counted| counted.network() == *client)
+            let of_stream = entry.stream.client().cloned();
+            of_stream.is_some_and(|client| client.network(ipv6_prefix) == *network)
         })
     }
 

@@ -45,11 +45,11 @@ fn budgets(budgets: &Budgets) -> Value {
     status.collect::<serde_json::Map<_, _>>().into()
 }
 
-fn top_clients(streams: &[Stream]) -> Vec<Value> {
+fn top_clients(streams: &[Stream], ipv6_prefix: u8) -> Vec<Value> {
     let mut counts = HashMap::<_, usize>::new();
     // By what the limits count.
-    for client in streams.iter().filter_map(Stream::counted) {
-        *counts.entry(client.network_text()).or_default() += 1;
+    for client in streams.iter().filter_map(Stream::client) {
+        *counts.entry(client.network_text(ipv6_prefix)).or_default() += 1;
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
     let by_count = |a: &(_, usize), b: &(_, usize)| b.1.cmp(&a.1);
@@ -121,7 +121,7 @@ pub(super) fn of(admin: &super::Admin) -> Value {
         "routes": routes.collect::<Vec<_>>(),
         "upstreams": upstreams.collect::<Vec<_>>(),
         "unguarded": unguarded(current.router.views()),
-        "top_clients": top_clients(&streams),
+        "top_clients": top_clients(&streams, current.config().limit.ipv6_prefix),
     })
 }
 
