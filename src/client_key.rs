@@ -253,13 +253,12 @@ impl ClientKey {
         hasher.finish()
     }
 
-    /// The [network](Self::network) as it is written: with its length where it is one of IPv6.
+    /// A [network](Self::network) as it is written: with its length if it is one of IPv6.
     #[cfg(feature = "proxy")]
     pub(crate) fn network_text(&self, ipv6_prefix: u8) -> String {
-        let network = self.clone().network(ipv6_prefix);
-        match (&network, ipv6_prefix) {
-            (Self::Ip(IpAddr::V6(_)), bits @ 0..128) => format!("{network}/{bits}"),
-            _ => network.to_string(),
+        match (self, ipv6_prefix) {
+            (Self::Ip(IpAddr::V6(_)), bits @ 0..128) => format!("{self}/{bits}"),
+            _ => self.to_string(),
         }
     }
 

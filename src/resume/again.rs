@@ -4,6 +4,7 @@ use super::Config;
 use super::admission::{Admission, Failure, Key, Turn};
 use super::template::Template;
 use crate::asked::{Asked, Kind};
+use crate::client_key::IPV6_PREFIX;
 use crate::guard::BoxError;
 use crate::jitter::{LONGEST, up_to};
 use crate::lock::lock;

@@ -5,6 +5,7 @@ use super::heads::Heads;
 use super::health::readiness;
 use super::history::ends;
 use super::time::{millis, since_1970_of};
+use crate::client_key::ClientKey;
 use crate::metrics::{Snapshot, UnguardedResponses};
 use crate::proxy::budget::{Budgets, Used};
 use crate::proxy::router::View;
@@ -49,7 +50,9 @@ fn top_clients(streams: &[Stream], ipv6_prefix: u8) -> Vec<Value> {
     let mut counts = HashMap::<_, usize>::new();
     // By what the limits count.
     for client in streams.iter().filter_map(Stream::client) {
-        *counts.entry(client.network_text(ipv6_prefix)).or_default() += 1;
+        *counts
+            .entry(client.clone().network(ipv6_prefix))
+            .or_default() += 1;
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
     let by_count = |a: &(_, usize), b: &(_, usize)| b.1.cmp(&a.1);
@@ -58,7 +61,7 @@ fn top_clients(streams: &[Stream], ipv6_prefix: u8) -> Vec<Value> {
         counts.truncate(TOP);
     }
     counts.sort_by(by_count);
-    let row = |(client, streams)| json!({ "client": client, "streams": streams });
+    let row = |(client, streams)| json!({ "client": ClientKey::network_text(&client, ipv6_prefix), "streams": streams });
     counts.into_iter().map(row).collect()
 }
 
