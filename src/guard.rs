@@ -119,7 +119,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             FutureProj::Rejected { rejection, family } => {
-                Poll::Ready(Ok(rejection.into_response(*family).map(Guarded::words)))
+                Poll::Ready(Ok(rejection.response(*family).map(Guarded::words)))
             }
             FutureProj::Asked { future, pending } => {
                 let result = ready!(future.poll(cx));
@@ -179,7 +179,7 @@ fn opened<R: Rule, B>(
     };
     let policy = match rule.open(ticket, &head) {
         Ok(policy) => policy,
-        Err(rejection) => return rejection.into_response(asked.family).map(Guarded::words),
+        Err(rejection) => return rejection.response(asked.family).map(Guarded::words),
     };
     let body = match stream {
         // Counts of requests hang on the policy.

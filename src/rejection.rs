@@ -121,7 +121,7 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    pub(crate) fn into_response(self, family: Family) -> Response<Bytes> {
+    pub(crate) fn response(&self, family: Family) -> Response<Bytes> {
         if self.as_stream {
             let mut response = retry_later(self.retry_after);
             response.extensions_mut().insert(Rejected);
@@ -135,6 +135,12 @@ impl Rejection {
         headers.insert(CONTENT_TYPE, text);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(RETRY_AFTER, retry_after_value(self.retry_after, family));
+        if let Some(CustomResponse(f)) = &self.custom {
+            response = f(self.reason, response);
+        }
+        // Whatever the response is now: layers outside have to know it.
+        response.extensions_mut().insert(Own);
+        response.extensions_mut().insert(Rejected);
         response
     }
 }
@@ -151,7 +157,7 @@ mod tests {
             as_stream,
             custom: None,
         }
-        .into_response(Family::Raw)
+        .response(Family::Raw)
     }
 
     #[test]

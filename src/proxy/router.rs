@@ -296,7 +296,7 @@ impl Router {
         let refusal = self.drain.refusal(rotation.retry, false);
         match refusal {
             Some(refusal) => refusal
-                .into_response(Family::Raw)
+                .response(Family::Raw)
                 .map(|text| Either::Right(text.into())),
             None => Response::new(Either::Right(Full::default())),
         }
