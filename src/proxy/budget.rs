@@ -416,7 +416,7 @@ fn end_largest(holders: Holders<'_>, shares: &Shares) -> bool {
     let ended = holders
         .streams
         .rotate_of((client, holders.ipv6_prefix), most, IDLE);
-    tracing::debug!(ended, %client, "rotating streams of the client that holds the most");
+    tracing::info!(ended, %client, "rotating streams of the client that holds the most");
     ended > 0
 }
 

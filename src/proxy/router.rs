@@ -318,7 +318,7 @@ impl Router {
         }
         let user = self.user(&mut request);
         if let Some(client) = self.clients.key(&request) {
-            // For metrics and health, which tell whether failures are one client's.
+            // For metrics and health, which detect failures of a single client.
             request
                 .extensions_mut()
                 .insert(client.network(self.ipv6_prefix));

@@ -38,7 +38,7 @@ pub(super) async fn read_ahead(request: &mut Request<RequestBody>) {
     }
 }
 
-/// Whether the body asks for a stream; `None` where it does not tell in time.
+/// Whether the body requests a stream; `None` if its start leaves that open.
 async fn said_ahead(request: &mut Request<RequestBody>) -> Option<bool> {
     let mut flag = StreamFlag::default();
     let body = request.body_mut();
@@ -50,10 +50,10 @@ async fn said_ahead(request: &mut Request<RequestBody>) -> Option<bool> {
 }
 
 /// Has the upstream send a stream in no content coding, as nothing could be put into another; but leaves a
-/// request alone whose body asks for none. Whether it may still turn out to be a stream.
+/// request alone whose body requests none. Returns whether the response may still be a stream.
 ///
-/// Only what has a coding to lose is read ahead. `is_watched` tells that the route looks for the flag;
-/// requests of families of models are for the guard to change.
+/// Only what has a coding to lose is read ahead. `is_watched` is set if the route searches
+/// for the flag; the guard changes requests of families of models.
 pub(super) async fn settle_coding(request: &mut Request<RequestBody>, is_watched: bool) -> bool {
     let headers = request.headers();
     let is_of_models = || matches!(Family::of(request), Family::OpenAi | Family::Anthropic);
@@ -62,7 +62,7 @@ pub(super) async fn settle_coding(request: &mut Request<RequestBody>, is_watched
     }
     let is_coding = |coding: &[u8]| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity");
     let has_coding = list(headers, &ACCEPT_ENCODING).any(is_coding);
-    // Its client sends the body once the upstream wants it.
+    // Its client sends the body after a 100 from the upstream.
     let waits = headers.contains_key(EXPECT);
     if has_coding && !waits && said_ahead(request).await == Some(false) {
         request.extensions_mut().insert(StreamAsked::never());

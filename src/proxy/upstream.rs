@@ -85,7 +85,7 @@ struct Target {
     body_timeout: Duration,
     waiting: Option<Semaphore>,
     max_body: Option<u64>,
-    /// For those who cannot wait any more.
+    /// For requests that can no longer wait.
     retry_after: Duration,
     trusted: ForwardedIp,
     tunnels: Tunnels,

@@ -35,18 +35,18 @@ pub(super) fn is(wanted: &Option<String>, there: Option<&str>) -> bool {
 }
 
 impl Names<'_> {
-    /// Whether its client is shown by the name that is wanted, or in the network that is, if any is.
-    pub(super) fn client_is(&self, wanted: &Option<String>) -> bool {
-        let Some(wanted) = wanted.as_deref() else {
+    /// Whether its client has the filtered name, or is in the filtered network, if there is such a filter.
+    pub(super) fn client_is(&self, filter: &Option<String>) -> bool {
+        let Some(filter) = filter.as_deref() else {
             return true;
         };
         let Some(client) = self.client else {
             return false;
         };
-        match (client, wanted.parse::<IpNet>(), wanted.parse::<IpAddr>()) {
+        match (client, filter.parse::<IpNet>(), filter.parse::<IpAddr>()) {
             (ClientKey::Ip(ip), Ok(network), _) => network.contains(ip),
-            (ClientKey::Ip(ip), _, Ok(wanted)) => *ip == wanted.to_canonical(),
-            _ => client.to_string() == wanted,
+            (ClientKey::Ip(ip), _, Ok(address)) => *ip == address.to_canonical(),
+            _ => client.to_string() == filter,
         }
     }
 
