@@ -30,8 +30,8 @@
 //! `sse_guard_unguarded_total`. The log warns once a route of each of its reasons, and names the remedy.
 //!
 //! The span `stream` has `id`, `route`, `client`, `path`, never the query, as tokens travel there,
-//! and the `trace_id` of a `traceparent` header. In it two events at level INFO tell of the opening
-//! and of the end: `age_seconds`, `events`, `bytes`, `heartbeats`, `gap_p99_seconds`, `reason`, and of an upstream's failure `fault`
+//! and the `trace_id` of a `traceparent` header. In it two events tell of the opening
+//! and of the end, at level DEBUG unless [`log_level`](MetricsLayer::log_level) raises it: `age_seconds`, `events`, `bytes`, `heartbeats`, `gap_p99_seconds`, `reason`, and of an upstream's failure `fault`
 //! and `cause`. A [`LogLimit`] keeps
 //! a flood of streams from becoming a flood of lines.
 //!
@@ -94,6 +94,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::Instant;
 use tower_layer::Layer;
+use tracing::Level;
 #[cfg(feature = "proxy")]
 pub(crate) use unguarded::UnguardedResponses;
 use unguarded::Warned;
@@ -115,6 +116,7 @@ struct Setup {
     labels: Arc<Labels>,
     on_end: Option<OnEnd>,
     log_limit: Option<LogLimit>,
+    log_level: Level,
     keeps_heads: bool,
 }
 
@@ -214,6 +216,7 @@ impl MetricsLayer {
                 labels: Arc::new(labels),
                 on_end: None,
                 log_limit: None,
+                log_level: Level::DEBUG,
                 keeps_heads: false,
             }),
             matched: None,
@@ -264,6 +267,13 @@ impl MetricsLayer {
     pub fn log_limit(self, limit: impl Into<Option<LogLimit>>) -> Self {
         let limit = limit.into();
         self.with(|setup| setup.log_limit = limit)
+    }
+
+    /// Sets the level of the span of each stream and of the lines about its opening and end: `INFO`, or
+    /// `DEBUG` for any other value and by default.
+    #[must_use]
+    pub fn log_level(self, level: Level) -> Self {
+        self.with(|setup| setup.log_level = level)
     }
 
     /// Keeps a part of each stream's heads in its record, for an operator to look at.
@@ -379,7 +389,7 @@ impl Rule for MetricsLayer {
             shared: asked.accepts_stream.then(|| shared.clone()),
             layer,
             is_reconnect: request.headers().contains_key(LAST_EVENT_ID),
-            noted: Noted::of(request),
+            noted: Noted::of(request, self.setup.log_level),
             head: self.setup.keeps_heads.then(|| RequestHead::of(request)),
             client: request.extensions().get().map(ClientKey::hash_value),
         })
@@ -430,7 +440,8 @@ impl Rule for MetricsLayer {
         self.shared.instruments().active.increment(1);
         let (noted, limit) = (ticket.noted.take(), self.setup.log_limit.as_ref());
         let route = &self.shared.route;
-        let lines = Lines::open(stream, route, noted.as_ref(), limit);
+        let level = self.setup.log_level;
+        let lines = Lines::open(stream, route, noted.as_ref(), limit, level);
         Ok(Some(MetricsPolicy {
             shared: self.shared.clone(),
             setup: self.setup.clone(),
@@ -535,7 +546,8 @@ impl Drop for MetricsPolicy {
         instruments.duration.record(age);
         instruments.dropped.increment(stream.dropped_bytes());
         let (route, panics) = (&self.shared.route, &self.shared.panic_limit);
-        self.lines.end(stream, route, reason, age, panics);
+        let level = self.setup.log_level;
+        self.lines.end(stream, route, reason, age, panics, level);
         if let Some(OnEnd(f)) = &self.setup.on_end {
             f(stream);
         }

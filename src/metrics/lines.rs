@@ -5,7 +5,7 @@ use crate::log_limit::seconds;
 use crate::stream::{EndReason, Stream, UpstreamFault};
 use http::{HeaderMap, HeaderName, Request};
 use std::time::Duration;
-use tracing::{Span, error, info, info_span};
+use tracing::{Level, Span, debug, debug_span, error, info, info_span};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -19,8 +19,12 @@ pub(super) struct Noted {
 
 impl Noted {
     /// Nothing if nobody would read it: it costs an allocation.
-    pub(super) fn of<B>(request: &Request<B>) -> Option<Self> {
-        tracing::enabled!(tracing::Level::INFO).then(|| Self {
+    pub(super) fn of<B>(request: &Request<B>, level: Level) -> Option<Self> {
+        let is_read = match level {
+            Level::INFO => tracing::enabled!(Level::INFO),
+            _ => tracing::enabled!(Level::DEBUG),
+        };
+        is_read.then(|| Self {
             path: request.uri().path().into(),
             trace_id: trace_id(request.headers()).map(Box::from),
         })
@@ -37,6 +41,16 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
     (version.len() == 2 && version != "ff" && is_id).then_some(id)
 }
 
+/// A line at one of the two levels that streams are logged at: a level is fixed where it is written.
+macro_rules! at {
+    ($level:expr, $($line:tt)*) => {
+        match $level {
+            Level::INFO => info!($($line)*),
+            _ => debug!($($line)*),
+        }
+    };
+}
+
 /// The lines of one stream.
 #[derive(Debug)]
 pub(super) struct Lines {
@@ -50,22 +64,31 @@ impl Lines {
         route: &str,
         noted: Option<&Noted>,
         limit: Option<&LogLimit>,
+        level: Level,
     ) -> Self {
         if let Some(limit) = limit.filter(|limit| !limit.takes_one()) {
-            limit.leave_out(1, |left_out| {
-                info!(left_out, "more streams opened than were logged");
+            limit.leave_out(1, move |left_out| {
+                at!(level, left_out, "more streams opened than were logged");
             });
             return Self { span: None };
         }
-        let span = info_span!(
-            "stream",
-            id = stream.id().as_u64(),
-            route,
-            client = stream.client().map(display),
-            path = noted.map(|noted| display(&noted.path)),
-            trace_id = noted.and_then(|noted| noted.trace_id.as_deref()),
-        );
-        span.in_scope(|| info!("stream opened"));
+        macro_rules! span {
+            ($span:ident) => {
+                $span!(
+                    "stream",
+                    id = stream.id().as_u64(),
+                    route,
+                    client = stream.client().map(display),
+                    path = noted.map(|noted| display(&noted.path)),
+                    trace_id = noted.and_then(|noted| noted.trace_id.as_deref()),
+                )
+            };
+        }
+        let span = match level {
+            Level::INFO => span!(info_span),
+            _ => span!(debug_span),
+        };
+        span.in_scope(|| at!(level, "stream opened"));
         Self { span: Some(span) }
     }
 
@@ -77,9 +100,12 @@ impl Lines {
         reason: EndReason,
         age: Duration,
         panics: &LogLimit,
+        level: Level,
     ) {
         let is_panic = reason == EndReason::Panicked;
-        let Some(span) = &self.span else {
+        // In a span that is not collected the line of a panic would not say which stream it was.
+        let span = self.span.as_ref().filter(|span| !span.is_disabled());
+        let Some(span) = span else {
             if is_panic {
                 let id = stream.id().as_u64();
                 let name: Box<str> = route.into();
@@ -107,7 +133,8 @@ impl Lines {
                 %reason,
                 "stream ended: the service panicked"
             ),
-            false => info!(
+            false => at!(
+                level,
                 age_seconds,
                 events,
                 bytes,
@@ -150,6 +177,42 @@ mod tests {
     }
 
     #[cfg(feature = "proxy")]
+    #[tokio::test]
+    async fn streams_are_logged_at_debug_unless_the_level_is_raised_and_panics_always() {
+        use crate::guard::testing::{Upstream, get};
+        use crate::log_limit::captured::Log;
+        use crate::metrics::MetricsLayer;
+        // It captures INFO and above.
+        let (log, _logging) = Log::start();
+        let layer = MetricsLayer::new().route("/quiet");
+        let response = get(layer, Upstream::new().send("data: 1\n\n")).await;
+        response.read().await.1.unwrap();
+        assert_eq!(log.text(), "");
+
+        let layer = MetricsLayer::new().route("/loud").log_level(Level::INFO);
+        let response = get(layer, Upstream::new().send("data: 1\n\n")).await;
+        response.read().await.1.unwrap();
+        let text = log.text();
+        for line in ["stream opened", "stream ended"] {
+            assert_eq!(log.count(line), 1, "{text}");
+        }
+        assert_eq!(text.matches("/loud").count(), 2, "{text}");
+
+        let (stream, panics) = (Stream::open(), LogLimit::per_kind());
+        let lines = Lines::open(&stream, "/broken", None, None, Level::DEBUG);
+        lines.end(
+            &stream,
+            "/broken",
+            EndReason::Panicked,
+            Duration::ZERO,
+            &panics,
+            Level::DEBUG,
+        );
+        assert_eq!(log.count("the service panicked"), 1, "{}", log.text());
+        assert_eq!(log.count("route=\"/broken\""), 1, "{}", log.text());
+    }
+
+    #[cfg(feature = "proxy")]
     #[tokio::test(start_paused = true)]
     async fn floods_of_streams_and_of_panics_are_bounded_and_counted() {
         use crate::log_limit::captured::Log;
@@ -159,8 +222,15 @@ mod tests {
         let panics = LogLimit::per_kind();
         for _ in 0..30 {
             let stream = Stream::open();
-            let lines = Lines::open(&stream, "/", None, Some(&limit));
-            lines.end(&stream, "/", EndReason::Panicked, Duration::ZERO, &panics);
+            let lines = Lines::open(&stream, "/", None, Some(&limit), Level::INFO);
+            lines.end(
+                &stream,
+                "/",
+                EndReason::Panicked,
+                Duration::ZERO,
+                &panics,
+                Level::DEBUG,
+            );
         }
         tokio::time::sleep(Duration::from_secs(20)).await;
         let text = log.text();

@@ -172,7 +172,8 @@ impl Router {
             let metrics = common
                 .metrics(route.path.as_str())
                 .upstream(&url.to_string())
-                .log_limit(log_limit.clone());
+                .log_limit(log_limit.clone())
+                .log_level(tracing::Level::INFO);
             let layer = SseGuardLayer::new()
                 .metrics(metrics.clone())
                 .limit(in_use.clone())
