@@ -383,3 +383,85 @@ fn a_request_has_one_host_whatever_its_client_says() {
     }
     assert_eq!(origin.served(), before);
 }
+
+/// So many fields, each with its number.
+fn fields(count: usize) -> String {
+    (0..count)
+        .map(|n| format!("x-{n}: value-{n}\r\n"))
+        .collect()
+}
+
+#[test]
+fn heads_of_many_fields_pass_both_ways() {
+    for (count, body, content_type) in [
+        (100, "", "text/plain"),
+        (101, "", "text/event-stream"),
+        (1_000, "", "text/plain"),
+        (1_000, "Content-Length: 4\r\n", "text/event-stream"),
+        (1_500, "Transfer-Encoding: chunked\r\n", "text/plain"),
+    ] {
+        let origin = Origin::start(move |_, to| {
+            let fields = fields(count);
+            to.raw(b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n");
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\n{fields}Content-Type: {content_type}\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n"
+            );
+            to.raw(head.as_bytes());
+            to.chunk("data: 1\n\n");
+            to.end();
+        });
+        let proxy = Proxy::start(origin.addr, &[]);
+        let mut client = Client::connect(proxy.addr);
+        // The second comes behind the first on one connection.
+        for _ in 0..2 {
+            let fields = fields(count);
+            let method = if body.is_empty() { "GET" } else { "POST" };
+            client.send(&format!(
+                "{method} /a HTTP/1.1\r\nHost: a.test\r\n{fields}{body}\r\n"
+            ));
+            match body {
+                "" => {}
+                body if body.starts_with("Content") => client.send("body"),
+                _ => client.send("4\r\nbody\r\n0\r\n\r\n"),
+            }
+            let mut head = client.head();
+            while head.starts_with("http/1.1 1") {
+                head = client.head();
+            }
+            assert!(head.starts_with("http/1.1 200 "), "{count}: {head}");
+            let asked = origin.asked();
+            for n in 0..count {
+                let value = format!("value-{n}");
+                assert_eq!(asked.field(&format!("x-{n}")), Some(value.as_str()));
+                assert!(head.contains(&format!("\nx-{n}: {value}\n")), "{n}");
+            }
+            assert_eq!(client.rest().0, b"data: 1\n\n");
+        }
+    }
+}
+
+#[test]
+fn heads_are_bounded_by_their_bytes() {
+    let origin = Origin::start(|_, to| {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nConnection: close\r\n{}Content-Length: 0\r\n\r\n",
+            fields(2_000)
+        );
+        to.raw(head.as_bytes());
+        to.wait_for_close();
+    });
+    let proxy = Proxy::start(origin.addr, &["--upstream-max-head", "16KiB"]);
+    let mut client = proxy.ask("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n");
+    let head = client.head();
+    assert!(head.starts_with("http/1.1 502 "), "{head}");
+    let text = "sse-guard: the head of the upstream's response is too large\n";
+    assert_eq!(client.bytes(text.len()), text.as_bytes());
+    proxy.wait_for_log("upstream.max_head");
+    let mut client = Client::connect(proxy.addr);
+    client.try_send(&format!(
+        "GET / HTTP/1.1\r\nHost: a.test\r\n{}\r\n",
+        fields(8_000)
+    ));
+    assert!(client.head().starts_with("http/1.1 431 "));
+}

@@ -85,6 +85,8 @@ struct Target {
     body_timeout: Duration,
     waiting: Option<Semaphore>,
     max_body: Option<u64>,
+    /// Of responses.
+    max_head: usize,
     /// For requests that can no longer wait.
     retry_after: Duration,
     trusted: ForwardedIp,
@@ -123,6 +125,7 @@ impl Upstream {
                     Semaphore::new(most.min(Semaphore::MAX_PERMITS))
                 }),
                 max_body: config.max_body,
+                max_head: config.max_head,
                 // A client that comes back at once finds no room.
                 retry_after: settings.limit.retry_after,
                 trusted,
@@ -269,6 +272,7 @@ impl Upstream {
                 upload,
                 progress,
                 is_repeatable,
+                max_head: self.target.max_head,
             };
             let exchanged = exchange::exchange(socket, binding, &self.pool, sent);
             match exchanged.await {
@@ -289,6 +293,7 @@ impl Upstream {
             upload,
             progress,
             is_repeatable: false,
+            max_head: self.target.max_head,
         };
         Ok(exchange::exchange(socket, binding, &self.pool, sent).await?)
     }

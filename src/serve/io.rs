@@ -61,6 +61,8 @@ pub(super) struct Shared {
     is_patient: AtomicBool,
     /// Bytes wait for room in the kernel.
     blocked: AtomicBool,
+    /// A head has more fields than hyper was set up for.
+    has_many_fields: AtomicBool,
     /// There is a `patience`.
     is_timed: AtomicBool,
     /// The kernel may hold input that the runtime no longer reports: see `poll_hung_up`.
@@ -116,6 +118,7 @@ impl ClientIo {
             is_stream: AtomicBool::new(false),
             is_patient: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            has_many_fields: AtomicBool::new(false),
             is_timed: AtomicBool::new(false),
             masked: AtomicBool::new(false),
             answers: AtomicU32::new(0),
@@ -158,6 +161,17 @@ impl ClientIo {
             return attachment.poll_closing(cx);
         }
         let _ = cx;
+        Poll::Pending
+    }
+
+    /// Whether the request that hyper reads has more fields than it was set up for.
+    pub(super) fn has_many_fields(&self) -> bool {
+        self.0.has_many_fields.load(Relaxed)
+    }
+
+    /// hyper gets no more. Nobody is woken: whoever polls hyper looks for this behind that.
+    fn poll_many_fields<T>(&self) -> Poll<T> {
+        self.0.has_many_fields.store(true, Relaxed);
         Poll::Pending
     }
 
@@ -458,10 +472,11 @@ impl HyperIo {
     pub(super) fn new(io: ClientIo) -> Self {
         io.0.answers.store(0, Relaxed);
         io.0.is_awaited.store(false, Relaxed);
-        Self {
-            io,
-            scan: RequestScan::default(),
-        }
+        let scan = match io.0.has_many_fields.swap(false, Relaxed) {
+            true => RequestScan::of_many_fields(),
+            false => RequestScan::default(),
+        };
+        Self { io, scan }
     }
 }
 
@@ -479,6 +494,9 @@ impl Read for HyperIo {
             };
             scan.answered(is_switch);
         }
+        if scan.has_many_fields() {
+            return io.poll_many_fields();
+        }
         if scan.is_refused() {
             let refused = io::Error::new(io::ErrorKind::InvalidData, Refused);
             return Poll::Ready(Err(refused));
@@ -487,6 +505,10 @@ impl Read for HyperIo {
         if !state.ahead.is_empty() {
             let len = state.ahead.len().min(buf.remaining());
             let len = scan.check(&mut state.ahead[..len]);
+            if len == 0 && scan.has_many_fields() {
+                drop(state);
+                return io.poll_many_fields();
+            }
             buf.put_slice(&state.ahead[..len]);
             state.ahead.advance(len);
             if state.ahead.is_empty() {
@@ -506,6 +528,9 @@ impl Read for HyperIo {
                     let (handed, kept) = bytes[..read].split_at(len);
                     buf.put_slice(handed);
                     io.unread(kept);
+                    if handed.is_empty() && scan.has_many_fields() {
+                        return io.poll_many_fields();
+                    }
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -12,6 +12,9 @@ mod chunks;
 
 use self::chunks::{Chunks, Progress};
 
+/// Fields of a head that hyper takes without a heap allocation for each head.
+pub(super) const FEW_FIELDS: u16 = 100;
+
 /// Longer than the name of each field that matters here.
 const KEPT: usize = 24;
 
@@ -25,6 +28,8 @@ pub(super) struct RequestScan {
     name_len: usize,
     /// The heads that have come as a whole.
     heads: u32,
+    /// hyper takes more than `FEW_FIELDS`.
+    takes_many: bool,
     head: Head,
 }
 
@@ -32,6 +37,7 @@ pub(super) struct RequestScan {
 #[derive(Debug, Default)]
 struct Head {
     length: Option<u64>,
+    fields: u16,
     is_chunked: bool,
     may_switch: bool,
     is_refused: bool,
@@ -52,6 +58,8 @@ enum At {
     Value,
     /// A length: that of its digits so far, and whether they are over.
     Length(Option<u64>, bool),
+    /// The first byte of a field that hyper has no room for.
+    Full,
     /// So many bytes of a body are left.
     Body(u64),
     Chunks(Chunks),
@@ -70,9 +78,12 @@ impl RequestScan {
         let mut place = 0;
         while place < bytes.len() {
             let rest = &mut bytes[place..];
+            if self.head.fields == FEW_FIELDS && self.is_full(rest[0]) {
+                self.at = At::Full;
+            }
             match &mut self.at {
                 At::Tunnel => return bytes.len(),
-                At::Switch | At::Refused => break,
+                At::Switch | At::Refused | At::Full => break,
                 At::Body(left) => {
                     let here = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
                     place += here;
@@ -99,6 +110,24 @@ impl RequestScan {
             }
         }
         place
+    }
+
+    /// For a connection of hyper's that takes as many fields as fit into a head.
+    pub(super) fn of_many_fields() -> Self {
+        Self {
+            takes_many: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a head has more fields than hyper takes. The rest of it is handed on to one that takes more.
+    pub(super) fn has_many_fields(&self) -> bool {
+        self.at == At::Full
+    }
+
+    fn is_full(&self, byte: u8) -> bool {
+        let is_at_field = self.at == At::Name && self.name_len == 0;
+        is_at_field && !self.takes_many && !matches!(byte, b'\r' | b'\n')
     }
 
     /// The number of the request whose response has to be known before anything more is handed on.
@@ -179,6 +208,7 @@ impl RequestScan {
 
     fn end_name(&mut self, colon: &mut u8) {
         self.at = At::Value;
+        self.head.fields = self.head.fields.saturating_add(1);
         if self.is_named(b"content-length") {
             match self.head.is_chunked {
                 true => self.refuse(colon),
@@ -325,6 +355,19 @@ mod tests {
             let head = format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
             assert_marks_of(&format!("{head}{GET}"), head.len(), &[]);
         }
+    }
+
+    #[test]
+    fn a_head_of_many_fields_waits_for_room() {
+        let few = "GET / HTTP/1.1\r\n".to_owned() + &"a: b\r\n".repeat(100);
+        assert_marks(&format!("{few}\r\n{GET}"), &[few.len() + 7]);
+        let many = format!("{few}c: d\r\n\r\n");
+        assert_marks_of(&many, few.len(), &[]);
+        let mut scan = RequestScan::of_many_fields();
+        assert_eq!(scan.check(&mut many.clone().into_bytes()), many.len());
+        let mut scan = RequestScan::default();
+        scan.check(&mut many.into_bytes());
+        assert!(scan.has_many_fields());
     }
 
     #[test]

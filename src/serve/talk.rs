@@ -36,6 +36,12 @@ use tower_service::Service;
 /// response sets hyper up again, which costs a busy connection nothing and any other one little.
 pub(crate) const LINGER: Duration = Duration::from_millis(100);
 
+/// The shortest field there is, with the end of its line.
+const MIN_FIELD: usize = b"a:\r\n".len();
+/// Fields that a head may have, whatever its size: `http::HeaderMap` takes no more than 24,576, and hyper has
+/// a place for each.
+const MAX_FIELDS: usize = 16 * 1024;
+
 /// What a connection does next.
 pub(super) enum Next<B> {
     /// Nothing: it is over.
@@ -250,7 +256,13 @@ where
         peer,
         desk: desk.clone(),
     };
-    let mut connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    if io.has_many_fields() {
+        // For few requests alone, as hyper allocates these places for each, and has those of 100 fields on
+        // the stack.
+        builder.max_headers((settings.max_head / MIN_FIELD).min(MAX_FIELDS));
+    }
+    let mut connection = builder
         // It would not run between two requests, and cost a timer for each.
         .header_read_timeout(None)
         .max_buf_size(settings.max_head)
@@ -297,6 +309,11 @@ where
                 let may_stay = if may_leave { now + LINGER } else { deadline };
                 timer.as_mut().reset(may_stay.min(deadline));
             }
+            if let Phase::Head(_) = phase
+                && io.has_many_fields()
+            {
+                return Poll::Ready(Ok(()));
+            }
             let gone = match &phase {
                 Phase::Stream(_) if !io.is_blocked() => return Poll::Ready(Ok(())),
                 Phase::Stream(_) => io.poll_gone(cx),
@@ -340,6 +357,7 @@ where
             match phase {
                 Phase::Stream(pump) => Next::Stream(pump),
                 Phase::Call(call, _) => Next::Wait(Box::new(call)),
+                Phase::Head(deadline) if io.has_many_fields() => Next::Talk(deadline),
                 Phase::Head(deadline) if deadline > Instant::now() => Next::Idle(deadline),
                 Phase::Head(_) | Phase::Response { .. } => Next::Over,
             }

@@ -264,6 +264,12 @@ pub static KEYS: &[Key] = &[
         "Drop an upstream connection that acknowledges nothing for this long (TCP_USER_TIMEOUT)",
     ),
     route(
+        "upstream.max_head",
+        Kind::Size(8 * KIB, GIB),
+        "408KiB",
+        "Maximum size of a response's head; a longer one is a 502. The number of its fields is not limited",
+    ),
+    route(
         "upstream.receive_buffer",
         Kind::SizeOrOff(4 * KIB, GIB),
         "off",

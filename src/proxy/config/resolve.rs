@@ -322,6 +322,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             max_body: scope.get("upstream.max_body")?,
             keepalive: scope.get("upstream.keepalive")?,
             user_timeout: scope.get("upstream.user_timeout")?,
+            max_head: scope.get("upstream.max_head")?,
             receive_buffer: scope.get("upstream.receive_buffer")?,
             tunnel_idle_timeout: scope.get("tunnel.idle_timeout")?,
             health_check: HealthCheck {

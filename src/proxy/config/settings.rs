@@ -353,6 +353,8 @@ pub struct Upstream {
     /// Time without an acknowledgement after which the upstream's connection is dropped; above
     /// zero; the kernel's choice if `None`.
     pub user_timeout: Option<Duration>,
+    /// How many bytes the head of a response may have; 8 KiB or more.
+    pub max_head: usize,
     /// The kernel's receive buffer in bytes; the kernel's choice if `None`.
     pub receive_buffer: Option<usize>,
     /// Time without a byte after which a tunnel is closed; above zero; never if `None`.

@@ -36,6 +36,9 @@ pub(super) enum Failed {
     Framing(#[from] BadFraming),
 }
 
+/// Bytes of the head of a health check's response.
+const MAX_HEAD: usize = 64 * 1024;
+
 /// A connection that has switched protocols.
 pub(super) struct Switched {
     pub(super) socket: TcpStream,
@@ -55,6 +58,8 @@ pub(super) struct Sent<'a> {
     pub(super) progress: &'a Progress,
     /// The connection was used before, and the request can be put to another.
     pub(super) is_repeatable: bool,
+    /// Bytes that the response's head may have.
+    pub(super) max_head: usize,
 }
 
 /// Sends a request to the upstream at the other end of `socket`. When the response has been read
@@ -70,6 +75,7 @@ pub(super) async fn exchange(
         upload,
         progress,
         is_repeatable,
+        max_head,
     } = sent;
     let asked = Asked::of(&request);
     let Reply {
@@ -77,7 +83,7 @@ pub(super) async fn exchange(
         sender,
         driver,
         gate,
-    } = *reply(socket, request, upload, progress).await?;
+    } = *reply(socket, request, upload, progress, max_head).await?;
     let (parts, incoming) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         // Behind the head nothing of the request may follow.
@@ -126,7 +132,7 @@ pub(super) async fn status(
     request: Request<BoxedBody>,
 ) -> Result<StatusCode, Failed> {
     let (upload, progress) = (Upload::default(), Progress::default());
-    let reply = reply(socket, Box::new(request), &upload, &progress).await?;
+    let reply = reply(socket, Box::new(request), &upload, &progress, MAX_HEAD).await?;
     Ok(reply.response.status())
 }
 

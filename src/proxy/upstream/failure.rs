@@ -26,6 +26,8 @@ pub(super) enum Failure {
     Broken(#[source] Failed),
     #[error("the upstream sent too many interim (1xx) heads and no final one")]
     Interim(#[source] Failed),
+    #[error("the head of the upstream's response is too large")]
+    LongHead(#[source] Failed),
     #[error("the upstream sent no response head in time")]
     HeadTimeout,
     #[error("the request cannot be sent to the upstream")]
@@ -69,9 +71,11 @@ impl Failure {
 
     fn status(&self) -> StatusCode {
         match self {
-            Self::Connect(_) | Self::Broken(_) | Self::Interim(_) | Self::Switched => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::Connect(_)
+            | Self::Broken(_)
+            | Self::Interim(_)
+            | Self::LongHead(_)
+            | Self::Switched => StatusCode::BAD_GATEWAY,
             Self::Busy | Self::Files(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
@@ -89,6 +93,7 @@ impl Failure {
                 | Self::HeadTimeout
                 | Self::Broken(_)
                 | Self::Interim(_)
+                | Self::LongHead(_)
                 | Self::Switched
         )
     }
@@ -104,6 +109,9 @@ impl Failure {
                 "it is the limit of this process, not a fault of the upstream: raise it (ulimit -n)"
             }
             Self::Broken(_) | Self::Interim(_) | Self::Switched => "check the upstream's log",
+            Self::LongHead(_) => {
+                "upstream.max_head bounds it: raise it if the response is to be that large"
+            }
             Self::Busy => "it does not keep up; upstream.max_pending bounds the requests that wait",
             Self::HeadTimeout => {
                 "raise upstream.head_timeout if it needs longer, else check its log"
@@ -204,6 +212,9 @@ impl From<Failed> for Failure {
             .source()
             .is_some_and(|cause| cause.is::<hyper::Error>());
         match failed {
+            Failed::Http(error) if error.is_parse_too_large() => {
+                Self::LongHead(Failed::Http(error))
+            }
             Failed::Http(error) if error.is_user() && of_the_client => {
                 Self::Upload(Failed::Http(error))
             }

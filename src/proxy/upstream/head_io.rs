@@ -27,6 +27,8 @@ struct GateState {
     begun: AtomicBool,
     /// Nothing is there to read, and nothing of a head has come of which more is missing.
     quiet: AtomicBool,
+    /// The head has more fields than hyper was set up for.
+    full: AtomicBool,
     /// A write failed, since the upstream takes no more of the request.
     failed: AtomicBool,
 }
@@ -47,6 +49,11 @@ impl Gate {
         let state = &self.0;
         let is_sent = state.begun.load(Relaxed) && !state.blocked.load(Relaxed);
         is_sent && state.quiet.load(Relaxed) && !self.has_failed()
+    }
+
+    /// Whether the head has more fields than hyper was set up for. No more of it is handed on.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.full.load(Relaxed)
     }
 
     /// Whether the upstream did not take all that hyper wrote: no other request can follow on the
@@ -73,12 +80,16 @@ pub(super) struct HeadIo {
 }
 
 impl HeadIo {
-    pub(super) fn new(socket: TcpStream) -> (Self, Gate) {
+    /// `takes_many`: of a hyper that takes more than `FEW_FIELDS` of them.
+    pub(super) fn new(socket: TcpStream, takes_many: bool) -> (Self, Gate) {
         let gate = Gate::default();
         let io = Self {
             socket: TokioIo::new(socket),
             gate: gate.clone(),
-            scan: HeadScan::default(),
+            scan: HeadScan {
+                takes_many,
+                ..HeadScan::default()
+            },
             ahead: BytesMut::new(),
             head: 0,
             is_mute: false,
@@ -88,11 +99,16 @@ impl HeadIo {
     }
 
     /// For a response to a request that was sent before, on a socket that `into_parts` gave back.
-    pub(super) fn asked_before(socket: TcpStream, ahead: &[u8], interim: Interim) -> (Self, Gate) {
-        let (mut io, gate) = Self::new(socket);
+    pub(super) fn asked_before(
+        socket: TcpStream,
+        ahead: &[u8],
+        interim: Interim,
+        takes_many: bool,
+    ) -> (Self, Gate) {
+        let (mut io, gate) = Self::new(socket, takes_many);
         io.is_mute = true;
-        io.take(ahead);
         io.scan.interim = interim;
+        io.take(ahead);
         (io, gate)
     }
 
@@ -135,6 +151,11 @@ impl Read for HeadIo {
             }
             if this.scan.is_over() && !open {
                 // No task is woken: see `Gate::open`.
+                return Poll::Pending;
+            }
+            if this.scan.full {
+                // Nobody is woken: who polls hyper looks for it behind that.
+                this.gate.0.full.store(true, Relaxed);
                 return Poll::Pending;
             }
             let read = read(this.socket.inner_mut(), &mut Pace::default(), cx);
@@ -274,6 +295,9 @@ impl Interim {
     }
 }
 
+/// Fields of a head that hyper takes without a heap allocation for each head.
+const FEW_FIELDS: usize = 100;
+
 /// Bytes of a status line that show whether it is an interim one: `HTTP/1.1 1`.
 const STATUS: usize = 12;
 
@@ -285,6 +309,11 @@ struct HeadScan {
     seen: usize,
     at_line_start: bool,
     over: bool,
+    /// Lines that are over, the status line among them.
+    lines: usize,
+    takes_many: bool,
+    /// The next byte is of a field that hyper has no room for.
+    full: bool,
     interim: Interim,
 }
 
@@ -307,11 +336,19 @@ impl HeadScan {
                     };
                     *self = Self {
                         interim,
+                        takes_many: self.takes_many,
                         ..Self::default()
                     };
                 }
-                b'\n' => self.at_line_start = true,
+                b'\n' => {
+                    self.at_line_start = true;
+                    self.lines += 1;
+                }
                 b'\r' => {}
+                _ if self.at_line_start && self.lines > FEW_FIELDS && !self.takes_many => {
+                    self.full = true;
+                    return index;
+                }
                 _ => {
                     if let Some(place) = self.status.get_mut(self.seen) {
                         *place = byte;
@@ -386,6 +423,27 @@ mod tests {
     }
 
     #[test]
+    fn a_head_of_many_fields_is_handed_on_as_far_as_there_is_room() {
+        let few = "HTTP/1.1 200 OK\r\n".to_owned() + &"a: b\r\n".repeat(100);
+        assert_eq!(head(&format!("{few}\r\nbody")), format!("{few}\r\n"));
+        let many = format!("{few}c: d\r\n\r\n");
+        let interim = many.replace("200 OK", "103 Early Hints");
+        for (takes_many, len) in [(false, few.len()), (true, many.len())] {
+            for (before, len) in [("", len), ("HTTP/1.1 103 Early Hints\r\n\r\n", len + 28)] {
+                let mut scan = HeadScan {
+                    takes_many,
+                    ..HeadScan::default()
+                };
+                assert_eq!(scan.advance(format!("{before}{many}").as_bytes()), len);
+                assert_eq!((scan.full, scan.over), (!takes_many, takes_many));
+            }
+        }
+        let mut scan = HeadScan::default();
+        scan.advance(interim.as_bytes());
+        assert!(scan.full);
+    }
+
+    #[test]
     fn interim_heads_are_bounded_in_number_and_length() {
         let final_head = "HTTP/1.1 200 OK\r\n\r\n";
         let many = "HTTP/1.1 103 Early Hints\r\n\r\n";
@@ -421,7 +479,7 @@ mod tests {
             .set_linger(Some(std::time::Duration::ZERO))
             .unwrap();
         drop(theirs);
-        let (mut io, gate) = HeadIo::new(ours.unwrap());
+        let (mut io, gate) = HeadIo::new(ours.unwrap(), false);
         // Loopback delivers before the calls return.
         for _ in 0..2 {
             let wrote = poll_fn(|cx| Pin::new(&mut io).poll_write(cx, b"rest")).await;

@@ -11,11 +11,37 @@ use bytes::BytesMut;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use hyper::client::conn::http1::{Connection, SendRequest, handshake};
+use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
+
+/// The shortest field there is, with the end of its line.
+const MIN_FIELD: usize = b"a:\r\n".len();
+/// Fields that a head may have, whatever its size: `http::HeaderMap` takes no more than 24,576, and hyper has
+/// a place for each.
+const MAX_FIELDS: usize = 16 * 1024;
+
+/// What hyper takes of a response's head.
+#[derive(Clone, Copy)]
+struct HeadLimits {
+    bytes: usize,
+    /// More than 100 fields. hyper allocates a place for each then, and has those of 100 on the stack: few
+    /// responses are to cost that.
+    takes_many: bool,
+}
+
+impl HeadLimits {
+    fn client(self) -> Builder {
+        let mut builder = Builder::new();
+        builder.max_buf_size(self.bytes);
+        if self.takes_many {
+            builder.max_headers((self.bytes / MIN_FIELD).min(MAX_FIELDS));
+        }
+        builder
+    }
+}
 
 /// hyper's side of a connection, which must not be polled once it has ended.
 pub(super) struct Driver {
@@ -54,27 +80,43 @@ enum Part {
     Over(Box<Reply>),
     /// Nothing of the head has come but this, which is whole lines at most.
     Long(TcpStream, BytesMut, Interim),
+    /// This has come of a head of more fields than hyper was set up for.
+    Full(TcpStream, BytesMut, Interim),
 }
 
-/// Puts `request` to the upstream at the other end of `socket`.
+/// Puts `request` to the upstream at the other end of `socket`. The response's head may have `max_head`
+/// bytes.
 pub(super) async fn reply(
     socket: TcpStream,
     request: Box<Request<BoxedBody>>,
     upload: &Upload,
     progress: &Progress,
+    max_head: usize,
 ) -> Result<Box<Reply>, Failed> {
     let method = request.method().clone();
-    let mut part = Box::pin(ask(HeadIo::new(socket), request, upload, progress)).await?;
+    let mut limits = HeadLimits {
+        bytes: max_head,
+        // The connection cannot leave hyper while the upload goes on.
+        takes_many: !upload.is_over(),
+    };
+    let io = HeadIo::new(socket, limits.takes_many);
+    let mut part = Box::pin(ask(io, request, upload, progress, limits)).await?;
     loop {
         let (socket, ahead, interim) = match part {
             Part::Over(reply) => return Ok(reply),
-            Part::Long(socket, ahead, interim) => (socket, ahead, interim),
+            Part::Long(socket, ahead, interim) => {
+                tracing::trace!("a request waits for the upstream's response head");
+                // If it fails, hyper reports it.
+                let _ = poll_fn(|cx| socket.poll_read_ready(cx)).await;
+                (socket, ahead, interim)
+            }
+            Part::Full(socket, ahead, interim) => {
+                limits.takes_many = true;
+                (socket, ahead, interim)
+            }
         };
-        tracing::trace!("a request waits for the upstream's response head");
-        // If it fails, hyper reports it.
-        let _ = poll_fn(|cx| socket.poll_read_ready(cx)).await;
-        let io = HeadIo::asked_before(socket, &ahead, interim);
-        part = Box::pin(ask(io, asked_before(&method), upload, progress)).await?;
+        let io = HeadIo::asked_before(socket, &ahead, interim, limits.takes_many);
+        part = Box::pin(ask(io, asked_before(&method), upload, progress, limits)).await?;
     }
 }
 
@@ -90,8 +132,9 @@ async fn ask(
     request: Box<Request<BoxedBody>>,
     upload: &Upload,
     progress: &Progress,
+    limits: HeadLimits,
 ) -> Result<Part, Failed> {
-    let (mut sender, connection) = handshake(io).await?;
+    let (mut sender, connection) = limits.client().handshake(io).await?;
     let mut driver = Driver {
         connection,
         has_ended: false,
@@ -104,7 +147,8 @@ async fn ask(
             if let Poll::Ready(response) = response.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
             }
-            match progress.is_long() && upload.is_over() && gate.only_waits() {
+            let may_leave = gate.is_full() || progress.is_long() && gate.only_waits();
+            match may_leave && upload.is_over() && !gate.is_blocked() {
                 true => Poll::Ready(None),
                 false => Poll::Pending,
             }
@@ -124,7 +168,10 @@ async fn ask(
         }),
         None => {
             let (socket, ahead, interim) = parts_of(driver);
-            Ok(Part::Long(socket, ahead, interim))
+            Ok(match gate.is_full() {
+                true => Part::Full(socket, ahead, interim),
+                false => Part::Long(socket, ahead, interim),
+            })
         }
     }
 }
