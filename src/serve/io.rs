@@ -169,7 +169,7 @@ impl ClientIo {
         self.0.has_many_fields.load(Relaxed)
     }
 
-    /// hyper gets no more. Nobody is woken: whoever polls hyper looks for this behind that.
+    /// hyper gets no more. No wake-up: the driver looks for this after each poll of hyper.
     fn poll_many_fields<T>(&self) -> Poll<T> {
         self.0.has_many_fields.store(true, Relaxed);
         Poll::Pending

@@ -154,7 +154,7 @@ impl Read for HeadIo {
                 return Poll::Pending;
             }
             if this.scan.full {
-                // Nobody is woken: who polls hyper looks for it behind that.
+                // No wake-up: the driver looks for it after each poll of hyper.
                 this.gate.0.full.store(true, Relaxed);
                 return Poll::Pending;
             }
