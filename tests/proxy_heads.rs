@@ -7,7 +7,7 @@
 
 mod support;
 
-use support::{Asked, Client, Origin, Proxy};
+use support::{Asked, Client, End, Origin, Proxy};
 
 /// An origin that answers everything with this.
 fn says(response: &'static str) -> Origin {
@@ -464,4 +464,58 @@ fn heads_are_bounded_by_their_bytes() {
         fields(8_000)
     ));
     assert!(client.head().starts_with("http/1.1 431 "));
+}
+
+#[test]
+fn what_a_responses_head_says_of_its_end_is_decided_by_rfc_9112() {
+    let origin = Origin::start(|asked, to| {
+        let fields = asked.field("x-fields").unwrap().replace('|', "\r\n");
+        let kind = asked.path.trim_start_matches('/');
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/{kind}\r\n{fields}\r\n\r\n"
+        );
+        to.raw(head.as_bytes());
+        to.raw(b"data: 1\n\n");
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let ask = |kind: &str, fields: &str| {
+        proxy.ask(&format!(
+            "POST /{kind} HTTP/1.1\r\nHost: a.test\r\nX-Fields: {fields}\r\nContent-Length: 0\r\n\r\n"
+        ))
+    };
+    for kind in ["plain", "event-stream"] {
+        let mut client = ask(kind, "Transfer-Encoding: identity");
+        let head = client.head();
+        assert!(head.starts_with("http/1.1 200 "), "{kind}: {head}");
+        assert!(head.contains("\ntransfer-encoding: chunked\n"), "{head}");
+        assert_eq!(client.rest(), (b"data: 1\n\n".to_vec(), End::Clean));
+    }
+    for fields in [
+        "Content-Length: 9, 9",
+        "Content-Length: 9|Content-Length: 9",
+    ] {
+        let mut client = ask("plain", fields);
+        let head = client.head();
+        assert_eq!(head.matches("content-length: 9\n").count(), 1, "{head}");
+        assert_eq!(client.bytes(9), b"data: 1\n\n");
+        let mut client = ask("event-stream", fields);
+        client.head();
+        assert_eq!(client.rest(), (b"data: 1\n\n".to_vec(), End::Clean));
+    }
+    for fields in [
+        "Transfer-Encoding: chunked, chunked",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: identity|Content-Length: 9",
+    ] {
+        assert!(
+            ask("plain", fields).head().starts_with("http/1.1 502 "),
+            "{fields}"
+        );
+    }
+    let line = proxy.wait_for_log("chunked more than once");
+    assert!(
+        line.contains("the application must not set Transfer-Encoding"),
+        "{line}"
+    );
+    assert_eq!(line.matches("chunked more than once").count(), 1, "{line}");
 }

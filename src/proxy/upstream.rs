@@ -6,6 +6,7 @@ mod check;
 pub mod chunked;
 mod exchange;
 mod failure;
+mod framing;
 mod head_io;
 mod health;
 mod lookup;

@@ -3,12 +3,11 @@
 //! hyper makes a frame of each chunk. Here all chunks of one read are one frame, and a stream that
 //! is quiet holds no buffer: there is one per thread, shared by all its reads.
 
-use super::chunked::{BadChunk, Chunked};
+use super::chunked::BadChunk;
+use super::framing::Framing;
 use super::pool::Home;
 use crate::proxy::headers;
 use bytes::{BufMut, Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Version, response};
 use http_body::{Body, Frame, SizeHint};
 use std::cell::RefCell;
 use std::io;
@@ -94,53 +93,6 @@ impl From<BodyError> for io::Error {
             BodyError::Chunk(_) | BodyError::Trailers => {
                 Self::new(io::ErrorKind::InvalidData, error)
             }
-        }
-    }
-}
-
-/// Why a response's head does not define where its body ends.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadFraming {
-    #[error("both Transfer-Encoding and Content-Length")]
-    Both,
-    #[error("a Transfer-Encoding other than chunked")]
-    Coding,
-    #[error("a Content-Length that is not a number, or two that differ")]
-    Length,
-}
-
-/// Where a body ends.
-#[derive(Debug)]
-pub(super) enum Framing {
-    Chunked(Chunked),
-    Length(u64),
-    Close,
-}
-
-impl Framing {
-    /// RFC 9112 section 6.3, without its leniencies.
-    pub(super) fn of(head: &response::Parts) -> Result<Self, BadFraming> {
-        let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-        let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
-        match (codings.next(), lengths.next()) {
-            (Some(_), Some(_)) => Err(BadFraming::Both),
-            (Some(coding), None) => {
-                let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-                match chunked && codings.next().is_none() && head.version == Version::HTTP_11 {
-                    true => Ok(Self::Chunked(Chunked::default())),
-                    false => Err(BadFraming::Coding),
-                }
-            }
-            (None, Some(length)) => {
-                if lengths.any(|other| other != length) {
-                    return Err(BadFraming::Length);
-                }
-                let digits = length.to_str().unwrap_or_default();
-                let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-                let length = digits.parse().ok().filter(|_| plain);
-                length.map(Self::Length).ok_or(BadFraming::Length)
-            }
-            (None, None) => Ok(Self::Close),
         }
     }
 }

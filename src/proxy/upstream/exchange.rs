@@ -2,7 +2,8 @@
 //! by hyper or by `StreamBody`.
 
 use super::binding::{Binding, stays_open};
-use super::body::{BadFraming, Framing, StreamBody};
+use super::body::StreamBody;
+use super::framing::{BadFraming, Framing};
 use super::head_io::Gate;
 use super::pins::Lease;
 use super::pool::{Home, Pool};
@@ -33,7 +34,7 @@ pub(super) enum Failed {
     #[error("it switched protocols while the request was on its way")]
     EarlySwitch,
     #[error("the response head has {0}")]
-    Framing(#[from] BadFraming),
+    Framing(BadFraming),
 }
 
 /// Bytes of the head of a health check's response.
@@ -50,6 +51,13 @@ pub(super) struct Switched {
 
 /// A response, and its connection if it has switched from HTTP.
 pub(super) type Exchanged = (Response<UpstreamBody>, Option<Switched>);
+
+/// It is no source of the error, which has its text already.
+impl From<BadFraming> for Failed {
+    fn from(framing: BadFraming) -> Self {
+        Self::Framing(framing)
+    }
+}
 
 /// A request on its way.
 pub(super) struct Sent<'a> {
@@ -84,7 +92,7 @@ pub(super) async fn exchange(
         driver,
         gate,
     } = *reply(socket, request, upload, progress, max_head).await?;
-    let (parts, incoming) = response.into_parts();
+    let (mut parts, incoming) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         // Behind the head nothing of the request may follow.
         if !upload.is_over() || gate.is_blocked() || gate.has_failed() {
@@ -105,7 +113,7 @@ pub(super) async fn exchange(
     if is_repeatable && parts.status == StatusCode::REQUEST_TIMEOUT && closes {
         return Err(Failed::TimedOut);
     }
-    let framing = Framing::of(&parts)?;
+    let framing = Framing::of(&mut parts)?;
     let home = binding.home(&parts, pool);
     // What is left of the request is hyper's to send, and an end that came with the head hyper's to
     // see: no event would report it.

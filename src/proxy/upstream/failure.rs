@@ -108,6 +108,7 @@ impl Failure {
             Self::Files(_) => {
                 "it is the limit of this process, not a fault of the upstream: raise it (ulimit -n)"
             }
+            Self::Broken(Failed::Framing(framing)) => framing.remedy(),
             Self::Broken(_) | Self::Interim(_) | Self::Switched => "check the upstream's log",
             Self::LongHead(_) => {
                 "upstream.max_head bounds it: raise it if the response is to be that large"

@@ -1,0 +1,193 @@
+//! Where a response's body ends, as its head says (RFC 9112 section 6.3).
+
+use super::chunked::Chunked;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Version, response};
+
+/// Why a response's head does not say where its body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadFraming {
+    #[error("both Transfer-Encoding and Content-Length")]
+    Both,
+    #[error("the transfer coding chunked more than once")]
+    Repeated,
+    #[error("a Transfer-Encoding other than chunked")]
+    Coding,
+    #[error("a Transfer-Encoding in an HTTP/1.0 response")]
+    Version,
+    #[error("a Content-Length that is not a number, or two that differ")]
+    Length,
+}
+
+impl BadFraming {
+    /// What the application's author can do about it.
+    pub(super) fn remedy(self) -> &'static str {
+        match self {
+            Self::Both => {
+                "the application must not set Transfer-Encoding: its HTTP server does, where there is no \
+                 Content-Length"
+            }
+            Self::Repeated => {
+                "the application must not set Transfer-Encoding: its HTTP server adds it a second time"
+            }
+            Self::Coding => {
+                "the application must not set Transfer-Encoding; compression is a Content-Encoding"
+            }
+            Self::Version => {
+                "the application must not set Transfer-Encoding, or must answer by HTTP/1.1"
+            }
+            Self::Length => {
+                "the application must set Content-Length once, to the number of bytes of the body"
+            }
+        }
+    }
+}
+
+/// Where a body ends.
+#[derive(Debug)]
+pub(super) enum Framing {
+    Chunked(Chunked),
+    Length(u64),
+    Close,
+}
+
+impl Framing {
+    /// By RFC 9112 section 6.3. Where it leaves a choice, a response that another recipient could frame in
+    /// another way is refused, as that is how messages are smuggled:
+    ///
+    /// - Both fields: item 3 permits Transfer-Encoding to override, and advises to handle it as an error.
+    /// - `identity` alone: the coding of RFC 2616 that changes nothing. Section 7 has it no more, but by item 4
+    ///   whatever does not end in `chunked` ends with the connection, which is what those who send it mean.
+    /// - `chunked` more than once, in one field or two: section 6.1 forbids it, and the body may be coded once
+    ///   or twice.
+    /// - Another coding: item 4 frames it by the connection's end, but nothing here decodes it, and the field
+    ///   is for this connection alone.
+    /// - `Content-Length: 9, 9`, or two such fields: item 5 and RFC 9110 section 8.6 permit equal values to
+    ///   count as one. Proxies join repeated fields in this way. One is passed on.
+    pub(super) fn of(head: &mut response::Parts) -> Result<Self, BadFraming> {
+        let coding = coding(&head.headers);
+        if coding.is_some() && head.headers.contains_key(CONTENT_LENGTH) {
+            return Err(BadFraming::Both);
+        }
+        match coding {
+            Some(_) if head.version != Version::HTTP_11 => Err(BadFraming::Version),
+            Some(coding) => coding,
+            None => length(&mut head.headers),
+        }
+    }
+}
+
+/// What Transfer-Encoding says, if there is one.
+fn coding(headers: &HeaderMap) -> Option<Result<Framing, BadFraming>> {
+    let fields = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut codings = fields
+        .flat_map(|field| field.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii);
+    let first = codings.next()?;
+    let is = |coding: &[u8], name: &str| coding.eq_ignore_ascii_case(name.as_bytes());
+    Some(match codings.next() {
+        None if is(first, "chunked") => Ok(Framing::Chunked(Chunked::default())),
+        None if is(first, "identity") => Ok(Framing::Close),
+        Some(second) if is(first, "chunked") && is(second, "chunked") => Err(BadFraming::Repeated),
+        _ => Err(BadFraming::Coding),
+    })
+}
+
+/// What Content-Length says. Equal values become one.
+fn length(headers: &mut HeaderMap) -> Result<Framing, BadFraming> {
+    let mut found = None;
+    let mut count = 0;
+    for field in headers.get_all(CONTENT_LENGTH) {
+        for value in field.as_bytes().split(|byte| *byte == b',') {
+            let digits = std::str::from_utf8(value.trim_ascii()).unwrap_or_default();
+            // A number may have a sign to Rust.
+            let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+            let length: Option<u64> = digits.parse().ok().filter(|_| is_plain);
+            let length = length.ok_or(BadFraming::Length)?;
+            if found.is_some_and(|found| found != length) {
+                return Err(BadFraming::Length);
+            }
+            (found, count) = (Some(length), count + 1);
+        }
+    }
+    let Some(length) = found else {
+        return Ok(Framing::Close);
+    };
+    if count > 1 {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(Framing::Length(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Response;
+
+    /// How it ends, in a word, and the length that is passed on.
+    fn framing(fields: &[(&str, &str)]) -> (String, Option<String>) {
+        let mut response = Response::builder();
+        for (name, value) in fields {
+            response = response.header(*name, *value);
+        }
+        let (mut head, ()) = response.body(()).unwrap().into_parts();
+        let word = match Framing::of(&mut head) {
+            Ok(Framing::Chunked(_)) => "chunked".to_owned(),
+            Ok(Framing::Length(length)) => length.to_string(),
+            Ok(Framing::Close) => "close".to_owned(),
+            Err(error) => format!("{error:?}"),
+        };
+        let lengths: Vec<_> = head.headers.get_all(CONTENT_LENGTH).iter().collect();
+        let length = match lengths[..] {
+            [length] => Some(length.to_str().unwrap().to_owned()),
+            _ => None,
+        };
+        (word, length)
+    }
+
+    #[test]
+    fn a_body_ends_by_rfc_9112() {
+        const CODING: &str = "transfer-encoding";
+        const LENGTH: &str = "content-length";
+        for (fields, expected) in [
+            (&[][..], "close"),
+            (&[(CODING, "Chunked")], "chunked"),
+            (&[(CODING, "identity")], "close"),
+            (&[(CODING, "chunked, chunked")], "Repeated"),
+            (&[(CODING, "chunked"), (CODING, "chunked")], "Repeated"),
+            (&[(CODING, "gzip, chunked")], "Coding"),
+            (&[(CODING, "identity, chunked")], "Coding"),
+            (&[(CODING, "chunked, identity")], "Coding"),
+            (&[(CODING, "")], "Coding"),
+            (&[(CODING, "chunked"), (LENGTH, "9")], "Both"),
+            (&[(LENGTH, "9"), (CODING, "identity")], "Both"),
+            (&[(LENGTH, "9, 8")], "Length"),
+            (&[(LENGTH, "9"), (LENGTH, "8")], "Length"),
+            (&[(LENGTH, "9,")], "Length"),
+            (&[(LENGTH, "+9")], "Length"),
+            (&[(LENGTH, "-9")], "Length"),
+            (&[(LENGTH, "")], "Length"),
+            (&[(LENGTH, "18446744073709551616")], "Length"),
+        ] {
+            assert_eq!(framing(fields).0, expected, "{fields:?}");
+        }
+        for fields in [
+            &[(LENGTH, "9")][..],
+            &[(LENGTH, "9, 9")],
+            &[(LENGTH, "9,9"), (LENGTH, "09")],
+            &[(LENGTH, "9"), (LENGTH, "9")],
+        ] {
+            let expected = ("9".to_owned(), Some("9".to_owned()));
+            assert_eq!(framing(fields), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_transfer_coding_in_http_1_0_is_refused() {
+        let response = Response::builder()
+            .version(Version::HTTP_10)
+            .header(TRANSFER_ENCODING, "identity");
+        let (mut head, ()) = response.body(()).unwrap().into_parts();
+        assert_eq!(Framing::of(&mut head).err(), Some(BadFraming::Version));
+    }
+}
