@@ -52,7 +52,7 @@ pub(super) struct Switched {
 /// A response, and its connection if it has switched from HTTP.
 pub(super) type Exchanged = (Response<UpstreamBody>, Option<Switched>);
 
-/// It is no source of the error, which has its text already.
+/// Not by `#[from]`, which makes it a source: the text of the error contains it already.
 impl From<BadFraming> for Failed {
     fn from(framing: BadFraming) -> Self {
         Self::Framing(framing)

@@ -1,10 +1,10 @@
-//! Where a response's body ends, as its head says (RFC 9112 section 6.3).
+//! Where a response's body ends, by its head (RFC 9112 section 6.3).
 
 use super::chunked::Chunked;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Version, response};
 
-/// Why a response's head does not say where its body ends.
+/// Why a response's head does not define the end of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadFraming {
     #[error("both Transfer-Encoding and Content-Length")]
@@ -24,7 +24,7 @@ impl BadFraming {
     pub(super) fn remedy(self) -> &'static str {
         match self {
             Self::Both => {
-                "the application must not set Transfer-Encoding: its HTTP server does, where there is no \
+                "the application must not set Transfer-Encoding: its HTTP server does, unless there is a \
                  Content-Length"
             }
             Self::Repeated => {
@@ -57,7 +57,7 @@ impl Framing {
     ///
     /// - Both fields: item 3 permits Transfer-Encoding to override, and advises to handle it as an error.
     /// - `identity` alone: the coding of RFC 2616 that changes nothing. Section 7 has it no more, but by item 4
-    ///   whatever does not end in `chunked` ends with the connection, which is what those who send it mean.
+    ///   whatever does not end in `chunked` ends with the connection, which is what applications that send it mean.
     /// - `chunked` more than once, in one field or two: section 6.1 forbids it, and the body may be coded once
     ///   or twice.
     /// - Another coding: item 4 frames it by the connection's end, but nothing here decodes it, and the field
@@ -77,7 +77,7 @@ impl Framing {
     }
 }
 
-/// What Transfer-Encoding says, if there is one.
+/// The framing by Transfer-Encoding, if there is one.
 fn coding(headers: &HeaderMap) -> Option<Result<Framing, BadFraming>> {
     let fields = headers.get_all(TRANSFER_ENCODING).iter();
     let mut codings = fields
@@ -93,7 +93,7 @@ fn coding(headers: &HeaderMap) -> Option<Result<Framing, BadFraming>> {
     })
 }
 
-/// What Content-Length says. Equal values become one.
+/// The framing by Content-Length. Equal values become one.
 fn length(headers: &mut HeaderMap) -> Result<Framing, BadFraming> {
     let mut found = None;
     let mut count = 0;
