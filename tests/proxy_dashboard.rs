@@ -369,6 +369,16 @@ fn of_a_thousand_streams_the_page_holds_the_rows_in_view() {
     browser.wait_for(&format!(
         "{top} === 0 && {ROWS}[0].querySelector('th').innerText === '1'"
     ));
+    for width in [390, 700, 1000, 1280, 1680] {
+        browser.resize(width, 900);
+        // Six tiles and six charts fill their rows.
+        for grid in ["#tiles", "#chart-grid"] {
+            browser.wait_for(&format!(
+                "innerWidth === {width} && 6 % getComputedStyle(document.querySelector('{grid}'))
+                     .gridTemplateColumns.split(' ').length === 0"
+            ));
+        }
+    }
     for (name, scheme, width, height) in [
         ("light", "light", 1280, 2300),
         ("dark", "dark", 1280, 2300),

@@ -170,7 +170,7 @@ for (const stream of streams) {
   input.checked = stream === current;
   input.addEventListener("change", () => start(stream));
   const label = document.createElement("label");
-  label.append(input, ` ${stream.path}`);
+  label.append(input, Object.assign(document.createElement("span"), { textContent: stream.path }));
   label.title = stream.about;
   find("#streams").append(label);
 }

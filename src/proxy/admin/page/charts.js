@@ -42,7 +42,8 @@ const font = () => style("font", () => `11px ${getComputedStyle(document.body).f
 
 /**
  * `series` is a list of `{ name, colour, value }`, where `value` finds a number, or null, in a second.
- * `bars` sums them up and stacks them, `log` has an axis for percentiles. `format` writes a value.
+ * `bars` sums them up and stacks them, `log` has an axis for percentiles. `format` writes a value, `axis`
+ * one of the axis if that differs.
  */
 export class Chart {
   #options;
@@ -175,7 +176,7 @@ export class Chart {
     context.lineWidth = 1;
     context.textBaseline = "middle";
     context.textAlign = "right";
-    const labels = scale.ticks.map((tick) => this.#options.format(tick));
+    const labels = scale.ticks.map((tick) => (this.#options.axis ?? this.#options.format)(tick));
     const widest = Math.max(...labels.map((label) => context.measureText(label).width));
     this.#left = Math.max(EDGE.left, Math.ceil(widest) + 8);
     scale.ticks.forEach((tick, n) => {

@@ -50,6 +50,9 @@ export function duration(milliseconds) {
   return long(Math.round(seconds));
 }
 
+/** A power of ten on an axis: 0.1 ms, 100 ms, 1 s, 1,000 s */
+export const axisTime = (milliseconds) => (milliseconds < 1000 ? `${milliseconds}${SPACE}ms` : `${whole(milliseconds / 1000)}${SPACE}s`);
+
 /** Of whole seconds, so that an age does not flicker. */
 export function age(milliseconds) {
   const seconds = Math.floor(milliseconds / 1000);

@@ -54,8 +54,8 @@ const CHARTS = [
     title: "Ends by reason", bars: true, format: format.count,
     series: REASONS.map(([name, colour]) => ({ name: format.words(name), colour, value: (s) => s.ends[name] ?? 0 })),
   },
-  { title: "Time between events", log: true, format: format.duration, series: percentiles("gap") },
-  { title: "Time to first event", log: true, format: format.duration, series: percentiles("first_event") },
+  { title: "Time between events", log: true, format: format.duration, axis: format.axisTime, series: percentiles("gap") },
+  { title: "Time to first event", log: true, format: format.duration, axis: format.axisTime, series: percentiles("first_event") },
   { title: "Rejected requests", bars: true, format: format.count, series: [{ name: "rejected", colour: "--c8", value: (s) => s.rejected }] },
 ];
 
