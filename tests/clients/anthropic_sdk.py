@@ -7,7 +7,7 @@ ASKED = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content":
 
 
 def client(base):
-    return anthropic.AsyncAnthropic(api_key="test", base_url=base, max_retries=0)
+    return anthropic.AsyncAnthropic(api_key="test", base_url=base, max_retries=0, timeout=None)
 
 
 async def events(base):

@@ -6,7 +6,7 @@ from cases import CUTS, DIRECT, EVENTS, THROUGH, both, outcome, run, same
 
 
 async def events(base):
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(timeout=None) as client:
         async with httpx_sse.aconnect_sse(client, "GET", f"{base}/feed") as source:
             async for event in source.aiter_sse():
                 yield event.event, event.data, event.id

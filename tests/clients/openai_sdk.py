@@ -5,7 +5,7 @@ from cases import of_an_api, run
 
 
 def client(base):
-    return openai.AsyncOpenAI(api_key="test", base_url=f"{base}/v1", max_retries=0)
+    return openai.AsyncOpenAI(api_key="test", base_url=f"{base}/v1", max_retries=0, timeout=None)
 
 
 async def chat(base):
