@@ -380,6 +380,68 @@ fn an_upstream_that_closes_a_kept_connection_when_it_is_used_again_is_no_failure
 }
 
 #[test]
+fn a_request_is_sent_again_where_that_does_no_harm() {
+    let origin = Origin::start(|asked, to| {
+        if asked.path != "/first" {
+            to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nagain");
+            return;
+        }
+        to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        // The connection ends with the next request, or in the middle of its head.
+        if let Some(next) = to.next_request()
+            && next.path == "/part"
+        {
+            to.raw(b"HTTP/1.1 200 ");
+        }
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    for (method, path, expected) in [
+        ("GET", "/", "200"),
+        ("DELETE", "/", "200"),
+        ("PUT", "/", "200"),
+        // It may have been processed, and must not be twice.
+        ("POST", "/", "502"),
+        ("PATCH", "/", "502"),
+        // The upstream has answered.
+        ("GET", "/part", "502"),
+        ("DELETE", "/part", "502"),
+    ] {
+        assert_eq!(status(&get(&proxy, "/first").0), "200");
+        let served = origin.served();
+        let mut client = proxy.ask(&format!(
+            "{method} {path} HTTP/1.1\r\nContent-Length: 0\r\n{CLOSE}"
+        ));
+        assert_eq!(status(&client.head()), expected, "{method} {path}");
+        let again = usize::from(expected == "200");
+        assert_eq!(origin.served(), served + again, "{method} {path}");
+    }
+}
+
+#[test]
+fn an_idle_connection_is_closed_ahead_of_the_upstreams_own_timeout() {
+    for (keep_alive, flags) in [
+        ("Keep-Alive: timeout=1\r\n", &[][..]),
+        ("", &["--upstream-idle-timeout", "50ms"][..]),
+        (
+            "Keep-Alive: timeout=90\r\n",
+            &["--upstream-idle-timeout", "50ms"][..],
+        ),
+    ] {
+        let origin = Origin::start(move |_, to| {
+            let head = format!("HTTP/1.1 200 OK\r\n{keep_alive}Content-Length: 2\r\n\r\nok");
+            to.raw(head.as_bytes());
+            to.wait_for_close();
+        });
+        let proxy = Proxy::start(origin.addr, flags);
+        let (head, body) = get(&proxy, "/");
+        assert_eq!((status(&head), &body[..]), ("200", &b"ok"[..]));
+        // The field concerns the upstream's connection alone.
+        assert!(!head.contains("keep-alive"), "{head}");
+        origin.wait_for_open(0);
+    }
+}
+
+#[test]
 fn an_http_1_0_client_gets_a_stream_that_ends_with_its_connection() {
     let origin = Origin::start(|_, to| {
         to.stream();

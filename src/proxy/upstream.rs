@@ -109,7 +109,7 @@ impl Upstream {
         connector.set_recv_buffer_size(config.receive_buffer);
         Self {
             connector,
-            pool: Arc::default(),
+            pool: Arc::new(Pool::new(config.idle_timeout)),
             target: Arc::new(Target {
                 authority: config.url.authority().map_or("", Authority::as_str).into(),
                 host: host(&config.url),
@@ -265,7 +265,8 @@ impl Upstream {
             used = self.pool.take();
         }
         if let Some(socket) = used {
-            let (is_safe, again) = (request.method().is_safe(), repeated(&request, upload));
+            let is_idempotent = request.method().is_idempotent();
+            let again = repeated(&request, upload);
             let again = again.map(Box::new);
             let is_repeatable = again.is_some();
             let sent = Sent {
@@ -280,8 +281,9 @@ impl Upstream {
                 Ok(exchanged) => return Ok(exchanged),
                 // The upstream may have closed the connection while the request was on its way.
                 Err(Failed::Unsent(unsent)) => request = unsent,
-                Err(failed @ Failed::Http(_)) => {
-                    request = again.filter(|_| is_safe).ok_or(failed)?;
+                // RFC 9110 section 9.2.2: it may have been processed, so that it must do no harm twice.
+                Err(failed @ Failed::Dead(_)) => {
+                    request = again.filter(|_| is_idempotent).ok_or(failed)?;
                 }
                 Err(failed @ Failed::TimedOut) => request = again.ok_or(failed)?,
                 Err(failed) => return Err(failed.into()),

@@ -234,6 +234,12 @@ pub static KEYS: &[Key] = &[
         "Time limit for connecting to the upstream",
     ),
     route(
+        "upstream.idle_timeout",
+        Kind::Duration,
+        "60s",
+        "Close an idle upstream connection after this long, or 1s before the timeout of the upstream's Keep-Alive field",
+    ),
+    route(
         "upstream.head_timeout",
         Kind::Duration,
         "2m",

@@ -316,6 +316,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
         upstream: Upstream {
             url: scope.get(URL)?,
             connect_timeout: scope.get("upstream.connect_timeout")?,
+            idle_timeout: scope.get("upstream.idle_timeout")?,
             head_timeout: scope.get("upstream.head_timeout")?,
             body_timeout: scope.get("client.body_timeout")?,
             max_pending: scope.get("upstream.max_pending")?,

@@ -340,6 +340,8 @@ pub struct Upstream {
     pub url: Uri,
     /// Time limit for connecting; above zero.
     pub connect_timeout: Duration,
+    /// How long a connection to it is kept without a request; above zero.
+    pub idle_timeout: Duration,
     /// Time limit for the response head; above zero.
     pub head_timeout: Duration,
     /// Time limit without a byte of a request's body; above zero.

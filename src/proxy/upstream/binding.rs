@@ -69,7 +69,8 @@ impl Binding {
     pub(super) fn home(&mut self, head: &response::Parts, pool: &Pool) -> Option<Home> {
         self.is_bound |= self.lease.is_some() || connection_auth::in_response(&head.headers);
         if !self.is_bound {
-            return (!self.switches).then(|| pool.home());
+            let may_stay = !self.switches;
+            return may_stay.then(|| pool.home(&head.headers)).flatten();
         }
         let lease = self.lease.take().or_else(|| self.pin());
         // Otherwise the client's connection closes with it, and the response announces it.

@@ -28,6 +28,9 @@ pub(super) enum Failed {
     Unsent(Box<Request<BoxedBody>>),
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    /// The connection ended before a byte of the response had come.
+    #[error(transparent)]
+    Dead(hyper::Error),
     /// The upstream closed the connection, and did not wait for the request.
     #[error("the connection was closed for lack of a request")]
     TimedOut,

@@ -27,6 +27,8 @@ struct GateState {
     begun: AtomicBool,
     /// Nothing is there to read, and nothing of a head has come of which more is missing.
     quiet: AtomicBool,
+    /// Something of a response has come.
+    has_read: AtomicBool,
     /// The head has more fields than hyper was set up for.
     full: AtomicBool,
     /// A write failed, since the upstream takes no more of the request.
@@ -49,6 +51,11 @@ impl Gate {
         let state = &self.0;
         let is_sent = state.begun.load(Relaxed) && !state.blocked.load(Relaxed);
         is_sent && state.quiet.load(Relaxed) && !self.has_failed()
+    }
+
+    /// Whether something of a response has come.
+    pub(super) fn has_read(&self) -> bool {
+        self.0.has_read.load(Relaxed)
     }
 
     /// Whether the head has more fields than hyper was set up for. No more of it is handed on.
@@ -107,6 +114,7 @@ impl HeadIo {
     ) -> (Self, Gate) {
         let (mut io, gate) = Self::new(socket, takes_many);
         io.is_mute = true;
+        io.gate.0.has_read.store(interim.heads > 0, Relaxed);
         io.scan.interim = interim;
         io.take(ahead);
         (io, gate)
@@ -114,6 +122,9 @@ impl HeadIo {
 
     /// What was read goes to hyper as far as it belongs to the head.
     fn take(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.gate.0.has_read.store(true, Relaxed);
+        }
         self.head = self.scan.advance(bytes);
         self.ahead.extend_from_slice(bytes);
     }

@@ -164,7 +164,11 @@ async fn ask(
         }))),
         Some(Err(mut error)) => Err(match error.take_message() {
             Some(request) => Failed::Unsent(Box::new(request)),
-            None => Failed::Http(error.into_error()),
+            None => match error.into_error() {
+                // An error of the request's own body is not one of the connection.
+                error if !gate.has_read() && !error.is_user() => Failed::Dead(error),
+                error => Failed::Http(error),
+            },
         }),
         None => {
             let (socket, ahead, interim) = parts_of(driver);
