@@ -15,7 +15,7 @@
 //! | `POST /api/send` | puts an event into live streams |
 //! | `POST /api/drain` | stops the proxy as SIGTERM does |
 //! | `POST /api/reload` | reads the config again, as SIGHUP does |
-//! | `GET /api/config` | what holds and where it was set, without secrets |
+//! | `GET /api/config` | the effective values and where it was set, without secrets |
 //! | `GET /api/live` | an event stream: a summary each second, and each end |
 //!
 //! Everything except the dashboard's page and the health checks requires the token, if one is set.

@@ -1,7 +1,8 @@
 //! The current config of the proxy, and its reload.
 //!
-//! New streams use what holds when they open; live ones keep what they opened with. What streams of
-//! both have in common is in [`Common`]: one drain, one count of each limit, the same numbers.
+//! New streams use the current config; live ones keep the config that they opened with. What
+//! streams of both have in common is in [`Common`]: one drain, one count of each limit, the same
+//! numbers.
 
 use super::admin::Journal;
 use super::budget::{Budgets, Holders};

@@ -58,7 +58,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower_service::Service;
 
-/// An event stream read by us, another body read by hyper, or a short text of ours.
+/// An event stream, another body that hyper reads, or a short text of the proxy.
 pub(super) type UpstreamBody = Either<StreamBody, Either<Relay, Full<Bytes>>>;
 
 /// A request's body on its way to the upstream.

@@ -669,7 +669,7 @@ pub static KEYS: &[Key] = &[
         "drain.window",
         Kind::DurationOrZero,
         "10s",
-        "Time over which streams end at shutdown; the listener stays open, and clients that open new streams are sent away until the window is over",
+        "Time over which streams end at shutdown; the listener stays open, and new streams get a delay (retry: or Retry-After) that ends after the window",
     ),
     proxy(
         "drain.answers",

@@ -24,9 +24,9 @@ impl State {
     }
 }
 
-/// Seconds that it has to be worse in a row, so that no single bad one counts.
+/// Consecutive seconds in a worse state before it takes effect, so that a single bad one does not count.
 const WORSE_AFTER: u32 = 3;
-/// Seconds that it has to be better in a row, so that it does not come and go.
+/// Consecutive seconds in a better state before it takes effect, so that the state does not flap.
 const BETTER_AFTER: u32 = 30;
 
 /// A state that changes only when the other one lasts.

@@ -44,7 +44,7 @@ pub enum BadChunk {
     /// A CR without its LF, or the other way round.
     #[error("a line of the chunked coding does not end in CRLF")]
     LineEnd,
-    /// Payload goes on where the chunk should end.
+    /// Payload continues where the chunk should end.
     #[error("a chunk is longer than its size")]
     Overlong,
     /// Over the bound.

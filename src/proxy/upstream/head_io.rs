@@ -382,7 +382,7 @@ impl HeadScan {
         self.over
     }
 
-    /// Whether no head has begun of which more has to come.
+    /// Whether the input is at the start of a head.
     fn is_at_start(&self) -> bool {
         self.seen == 0
     }

@@ -17,7 +17,7 @@ function headers(more) {
 async function problem(response) {
   if (response.status === 401) return new Unauthorized("the token is missing or wrong");
   const body = await response.json().catch(() => ({}));
-  return new Error(body.error ?? `the proxy answered ${response.status}`);
+  return new Error(body.error ?? `the proxy responded with ${response.status}`);
 }
 
 /** The JSON at `path`, which is relative, so that the page may live below any address. */
