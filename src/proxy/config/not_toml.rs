@@ -56,7 +56,7 @@ pub(super) fn slip(text: &str, offset: usize, message: &str) -> Option<Slip> {
             in_full(table)
         ),
         _ if line.is_header => {
-            format!("[{table}] is there already; write all of its keys in one place")
+            format!("[{table}] is defined twice; write all of its keys in one place")
         }
         _ => "is set twice; remove one".to_owned(),
     };
@@ -194,7 +194,7 @@ mod tests {
             ),
             (
                 "limit.per_ip = 5\n[limit]\ntotal = 5",
-                "3: limit: [limit] is there already; write all of its keys in one place",
+                "3: limit: [limit] is defined twice; write all of its keys in one place",
             ),
             (
                 "[[route]]\npath = '/x'\npath = '/y'",
