@@ -90,6 +90,10 @@ const BANNED: &[(&str, &str)] = &[
     ("upstream has answered", "upstream has responded"),
     ("upstream has not answered", "upstream has not responded"),
     ("does not answer", "does not respond"),
+    ("answer with", "respond with"),
+    ("answers everything", "sends all responses"),
+    ("answers in place", "responses in place"),
+    ("answers of the proxy", "responses of the proxy"),
 ];
 
 /// The banned phrases in a text, with `place`.

@@ -96,7 +96,7 @@ pub(super) async fn reply(
     let method = request.method().clone();
     let mut limits = HeadLimits {
         bytes: max_head,
-        // The connection cannot leave hyper while the upload goes on.
+        // The connection cannot leave hyper while the upload continues.
         takes_many: !upload.is_over(),
     };
     let io = HeadIo::new(socket, limits.takes_many);
