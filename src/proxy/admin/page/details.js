@@ -57,9 +57,11 @@ function groups(row) {
 }
 
 function protection({ opaque, response }) {
-  if (response?.content_encoding && response.content_encoding !== "identity") return "none: the upstream compresses the stream, so its events cannot be read";
-  if (response?.status === 206 || opaque) return "none: the response is a range of bytes";
-  return "full";
+  // Of a live stream the response comes with the first answer.
+  if (response === undefined || response === null) return opaque ? "none" : null;
+  const coding = response.content_encoding;
+  if (coding && coding !== "identity" && coding !== "none") return "none: the upstream compresses the stream, so its events cannot be read";
+  return response.status === 206 ? "none: the response is a range of bytes" : "full";
 }
 
 export class Details {
