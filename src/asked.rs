@@ -37,6 +37,16 @@ impl Asked {
         self.method != Method::HEAD && !is_tunnel && !is_empty && !status.is_informational()
     }
 
+    /// Whether this answers a HEAD as a GET of the same target would be answered by an event stream: RFC 9110
+    /// section 9.3.2 has both send the same fields.
+    pub(crate) fn is_head_of_stream(&self, head: &response::Parts) -> bool {
+        let as_get = Self {
+            method: Method::GET,
+            ..self.clone()
+        };
+        self.method == Method::HEAD && Kind::of(&as_get, head) == Kind::Stream
+    }
+
     pub(crate) fn is_get(&self) -> bool {
         self.method == Method::GET
     }

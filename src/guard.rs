@@ -169,6 +169,9 @@ fn opened<R: Rule, B>(
             stream.set_opaque();
         }
     }
+    if R::SPEAKS && !rejected && asked.is_head_of_stream(&parts) {
+        head::harden(&mut parts.headers);
+    }
     let head = Head {
         asked,
         status: in_place_of.or(waits).unwrap_or(parts.status),

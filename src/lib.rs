@@ -68,6 +68,7 @@ pub mod heartbeat;
 pub mod idle_timeout;
 pub mod inject;
 mod jitter;
+mod last_event_id;
 mod lock;
 mod log_limit;
 #[cfg(feature = "serve")]

@@ -82,10 +82,11 @@ pub use unguarded::Unguarded;
 use crate::asked::{Asked, Kind};
 use crate::client_key::ClientKey;
 use crate::guard::{Failure, Guard, Head, Policy, Rule};
+use crate::last_event_id;
 use crate::rejection::Rejection;
 use crate::stream::{Details, EndReason, Labels, RequestHead, ResponseHead, Stream};
 use distribution::Times;
-use http::{HeaderName, Request};
+use http::Request;
 use instruments::Instruments;
 use lines::{Lines, Noted};
 use matched::Matched;
@@ -100,7 +101,6 @@ pub(crate) use unguarded::UnguardedResponses;
 use unguarded::Warned;
 
 /// Sent by a client that has seen a part of the stream, on a connection before.
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Counts and times streams. See the [module docs](self). Clones share their numbers.
 #[derive(Clone, Debug)]
@@ -388,8 +388,8 @@ impl Rule for MetricsLayer {
         Ok(Ticket {
             shared: asked.accepts_stream.then(|| shared.clone()),
             layer,
-            is_reconnect: request.headers().contains_key(LAST_EVENT_ID),
-            noted: Noted::of(request, self.setup.log_level),
+            is_reconnect: last_event_id::of(request.headers(), request.uri()).is_some(),
+            noted: Noted::of(request),
             head: self.setup.keeps_heads.then(|| RequestHead::of(request)),
             client: request.extensions().get().map(ClientKey::hash_value),
         })

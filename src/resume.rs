@@ -106,10 +106,11 @@ use crate::connection_auth;
 use crate::guard::BoxError;
 use crate::head::EVENT_STREAM;
 use crate::jitter::{LONGEST, around};
+use crate::last_event_id;
 use crate::retry_after::retry_after;
 use crate::stream::{Begun, Stream};
 use crate::unavailable::may_pass;
-use again::{Again, Ask, Asker, LAST_EVENT_ID, Of};
+use again::{Again, Ask, Asker, Of};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Extensions, HeaderValue, Request, Response, StatusCode};
@@ -412,10 +413,7 @@ where
         let plan = Plan {
             layer: self.layer.clone(),
             asked,
-            last_id: head
-                .headers
-                .get(LAST_EVENT_ID)
-                .map(|id| id.as_bytes().into()),
+            last_id: last_event_id::of(&head.headers, &head.uri),
             stream: head.extensions.get().cloned(),
             asker: Arc::new(Of::<_, ReqB>(
                 Asker::new(self.inner.clone(), Template::of(&head)),

@@ -515,3 +515,49 @@ fn a_replaced_connection_costs_no_event_of_a_feed_that_replays_nothing() {
         assert_eq!(seen, (1..=n).collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn an_id_in_the_query_counts_for_resume_and_is_replaced_by_the_last_one() {
+    let (report, targets) = std::sync::mpsc::channel();
+    let origin = Origin::start(move |asked, to| {
+        let id = asked.field("last-event-id").map(str::to_owned);
+        report.send((asked.path.clone(), id)).unwrap();
+        to.stream();
+        match asked.path.as_str() {
+            // Lost without an event, then behind one, then held.
+            "/?a=b&lastEventId=7" if asked.field("last-event-id").is_none() => {
+                to.chunk(": hello\n\n");
+                to.reset();
+            }
+            "/?a=b&lastEventId=7" => {
+                to.chunk(event(8));
+                to.reset();
+            }
+            _ => {
+                to.chunk(event(9));
+                to.wait_for_close();
+            }
+        }
+    });
+    let proxy = start(origin.addr, &["--admin-listen=127.0.0.1:0"]);
+    let mut client = proxy.get("/?a=b&lastEventId=7");
+    assert_eq!(read_to(&mut client, 9).0, [8, 9]);
+    let seen: Vec<_> = targets.try_iter().collect();
+    let expected = [("7", None), ("7", Some("7")), ("8", Some("8"))];
+    let expected = expected.map(|(query, header)| {
+        (
+            format!("/?a=b&lastEventId={query}"),
+            header.map(str::to_owned),
+        )
+    });
+    assert_eq!(seen, expected);
+    // And for the count of clients that return.
+    let metrics = metrics(&proxy);
+    let returns = metrics
+        .lines()
+        .find(|line| line.starts_with("sse_guard_reconnects_total{"));
+    assert!(
+        returns.is_some_and(|line| line.ends_with(" 1")),
+        "{metrics}"
+    );
+}

@@ -405,3 +405,33 @@ fn a_client_that_stops_reading_is_told_from_one_that_went_also_in_its_upload() {
         assert!(last.contains("\"reason\":\"client_stalled\""), "{last}");
     }
 }
+
+#[test]
+fn a_head_of_a_stream_has_the_fields_of_its_get() {
+    let origin = Origin::start(|asked, to| {
+        to.raw(
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\
+              Cache-Control: max-age=60\r\nX-Own: 1\r\n\r\n",
+        );
+        if !asked.head.starts_with("HEAD ") {
+            to.raw(b"data: 1\n\n");
+        }
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let fields = |method: &str| {
+        let request = format!(
+            "{method} / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nConnection: close\r\n\r\n"
+        );
+        let head = proxy.ask(&request).head();
+        // These are of the connection and the moment.
+        let others = ["transfer-encoding", "connection", "date"];
+        let is_other = |line: &str| others.iter().any(|name| line.starts_with(name));
+        let fields = head.lines().filter(|line| !is_other(line));
+        let mut fields: Vec<_> = fields.map(str::to_owned).collect();
+        fields.sort();
+        fields
+    };
+    let of_get = fields("GET");
+    assert!(of_get.iter().any(|line| line == "x-accel-buffering: no"));
+    assert_eq!(fields("HEAD"), of_get);
+}

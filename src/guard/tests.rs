@@ -106,6 +106,20 @@ async fn a_coded_stream_a_head_request_and_other_statuses_pass_untouched() {
 }
 
 #[tokio::test]
+async fn a_head_of_a_stream_has_the_fields_of_its_get() {
+    let request = |method| Request::builder().method(method).body(()).unwrap();
+    let upstream = || Upstream::new().header("cache-control", "max-age=9");
+    let get = ask(layer(), request(Method::GET), upstream()).await;
+    let head = ask(layer(), request(Method::HEAD), upstream()).await;
+    assert_eq!(head.headers(), get.headers());
+    assert_eq!(head.headers()["x-accel-buffering"], "no");
+
+    let plain = || upstream().content_type("text/plain");
+    let head = ask(layer(), request(Method::HEAD), plain()).await;
+    assert_eq!(head.headers()["cache-control"], "max-age=9");
+}
+
+#[tokio::test]
 async fn whoever_may_get_a_stream_asks_for_it_in_no_coding() {
     for (name, value, coding) in [
         ("accept", "text/event-stream", "identity"),

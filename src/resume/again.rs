@@ -7,10 +7,11 @@ use crate::asked::{Asked, Kind};
 use crate::client_key::IPV6_PREFIX;
 use crate::guard::BoxError;
 use crate::jitter::{LONGEST, up_to};
+use crate::last_event_id::{self, LAST_EVENT_ID};
 use crate::lock::lock;
 use crate::retry_after::retry_after;
 use crate::stream::{Stream, StreamState};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, response};
+use http::{HeaderValue, Request, Response, StatusCode, response};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
@@ -18,8 +19,6 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tower_service::Service;
-
-pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Tries in vain from which a stream counts as degraded.
 const DEGRADED: u32 = 3;
@@ -51,6 +50,10 @@ impl<S> Asker<S> {
 
     fn request<ReqB: Default>(&self, last_id: Option<HeaderValue>) -> Request<ReqB> {
         let mut request = self.template.request();
+        let id = last_id.as_ref().map_or(&b""[..], |id| id.as_bytes());
+        if let Some(uri) = last_event_id::with_id(request.uri(), id) {
+            *request.uri_mut() = uri;
+        }
         match last_id {
             Some(id) => request.headers_mut().insert(LAST_EVENT_ID, id),
             None => request.headers_mut().remove(LAST_EVENT_ID),

@@ -5,6 +5,7 @@ use super::*;
 use crate::guard::testing::{Client, Script, Upstream};
 use crate::heartbeat::HeartbeatLayer;
 use crate::idle_timeout::{IdleAction, IdleTimeoutLayer};
+use crate::last_event_id::LAST_EVENT_ID;
 use crate::stream::{EndReason, StreamState};
 use crate::{SseGuardLayer, StreamError};
 use http_body_util::{BodyExt, Empty};

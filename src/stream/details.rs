@@ -5,14 +5,13 @@
     allow(dead_code, reason = "the operator of the proxy reads it")
 )]
 
+use crate::last_event_id::LAST_EVENT_ID;
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode, Version};
 use std::sync::OnceLock;
 
 /// Clients choose these texts: longer ones are cut.
 const MAX_TEXT: usize = 256;
-
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Heads of a stream, without what may carry a secret: no query, no cookies, no other fields.
 #[derive(Debug, Default)]
