@@ -100,8 +100,6 @@ use tracing::Level;
 pub(crate) use unguarded::UnguardedResponses;
 use unguarded::Warned;
 
-/// Sent by a client that has seen a part of the stream, on a connection before.
-
 /// Counts and times streams. See the [module docs](self). Clones share their numbers.
 #[derive(Clone, Debug)]
 pub struct MetricsLayer {
@@ -389,7 +387,7 @@ impl Rule for MetricsLayer {
             shared: asked.accepts_stream.then(|| shared.clone()),
             layer,
             is_reconnect: last_event_id::of(request.headers(), request.uri()).is_some(),
-            noted: Noted::of(request),
+            noted: Noted::of(request, self.setup.log_level),
             head: self.setup.keeps_heads.then(|| RequestHead::of(request)),
             client: request.extensions().get().map(ClientKey::hash_value),
         })
