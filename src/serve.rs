@@ -68,6 +68,7 @@ mod io;
 mod liveness;
 mod patience;
 mod pump;
+mod refusal;
 mod registry;
 mod request_scan;
 mod stalls;

@@ -279,7 +279,8 @@ fn a_length_beside_a_transfer_coding_is_refused() {
             assert_eq!(&head[9..12], "400", "{method} {fields:?}");
             assert!(head.contains("connection: close\n"), "{head}");
             let (rest, _) = client.raw_and_end();
-            assert_eq!(rest, b"", "{method} {fields:?}");
+            let text = "sse-guard: the request has both Content-Length and Transfer-Encoding\n";
+            assert_eq!(rest, text.as_bytes(), "{method} {fields:?}");
         }
     }
     assert_eq!(origin.served(), 0);
@@ -307,6 +308,81 @@ fn a_bare_lf_in_a_trailer_section_swallows_no_request() {
             rest, "sse-guard: the request's body broke off\n",
             "{trailers:?}"
         );
+    }
+}
+
+#[test]
+fn a_refusal_of_the_parser_has_its_reason() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &["--client-max-head", "8KiB"]);
+    let long = "x".repeat(16 * 1024);
+    for (head, status, reason) in [
+        (
+            "GET /a?b=<c HTTP/1.1\r\nHost: a.test\r\n",
+            "400",
+            "raw '<'; send it as %3C",
+        ),
+        (
+            "GET /a?b=\"c HTTP/1.1\r\nHost: a.test\r\n",
+            "400",
+            "send it as %22",
+        ),
+        (
+            "GET /a#b HTTP/1.1\r\nHost: a.test\r\n",
+            "400",
+            "has a fragment",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            "400",
+            "both Content-Length and Transfer-Encoding",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1, 1\r\n",
+            "400",
+            "Content-Length is not a number",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a.test\r\nbad name: x\r\n",
+            "400",
+            "not valid HTTP/1.1",
+        ),
+        (
+            &format!("GET / HTTP/1.1\r\nX: {long}\r\n"),
+            "431",
+            "head is too large",
+        ),
+    ] {
+        // Also behind another request on the connection.
+        for is_second in [false, true] {
+            let mut client = Client::connect(proxy.addr);
+            if is_second {
+                client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+                assert!(client.head().starts_with("http/1.1 200 "));
+                assert_eq!(client.bytes(2), b"ok");
+            }
+            client.try_send(&format!("{head}\r\n"));
+            let answer = client.head();
+            assert_eq!(&answer[9..12], status, "{head:?}");
+            assert!(answer.contains("connection: close\n"), "{answer}");
+            let body = String::from_utf8(client.raw()).unwrap();
+            let is_text = body.starts_with("sse-guard: ") && body.ends_with('\n');
+            assert!(is_text && body.contains(reason), "{head:?}: {body:?}");
+            let length = format!("content-length: {}\n", body.len());
+            assert!(answer.contains(&length), "{answer}");
+        }
+    }
+}
+
+#[test]
+fn an_upstreams_own_empty_400_stays_empty() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    for _ in 0..2 {
+        let (status, body) = put(&proxy, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        assert_eq!((status.as_str(), body.as_str()), ("400", ""));
     }
 }
 

@@ -4,6 +4,7 @@
 #[cfg(feature = "proxy")]
 use super::attachment::Attachment;
 use super::patience::Patience;
+use super::refusal;
 use super::registry::ConnectionEntry;
 use super::request_scan::RequestScan;
 use super::stalls::Stalls;
@@ -61,6 +62,8 @@ pub(super) struct Shared {
     is_patient: AtomicBool,
     /// Bytes wait for room in the kernel.
     blocked: AtomicBool,
+    /// hyper has written all responses of the service, and has no other request for it.
+    awaits_head: AtomicBool,
     /// A head has more fields than hyper was set up for.
     has_many_fields: AtomicBool,
     /// There is a `patience`.
@@ -118,6 +121,7 @@ impl ClientIo {
             is_stream: AtomicBool::new(false),
             is_patient: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            awaits_head: AtomicBool::new(false),
             has_many_fields: AtomicBool::new(false),
             is_timed: AtomicBool::new(false),
             masked: AtomicBool::new(false),
@@ -162,6 +166,11 @@ impl ClientIo {
         }
         let _ = cx;
         Poll::Pending
+    }
+
+    /// Whether hyper only waits for a head. What it writes then is a refusal of its own.
+    pub(super) fn set_awaits_head(&self, awaits_head: bool) {
+        self.0.awaits_head.store(awaits_head, Relaxed);
     }
 
     /// Whether the request that hyper reads has more fields than it was set up for.
@@ -466,6 +475,8 @@ impl ClientIo {
 pub(super) struct HyperIo {
     io: ClientIo,
     scan: RequestScan,
+    /// Bytes that are written in place of hyper's refusal, and how many have left.
+    refusal: Option<Box<(Vec<u8>, usize)>>,
 }
 
 impl HyperIo {
@@ -476,7 +487,30 @@ impl HyperIo {
             true => RequestScan::of_many_fields(),
             false => RequestScan::default(),
         };
-        Self { io, scan }
+        Self {
+            io,
+            scan,
+            refusal: None,
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.refusal.is_none() && self.io.0.awaits_head.load(Relaxed) {
+            // hyper has no way to set what it answers itself.
+            let head: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+            let text = refusal::explained(&head, self.scan.fault());
+            self.refusal = text.map(|text| Box::new((text, 0)));
+        }
+        let Some(refusal) = &mut self.refusal else {
+            return self.io.poll_write(cx, bufs);
+        };
+        let (text, sent) = &mut **refusal;
+        while *sent < text.len() {
+            *sent += ready!(self.io.poll_write(cx, &[IoSlice::new(&text[*sent..])]))?;
+        }
+        self.refusal = None;
+        self.io.set_awaits_head(false);
+        Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
     }
 }
 
@@ -486,7 +520,7 @@ impl Read for HyperIo {
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { io, scan } = self.get_mut();
+        let Self { io, scan, .. } = self.get_mut();
         if let Some(request) = scan.awaits() {
             let Some(is_switch) = io.is_switch(request) else {
                 io.0.is_awaited.store(true, Relaxed);
@@ -542,19 +576,19 @@ impl Read for HyperIo {
 
 impl Write for HyperIo {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.io.poll_write(cx, &[IoSlice::new(buf)])
+        self.write(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.io.poll_write(cx, bufs)
+        self.write(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

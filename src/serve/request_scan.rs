@@ -11,6 +11,7 @@
 mod chunks;
 
 use self::chunks::{Chunks, Progress};
+use std::fmt;
 
 /// Fields of a head that hyper takes without a heap allocation for each head.
 pub(super) const FEW_FIELDS: u16 = 100;
@@ -30,7 +31,36 @@ pub(super) struct RequestScan {
     heads: u32,
     /// hyper takes more than `FEW_FIELDS`.
     takes_many: bool,
+    /// The first fault that was found.
+    fault: Option<Fault>,
     head: Head,
+}
+
+/// Why a request is refused, as far as that is found here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    Fragment,
+    /// `http::Uri` takes no such character in a query.
+    Raw(u8),
+    Both,
+    Length,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fragment => f.write_str("the request target has a fragment (\"#\")"),
+            Self::Raw(byte) => write!(
+                f,
+                "the request target has a raw {:?}; send it as %{byte:02X}",
+                char::from(*byte)
+            ),
+            Self::Both => f.write_str("the request has both Content-Length and Transfer-Encoding"),
+            Self::Length => {
+                f.write_str("Content-Length is not a number, or there are two that differ")
+            }
+        }
+    }
 }
 
 /// What a head says of what comes behind it.
@@ -143,6 +173,11 @@ impl RequestScan {
         };
     }
 
+    /// Why hyper refuses the request whose head has come last, where that is known here.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
     pub(super) fn is_refused(&self) -> bool {
         self.at == At::Refused
     }
@@ -151,7 +186,7 @@ impl RequestScan {
         match (self.at, *byte) {
             (At::Start, b'\r' | b'\n') => {}
             (At::Start, _) => {
-                self.at = At::Method;
+                (self.at, self.fault) = (At::Method, None);
                 self.push(*byte);
             }
             (At::Method, b' ') => {
@@ -159,7 +194,8 @@ impl RequestScan {
                 self.at = At::Target;
             }
             (At::Target, b' ') => self.at = At::Version,
-            (At::Target, b'#') => self.refuse(byte),
+            (At::Target, b'#') => self.refuse(byte, Fault::Fragment),
+            (At::Target, b'"' | b'<' | b'>') => self.note(Fault::Raw(*byte)),
             (At::Name, b'\n') if self.name_len == 0 => self.end_head(),
             (At::Name, b':') => self.end_name(byte),
             (At::Length(length, _), b'\n') => {
@@ -178,13 +214,13 @@ impl RequestScan {
                 match length.and_then(|length| length.checked_add(digit)) {
                     Some(length) => self.at = At::Length(Some(length), false),
                     None => {
-                        self.refuse(byte);
+                        self.refuse(byte, Fault::Length);
                         self.at = At::Value;
                     }
                 }
             }
             (At::Length(..), _) => {
-                self.refuse(byte);
+                self.refuse(byte, Fault::Length);
                 self.at = At::Value;
             }
             _ => {}
@@ -211,12 +247,12 @@ impl RequestScan {
         self.head.fields = self.head.fields.saturating_add(1);
         if self.is_named(b"content-length") {
             match self.head.is_chunked {
-                true => self.refuse(colon),
+                true => self.refuse(colon, Fault::Both),
                 false => self.at = At::Length(None, false),
             }
         } else if self.is_named(b"transfer-encoding") {
             match self.head.length {
-                Some(_) => self.refuse(colon),
+                Some(_) => self.refuse(colon, Fault::Both),
                 None => self.head.is_chunked = true,
             }
         } else if self.is_named(b"upgrade") {
@@ -227,11 +263,19 @@ impl RequestScan {
     fn end_length(&mut self, length: Option<u64>) {
         let is_same = self.head.length.is_none_or(|first| Some(first) == length);
         // hyper refuses an empty length, and two of them.
-        self.head.is_refused |= length.is_none() || !is_same;
+        if length.is_none() || !is_same {
+            self.head.is_refused = true;
+            self.note(Fault::Length);
+        }
         self.head.length = length.or(Some(0));
     }
 
-    fn refuse(&mut self, byte: &mut u8) {
+    fn note(&mut self, fault: Fault) {
+        self.fault.get_or_insert(fault);
+    }
+
+    fn refuse(&mut self, byte: &mut u8, fault: Fault) {
+        self.note(fault);
         *byte = 0;
         self.head.is_refused = true;
     }

@@ -161,6 +161,7 @@ where
             io: self.io.clone(),
             is_connect: request.method() == Method::CONNECT,
         };
+        self.io.set_awaits_head(false);
         if let Note::Answered(_) = *self.desk.note() {
             // This request only tells hyper how to write the response that is there.
             return reply;
@@ -247,6 +248,7 @@ where
             may_leave: answered.client.may_leave(),
         },
     };
+    io.set_awaits_head(matches!(phase, Phase::Head(_)));
     let desk = Desk::new(answered.map(|answered| answered.for_server(&stop)));
     let attendant = Attendant {
         service,
@@ -305,6 +307,7 @@ where
                 let now = Instant::now();
                 let deadline = later(now, settings.head_timeout);
                 io.entry().idle();
+                io.set_awaits_head(true);
                 phase = Phase::Head(deadline);
                 let may_stay = if may_leave { now + LINGER } else { deadline };
                 timer.as_mut().reset(may_stay.min(deadline));
