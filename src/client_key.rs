@@ -445,9 +445,10 @@ impl Hints {
     /// To be told of requests by peers that are not trusted; the first time one of them looks
     /// like a proxy's, how to trust it.
     fn untrusted(&self, peer: IpAddr, headers: &HeaderMap) {
-        let header = ForwardedHeader::ALL
-            .iter()
-            .map(|header| header.name())
+        let addresses = ForwardedHeader::ALL.iter().map(|header| header.name());
+        // A proxy that ends TLS may send this one alone.
+        let header = addresses
+            .chain(["x-forwarded-proto"])
             .find(|name| headers.contains_key(*name));
         // Anybody can send the header, so this may as well be a client that hopes to be trusted.
         if let Some(header) = header

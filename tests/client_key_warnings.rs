@@ -88,6 +88,7 @@ fn an_untrusted_proxy_is_reported<E: KeyExtractor>(new: impl Fn() -> E) {
         ("10.1.2.3", "x-forwarded-for", "10.1.2.3/32"),
         ("::ffff:10.1.2.3", "forwarded", "10.1.2.3/32"),
         ("2001:db8::1", "forwarded", "2001:db8::1/128"),
+        ("10.1.2.3", "x-forwarded-proto", "10.1.2.3/32"),
     ];
     for (peer, header, network) in cases {
         let proxied = request(peer, &[(header, "203.0.113.9")]);
@@ -95,7 +96,10 @@ fn an_untrusted_proxy_is_reported<E: KeyExtractor>(new: impl Fn() -> E) {
         let log = log_of(&new(), &[proxied, other]);
         assert_eq!(log.matches("WARN").count(), 1, "{log}");
         let line = format!("`trusted_proxies = [\"{network}\"]`");
-        assert!(log.contains(header) && log.contains(&line), "{log}");
+        let header = format!("sends `{header}`");
+        assert!(log.contains(&header) && log.contains(&line), "{log}");
+        let harm = "does not get its `X-Forwarded-Proto`: behind TLS that makes apps redirect to https endlessly";
+        assert!(log.contains(harm), "{log}");
     }
 }
 
