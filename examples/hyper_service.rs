@@ -1,4 +1,4 @@
-//! The whole stack on plain hyper, with the peer's address told by the accept loop.
+//! The whole stack on plain hyper, with the peer's address set by the accept loop.
 //!
 //! ```text
 //! cargo run --example hyper_service

@@ -1,4 +1,4 @@
-//! What a request asks for, and what its response turned out to be.
+//! Kind of a request, and kind of its response.
 
 use crate::family::Family;
 use crate::head::{accepts_event_stream, is_encoded, is_event_stream};

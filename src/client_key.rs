@@ -1,4 +1,4 @@
-//! Who the client is, for limits per client.
+//! Client keys, for limits per client.
 //!
 //! A [`KeyExtractor`] names the client of a request by a [`ClientKey`]. Which one to use depends on
 //! what stands before the server:
@@ -58,7 +58,7 @@ const MAX_HOPS: usize = 64;
 /// at least.
 pub(crate) const IPV6_PREFIX: u8 = 64;
 
-/// The extension by which a server tells the peer's address.
+/// The extension by which a server provides the peer's address.
 ///
 /// Insert it into the extensions of each request where the connection is known. It must be what
 /// the socket says (or a PROXY protocol header from a balancer of yours), never what a header of
@@ -66,7 +66,7 @@ pub(crate) const IPV6_PREFIX: u8 = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
 
-/// What tells one client from another.
+/// The identity of a client.
 ///
 /// Keys of different kinds are never equal: the name `"192.0.2.1"` is not the address 192.0.2.1.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -126,7 +126,7 @@ pub trait KeyExtractor: Clone + Send + Sync + 'static {
     fn key<B>(&self, request: &Request<B>) -> Option<ClientKey>;
 }
 
-/// The address of the peer that connected, whatever the headers say.
+/// The address of the connected peer, regardless of headers.
 ///
 /// For servers that clients reach directly. Behind a proxy all clients would be one, the proxy:
 /// use [`ForwardedIp`] there. If a request suggests that this is the case, by carrying
@@ -139,7 +139,7 @@ pub struct PeerIp {
     hints: Arc<Hints>,
 }
 
-/// The first address, from the right of the forwarded list, that is no trusted proxy's.
+/// The first address, from the right of the forwarded list, that does not belong to a trusted proxy.
 ///
 /// Each proxy appends the address of whoever connected to it, so the list reads from the client on
 /// the left to the nearest proxy on the right, and anything left of the first entry that a trusted
@@ -312,7 +312,7 @@ impl From<String> for ClientKey {
 }
 
 impl PeerIp {
-    /// The extractor; what it has said stays with it and its clones.
+    /// The extractor; its warnings are shared with its clones.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

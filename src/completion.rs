@@ -1,4 +1,4 @@
-//! Tells a stream that is complete from one that was cut off.
+//! Distinguishes complete streams from truncated ones.
 //!
 //! The answer of a model ends with a word of its own, and the clients of such APIs take any proper
 //! end for the whole: an upstream, or a proxy before it, that ends an answer half-way with a proper
@@ -80,8 +80,8 @@ use http::{Request, StatusCode};
 use memchr::memmem;
 use tower_layer::Layer;
 
-/// Breaks streams that end before they are complete, and says why a stream breaks. See the
-/// [module docs](self).
+/// Breaks streams that end before they are complete, and sends the reason. See the [module
+/// docs](self).
 #[derive(Clone, Debug)]
 pub struct CompletionLayer {
     required: bool,
@@ -99,8 +99,8 @@ impl CompletionLayer {
         Self { required: true }
     }
 
-    /// Whether a proper end without the family's last word breaks the stream. Else this layer just
-    /// says why a stream breaks: for upstreams that leave the last word out.
+    /// Whether a proper end without the family's last event breaks the stream. Otherwise this layer
+    /// only sends the reason when a stream breaks: for upstreams that omit it.
     #[must_use]
     pub fn required(mut self, yes: bool) -> Self {
         self.required = yes;

@@ -1,4 +1,4 @@
-//! What kind of stream it is, as clients of each kind put up with different things.
+//! Client families, whose clients tolerate different things.
 //!
 //! | family | who reads it | at an end it | an error in the middle |
 //! | --- | --- | --- | --- |
@@ -85,7 +85,7 @@ impl Family {
         }
     }
 
-    /// As the request's extensions or else its head tell.
+    /// The family by the request's extensions, or else by its head.
     pub fn of<B>(request: &Request<B>) -> Self {
         if let Some(family) = request.extensions().get::<Self>() {
             return *family;
@@ -109,14 +109,14 @@ impl Family {
         }
     }
 
-    /// Whether its clients come back by themselves when a stream has ended, and heed `retry:`. To
+    /// Whether its clients reconnect by themselves when a stream has ended, and honour `retry:`. To
     /// those of the others an end is a complete answer, and what is not theirs in a stream a danger.
     pub fn comes_back(self) -> bool {
         self == Self::EventSource
     }
 
-    /// Whether a stream that breaks may be asked for again with `Last-Event-ID` and go on as if
-    /// nothing had happened. Never MCP's: since 2026-07-28 it has no such thing.
+    /// Whether a broken stream may be requested again with `Last-Event-ID` and continue. Never
+    /// MCP's: since 2026-07-28 it has no such thing.
     pub fn may_resume(self) -> bool {
         self == Self::EventSource
     }
@@ -127,9 +127,9 @@ impl Family {
         matches!(self, Self::OpenAi | Self::Anthropic).then_some(Duration::from_secs(60))
     }
 
-    /// The event that tells clients of this family that their stream has failed, in lines that end in LF;
-    /// nothing if only a broken transfer does. `status` is what the upstream has answered, or what a
-    /// proxy would have.
+    /// The event that reports to clients of this family that their stream has failed, in lines that end
+    /// in LF; nothing if only a broken transfer does. `status` is that of the upstream, or what a proxy
+    /// would have sent.
     pub fn error_event(self, status: StatusCode, message: &str) -> Option<Bytes> {
         self.error_in(status, message, LineEnd::Lf)
     }

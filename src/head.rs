@@ -1,4 +1,4 @@
-//! What heads say, and are made to say.
+//! Reading and changing message heads.
 
 mod media_type;
 

@@ -1,4 +1,4 @@
-//! Keeps a quiet stream alive: after an interval without a byte to the client, says something.
+//! Keeps a quiet stream alive: sends a heartbeat after an interval without a byte to the client.
 //!
 //! Idle cuts on the way (nginx, ALB and Traefik 60 s, Heroku 55 s, Cloudflare 100 s) and clients'
 //! watchdogs see traffic; the events that a client dispatches stay the same. Heartbeats stand at
@@ -54,7 +54,7 @@ use tower_layer::Layer;
 /// The default interval: 15 s, below every idle cut in common use.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// The layer's streams speak at common times, so many in an interval: the thread that writes is woken
+/// The layer's streams send at common times, this many per interval: the thread that writes is woken
 /// once for all that are due.
 const TIMES: u32 = 128;
 
@@ -75,7 +75,7 @@ impl HeartbeatStyle {
     }
 
     /// As fits the stream's [`Family`], and the default: [a comment line](Self::line), but the event
-    /// `ping` of their own API for the clients of [`Anthropic`](Family::Anthropic), who know it.
+    /// `ping` of their own API for the clients of [`Anthropic`](Family::Anthropic), which know it.
     ///
     /// # Errors
     ///
@@ -141,10 +141,10 @@ impl Default for HeartbeatLayer {
 }
 
 impl HeartbeatLayer {
-    /// Speaks after `interval` without a byte to the client, in the style
-    /// [`auto`](HeartbeatStyle::auto) with the text `heartbeat` unless told otherwise. Never later, and
-    /// up to 1/128 of it earlier: the layer's streams speak at common times, which costs a process with
-    /// thousands of quiet ones a quarter less.
+    /// Sends a heartbeat after `interval` without a byte to the client, by default in the style
+    /// [`auto`](HeartbeatStyle::auto) with the text `heartbeat`. Never later, and up to 1/128 of it
+    /// earlier: the layer's streams send at common times, which costs a process with thousands of
+    /// quiet ones a quarter less.
     ///
     /// # Panics
     ///
@@ -169,7 +169,7 @@ impl HeartbeatLayer {
         self
     }
 
-    /// What to say.
+    /// The form of a heartbeat.
     #[must_use]
     pub fn style(self, style: HeartbeatStyle) -> Self {
         self.with(|beat| beat.style = Some(style))

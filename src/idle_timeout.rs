@@ -59,7 +59,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_layer::Layer;
 
-/// How long an answer of a model may pause between two events, unless told otherwise: 5 minutes.
+/// How long an answer of a model may pause between two events by default: 5 minutes.
 pub const DEFAULT_EVENT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How long a stream may be without an event with data.
@@ -164,13 +164,13 @@ impl IdleTimeoutLayer {
         self
     }
 
-    /// Ends a stream after so long without a byte from the upstream.
+    /// Ends a stream after this long without a byte from the upstream.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|config| config.timeout = Some(timeout))
     }
 
-    /// Ends a stream after so long without an event with data from the upstream. Comments,
+    /// Ends a stream after this long without an event with data from the upstream. Comments,
     /// [`pings`](Self::pings) and other signs of life do not count. [`EventTimeout::Auto`] by default.
     #[must_use]
     pub fn event_timeout(self, timeout: impl Into<EventTimeout>) -> Self {
@@ -185,8 +185,8 @@ impl IdleTimeoutLayer {
         self.with(|config| config.comments_are_life = yes)
     }
 
-    /// Names of events by which the upstream just says that it is there. None by default; the signs of life
-    /// of model APIs are known without it: Anthropic's `ping`, and `{"type":"keepalive"}`.
+    /// Names of events that an upstream sends as keepalives. None by default; the signs of life of model
+    /// APIs are known without it: Anthropic's `ping`, and `{"type":"keepalive"}`.
     #[must_use]
     pub fn pings<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> Self {
         let pings = names.into_iter().map(Into::into).collect();

@@ -70,8 +70,8 @@ impl InjectLayer {
     }
 
     /// The methods whose streams take events of yours, whatever their [`Family`]. By default the family
-    /// tells: another's stream is one answer in pieces, as a model's is, and its client may trip over
-    /// what is no part of it.
+    /// decides: other families' streams are single answers, such as a model's, and their clients may
+    /// fail at foreign events.
     #[must_use]
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.methods = Some(methods.into_iter().collect());

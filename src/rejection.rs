@@ -1,4 +1,4 @@
-//! A request that is turned away before it becomes a stream.
+//! A request that is rejected before it becomes a stream.
 
 use crate::answer::{Own, retry_later};
 use crate::family::Family;

@@ -1,5 +1,5 @@
-//! Outlives the upstream: its streams go on where they were when it breaks off, falls silent, or grows
-//! old, while their clients hear nothing but heartbeats.
+//! Resumes streams: when the upstream breaks off, falls silent or reaches a maximum age, its streams
+//! continue where they were, while their clients get heartbeats only.
 //!
 //! An `EventSource` comes back by itself and tells its `Last-Event-ID`, see
 //! [the specification](https://html.spec.whatwg.org/multipage/server-sent-events.html#the-last-event-id-header).

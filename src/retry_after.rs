@@ -1,4 +1,4 @@
-//! What `Retry-After` says (RFC 9110 section 10.2.3): seconds, or a date.
+//! The value of `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date.
 
 use crate::family::Family;
 use http::header::{DATE, RETRY_AFTER};

@@ -75,7 +75,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_layer::Layer;
 
-/// When clients are to come back unless told otherwise: 2 s.
+/// Default delay before clients reconnect: 2 s.
 pub const DEFAULT_RETRY: Duration = Duration::from_secs(2);
 
 /// Ends old streams. See the [module docs](self). No age is set by default: it just listens to
@@ -143,22 +143,22 @@ impl RotationLayer {
         self.with(|config| config.retry = retry)
     }
 
-    /// Tells each client that comes back how long to wait should its stream break off, jittered by half
-    /// either way, in a `retry:` line glued to the first event: what the end of a stream had told it
-    /// sticks until it is told another. `None`, the default, to leave it at that.
+    /// Sends each client that reconnects by itself the delay after a broken stream, jittered by half
+    /// either way, in a `retry:` line glued to the first event: it replaces the delay that the end
+    /// of an earlier stream has set. `None`, the default, sends none.
     #[must_use]
     pub fn retry_on_open(self, retry: Option<Duration>) -> Self {
         self.with(|config| config.retry_on_open = retry)
     }
 
-    /// The methods whose streams end by age, come back, and so are told when, whatever their
-    /// [`Family`]. By default the family tells.
+    /// The methods whose streams end by age, reconnect, and so get a `retry:`, whatever their
+    /// [`Family`]. By default the family decides.
     #[must_use]
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.with(|config| config.methods = Some(methods.into_iter().collect()))
     }
 
-    /// A last event, for client code that wants to know. None by default.
+    /// A last event, for client code that handles rotation. None by default.
     ///
     /// # Errors
     ///

@@ -159,9 +159,9 @@ impl Server {
         Self::default()
     }
 
-    /// Connections run on so many threads of the server's own, each with a runtime of its own, and
-    /// stay where they are: that costs least, above all with a thread for each core. By default they
-    /// run on the runtime that the server is on.
+    /// Connections run on this many threads of the server, each with a runtime of its own, and stay
+    /// where they are: that costs least, above all with a thread for each core. By default they run
+    /// on the runtime that the server is on.
     ///
     /// Whatever the service spawns runs on those threads, too.
     #[must_use]
@@ -170,9 +170,8 @@ impl Server {
         self
     }
 
-    /// A client has so long for its request's head, and a connection to be idle between two
-    /// requests. 75 s by default: longer than load balancers keep theirs, which must be the ones to
-    /// close.
+    /// Time limit for a request's head, and for an idle connection between two requests. 75 s by
+    /// default: longer than load balancers keep theirs, which must be the ones to close.
     #[must_use]
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
         self.settings.head_timeout = timeout;
@@ -226,18 +225,18 @@ impl Server {
         self
     }
 
-    /// The kernel asks a client that has been silent for so long whether it is there, and again at
-    /// quarters of this interval. One that does not answer is gone after three of them, or, on
-    /// Linux, once it has been silent for the [user timeout](Self::user_timeout), if there is one.
-    /// 60 s by default; less than 1 s is 1 s.
+    /// TCP keepalive: probes a client that has been silent for this long, and again at quarters of
+    /// this interval. One that does not respond is gone after three of them, or, on Linux, once it
+    /// has been silent for the [user timeout](Self::user_timeout), if there is one. 60 s by
+    /// default; less than 1 s is 1 s.
     #[must_use]
     pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.settings.liveness.keepalive = after.into();
         self
     }
 
-    /// A client that acknowledges nothing for so long is gone (`TCP_USER_TIMEOUT`, on Linux). 60 s
-    /// by default.
+    /// A client that acknowledges nothing for this long is gone (`TCP_USER_TIMEOUT`, on Linux). 60
+    /// s by default.
     #[must_use]
     pub fn user_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.settings.liveness.user_timeout = timeout.into();

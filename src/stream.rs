@@ -212,7 +212,7 @@ impl Stream {
         self.0.labels.get()?.upstream.as_deref()
     }
 
-    /// Whose stream it is by the header that the proxy was told to look at.
+    /// The user of the stream, by the header `admin.user_header`.
     pub fn user(&self) -> Option<&str> {
         self.0.details.get()?.user()
     }
@@ -273,7 +273,7 @@ impl Stream {
         self.unsent_bytes() + held + self.0.mail.bytes() as u64
     }
 
-    /// Whether somebody wants it to end.
+    /// Whether its end has been requested.
     pub fn is_ending(&self) -> bool {
         self.0.stop.load(Relaxed) != NEVER
     }
@@ -440,7 +440,7 @@ impl Stream {
         is_named || is_keepalive(event, self.family())
     }
 
-    /// What kind of stream it is: as its request tells, until its first event tells more.
+    /// The family of the stream: by its request, until its first event shows more.
     pub fn family(&self) -> Family {
         let family = usize::from(self.0.family.load(Relaxed) & !SHED);
         Family::ALL.get(family).copied().unwrap_or(Family::Raw)
@@ -507,7 +507,7 @@ impl Stream {
         self.set(OPAQUE);
     }
 
-    /// Whether its bytes tell nothing of events: it is in a content coding, or a range of bytes. Such a
+    /// Whether its events are not readable: it is in a content coding, or a range of bytes. Such a
     /// stream passes as it is. It has no events that are counted, and no event boundary; where a layer
     /// has to end it, it breaks off.
     pub fn is_opaque(&self) -> bool {

@@ -94,9 +94,9 @@ use std::time::Duration;
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// The reconnection time unless told otherwise: 5 s.
+/// The default reconnection time: 5 s.
 pub const DEFAULT_RETRY: Duration = Duration::from_secs(5);
-/// The longest that a `Retry-After` may set unless told otherwise: 5 minutes.
+/// The default maximum that a `Retry-After` may set: 5 minutes.
 pub const DEFAULT_LONGEST_RETRY: Duration = Duration::from_secs(300);
 
 const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");

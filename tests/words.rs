@@ -209,6 +209,30 @@ fn paragraphs(source: &str) -> Vec<String> {
     list
 }
 
+/// The first paragraphs of the docs of modules and of items that begin with `pub`.
+fn summaries(source: &str) -> Vec<String> {
+    let source = source.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let (mut list, mut docs, mut is_over) = (Vec::new(), String::new(), false);
+    for line in source.lines().map(str::trim_start) {
+        let of_module = line.strip_prefix("//!");
+        match of_module.or(line.strip_prefix("///")).map(str::trim) {
+            Some("") => is_over |= !docs.is_empty(),
+            Some(_) if is_over => {}
+            Some(text) => docs = format!("{docs}{text} "),
+            None if line.starts_with("#[") => {}
+            None => {
+                let text = std::mem::take(&mut docs);
+                if line.starts_with("pub ") || (line.is_empty() && list.is_empty()) {
+                    list.push(text);
+                }
+                is_over = false;
+            }
+        }
+    }
+    list.retain(|text| !text.is_empty());
+    list
+}
+
 fn assert_plain(found: &[String]) {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
@@ -307,6 +331,19 @@ fn comments_of_the_proxy_are_plain() {
         }
     }
     assert!(count > 800, "only {count} paragraphs were found");
+    assert_plain(&found);
+}
+
+#[test]
+fn first_sentences_of_the_librarys_docs_are_plain() {
+    let (mut found, mut count) = (Vec::new(), 0);
+    for path in &sources("src") {
+        for text in summaries(&fs::read_to_string(path).unwrap()) {
+            count += 1;
+            check(&path.display().to_string(), &text, &mut found);
+        }
+    }
+    assert!(count > 500, "only {count} were found");
     assert_plain(&found);
 }
 

@@ -1,4 +1,4 @@
-//! The two headers by which proxies tell whom they speak for, read from the right.
+//! The two headers in which proxies name their client, read from the right.
 //!
 //! From the right, because there stands what the nearest proxy wrote, and because the left may be
 //! an attacker's: a quote that it leaves open would, read from the left, swallow every honest

@@ -1,5 +1,5 @@
-//! What the chunks of an answer say of its end, read byte by byte: a chunk may come in pieces, and no
-//! more of it is kept than a name.
+//! End markers in the chunks of an answer, read byte by byte: a chunk may come in pieces, and no more
+//! of it is kept than a name.
 
 /// Of names and values so much is compared.
 const WORD: usize = 32;

@@ -1,4 +1,4 @@
-//! The word that there is no room for any new stream, whatever the counts say.
+//! Rejects all new streams while set, regardless of the counts.
 
 use crate::client_key::ClientKey;
 use crate::lock::lock;
@@ -39,7 +39,7 @@ impl Gate {
         }))
     }
 
-    /// From now on new streams are turned away, for this reason.
+    /// From now on new streams are rejected, for this reason.
     pub fn close(&self, reason: RejectReason) {
         self.0.reason.store(reason as u8, Relaxed);
     }

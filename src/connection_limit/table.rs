@@ -1,4 +1,4 @@
-//! Who holds how many streams: a bounded table in shards, each under a lock of its own.
+//! Streams per client: a bounded table in shards, each under a lock of its own.
 
 use super::{Limits, Separate};
 use crate::client_key::ClientKey;

@@ -1,4 +1,4 @@
-//! What an event tells of the kind of its stream.
+//! The family that an event indicates.
 
 use super::Family;
 use crate::wire::RawEvent;

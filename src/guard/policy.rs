@@ -1,11 +1,11 @@
-//! What a layer does on one stream: told facts and the time, it answers what to do.
+//! The decisions of a layer about one stream: from facts and the time to an action.
 
 use crate::stream::{EndReason, Stream};
 use crate::wire::{LineEnd, RawEvent};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-/// The state of things when a policy is asked.
+/// The state of a stream when a policy decides.
 pub struct At<'a> {
     pub(crate) now: Instant,
     pub(crate) stream: &'a Stream,
@@ -14,7 +14,7 @@ pub struct At<'a> {
     pub(crate) line_end: LineEnd,
 }
 
-/// What a policy wants.
+/// The decision of a policy.
 pub enum Verdict {
     Wait,
     /// Put these bytes in. Only at a boundary.

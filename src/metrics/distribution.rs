@@ -1,10 +1,10 @@
-//! How times are spread, for code that cannot ask a metrics backend.
+//! Distributions of times, for code without access to a metrics backend.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Upper ends of the buckets in seconds: from what a model's tokens take to an hour. Exporters that
-/// want buckets do well with the same.
+/// need buckets should use the same.
 pub const BUCKETS: [f64; 20] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
     120.0, 300.0, 600.0, 1800.0, 3600.0,
@@ -46,8 +46,8 @@ impl Distribution {
         self.0[..buckets].iter().sum()
     }
 
-    /// The time that this share of them (0.99 for 99 %) is not longer than, as far as buckets can
-    /// tell; nothing if there are none. What is longer than all buckets counts as an hour.
+    /// The time that this share of them (0.99 for 99 %) is not longer than, within the precision of
+    /// buckets; nothing if there are none. What is longer than all buckets counts as an hour.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         #[expect(clippy::cast_precision_loss, reason = "buckets are not exact anyway")]
         let (all, counts) = (self.count() as f64, self.0.map(|count| count as f64));

@@ -1,4 +1,4 @@
-//! What the facade is told: the metrics of a route, and the description of all.
+//! Metrics for the facade: those of a route, and the description of all.
 
 use super::{Outcome, Unguarded};
 use crate::family::Family;
@@ -54,9 +54,8 @@ impl Instruments {
     }
 }
 
-/// Tells the recorder that is installed what each metric is, and its unit; rejections, early
-/// answers and what resuming counts are there at zero from then on, so that the first of a kind is an
-/// increase.
+/// Describes each metric and its unit to the installed recorder; rejections, early answers and what
+/// resuming counts are there at zero from then on, so that the first of a kind is an increase.
 pub fn describe() {
     for reason in RejectReason::ALL {
         counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(0);

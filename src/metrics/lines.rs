@@ -1,4 +1,4 @@
-//! What the log says of a stream: a line when it opens and one when it ends, both in its span.
+//! Log lines of a stream: a line when it opens and one when it ends, both in its span.
 
 use super::LogLimit;
 use crate::log_limit::seconds;

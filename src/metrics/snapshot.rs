@@ -3,7 +3,7 @@
 use super::Distribution;
 use crate::stream::EndReason;
 
-/// What became of a request that asked for a stream, or got one.
+/// Outcomes of requests that accept a stream, or got one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -56,9 +56,9 @@ pub struct Snapshot {
     pub opened: u64,
     /// Those of them whose request had a `Last-Event-ID`.
     pub reconnects: u64,
-    /// Requests that were turned away.
+    /// Rejected requests.
     pub rejected: u64,
-    /// Requests for a stream at which the inner service failed, or answered with a 5xx.
+    /// Requests for a stream at which the inner service failed, or responded with a 5xx.
     pub failed: u64,
     /// Those of them that came from another client than the one that failed before. Where nothing names
     /// clients, each counts as another.

@@ -1,4 +1,4 @@
-//! How fast an upstream is asked again by all streams that have lost it together.
+//! Limits the reconnects of all streams of one upstream.
 
 mod lane;
 mod outage;

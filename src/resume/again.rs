@@ -1,4 +1,4 @@
-//! Asking the upstream again, until it answers or there is no hope.
+//! Reconnects to the upstream, until it responds or the attempts are exhausted.
 
 use super::Config;
 use super::admission::{Admission, Failure, Key, Turn};

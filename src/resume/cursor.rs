@@ -1,4 +1,4 @@
-//! What the client has got: where to go on, and what not to give it again.
+//! The client's position: where to continue, and which events are duplicates.
 
 use crate::wire::KEEP;
 use http::HeaderValue;

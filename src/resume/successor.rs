@@ -1,4 +1,4 @@
-//! The connection that is to replace one that has grown old: opened while that goes on delivering.
+//! The connection that replaces an old one: opened while the old one still delivers.
 
 use super::again::Asking;
 use crate::wire::{RawEvent, Scanner};

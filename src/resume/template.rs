@@ -1,4 +1,4 @@
-//! A request that may have to be put again, for as long as its stream lives.
+//! A request that may be sent again while its stream lives.
 
 use crate::client_key::{ClientKey, peer_addr};
 use crate::cors::Granted;

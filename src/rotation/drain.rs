@@ -111,7 +111,7 @@ impl DrainHandle {
     }
 
     /// As [`drain`](Self::drain), but streams whose clients do not come back, such as the answer of a
-    /// model to a POST, go on for `answers` before they are broken off. At least for `window`.
+    /// model to a POST, continue for `answers` before they are broken off. At least for `window`.
     pub fn drain_with(&self, window: Duration, answers: Duration) {
         let (now, window) = (Instant::now(), window.min(LONGEST));
         let drain = Drain {
@@ -169,7 +169,7 @@ impl DrainHandle {
         })
     }
 
-    /// Asks one stream to end at its next event boundary. Tells whether it was there.
+    /// Ends one stream at its next event boundary. Returns whether it was live.
     pub fn end(&self, id: StreamId) -> bool {
         let stream = self.stream(id);
         if let Some(stream) = &stream {
@@ -178,9 +178,9 @@ impl DrainHandle {
         stream.is_some()
     }
 
-    /// Asks `most` streams to end at their next event boundary as if they had grown old: for when
-    /// room is short. Those without an event for `idle` go first, the oldest ahead, those that wait for
-    /// their upstream last, and only streams that rotation concerns go at all. Tells how many were asked.
+    /// Ends `most` streams at their next event boundary as if they had grown old: for when room is short.
+    /// Those without an event for `idle` go first, the oldest ahead, those that wait for their upstream
+    /// last, and only streams that are subject to rotation. Returns how many will end.
     pub fn rotate(&self, most: usize, idle: Duration) -> usize {
         self.rotate_those(most, idle, |entry| entry.comes_back.on(&entry.stream))
     }

@@ -1,4 +1,4 @@
-//! What a request says about its response.
+//! Properties of a request that affect its response.
 
 use crate::head::list_has;
 use http::header::{CONNECTION, TE, UPGRADE};

@@ -1,4 +1,4 @@
-//! What an operator wants to know of a stream and no layer needs.
+//! Data of a stream for operators, which no layer needs.
 
 #![cfg_attr(
     not(feature = "proxy"),

@@ -51,8 +51,7 @@ impl Message {
         Self::new(Some(name), data, None)
     }
 
-    /// One that also tells clients when to come back once their stream has ended, which they keep
-    /// to from then on.
+    /// One that also sets the clients' reconnection delay, which they keep from then on.
     ///
     /// # Errors
     ///

@@ -3,7 +3,7 @@
 use super::position::{LineEnd, Position};
 use bytes::{Buf, Bytes, BytesMut};
 
-/// How many bytes of an incomplete event are held back unless told otherwise: 64 KiB.
+/// How many bytes of an incomplete event are held back by default: 64 KiB.
 pub const DEFAULT_HOLD: usize = 64 * 1024;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
@@ -194,7 +194,7 @@ impl Aligner {
         self.pop()
     }
 
-    /// The stream has failed, or is ended by us: drops what is held and tells how much it was.
+    /// The stream has failed, or is ended by us: drops what is held and returns how much it was.
     pub fn discard(&mut self) -> usize {
         self.ready = [None, None];
         std::mem::take(&mut self.held).len()
@@ -206,7 +206,7 @@ impl Aligner {
         !self.held.is_empty() || (!self.opaque && self.position.at_boundary())
     }
 
-    /// Something of ours has been put behind what has left.
+    /// An injected event has been sent behind the upstream's bytes.
     pub fn spoke(&mut self) {
         self.spoke_first |= self.nothing_left_yet;
         self.drop_lf = self.held.is_empty() && self.position.behind_cr();

@@ -1,4 +1,4 @@
-//! What we say on a stream, in the stream's own line end.
+//! Injected bytes, in the stream's own line end.
 
 use super::position::LineEnd;
 use bytes::Bytes;

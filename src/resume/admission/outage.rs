@@ -1,4 +1,4 @@
-//! What the log says of an outage: a few lines with counts, not a line for each stream.
+//! Log lines of an outage: a few with counts, not a line for each stream.
 
 use crate::log_limit::{LogLimits, seconds};
 use std::mem::{Discriminant, discriminant};
