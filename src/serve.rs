@@ -120,6 +120,7 @@ pub struct Server {
 struct Settings {
     head_timeout: Duration,
     max_head: usize,
+    title_case_headers: bool,
     write_stall: Option<Duration>,
     response_stall: Option<Duration>,
     unsent: Option<u32>,
@@ -130,11 +131,21 @@ struct Settings {
     has_file: fn() -> bool,
 }
 
+impl Settings {
+    fn case(&self) -> encode::Case {
+        match self.title_case_headers {
+            true => encode::Case::Title,
+            false => encode::Case::Lower,
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             head_timeout: Duration::from_secs(75),
             max_head: 64 * 1024,
+            title_case_headers: false,
             write_stall: Some(Duration::from_secs(30)),
             response_stall: None,
             unsent: Some(16 * 1024),
@@ -183,6 +194,13 @@ impl Server {
     #[must_use]
     pub fn max_head(mut self, bytes: usize) -> Self {
         self.settings.max_head = bytes.max(8 * 1024);
+        self
+    }
+
+    /// Writes names of fields as `Content-Type`, for clients that compare them byte by byte. Off by default.
+    #[must_use]
+    pub fn title_case_headers(mut self, enabled: bool) -> Self {
+        self.settings.title_case_headers = enabled;
         self
     }
 

@@ -519,3 +519,52 @@ fn what_a_responses_head_says_of_its_end_is_decided_by_rfc_9112() {
     );
     assert_eq!(line.matches("chunked more than once").count(), 1, "{line}");
 }
+
+#[test]
+fn names_of_fields_are_in_title_case_for_peers_that_need_it() {
+    let origin = Origin::start(|asked, to| {
+        let kind = asked.path.trim_start_matches('/');
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/{kind}\r\nx-a-b: c\r\n\
+             transfer-encoding: chunked\r\n\r\n"
+        );
+        to.raw(head.as_bytes());
+        to.chunk("data: 1\n\n");
+        to.end();
+    });
+    let flags = [
+        "--client-title-case-headers",
+        "--upstream-title-case-headers",
+    ];
+    for is_on in [false, true] {
+        let proxy = Proxy::start(origin.addr, if is_on { &flags[..] } else { &[] });
+        for kind in ["plain", "event-stream"] {
+            let mut client = proxy.ask(&format!(
+                "POST /{kind} HTTP/1.1\r\nhost: a.test\r\nx-user-name: d\r\ncontent-length: 0\r\n\
+                 connection: close\r\n\r\n"
+            ));
+            let text = String::from_utf8(client.raw()).unwrap();
+            let (head, _) = text.split_once("\r\n\r\n").unwrap();
+            let sent = origin.asked().head;
+            for (place, name) in [
+                (head, "Content-Type: "),
+                (head, "X-A-B: "),
+                (head, "Date: "),
+                (head, "Transfer-Encoding: "),
+                (&sent, "Host: "),
+                (&sent, "X-User-Name: "),
+            ] {
+                let lower = name.to_ascii_lowercase();
+                let (there, absent) = if is_on {
+                    (name, &*lower)
+                } else {
+                    (&*lower, name)
+                };
+                assert!(
+                    place.contains(there) && !place.contains(absent),
+                    "{kind}: {place}"
+                );
+            }
+        }
+    }
+}

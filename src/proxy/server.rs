@@ -74,6 +74,7 @@ pub(super) fn server(config: &config::Client) -> Server {
         .has_file(files::has_room)
         .head_timeout(config.head_timeout)
         .max_head(config.max_head)
+        .title_case_headers(config.title_case_headers)
         .write_stall(config.write_stall)
         .response_stall(config.write_stall)
         .unsent(config.notsent_lowat)

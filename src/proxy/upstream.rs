@@ -28,6 +28,7 @@ use self::lookup::Lookup;
 use self::pool::Pool;
 use self::progress::{Overdue, Progress, Uploading};
 use self::relay::Relay;
+use self::reply::HeadOptions;
 pub(super) use self::tunnel::Tunnels;
 use self::without_trailers::WithoutTrailers;
 use super::headers::Options;
@@ -86,8 +87,7 @@ struct Target {
     body_timeout: Duration,
     waiting: Option<Semaphore>,
     max_body: Option<u64>,
-    /// Of responses.
-    max_head: usize,
+    heads: HeadOptions,
     /// For requests that can no longer wait.
     retry_after: Duration,
     trusted: ForwardedIp,
@@ -126,7 +126,10 @@ impl Upstream {
                     Semaphore::new(most.min(Semaphore::MAX_PERMITS))
                 }),
                 max_body: config.max_body,
-                max_head: config.max_head,
+                heads: HeadOptions {
+                    max_bytes: config.max_head,
+                    title_case: config.title_case_headers,
+                },
                 // A client that comes back at once finds no room.
                 retry_after: settings.limit.retry_after,
                 trusted,
@@ -274,7 +277,7 @@ impl Upstream {
                 upload,
                 progress,
                 is_repeatable,
-                max_head: self.target.max_head,
+                heads: self.target.heads,
             };
             let exchanged = exchange::exchange(socket, binding, &self.pool, sent);
             match exchanged.await {
@@ -296,7 +299,7 @@ impl Upstream {
             upload,
             progress,
             is_repeatable: false,
-            max_head: self.target.max_head,
+            heads: self.target.heads,
         };
         Ok(exchange::exchange(socket, binding, &self.pool, sent).await?)
     }

@@ -65,7 +65,7 @@ impl<S, B> Connection<S, B> {
         tune(&socket, &settings)?;
         let deadline = later(Instant::now(), settings.head_timeout);
         Ok(Self {
-            io: ClientIo::new(socket, settings.stalls(), entry),
+            io: ClientIo::new(socket, settings.stalls(), settings.case(), entry),
             peer,
             service,
             state: State::Idle {

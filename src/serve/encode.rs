@@ -9,6 +9,28 @@ pub(super) const CRLF: &[u8] = b"\r\n";
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
+/// How names of fields are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Case {
+    Lower,
+    /// As `Content-Type`, for clients that compare names byte by byte. hyper writes them like this, too.
+    Title,
+}
+
+impl Case {
+    fn push(self, to: &mut Vec<u8>, name: &str) {
+        let mut is_start = self == Self::Title;
+        for byte in name.bytes() {
+            to.push(if is_start {
+                byte.to_ascii_uppercase()
+            } else {
+                byte
+            });
+            is_start = self == Self::Title && byte == b'-';
+        }
+    }
+}
+
 /// How the client learns where a stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -29,7 +51,12 @@ impl Framing {
 
 /// The response's head. It never says `Connection: close`: some clients then take a truncated
 /// stream for a whole one.
-pub(super) fn head(status: StatusCode, headers: &HeaderMap, framing: Framing) -> Vec<u8> {
+pub(super) fn head(
+    status: StatusCode,
+    headers: &HeaderMap,
+    framing: Framing,
+    case: Case,
+) -> Vec<u8> {
     let version: &[u8] = match framing {
         Framing::Chunked => b"HTTP/1.1 ",
         Framing::Close => b"HTTP/1.0 ",
@@ -42,35 +69,37 @@ pub(super) fn head(status: StatusCode, headers: &HeaderMap, framing: Framing) ->
     head.extend_from_slice(CRLF);
     let ours = [CONNECTION, KEEP_ALIVE, TRANSFER_ENCODING, CONTENT_LENGTH];
     for (name, value) in headers.iter().filter(|(name, _)| !ours.contains(name)) {
-        field(&mut head, name, value);
+        field(&mut head, name, value, case);
     }
     if !headers.contains_key(DATE) {
         let now = httpdate::fmt_http_date(SystemTime::now());
-        head.extend_from_slice(b"date: ");
+        case.push(&mut head, "date");
+        head.extend_from_slice(b": ");
         head.extend_from_slice(now.as_bytes());
         head.extend_from_slice(CRLF);
     }
     if framing == Framing::Chunked {
-        head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+        case.push(&mut head, "transfer-encoding");
+        head.extend_from_slice(b": chunked\r\n");
     }
     head.extend_from_slice(CRLF);
     head
 }
 
-fn field(to: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
-    to.extend_from_slice(name.as_str().as_bytes());
+fn field(to: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue, case: Case) {
+    case.push(to, name.as_str());
     to.extend_from_slice(b": ");
     to.extend_from_slice(value.as_bytes());
     to.extend_from_slice(CRLF);
 }
 
 /// The last chunk with trailers behind it.
-pub(super) fn trailers(trailers: &HeaderMap) -> Vec<u8> {
+pub(super) fn trailers(trailers: &HeaderMap, case: Case) -> Vec<u8> {
     let mut section = b"0\r\n".to_vec();
     // RFC 9110 section 6.5.1: what frames a message cannot come behind it.
     let framing = [TRANSFER_ENCODING, CONTENT_LENGTH, CONNECTION];
     for (name, value) in trailers.iter().filter(|(name, _)| !framing.contains(name)) {
-        field(&mut section, name, value);
+        field(&mut section, name, value, case);
     }
     section.extend_from_slice(CRLF);
     section
@@ -130,7 +159,9 @@ mod tests {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
         headers.append("x-a", HeaderValue::from_static("1"));
         headers.append("x-a", HeaderValue::from_static("2"));
-        let head = |framing| String::from_utf8(head(StatusCode::OK, &headers, framing)).unwrap();
+        let head = |framing| {
+            String::from_utf8(head(StatusCode::OK, &headers, framing, Case::Lower)).unwrap()
+        };
         let fields = "content-type: text/event-stream\r\ndate: today\r\nx-a: 1\r\nx-a: 2\r\n";
         assert_eq!(
             head(Framing::Chunked),
@@ -147,6 +178,15 @@ mod tests {
         let mut fields = HeaderMap::new();
         fields.insert("x-sum", HeaderValue::from_static("7"));
         fields.insert(CONTENT_LENGTH, HeaderValue::from_static("7"));
-        assert_eq!(trailers(&fields), b"0\r\nx-sum: 7\r\n\r\n");
+        assert_eq!(trailers(&fields, Case::Lower), b"0\r\nx-sum: 7\r\n\r\n");
+    }
+
+    #[test]
+    fn names_have_the_case_that_is_set() {
+        for (case, expected) in [(Case::Lower, "x-a--bc"), (Case::Title, "X-A--Bc")] {
+            let mut name = Vec::new();
+            case.push(&mut name, "x-a--bc");
+            assert_eq!(name, expected.as_bytes());
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "proxy")]
 use super::attachment::Attachment;
+use super::encode::Case;
 use super::patience::Patience;
 use super::refusal;
 use super::registry::ConnectionEntry;
@@ -56,6 +57,7 @@ pub(super) struct ClientIo(Arc<Shared>);
 pub(super) struct Shared {
     socket: TcpStream,
     stalls: Stalls,
+    case: Case,
     /// The response under way is an event stream.
     is_stream: AtomicBool,
     /// The kernel does not bound how long the client may leave its data in the buffer.
@@ -114,10 +116,16 @@ impl Shared {
 }
 
 impl ClientIo {
-    pub(super) fn new(socket: TcpStream, stalls: Stalls, entry: ConnectionEntry) -> Self {
+    pub(super) fn new(
+        socket: TcpStream,
+        stalls: Stalls,
+        case: Case,
+        entry: ConnectionEntry,
+    ) -> Self {
         Self(Arc::new(Shared {
             socket,
             stalls,
+            case,
             is_stream: AtomicBool::new(false),
             is_patient: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
@@ -133,6 +141,11 @@ impl ClientIo {
             state: Mutex::default(),
             entry,
         }))
+    }
+
+    /// How names of fields are written to it.
+    pub(super) fn case(&self) -> Case {
+        self.0.case
     }
 
     /// Its place among the connections of the server.

@@ -119,6 +119,7 @@ impl<B> Pump<B> {
     pub(super) fn new(io: ClientIo, response: Response<B>, client: Client) -> Self {
         let (parts, body) = response.into_parts();
         let framing = Framing::of(client.version);
+        let case = io.case();
         let closes = client.closes || list_has(&parts.headers, &CONNECTION, b"close");
         Self {
             io,
@@ -129,7 +130,7 @@ impl<B> Pump<B> {
             keep_alive: framing == Framing::Chunked && !closes,
             wants_trailers: client.takes_trailers,
             state: State::Head,
-            left: Left::of(encode::head(parts.status, &parts.headers, framing)),
+            left: Left::of(encode::head(parts.status, &parts.headers, framing, case)),
         }
     }
 }
@@ -211,7 +212,10 @@ where
                             if let (true, Ok(trailers)) =
                                 (*this.wants_trailers, frame.into_trailers())
                             {
-                                batch.end = Some(End::Trailers(encode::trailers(&trailers)));
+                                batch.end = Some(End::Trailers(encode::trailers(
+                                    &trailers,
+                                    this.io.case(),
+                                )));
                             }
                         }
                     },

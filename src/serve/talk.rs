@@ -259,6 +259,7 @@ where
         desk: desk.clone(),
     };
     let mut builder = http1::Builder::new();
+    builder.title_case_headers(settings.title_case_headers);
     if io.has_many_fields() {
         // For few requests alone, as hyper allocates these places for each, and has those of 100 fields on
         // the stack.

@@ -61,6 +61,7 @@ impl<B: Body<Data = Bytes>> Body for Written<B> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::encode::Case;
     use super::super::registry::Registry;
     use super::super::stalls::Stalls;
     use super::super::{Settings, io::ClientIo};
@@ -93,7 +94,7 @@ mod tests {
         let (_ours, (theirs, peer)) = (ours.unwrap(), theirs.unwrap());
         let settings = Settings::default();
         let entry = Registry::default().admit(peer.ip(), &settings.per_client);
-        let io = ClientIo::new(theirs, Stalls::default(), entry.unwrap());
+        let io = ClientIo::new(theirs, Stalls::default(), Case::Lower, entry.unwrap());
         let mut body = Written::new(Endless, Desk::new(None), io.clone());
         let cx = &mut Context::from_waker(Waker::noop());
         let mut frames = || {

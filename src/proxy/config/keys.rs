@@ -178,6 +178,12 @@ pub static KEYS: &[Key] = &[
         "Maximum size of a request's head; a longer one gets a 431",
     ),
     proxy(
+        "client.title_case_headers",
+        Kind::Bool,
+        "false",
+        "Send header names as Content-Type instead of content-type, for old clients that compare them byte by byte",
+    ),
+    proxy(
         "client.write_stall",
         Kind::DurationOrOff,
         "30s",
@@ -274,6 +280,12 @@ pub static KEYS: &[Key] = &[
         Kind::Size(8 * KIB, GIB),
         "408KiB",
         "Maximum size of a response's head; a longer one is a 502. The number of its fields is not limited",
+    ),
+    route(
+        "upstream.title_case_headers",
+        Kind::Bool,
+        "false",
+        "Send header names as Content-Type instead of content-type, for old servers that compare them byte by byte",
     ),
     route(
         "upstream.receive_buffer",

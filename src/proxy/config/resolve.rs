@@ -119,6 +119,7 @@ fn build(
         client: Client {
             head_timeout: proxy.get("client.head_timeout")?,
             max_head: proxy.get("client.max_head")?,
+            title_case_headers: proxy.get("client.title_case_headers")?,
             write_stall: proxy.get("client.write_stall")?,
             notsent_lowat: proxy.get("client.notsent_lowat")?,
             send_buffer: proxy.get("client.send_buffer")?,
@@ -324,6 +325,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
             keepalive: scope.get("upstream.keepalive")?,
             user_timeout: scope.get("upstream.user_timeout")?,
             max_head: scope.get("upstream.max_head")?,
+            title_case_headers: scope.get("upstream.title_case_headers")?,
             receive_buffer: scope.get("upstream.receive_buffer")?,
             tunnel_idle_timeout: scope.get("tunnel.idle_timeout")?,
             health_check: HealthCheck {

@@ -123,6 +123,8 @@ pub struct Client {
     pub head_timeout: Duration,
     /// Maximum bytes of a request's head; 8 KiB or more.
     pub max_head: usize,
+    /// Whether header names are sent as `Content-Type`.
+    pub title_case_headers: bool,
     /// Time after which a client with pending output is reset; above zero; never if `None`.
     pub write_stall: Option<Duration>,
     /// Maximum unsent bytes in the kernel; the kernel's choice if `None`.
@@ -357,6 +359,8 @@ pub struct Upstream {
     pub user_timeout: Option<Duration>,
     /// How many bytes the head of a response may have; 8 KiB or more.
     pub max_head: usize,
+    /// Whether header names are sent as `Content-Type`.
+    pub title_case_headers: bool,
     /// The kernel's receive buffer in bytes; the kernel's choice if `None`.
     pub receive_buffer: Option<usize>,
     /// Time without a byte after which a tunnel is closed; above zero; never if `None`.

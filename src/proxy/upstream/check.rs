@@ -22,6 +22,7 @@ pub(in crate::proxy) struct Check {
     every: Duration,
     path: Option<PathAndQuery>,
     connect_timeout: Duration,
+    title_case: bool,
 }
 
 /// Why an upstream did not pass.
@@ -50,6 +51,7 @@ impl Check {
             every: config.health_check.interval?,
             path: config.health_check.path.clone(),
             connect_timeout: config.connect_timeout,
+            title_case: config.title_case_headers,
         })
     }
 
@@ -67,7 +69,7 @@ impl Check {
         let Some(path) = &self.path else {
             return Ok(());
         };
-        let answered = exchange::status(socket, request(url, path));
+        let answered = exchange::status(socket, request(url, path), self.title_case);
         let status = timeout(PATIENCE, answered)
             .await
             .map_err(|_| Failure::HeadTimeout)?
@@ -146,6 +148,7 @@ mod tests {
             every: Duration::from_secs(5),
             path: path.map(PathAndQuery::from_static),
             connect_timeout: Duration::from_secs(5),
+            title_case: false,
         }
     }
 

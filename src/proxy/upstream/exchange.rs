@@ -8,7 +8,7 @@ use super::head_io::Gate;
 use super::pins::Lease;
 use super::pool::{Home, Pool};
 use super::relay::Relay;
-use super::reply::{Driver, Reply, reply, socket_of};
+use super::reply::{Driver, HeadOptions, Reply, reply, socket_of};
 use super::{BoxedBody, Progress, UpstreamBody};
 use crate::asked::{Asked, Kind};
 use crate::serve::Upload;
@@ -69,8 +69,7 @@ pub(super) struct Sent<'a> {
     pub(super) progress: &'a Progress,
     /// The connection was used before, and the request can be put to another.
     pub(super) is_repeatable: bool,
-    /// Bytes that the response's head may have.
-    pub(super) max_head: usize,
+    pub(super) heads: HeadOptions,
 }
 
 /// Sends a request to the upstream at the other end of `socket`. When the response has been read
@@ -86,7 +85,7 @@ pub(super) async fn exchange(
         upload,
         progress,
         is_repeatable,
-        max_head,
+        heads,
     } = sent;
     let asked = Asked::of(&request);
     let Reply {
@@ -94,7 +93,7 @@ pub(super) async fn exchange(
         sender,
         driver,
         gate,
-    } = *reply(socket, request, upload, progress, max_head).await?;
+    } = *reply(socket, request, upload, progress, heads).await?;
     let (mut parts, incoming) = response.into_parts();
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         // Behind the head nothing of the request may follow.
@@ -141,9 +140,14 @@ pub(super) async fn exchange(
 pub(super) async fn status(
     socket: TcpStream,
     request: Request<BoxedBody>,
+    title_case: bool,
 ) -> Result<StatusCode, Failed> {
+    let heads = HeadOptions {
+        max_bytes: MAX_HEAD,
+        title_case,
+    };
     let (upload, progress) = (Upload::default(), Progress::default());
-    let reply = reply(socket, Box::new(request), &upload, &progress, MAX_HEAD).await?;
+    let reply = reply(socket, Box::new(request), &upload, &progress, heads).await?;
     Ok(reply.response.status())
 }
 

@@ -23,10 +23,19 @@ const MIN_FIELD: usize = b"a:\r\n".len();
 /// a place for each.
 const MAX_FIELDS: usize = 16 * 1024;
 
+/// What is set for the heads of requests and responses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadOptions {
+    /// Maximum bytes of a response's head.
+    pub(super) max_bytes: usize,
+    /// Names of fields are sent as `Content-Type`, for servers that compare them byte by byte.
+    pub(super) title_case: bool,
+}
+
 /// What hyper takes of a response's head.
 #[derive(Clone, Copy)]
 struct HeadLimits {
-    bytes: usize,
+    options: HeadOptions,
     /// More than 100 fields. hyper allocates a place for each then, and has those of 100 on the stack: few
     /// responses are to cost that.
     takes_many: bool,
@@ -35,9 +44,10 @@ struct HeadLimits {
 impl HeadLimits {
     fn client(self) -> Builder {
         let mut builder = Builder::new();
-        builder.max_buf_size(self.bytes);
+        builder.max_buf_size(self.options.max_bytes);
+        builder.title_case_headers(self.options.title_case);
         if self.takes_many {
-            builder.max_headers((self.bytes / MIN_FIELD).min(MAX_FIELDS));
+            builder.max_headers((self.options.max_bytes / MIN_FIELD).min(MAX_FIELDS));
         }
         builder
     }
@@ -84,18 +94,17 @@ enum Part {
     Full(TcpStream, BytesMut, Interim),
 }
 
-/// Puts `request` to the upstream at the other end of `socket`. The response's head may have `max_head`
-/// bytes.
+/// Puts `request` to the upstream at the other end of `socket`.
 pub(super) async fn reply(
     socket: TcpStream,
     request: Box<Request<BoxedBody>>,
     upload: &Upload,
     progress: &Progress,
-    max_head: usize,
+    options: HeadOptions,
 ) -> Result<Box<Reply>, Failed> {
     let method = request.method().clone();
     let mut limits = HeadLimits {
-        bytes: max_head,
+        options,
         // The connection cannot leave hyper while the upload continues.
         takes_many: !upload.is_over(),
     };
