@@ -15,15 +15,21 @@ pub(super) fn explained(head: &[u8], fault: Option<Fault>) -> Option<Vec<u8>> {
         ("431", _) => "the request head is too large".to_owned(),
         _ => return None,
     };
-    let (first, rest) = head
-        .split_once(EMPTY)
-        .filter(|(_, rest)| rest.ends_with("\r\n"))?;
+    // Names may be in title case.
+    let at = head.to_ascii_lowercase().find(EMPTY)?;
+    let (first, rest) = (&head[..at], &head[at + EMPTY.len()..]);
+    if !rest.ends_with("\r\n") {
+        return None;
+    }
     tracing::debug!(status, reason, "a request was refused");
     let body = format!("sse-guard: {reason}\n");
     let len = body.len();
-    let text = format!(
-        "{first}content-type: text/plain; charset=utf-8\r\ncontent-length: {len}\r\n{rest}{body}"
-    );
+    let (kind, length) = match head[at..].starts_with('C') {
+        true => ("Content-Type", "Content-Length"),
+        false => ("content-type", "content-length"),
+    };
+    let text =
+        format!("{first}{kind}: text/plain; charset=utf-8\r\n{length}: {len}\r\n{rest}{body}");
     Some(text.into_bytes())
 }
 
