@@ -139,6 +139,12 @@ pub(crate) struct LogLimits<K> {
     kinds: Mutex<Vec<(K, LogLimit)>>,
 }
 
+impl<K: PartialEq> Default for LogLimits<K> {
+    fn default() -> Self {
+        Self::new(LogLimit::per_kind)
+    }
+}
+
 impl<K: PartialEq> LogLimits<K> {
     pub(crate) fn new(make: fn() -> LogLimit) -> Self {
         Self {

@@ -7,8 +7,9 @@
 //! | --- | --- | --- |
 //! | `sse_guard_streams_active` | gauge | streams open now, by `route` |
 //! | `sse_guard_streams_total` | counter | requests that asked for a stream or got one, by `route` and [`Outcome`] |
-//! | `sse_guard_reconnects_total` | counter | streams opened by a request with a `Last-Event-ID`, by `route` |
+//! | `sse_guard_reconnects_total` | counter | streams of clients that come back: with a `Last-Event-ID`, or soon after an end on this side where a layer names the client, by `route` |
 //! | `sse_guard_stream_duration_seconds` | histogram | age at the end, by `route` |
+//! | `sse_guard_time_to_head_seconds` | histogram | from the request to the response head of an event stream, by `route` |
 //! | `sse_guard_time_to_first_event_seconds` | histogram | from the head to the first event with data, by `route` |
 //! | `sse_guard_event_gap_seconds` | histogram | from one chunk with events to the next, by `route` |
 //! | `sse_guard_events_total` | counter | events with data from the upstream, by `route` |
@@ -68,6 +69,7 @@ mod distribution;
 mod instruments;
 mod lines;
 mod matched;
+mod returns;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -90,6 +92,7 @@ use http::Request;
 use instruments::Instruments;
 use lines::{Lines, Noted};
 use matched::Matched;
+use returns::Returns;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -130,6 +133,8 @@ struct Shared {
     first_events: Times,
     upstream_ends: Times,
     reconnects: AtomicU64,
+    reconnects_after_cut: AtomicU64,
+    returns: Returns,
     outcomes: [AtomicU64; Outcome::ALL.len()],
     /// Names whose request failed last, and counts those that were another client's.
     last_failed: AtomicU64,
@@ -165,6 +170,8 @@ impl Shared {
             first_events: Times::default(),
             upstream_ends: Times::default(),
             reconnects: AtomicU64::new(0),
+            reconnects_after_cut: AtomicU64::new(0),
+            returns: Returns::default(),
             outcomes: Default::default(),
             last_failed: AtomicU64::new(0),
             failed_others: AtomicU64::new(0),
@@ -317,6 +324,7 @@ impl MetricsLayer {
             waiting: self.setup.labels.waiting.load(Relaxed),
             opened: outcome(Outcome::Opened),
             reconnects: shared.reconnects.load(Relaxed),
+            reconnects_after_cut: shared.reconnects_after_cut.load(Relaxed),
             rejected: outcome(Outcome::Rejected),
             failed: outcome(Outcome::Failed),
             failed_others: shared.failed_others.load(Relaxed),
@@ -349,7 +357,8 @@ pub struct Ticket {
     shared: Option<Arc<Shared>>,
     /// Of the request's route, if that is not the layer itself.
     layer: Option<Arc<MetricsLayer>>,
-    is_reconnect: bool,
+    came: Instant,
+    has_event_id: bool,
     noted: Option<Noted>,
     head: Option<RequestHead>,
     /// A hash of its client's key, where something outside names it.
@@ -386,7 +395,8 @@ impl Rule for MetricsLayer {
         Ok(Ticket {
             shared: asked.accepts_stream.then(|| shared.clone()),
             layer,
-            is_reconnect: last_event_id::of(request.headers(), request.uri()).is_some(),
+            came: Instant::now(),
+            has_event_id: last_event_id::of(request.headers(), request.uri()).is_some(),
             noted: Noted::of(request, self.setup.log_level),
             head: self.setup.keeps_heads.then(|| RequestHead::of(request)),
             client: request.extensions().get().map(ClientKey::hash_value),
@@ -425,15 +435,21 @@ impl Rule for MetricsLayer {
                 false => Outcome::Opened,
             });
         }
-        if ticket.is_reconnect {
+        if let Some(back) = self.shared.returns.note_open(stream, ticket.has_event_id) {
             self.shared.reconnects.fetch_add(1, Relaxed);
             self.shared.instruments().reconnects.increment(1);
+            let after_cut = u64::from(back.was_cut);
+            self.shared
+                .reconnects_after_cut
+                .fetch_add(after_cut, Relaxed);
         }
         stream.set_labels(&self.setup.labels);
         if let Some(request) = ticket.head.take() {
             let response = ResponseHead::of(head.status, head.headers);
             stream.set_details(Details::new(request, response));
         }
+        let took = stream.opened().saturating_duration_since(ticket.came);
+        self.shared.instruments().head.record(took);
         self.shared.active.fetch_add(1, Relaxed);
         self.shared.instruments().active.increment(1);
         let (noted, limit) = (ticket.noted.take(), self.setup.log_limit.as_ref());
@@ -529,6 +545,7 @@ impl Drop for MetricsPolicy {
         let age = stream.age();
         self.shared.active.fetch_sub(1, Relaxed);
         self.shared.ends[reason as usize].fetch_add(1, Relaxed);
+        self.shared.returns.note_end(stream, reason);
         if stream.is_cut_short() {
             self.shared.cut_short.fetch_add(1, Relaxed);
         }

@@ -64,6 +64,21 @@ impl RejectReason {
         }
     }
 
+    /// The config key of the proxy's limit.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn limit(self) -> &'static str {
+        match self {
+            Self::PerClient => "limit.per_ip",
+            Self::Total => "limit.total",
+            Self::Rate => "limit.rate",
+            Self::Clients => "limit.max_clients",
+            Self::Memory => "memory.budget",
+            Self::Files => "files.budget",
+            Self::Requests => "limit.requests_per_ip",
+            Self::Draining => "drain.window",
+        }
+    }
+
     fn status(self) -> StatusCode {
         match self {
             Self::PerClient | Self::Rate | Self::Requests => StatusCode::TOO_MANY_REQUESTS,
@@ -87,7 +102,7 @@ impl RejectReason {
 
 /// Marks a response that is the answer to a rejected request, in its extensions.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rejected;
+pub(crate) struct Rejected(pub(crate) RejectReason);
 
 /// Makes the response to a rejected request of the crate's own one.
 #[derive(Clone)]
@@ -124,7 +139,7 @@ impl Rejection {
     pub(crate) fn response(&self, family: Family) -> Response<Bytes> {
         if self.as_stream {
             let mut response = retry_later(self.retry_after);
-            response.extensions_mut().insert(Rejected);
+            response.extensions_mut().insert(Rejected(self.reason));
             return response;
         }
         let body = format!("sse-guard: {}\n", self.reason.text());
@@ -140,7 +155,7 @@ impl Rejection {
         }
         // Whatever the response is now: layers outside have to know it.
         response.extensions_mut().insert(Own);
-        response.extensions_mut().insert(Rejected);
+        response.extensions_mut().insert(Rejected(self.reason));
         response
     }
 }

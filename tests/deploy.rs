@@ -117,6 +117,10 @@ fn what_the_sample_config_comments_out_is_right_too() {
 fn exported() -> BTreeMap<String, BTreeMap<String, HashSet<String>>> {
     let (speak, may_speak) = gate();
     let origin = Origin::start(move |asked, to| {
+        if asked.path == "/plain" {
+            to.raw(b"HTTP/1.1 204 No Content\r\n\r\n");
+            return;
+        }
         to.stream();
         may_speak.wait();
         if asked.field("last-event-id").is_none() {
@@ -147,6 +151,8 @@ fn exported() -> BTreeMap<String, BTreeMap<String, HashSet<String>>> {
     client.read_until("data: 2\n\n");
     assert!(proxy.get("/").head().starts_with("http/1.1 429 "));
     drop(client);
+    let mut plain = proxy.ask("GET /plain HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(plain.head().starts_with("http/1.1 204 "));
     let scrape = || -> Vec<Sample> {
         let mut client = Client::connect(proxy.admin());
         client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -163,6 +169,8 @@ fn exported() -> BTreeMap<String, BTreeMap<String, HashSet<String>>> {
             "sse_guard_stream_duration_seconds_count",
             "sse_guard_health",
             "sse_guard_memory_budget_bytes",
+            "sse_guard_requests_total",
+            "sse_guard_availability_ratio",
         ]
         .iter();
         late.all(|metric| samples.iter().any(|sample| sample.metric == *metric))

@@ -73,3 +73,39 @@ fn requests_that_fail_are_told_of_wherever_an_operator_looks() {
     assert!(metrics.contains(gauge), "{metrics}");
     assert!(metrics.contains("sse_guard_files_budget "), "{metrics}");
 }
+
+#[test]
+fn clients_that_come_back_because_their_upstream_ended_do_not_blame_the_network() {
+    let origin = Origin::start(|_, to| {
+        to.stream();
+        to.chunk("id: 1\ndata: 1\n\n");
+        to.end();
+    });
+    let flags = ["--admin-listen=127.0.0.1:0", "--limit-rate=off"];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let summary = || -> Value { serde_json::from_str(&ask(&proxy, "/api/summary")).unwrap() };
+    wait_until("the first verdict", || {
+        state(&summary(), "route")["state"] == "healthy"
+    });
+    for id in ["", "Last-Event-ID: 1\r\n"].into_iter().cycle().take(40) {
+        let mut client = proxy.ask(&format!(
+            "GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{id}\r\n"
+        ));
+        client.head();
+        client.rest();
+    }
+    let mut route = Value::Null;
+    wait_until("the verdict", || {
+        route = state(&summary(), "route");
+        route["state"] == "failing"
+    });
+    let causes = route["causes"].as_array().unwrap();
+    let checks: Vec<_> = causes.iter().map(|cause| &cause["check"]).collect();
+    assert_eq!(checks, ["early_ends"], "{route}");
+    let mut metrics = String::new();
+    wait_until("the returns", || {
+        metrics = ask(&proxy, "/metrics");
+        // Also those without an id.
+        metrics.contains("sse_guard_reconnects_total{route=\"/\"} 39")
+    });
+}

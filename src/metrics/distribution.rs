@@ -15,51 +15,71 @@ const COUNTS: usize = BUCKETS.len() + 1;
 
 /// Times by bucket, counted by many threads.
 #[derive(Debug, Default)]
-pub(super) struct Times([AtomicU64; COUNTS]);
+pub(super) struct Times {
+    counts: [AtomicU64; COUNTS],
+    /// Of the times in each bucket, in microseconds.
+    sums: [AtomicU64; COUNTS],
+}
 
 impl Times {
     pub(super) fn record(&self, time: Duration) {
         let secs = time.as_secs_f64();
         let bucket = BUCKETS.partition_point(|bound| *bound < secs);
-        self.0[bucket].fetch_add(1, Relaxed);
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.counts[bucket].fetch_add(1, Relaxed);
+        self.sums[bucket].fetch_add(micros, Relaxed);
     }
 
     pub(super) fn snapshot(&self) -> Distribution {
-        Distribution(self.0.each_ref().map(|count| count.load(Relaxed)))
+        let load = |numbers: &[AtomicU64; COUNTS]| numbers.each_ref().map(|one| one.load(Relaxed));
+        Distribution {
+            counts: load(&self.counts),
+            sums: load(&self.sums),
+        }
     }
 }
 
 /// How many times fell into which of the [`BUCKETS`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Distribution([u64; COUNTS]);
+pub struct Distribution {
+    counts: [u64; COUNTS],
+    sums: [u64; COUNTS],
+}
 
 impl Distribution {
     /// How many there are.
     pub fn count(&self) -> u64 {
-        self.0.iter().sum()
+        self.counts.iter().sum()
     }
 
     /// How many fell into buckets that end at `time` or before it: never one that took longer.
     pub fn below(&self, time: Duration) -> u64 {
         let time = time.as_secs_f64();
         let buckets = BUCKETS.partition_point(|bound| *bound <= time);
-        self.0[..buckets].iter().sum()
+        self.counts[..buckets].iter().sum()
     }
 
     /// The time that this share of them (0.99 for 99 %) is not longer than, within the precision of
     /// buckets; nothing if there are none. What is longer than all buckets counts as an hour.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         #[expect(clippy::cast_precision_loss, reason = "buckets are not exact anyway")]
-        let (all, counts) = (self.count() as f64, self.0.map(|count| count as f64));
+        let (all, counts) = (self.count() as f64, self.counts.map(|count| count as f64));
         if all == 0.0 {
             return None;
         }
         let rank = share.clamp(0.0, 1.0) * all;
         let (mut below, mut lower) = (0.0, 0.0);
-        for (count, upper) in counts.into_iter().zip(BUCKETS) {
+        for (bucket, (count, upper)) in counts.into_iter().zip(BUCKETS).enumerate() {
             if count > 0.0 && below + count >= rank {
                 let within = ((rank - below) / count).max(0.0);
-                return Some(Duration::from_secs_f64(lower + within * (upper - lower)));
+                #[expect(clippy::cast_precision_loss, reason = "means are not exact anyway")]
+                let mean = self.sums[bucket] as f64 / count / 1e6;
+                // Spread evenly around their mean, as far as the bucket allows: times that are all the same
+                // are not taken for any other.
+                let mean = mean.clamp(lower, upper);
+                let spread = (mean - lower).min(upper - mean);
+                let time = mean + (2.0 * within - 1.0) * spread;
+                return Some(Duration::from_secs_f64(time));
             }
             below += count;
             lower = upper;
@@ -70,9 +90,13 @@ impl Distribution {
     /// What has come since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        Self(std::array::from_fn(|n| {
-            self.0[n].saturating_sub(earlier.0[n])
-        }))
+        let since = |now: &[u64; COUNTS], then: &[u64; COUNTS]| {
+            std::array::from_fn(|n| now[n].saturating_sub(then[n]))
+        };
+        Self {
+            counts: since(&self.counts, &earlier.counts),
+            sums: since(&self.sums, &earlier.sums),
+        }
     }
 }
 
@@ -91,7 +115,10 @@ impl std::ops::Add for Distribution {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        Self(std::array::from_fn(|n| self.0[n] + other.0[n]))
+        Self {
+            counts: std::array::from_fn(|n| self.counts[n] + other.counts[n]),
+            sums: std::array::from_fn(|n| self.sums[n] + other.sums[n]),
+        }
     }
 }
 
@@ -115,6 +142,12 @@ mod tests {
         within(0.0, 0, 1);
         within(0.5, 25, 50);
         within(0.99, 500, 1000);
+        // Just above the end of a bucket.
+        let alike = of(&[120_020; 50]).quantile(0.99).unwrap();
+        assert!(
+            (120_000..=120_100).contains(&alike.as_millis()),
+            "{alike:?}"
+        );
         let endless = of(&[10_000_000]).quantile(0.5);
         assert_eq!(endless, Some(Duration::from_secs(3600)));
     }

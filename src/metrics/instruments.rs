@@ -13,6 +13,7 @@ pub(super) struct Instruments {
     pub(super) outcomes: [Counter; Outcome::ALL.len()],
     pub(super) reconnects: Counter,
     pub(super) duration: Histogram,
+    pub(super) head: Histogram,
     pub(super) first_event: Histogram,
     pub(super) gap: Histogram,
     pub(super) events: Counter,
@@ -45,6 +46,7 @@ impl Instruments {
             }),
             reconnects: counter!("sse_guard_reconnects_total", "route" => route()),
             duration: histogram!("sse_guard_stream_duration_seconds", "route" => route()),
+            head: histogram!("sse_guard_time_to_head_seconds", "route" => route()),
             first_event: histogram!("sse_guard_time_to_first_event_seconds", "route" => route()),
             gap: histogram!("sse_guard_event_gap_seconds", "route" => route()),
             events: counter!("sse_guard_events_total", "route" => route()),
@@ -88,7 +90,7 @@ pub fn describe() {
     );
     count(
         "sse_guard_reconnects_total",
-        "Streams opened by a request with a Last-Event-ID",
+        "Streams of clients that come back, with a Last-Event-ID or soon after an end on this side",
     );
     count("sse_guard_events_total", "Events with data from upstreams");
     count("sse_guard_heartbeats_total", "Heartbeats sent");
@@ -143,6 +145,10 @@ pub fn describe() {
     seconds(
         "sse_guard_stream_duration_seconds",
         "Age of a stream at its end",
+    );
+    seconds(
+        "sse_guard_time_to_head_seconds",
+        "From a request to the response head of its event stream",
     );
     seconds(
         "sse_guard_time_to_first_event_seconds",

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tracing::{Level, Span, debug, debug_span, error, info, info_span};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What of the request is for the log alone.
 #[derive(Debug)]
@@ -15,6 +16,7 @@ pub(super) struct Noted {
     /// Without the query: tokens travel there.
     path: Box<str>,
     trace_id: Option<Box<str>>,
+    request_id: Option<Box<str>>,
 }
 
 impl Noted {
@@ -27,6 +29,7 @@ impl Noted {
         is_read.then(|| Self {
             path: request.uri().path().into(),
             trace_id: trace_id(request.headers()).map(Box::from),
+            request_id: request_id(request.headers()).map(Box::from),
         })
     }
 }
@@ -39,6 +42,12 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     let is_id = id.len() == 32 && id.bytes().all(hex) && id.bytes().any(|byte| byte != b'0');
     (version.len() == 2 && version != "ff" && is_id).then_some(id)
+}
+
+/// The id by which this request stands in other logs, as the layers outside let it pass.
+fn request_id(headers: &HeaderMap) -> Option<&str> {
+    let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
+    (1..=128).contains(&id.len()).then_some(id)
 }
 
 /// A line at one of the two levels that streams are logged at: a level is fixed where it is written.
@@ -81,6 +90,7 @@ impl Lines {
                     client = stream.client().map(display),
                     path = noted.map(|noted| display(&noted.path)),
                     trace_id = noted.and_then(|noted| noted.trace_id.as_deref()),
+                    request_id = noted.and_then(|noted| noted.request_id.as_deref()),
                 )
             };
         }

@@ -54,8 +54,11 @@ pub struct Snapshot {
     pub waiting: u64,
     /// Streams opened.
     pub opened: u64,
-    /// Those of them whose request had a `Last-Event-ID`.
+    /// Those of them whose client came back: with a `Last-Event-ID`, or soon after an end on this side.
     pub reconnects: u64,
+    /// Those of the reconnects that followed no end on this side: something between the client and this
+    /// process cut the stream.
+    pub reconnects_after_cut: u64,
     /// Rejected requests.
     pub rejected: u64,
     /// Requests for a stream at which the inner service failed, or responded with a 5xx.
@@ -97,6 +100,7 @@ impl Snapshot {
             waiting: self.waiting,
             opened: since(|all| all.opened),
             reconnects: since(|all| all.reconnects),
+            reconnects_after_cut: since(|all| all.reconnects_after_cut),
             rejected: since(|all| all.rejected),
             failed: since(|all| all.failed),
             failed_others: since(|all| all.failed_others),
@@ -131,6 +135,7 @@ impl std::ops::Add for Snapshot {
             waiting: self.waiting + other.waiting,
             opened: self.opened + other.opened,
             reconnects: self.reconnects + other.reconnects,
+            reconnects_after_cut: self.reconnects_after_cut + other.reconnects_after_cut,
             rejected: self.rejected + other.rejected,
             failed: self.failed + other.failed,
             failed_others: self.failed_others + other.failed_others,

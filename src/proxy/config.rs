@@ -48,8 +48,9 @@ pub(super) use print::Entry;
 pub use route::RoutePath;
 pub use settings::{
     Admin, Budget, Budgets, Client, Config, Drain, Health, Heartbeat, Idle, IdleAction, Level,
-    Limit, Log, LogFormat, Origins, OwnCounts, Rate, ReadyWhen, Reject, Resume, Rotation, Route,
-    Settings, Style, Takeover, TrustedHeader, Unavailable, Upstream,
+    Limit, Log, LogFormat, LogRequests, Origins, OwnCounts, Rate, ReadyWhen, Reject,
+    RequestsFormat, Resume, Rotation, Route, Settings, Style, Takeover, TrustedHeader, Unavailable,
+    Upstream,
 };
 pub use source::Loaded;
 #[cfg(test)]

@@ -18,8 +18,8 @@ use super::router::Router;
 use crate::lock::lock;
 use crate::metrics::Snapshot;
 use check::{Check, Facts, Finding};
-use metrics::{Unit, describe_gauge, gauge};
-use past::Past;
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use past::{Past, Span};
 use serde::Serialize;
 use state::Held;
 use std::sync::Mutex;
@@ -231,7 +231,36 @@ fn tell(
     }
 }
 
+/// Adds the second that has passed.
+fn count_stream_seconds(route: &str, numbers: &Snapshot) {
+    let lost = numbers.waiting.min(numbers.active);
+    for (upstream, seconds) in [("live", numbers.active - lost), ("lost", lost)] {
+        counter!(
+            "sse_guard_stream_seconds_total",
+            "route" => route.to_owned(),
+            "upstream" => upstream
+        )
+        .increment(seconds);
+    }
+}
+
+/// The share of stream-seconds with a live upstream: all of them where there are none.
+#[expect(clippy::cast_precision_loss, reason = "a share needs no more")]
+fn availability(window: &Span) -> f64 {
+    1.0 - window.lost_seconds as f64 / window.stream_seconds.max(1) as f64
+}
+
 pub(super) fn describe() {
+    describe_counter!(
+        "sse_guard_stream_seconds_total",
+        Unit::Seconds,
+        "Time that streams were open, by route and whether their upstream was live or lost"
+    );
+    describe_gauge!(
+        "sse_guard_availability_ratio",
+        Unit::Count,
+        "Share of the stream-seconds of the last minute with a live upstream, by route"
+    );
     describe_gauge!(
         "sse_guard_health",
         Unit::Count,
@@ -276,7 +305,11 @@ impl Judge {
         }
         for view in router.views() {
             let mut subject = subject(Kind::Route, view.path);
-            subject.note(vec![view.path.to_owned()], view.metrics.snapshot());
+            let numbers = view.metrics.snapshot();
+            count_stream_seconds(view.path, &numbers);
+            subject.note(vec![view.path.to_owned()], numbers);
+            gauge!("sse_guard_availability_ratio", "route" => view.path.to_owned())
+                .set(availability(&subject.past.window()));
             subject.judge(view.health, view.fill.filter(|_| view.own_total), None);
             subjects.push(subject);
         }

@@ -2,6 +2,8 @@
 
 use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
 use super::headers;
+use super::request_context::{self, RequestContext, X_REQUEST_ID};
+use super::request_log::{Followed, Record, RequestLog, RouteMetrics};
 use super::request_target::{self, Refused};
 use super::running::{Common, Current, Running};
 use super::stream_flag::{self, StreamFlag};
@@ -16,8 +18,9 @@ use crate::head::is_json;
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::idle_timeout::{EventTimeout, IdleAction, IdleTimeoutLayer};
 use crate::inject::InjectLayer;
+use crate::log_limit::LogLimits;
 use crate::metrics::MetricsLayer;
-use crate::rejection::Rejected;
+use crate::rejection::{RejectReason, Rejected};
 use crate::resume::{Admission, Resume, ResumeLayer};
 use crate::rotation::{DrainHandle, RotationLayer};
 use crate::serve::RequestBody;
@@ -50,8 +53,11 @@ impl<B> IntoBody for Response<B> {
     type Body = B;
 }
 
-/// What goes to the client.
-pub(super) type ResponseBody = Either<GuardedBody, Full<Bytes>>;
+/// The body of a response that did not become an event stream: the upstream's, or our own.
+type PlainBody = Either<GuardedBody, Full<Bytes>>;
+
+/// What goes to the client. Event streams are not boxed: they are many, and live long.
+pub(super) type ResponseBody = Either<GuardedBody, Pin<Box<Followed<PlainBody>>>>;
 
 /// All routes, in the order of the config.
 pub(super) struct Router {
@@ -65,6 +71,10 @@ pub(super) struct Router {
     clients: ForwardedIp,
     ipv6_prefix: u8,
     drain: DrainHandle,
+    requests: RequestLog,
+    /// Of requests that match no route.
+    unrouted: Arc<RouteMetrics>,
+    rejections: Arc<LogLimits<RejectReason>>,
 }
 
 /// A longer name of a user is none.
@@ -88,6 +98,9 @@ const MAX_AGE_JITTER: f64 = 0.1;
 
 struct Route {
     path: RoutePath,
+    /// The path, for each request to share.
+    name: Arc<str>,
+    requests: Arc<RouteMetrics>,
     metrics: MetricsLayer,
     limit: Limit,
     own_total: bool,
@@ -133,6 +146,12 @@ impl Router {
             clients: clients.clone(),
             ipv6_prefix: config.limit.ipv6_prefix,
             drain: common.drain.clone(),
+            requests: RequestLog {
+                requests: config.log.requests,
+                format: config.log.requests_format,
+            },
+            unrouted: Arc::new(RouteMetrics::new("")),
+            rejections: common.rejections.clone(),
         };
         for route in &config.routes {
             let settings = &route.settings;
@@ -197,6 +216,8 @@ impl Router {
             let guarded = layer.layer(early.layer(resume.layer(upstream.clone())));
             router.routes.push(Route {
                 path: route.path.clone(),
+                name: route.path.as_str().into(),
+                requests: Arc::new(RouteMetrics::new(route.path.as_str())),
                 metrics,
                 limit: in_use,
                 own_total: route.own_counts.total,
@@ -261,9 +282,7 @@ impl Router {
     /// which may believe it.
     fn user(&self, request: &mut Request<RequestBody>) -> Option<String> {
         let name = self.user_header.as_ref()?;
-        let PeerAddr(peer) = request.extensions().get()?;
-        let peer = peer.ip().to_canonical();
-        let is_trusted = self.trusted.iter().any(|network| network.contains(&peer));
+        let is_trusted = self.is_by_trusted(request);
         headers::remove_field(request.headers_mut(), name, is_trusted);
         let mut users = request.headers().get_all(name).iter();
         let user = users.next()?.to_str().ok()?;
@@ -286,14 +305,14 @@ impl Router {
         &self,
         request: &Request<RequestBody>,
         mut response: Response<Full<Bytes>>,
-    ) -> Response<ResponseBody> {
+    ) -> Response<PlainBody> {
         let mut routes = self.routes.iter();
         routes.any(|route| route.cors.complete(request, response.headers_mut()));
         response.map(Either::Right)
     }
 
     /// It would be cut at the end of the window: its client had better connect to another process.
-    fn refuse_tunnel(&self, rotation: &config::Rotation) -> Response<ResponseBody> {
+    fn refuse_tunnel(&self, rotation: &config::Rotation) -> Response<PlainBody> {
         let refusal = self.drain.refusal(rotation.retry, false);
         match refusal {
             Some(refusal) => refusal
@@ -303,26 +322,93 @@ impl Router {
         }
     }
 
+    /// Whether the peer of a request may name users and requests.
+    fn is_by_trusted(&self, request: &Request<RequestBody>) -> bool {
+        request.extensions().get().is_some_and(|PeerAddr(peer)| {
+            let peer = peer.ip().to_canonical();
+            self.trusted.iter().any(|network| network.contains(&peer))
+        })
+    }
+
     async fn answer(&self, mut request: Box<Request<RequestBody>>) -> Response<ResponseBody> {
-        let route = match self.route_of(&mut request) {
-            Ok(route) => route,
-            Err(refused) => return self.without_route(&request, refused.answer()),
+        let is_trusted = self.is_by_trusted(&request);
+        let id = request_context::request_id(request.headers_mut(), is_trusted);
+        let client = self.clients.key(&*request);
+        // As the client wrote it: finding the route may change it.
+        let path = request.uri().path().to_owned();
+        let route = self.route_of(&mut request);
+        let (name, metrics) = match &route {
+            Ok(Some(route)) => (Some(route.name.clone()), &route.requests),
+            Ok(None) | Err(_) => (None, &self.unrouted),
         };
-        let Some(route) = route else {
-            let text = Full::from("sse-guard: no route for this path\n");
-            let mut response = Response::new(text);
-            *response.status_mut() = StatusCode::NOT_FOUND;
-            return self.without_route(&request, response);
+        let context = RequestContext::new(id, name, client, &path);
+        let record = Record::new(&request, self.requests, context.clone(), metrics.clone());
+        let mut response = match route {
+            Ok(Some(route)) => self.answer_on(route, request, &context).await,
+            Ok(None) => {
+                let text = Full::from("sse-guard: no route for this path\n");
+                let mut response = Response::new(text);
+                *response.status_mut() = StatusCode::NOT_FOUND;
+                self.without_route(&request, response)
+            }
+            Err(refused) => self.without_route(&request, refused.answer()),
         };
+        let id = context.id().clone();
+        response.headers_mut().insert(X_REQUEST_ID, id);
+        let is_stream = response.extensions().get::<Stream>().is_some();
+        let (head, body) = response.into_parts();
+        match body {
+            Either::Left(body) if is_stream => {
+                record.is_a_stream();
+                Response::from_parts(head, Either::Left(body))
+            }
+            body => {
+                let response = record.follow(Response::from_parts(head, body));
+                response.map(|body| Either::Right(Box::pin(body)))
+            }
+        }
+    }
+
+    /// Logs a rejection, at a bounded rate for each reason.
+    fn log_rejection(&self, reason: RejectReason, context: &RequestContext) {
+        let limit = reason.limit();
+        self.rejections.of(reason).write(
+            || {
+                tracing::info!(
+                    limit,
+                    route = context.route(),
+                    client = context.client().map(tracing::field::display),
+                    path = context.path(),
+                    request_id = context.id_text(),
+                    "request rejected"
+                );
+            },
+            move |not_logged| {
+                tracing::info!(
+                    limit,
+                    not_logged,
+                    "more requests were rejected than were logged"
+                );
+            },
+        );
+    }
+
+    async fn answer_on(
+        &self,
+        route: &Route,
+        mut request: Box<Request<RequestBody>>,
+        context: &RequestContext,
+    ) -> Response<PlainBody> {
+        request.extensions_mut().insert(context.clone());
         if let Some(family) = route.settings.family {
             request.extensions_mut().insert(family);
         }
         let user = self.user(&mut request);
-        if let Some(client) = self.clients.key(&request) {
+        if let Some(client) = context.client() {
             // For metrics and health, which detect failures of a single client.
             request
                 .extensions_mut()
-                .insert(client.network(self.ipv6_prefix));
+                .insert(client.clone().network(self.ipv6_prefix));
         }
         let is_watched = route.settings.early.enabled && is_json(request.headers());
         if stream_flag::settle_coding(&mut request, is_watched).await && is_watched {
@@ -337,7 +423,8 @@ impl Router {
         // A function of its own: neither the service nor the request's box is needed during the wait.
         let response = call(route.service.clone(), request);
         let Ok(mut response) = response.await;
-        if response.extensions().get::<Rejected>().is_some() {
+        if let Some(Rejected(reason)) = response.extensions().get().copied() {
+            self.log_rejection(reason, context);
             // The client is to come back later; until then its connection would hold a file.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);

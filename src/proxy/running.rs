@@ -15,7 +15,9 @@ use super::router::{Limit, Router};
 use super::upstream::Tunnels;
 use super::watch;
 use crate::lock::lock;
+use crate::log_limit::LogLimits;
 use crate::metrics::{LogLimit, MetricsLayer, Snapshot};
+use crate::rejection::RejectReason;
 use crate::resume::Admission;
 use crate::rotation::DrainHandle;
 use crate::serve::Registry;
@@ -94,6 +96,8 @@ pub(super) struct Common {
     /// Where streams wait to reconnect, at the rate of a config.
     queues: Mutex<Vec<(Uri, Pace, Admission)>>,
     log_limit: Mutex<Option<(Rate, LogLimit)>>,
+    /// For lines about rejected requests.
+    pub(super) rejections: Arc<LogLimits<RejectReason>>,
     phases: Phases,
     pub(super) inherited: Inherited,
 }

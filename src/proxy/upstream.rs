@@ -39,6 +39,7 @@ use crate::connection_limit::InFlight;
 use crate::family::Family;
 use crate::guard::BoxError;
 use crate::proxy::config;
+use crate::proxy::request_context::RequestContext;
 use crate::retry_after::retry_after_value;
 use crate::serve::{ClientConnection, LINGER, Liveness, RequestBody, Upload};
 use bytes::{Bytes, BytesMut};
@@ -362,6 +363,7 @@ impl Service<Request<RequestBody>> for Upstream {
             let target = &upstream.target;
             let client: Option<ClientKey> = request.extensions().get().cloned();
             let family = Family::of(&request);
+            let context: Option<RequestContext> = request.extensions().get().cloned();
             Ok(match upstream.ask(request).await {
                 Ok(response) => {
                     target.health.answered();
@@ -373,7 +375,11 @@ impl Service<Request<RequestBody>> for Upstream {
                         let health = &target.health;
                         health.failed(&failure.told(), is_away, client.as_ref());
                     }
-                    failure.log(&target.url, target.health.failure_limits());
+                    failure.log(
+                        &target.url,
+                        context.as_ref(),
+                        target.health.failure_limits(),
+                    );
                     failure.answer(retry_after_value(target.retry_after, family))
                 }
             })

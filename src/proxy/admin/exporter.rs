@@ -1,13 +1,14 @@
 //! `/metrics`: the numbers of all layers and of the process, as Prometheus text.
 
-use super::Shared;
+use super::{Admin, Shared};
 use crate::metrics::BUCKETS;
-use crate::proxy::{budget, judge};
+use crate::proxy::{budget, judge, request_log};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
+use std::collections::HashMap;
 
 /// Streams live for as long as rotation lets them.
 const AGES: [f64; 12] = [
@@ -31,6 +32,12 @@ impl Exporter {
         crate::metrics::describe();
         budget::describe();
         judge::describe();
+        request_log::describe();
+        metrics::describe_gauge!(
+            "sse_guard_oldest_stream_age_seconds",
+            metrics::Unit::Seconds,
+            "Age of the oldest open stream, by route"
+        );
         metrics::describe_gauge!(
             "sse_guard_build_info",
             metrics::Unit::Count,
@@ -47,13 +54,30 @@ impl Exporter {
         self.handle.run_upkeep();
     }
 
-    fn render(&self) -> String {
+    fn render(&self, admin: &Admin) -> String {
         self.process.collect();
+        export_ages(admin);
         self.handle.render()
+    }
+}
+
+/// The age of the oldest stream of each route: one that grows without end shows that no rotation ends it.
+fn export_ages(admin: &Admin) {
+    let mut oldest: HashMap<String, f64> = HashMap::new();
+    for view in admin.running.current().router.views() {
+        oldest.insert(view.path.to_owned(), 0.0);
+    }
+    for stream in admin.streams().streams() {
+        if let Some(oldest) = stream.route().and_then(|route| oldest.get_mut(route)) {
+            *oldest = oldest.max(stream.age().as_secs_f64());
+        }
+    }
+    for (route, age) in oldest {
+        metrics::gauge!("sse_guard_oldest_stream_age_seconds", "route" => route).set(age);
     }
 }
 
 pub(super) async fn metrics(State(admin): State<Shared>) -> impl IntoResponse {
     let version = "text/plain; version=0.0.4; charset=utf-8";
-    ([(CONTENT_TYPE, version)], admin.exporter.render())
+    ([(CONTENT_TYPE, version)], admin.exporter.render(&admin))
 }

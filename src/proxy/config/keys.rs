@@ -707,6 +707,18 @@ pub static KEYS: &[Key] = &[
         "100/s",
         "Log at most this many streams per interval; the excess is only counted. off: log all",
     ),
+    proxy(
+        "log.requests",
+        Kind::Choice(&["off", "errors", "all"]),
+        "off",
+        "Log requests that do not become event streams: none, those with status 400 and above, or all",
+    ),
+    proxy(
+        "log.requests_format",
+        Kind::Choice(&["log", "combined"]),
+        "log",
+        "Format of the lines of log.requests: as other lines (log.format), or in the Combined Log Format on standard output",
+    ),
 ];
 
 #[cfg(test)]

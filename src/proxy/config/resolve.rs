@@ -14,8 +14,9 @@ use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::settings::{
     Admin, Budget, Budgets, Client, Config, Drain, Early, Health, HealthCheck, Heartbeat, Idle,
-    IdleAction, Level, Limit, Log, LogFormat, Origins, OwnCounts, Rate, ReadyWhen, Reject, Resume,
-    Rotation, Route, Settings, Style, Takeover, TrustedHeader, Unavailable, Upstream,
+    IdleAction, Level, Limit, Log, LogFormat, LogRequests, Origins, OwnCounts, Rate, ReadyWhen,
+    Reject, RequestsFormat, Resume, Rotation, Route, Settings, Style, Takeover, TrustedHeader,
+    Unavailable, Upstream,
 };
 use super::value::Value;
 use super::{RoutePath, check, suggest};
@@ -146,6 +147,8 @@ fn build(
             format: proxy.get("log.format")?,
             level: proxy.get("log.level")?,
             stream_rate: proxy.get("log.stream_rate")?,
+            requests: proxy.get("log.requests")?,
+            requests_format: proxy.get("log.requests_format")?,
         },
         limit: limit(proxy)?,
         routes,
@@ -583,6 +586,15 @@ from_words! {
     LogFormat {
         "text" => Text,
         "json" => Json,
+    }
+    LogRequests {
+        "off" => Off,
+        "errors" => Errors,
+        "all" => All,
+    }
+    RequestsFormat {
+        "log" => Log,
+        "combined" => Combined,
     }
     Level {
         "error" => Error,

@@ -194,6 +194,30 @@ pub struct Log {
     pub level: Level,
     /// Maximum rate of logged streams; all of them if `None`.
     pub stream_rate: Option<Rate>,
+    /// Which requests that do not become event streams are logged.
+    pub requests: LogRequests,
+    /// How those are written.
+    pub requests_format: RequestsFormat,
+}
+
+/// Which requests that do not become event streams are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogRequests {
+    /// None.
+    Off,
+    /// Those with status 400 and above, but for those that a limit rejects.
+    Errors,
+    /// All.
+    All,
+}
+
+/// How lines of single requests are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestsFormat {
+    /// As other lines.
+    Log,
+    /// The Combined Log Format, on standard output.
+    Combined,
 }
 
 /// Format of log lines.

@@ -337,9 +337,7 @@ fn early_ends(bound: f64, numbers: &Snapshot) -> Found {
 
 fn reconnects(bound: f64, window: &Span) -> Found {
     let numbers = &window.numbers;
-    let own = [EndReason::Rotated, EndReason::Drained, EndReason::Operator];
-    let own: u64 = own.map(|reason| numbers.ended(reason)).iter().sum();
-    let back = numbers.reconnects.saturating_sub(own);
+    let back = numbers.reconnects_after_cut;
     let streams = (window.stream_seconds / window.seconds.max(1)).max(back);
     let state = share(bound, back, streams)?;
     Some((

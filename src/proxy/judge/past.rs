@@ -20,6 +20,8 @@ struct Point {
     second: u64,
     /// Sum of the streams of each second.
     stream_seconds: u64,
+    /// Of those, the ones in which a stream had lost its upstream.
+    lost_seconds: u64,
     numbers: Snapshot,
 }
 
@@ -28,6 +30,7 @@ impl Point {
         Span {
             seconds: later.second - self.second,
             stream_seconds: later.stream_seconds - self.stream_seconds,
+            lost_seconds: later.lost_seconds - self.lost_seconds,
             numbers: later.numbers.since(&self.numbers),
         }
     }
@@ -39,6 +42,8 @@ pub(super) struct Span {
     pub(super) seconds: u64,
     /// How long all streams together were open.
     pub(super) stream_seconds: u64,
+    /// How long all streams together had lost their upstream.
+    pub(super) lost_seconds: u64,
     pub(super) numbers: Snapshot,
 }
 
@@ -53,12 +58,18 @@ pub(super) struct Past {
 impl Past {
     /// Notes the sums at the end of a second.
     pub(super) fn note(&mut self, numbers: Snapshot) {
-        let (second, stream_seconds) = self.now.as_ref().map_or((0, 0), |now| {
-            (now.second + 1, now.stream_seconds + numbers.active)
+        let (second, stream_seconds, lost_seconds) = self.now.as_ref().map_or((0, 0, 0), |now| {
+            let lost = numbers.waiting.min(numbers.active);
+            (
+                now.second + 1,
+                now.stream_seconds + numbers.active,
+                now.lost_seconds + lost,
+            )
         });
         let point = Point {
             second,
             stream_seconds,
+            lost_seconds,
             numbers,
         };
         if second.is_multiple_of(STEP) {
@@ -99,7 +110,7 @@ mod tests {
         let mut past = Past::default();
         for second in 0..seconds {
             let mut numbers = Snapshot::default();
-            (numbers.active, numbers.events) = (2, second * 10);
+            (numbers.active, numbers.waiting, numbers.events) = (2, 1, second * 10);
             past.note(numbers);
         }
         past
@@ -114,6 +125,7 @@ mod tests {
             assert!((lasts.saturating_sub(STEP)..=lasts).contains(&window.seconds));
             assert_eq!(window.numbers.events, window.seconds * 10);
             assert_eq!(window.stream_seconds, window.seconds * 2);
+            assert_eq!(window.lost_seconds, window.seconds);
         }
     }
 

@@ -6,6 +6,7 @@ use super::head_io::TooManyInterim;
 use crate::answer::Own;
 use crate::guard::BoxError;
 use crate::log_limit::LogLimits;
+use crate::proxy::request_context::RequestContext;
 use crate::resume::Unreachable;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode, Uri};
@@ -13,6 +14,7 @@ use http_body_util::{Either, Full, LengthLimitError};
 use std::error::Error;
 use std::io;
 use std::mem::{Discriminant, discriminant};
+use tracing::field::display;
 
 /// Why a request to the upstream failed. The client gets the kind; the log has the cause and a
 /// remedy.
@@ -149,13 +151,27 @@ impl Failure {
 
     /// Logs it. Of what a client causes alone nothing is logged above debug; lines of another kind are
     /// limited, as one dead upstream fails each of many requests.
-    pub(super) fn log(&self, upstream: &Uri, limits: &FailureLimits) {
+    pub(super) fn log(
+        &self,
+        upstream: &Uri,
+        context: Option<&RequestContext>,
+        limits: &FailureLimits,
+    ) {
         let status = self.status().as_u16();
+        let route = context.and_then(RequestContext::route);
+        let path = context.map(RequestContext::path);
+        let client = context.and_then(RequestContext::client).map(display);
+        let request_id = context.map(RequestContext::id_text);
         let is_written = self.advice().is_some_and(|advice| {
             let (failure, url) = (self.to_string(), upstream.clone());
             let limit = limits.of(discriminant(self));
             limit.write(
-                || tracing::error!(status, %upstream, cause = self.cause(), "{self}: {advice}"),
+                || {
+                    tracing::error!(
+                        status, %upstream, route, path, client, request_id, cause = self.cause(),
+                        "{self}: {advice}"
+                    );
+                },
                 move |not_logged| {
                     tracing::error!(
                         status,
@@ -167,7 +183,10 @@ impl Failure {
             )
         });
         if !is_written {
-            tracing::debug!(status, %upstream, cause = self.cause(), "{self}");
+            tracing::debug!(
+                status, %upstream, route, path, client, request_id, cause = self.cause(),
+                "{self}"
+            );
         }
     }
 
