@@ -47,7 +47,7 @@ pub(crate) fn retry_later(retry: Duration) -> Response<Bytes> {
 }
 
 pin_project! {
-    /// The body of the service inside, or a short one of this crate in its place.
+    /// The body of the service, or a short one of this crate in its place.
     pub struct AnswerBody<B> {
         #[pin]
         source: Source<B>,

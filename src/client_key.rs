@@ -58,7 +58,7 @@ const MAX_HOPS: usize = 64;
 /// at least.
 pub(crate) const IPV6_PREFIX: u8 = 64;
 
-/// The extension by which a server provides the peer's address.
+/// The peer's address, an extension that a server adds to each request.
 ///
 /// Insert it into the extensions of each request where the connection is known. It must be what
 /// the socket says (or a PROXY protocol header from a balancer of yours), never what a header of
@@ -66,7 +66,7 @@ pub(crate) const IPV6_PREFIX: u8 = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
 
-/// The identity of a client.
+/// Identifies a client.
 ///
 /// Keys of different kinds are never equal: the name `"192.0.2.1"` is not the address 192.0.2.1.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -80,7 +80,7 @@ pub enum ClientKey {
     Name(Arc<str>),
 }
 
-/// Names the client of a request.
+/// Extracts the key of a request's client.
 ///
 /// `None` means that this request cannot be told from others; what becomes of it is for the
 /// layer that asked to say.
@@ -126,7 +126,7 @@ pub trait KeyExtractor: Clone + Send + Sync + 'static {
     fn key<B>(&self, request: &Request<B>) -> Option<ClientKey>;
 }
 
-/// The address of the connected peer, regardless of headers.
+/// Keys by the address of the peer that connected, whatever the headers claim.
 ///
 /// For servers that clients reach directly. Behind a proxy all clients would be one, the proxy:
 /// use [`ForwardedIp`] there. If a request suggests that this is the case, by carrying
@@ -139,7 +139,7 @@ pub struct PeerIp {
     hints: Arc<Hints>,
 }
 
-/// The first address, from the right of the forwarded list, that does not belong to a trusted proxy.
+/// Keys by the first address, from the right of the forwarded list, that is not a trusted proxy's.
 ///
 /// Each proxy appends the address of whoever connected to it, so the list reads from the client on
 /// the left to the nearest proxy on the right, and anything left of the first entry that a trusted
@@ -312,7 +312,7 @@ impl From<String> for ClientKey {
 }
 
 impl PeerIp {
-    /// The extractor; its warnings are shared with its clones.
+    /// Creates the extractor. Its warnings are logged once for it and its clones.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -328,7 +328,7 @@ impl KeyExtractor for PeerIp {
 }
 
 impl ForwardedIp {
-    /// Believes proxies in the networks `trusted`, by their `X-Forwarded-For`.
+    /// Trusts proxies in the networks `trusted`, by their `X-Forwarded-For`.
     ///
     /// With no network at all it is a [`PeerIp`].
     #[must_use]
@@ -340,14 +340,14 @@ impl ForwardedIp {
         }
     }
 
-    /// Reads `header` instead, and it alone.
+    /// Reads only `header` instead.
     #[must_use]
     pub fn header(mut self, header: ForwardedHeader) -> Self {
         self.header = header;
         self
     }
 
-    /// Whether `addr` is in one of the trusted networks; an IPv4-mapped address is taken as IPv4.
+    /// Returns true if `addr` is in a trusted network; an IPv4-mapped address counts as IPv4.
     ///
     /// A proxy asks this to know whether to extend the forwarded headers of a request or to
     /// replace them.

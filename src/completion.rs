@@ -80,8 +80,8 @@ use http::{Request, StatusCode};
 use memchr::memmem;
 use tower_layer::Layer;
 
-/// Breaks streams that end before they are complete, and sends the reason. See the [module
-/// docs](self).
+/// Breaks streams that end before they are complete, and sends the reason of a break as an error event.
+/// See the [module docs](self).
 #[derive(Clone, Debug)]
 pub struct CompletionLayer {
     required: bool,
@@ -94,13 +94,13 @@ impl Default for CompletionLayer {
 }
 
 impl CompletionLayer {
-    /// One that breaks what is not complete.
+    /// Creates a layer that breaks incomplete streams.
     pub fn new() -> Self {
         Self { required: true }
     }
 
-    /// Whether a proper end without the family's last event breaks the stream. Otherwise this layer
-    /// only sends the reason when a stream breaks: for upstreams that omit it.
+    /// Sets whether a proper end without the family's final event breaks the stream. `false`: only the
+    /// reasons of other breaks are sent, for upstreams that omit the final event.
     #[must_use]
     pub fn required(mut self, yes: bool) -> Self {
         self.required = yes;

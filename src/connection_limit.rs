@@ -94,14 +94,14 @@ use std::time::Duration;
 use table::{Refused, Slot, Table};
 use tower_layer::Layer;
 
-/// Streams per client unless told otherwise: 100, since offices and campuses share an address.
+/// Default limit of streams per client: 100, since offices and campuses share an address.
 pub const DEFAULT_PER_CLIENT: u32 = 100;
-/// Streams in all unless told otherwise.
+/// Default limit of streams in total.
 pub const DEFAULT_TOTAL: u32 = 10_000;
-/// Clients in the table unless told otherwise.
+/// Default size of the client table.
 pub const DEFAULT_MAX_CLIENTS: usize = 65_536;
 
-/// What a request over the limit gets.
+/// The form of a rejection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reject {
     /// 429 or 503.
@@ -113,7 +113,8 @@ pub enum Reject {
     RetryLater,
 }
 
-/// Limits streams per client and in all. See the [module docs](self).
+/// Limits concurrent streams per client and in total, and the rate of new ones. See the [module
+/// docs](self).
 ///
 /// Clones, and the services made by them, share one table.
 #[derive(Clone, Debug)]
@@ -165,14 +166,14 @@ impl Default for ConnectionLimitLayer {
 }
 
 impl ConnectionLimitLayer {
-    /// 100 streams per peer address, 10,000 in all, at any rate.
+    /// Creates a layer that admits 100 streams per peer address and 10,000 in total, at any rate.
     pub fn new() -> Self {
         Self::with_extractor(PeerIp::new())
     }
 }
 
 impl<K> ConnectionLimitLayer<K> {
-    /// With the default limits, and clients told apart by `extractor`.
+    /// Creates a layer with the default limits that identifies clients by `extractor`.
     pub fn with_extractor(extractor: K) -> Self {
         let limits = Limits {
             per_client: Some(DEFAULT_PER_CLIENT),
@@ -202,31 +203,32 @@ impl<K> ConnectionLimitLayer<K> {
         self
     }
 
-    /// Streams that one client may hold; `None` for any number.
+    /// Limits the streams of one client; `None` for no limit.
     #[must_use]
     pub fn per_client(self, streams: impl Into<Option<u32>>) -> Self {
         let streams = streams.into();
         self.limits(|limits| limits.per_client = streams)
     }
 
-    /// Requests that one client may have in flight, but for its streams: those that wait for their head,
-    /// uploads, downloads and tunnels; also that for a stream until it is one. CORS preflights, which a
-    /// browser sends by itself, count apart, up to the same number. `None`, the default, for any number.
+    /// Limits the requests that one client has in flight, apart from its streams: those that wait for
+    /// their head, uploads, downloads and tunnels, and a request for a stream until it is one. CORS
+    /// preflights, which a browser sends by itself, count apart, up to the same number. `None`, the
+    /// default, for no limit.
     #[must_use]
     pub fn requests_per_client(self, requests: impl Into<Option<u32>>) -> Self {
         let requests = requests.into();
         self.limits(|limits| limits.requests = requests)
     }
 
-    /// Streams that there may be in all; `None` for any number.
+    /// Limits the streams of all clients together; `None` for no limit.
     #[must_use]
     pub fn total(self, streams: impl Into<Option<u32>>) -> Self {
         let streams = streams.into();
         self.limits(|limits| limits.total = streams)
     }
 
-    /// New streams that one client may open: `streams` in each `per`, `burst` at once. Counted by
-    /// the generic cell rate algorithm. Off by default.
+    /// Limits the rate at which one client opens streams: `streams` in each `per`, `burst` at once.
+    /// Counted by the generic cell rate algorithm. Off by default.
     ///
     /// # Panics
     ///
@@ -237,28 +239,29 @@ impl<K> ConnectionLimitLayer<K> {
         self.limits(|limits| limits.rate = Some(rate))
     }
 
-    /// Clients that the table has room for; more are turned away with a 503. 65,536 by default.
+    /// Limits the size of the client table; a client for which it has no room gets a 503. 65,536 by
+    /// default.
     #[must_use]
     pub fn max_clients(self, clients: usize) -> Self {
         self.limits(|limits| limits.max_clients = clients)
     }
 
-    /// So many first bits of an IPv6 address make a client. 64 by default, which is what one
-    /// customer gets at least.
+    /// Sets how many leading bits of an IPv6 address identify a client. 64 by default, the least that
+    /// one customer gets.
     #[must_use]
     pub fn ipv6_prefix(mut self, bits: u8) -> Self {
         self.config.ipv6_prefix = bits;
         self
     }
 
-    /// Addresses that are not limited, nor counted. None by default.
+    /// Exempts addresses from all limits and counts. None by default.
     #[must_use]
     pub fn allow(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
         self.config.allow = networks.into_iter().collect();
         self
     }
 
-    /// What a request over the limit gets.
+    /// Sets the form of a rejection.
     #[must_use]
     pub fn reject(mut self, reject: Reject) -> Self {
         self.config.reject = reject;
@@ -290,17 +293,17 @@ impl<K> ConnectionLimitLayer<K> {
         self
     }
 
-    /// When the rejected are to come back (those over their rate: when it allows, if that is
-    /// later). 5 s by default, as `retry:` jittered by half either way.
+    /// Sets when rejected clients are to retry; those over their rate no earlier than it allows. 5 s by
+    /// default; jittered by half either way where it is sent as `retry:`.
     #[must_use]
     pub fn retry_after(mut self, time: Duration) -> Self {
         self.config.retry_after = time;
         self
     }
 
-    /// What closes the limit to all new streams but those of the [allowed](Self::allow). A GET that
-    /// accepts an event stream is then told to retry later, whatever [`reject`](Self::reject) says: it
-    /// may have been here a moment ago.
+    /// Sets a gate that rejects all new streams but those of [allowed](Self::allow) addresses while it
+    /// is closed. A GET that accepts an event stream is then told to retry later, whatever
+    /// [`reject`](Self::reject) says: it may have been here a moment ago.
     #[must_use]
     pub fn gate(mut self, gate: &Gate) -> Self {
         self.config.gate = gate.clone();
@@ -324,12 +327,12 @@ impl<K> ConnectionLimitLayer<K> {
         self
     }
 
-    /// Streams that hold a slot now.
+    /// Returns the number of streams that hold a slot.
     pub fn active(&self) -> u64 {
         self.table.active()
     }
 
-    /// Clients in the table now.
+    /// Returns the number of clients in the table.
     pub fn clients(&self) -> usize {
         self.table.clients()
     }

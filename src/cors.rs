@@ -129,8 +129,8 @@ use tower_service::Service;
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Adds CORS fields to answers of this crate. See the [module docs](self). Clones share what they
-/// remember.
+/// Adds CORS headers to the responses that this crate makes. See the [module docs](self). Clones share
+/// what they remember.
 #[derive(Clone, Debug)]
 pub struct CorsLayer {
     policy: Policy,
@@ -160,12 +160,12 @@ impl Default for CorsLayer {
 }
 
 impl CorsLayer {
-    /// Allows the origins that the service inside allows.
+    /// Allows the origins that the service allows.
     pub fn new() -> Self {
         Self::with(Policy::Service)
     }
 
-    /// Allows any origin, without credentials unless the service was seen to allow it those.
+    /// Allows any origin; credentials only where the service allows them.
     pub fn any() -> Self {
         Self::with(Policy::Any)
     }
@@ -176,7 +176,7 @@ impl CorsLayer {
         Self::with(Policy::List(origins.collect()))
     }
 
-    /// Changes nothing and remembers nothing; for a type that does not depend on the configuration.
+    /// Changes nothing and keeps no state, for a type that does not depend on the configuration.
     pub fn off() -> Self {
         Self::with(Policy::Off)
     }
@@ -189,14 +189,14 @@ impl CorsLayer {
         }
     }
 
-    /// Shares what `other` remembers: for a policy that changes while the service stays the same.
+    /// Shares the state of `other`, for a policy that changes while the service stays.
     #[must_use]
     pub fn remembering_with(mut self, other: &Self) -> Self {
         self.memory = other.memory.clone();
         self
     }
 
-    /// So many first bits of an IPv6 address make a client. 64 by default.
+    /// Sets how many leading bits of an IPv6 address identify a client. 64 by default.
     #[must_use]
     pub fn ipv6_prefix(mut self, bits: u8) -> Self {
         self.ipv6_prefix = bits;

@@ -110,7 +110,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// Answers ahead of a slow upstream. See the [module docs](self).
+/// Sends a response head when the service takes longer than a given time. See the [module docs](self).
 #[derive(Clone, Debug)]
 pub struct EarlyLayer {
     after: Duration,
@@ -126,8 +126,8 @@ impl Default for EarlyLayer {
 }
 
 impl EarlyLayer {
-    /// Answers a request that is not answered within `after`. Half of the shortest idle cut on the
-    /// way is a good choice: failures that are quicker keep their status.
+    /// Answers a request after `after` without a response head from the service. Half of the shortest
+    /// idle cut on the way is a good choice: failures that are quicker keep their status.
     pub fn new(after: Duration) -> Self {
         Self {
             after,
@@ -136,8 +136,8 @@ impl EarlyLayer {
         }
     }
 
-    /// Whether it does anything, for routes that differ in it while their services are of one type.
-    /// On by default; when off, requests and responses pass at the cost of a look at this.
+    /// Switches the layer on or off, for routes that differ in it while their services have one type.
+    /// On by default; off, it costs one comparison for each request.
     #[must_use]
     pub fn enabled(mut self, yes: bool) -> Self {
         self.enabled = yes;
@@ -145,7 +145,7 @@ impl EarlyLayer {
     }
 }
 
-/// Tells an [`EarlyLayer`] that the body of a request asks for an event stream, by the time it is read.
+/// Tells an [`EarlyLayer`] that a request asks for an event stream in its body.
 ///
 /// A clone is another handle to the same. It counts in the extensions of the request.
 #[derive(Clone, Debug, Default)]
@@ -155,12 +155,12 @@ const ASKED: u8 = 1;
 const NEVER: u8 = 2;
 
 impl StreamAsked {
-    /// For a body that has not asked yet.
+    /// Creates a flag for a body that has not been read.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// It does ask for one.
+    /// Records that the body asks for an event stream.
     pub fn set(&self) {
         self.0.store(ASKED, Relaxed);
     }

@@ -48,7 +48,7 @@ use memchr::memmem;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// What kind of stream it is. See the [module docs](self).
+/// The kind of a stream's client and API. See the [module docs](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Family {
@@ -65,7 +65,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 5] = [
         Self::EventSource,
         Self::OpenAi,
@@ -74,7 +74,7 @@ impl Family {
         Self::Raw,
     ];
 
-    /// Its name in the config, and the value of the label `family` in metrics.
+    /// Returns its name in the config and in the label `family`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::EventSource => "eventsource",
@@ -85,7 +85,8 @@ impl Family {
         }
     }
 
-    /// The family by the request's extensions, or else by its head.
+    /// Returns the family of a request: the one in its extensions, else the one that its head
+    /// indicates.
     pub fn of<B>(request: &Request<B>) -> Self {
         if let Some(family) = request.extensions().get::<Self>() {
             return *family;
@@ -109,13 +110,13 @@ impl Family {
         }
     }
 
-    /// Whether its clients reconnect by themselves when a stream has ended, and honour `retry:`. To
-    /// those of the others an end is a complete answer, and what is not theirs in a stream a danger.
+    /// Returns true if its clients reconnect when a stream has ended, and honour `retry:`. To those of
+    /// the others an end is a complete answer, and what is not theirs in a stream a danger.
     pub fn comes_back(self) -> bool {
         self == Self::EventSource
     }
 
-    /// Whether a broken stream may be requested again with `Last-Event-ID` and continue. Never
+    /// Returns true if a broken stream may be requested again with `Last-Event-ID` and continued. Never
     /// MCP's: since 2026-07-28 it has no such thing.
     pub fn may_resume(self) -> bool {
         self == Self::EventSource

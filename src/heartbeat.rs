@@ -51,14 +51,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_layer::Layer;
 
-/// The default interval: 15 s, below every idle cut in common use.
+/// Default interval: 15 s, below every idle timeout in common use.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The layer's streams send at common times, this many per interval: the thread that writes is woken
 /// once for all that are due.
 const TIMES: u32 = 128;
 
-/// What a heartbeat looks like on the wire.
+/// The bytes of a heartbeat.
 #[derive(Clone, Debug)]
 pub struct HeartbeatStyle {
     words: Words,
@@ -74,8 +74,8 @@ impl HeartbeatStyle {
         }
     }
 
-    /// As fits the stream's [`Family`], and the default: [a comment line](Self::line), but the event
-    /// `ping` of their own API for the clients of [`Anthropic`](Family::Anthropic), which know it.
+    /// Selects the style by the stream's [`Family`], the default: [a comment line](Self::line), or the
+    /// event `ping` for clients of [`Anthropic`](Family::Anthropic), as their API sends it.
     ///
     /// # Errors
     ///
@@ -87,8 +87,8 @@ impl HeartbeatStyle {
         })
     }
 
-    /// A comment line, `: text`, without a blank line: the one form that no client in common use
-    /// trips over.
+    /// Sends a comment line, `: text`, without a blank line: the one form that all common clients
+    /// accept.
     ///
     /// # Errors
     ///
@@ -97,7 +97,7 @@ impl HeartbeatStyle {
         Words::comment(text, false).map(Self::of)
     }
 
-    /// A comment line and a blank line, for clients that cut the stream at blank lines. Some
+    /// Sends a comment line and a blank line, for clients that split the stream at blank lines. Some
     /// others take it for an empty event.
     ///
     /// # Errors
@@ -107,7 +107,7 @@ impl HeartbeatStyle {
         Words::comment(text, true).map(Self::of)
     }
 
-    /// A named event with data, for client code that watches for one: comments do not reach it.
+    /// Sends a named event with data, for client code that listens for one: comments do not reach it.
     ///
     /// # Errors
     ///
@@ -117,7 +117,7 @@ impl HeartbeatStyle {
     }
 }
 
-/// Puts heartbeats into quiet event streams. See the [module docs](self).
+/// Sends heartbeats on quiet event streams. See the [module docs](self).
 #[derive(Clone, Debug)]
 pub struct HeartbeatLayer {
     beat: Arc<Beat>,
@@ -141,10 +141,9 @@ impl Default for HeartbeatLayer {
 }
 
 impl HeartbeatLayer {
-    /// Sends a heartbeat after `interval` without a byte to the client, by default in the style
-    /// [`auto`](HeartbeatStyle::auto) with the text `heartbeat`. Never later, and up to 1/128 of it
-    /// earlier: the layer's streams send at common times, which costs a process with thousands of
-    /// quiet ones a quarter less.
+    /// Sends a heartbeat after `interval` without output, in the style [`auto`](HeartbeatStyle::auto)
+    /// with the text `heartbeat` by default. Never later, and up to 1/128 of it earlier: streams of a
+    /// layer send at common times, which costs a process with thousands of quiet ones a quarter less.
     ///
     /// # Panics
     ///
@@ -169,7 +168,7 @@ impl HeartbeatLayer {
         self
     }
 
-    /// The form of a heartbeat.
+    /// Sets the style of heartbeats.
     #[must_use]
     pub fn style(self, style: HeartbeatStyle) -> Self {
         self.with(|beat| beat.style = Some(style))

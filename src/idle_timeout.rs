@@ -59,10 +59,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_layer::Layer;
 
-/// How long an answer of a model may pause between two events by default: 5 minutes.
+/// Default [`EventTimeout`] of answers of model APIs: 5 minutes.
 pub const DEFAULT_EVENT_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long a stream may be without an event with data.
+/// How long a stream may go without an event with data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EventTimeout {
     /// [5 minutes](DEFAULT_EVENT_TIMEOUT) from the first event on for answers of the families
@@ -89,7 +89,7 @@ impl From<Option<Duration>> for EventTimeout {
     }
 }
 
-/// How a stream ends whose upstream is idle.
+/// How a stream ends when its upstream is idle.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum IdleAction {
@@ -105,12 +105,12 @@ pub enum IdleAction {
     Abort,
 }
 
-/// A last event, checked to be one.
+/// A last event, validated.
 #[derive(Clone, Debug)]
 pub struct ErrorEvent(Words);
 
 impl IdleAction {
-    /// A last event of this name and data, in front of a proper end.
+    /// Ends with an event of this name and data, then a proper end.
     ///
     /// # Errors
     ///
@@ -145,7 +145,8 @@ impl Default for IdleTimeoutLayer {
 }
 
 impl IdleTimeoutLayer {
-    /// One whose clock of bytes is off, and whose clock of events runs for answers of models alone.
+    /// Creates a layer without a timeout for bytes, and with one for events in answers of model APIs
+    /// alone.
     pub fn new() -> Self {
         Self {
             config: Arc::new(Config {
@@ -178,29 +179,30 @@ impl IdleTimeoutLayer {
         self.with(|config| config.event_timeout = timeout)
     }
 
-    /// Whether any byte of the upstream feeds the first clock, its comments too: by default, yes.
-    /// If not, that clock too counts events with data alone.
+    /// Sets whether comments of the upstream restart the first timeout: yes by default. If not, that
+    /// clock too counts events with data alone.
     #[must_use]
     pub fn comments_are_life(self, yes: bool) -> Self {
         self.with(|config| config.comments_are_life = yes)
     }
 
-    /// Names of events that an upstream sends as keepalives. None by default; the signs of life of model
-    /// APIs are known without it: Anthropic's `ping`, and `{"type":"keepalive"}`.
+    /// Sets names of events that count as keepalives of the upstream, not as data. None by default; the
+    /// signs of life of model APIs are known without it: Anthropic's `ping`, and
+    /// `{"type":"keepalive"}`.
     #[must_use]
     pub fn pings<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> Self {
         let pings = names.into_iter().map(Into::into).collect();
         self.with(|config| config.pings = Arc::new(pings))
     }
 
-    /// How to end. [`IdleAction::Auto`] by default.
+    /// Sets how to end. [`IdleAction::Auto`] by default.
     #[must_use]
     pub fn action(self, action: IdleAction) -> Self {
         self.with(|config| config.action = action)
     }
 
-    /// When a client that comes back is to do so, jittered by half either way; `None` to leave it
-    /// to the client. 2 s by default.
+    /// Sets the reconnection time (`retry:`) of clients that come back, jittered by half either way;
+    /// `None` sends none. 2 s by default.
     #[must_use]
     pub fn retry(self, retry: Option<Duration>) -> Self {
         self.with(|config| config.retry = retry)

@@ -50,7 +50,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tower_layer::Layer;
 
-/// Lets [`Stream::send`] reach streams. See the [module docs](self).
+/// Enables [`Stream::send`]: the application's own events in live streams. See the [module docs](self).
 #[derive(Clone, Debug)]
 pub struct InjectLayer {
     /// By family, if `None`.
@@ -64,14 +64,15 @@ impl Default for InjectLayer {
 }
 
 impl InjectLayer {
-    /// One for streams whose clients [come back](Family::comes_back), mostly those of GET requests.
+    /// Creates a layer for streams whose clients [come back](Family::comes_back), mostly those of GET
+    /// requests.
     pub fn new() -> Self {
         Self { methods: None }
     }
 
-    /// The methods whose streams take events of yours, whatever their [`Family`]. By default the family
-    /// decides: other families' streams are single answers, such as a model's, and their clients may
-    /// fail at foreign events.
+    /// Sets the request methods whose streams take the application's events, for every [`Family`]. By
+    /// default the family decides: the stream of any other is one response in pieces, as a model's, and
+    /// its client may fail on an event that is not part of it.
     #[must_use]
     pub fn methods(mut self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.methods = Some(methods.into_iter().collect());

@@ -1,49 +1,48 @@
-//! Layers that make Server-Sent Events streams survive real life.
+//! Tower layers that harden Server-Sent Events (SSE) streams.
 //!
-//! Idle cuts of CDNs and load balancers, upstreams that go silent, greedy clients, deployments, and
-//! streams that nobody ever closes: [`SseGuardLayer`] puts all of the following around any
-//! `tower` service whose responses may be event streams, and each layer works alone.
+//! They handle idle timeouts of CDNs and load balancers, silent upstreams, clients that open too many streams,
+//! deployments, and streams that are never closed. [`SseGuardLayer`] applies the layers below to any
+//! `tower` service whose responses may be event streams; each layer also works alone.
 //!
 //! | layer | what it does | default in the stack |
 //! | --- | --- | --- |
 //! | [`MetricsLayer`](metrics::MetricsLayer) | counts and times streams; a span for each | on |
-//! | [`InjectLayer`](inject::InjectLayer) | lets code put events of its own into live streams | off |
-//! | [`RotationLayer`](rotation::RotationLayer) | ends old streams, and all of them on a drain | off |
-//! | [`ConnectionLimitLayer`](connection_limit::ConnectionLimitLayer) | streams per client and in all, rate of new ones | 100 and 10,000 |
-//! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | fills silences | 15 s |
+//! | [`InjectLayer`](inject::InjectLayer) | sends the application's own events into live streams | off |
+//! | [`RotationLayer`](rotation::RotationLayer) | ends streams at a maximum age, and all streams in a drain | off |
+//! | [`ConnectionLimitLayer`](connection_limit::ConnectionLimitLayer) | limits streams per client and in total, and the rate of new ones | 100 and 10,000 |
+//! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | sends heartbeats on quiet streams | 15 s |
 //! | [`IdleTimeoutLayer`](idle_timeout::IdleTimeoutLayer) | ends streams whose upstream is silent | off |
-//! | [`CompletionLayer`](completion::CompletionLayer) | breaks answers of models that end half-way, and says so | off |
+//! | [`CompletionLayer`](completion::CompletionLayer) | breaks incomplete answers of model APIs, with an error event | off |
 //!
-//! The order is that of the table, from the client inward. It is the one in which each layer sees
-//! what it is about; any other is harmless.
+//! The order is that of the table, from the client inward; any other is harmless.
 //!
 //! Two more stand inside of all these, directly around the service:
 //!
 //! | layer | what it does |
 //! | --- | --- |
-//! | [`EarlyLayer`](early::EarlyLayer) | answers ahead of the service, so that heartbeats can begin |
-//! | [`ResumeLayer`](resume::ResumeLayer) | asks the service to go on with a stream that it has lost |
+//! | [`EarlyLayer`](early::EarlyLayer) | sends a response head when the service is slow, so that heartbeats can begin |
+//! | [`ResumeLayer`](resume::ResumeLayer) | reconnects a lost upstream behind a live stream |
 //!
 //! And two stand outside of all these:
 //!
 //! | layer | what it does |
 //! | --- | --- |
-//! | [`CorsLayer`](cors::CorsLayer) | lets pages of other origins read the answers of all these layers |
-//! | [`UnavailableLayer`](unavailable::UnavailableLayer) | keeps an `EventSource` alive when the service answers with a 5xx |
+//! | [`CorsLayer`](cors::CorsLayer) | adds CORS headers to the responses of these layers |
+//! | [`UnavailableLayer`](unavailable::UnavailableLayer) | answers an `EventSource` with `retry:` when the service responds with a 5xx |
 //!
 //! # What holds for all of them
 //!
 //! - **Only event streams are touched**: 2xx responses with a body and media type
-//!   `text/event-stream`. All else passes byte for byte.
+//!   `text/event-stream`. All other responses pass byte for byte.
 //! - **Same events**: a client that parses by the
 //!   [WHATWG algorithm](https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation)
 //!   dispatches the same events through a layer as without it, whatever the chunks and the moment.
-//! - **We speak at event boundaries only.** Whole events pass at once and without a copy; of an
-//!   event that is cut, at most 64 KiB are held back. A larger one passes as it comes, and nobody
-//!   speaks until it has ended.
-//! - **A stream ends clean**: whole events, our last words if any, a proper end. A failing
+//! - **Injection at event boundaries only.** Whole events pass at once and without a copy; of an
+//!   incomplete event, at most 64 KiB are held back. A larger one passes as it comes, and nothing is
+//!   injected until it has ended.
+//! - **A stream ends clean**: whole events, then a closing `retry:` line or event if one is configured, then a proper end. A failing
 //!   upstream is a failing body, never a proper end.
-//! - **What kind of client it has decides** what a stream is told: see [`family`].
+//! - **The client's family decides** which bytes may be injected: see [`family`].
 //! - **Nothing outlives its client**: all state hangs on the body and goes with it.
 //!
 //! # Features

@@ -47,7 +47,7 @@ struct Excess {
 type Summary = Box<dyn FnOnce(u64) + Send>;
 
 impl LogLimit {
-    /// This many in each `per`, and as many ahead of that.
+    /// Allows `streams` lines in each `per`, and as many at once.
     ///
     /// # Panics
     ///

@@ -103,7 +103,7 @@ use tracing::Level;
 pub(crate) use unguarded::UnguardedResponses;
 use unguarded::Warned;
 
-/// Counts and times streams. See the [module docs](self). Clones share their numbers.
+/// Counts and times streams, and logs each. See the [module docs](self). Clones share their numbers.
 #[derive(Clone, Debug)]
 pub struct MetricsLayer {
     shared: Arc<Shared>,
@@ -208,7 +208,7 @@ impl Default for MetricsLayer {
 }
 
 impl MetricsLayer {
-    /// One whose route is called `default`.
+    /// Creates a layer whose route is called `default`.
     pub fn new() -> Self {
         let labels = Labels {
             route: "default".into(),
@@ -233,8 +233,8 @@ impl MetricsLayer {
         self
     }
 
-    /// The value of the label `route`: a name or pattern, never a raw path, so that there are few.
-    /// Its numbers start anew.
+    /// Sets the label `route`: a name or pattern, never a raw path, so that its values are few. Its
+    /// numbers start anew.
     #[must_use]
     pub fn route(mut self, route: &str) -> Self {
         self.shared = Arc::new(Shared::new(route));
@@ -261,13 +261,13 @@ impl MetricsLayer {
         self
     }
 
-    /// Where the streams come from, for their records alone: no metric has it for a label.
+    /// Names the upstream in the records of streams; no metric has it as a label.
     #[must_use]
     pub fn upstream(self, upstream: &str) -> Self {
         self.with(|setup| Arc::make_mut(&mut setup.labels).upstream = Some(upstream.into()))
     }
 
-    /// Logs no more streams than that; `None` for all, the default.
+    /// Limits the rate at which streams are logged; `None`, the default, logs all.
     #[must_use]
     pub fn log_limit(self, limit: impl Into<Option<LogLimit>>) -> Self {
         let limit = limit.into();
@@ -293,7 +293,7 @@ impl MetricsLayer {
         self.shared.warned.seen()
     }
 
-    /// Calls `f` with each stream that has ended, when all about it is known.
+    /// Calls `f` with each stream that has ended, once its record is final.
     ///
     /// It runs where the stream did, so it should not block.
     #[must_use]
@@ -301,7 +301,7 @@ impl MetricsLayer {
         self.with(|setup| setup.on_end = Some(OnEnd(Arc::new(f))))
     }
 
-    /// The numbers of each route now: one, or several where the routes are those of a router.
+    /// Returns the current numbers of each route.
     pub fn routes(&self) -> Vec<(String, Snapshot)> {
         let own = (self.shared.route.to_string(), self.own_snapshot());
         let matched = self.matched.iter().flat_map(|matched| matched.layers());
@@ -309,7 +309,7 @@ impl MetricsLayer {
         std::iter::once(own).chain(matched).collect()
     }
 
-    /// The numbers now, of all routes together.
+    /// Returns the current numbers of all routes together.
     pub fn snapshot(&self) -> Snapshot {
         let own = self.own_snapshot();
         let matched = self.matched.iter().flat_map(|matched| matched.layers());

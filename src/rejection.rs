@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why a stream, or another request, was not admitted.
+/// Why a stream, or another request, was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectReason {
@@ -33,7 +33,7 @@ pub enum RejectReason {
 }
 
 impl RejectReason {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 8] = [
         Self::PerClient,
         Self::Total,

@@ -126,7 +126,7 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// What came of the loss of an upstream.
+/// The result of the loss of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ResumeOutcome {
@@ -141,7 +141,7 @@ pub enum ResumeOutcome {
 }
 
 impl ResumeOutcome {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 4] = [Self::Resumed, Self::Over, Self::Refused, Self::GaveUp];
 
     /// The value of the label `outcome` in metrics.
@@ -155,7 +155,7 @@ impl ResumeOutcome {
     }
 }
 
-/// Why a stream does not go on.
+/// Why a stream could not be resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResumeError {
@@ -173,7 +173,7 @@ pub enum ResumeError {
     TooLong,
 }
 
-/// Resumes streams whose upstream is lost. See the [module docs](self).
+/// Reconnects a lost upstream behind a live stream. See the [module docs](self).
 #[derive(Clone, Debug)]
 pub struct ResumeLayer {
     enabled: bool,
@@ -217,7 +217,8 @@ impl Default for ResumeLayer {
 }
 
 impl ResumeLayer {
-    /// One that resumes what breaks off, for 5 minutes at the most, with an [`Admission`] of its own.
+    /// Creates a layer that resumes streams that break off, for up to 5 minutes, with an [`Admission`]
+    /// of its own.
     pub fn new() -> Self {
         Self {
             enabled: true,
@@ -245,7 +246,7 @@ impl ResumeLayer {
         self
     }
 
-    /// Whether it does anything; for a type that does not depend on the configuration.
+    /// Switches the layer on or off, for a type that does not depend on the configuration.
     #[must_use]
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.enabled = enabled;
@@ -274,32 +275,33 @@ impl ResumeLayer {
         self.with(|config| config.wait_for_upstream = wait)
     }
 
-    /// The upstream is lost when no byte has come for so long; never by default.
+    /// Treats the upstream as lost after this long without a byte. Off by default.
     #[must_use]
     pub fn idle_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         let timeout = timeout.into().map(|timeout| timeout.min(LONGEST));
         self.with(|config| config.idle_timeout = timeout)
     }
 
-    /// The upstream is lost when no event with data has come for so long; never by default.
+    /// Treats the upstream as lost after this long without an event with data. Off by default.
     #[must_use]
     pub fn event_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         let timeout = timeout.into().map(|timeout| timeout.min(LONGEST));
         self.with(|config| config.event_timeout = timeout)
     }
 
-    /// Names of events that the [`event_timeout`](Self::event_timeout) does not take for life, and that
-    /// nobody minds to get again.
+    /// Sets names of events that do not restart the [`event_timeout`](Self::event_timeout), and that
+    /// may be delivered twice.
     #[must_use]
     pub fn pings(self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let names = names.into_iter().map(Into::into).collect();
         self.with(|config| config.pings = Arc::new(names))
     }
 
-    /// Replaces the upstream's connection at this age, give or take `jitter` of it (0.1 is ten percent). The
-    /// new one is opened while the old one goes on delivering, and takes over with its first event, or
-    /// after 5 s of silence; if it fails, the old one stays. What both deliver is told apart by the ids of
-    /// events, or where these have none by what they say. Never by default.
+    /// Replaces the upstream's connection at this age, plus or minus a random share of it up to
+    /// `jitter` (0.1 is ten percent). The new one is opened while the old one goes on delivering, and
+    /// takes over with its first event, or after 5 s of silence; if it fails, the old one stays. What
+    /// both deliver is told apart by the ids of events, or where these have none by what they say.
+    /// Never by default.
     ///
     /// # Panics
     ///
@@ -313,8 +315,9 @@ impl ResumeLayer {
         self.with(|config| config.max_age = Some((age.min(LONGEST), jitter)))
     }
 
-    /// The longest wait before a lost stream reconnects by itself, and what it doubles to. 1 s and 30 s by
-    /// default. It is cut short once its upstream is known to be back, and a stream may probe before.
+    /// Sets the first wait before a lost stream reconnects, and the longest that it doubles to. 1 s and
+    /// 30 s by default. It is cut short once its upstream is known to be back, and a stream may probe
+    /// before.
     #[must_use]
     pub fn backoff(self, initial: Duration, longest: Duration) -> Self {
         self.with(|config| {
@@ -323,17 +326,17 @@ impl ResumeLayer {
         })
     }
 
-    /// Tries since the stream was last [stable](Self::stable) after which it fails; `None`, the default,
-    /// for any number.
+    /// Limits the attempts since the stream was last [stable](Self::stable); `None`, the default, for
+    /// no limit.
     #[must_use]
     pub fn attempts(self, tries: impl Into<Option<u32>>) -> Self {
         let tries = tries.into();
         self.with(|config| config.attempts = tries)
     }
 
-    /// How long a stream may be without its upstream before it fails. An upstream that answers, but is
-    /// lost again before it is [stable](Self::stable) and has told anything new, is as good as none. 5
-    /// minutes by default.
+    /// Fails a stream that has been without its upstream for this long. An upstream that answers, but
+    /// is lost again before it is [stable](Self::stable) and has told anything new, is as good as none.
+    /// 5 minutes by default.
     #[must_use]
     pub fn give_up(self, time: Duration) -> Self {
         self.with(|config| config.give_up = time.min(LONGEST))
@@ -345,15 +348,15 @@ impl ResumeLayer {
         self.with(|config| config.stable = time)
     }
 
-    /// Ids of delivered events that are remembered for each stream, and events without one behind the last
-    /// of them, 8 bytes each. 256 by default.
+    /// Sets how many ids of delivered events each stream remembers, and events without one behind the
+    /// last of them, at 8 bytes each. 256 by default.
     #[must_use]
     pub fn look_back(self, ids: usize) -> Self {
         self.with(|config| config.look_back = ids)
     }
 
-    /// The queue in which its streams wait to ask their upstream. Layers in front of the same upstream
-    /// should share one.
+    /// Sets the queue in which streams wait to reconnect. Layers in front of the same upstream should
+    /// share one.
     #[must_use]
     pub fn admission(mut self, admission: &Admission) -> Self {
         self.admission = admission.clone();

@@ -75,11 +75,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_layer::Layer;
 
-/// Default delay before clients reconnect: 2 s.
+/// Default reconnection time of clients: 2 s.
 pub const DEFAULT_RETRY: Duration = Duration::from_secs(2);
 
-/// Ends old streams. See the [module docs](self). No age is set by default: it just listens to
-/// its [`DrainHandle`].
+/// Ends streams at a maximum age, and all streams in a drain. See the [module docs](self). No age is
+/// set by default: it just listens to its [`DrainHandle`].
 #[derive(Clone, Debug)]
 pub struct RotationLayer {
     config: Arc<Config>,
@@ -103,7 +103,7 @@ impl Default for RotationLayer {
 }
 
 impl RotationLayer {
-    /// One that ends no stream by age.
+    /// Creates a layer that ends no stream by age.
     pub fn new() -> Self {
         Self {
             config: Arc::new(Config {
@@ -122,7 +122,8 @@ impl RotationLayer {
         self
     }
 
-    /// Ends a stream at this age, give or take `jitter` of it (0.1 is ten percent).
+    /// Ends a stream at this age, plus or minus a random share of it up to `jitter` (0.1 is ten
+    /// percent).
     ///
     /// # Panics
     ///
@@ -136,29 +137,29 @@ impl RotationLayer {
         self.with(|config| config.max_age = Some((age.min(LONGEST), jitter)))
     }
 
-    /// When a client is to come back, jittered by half either way; `None` to leave it to the
-    /// client. 2 s by default.
+    /// Sets the reconnection time (`retry:`) that an ended stream sends, jittered by half either way;
+    /// `None` sends none. 2 s by default.
     #[must_use]
     pub fn retry(self, retry: Option<Duration>) -> Self {
         self.with(|config| config.retry = retry)
     }
 
-    /// Sends each client that reconnects by itself the delay after a broken stream, jittered by half
-    /// either way, in a `retry:` line glued to the first event: it replaces the delay that the end
-    /// of an earlier stream has set. `None`, the default, sends none.
+    /// Sends `retry:` with the first event, jittered by half either way, which resets a delay that the
+    /// end of an earlier stream has set. `None`, the default, sends none.
     #[must_use]
     pub fn retry_on_open(self, retry: Option<Duration>) -> Self {
         self.with(|config| config.retry_on_open = retry)
     }
 
-    /// The methods whose streams end by age, reconnect, and so get a `retry:`, whatever their
-    /// [`Family`]. By default the family decides.
+    /// Sets the request methods whose streams end by age and get `retry:`, for every [`Family`]. By
+    /// default the family decides.
     #[must_use]
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         self.with(|config| config.methods = Some(methods.into_iter().collect()))
     }
 
-    /// A last event, for client code that handles rotation. None by default.
+    /// Sends an event ahead of the end of a stream, for client code that listens for it. None by
+    /// default.
     ///
     /// # Errors
     ///
@@ -168,8 +169,8 @@ impl RotationLayer {
         Ok(self.with(|config| config.event = Some(event)))
     }
 
-    /// What ends its streams, and has it admit no new ones while it drains. Several layers may share one
-    /// handle.
+    /// Ends this layer's streams with `handle`, and admits no new ones while it drains. Several layers
+    /// may share one handle.
     #[must_use]
     pub fn drain(mut self, handle: &DrainHandle) -> Self {
         self.drain = handle.clone();

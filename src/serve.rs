@@ -109,7 +109,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower_service::Service;
 use workers::Workers;
 
-/// Serves HTTP/1.1 on a listener. See the [module docs](self).
+/// An HTTP/1.1 server for any tower service. See the [module docs](self).
 #[derive(Clone, Debug, Default)]
 pub struct Server {
     settings: Settings,
@@ -165,14 +165,14 @@ impl Default for Settings {
 }
 
 impl Server {
-    /// One with the defaults that its methods name.
+    /// Creates a server with the defaults that its methods name.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Connections run on this many threads of the server, each with a runtime of its own, and stay
-    /// where they are: that costs least, above all with a thread for each core. By default they run
-    /// on the runtime that the server is on.
+    /// Runs connections on this many threads of the server's own, each with its own runtime. A
+    /// connection stays on its thread, which costs least with one thread for each core. By default,
+    /// connections run on the runtime that calls the server.
     ///
     /// Whatever the service spawns runs on those threads, too.
     #[must_use]
@@ -181,16 +181,16 @@ impl Server {
         self
     }
 
-    /// Time limit for a request's head, and for an idle connection between two requests. 75 s by
-    /// default: longer than load balancers keep theirs, which must be the ones to close.
+    /// Sets the time for a request's head, and for a connection to be idle between two requests. 75 s
+    /// by default: longer than load balancers keep theirs, which must be the ones to close.
     #[must_use]
     pub fn head_timeout(mut self, timeout: Duration) -> Self {
         self.settings.head_timeout = timeout;
         self
     }
 
-    /// Bytes that a request's head may have; a longer one gets a 431. 64 KiB by default, 8 KiB at
-    /// the least.
+    /// Sets the maximum size of a request's head in bytes; a larger one gets a 431. 64 KiB by default,
+    /// at least 8 KiB.
     #[must_use]
     pub fn max_head(mut self, bytes: usize) -> Self {
         self.settings.max_head = bytes.max(8 * 1024);
@@ -226,34 +226,34 @@ impl Server {
         self
     }
 
-    /// Bytes that may wait in the kernel before they are sent (`TCP_NOTSENT_LOWAT`, where there
-    /// is one), so that a slow client's events do not grow stale there by megabytes. 16 KiB by
-    /// default; `None` leaves it to the kernel.
+    /// Sets how many bytes may wait in the kernel before they are sent (`TCP_NOTSENT_LOWAT`, where it
+    /// exists), so that the events of a slow client do not age there. 16 KiB by default; `None` for the
+    /// kernel's choice.
     #[must_use]
     pub fn unsent(mut self, bytes: impl Into<Option<u32>>) -> Self {
         self.settings.unsent = bytes.into();
         self
     }
 
-    /// The kernel's send buffer (`SO_SNDBUF`), which bounds what is sent and not yet acknowledged,
-    /// too. The kernel's choice by default, which grows with the connection.
+    /// Sets the kernel's send buffer in bytes (`SO_SNDBUF`), which bounds what is sent and not
+    /// acknowledged. The kernel's choice by default, which grows with the connection.
     #[must_use]
     pub fn send_buffer(mut self, bytes: impl Into<Option<usize>>) -> Self {
         self.settings.send_buffer = bytes.into();
         self
     }
 
-    /// TCP keepalive: probes a client that has been silent for this long, and again at quarters of
-    /// this interval. One that does not respond is gone after three of them, or, on Linux, once it
-    /// has been silent for the [user timeout](Self::user_timeout), if there is one. 60 s by
-    /// default; less than 1 s is 1 s.
+    /// Sets TCP keepalive: the kernel probes a client that has been idle for this long, and again at
+    /// quarters of this interval. A client that does not respond is disconnected after three probes, or,
+    /// on Linux, at the [user timeout](Self::user_timeout) if one is set. 60 s by default, at least 1
+    /// s.
     #[must_use]
     pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.settings.liveness.keepalive = after.into();
         self
     }
 
-    /// A client that acknowledges nothing for this long is gone (`TCP_USER_TIMEOUT`, on Linux). 60
+    /// Disconnects a client that acknowledges no data for this long (`TCP_USER_TIMEOUT`, on Linux). 60
     /// s by default.
     #[must_use]
     pub fn user_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
@@ -261,17 +261,17 @@ impl Server {
         self
     }
 
-    /// Connections that one client address may have; above it the address's oldest idle connection is
-    /// closed for a new one, and if none is idle the new one is. Counted before anything is allocated
-    /// for a connection. `None`, the default, for any number: behind a load balancer all connections
-    /// come from its address.
+    /// Limits the connections of one client address. Above the limit, the address's oldest idle
+    /// connection is closed for a new one; if none is idle, the new one is closed. Counted before
+    /// anything is allocated for a connection. `None`, the default, for no limit: behind a load
+    /// balancer all connections come from its address.
     #[must_use]
     pub fn max_connections_per_client(mut self, connections: impl Into<Option<u32>>) -> Self {
         self.settings.per_client.max = connections.into();
         self
     }
 
-    /// Networks that [`max_connections_per_client`](Self::max_connections_per_client) does not bound:
+    /// Exempts networks from [`max_connections_per_client`](Self::max_connections_per_client): those of
     /// proxies, which carry many clients. None by default.
     #[must_use]
     pub fn unbounded_clients(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
@@ -279,7 +279,7 @@ impl Server {
         self
     }
 
-    /// IPv6 addresses that share this many first bits count as one client. 64 by default.
+    /// Sets how many leading bits of an IPv6 address identify a client. 64 by default.
     #[must_use]
     pub fn ipv6_prefix(mut self, bits: u8) -> Self {
         self.settings.per_client.ipv6_prefix = bits;
@@ -294,8 +294,9 @@ impl Server {
         self
     }
 
-    /// Serves forever, unless [`threads`](Self::threads) cannot be started. Each request carries a [`PeerAddr`](crate::client_key::PeerAddr) (with the
-    /// feature `axum` a `ConnectInfo`, too).
+    /// Serves until the task is dropped; returns early only if [`threads`](Self::threads) cannot be
+    /// started. Each request carries a [`PeerAddr`](crate::client_key::PeerAddr) (with the feature
+    /// `axum` a `ConnectInfo`, too).
     pub async fn serve<S, B>(self, listener: TcpListener, service: S) -> std::io::Result<()>
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
@@ -308,8 +309,8 @@ impl Server {
             .await
     }
 
-    /// Serves until `stop`, then accepts no more and waits until all connections have ended, each
-    /// with the response it is at. Streams do not end by themselves: see
+    /// Serves until `stop` completes, then accepts no more connections and waits until each has sent
+    /// the response that is under way. Streams do not end by themselves: see
     /// [`serve_until_drained`](Self::serve_until_drained), or bound the wait.
     pub async fn serve_until<S, B>(
         self,
@@ -328,8 +329,8 @@ impl Server {
             .await
     }
 
-    /// Serves until `drain` begins and its window is over, and waits then until all connections have
-    /// ended, each with the response it is at.
+    /// Serves until `drain` begins and its window is over, then waits until each connection has sent
+    /// the response that is under way.
     ///
     /// During the window the listener stays open, so that no request is refused while load balancers
     /// take this server out. Responses say `Connection: close`, but for streams; idle connections are

@@ -43,7 +43,7 @@ use crate::metrics::MetricsLayer;
 use crate::rotation::RotationLayer;
 use tower_layer::Layer;
 
-/// The whole stack. See the [module docs](self).
+/// Applies the layers of this crate as one, in their right order. See the [module docs](self).
 ///
 /// By default with metrics, 100 streams per peer address and 10,000 in all, and a heartbeat after
 /// 15 s; without rotation, drain, injection, idle timeout and completion, which only the application can
@@ -70,7 +70,8 @@ impl Default for SseGuardLayer {
 }
 
 impl SseGuardLayer {
-    /// The default stack.
+    /// Creates the default stack: metrics, 100 streams per peer address and 10,000 in total, heartbeats
+    /// after 15 s.
     pub fn new() -> Self {
         Self {
             metrics: Some(MetricsLayer::new()),
@@ -85,14 +86,14 @@ impl SseGuardLayer {
 }
 
 impl<K> SseGuardLayer<K> {
-    /// What counts and times.
+    /// Sets the layer that counts and times streams; `None` for none.
     #[must_use]
     pub fn metrics(mut self, layer: impl Into<Option<MetricsLayer>>) -> Self {
         self.metrics = layer.into();
         self
     }
 
-    /// What limits streams per client and in all.
+    /// Sets the layer that limits streams per client and in total; `None` for no limit.
     #[must_use]
     pub fn limit<L>(self, layer: impl Into<Option<ConnectionLimitLayer<L>>>) -> SseGuardLayer<L> {
         SseGuardLayer {
@@ -106,35 +107,35 @@ impl<K> SseGuardLayer<K> {
         }
     }
 
-    /// What ends old streams, and all on a drain.
+    /// Sets the layer that ends old streams, and all streams in a drain. Off by default.
     #[must_use]
     pub fn rotation(mut self, layer: impl Into<Option<RotationLayer>>) -> Self {
         self.rotation = layer.into();
         self
     }
 
-    /// What puts in events of your own.
+    /// Sets the layer through which the application sends events of its own. Off by default.
     #[must_use]
     pub fn inject(mut self, layer: impl Into<Option<InjectLayer>>) -> Self {
         self.inject = layer.into();
         self
     }
 
-    /// What fills silences.
+    /// Sets the layer that sends heartbeats; `None` for none.
     #[must_use]
     pub fn heartbeat(mut self, layer: impl Into<Option<HeartbeatLayer>>) -> Self {
         self.heartbeat = layer.into();
         self
     }
 
-    /// What ends streams of silent upstreams.
+    /// Sets the layer that ends streams whose upstream is silent. Off by default.
     #[must_use]
     pub fn idle_timeout(mut self, layer: impl Into<Option<IdleTimeoutLayer>>) -> Self {
         self.idle = layer.into();
         self
     }
 
-    /// What breaks answers of models that are not complete.
+    /// Sets the layer that breaks incomplete answers of model APIs. Off by default.
     #[must_use]
     pub fn completion(mut self, layer: impl Into<Option<CompletionLayer>>) -> Self {
         self.completion = layer.into();

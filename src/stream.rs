@@ -45,17 +45,17 @@ const REASON_MASK: u64 = (1 << REASON_BITS) - 1;
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// Names a stream among all of this process.
+/// Identifies a stream within this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(u64);
 
 impl StreamId {
-    /// The id that [`Display`](fmt::Display) has written.
+    /// Converts from the number that [`Display`](fmt::Display) prints.
     pub fn from_u64(id: u64) -> Self {
         Self(id)
     }
 
-    /// As a number.
+    /// Returns the id as a number.
     pub fn as_u64(self) -> u64 {
         self.0
     }
@@ -67,7 +67,7 @@ impl fmt::Display for StreamId {
     }
 }
 
-/// One event stream: what it is and what has passed.
+/// The record of one event stream.
 ///
 /// The innermost layer on a response makes it and puts it into the response's extensions, where
 /// the layers around it and code of yours find it. A clone is another handle to the same record.
@@ -181,17 +181,18 @@ impl Stream {
         }))
     }
 
-    /// Its id.
+    /// Returns the id.
     pub fn id(&self) -> StreamId {
         self.0.id
     }
 
-    /// When its response head came; with an [early answer](crate::early), when its request did.
+    /// Returns when the response head came; with an [early answer](crate::early), when the request
+    /// came.
     pub fn opened(&self) -> Instant {
         self.0.opened
     }
 
-    /// How long ago that was.
+    /// Returns the time since the stream [opened](Self::opened).
     pub fn age(&self) -> Duration {
         self.0.opened.elapsed()
     }
@@ -202,12 +203,12 @@ impl Stream {
         self.0.client.get()
     }
 
-    /// The route that the metrics layer names, if there is one.
+    /// Returns the route that the metrics layer names, if one does.
     pub fn route(&self) -> Option<&str> {
         self.0.labels.get().map(|labels| &*labels.route)
     }
 
-    /// The upstream that the metrics layer names, if it does.
+    /// Returns the upstream that the metrics layer names, if one does.
     pub fn upstream(&self) -> Option<&str> {
         self.0.labels.get()?.upstream.as_deref()
     }
@@ -217,12 +218,12 @@ impl Stream {
         self.0.details.get()?.user()
     }
 
-    /// Events with data that the upstream sent.
+    /// Returns the number of events with data that the upstream sent.
     pub fn events(&self) -> u64 {
         self.0.events.load(Relaxed)
     }
 
-    /// Bytes that the upstream sent.
+    /// Returns the number of bytes that the upstream sent.
     pub fn bytes(&self) -> u64 {
         self.0.bytes.load(Relaxed)
     }
@@ -232,7 +233,7 @@ impl Stream {
         self.0.dropped.load(Relaxed).into()
     }
 
-    /// Heartbeats that were put in.
+    /// Returns the number of heartbeats that were sent.
     pub fn heartbeats(&self) -> u64 {
         self.0.heartbeats.load(Relaxed).into()
     }
@@ -242,7 +243,7 @@ impl Stream {
         self.0.pace.per_second(self.nanos(Instant::now()))
     }
 
-    /// When the last event with data came.
+    /// Returns when the last event with data came.
     pub fn last_event(&self) -> Option<Instant> {
         self.0.pace.last_event().map(|nanos| self.instant(nanos))
     }
@@ -273,13 +274,13 @@ impl Stream {
         self.unsent_bytes() + held + self.0.mail.bytes() as u64
     }
 
-    /// Whether its end has been requested.
+    /// Returns true once the stream has been ordered to end.
     pub fn is_ending(&self) -> bool {
         self.0.stop.load(Relaxed) != NEVER
     }
 
-    /// Puts an event of your own into the stream, at its next event boundary. It is not there yet when
-    /// this is back, and is lost if the upstream ends first.
+    /// Sends an event of the application into the stream, at its next event boundary. It is not there
+    /// yet when this is back, and is lost if the upstream ends first.
     ///
     /// # Errors
     ///
@@ -303,7 +304,7 @@ impl Stream {
         }
     }
 
-    /// Where it stands between its client and its upstream.
+    /// Returns the state between client and upstream.
     pub fn state(&self) -> StreamState {
         if self.end_reason().is_some() {
             return StreamState::Closed;
@@ -334,7 +335,7 @@ impl Stream {
         count(state, 1.0);
     }
 
-    /// Why it ended, if it has.
+    /// Returns why the stream ended, if it has.
     pub fn end_reason(&self) -> Option<EndReason> {
         let end = self.0.end.load(Relaxed) & REASON_MASK as u8;
         EndReason::ALL.get(usize::from(end)).copied()

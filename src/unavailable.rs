@@ -103,7 +103,8 @@ const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-or
 /// One line of the log in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Answers `EventSource`s in place of an unavailable service. See the [module docs](self).
+/// Answers `EventSource` clients with an empty stream and `retry:` while the service is unavailable.
+/// See the [module docs](self).
 #[derive(Clone, Debug)]
 pub struct UnavailableLayer {
     enabled: bool,
@@ -119,7 +120,7 @@ impl Default for UnavailableLayer {
 }
 
 impl UnavailableLayer {
-    /// Clients come back after 5 s, jittered.
+    /// Creates a layer whose clients reconnect after 5 s, jittered.
     pub fn new() -> Self {
         Self {
             enabled: true,
@@ -129,21 +130,21 @@ impl UnavailableLayer {
         }
     }
 
-    /// Whether it does anything; for a type that does not depend on the configuration.
+    /// Switches the layer on or off, for a type that does not depend on the configuration.
     #[must_use]
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.enabled = enabled;
         self
     }
 
-    /// The reconnection time, jittered by half either way.
+    /// Sets the reconnection time, jittered by half either way. 5 s by default.
     #[must_use]
     pub fn retry(mut self, retry: Duration) -> Self {
         self.retry = retry.min(LONGEST);
         self
     }
 
-    /// The longest reconnection time that a `Retry-After` may set.
+    /// Limits the reconnection time that a `Retry-After` may set. 5 minutes by default.
     #[must_use]
     pub fn longest_retry(mut self, longest: Duration) -> Self {
         self.longest = longest.min(LONGEST);

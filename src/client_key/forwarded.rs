@@ -8,7 +8,7 @@ use http::HeaderMap;
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The header a proxy reports its clients by.
+/// The header in which a proxy reports its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ForwardedHeader {

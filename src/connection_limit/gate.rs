@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 /// Stands for "open".
 const OPEN: u8 = u8::MAX;
 
-/// Turns all new streams away while it is closed: for when memory or files are short. Give it to
-/// layers with [`ConnectionLimitLayer::gate`](super::ConnectionLimitLayer::gate).
+/// Rejects all new streams while it is closed, for when memory or files are short. Give it to layers
+/// with [`ConnectionLimitLayer::gate`](super::ConnectionLimitLayer::gate).
 ///
 /// A clone is another handle to the same gate. Streams that are open stay so.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// One that is open.
+    /// Creates an open gate.
     pub fn new() -> Self {
         Self(Arc::new(State {
             reason: AtomicU8::new(OPEN),
@@ -39,17 +39,17 @@ impl Gate {
         }))
     }
 
-    /// From now on new streams are rejected, for this reason.
+    /// Closes the gate with the reason that rejections report.
     pub fn close(&self, reason: RejectReason) {
         self.0.reason.store(reason as u8, Relaxed);
     }
 
-    /// From now on they are not.
+    /// Opens the gate.
     pub fn open(&self) {
         self.0.reason.store(OPEN, Relaxed);
     }
 
-    /// Why it is closed, if it is.
+    /// Returns why the gate is closed, if it is.
     pub fn closed(&self) -> Option<RejectReason> {
         RejectReason::ALL
             .get(usize::from(self.0.reason.load(Relaxed)))

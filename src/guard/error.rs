@@ -3,7 +3,7 @@
 use crate::stream::{EndReason, UpstreamFault};
 use http::StatusCode;
 
-/// What `Into<BoxError>` is about: any error.
+/// A boxed error of any type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why the body of a guarded response failed. The client sees a broken transfer.

@@ -39,7 +39,7 @@ impl Times {
     }
 }
 
-/// How many times fell into which of the [`BUCKETS`].
+/// Counts of durations in the [`BUCKETS`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Distribution {
     counts: [u64; COUNTS],
@@ -47,12 +47,12 @@ pub struct Distribution {
 }
 
 impl Distribution {
-    /// How many there are.
+    /// Returns the number of durations.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// How many fell into buckets that end at `time` or before it: never one that took longer.
+    /// Returns how many durations are in buckets that end at or before `time`.
     pub fn below(&self, time: Duration) -> u64 {
         let time = time.as_secs_f64();
         let buckets = BUCKETS.partition_point(|bound| *bound <= time);
@@ -87,7 +87,7 @@ impl Distribution {
         Some(Duration::from_secs_f64(lower))
     }
 
-    /// What has come since `earlier`.
+    /// Returns what was added since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let since = |now: &[u64; COUNTS], then: &[u64; COUNTS]| {

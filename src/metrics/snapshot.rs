@@ -3,7 +3,7 @@
 use super::Distribution;
 use crate::stream::EndReason;
 
-/// Outcomes of requests that accept a stream, or got one.
+/// The result of a request for a stream, or of one that got a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -86,12 +86,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Streams that ended for this reason.
+    /// Returns the number of streams that ended for this reason.
     pub fn ended(&self, reason: EndReason) -> u64 {
         self.ends[reason as usize]
     }
 
-    /// What has come since `earlier`; streams are those of now.
+    /// Returns what was added since `earlier`; gauges are those of now.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let since = |number: fn(&Self) -> u64| number(self).saturating_sub(number(earlier));

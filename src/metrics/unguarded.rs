@@ -26,7 +26,7 @@ pub enum Unguarded {
 }
 
 impl Unguarded {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 4] = [
         Self::Encoded,
         Self::Partial,

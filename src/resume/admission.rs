@@ -68,7 +68,8 @@ impl Admission {
         }))
     }
 
-    /// Whether the upstream counts as away: several connections to it failed in a row.
+    /// Returns true while the upstream counts as unreachable: several connections to it failed in a
+    /// row.
     pub fn is_broken(&self) -> bool {
         lock(&self.0.queue).is_away()
     }

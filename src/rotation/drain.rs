@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// Ends the streams of the layers that share it: all over a window, or one.
+/// Lists and ends the streams of the layers that share it, one or all over a window.
 ///
 /// A clone is another handle to the same streams.
 #[derive(Clone, Default)]
@@ -85,7 +85,7 @@ impl Entry {
 }
 
 impl DrainHandle {
-    /// One without streams. Give it to layers with
+    /// Creates a handle without streams. Give it to layers with
     /// [`RotationLayer::drain`](super::RotationLayer::drain).
     pub fn new() -> Self {
         Self::default()
@@ -131,12 +131,12 @@ impl DrainHandle {
         }
     }
 
-    /// Whether a drain has begun.
+    /// Returns true once a drain has begun.
     pub fn is_draining(&self) -> bool {
         self.0.is_draining.load(Relaxed)
     }
 
-    /// Waits until a drain begins.
+    /// Completes when a drain begins.
     pub async fn begun(&self) {
         let begun = self.0.begun.notified();
         if !self.is_draining() {
@@ -144,7 +144,7 @@ impl DrainHandle {
         }
     }
 
-    /// Waits until a drain has begun and its window is over: then no client is expected any more, and
+    /// Completes when a drain has begun and its window is over: no client is expected after that, and
     /// the listener can close.
     pub async fn window_over(&self) {
         self.begun().await;
@@ -169,7 +169,7 @@ impl DrainHandle {
         })
     }
 
-    /// Ends one stream at its next event boundary. Returns whether it was live.
+    /// Ends one stream at its next event boundary. Returns false if it is not live.
     pub fn end(&self, id: StreamId) -> bool {
         let stream = self.stream(id);
         if let Some(stream) = &stream {
@@ -252,18 +252,18 @@ impl DrainHandle {
         streams.len()
     }
 
-    /// How many streams are live.
+    /// Returns the number of live streams.
     pub fn live(&self) -> usize {
         self.0.live().streams.len()
     }
 
-    /// The live stream of this id.
+    /// Returns the live stream with this id.
     pub fn stream(&self, id: StreamId) -> Option<Stream> {
         let live = self.0.live();
         live.streams.get(&id).map(|entry| entry.stream.clone())
     }
 
-    /// The live streams.
+    /// Returns the live streams.
     pub fn streams(&self) -> Vec<Stream> {
         let live = self.0.live();
         live.streams
@@ -272,7 +272,7 @@ impl DrainHandle {
             .collect()
     }
 
-    /// Waits until no stream is live.
+    /// Completes when no stream is live.
     pub async fn finished(&self) {
         loop {
             let empty = self.0.empty.notified();

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 /// Bytes of a request's body that may be missing when its connection serves a next request.
 const SKIPPED: u64 = 8 * 1024;
 
-/// The body of a request that [`Server`](super::Server) hands to a service.
+/// The request body that [`Server`](super::Server) passes to a service.
 pub struct RequestBody {
     /// Nothing comes if there is none.
     incoming: Option<Incoming>,

@@ -29,7 +29,7 @@ pub enum EndReason {
 }
 
 impl EndReason {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 10] = [
         Self::UpstreamEnd,
         Self::UpstreamError,

@@ -25,7 +25,7 @@ pub enum UpstreamFault {
 }
 
 impl UpstreamFault {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 7] = [
         Self::ConnectionLost,
         Self::Truncated,

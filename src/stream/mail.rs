@@ -32,8 +32,8 @@ const LONGEST: usize = 64 * 1024;
 pub struct Message(Words);
 
 impl Message {
-    /// One without a name, which clients dispatch as `message`. Each line of `data`, whatever its
-    /// line end, is a `data` field of its own, as clients join them.
+    /// Creates an event without a name, which clients dispatch as `message`. Each line of `data`,
+    /// whatever its line end, is a `data` field of its own, as clients join them.
     ///
     /// # Errors
     ///
@@ -42,7 +42,7 @@ impl Message {
         Self::new(None, data, None)
     }
 
-    /// One with a name.
+    /// Creates an event with a name.
     ///
     /// # Errors
     ///
@@ -69,7 +69,7 @@ impl Message {
     }
 }
 
-/// Why a message cannot be put into a stream.
+/// Why an event cannot be sent into a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {

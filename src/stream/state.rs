@@ -19,7 +19,7 @@ pub enum StreamState {
 }
 
 impl StreamState {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 5] = [
         Self::Connecting,
         Self::Open,
