@@ -21,6 +21,7 @@ use support::{Client, Origin, PATIENCE, Proxy, gate, wait_until};
 
 const SAMPLE: &str = include_str!("../deploy/sse-guard.toml");
 const ALERTS: &str = include_str!("../deploy/prometheus/alerts.yml");
+const ALERT_CASES: &str = include_str!("../deploy/prometheus/alerts_test.yml");
 const DASHBOARD: &str = include_str!("../deploy/grafana/sse-guard.json");
 const UNIT: &str = include_str!("../deploy/systemd/sse-guard.service");
 const DOCKERFILE: &str = include_str!("../deploy/docker/Dockerfile");
@@ -306,6 +307,41 @@ fn alerts_ask_for_what_is_exported_and_say_what_to_do() {
         for key in keys {
             assert!(KEYS.iter().any(|known| known.name == key), "{name}: {key}");
         }
+    }
+}
+
+#[test]
+fn each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() {
+    let alerts: Value = serde_saphyr::from_str(ALERTS).unwrap();
+    let cases: Value = serde_saphyr::from_str(ALERT_CASES).unwrap();
+    let names: Vec<_> = cases["tests"].as_array().unwrap().iter().collect();
+    let count = |name: &str, value: u64| {
+        let is_it = |case: &&&Value| {
+            let check = &case["promql_expr_test"][0];
+            let expression = check["expr"].as_str().unwrap();
+            expression.contains(&format!("\"{name}\"")) && check["exp_samples"][0]["value"] == value
+        };
+        names.iter().filter(is_it).count()
+    };
+    for rule in alerts["groups"][0]["rules"].as_array().unwrap() {
+        let name = rule["alert"].as_str().unwrap();
+        assert!(count(name, 1) > 0, "{name} fires in no case");
+        assert!(count(name, 0) > 0, "{name} fires in every case");
+    }
+}
+
+/// An alert and the health of a route go by the same share.
+#[test]
+fn alerts_have_the_thresholds_of_the_config() {
+    let alerts: Value = serde_saphyr::from_str(ALERTS).unwrap();
+    let key = KEYS.iter().find(|key| key.name == "health.max_error_rate");
+    let bound = format!(">= {} and", key.unwrap().default.unwrap());
+    let rules = alerts["groups"][0]["rules"].as_array().unwrap();
+    for name in ["SseGuardUpstreamErrors", "SseGuardStreamsDoNotOpen"] {
+        let rule = rules.iter().find(|rule| rule["alert"] == name).unwrap();
+        let expression = rule["expr"].as_str().unwrap();
+        assert!(expression.contains(&bound), "{expression}");
+        assert!(expression.ends_with(">= 5"), "{expression}");
     }
 }
 

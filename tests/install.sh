@@ -22,6 +22,24 @@ install_packages() {
     done
 }
 
+# unpack_package COMMAND PACKAGE FOLDER: puts a missing COMMAND of Debian's PACKAGE on the PATH without
+# installing it, as a package that is installed may start a server.
+unpack_package() {
+    local command="$1" package="$2" folder="$3"
+    PATH="$PATH:$folder/usr/bin"
+    if command -v "$command" >/dev/null || ! command -v apt-get >/dev/null; then
+        return 0
+    fi
+    step "unpacking $package"
+    mkdir -p "$folder"
+    (
+        cd "$folder"
+        apt-get download -qq "$package" >/dev/null 2>&1 ||
+            { apt-get update -qq >/dev/null && apt-get download -qq "$package" >/dev/null; }
+        dpkg-deb -x "$package"_*.deb .
+    ) || echo "not available here: continuing without it"
+}
+
 # install_once FOLDER LIST COMMAND...: has COMMAND fill FOLDER, which is kept until LIST, the file with
 # the pinned versions, changes.
 install_once() {

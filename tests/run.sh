@@ -47,9 +47,13 @@ for features in "" axum serve proxy axum,serve axum,proxy; do
 done
 
 # What the parser of tests/deploy.rs cannot judge is whether the expressions are any.
+unpack_package promtool prometheus target/tools/prometheus
 if command -v promtool >/dev/null; then
     step "alert rules"
     promtool check rules deploy/prometheus/alerts.yml
+    promtool test rules deploy/prometheus/alerts_test.yml
+else
+    step "alert rules are not tested: promtool is missing"
 fi
 
 step "docs"
