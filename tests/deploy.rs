@@ -429,6 +429,16 @@ fn the_image_is_built_by_the_oldest_toolchain_that_is_allowed() {
     assert!(DOCKERFILE.contains(&from), "{from}");
 }
 
+/// Where the image listens is a default: a mounted file may set another address.
+#[test]
+fn the_image_sets_no_variable_that_overrides_a_file() {
+    let variables: Vec<_> = DOCKERFILE
+        .lines()
+        .filter_map(|line| line.strip_prefix("ENV "))
+        .collect();
+    assert_eq!(variables, ["SSE_GUARD_DEFAULT_LISTEN=:8080"]);
+}
+
 /// A service manager, as far as its socket goes.
 struct Manager(UnixDatagram);
 

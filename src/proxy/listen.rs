@@ -12,7 +12,7 @@
 use super::config::Takeover;
 use socket2::SockRef;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::{Instant, sleep};
@@ -167,7 +167,8 @@ pub(super) fn listen(
     address: SocketAddr,
     takeover: Takeover,
 ) -> Result<Listener, ListenError> {
-    bind(address, takeover).map_err(|error| ListenError {
+    let (address, result) = with_fallback(address, |address| bind(address, takeover));
+    result.map_err(|error| ListenError {
         key,
         address,
         hint: hint(key, error.kind()),
@@ -176,6 +177,35 @@ pub(super) fn listen(
             && Lock::take(address).is_err(),
         error,
     })
+}
+
+/// All addresses are those of IPv4 where the kernel has no IPv6 (`ipv6.disable=1`, some containers).
+///
+/// Returns the address of the last attempt with its result.
+fn with_fallback<T>(
+    address: SocketAddr,
+    bind: impl Fn(SocketAddr) -> io::Result<T>,
+) -> (SocketAddr, io::Result<T>) {
+    let error = match bind(address) {
+        Err(error) if is_all(address) => error,
+        result => return (address, result),
+    };
+    // These are about the port.
+    let of_port = [io::ErrorKind::AddrInUse, io::ErrorKind::PermissionDenied];
+    if of_port.contains(&error.kind()) {
+        return (address, Err(error));
+    }
+    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+    let result = bind(v4);
+    if result.is_ok() {
+        tracing::info!("IPv6 is not available ({error}): listening on {v4} instead of {address}");
+    }
+    (v4, result)
+}
+
+/// Whether the address is that of a socket for both families.
+fn is_all(address: SocketAddr) -> bool {
+    address.ip() == Ipv6Addr::UNSPECIFIED
 }
 
 /// The same, for a start at the moment at which the previous process gets its signal.
@@ -203,7 +233,7 @@ fn hint(key: &str, kind: io::ErrorKind) -> String {
             format!("; ports below 1024 need privileges: choose another with --{flag}")
         }
         io::ErrorKind::AddrNotAvailable => {
-            "; no interface of this machine has this address: use 0.0.0.0 or [::] for all".into()
+            "; no interface of this machine has this address: leave it out, as in :8080, for all of them".into()
         }
         _ => String::new(),
     }
@@ -246,6 +276,10 @@ fn open(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
     }?;
     // A restart does not have to wait for the last connections' TIME_WAIT.
     socket.set_reuseaddr(true)?;
+    if is_all(address) {
+        // `net.ipv6.bindv6only` selects otherwise.
+        SockRef::from(&socket).set_only_v6(false)?;
+    }
     if is_shared {
         SockRef::from(&socket).set_reuse_port(true)?;
     }
@@ -294,6 +328,45 @@ mod tests {
         let elsewhere = listen("listen", ([192, 0, 2, 1], 1024).into(), Takeover::Drain);
         let error = elsewhere.err().unwrap().to_string();
         assert!(error.contains("no interface"), "{error}");
+    }
+
+    #[test]
+    fn all_addresses_are_those_of_ipv4_without_ipv6() {
+        let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 80));
+        let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80));
+        let loopback = SocketAddr::from((Ipv6Addr::LOCALHOST, 80));
+        // EAFNOSUPPORT has no kind of its own.
+        let other = io::ErrorKind::Other;
+        for (address, error, used, is_bound) in [
+            (all, other, v4, true),
+            (all, io::ErrorKind::AddrNotAvailable, v4, true),
+            (all, io::ErrorKind::AddrInUse, all, false),
+            (all, io::ErrorKind::PermissionDenied, all, false),
+            (loopback, other, loopback, false),
+            (v4, other, v4, true),
+        ] {
+            let (last, result) = with_fallback(address, |address| match address {
+                SocketAddr::V4(_) => Ok(()),
+                SocketAddr::V6(_) => Err(error.into()),
+            });
+            assert_eq!(
+                (last, result.is_ok()),
+                (used, is_bound),
+                "{address} {error}"
+            );
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn all_addresses_take_clients_of_both_families() {
+        let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        let listener = listen("listen", all, Takeover::Drain).unwrap();
+        let address = listener.socket.local_addr().unwrap();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).unwrap();
+        if address.is_ipv6() {
+            assert!(!SockRef::from(&listener.socket).only_v6().unwrap());
+        }
     }
 
     #[cfg(target_os = "linux")]

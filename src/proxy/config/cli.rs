@@ -39,7 +39,8 @@ Each key can be set by flag, environment variable or config file:
   interval = \"5s\"
 
 A flag overrides the environment, which overrides the file, which overrides the default. A value in a \
-[[route]] of the file overrides all of them for the paths of that route.";
+[[route]] of the file overrides all of them for the paths of that route. Variables that begin with \
+SSE_GUARD_DEFAULT_, such as SSE_GUARD_DEFAULT_LISTEN, rank below the file: they are defaults of an image.";
 
 const CHECK_ABOUT: &str =
     "Validate the config; print the effective config and the source of each value";

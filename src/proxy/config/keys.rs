@@ -126,7 +126,7 @@ pub static KEYS: &[Key] = &[
         "listen",
         Kind::Address,
         "127.0.0.1:8080",
-        "Address to accept clients on; 0.0.0.0:8080 for all interfaces",
+        "Address to accept clients on; :8080 for all interfaces, IPv4 and IPv6; localhost stands for 127.0.0.1",
     ),
     proxy(
         "takeover",

@@ -43,7 +43,7 @@ pub enum Kind {
     HeaderOrOff,
     /// A secret of 16 visible characters or more, or `off`.
     SecretOrOff,
-    /// An IP address and a port: `127.0.0.1:8080`.
+    /// An IP address and a port: `127.0.0.1:8080`; `:8080` for all addresses, `localhost:8080` for loopback.
     Address,
     /// The same, or `off`.
     AddressOrOff,

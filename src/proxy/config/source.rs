@@ -49,7 +49,10 @@ pub(super) fn read(inputs: Inputs) -> Result<Loaded, ConfigError> {
         let place = Place::Flag(format!("--{}", key.flag()));
         give(&mut flags, key, text, place, &mut mistakes);
     }
-    let env = read_env(&inputs.env, &mut mistakes);
+    let Environment {
+        defaults: env_defaults,
+        values: env,
+    } = read_env(&inputs.env, &mut mistakes);
     let demo = read_demo(&inputs.demo, &mut mistakes);
     let mut file_text = None;
     let file = match inputs.file {
@@ -70,7 +73,7 @@ pub(super) fn read(inputs: Inputs) -> Result<Loaded, ConfigError> {
     };
 
     let mut global = defaults(&mut mistakes);
-    for layer in [demo, file.global, env, flags] {
+    for layer in [env_defaults, demo, file.global, env, flags] {
         global.extend(layer);
     }
     let config = resolve::resolve(&global, &file.routes, &mut mistakes);
@@ -124,34 +127,56 @@ fn read_demo(demo: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Layer {
 /// The variable that names the config file.
 pub(super) const CONFIG_ENV: &str = "SSE_GUARD_CONFIG";
 
-fn read_env(variables: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Layer {
-    let mut layer = Layer::new();
+/// The prefix of variables that rank below the file, for images: the file that a user mounts overrides
+/// them.
+const DEFAULT_PREFIX: &str = "SSE_GUARD_DEFAULT_";
+
+/// The values of variables, by their rank.
+#[derive(Default)]
+struct Environment {
+    /// Below the file.
+    defaults: Layer,
+    /// Above it.
+    values: Layer,
+}
+
+fn read_env(variables: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Environment {
+    let mut environment = Environment::default();
     for (name, text) in variables {
         if !name.starts_with(ENV_PREFIX) || name == CONFIG_ENV || of_a_container(name, text) {
             continue;
         }
         let place = Place::Env(name.clone());
-        if let Some(key) = KEYS.iter().find(|key| key.env() == *name) {
-            give(&mut layer, key, text, place, mistakes);
+        let (prefix, rest, layer) = match name.strip_prefix(DEFAULT_PREFIX) {
+            Some(rest) => (DEFAULT_PREFIX, rest, &mut environment.defaults),
+            None => (
+                ENV_PREFIX,
+                &name[ENV_PREFIX.len()..],
+                &mut environment.values,
+            ),
+        };
+        // The variable as it would be called above the file.
+        let plain = format!("{ENV_PREFIX}{rest}");
+        let in_its_rank = |plain: &str| plain.replacen(ENV_PREFIX, prefix, 1);
+        if let Some(key) = KEYS.iter().find(|key| key.env() == plain) {
+            give(layer, key, text, place, mistakes);
             continue;
         }
-        if let Some(key) = renamed(name, env_name) {
-            mistakes.push(Mistake::new(
-                place,
-                "",
-                format!("is now called {}", key.env()),
-            ));
+        if let Some(key) = renamed(&plain, env_name) {
+            let problem = format!("is now called {}", in_its_rank(&key.env()));
+            mistakes.push(Mistake::new(place, "", problem));
             continue;
         }
         let names: Vec<String> = KEYS.iter().map(Key::env).collect();
-        let known = names.iter().map(String::as_str).chain([CONFIG_ENV]);
-        let hint = match suggest::nearest(name, known) {
-            Some(near) => format!("; did you mean {near}?"),
+        let of_a_file = (prefix == ENV_PREFIX).then_some(CONFIG_ENV);
+        let known = names.iter().map(String::as_str).chain(of_a_file);
+        let hint = match suggest::nearest(&plain, known) {
+            Some(near) => format!("; did you mean {}?", in_its_rank(near)),
             None => "; `sse-guard --help` lists them all".to_owned(),
         };
         mistakes.push(Mistake::new(place, "", format!("unknown variable{hint}")));
     }
-    layer
+    environment
 }
 
 /// Whether the variable is one that Kubernetes or Docker sets for a service called `sse-guard`.
@@ -241,6 +266,62 @@ pub(in crate::proxy) mod tests {
         assert_eq!(seconds(false, false, true, true), 3);
         assert_eq!(seconds(false, false, false, true), 4);
         assert_eq!(seconds(false, false, false, false), 15);
+    }
+
+    #[test]
+    fn a_default_of_the_environment_beats_only_the_default_of_its_key() {
+        let env = [
+            ("SSE_GUARD_DEFAULT_LISTEN", ":1"),
+            ("SSE_GUARD_DEFAULT_DRAIN_DELAY", "1s"),
+            ("SSE_GUARD_DEFAULT_DRAIN_WINDOW", "1s"),
+            ("SSE_GUARD_DRAIN_WINDOW", "2s"),
+        ];
+        let text = "upstream.url = 'http://app'\nlisten = ':3'".to_owned();
+        let loaded = |file: bool, demo: bool| {
+            let file = file.then(|| FileText {
+                name: "a.toml".to_owned(),
+                text: text.clone(),
+            });
+            let mut values = vec![("upstream.url", "http://app")];
+            values.extend(demo.then_some(("listen", ":2")));
+            let inputs = Inputs {
+                env: pairs(&env),
+                file: file.map(Ok),
+                demo: pairs(&values),
+                ..Inputs::default()
+            };
+            read(inputs).unwrap().config
+        };
+        let port = |file, demo| loaded(file, demo).listen.port();
+        assert_eq!(port(false, false), 1);
+        assert_eq!(port(false, true), 2);
+        assert_eq!(port(true, true), 3);
+        let drain = loaded(true, false).drain;
+        assert_eq!(drain.delay.as_secs(), 1);
+        assert_eq!(drain.window.as_secs(), 2);
+    }
+
+    #[test]
+    fn a_wrong_default_of_the_environment_is_a_mistake_in_its_own_name() {
+        let error = from_env(&[
+            ("SSE_GUARD_DEFAULT_CONFIG", "a.toml"),
+            ("SSE_GUARD_DEFAULT_LISTENN", ":80"),
+            ("SSE_GUARD_DEFAULT_LIMIT_PER_IP", "0"),
+            ("SSE_GUARD_DEFAULT_IDLE_PINGS", "a"),
+        ]);
+        let text = error.unwrap_err().to_string();
+        for part in [
+            "SSE_GUARD_DEFAULT_CONFIG: unknown variable",
+            "SSE_GUARD_DEFAULT_LISTENN: unknown variable; did you mean SSE_GUARD_DEFAULT_LISTEN?",
+            "SSE_GUARD_DEFAULT_LIMIT_PER_IP: 0 would reject everything",
+            "SSE_GUARD_DEFAULT_IDLE_PINGS: is now called SSE_GUARD_DEFAULT_IDLE_IGNORE_EVENTS",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert!(
+            KEYS.iter()
+                .all(|key| !key.env().starts_with(DEFAULT_PREFIX))
+        );
     }
 
     #[test]

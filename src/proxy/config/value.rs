@@ -1,6 +1,6 @@
 //! Values: from text or TOML to a [`Kind`], with problems that name a correct value.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -401,12 +401,26 @@ fn choice(words: &[&'static str], text: &str) -> Result<Value, String> {
     ))
 }
 
+/// An IP address and a port, `:8080` for all addresses of both families, or `localhost:8080`.
+///
+/// `localhost` is not looked up: it is loopback by RFC 6761, whatever the machine's files contain.
 fn address(text: &str) -> Result<SocketAddr, String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    // `u16` takes a sign, too.
+    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse::<u16>().ok().filter(|_| digits);
+    let named: Option<IpAddr> = match host {
+        "" if text.starts_with(':') => Some(Ipv6Addr::UNSPECIFIED.into()),
+        _ if host.eq_ignore_ascii_case("localhost") => Some(Ipv4Addr::LOCALHOST.into()),
+        _ => None,
+    };
+    if let Some(address) = named.zip(port) {
+        return Ok(address.into());
+    }
     text.parse().map_err(|_| {
-        let port = text.rsplit_once(':').map_or(text, |(_, port)| port);
-        let port = port.parse::<u16>().unwrap_or(8080);
+        let port = port.unwrap_or(8080);
         format!(
-            "{} is not an IP address and port; write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for all interfaces",
+            "{} is not an IP address and port; write \"127.0.0.1:{port}\", or \":{port}\" for all interfaces",
             echo(text)
         )
     })

@@ -172,9 +172,31 @@ fn a_choice_knows_its_words() {
 }
 
 #[test]
-fn an_address_has_numbers_only() {
-    assert!(Value::from_text(Kind::Address, "[::1]:80").is_ok());
-    for text in ["localhost:9000", ":9000", "9000"] {
+fn an_address_is_numeric_localhost_or_all() {
+    for kind in [Kind::Address, Kind::AddressOrOff] {
+        for (text, address) in [
+            ("[::1]:80", "[::1]:80"),
+            (":80", "[::]:80"),
+            (":0", "[::]:0"),
+            ("localhost:80", "127.0.0.1:80"),
+            ("LocalHost:80", "127.0.0.1:80"),
+        ] {
+            let address = Value::Address(address.parse().unwrap());
+            assert_eq!(Value::from_text(kind, text), Ok(address), "{text}");
+        }
+    }
+    for text in [
+        ":",
+        ":+80",
+        ":65536",
+        "localhost",
+        "localhost:",
+        "::80",
+        "*:80",
+    ] {
+        assert!(Value::from_text(Kind::Address, text).is_err(), "{text}");
+    }
+    for text in ["localhost.:9000", "app.test:9000", "9000"] {
         assert!(
             problem(Kind::Address, text).contains("\"127.0.0.1:9000\""),
             "{text}"
