@@ -44,7 +44,7 @@ use crate::family::Family;
 use crate::guard::{At, Guard, Head, Policy, Rule, Verdict};
 use crate::rejection::Rejection;
 use crate::stream::Stream;
-use crate::wire::{Words, WordsError};
+use crate::wire::{Timestamped, Words, WordsError};
 use http::Request;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,15 +61,15 @@ const TIMES: u32 = 128;
 /// The bytes of a heartbeat.
 #[derive(Clone, Debug)]
 pub struct HeartbeatStyle {
-    words: Words,
+    words: Timestamped,
     /// In place of them, to clients of that family.
-    anthropic: Option<Words>,
+    anthropic: Option<Timestamped>,
 }
 
 impl HeartbeatStyle {
-    fn of(words: Words) -> Self {
+    fn of(words: impl Into<Timestamped>) -> Self {
         Self {
-            words,
+            words: words.into(),
             anthropic: None,
         }
     }
@@ -82,8 +82,8 @@ impl HeartbeatStyle {
     /// If `text` contains CR or LF.
     pub fn auto(text: &str) -> Result<Self, WordsError> {
         Ok(Self {
-            words: Words::comment(text, false)?,
-            anthropic: Some(Words::event("ping", r#"{"type": "ping"}"#)?),
+            words: Words::comment(text, false)?.into(),
+            anthropic: Some(Words::event("ping", r#"{"type": "ping"}"#)?.into()),
         })
     }
 
@@ -109,11 +109,14 @@ impl HeartbeatStyle {
 
     /// Sends a named event with data, for client code that listens for one: comments do not reach it.
     ///
+    /// `{now}` in `data` is replaced by the Unix time at the moment of sending, in whole seconds, for
+    /// clients that show when the last heartbeat came: `{"now":{now}}` is sent as `{"now":1767225600}`.
+    ///
     /// # Errors
     ///
     /// If either is empty or contains CR or LF.
     pub fn event(name: &str, data: &str) -> Result<Self, WordsError> {
-        Words::event(name, data).map(Self::of)
+        Timestamped::event(name, data).map(Self::of)
     }
 }
 
@@ -271,6 +274,7 @@ fn nanos(time: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::guard::testing::{Upstream, ask, get};
+    use std::time::{SystemTime, UNIX_EPOCH};
 
     fn every(secs: u64) -> HeartbeatLayer {
         HeartbeatLayer::new(Duration::from_secs(secs))
@@ -422,6 +426,25 @@ mod tests {
             let layer = every(10).style(style.unwrap()).immediate(false);
             assert_eq!(get(layer, upstream).await.text().await, expected);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_event_has_the_time_of_its_own_sending() {
+        let style = HeartbeatStyle::event("ping", r#"{"now":{now}}"#).unwrap();
+        let upstream = Upstream::new().send("data: 1\r\n\r\n").wait(25);
+        let before = SystemTime::now();
+        let text = get(every(10).style(style), upstream).await.text().await;
+        let after = SystemTime::now();
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let mut rest = text.strip_prefix("data: 1\r\n\r\n").unwrap();
+        for _ in 0..2 {
+            rest = rest.strip_prefix("event: ping\r\ndata: {\"now\":").unwrap();
+            let (now, behind) = rest.split_once("}\r\n\r\n").unwrap();
+            let now = now.parse::<u64>().unwrap();
+            assert!((seconds(before)..=seconds(after)).contains(&now), "{now}");
+            rest = behind;
+        }
+        assert_eq!(rest, "");
     }
 
     #[tokio::test(start_paused = true)]

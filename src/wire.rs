@@ -5,6 +5,7 @@
 //!
 //! - [`Aligner`] cuts a stream of chunks so that what leaves it are whole events;
 //! - [`Scanner`] looks into the events that pass, without a copy;
+//! - `timestamped` writes an event of ours with the time in it;
 //! - `words` writes what we say ourselves, in the stream's own line end.
 
 mod align;
@@ -14,11 +15,13 @@ mod position;
 #[cfg(test)]
 mod properties;
 mod scan;
+mod timestamped;
 mod words;
 
 pub use align::{Aligner, DEFAULT_HOLD};
 pub use position::LineEnd;
 pub(crate) use scan::{KEEP, Seen};
 pub use scan::{RawEvent, Scanner};
+pub(crate) use timestamped::Timestamped;
 pub(crate) use words::Words;
 pub use words::WordsError;

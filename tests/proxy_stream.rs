@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::time::{SystemTime, UNIX_EPOCH};
 use support::{Answer, End, Origin, Proxy};
 
 fn text(bytes: Vec<u8>) -> String {
@@ -90,6 +91,41 @@ fn heartbeats_stand_between_events_however_the_bytes_are_cut() {
                 || between.starts_with("id: ") && between.ends_with(&format!("{end}{end}"));
             assert!(whole, "{between:?} in {seen:?}");
         }
+    }
+}
+
+/// For clients that show the last heartbeat.
+#[test]
+fn each_heartbeat_has_the_time_at_which_it_is_sent() {
+    let seconds = || {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.unwrap().as_secs()
+    };
+    let origin = streaming(|to| {
+        to.chunk("data: 1\r\n\r\n");
+        to.wait_for_close();
+    });
+    let flags = [
+        "--heartbeat-interval=20ms",
+        "--heartbeat-style=event",
+        "--heartbeat-event=hb",
+        r#"--heartbeat-data={"now":{now},"again":{now}}"#,
+    ];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let mut client = proxy.get("/");
+    client.head();
+    let started = seconds();
+    client.read_until("data: 1\r\n\r\n");
+    let mut last = started;
+    // Until the second has changed.
+    while last == started {
+        let event = client.read_until("\r\n\r\n");
+        let now: String = event.chars().filter(char::is_ascii_digit).collect();
+        let now = now[..now.len() / 2].parse().unwrap();
+        assert!((last..=seconds()).contains(&now), "{event}");
+        let expected = format!("event: hb\r\ndata: {{\"now\":{now},\"again\":{now}}}\r\n\r\n");
+        assert_eq!(event, expected);
+        last = now;
     }
 }
 

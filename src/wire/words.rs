@@ -43,11 +43,20 @@ impl Words {
 
     /// Lines, of which an empty one is a blank line.
     fn lines(lines: &[String]) -> Self {
+        let mut lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        lines.push("");
+        Self::part(&lines)
+    }
+
+    /// Lines with line ends between them, and none behind the last.
+    pub(super) fn part(lines: &[&str]) -> Self {
         Self([LineEnd::Lf, LineEnd::CrLf, LineEnd::Cr].map(|end| {
             let mut bytes = Vec::new();
-            for line in lines {
+            for (number, line) in lines.iter().enumerate() {
+                if number > 0 {
+                    bytes.extend_from_slice(end.as_bytes());
+                }
                 bytes.extend_from_slice(line.as_bytes());
-                bytes.extend_from_slice(end.as_bytes());
             }
             bytes.into()
         }))

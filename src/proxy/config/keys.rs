@@ -345,7 +345,7 @@ pub static KEYS: &[Key] = &[
         "heartbeat.data",
         Kind::Filled,
         "{}",
-        "Data of the style event; clients drop an event without data",
+        "Data of the style event; {now} in it becomes the Unix time in seconds; clients drop an event without data",
     ),
     route(
         "heartbeat.immediate",
