@@ -14,6 +14,7 @@ pub mod config;
 mod demo;
 mod files;
 mod headers;
+mod health_command;
 mod judge;
 mod listen;
 mod logging;

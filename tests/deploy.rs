@@ -439,6 +439,26 @@ fn the_image_sets_no_variable_that_overrides_a_file() {
     assert_eq!(variables, ["SSE_GUARD_DEFAULT_LISTEN=:8080"]);
 }
 
+#[test]
+fn the_health_check_of_the_image_finds_the_proxy() {
+    let (_, check) = DOCKERFILE.split_once("\nHEALTHCHECK ").unwrap();
+    let (_, command) = check.split_once("CMD ").unwrap();
+    let command: Vec<String> = serde_json::from_str(command.lines().next().unwrap()).unwrap();
+    // An image has no shell, and the entry point is not applied.
+    let binary = "/usr/local/bin/sse-guard";
+    assert!(DOCKERFILE.contains(&format!("ENTRYPOINT [\"{binary}\"]")));
+    assert_eq!(command[0], binary);
+    let origin = Origin::start(|_, _| {});
+    let proxy = Proxy::start(origin.addr, &["--admin-listen=127.0.0.1:0"]);
+    let check = |listen: &str| {
+        let mut run = Command::new(env!("CARGO_BIN_EXE_sse-guard"));
+        run.env_clear().env("SSE_GUARD_ADMIN_LISTEN", listen);
+        run.args(&command[1..]).output().unwrap().status.code()
+    };
+    assert_eq!(check(&proxy.admin().to_string()), Some(0));
+    assert_eq!(check("off"), Some(1));
+}
+
 /// A service manager, as far as its socket goes.
 struct Manager(UnixDatagram);
 

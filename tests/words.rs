@@ -253,7 +253,12 @@ fn sources(folder: &str) -> Vec<PathBuf> {
 #[test]
 fn help_is_plain() {
     let mut found = Vec::new();
-    for args in [&["--help"][..], &["check", "--help"], &["demo", "--help"]] {
+    for args in [
+        &["--help"][..],
+        &["check", "--help"],
+        &["health", "--help"],
+        &["demo", "--help"],
+    ] {
         let output = Command::new(env!("CARGO_BIN_EXE_sse-guard"))
             .args(args)
             .output()

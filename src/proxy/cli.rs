@@ -8,7 +8,7 @@ use super::logging::{self, Logging};
 use super::running::{Common, Inherited, Running, Source};
 use super::server::{self, AdminServer, Proxy};
 use super::watch::Watch;
-use super::{budget, demo, files, notify, pulse};
+use super::{budget, demo, files, health_command, notify, pulse};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -42,7 +42,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let code = runtime.block_on(start(source));
+    let code = if source.matches.subcommand_name() == Some("health") {
+        runtime.block_on(health_command::run(&source.matches))
+    } else {
+        runtime.block_on(start(source))
+    };
     // What is left are connections that had their time.
     runtime.shutdown_background();
     code

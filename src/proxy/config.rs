@@ -38,9 +38,9 @@ mod value;
 
 pub use super::path::Normalize;
 pub(super) use check::host_and_port;
-pub(in crate::proxy) use cli::{CHANGED, PORT, STRICT};
+pub(in crate::proxy) use cli::{CHANGED, DEFAULT_TIMEOUT, LIVE, PORT, STRICT, TIMEOUT};
 pub use cli::{command, load, process_env};
-pub(super) use cli::{file_name, hung, read_text};
+pub(super) use cli::{file_name, hung, load_admin, read_text};
 pub use keys::{KEYS, Key};
 pub use kind::Kind;
 pub use mistake::{ConfigError, Mistake, Place};
@@ -52,6 +52,7 @@ pub use settings::{
     RequestsFormat, Resume, Rotation, Route, Settings, Style, Takeover, TrustedHeader, Unavailable,
     Upstream,
 };
+pub(super) use source::AdminAccess;
 pub use source::Loaded;
 #[cfg(test)]
 pub(super) use source::tests::from_file;

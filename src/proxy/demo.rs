@@ -54,7 +54,7 @@ pub(super) fn origin_address(config: &Config) -> SocketAddr {
 }
 
 /// As a client on this machine connects to it.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(Ipv4Addr::LOCALHOST.into());
     }

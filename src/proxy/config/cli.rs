@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read};
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::keys::{ENV_PREFIX, KEYS, Key, RENAMED, flag_name};
 use super::kind::Kind;
 use super::mistake::{ConfigError, Mistake, Place};
-use super::source::{self, CONFIG_ENV, FileText, Inputs, Loaded};
+use super::source::{self, AdminAccess, CONFIG_ENV, FileText, Inputs, Loaded};
+use super::value::Value;
 
 const ABOUT: &str = "Reverse proxy that hardens Server-Sent Events streams";
 
@@ -56,6 +58,31 @@ pub(in crate::proxy) const STRICT: &str = "strict";
 /// Flag of `demo`.
 pub(in crate::proxy) const PORT: &str = "port";
 
+const HEALTH_ABOUT: &str = "Check a running proxy, for images without an HTTP client";
+
+const HEALTH_LONG_ABOUT: &str = "\
+Check a running proxy, for images without an HTTP client.
+
+Requests /readyz of the admin address: 200 while the proxy accepts new streams, 503 while it stops or \
+a required upstream is unreachable. Exits with 0 if the status is 200, and with 1 otherwise; prints one \
+line with the status and the reasons. If the proxy has an admin.token, only the reasons require it.
+
+The address is admin.listen of the proxy's config: of the same file and environment, and of the flags of \
+this command. Repeat flags of the proxy that set it, such as --config and --admin-listen.
+
+In a Dockerfile:
+  HEALTHCHECK --interval=10s --timeout=5s \\
+    CMD [\"/usr/local/bin/sse-guard\", \"health\"]
+Where unhealthy containers are restarted, as by Docker Swarm, use --live: a restart does not help while an \
+upstream is unreachable, and closes streams.";
+
+/// A flag of `health`.
+pub(in crate::proxy) const LIVE: &str = "live";
+/// A flag of `health`.
+pub(in crate::proxy) const TIMEOUT: &str = "timeout";
+/// Its default, below the timeout that container runtimes have.
+pub(in crate::proxy) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
+
 const DEMO_ABOUT: &str =
     "Start a demo upstream with fragile event streams, and the proxy in front of it";
 
@@ -63,7 +90,7 @@ const DEMO_ABOUT: &str =
 const TOP_HEADING: &str = "Proxy";
 
 /// The command line of the proxy: a flag for each of [`KEYS`], `--config`, and the subcommands
-/// `check` and `demo`, which take the same flags.
+/// `check`, `health` and `demo`, which take the same flags.
 ///
 /// It reads the arguments only; [`load`] adds environment and file.
 #[must_use]
@@ -101,6 +128,24 @@ pub fn command() -> Command {
                 ),
         )
         .subcommand(
+            Command::new("health")
+                .about(HEALTH_ABOUT)
+                .long_about(HEALTH_LONG_ABOUT)
+                .arg(
+                    Arg::new(LIVE)
+                        .long(LIVE)
+                        .action(ArgAction::SetTrue)
+                        .help("Request /healthz, which is 200 while the process runs"),
+                )
+                .arg(
+                    Arg::new(TIMEOUT)
+                        .long(TIMEOUT)
+                        .value_name("DURATION")
+                        .value_parser(timeout)
+                        .help("Time limit of the whole check [default: 3s]"),
+                ),
+        )
+        .subcommand(
             Command::new("demo").about(DEMO_ABOUT).arg(
                 Arg::new(PORT)
                     .long(PORT)
@@ -109,6 +154,13 @@ pub fn command() -> Command {
                     .help("Port of the proxy [default: 8080]; upstream and dashboard use the next two ports"),
             ),
         )
+}
+
+fn timeout(text: &str) -> Result<Duration, String> {
+    match Value::from_text(Kind::Duration, text)? {
+        Value::Duration(duration) => Ok(duration),
+        _ => Err("is not a duration".to_owned()),
+    }
 }
 
 /// The variables of this process, in a form that [`load`] takes.
@@ -139,6 +191,22 @@ pub fn load(
     env: impl Iterator<Item = (String, String)>,
     overrides: &[(&str, String)],
 ) -> Result<Loaded, ConfigError> {
+    source::read(inputs(matches, env, overrides))
+}
+
+/// The part of the configuration by which a running proxy is reached. Mistakes elsewhere do not matter.
+pub(in crate::proxy) fn load_admin(
+    matches: &ArgMatches,
+    env: impl Iterator<Item = (String, String)>,
+) -> AdminAccess {
+    source::read_admin(inputs(matches, env, &[]))
+}
+
+fn inputs(
+    matches: &ArgMatches,
+    env: impl Iterator<Item = (String, String)>,
+    overrides: &[(&str, String)],
+) -> Inputs {
     // Flags may stand before a subcommand or after it; clap hands them all down to it.
     let matches = matches.subcommand().map_or(matches, |(_, inner)| inner);
     // Sorted, so that mistakes have a stable order; of two with one name the last counts.
@@ -146,7 +214,7 @@ pub fn load(
         .filter(|(name, _)| name.starts_with(ENV_PREFIX))
         .collect();
     let file = file(matches, &env);
-    source::read(Inputs {
+    Inputs {
         flags: KEYS
             .iter()
             .filter_map(|key| {
@@ -163,7 +231,7 @@ pub fn load(
             .iter()
             .map(|(name, text)| ((*name).to_owned(), text.clone()))
             .collect(),
-    })
+    }
 }
 
 /// The name of the file that [`load`] would read.

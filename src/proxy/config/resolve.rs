@@ -283,21 +283,37 @@ fn budget<T: FromValue>(
     Ok(given.map_or(Budget::Off, |given| Budget::Of(number(given))))
 }
 
+const ADMIN_LISTEN: &str = "admin.listen";
+const ADMIN_TOKEN: &str = "admin.token";
+/// The keys of [`admin_access`].
+pub(super) const ADMIN_ACCESS: [&str; 2] = [ADMIN_LISTEN, ADMIN_TOKEN];
+
+/// The admin address and its token; none where the value is missing.
+pub(super) fn admin_access(global: &Layer) -> (Option<SocketAddr>, Option<String>) {
+    let proxy = Scope {
+        global,
+        route: None,
+    };
+    let listen: Result<Option<_>, _> = proxy.get(ADMIN_LISTEN);
+    let token: Result<Option<_>, _> = proxy.get(ADMIN_TOKEN);
+    (listen.unwrap_or_default(), token.unwrap_or_default())
+}
+
 fn admin(
     proxy: Scope<'_>,
     clients: SocketAddr,
     problems: &mut Vec<Mistake>,
 ) -> Result<Admin, Mistake> {
-    const LISTEN: &str = "admin.listen";
     let header: Option<String> = proxy.get("admin.user_header")?;
-    let given = proxy.given(LISTEN);
+    let given = proxy.given(ADMIN_LISTEN);
     let admin = Admin {
-        listen: proxy.get(LISTEN)?,
-        token: proxy.get("admin.token")?,
+        listen: proxy.get(ADMIN_LISTEN)?,
+        token: proxy.get(ADMIN_TOKEN)?,
         user_header: header.and_then(|name| name.parse().ok()),
     };
     let mut refuse = |problem| {
-        problems.extend(given.map(|given| Mistake::new(given.place.clone(), LISTEN, problem)));
+        problems
+            .extend(given.map(|given| Mistake::new(given.place.clone(), ADMIN_LISTEN, problem)));
     };
     if let Some(address) = admin.listen {
         // Port 0 is another one each time.

@@ -1,5 +1,7 @@
 //! The sources of values, and their precedence.
 
+use std::net::SocketAddr;
+
 use super::keys::{ENV_PREFIX, KEYS, Key, env_name, find, renamed};
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{ConfigError, Mistake, Place};
@@ -44,21 +46,75 @@ pub(super) struct Inputs {
 /// Reads all inputs and reports every mistake in them, or returns the combined config.
 pub(super) fn read(inputs: Inputs) -> Result<Loaded, ConfigError> {
     let mut mistakes = Vec::new();
+    let merged = merge(inputs, &mut mistakes);
+    // Without the file, further checks would report mistakes that may not exist.
+    if !merged.is_file_read {
+        return Err(ConfigError { mistakes });
+    }
+    let config = resolve::resolve(&merged.global, &merged.routes, &mut mistakes);
+    match config {
+        Some(config) if mistakes.is_empty() => Ok(Loaded {
+            config,
+            global: merged.global,
+            routes: merged.routes,
+            file_text: merged.file_text,
+        }),
+        _ => Err(ConfigError { mistakes }),
+    }
+}
+
+/// How a running proxy is reached.
+#[derive(Debug)]
+pub(in crate::proxy) struct AdminAccess {
+    /// `admin.listen`.
+    pub(in crate::proxy) listen: Option<SocketAddr>,
+    /// `admin.token`.
+    pub(in crate::proxy) token: Option<String>,
+    /// Mistakes because of which these may not be those of the proxy.
+    pub(in crate::proxy) mistakes: Vec<Mistake>,
+}
+
+/// Reads just the admin address and its token, also from inputs with mistakes.
+pub(super) fn read_admin(inputs: Inputs) -> AdminAccess {
+    let mut mistakes = Vec::new();
+    let merged = merge(inputs, &mut mistakes);
+    let (listen, token) = resolve::admin_access(&merged.global);
+    // Of a file that cannot be read each mistake counts.
+    if merged.is_file_read {
+        mistakes.retain(|mistake| resolve::ADMIN_ACCESS.contains(&mistake.key.as_str()));
+    }
+    AdminAccess {
+        listen,
+        token,
+        mistakes,
+    }
+}
+
+/// All inputs, merged by their rank.
+struct Merged {
+    global: Layer,
+    routes: Vec<RouteLayer>,
+    file_text: Option<String>,
+    /// Whether the file's values are among them; also if there is none.
+    is_file_read: bool,
+}
+
+fn merge(inputs: Inputs, mistakes: &mut Vec<Mistake>) -> Merged {
     let mut flags = Layer::new();
     for (key, text) in &inputs.flags {
         let place = Place::Flag(format!("--{}", key.flag()));
-        give(&mut flags, key, text, place, &mut mistakes);
+        give(&mut flags, key, text, place, mistakes);
     }
     let Environment {
         defaults: env_defaults,
         values: env,
-    } = read_env(&inputs.env, &mut mistakes);
-    let demo = read_demo(&inputs.demo, &mut mistakes);
+    } = read_env(&inputs.env, mistakes);
+    let demo = read_demo(&inputs.demo, mistakes);
     let mut file_text = None;
     let file = match inputs.file {
         None => Some(file::FileLayers::default()),
         Some(Ok(file)) => {
-            let layers = file::read(&file.name, &file.text, &mut mistakes);
+            let layers = file::read(&file.name, &file.text, mistakes);
             file_text = Some(file.text);
             layers
         }
@@ -67,24 +123,17 @@ pub(super) fn read(inputs: Inputs) -> Result<Loaded, ConfigError> {
             None
         }
     };
-    // Without the file, further checks would report mistakes that may not exist.
-    let Some(file) = file else {
-        return Err(ConfigError { mistakes });
-    };
-
-    let mut global = defaults(&mut mistakes);
+    let is_file_read = file.is_some();
+    let file = file.unwrap_or_default();
+    let mut global = defaults(mistakes);
     for layer in [env_defaults, demo, file.global, env, flags] {
         global.extend(layer);
     }
-    let config = resolve::resolve(&global, &file.routes, &mut mistakes);
-    match config {
-        Some(config) if mistakes.is_empty() => Ok(Loaded {
-            config,
-            global,
-            routes: file.routes,
-            file_text,
-        }),
-        _ => Err(ConfigError { mistakes }),
+    Merged {
+        global,
+        routes: file.routes,
+        file_text,
+        is_file_read,
     }
 }
 
