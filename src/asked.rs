@@ -1,5 +1,6 @@
 //! Kind of a request, and kind of its response.
 
+use crate::cache_control::CacheControl;
 use crate::family::Family;
 use crate::head::{accepts_event_stream, is_encoded, is_event_stream};
 use crate::stream::Stream;
@@ -13,6 +14,8 @@ pub struct Asked {
     pub(crate) family: Family,
     /// Somebody has said what family it is, whatever its client and upstream say.
     pub(crate) is_family_said: bool,
+    /// What becomes of the `Cache-Control` of its stream.
+    pub(crate) cache_control: CacheControl,
 }
 
 impl Asked {
@@ -24,6 +27,7 @@ impl Asked {
                 && accepts_event_stream(request.headers()),
             family: Family::of(request),
             is_family_said: request.extensions().get::<Family>().is_some(),
+            cache_control: CacheControl::of(request.extensions()).unwrap_or_default(),
         }
     }
 
@@ -132,6 +136,7 @@ mod tests {
             accepts_stream: true,
             family: Family::Raw,
             is_family_said: false,
+            cache_control: CacheControl::Replace,
         };
         let mut response = Response::builder().status(status);
         for (name, value) in headers {

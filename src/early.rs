@@ -89,6 +89,7 @@ pub use body::EarlyBody;
 
 use crate::answer::Own;
 use crate::asked::Asked;
+use crate::cache_control::CacheControl;
 use crate::cors::{Granted, Unreadable};
 use crate::family::Family;
 use crate::guard::BoxError;
@@ -351,7 +352,7 @@ fn answer<F, B>(request: Pin<Box<Waiting<F>>>) -> Response<EarlyBody<F, B>> {
     let event_stream = HeaderValue::from_static(EVENT_STREAM);
     response.headers_mut().insert(CONTENT_TYPE, event_stream);
     // There may be no guard outside that does.
-    head::harden(response.headers_mut());
+    head::harden(response.headers_mut(), CacheControl::Replace);
     response.extensions_mut().insert(Begun(stream));
     response.extensions_mut().insert(Own);
     response

@@ -21,6 +21,7 @@ pub(crate) use rule::{Failure, Head, Rule};
 
 use crate::answer::{InPlaceOf, WaitsInPlaceOf};
 use crate::asked::{Asked, Kind};
+use crate::cache_control::CacheControl;
 use crate::early::StreamAsked;
 use crate::family::Family;
 use crate::head;
@@ -28,7 +29,7 @@ use crate::rejection::{Rejected, Rejection};
 use crate::stream::{Begun, Stream};
 use crate::wire::{Aligner, DEFAULT_HOLD};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::pin::Pin;
@@ -40,11 +41,22 @@ use tower_service::Service;
 pub struct Guard<S, R> {
     inner: S,
     rule: R,
+    cache_control: Option<CacheControl>,
 }
 
 impl<S, R> Guard<S, R> {
     pub(crate) fn new(inner: S, rule: R) -> Self {
-        Self { inner, rule }
+        Self {
+            inner,
+            rule,
+            cache_control: None,
+        }
+    }
+
+    /// What becomes of a stream's `Cache-Control`; without it, what a guard outside has set.
+    pub(crate) fn with_cache_control(mut self, cache_control: Option<CacheControl>) -> Self {
+        self.cache_control = cache_control;
+        self
     }
 
     /// The service inside.
@@ -69,6 +81,10 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
+        if let Some(cache_control) = self.cache_control {
+            // Guards inside rewrite the head first.
+            request.extensions_mut().insert(cache_control);
+        }
         let asked = Asked::of(&request);
         let is_plain = || {
             let flag = request.extensions().get::<StreamAsked>();
@@ -170,7 +186,7 @@ fn opened<R: Rule, B>(
         }
     }
     if R::SPEAKS && !rejected && asked.is_head_of_stream(&parts) {
-        head::harden(&mut parts.headers);
+        harden(&mut parts, asked);
     }
     let head = Head {
         asked,
@@ -193,7 +209,7 @@ fn opened<R: Rule, B>(
             }
             let aligner = match (kind, R::SPEAKS) {
                 (Kind::Stream, true) => {
-                    head::harden(&mut parts.headers);
+                    harden(&mut parts, asked);
                     Aligner::with_hold(if stream.align() { 0 } else { DEFAULT_HOLD })
                 }
                 (Kind::Stream, false) => Aligner::with_hold(0),
@@ -204,4 +220,13 @@ fn opened<R: Rule, B>(
         _ => Guarded::carry(body, policy),
     };
     Response::from_parts(parts, body)
+}
+
+fn harden(head: &mut response::Parts, asked: &Asked) {
+    let cache_control = CacheControl::of(&head.extensions).unwrap_or(asked.cache_control);
+    if cache_control == CacheControl::Keep {
+        // Guards outside have not seen what was set for this one.
+        head.extensions.insert(cache_control);
+    }
+    head::harden(&mut head.headers, cache_control);
 }

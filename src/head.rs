@@ -2,9 +2,8 @@
 
 mod media_type;
 
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
-};
+use crate::cache_control::CacheControl;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub(crate) const EVENT_STREAM: &str = "text/event-stream";
@@ -115,23 +114,25 @@ pub(crate) fn ask_for_identity(headers: &mut HeaderMap) {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
-/// Makes the head of a stream say what caches, compressors and buffering proxies need to hear.
-pub(crate) fn harden(headers: &mut HeaderMap) {
+/// Makes the head of a stream fit for caches, compressors and buffering proxies.
+pub(crate) fn harden(headers: &mut HeaderMap, cache_control: CacheControl) {
     headers.remove(CONTENT_LENGTH);
-    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    let says = |directive: &[u8]| list_has(headers, &CACHE_CONTROL, directive);
-    if !says(b"no-store") {
-        let value = match says(b"private") {
-            true => "private, no-cache, no-transform",
-            false => "no-cache, no-transform",
-        };
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static(value));
+    let no = HeaderValue::from_static("no");
+    match cache_control {
+        CacheControl::Replace => {
+            headers.insert(X_ACCEL_BUFFERING, no);
+        }
+        CacheControl::Keep => {
+            headers.entry(X_ACCEL_BUFFERING).or_insert(no);
+        }
     }
+    cache_control.apply(headers);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::header::CACHE_CONTROL;
 
     #[test]
     fn a_body_can_be_shown_when_it_is_text_in_no_coding() {
@@ -205,31 +206,22 @@ mod tests {
 
     #[test]
     fn the_head_forbids_to_buffer_and_to_transform() {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("7"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
-        harden(&mut headers);
-        assert_eq!(headers[CACHE_CONTROL], "no-cache, no-transform");
-        assert_eq!(headers[X_ACCEL_BUFFERING], "no");
-        assert!(!headers.contains_key(CONTENT_LENGTH));
-    }
+        for (cache_control, expected, buffering) in [
+            (CacheControl::Replace, "no-cache, no-transform", "no"),
+            (CacheControl::Keep, "max-age=60, no-transform", "yes"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("7"));
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
+            let mut buffered = headers.clone();
+            harden(&mut headers, cache_control);
+            assert_eq!(headers[CACHE_CONTROL], expected);
+            assert_eq!(headers[X_ACCEL_BUFFERING], "no");
+            assert!(!headers.contains_key(CONTENT_LENGTH));
 
-    #[test]
-    fn what_is_private_stays_so() {
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            CACHE_CONTROL,
-            HeaderValue::from_static("max-age=60, Private"),
-        );
-        harden(&mut headers);
-        assert_eq!(headers[CACHE_CONTROL], "private, no-cache, no-transform");
-    }
-
-    #[test]
-    fn no_store_is_stricter_and_stays() {
-        let mut headers = HeaderMap::new();
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, No-Store"));
-        harden(&mut headers);
-        assert_eq!(headers[CACHE_CONTROL], "private, No-Store");
+            buffered.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("yes"));
+            harden(&mut buffered, cache_control);
+            assert_eq!(buffered[X_ACCEL_BUFFERING], buffering);
+        }
     }
 }

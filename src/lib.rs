@@ -54,6 +54,7 @@
 
 mod answer;
 mod asked;
+mod cache_control;
 pub mod client_key;
 pub mod completion;
 mod connection_auth;
@@ -89,6 +90,7 @@ pub mod unavailable;
 pub mod wire;
 
 pub use answer::AnswerBody;
+pub use cache_control::CacheControl;
 pub use guard::{BoxError, Guard, Guarded, ResponseFuture, StreamError};
 pub use stack::{SseGuard, SseGuardLayer};
 pub use stream::{EndReason, Stream, StreamId, StreamState, UpstreamFault};

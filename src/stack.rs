@@ -32,6 +32,7 @@
 //! # }
 //! ```
 
+use crate::cache_control::CacheControl;
 use crate::client_key::PeerIp;
 use crate::completion::CompletionLayer;
 use crate::connection_limit::ConnectionLimitLayer;
@@ -51,7 +52,8 @@ use tower_layer::Layer;
 ///
 /// To the upstream service, requests that accept an event stream say `Accept-Encoding: identity`.
 /// The heads of event streams lose `Content-Length` and get `X-Accel-Buffering: no` and, unless
-/// they say `no-store`, `Cache-Control: no-cache, no-transform`.
+/// they say `no-store`, `Cache-Control: no-cache, no-transform`;
+/// [`cache_control`](Self::cache_control) keeps that of the service.
 #[derive(Clone, Debug)]
 pub struct SseGuardLayer<K = PeerIp> {
     metrics: Option<MetricsLayer>,
@@ -61,6 +63,7 @@ pub struct SseGuardLayer<K = PeerIp> {
     heartbeat: Option<HeartbeatLayer>,
     idle: Option<IdleTimeoutLayer>,
     completion: Option<CompletionLayer>,
+    cache_control: Option<CacheControl>,
 }
 
 impl Default for SseGuardLayer {
@@ -81,6 +84,7 @@ impl SseGuardLayer {
             heartbeat: Some(HeartbeatLayer::default()),
             idle: None,
             completion: None,
+            cache_control: None,
         }
     }
 }
@@ -104,6 +108,7 @@ impl<K> SseGuardLayer<K> {
             heartbeat: self.heartbeat,
             idle: self.idle,
             completion: self.completion,
+            cache_control: self.cache_control,
         }
     }
 
@@ -141,6 +146,14 @@ impl<K> SseGuardLayer<K> {
         self.completion = layer.into();
         self
     }
+
+    /// What becomes of the `Cache-Control` that the service sends with an event stream; by default it is
+    /// replaced. Counts for the crate's layers inside and outside this one, too.
+    #[must_use]
+    pub fn cache_control(mut self, cache_control: CacheControl) -> Self {
+        self.cache_control = Some(cache_control);
+        self
+    }
 }
 
 /// The rules of the stack, the outermost first.
@@ -176,23 +189,78 @@ impl<S, K: Clone> Layer<S> for SseGuardLayer<K> {
             heartbeat,
             idle,
             completion,
+            cache_control,
         } = self.clone();
         // What was sent ahead of an end goes out before it. In a drain a client over its limit has to
         // get an empty stream, not a 429, so rotation decides first.
         let rules = (rotation, (limit, (heartbeat, (idle, completion))));
-        Guard::new(inner, (metrics, (inject, rules)))
+        Guard::new(inner, (metrics, (inject, rules))).with_cache_control(cache_control)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::testing::{Upstream, get};
+    use crate::guard::testing::{Upstream, ask, get};
     use crate::stream::EndReason;
+    use http::{Method, Request};
     use std::time::Duration;
 
     fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
+    }
+
+    #[tokio::test]
+    async fn the_cache_control_of_a_stream_is_replaced_or_kept() {
+        let (keep, replace) = (CacheControl::Keep, CacheControl::Replace);
+        let stack = SseGuardLayer::new;
+        let beats = HeartbeatLayer::default;
+        let cached = || Upstream::new().header("cache-control", "max-age=9");
+        let (kept, replaced) = ("max-age=9, no-transform", "no-cache, no-transform");
+        for method in [Method::GET, Method::POST, Method::HEAD] {
+            let request = || Request::builder().method(&method).body(()).unwrap();
+            let asks = |cache_control: CacheControl| {
+                let mut request = request();
+                request.extensions_mut().insert(cache_control);
+                request
+            };
+            let kept_by = stack().cache_control(keep);
+            for (response, expected) in [
+                (ask(stack(), request(), cached()).await, replaced),
+                (ask(kept_by.clone(), request(), cached()).await, kept),
+                (
+                    ask(kept_by.clone(), request(), Upstream::new()).await,
+                    replaced,
+                ),
+                // What is nearer to the service counts.
+                (ask(kept_by.clone(), asks(replace), cached()).await, kept),
+                (ask(stack(), asks(keep), cached()).await, kept),
+                (
+                    ask(stack(), request(), cached().extension(keep)).await,
+                    kept,
+                ),
+                (
+                    ask(kept_by.clone(), request(), cached().extension(replace)).await,
+                    replaced,
+                ),
+                // Other layers of the crate.
+                (ask(beats(), asks(keep), cached()).await, kept),
+                (
+                    ask((kept_by.clone(), beats()), request(), cached()).await,
+                    kept,
+                ),
+                (
+                    ask((beats(), kept_by.clone()), request(), cached()).await,
+                    kept,
+                ),
+            ] {
+                assert_eq!(response.headers()["cache-control"], expected, "{method}");
+                assert_eq!(response.headers()["x-accel-buffering"], "no");
+            }
+            let plain = cached().content_type("text/plain");
+            let response = ask(kept_by, request(), plain).await;
+            assert_eq!(response.headers()["cache-control"], "max-age=9");
+        }
     }
 
     #[tokio::test(start_paused = true)]

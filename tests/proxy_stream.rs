@@ -373,6 +373,56 @@ fn the_head_of_a_stream_says_what_those_on_the_way_need_to_hear() {
 }
 
 #[test]
+fn the_cache_control_of_an_upstream_is_kept_where_a_route_says_so() {
+    let origin = Origin::start(|asked, to| {
+        let more = match asked.path.as_str() {
+            "/kept/public" | "/public" => "Cache-Control: public\r\nCache-Control: max-age=60\r\n",
+            "/kept/private" => "Cache-Control: private, no-transform\r\nX-Accel-Buffering: yes\r\n",
+            _ => "",
+        };
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n";
+        to.raw(format!("{head}{more}\r\n").as_bytes());
+        if !asked.head.starts_with("HEAD ") {
+            to.raw(b"data: 1\n\n");
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("sse-guard.toml");
+    let config = "[[route]]\npath = \"/kept\"\nupstream.cache_control = \"keep\"\n";
+    std::fs::write(&file, config).unwrap();
+    let proxy = Proxy::start(origin.addr, &["--config", file.to_str().unwrap()]);
+    for (path, cache_control, buffering) in [
+        ("/public", "no-cache, no-transform", "no"),
+        ("/kept/public", "public, max-age=60, no-transform", "no"),
+        ("/kept/private", "private, no-transform", "yes"),
+        ("/kept/none", "no-cache, no-transform", "no"),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let accept = "Host: x\r\nAccept: text/event-stream";
+            let head = proxy
+                .ask(&format!("{method} {path} HTTP/1.1\r\n{accept}\r\n\r\n"))
+                .head();
+            let fields: Vec<_> = head
+                .lines()
+                .filter(|line| line.starts_with("cache-control:") || line.starts_with("x-accel"))
+                .collect();
+            assert!(!head.contains("content-length"), "{head}");
+            let cache_control = format!("cache-control: {cache_control}");
+            let buffering = format!("x-accel-buffering: {buffering}");
+            assert_eq!(fields.len(), 2, "{method} {path}: {head}");
+            assert!(
+                fields.contains(&cache_control.as_str()),
+                "{method} {path}: {head}"
+            );
+            assert!(
+                fields.contains(&buffering.as_str()),
+                "{method} {path}: {head}"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_upstream_is_asked_for_plain_bytes_and_told_who_the_client_is() {
     let origin = streaming(|to| {
         to.end();
@@ -460,7 +510,7 @@ fn a_head_of_a_stream_has_the_fields_of_its_get() {
         );
         let head = proxy.ask(&request).head();
         // These are of the connection and the moment.
-        let others = ["transfer-encoding", "connection", "date"];
+        let others = ["transfer-encoding", "connection", "date", "x-request-id"];
         let is_other = |line: &str| others.iter().any(|name| line.starts_with(name));
         let fields = head.lines().filter(|line| !is_other(line));
         let mut fields: Vec<_> = fields.map(str::to_owned).collect();

@@ -200,7 +200,8 @@ impl Router {
                 .inject(inject(&settings.rotation))
                 .heartbeat(heartbeat(&settings.heartbeat)?)
                 .idle_timeout(idle_timeout(settings)?)
-                .completion(CompletionLayer::new().required(settings.completion_required));
+                .completion(CompletionLayer::new().required(settings.completion_required))
+                .cache_control(settings.cache_control);
             let resume = match (&settings.resume, &queue) {
                 (Some(given), Some(queue)) => resume(given, &settings.idle, queue)
                     .wait_for_upstream(settings.unavailable == config::Unavailable::Wait),

@@ -294,6 +294,12 @@ pub static KEYS: &[Key] = &[
         "Kernel receive buffer (SO_RCVBUF), which fills when a client does not read; off: the kernel's choice",
     ),
     route(
+        "upstream.cache_control",
+        Kind::Choice(&["replace", "keep"]),
+        "replace",
+        "Cache-Control of event streams; replace: no-cache, no-transform, unless the upstream sends no-store; keep: that of the upstream if it sends one, with no-transform added",
+    ),
+    route(
         "upstream.unavailable",
         Kind::Choice(&["wait", "retry-later", "status"]),
         "retry-later",

@@ -20,6 +20,7 @@ use super::settings::{
 };
 use super::value::Value;
 use super::{RoutePath, check, suggest};
+use crate::cache_control::CacheControl;
 use crate::family::Family;
 use crate::heartbeat::DEFAULT_INTERVAL;
 use crate::idle_timeout::EventTimeout;
@@ -352,6 +353,7 @@ fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {
                 path: scope.get("health_check.path")?,
             },
         },
+        cache_control: scope.get("upstream.cache_control")?,
         unavailable: scope.get("upstream.unavailable")?,
         heartbeat: Heartbeat {
             interval: scope.get("heartbeat.interval")?,
@@ -624,6 +626,10 @@ from_words! {
         "close" => Close,
         "error-event" => ErrorEvent,
         "abort" => Abort,
+    }
+    CacheControl {
+        "replace" => Replace,
+        "keep" => Keep,
     }
     Unavailable {
         "wait" => Wait,

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::super::path::Normalize;
 use super::RoutePath;
+use crate::cache_control::CacheControl;
 use crate::family::Family;
 use crate::idle_timeout::EventTimeout;
 
@@ -289,6 +290,8 @@ pub struct Settings {
     pub family: Option<Family>,
     /// The upstream of a route.
     pub upstream: Upstream,
+    /// What becomes of the `Cache-Control` of an event stream.
+    pub cache_control: CacheControl,
     /// Response to an `EventSource` while the upstream is unavailable.
     pub unavailable: Unavailable,
     /// Heartbeats.
