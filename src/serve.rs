@@ -85,6 +85,8 @@ pub use body::RequestBody;
 pub(crate) use body::Upload;
 pub(crate) use liveness::Liveness;
 #[cfg(feature = "proxy")]
+pub(crate) use refusal::log as log_refusal;
+#[cfg(feature = "proxy")]
 pub(crate) use registry::CloseReason;
 pub(crate) use registry::Registry;
 #[cfg(feature = "proxy")]

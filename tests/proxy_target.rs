@@ -95,7 +95,7 @@ fn a_request_without_one_valid_host_goes_no_further() {
     }
     assert_eq!(origin.served(), 0);
     let line = proxy.wait_for_log("request refused: the Host field is not a host");
-    assert!(line.contains("\"DEBUG\""), "{line}");
+    assert!(line.contains("\"INFO\""), "{line}");
 }
 
 #[test]

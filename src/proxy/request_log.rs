@@ -132,7 +132,7 @@ impl Record {
     }
 
     /// It became an event stream.
-    #[allow(clippy::boxed_local, reason = "it is in a box wherever it is kept")]
+    #[expect(clippy::boxed_local, reason = "it is in a box wherever it is kept")]
     pub(super) fn is_a_stream(mut self: Box<Self>) {
         self.is_stream = true;
     }

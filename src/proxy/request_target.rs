@@ -9,6 +9,7 @@ mod authority;
 
 use self::authority::BadAuthority;
 use super::path::{self, BadPath, Normalize};
+use crate::serve::log_refusal;
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -59,7 +60,7 @@ impl Refused {
     /// Reports the reason to the log and to the client.
     pub(super) fn answer<B: From<String>>(self) -> Response<B> {
         let status = self.status();
-        tracing::debug!(status = status.as_u16(), "request refused: {self}");
+        log_refusal(status.as_str(), &self.to_string());
         let mut response = Response::new(B::from(format!("sse-guard: {self}\n")));
         *response.status_mut() = status;
         let text = HeaderValue::from_static("text/plain; charset=utf-8");

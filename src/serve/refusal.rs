@@ -1,6 +1,21 @@
 //! The text of a response with which hyper refuses a request itself.
 
 use super::request_scan::Fault;
+use crate::log_limit::LogLimit;
+use std::sync::LazyLock;
+
+/// Any peer can cause these lines, before it belongs to a route.
+static LIMIT: LazyLock<LogLimit> = LazyLock::new(LogLimit::per_kind);
+
+/// Logs why a request was refused as malformed, at a bounded rate.
+pub(crate) fn log(status: &str, reason: &str) {
+    LIMIT.write(
+        || tracing::info!(status, "request refused: {reason}"),
+        |not_logged| {
+            tracing::info!(not_logged, "more requests were refused than were logged");
+        },
+    );
+}
 
 /// A head of hyper's without a body, and the same response with the reason as its body. None where `head` is
 /// something else.
@@ -21,7 +36,7 @@ pub(super) fn explained(head: &[u8], fault: Option<Fault>) -> Option<Vec<u8>> {
     if !rest.ends_with("\r\n") {
         return None;
     }
-    tracing::debug!(status, reason, "a request was refused");
+    log(status, &reason);
     let body = format!("sse-guard: {reason}\n");
     let len = body.len();
     let (kind, length) = match head[at..].starts_with('C') {
