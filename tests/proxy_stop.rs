@@ -366,7 +366,13 @@ fn new_streams_are_put_off_without_a_request_to_the_upstream() {
         assert!(head.starts_with("http/1.1 503 "), "{fields}: {head}");
         let after = head.split("retry-after: ").nth(1).unwrap();
         let after: u64 = after.lines().next().unwrap().parse().unwrap();
-        assert!(after > 3_590, "{head}");
+        // The SDKs of these families ignore longer times.
+        let is_capped = fields.contains("OpenAI") || fields.contains("anthropic");
+        assert_eq!(
+            after,
+            if is_capped { 60 } else { after.max(3_591) },
+            "{head}"
+        );
     }
     assert_eq!(origin.served(), 0);
     stopped_early(&mut proxy);
