@@ -148,8 +148,13 @@ impl Lock {
     #[cfg(target_os = "linux")]
     fn take(address: SocketAddr) -> io::Result<Self> {
         use std::os::linux::net::SocketAddrExt;
-        use std::os::unix::net::{SocketAddr, UnixDatagram};
-        let name = SocketAddr::from_abstract_name(format!("sse-guard/listen/{address}"))?;
+        use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+        // One name for all addresses, as one process has the port of both families.
+        let address = match is_all(address) {
+            true => SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())),
+            false => address,
+        };
+        let name = UnixAddr::from_abstract_name(format!("sse-guard/listen/{address}"))?;
         Ok(Self {
             _socket: UnixDatagram::bind_addr(&name)?,
         })
@@ -367,6 +372,21 @@ mod tests {
         if address.is_ipv6() {
             assert!(!SockRef::from(&listener.socket).only_v6().unwrap());
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_port_of_all_addresses_is_handed_over_in_either_spelling() {
+        let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let mut first = listen("listen", v4, Takeover::Drain).unwrap();
+        let port = first.socket.local_addr().unwrap().port();
+        let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        // The start of the next process waits for it.
+        let error = listen("listen", all, Takeover::Drain).unwrap_err();
+        assert!(error.is_ours, "{error}");
+        first.handover.begin();
+        let _second = listen("listen", all, Takeover::Drain).unwrap();
+        assert!(first.is_taken_over(Takeover::Drain));
     }
 
     #[cfg(target_os = "linux")]
