@@ -152,10 +152,9 @@ fn a_request_keeps_its_codings_where_its_body_asks_for_no_stream() {
         let len: usize = asked.field("content-length").unwrap().parse().unwrap();
         let body = to.body(len);
         let text = format!("{coding} {} {}", body.len(), body.ends_with(b"}"));
-        to.raw(
-            format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}", text.len())
-                .as_bytes(),
-        );
+        // A POST on a kept connection that this origin is about to close would be a 502.
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+        to.raw(format!("{head}Content-Length: {}\r\n\r\n{text}", text.len()).as_bytes());
     });
     let early = Proxy::start(origin.addr, &["--early-enabled", "--early-after=1m"]);
     let by_default = Proxy::start(origin.addr, &[]);
