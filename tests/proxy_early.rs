@@ -87,6 +87,22 @@ fn admin(addr: SocketAddr, line: &str) -> String {
 }
 
 #[test]
+fn hints_behind_an_early_answer_are_dropped() {
+    let (open, opens) = gate();
+    let origin = slow(opens, |to| {
+        to.raw(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+        to.stream();
+        to.chunk("data: 1\n\n");
+        to.end();
+    });
+    let proxy = early(&origin, &[]);
+    let mut client = waiting(&proxy, GET);
+    open.send(()).unwrap();
+    // Chunks alone, or this panics.
+    assert_eq!(rest(&mut client), ("data: 1\n\n".to_owned(), End::Clean));
+}
+
+#[test]
 fn a_quick_failure_keeps_its_status() {
     let origin = Origin::start(|_, to| {
         to.raw(

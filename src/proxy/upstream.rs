@@ -9,6 +9,7 @@ mod failure;
 mod framing;
 mod head_io;
 mod health;
+mod interim;
 mod lookup;
 mod pins;
 mod pool;
@@ -422,6 +423,9 @@ fn repeated(request: &Request<BoxedBody>, upload: &Upload) -> Option<Request<Box
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = copy_of_path(request.uri());
     *again.headers_mut() = copy_of(request.headers());
+    if let Some(client) = request.extensions().get::<ClientConnection>() {
+        again.extensions_mut().insert(client.clone());
+    }
     Some(again)
 }
 

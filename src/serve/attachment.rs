@@ -2,6 +2,7 @@
 
 use super::io::{ClientIo, Shared};
 use crate::client_key::ClientKey;
+use http::{HeaderMap, StatusCode};
 use std::any::Any;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
@@ -36,6 +37,14 @@ impl ClientConnection {
     pub(crate) fn set_task(&self, task: AbortHandle) {
         if let Some(shared) = self.0.upgrade() {
             shared.entry().set_task(task);
+        }
+    }
+
+    /// Sends an interim head to the client, or drops it: before the response is known, but not any more, and
+    /// only to a client that knows such heads and reads what it gets.
+    pub(crate) fn send_interim(&self, status: StatusCode, headers: &HeaderMap) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.push_interim(status, headers);
         }
     }
 

@@ -89,7 +89,12 @@ impl<B: Body<Data = Bytes>> Call<B> {
     }
 
     pub(super) fn poll(&mut self, io: &ClientIo, cx: &mut Context<'_>) -> Poll<Outcome<B>> {
-        let result = ready!(self.response.as_mut().poll(cx));
+        // HTTP/1.0 has no interim heads: RFC 9110 section 15.2. Behind this poll the final head may have begun,
+        // such as that of an early answer.
+        io.set_takes_interim(self.client.version == Version::HTTP_11);
+        let result = self.response.as_mut().poll(cx);
+        io.set_takes_interim(false);
+        let result = ready!(result);
         let (client, asked) = (self.client, self.asked.clone());
         let response = match result {
             Ok(response) => response,
@@ -148,7 +153,12 @@ impl<B: Body<Data = Bytes>> Call<B> {
         if io.poll_gone(cx).is_ready() {
             return Poll::Ready(Next::Over);
         }
-        self.poll(io, cx).map(|outcome| match outcome {
+        let outcome = self.poll(io, cx);
+        if let Poll::Ready(Err(error)) = io.poll_interim(cx) {
+            tracing::debug!(%error, "cannot write an interim head to a client");
+            return Poll::Ready(Next::Over);
+        }
+        outcome.map(|outcome| match outcome {
             Outcome::Stream(pump) => Next::Stream(pump),
             Outcome::Other(answered) => Next::Answer(Box::new(answered)),
         })

@@ -86,6 +86,21 @@ pub(super) fn head(
     head
 }
 
+/// An interim (1xx) head.
+#[cfg(feature = "proxy")]
+pub(super) fn interim(status: StatusCode, headers: &HeaderMap, case: Case) -> Vec<u8> {
+    let mut head = b"HTTP/1.1 ".to_vec();
+    head.extend_from_slice(status.as_str().as_bytes());
+    head.push(b' ');
+    head.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    head.extend_from_slice(CRLF);
+    for (name, value) in headers {
+        field(&mut head, name, value, case);
+    }
+    head.extend_from_slice(CRLF);
+    head
+}
+
 fn field(to: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue, case: Case) {
     case.push(to, name.as_str());
     to.extend_from_slice(b": ");

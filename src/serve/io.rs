@@ -2,6 +2,9 @@
 //! clients that stall.
 
 #[cfg(feature = "proxy")]
+mod interim;
+
+#[cfg(feature = "proxy")]
 use super::attachment::Attachment;
 use super::encode::Case;
 use super::patience::Patience;
@@ -78,6 +81,12 @@ pub(super) struct Shared {
     is_switch: AtomicBool,
     /// A read waits for one of them.
     is_awaited: AtomicBool,
+    /// The service is polled for a response to a client that interim heads may be written to.
+    #[cfg(feature = "proxy")]
+    takes_interim: AtomicBool,
+    /// Interim heads are queued.
+    #[cfg(feature = "proxy")]
+    has_interim: AtomicBool,
     /// Bytes of a response's body that hyper holds.
     queued: AtomicUsize,
     /// A body waits until hyper holds less.
@@ -95,6 +104,9 @@ struct State {
     /// A box, since few connections have one.
     #[cfg(feature = "proxy")]
     attachment: Option<Box<Arc<dyn Attachment>>>,
+    /// A box, since few responses have interim heads.
+    #[cfg(feature = "proxy")]
+    interim: Option<Box<interim::Interim>>,
 }
 
 #[cfg(feature = "proxy")]
@@ -136,6 +148,10 @@ impl ClientIo {
             answers: AtomicU32::new(0),
             is_switch: AtomicBool::new(false),
             is_awaited: AtomicBool::new(false),
+            #[cfg(feature = "proxy")]
+            takes_interim: AtomicBool::new(false),
+            #[cfg(feature = "proxy")]
+            has_interim: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             body_waits: AtomicBool::new(false),
             state: Mutex::default(),
@@ -409,6 +425,16 @@ impl ClientIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // They came ahead of this.
+        ready!(self.poll_interim(cx))?;
+        self.poll_write_now(cx, bufs)
+    }
+
+    fn poll_write_now(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         loop {
             let wrote = match bufs {
                 // Which is a cheaper call.
@@ -481,6 +507,16 @@ impl ClientIo {
             Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+/// Nothing sends interim heads.
+#[cfg(not(feature = "proxy"))]
+impl ClientIo {
+    pub(super) fn set_takes_interim(&self, _: bool) {}
+
+    pub(super) fn poll_interim(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -301,6 +301,14 @@ where
                     }
                 }
             }
+            // hyper has no part of a message to write then: what comes ahead of the response is over.
+            if let Phase::Call(..) | Phase::Stream(_) = phase
+                && let Poll::Ready(Err(error)) = io.poll_interim(cx)
+            {
+                tracing::debug!(%peer, %error, "cannot write an interim head");
+                is_gone = true;
+                return Poll::Ready(Err(Ok(())));
+            }
             if let Phase::Response { may_leave } = phase
                 && let Note::Nothing = *desk.note()
                 && !io.is_blocked()

@@ -5,8 +5,8 @@
 //! connection of hyper's when something has come.
 
 use super::head_io::{Gate, HeadIo, Interim};
-use super::{BoxedBody, Failed, Progress, nothing};
-use crate::serve::Upload;
+use super::{BoxedBody, Failed, Progress, interim, nothing};
+use crate::serve::{ClientConnection, Upload};
 use bytes::BytesMut;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -97,12 +97,17 @@ enum Part {
 /// Puts `request` to the upstream at the other end of `socket`.
 pub(super) async fn reply(
     socket: TcpStream,
-    request: Box<Request<BoxedBody>>,
+    mut request: Box<Request<BoxedBody>>,
     upload: &Upload,
     progress: &Progress,
     options: HeadOptions,
 ) -> Result<Box<Reply>, Failed> {
     let method = request.method().clone();
+    // Requests of the proxy itself, such as health checks, have none.
+    let client: Option<ClientConnection> = request.extensions().get().cloned();
+    if let Some(client) = &client {
+        interim::forward(&mut request, client);
+    }
     let mut limits = HeadLimits {
         options,
         // The connection cannot leave hyper while the upload continues.
@@ -125,14 +130,18 @@ pub(super) async fn reply(
             }
         };
         let io = HeadIo::asked_before(socket, &ahead, interim, limits.takes_many);
-        part = Box::pin(ask(io, asked_before(&method), upload, progress, limits)).await?;
+        let request = asked_before(&method, client.as_ref());
+        part = Box::pin(ask(io, request, upload, progress, limits)).await?;
     }
 }
 
 /// All of a request that hyper's reading of the response depends on.
-fn asked_before(method: &Method) -> Box<Request<BoxedBody>> {
+fn asked_before(method: &Method, client: Option<&ClientConnection>) -> Box<Request<BoxedBody>> {
     let mut request = Request::new(nothing());
     *request.method_mut() = method.clone();
+    if let Some(client) = client {
+        interim::forward(&mut request, client);
+    }
     Box::new(request)
 }
 
