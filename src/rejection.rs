@@ -102,7 +102,13 @@ impl RejectReason {
 
 /// Marks a response that is the answer to a rejected request, in its extensions.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rejected(pub(crate) RejectReason);
+pub(crate) struct Rejected(
+    #[cfg_attr(
+        not(feature = "proxy"),
+        expect(dead_code, reason = "the proxy logs it")
+    )]
+    pub(crate) RejectReason,
+);
 
 /// Makes the response to a rejected request of the crate's own one.
 #[derive(Clone)]
