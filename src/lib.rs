@@ -79,6 +79,8 @@ pub mod proxy;
 
 mod rate;
 mod rejection;
+#[cfg(feature = "proxy")]
+mod request_context;
 pub mod resume;
 mod retry_after;
 pub mod rotation;

@@ -23,7 +23,6 @@ mod off_thread;
 mod path;
 mod phase;
 mod pulse;
-mod request_context;
 mod request_log;
 mod request_target;
 mod router;

@@ -1,9 +1,9 @@
 //! Requests that do not become event streams: one log line each, by option, and their metrics.
 
 use super::config::{LogRequests, RequestsFormat};
-use super::request_context::RequestContext;
 use crate::log_limit::seconds;
 use crate::rejection::Rejected;
+use crate::request_context::RequestContext;
 use bytes::Bytes;
 use http::header::{REFERER, USER_AGENT};
 use http::{Method, Request, Response, StatusCode, Version};

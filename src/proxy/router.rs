@@ -2,7 +2,6 @@
 
 use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
 use super::headers;
-use super::request_context::{self, RequestContext, X_REQUEST_ID};
 use super::request_log::{Followed, Record, RequestLog, RouteMetrics};
 use super::request_target::{self, Refused};
 use super::running::{Common, Current, Running};
@@ -21,6 +20,7 @@ use crate::inject::InjectLayer;
 use crate::log_limit::LogLimits;
 use crate::metrics::MetricsLayer;
 use crate::rejection::{RejectReason, Rejected};
+use crate::request_context::{self, RequestContext, X_REQUEST_ID};
 use crate::resume::{Admission, Resume, ResumeLayer};
 use crate::rotation::{DrainHandle, RotationLayer};
 use crate::serve::RequestBody;

@@ -40,7 +40,7 @@ use crate::connection_limit::InFlight;
 use crate::family::Family;
 use crate::guard::BoxError;
 use crate::proxy::config;
-use crate::proxy::request_context::RequestContext;
+use crate::request_context::RequestContext;
 use crate::retry_after::retry_after_value;
 use crate::serve::{ClientConnection, LINGER, Liveness, RequestBody, Upload};
 use bytes::{Bytes, BytesMut};

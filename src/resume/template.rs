@@ -30,12 +30,16 @@ fn read<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(part)
 }
 
-/// Without the client's connection: its state is for requests that come on it.
+/// Without the client's connection, whose state is for requests that come on it.
 fn extensions(head: &request::Parts) -> Extensions {
     #[cfg_attr(not(feature = "proxy"), expect(unused_mut))]
     let mut extensions = head.extensions.clone();
     #[cfg(feature = "proxy")]
-    extensions.remove::<crate::serve::ClientConnection>();
+    {
+        extensions.remove::<crate::serve::ClientConnection>();
+        // Each stream would hold it to its end.
+        extensions.remove::<crate::request_context::RequestContext>();
+    }
     extensions
 }
 

@@ -6,7 +6,7 @@ use super::head_io::TooManyInterim;
 use crate::answer::Own;
 use crate::guard::BoxError;
 use crate::log_limit::LogLimits;
-use crate::proxy::request_context::RequestContext;
+use crate::request_context::RequestContext;
 use crate::resume::Unreachable;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode, Uri};

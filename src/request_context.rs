@@ -5,14 +5,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use std::sync::Arc;
 
 /// Not registered, and sent by most proxies and frameworks.
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A longer id is replaced.
 const MAX_ID: usize = 128;
 
 /// One for each request, in its extensions.
 #[derive(Clone, Debug)]
-pub(super) struct RequestContext(Arc<Inner>);
+pub(crate) struct RequestContext(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -24,7 +24,7 @@ struct Inner {
 }
 
 impl RequestContext {
-    pub(super) fn new(
+    pub(crate) fn new(
         id: HeaderValue,
         route: Option<Arc<str>>,
         client: Option<ClientKey>,
@@ -38,31 +38,31 @@ impl RequestContext {
         }))
     }
 
-    pub(super) fn id(&self) -> &HeaderValue {
+    pub(crate) fn id(&self) -> &HeaderValue {
         &self.0.id
     }
 
     /// The id as text. All bytes of an id are ASCII.
-    pub(super) fn id_text(&self) -> &str {
+    pub(crate) fn id_text(&self) -> &str {
         self.0.id.to_str().unwrap_or_default()
     }
 
     /// Nothing if no route matches.
-    pub(super) fn route(&self) -> Option<&str> {
+    pub(crate) fn route(&self) -> Option<&str> {
         self.0.route.as_deref()
     }
 
-    pub(super) fn client(&self) -> Option<&ClientKey> {
+    pub(crate) fn client(&self) -> Option<&ClientKey> {
         self.0.client.as_ref()
     }
 
-    pub(super) fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         &self.0.path
     }
 }
 
 /// The id that a trusted peer gave the request, else a new one. The request carries it from here on.
-pub(super) fn request_id(headers: &mut HeaderMap, is_trusted: bool) -> HeaderValue {
+pub(crate) fn request_id(headers: &mut HeaderMap, is_trusted: bool) -> HeaderValue {
     let mut given = headers.get_all(&X_REQUEST_ID).iter();
     let known = match (given.next(), given.next()) {
         (Some(id), None) if is_trusted && is_valid(id.as_bytes()) => Some(id.clone()),
