@@ -446,7 +446,7 @@ impl Rule for MetricsLayer {
         stream.set_labels(&self.setup.labels);
         if let Some(request) = ticket.head.take() {
             let response = ResponseHead::of(head.status, head.headers);
-            stream.set_details(Details::new(request, response));
+            stream.set_details(Details::new(&request, &response));
         }
         let took = stream.opened().saturating_duration_since(ticket.came);
         self.shared.instruments().head.record(took);

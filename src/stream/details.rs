@@ -13,13 +13,19 @@ use std::sync::OnceLock;
 /// Clients choose these texts: longer ones are cut.
 const MAX_TEXT: usize = 256;
 
-/// Heads of a stream, without what may carry a secret: no query, no cookies, no other fields.
+/// Between two parts of [`Details`]. Neither a path nor a field's value has it.
+const SEPARATOR: char = '\0';
+/// A part that is not there.
+const NONE: &str = "\u{1}";
+
+/// Heads of a stream, without what may carry a secret: no query, no cookies, no other fields. One text, as each
+/// open stream has it and operators read few.
 #[derive(Debug, Default)]
 pub(crate) struct Details {
-    pub(crate) request: Option<RequestHead>,
-    pub(crate) response: Option<ResponseHead>,
+    /// The parts of a [`RequestHead`] and of a [`ResponseHead`]; empty without them.
+    heads: Box<str>,
     /// The value of the header that the proxy was configured to read.
-    user: OnceLock<String>,
+    user: OnceLock<Box<str>>,
 }
 
 /// What is kept of a request's head.
@@ -77,26 +83,63 @@ impl ResponseHead {
 }
 
 impl Details {
-    pub(crate) fn new(request: RequestHead, response: ResponseHead) -> Self {
+    pub(crate) fn new(request: &RequestHead, response: &ResponseHead) -> Self {
+        let (version, status) = (format!("{:?}", request.version), response.status);
+        let parts = [
+            request.method.as_str(),
+            &version,
+            &request.path,
+            request.accept.as_deref().unwrap_or(NONE),
+            request.user_agent.as_deref().unwrap_or(NONE),
+            request.last_event_id.as_deref().unwrap_or(NONE),
+            status.as_str(),
+            response.content_type.as_deref().unwrap_or(NONE),
+            response.content_encoding.as_deref().unwrap_or(NONE),
+        ];
         Self {
-            request: Some(request),
-            response: Some(response),
+            heads: parts.join(&String::from(SEPARATOR)).into(),
             user: OnceLock::new(),
         }
     }
 
+    fn part(&self, index: usize) -> Option<&str> {
+        let part = self.heads.split(SEPARATOR).nth(index)?;
+        (part != NONE).then_some(part)
+    }
+
+    pub(crate) fn request(&self) -> Option<RequestHead> {
+        let versions = [Version::HTTP_10, Version::HTTP_2, Version::HTTP_3];
+        let is_it = |version: &Version| Some(&*format!("{version:?}")) == self.part(1);
+        Some(RequestHead {
+            method: self.part(0)?.parse().ok()?,
+            version: versions.into_iter().find(is_it).unwrap_or(Version::HTTP_11),
+            path: self.part(2)?.into(),
+            accept: self.part(3).map(Box::from),
+            user_agent: self.part(4).map(Box::from),
+            last_event_id: self.part(5).map(Box::from),
+        })
+    }
+
+    pub(crate) fn response(&self) -> Option<ResponseHead> {
+        Some(ResponseHead {
+            status: self.part(6)?.parse().ok()?,
+            content_type: self.part(7).map(Box::from),
+            content_encoding: self.part(8).map(Box::from),
+        })
+    }
+
     #[cfg(feature = "proxy")]
     pub(crate) fn path(&self) -> Option<&str> {
-        self.request.as_ref().map(|request| &*request.path)
+        self.part(2)
     }
 
     pub(crate) fn user(&self) -> Option<&str> {
-        self.user.get().map(String::as_str)
+        self.user.get().map(|user| &**user)
     }
 
     #[cfg(feature = "proxy")]
     pub(super) fn set_user(&self, user: String) {
-        let _ = self.user.set(user);
+        let _ = self.user.set(user.into());
     }
 }
 
@@ -116,5 +159,26 @@ mod tests {
         assert_eq!(head.last_event_id.as_deref(), Some("17"));
         assert_eq!(head.user_agent.as_ref().map(|text| text.len()), Some(256));
         assert!(!format!("{head:?}").contains("secret"));
+    }
+
+    #[test]
+    fn heads_are_read_back_as_they_were() {
+        let request = Request::post("/a").version(Version::HTTP_10);
+        let request = request.header("accept", "").header("last-event-id", "é");
+        let request = RequestHead::of(&request.body(()).unwrap());
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, "text/event-stream".parse().unwrap());
+        let response = ResponseHead::of(StatusCode::CREATED, &headers);
+        let details = Details::new(&request, &response);
+        assert_eq!(
+            format!("{:?}", details.request().unwrap()),
+            format!("{request:?}")
+        );
+        assert_eq!(
+            format!("{:?}", details.response().unwrap()),
+            format!("{response:?}")
+        );
+        let none = Details::default();
+        assert!(none.request().is_none() && none.response().is_none() && none.user().is_none());
     }
 }

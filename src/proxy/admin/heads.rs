@@ -64,8 +64,8 @@ impl Heads {
 
     pub(super) fn of(details: &Details) -> Self {
         Self {
-            request: details.request.as_ref().map(Request::from),
-            response: details.response.as_ref().map(Response::from),
+            request: details.request().as_ref().map(Request::from),
+            response: details.response().as_ref().map(Response::from),
         }
     }
 }

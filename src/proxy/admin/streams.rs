@@ -105,9 +105,7 @@ impl Row {
     }
 
     fn of(stream: &Stream) -> Self {
-        let request = stream
-            .details()
-            .and_then(|details| details.request.as_ref());
+        let request = stream.details().and_then(|details| details.request());
         let age_ms = millis(stream.age());
         #[expect(
             clippy::cast_possible_truncation,
@@ -122,8 +120,8 @@ impl Row {
             client: stream.client().map(ToString::to_string),
             user: stream.user().map(str::to_owned),
             upstream: stream.upstream().map(str::to_owned),
-            method: request.map(|request| request.method.to_string()),
-            path: request.map(|request| request.path.to_string()),
+            method: request.as_ref().map(|request| request.method.to_string()),
+            path: request.as_ref().map(|request| request.path.to_string()),
             family: stream.family().as_str(),
             opened_ms,
             age_ms,
@@ -314,7 +312,7 @@ fn rotated_methods(admin: &super::Admin, stream: &Stream) -> Option<Vec<Method>>
 /// Whether the rotation layer ends it for its client to come back.
 fn reconnects(stream: &Stream, methods: Option<&[Method]>) -> bool {
     let details = stream.details();
-    let request = details.and_then(|details| details.request.as_ref());
+    let request = details.and_then(|details| details.request());
     let comes_back = match (methods, request) {
         (Some(methods), Some(request)) => methods.contains(&request.method),
         _ => stream.family().comes_back(),
@@ -357,7 +355,7 @@ mod tests {
         assert!(reconnects(&stream, None));
         let request = RequestHead::of(&Request::post("/v1?token=secret").body(()).unwrap());
         let response = ResponseHead::of(StatusCode::OK, &HeaderMap::new());
-        stream.set_details(Details::new(request, response));
+        stream.set_details(Details::new(&request, &response));
         assert!(reconnects(&stream, Some(&[Method::POST])));
         assert!(!reconnects(&stream, Some(&[Method::GET])));
         let row = json!(Row::with_more(&stream, true));
