@@ -141,7 +141,7 @@ pub struct PeerIp {
 
 /// Keys by the first address, from the right of the forwarded list, that is not a trusted proxy's.
 ///
-/// Each proxy appends the address of whoever connected to it, so the list reads from the client on
+/// Each proxy appends the address of the peer that connected to it, so the list reads from the client on
 /// the left to the nearest proxy on the right, and anything left of the first entry that a trusted
 /// proxy wrote may be the client's invention. Therefore:
 ///

@@ -91,6 +91,8 @@ use distribution::Times;
 use http::Request;
 use instruments::Instruments;
 use lines::{Lines, Noted};
+#[cfg(feature = "proxy")]
+pub(crate) use lines::{MAX_REQUEST_ID, X_REQUEST_ID};
 use matched::Matched;
 use returns::Returns;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

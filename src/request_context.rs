@@ -1,14 +1,9 @@
 //! What identifies a request in log lines, towards the upstream and towards the client.
 
 use crate::client_key::ClientKey;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use crate::metrics::{MAX_REQUEST_ID, X_REQUEST_ID};
+use http::{HeaderMap, HeaderValue};
 use std::sync::Arc;
-
-/// Not registered, and sent by most proxies and frameworks.
-pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// A longer id is replaced.
-const MAX_ID: usize = 128;
 
 /// One for each request, in its extensions.
 #[derive(Clone, Debug)]
@@ -78,7 +73,7 @@ pub(crate) fn request_id(headers: &mut HeaderMap, is_trusted: bool) -> HeaderVal
 /// Neither spaces nor quotes, so that it stays one word in a line of the log.
 fn is_valid(id: &[u8]) -> bool {
     let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\');
-    (1..=MAX_ID).contains(&id.len()) && id.iter().all(is_plain)
+    (1..=MAX_REQUEST_ID).contains(&id.len()) && id.iter().all(is_plain)
 }
 
 fn new_id() -> HeaderValue {
@@ -98,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_request_keeps_the_valid_id_of_a_trusted_peer_alone() {
-        let long = "a".repeat(MAX_ID + 1);
+        let long = "a".repeat(MAX_REQUEST_ID + 1);
         for (given, is_trusted, is_kept) in [
             (&["abc-1.2/3=+:_"][..], true, true),
             (&["abc"], false, false),

@@ -33,7 +33,7 @@ struct FromTheRight<'a> {
     quotes: bool,
 }
 
-/// What one hop reported of whoever sent it the request.
+/// What one hop reported of the sender of the request.
 #[cfg(feature = "proxy")]
 #[derive(Debug)]
 pub(crate) struct Element<'a> {

@@ -8,7 +8,10 @@ use std::time::Duration;
 use tracing::{Level, Span, debug, debug_span, error, info, info_span};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Not registered, and sent by most proxies and frameworks.
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longer ids do not count.
+pub(crate) const MAX_REQUEST_ID: usize = 128;
 
 /// What of the request is for the log alone.
 #[derive(Debug)]
@@ -47,7 +50,7 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
 /// The id by which this request stands in other logs, as the layers outside let it pass.
 fn request_id(headers: &HeaderMap) -> Option<&str> {
     let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
-    (1..=128).contains(&id.len()).then_some(id)
+    (1..=MAX_REQUEST_ID).contains(&id.len()).then_some(id)
 }
 
 /// A line at one of the two levels that streams are logged at: a level is fixed where it is written.

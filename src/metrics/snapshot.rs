@@ -86,6 +86,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Open streams that have lost their upstream: both counts change one after the other.
+    #[cfg(feature = "proxy")]
+    pub(crate) fn lost(&self) -> u64 {
+        self.waiting.min(self.active)
+    }
+
     /// Returns the number of streams that ended for this reason.
     pub fn ended(&self, reason: EndReason) -> u64 {
         self.ends[reason as usize]

@@ -233,7 +233,7 @@ fn tell(
 
 /// Adds the second that has passed.
 fn count_stream_seconds(route: &str, numbers: &Snapshot) {
-    let lost = numbers.waiting.min(numbers.active);
+    let lost = numbers.lost();
     for (upstream, seconds) in [("live", numbers.active - lost), ("lost", lost)] {
         counter!(
             "sse_guard_stream_seconds_total",

@@ -86,7 +86,7 @@ pub(super) fn describe() {
 pub(super) struct Record {
     log: RequestLog,
     started: Instant,
-    context: Option<RequestContext>,
+    context: RequestContext,
     metrics: Arc<RouteMetrics>,
     method: Method,
     version: Version,
@@ -117,7 +117,7 @@ impl Record {
         Box::new(Self {
             log,
             started: Instant::now(),
-            context: Some(context),
+            context,
             metrics,
             method: request.method().clone(),
             version: request.version(),
@@ -159,7 +159,8 @@ impl Record {
         }
     }
 
-    fn write(&self, context: &RequestContext, duration: Duration) {
+    fn write(&self, duration: Duration) {
+        let context = &self.context;
         let status = self.status.map_or(CLIENT_GONE, |status| status.as_u16());
         match self.log.format {
             RequestsFormat::Log => tracing::info!(
@@ -175,7 +176,7 @@ impl Record {
                 "request"
             ),
             RequestsFormat::Combined => {
-                let line = self.combined(context, status, SystemTime::now());
+                let line = self.combined(status, SystemTime::now());
                 // Without a reader there is nothing else to do with it.
                 let _ = std::io::stdout().lock().write_all(line.as_bytes());
             }
@@ -183,7 +184,8 @@ impl Record {
     }
 
     /// A line in the Combined Log Format of Apache and nginx. Queries are left out, of the Referer, too.
-    fn combined(&self, context: &RequestContext, status: u16, at: SystemTime) -> String {
+    fn combined(&self, status: u16, at: SystemTime) -> String {
+        let context = &self.context;
         let mut line = String::new();
         let client = context.client().map(ToString::to_string);
         let referer = self.referer.as_deref().map(|url| {
@@ -217,8 +219,8 @@ impl Drop for Record {
         if !self.is_rejected {
             self.metrics.record(self.status, duration);
         }
-        if let (Some(context), true) = (self.context.take(), self.is_logged()) {
-            self.write(&context, duration);
+        if self.is_logged() {
+            self.write(duration);
         }
     }
 }
@@ -331,8 +333,7 @@ mod tests {
         let mut record = record("/a\"b?token=secret", b"x\" \xff 404 \t\\");
         record.bytes = 12;
         let at = UNIX_EPOCH + Duration::from_secs(1_795_694_400);
-        let context = record.context.clone().unwrap();
-        let line = record.combined(&context, 200, at);
+        let line = record.combined(200, at);
         assert_eq!(
             line,
             "192.0.2.1 - - [26/Nov/2026:12:00:00 +0000] \"POST /a\\x22b HTTP/1.1\" 200 12 \

@@ -59,11 +59,10 @@ impl Past {
     /// Notes the sums at the end of a second.
     pub(super) fn note(&mut self, numbers: Snapshot) {
         let (second, stream_seconds, lost_seconds) = self.now.as_ref().map_or((0, 0, 0), |now| {
-            let lost = numbers.waiting.min(numbers.active);
             (
                 now.second + 1,
                 now.stream_seconds + numbers.active,
-                now.lost_seconds + lost,
+                now.lost_seconds + numbers.lost(),
             )
         });
         let point = Point {
