@@ -21,6 +21,7 @@ mod logging;
 mod notify;
 mod off_thread;
 mod path;
+mod percent;
 mod phase;
 mod pulse;
 mod request_log;

@@ -158,12 +158,12 @@ fn a_target_is_of_a_form_that_its_method_has() {
         ("CONNECT / HTTP/1.1", "405", ""),
         ("GET /a\\b HTTP/1.1", "400", ""),
         ("GET \\a HTTP/1.1", "400", ""),
-        ("GET /a\"b HTTP/1.1", "400", ""),
+        ("GET /a\"b HTTP/1.1", "200", "GET /a%22b HTTP/1.1"),
         ("GET /<a> HTTP/1.1", "400", ""),
         ("GET /a%zz HTTP/1.1", "400", ""),
         ("GET /a% HTTP/1.1", "400", ""),
-        ("GET /\u{e9} HTTP/1.1", "400", ""),
-        ("GET /?\u{e9} HTTP/1.1", "400", ""),
+        ("GET /\u{e9} HTTP/1.1", "200", "GET /%C3%A9 HTTP/1.1"),
+        ("GET /?\u{e9} HTTP/1.1", "200", "GET /?%C3%A9 HTTP/1.1"),
         ("GET /a\x01 HTTP/1.1", "400", ""),
         ("GET /a\x7f HTTP/1.1", "400", ""),
         ("GET /a b HTTP/1.1", "400", ""),
@@ -176,6 +176,47 @@ fn a_target_is_of_a_form_that_its_method_has() {
         if served > 0 {
             assert_eq!(origin.asked().head.lines().next(), Some(forwarded));
         }
+    }
+}
+
+/// RFC 3986 allows these bytes nowhere in a URI unless they are percent-encoded.
+#[test]
+fn raw_bytes_of_a_target_are_percent_encoded_or_named() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &[]);
+    let allowed = b"-._~:/?[]@!$&'()*+,;=%";
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || allowed.contains(&byte);
+    for byte in (0..=0xff).filter(|byte| !is_allowed(*byte) && !b"\r\n #".contains(byte)) {
+        for place in ["/a~b", "/a?b=~c"] {
+            let (before, after) = place.split_once('~').unwrap();
+            let mut request = format!("GET {before}").into_bytes();
+            request.push(byte);
+            request.extend_from_slice(after.as_bytes());
+            request.extend_from_slice(b" HTTP/1.1\r\nHost: a.test\r\n\r\n");
+            let served = origin.served();
+            let (status, body) = put(&proxy, &request);
+            let name = format!("{byte:#04x} in {place}");
+            if status == "200" {
+                assert!(byte.is_ascii(), "{name}");
+                let line = format!("GET {before}%{byte:02X}{after} HTTP/1.1");
+                assert_eq!(origin.asked().head.lines().next(), Some(&*line), "{name}");
+            } else {
+                assert_eq!((&*status, origin.served()), ("400", served), "{name}");
+                let advice = format!("; send it as %{byte:02X}");
+                assert!(body.contains(&advice), "{name}: {body:?}");
+            }
+        }
+    }
+    // Also several of them, and of an absolute target.
+    for (target, forwarded) in [
+        ("/a|b?{'c':`d`}^\\", "/a%7Cb?%7B'c':%60d%60%7D%5E%5C"),
+        ("/{a}\u{1f600}?q=\u{e9}", "/%7Ba%7D%F0%9F%98%80?q=%C3%A9"),
+        ("http://a.test/x|?y|", "/x%7C?y%7C"),
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        assert_eq!(put(&proxy, request.as_bytes()).0, "200", "{target}");
+        let line = format!("GET {forwarded} HTTP/1.1");
+        assert_eq!(origin.asked().head.lines().next(), Some(&*line));
     }
 }
 
@@ -394,6 +435,7 @@ fn limited(origin: &Origin, base: &str, mode: &str) -> Proxy {
         "upstream.url = 'http://{}{base}'\nlimit.rate = 'off'\npath.normalize = '{mode}'\n\
          [[route]]\npath = '/admin'\nlimit.per_ip = 1\n[[route]]\npath = '/caf\u{e9}'\nlimit.per_ip = 1\n\
          [[route]]\npath = '/v1/models:ask'\nlimit.per_ip = 1\n\
+         [[route]]\npath = '/a|b'\nlimit.per_ip = 1\n\
          [[route]]\npath = '/v1/*/events'\nlimit.per_ip = 1\n",
         origin.addr
     )
@@ -419,6 +461,11 @@ fn one_path_has_one_limit_however_it_is_spelt() {
         ] {
             assert_eq!(status(path), "429", "{mode} {path}");
         }
+        // The escape is the one spelling of what no URI has raw.
+        let mut of_bar = proxy.get("/a|b");
+        assert_eq!(&of_bar.head()[9..12], "200");
+        assert_eq!(status("/a|b"), "429", "{mode}");
+        assert_eq!(status("/a%7cb/c"), "429", "{mode}");
         for path in [
             "//admin",
             "/./admin",

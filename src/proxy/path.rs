@@ -5,6 +5,7 @@
 //! path, computes what other servers make of the spelling that is forwarded, and refuses it if one
 //! of them would be of another route, or above the root.
 
+use super::percent::{encode_raw, push_escape};
 use std::borrow::Cow;
 
 /// Computing all readings of a longer path would cost more than its request. RFC 9112 section 3
@@ -110,13 +111,16 @@ pub(super) fn resolve<R: PartialEq>(
 /// Servers decode both `:` and `%3A` to a colon. So a route has both in one spelling, the decoded one, and
 /// a request that escapes it is ambiguous. In a glob a decoded character is never a wildcard.
 pub(super) fn pattern(path: &str, is_glob: bool) -> String {
-    let mut encoded = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        match byte.is_ascii() {
-            true => encoded.push(byte.into()),
-            false => push_escape(&mut encoded, byte),
-        }
-    }
+    let encoded = match is_glob {
+        // Those that mean something in a glob; the caret does at the start of a class.
+        true => path
+            .split("[^")
+            .map(|part| encode_raw(part, b"{}\\"))
+            .collect::<Vec<_>>()
+            .join("[^")
+            .into(),
+        false => encode_raw(path, b""),
+    };
     decode_with(&encoded, |byte, pattern| {
         match Escapes::Characters.decoded(byte) {
             Some(byte) => {
@@ -236,9 +240,9 @@ impl Escapes {
     }
 }
 
-/// What stands in a path both escaped and unescaped: RFC 3986 section 3.3, and `[ ] | ^`, which
-/// browsers send as they are.
-const RESERVED: &[u8] = b"!$&'()*+,;=:@[]|^";
+/// What stands in a path both escaped and unescaped: RFC 3986 section 3.3, and `[ ]`, which browsers
+/// send as they are.
+const RESERVED: &[u8] = b"!$&'()*+,;=:@[]";
 
 /// Whether a server drops what follows a semicolon in each segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -443,13 +447,6 @@ fn decode_with(path: &str, push: impl Fn(u8, &mut String)) -> String {
     }
     decoded.push_str(rest);
     decoded
-}
-
-fn push_escape(text: &mut String, byte: u8) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    text.push('%');
-    text.push(DIGITS[usize::from(byte >> 4)].into());
-    text.push(DIGITS[usize::from(byte & 15)].into());
 }
 
 #[cfg(test)]

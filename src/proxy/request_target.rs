@@ -4,11 +4,16 @@
 //! and the upstream's own checks. So what is not valid by RFC 9110, RFC 9112 and RFC 3986 is refused
 //! here. Behind [`check`] a request has an origin-form target (or `*`) and one valid `Host`, which
 //! only HTTP/1.0 may omit.
+//!
+//! Raw characters that RFC 3986 does not allow but the parser does, such as `|`, `"` and bytes beyond
+//! ASCII, are percent-encoded: old clients send them, servers refuse them or read them each in its own
+//! way. Routes are chosen by the encoded path.
 
 mod authority;
 
 use self::authority::BadAuthority;
 use super::path::{self, BadPath, Normalize};
+use super::percent::encode_raw;
 use crate::serve::log_refusal;
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::uri::{PathAndQuery, Scheme};
@@ -36,12 +41,13 @@ pub(super) enum Refused {
     Form,
     #[error("the target * is valid only with OPTIONS")]
     Asterisk,
-    #[error("the path has a character that must be percent-encoded")]
-    PathCharacter,
+    /// URL parsers take it for a slash, others for a character of a segment.
+    #[error("the path has a raw backslash; send it as %5C, or a slash")]
+    PathBackslash,
     #[error("the path has a percent sign without two hexadecimal digits")]
     PathPercent,
-    #[error("the query has a character that must be percent-encoded")]
-    QueryCharacter,
+    #[error("the request target is too long")]
+    TooLong,
     #[error(transparent)]
     Path(#[from] BadPath),
     #[error("this proxy does not support CONNECT")]
@@ -52,7 +58,7 @@ impl Refused {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Path(BadPath::TooLong) => StatusCode::URI_TOO_LONG,
+            Self::TooLong | Self::Path(BadPath::TooLong) => StatusCode::URI_TOO_LONG,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -104,7 +110,10 @@ pub(super) fn check<B>(request: &mut Request<B>) -> Result<(), Refused> {
         path if path.starts_with('/') => check_path(path)?,
         _ => return Err(Refused::Form),
     }
-    check_query(uri.query().unwrap_or_default())
+    if let Some(target) = encoded(uri)? {
+        *request.uri_mut() = target;
+    }
+    Ok(())
 }
 
 /// Checks `request` and finds its route, by which its path may get another spelling.
@@ -125,7 +134,7 @@ pub(super) fn route<B, R: PartialEq>(
     if let Cow::Owned(path) = resolved.path {
         let query = uri.query().map(|query| format!("?{query}"));
         let target = PathAndQuery::try_from(path + query.as_deref().unwrap_or_default());
-        *request.uri_mut() = Uri::from(target.map_err(|_| Refused::PathCharacter)?);
+        *request.uri_mut() = Uri::from(target.map_err(|_| Refused::TooLong)?);
     }
     Ok(resolved.route)
 }
@@ -151,10 +160,10 @@ fn origin_form(uri: &Uri) -> Result<Uri, Refused> {
     // RFC 9112 section 3.2.1: an empty path is sent as a slash.
     let slash = if target.starts_with('/') { "" } else { "/" };
     let target = PathAndQuery::try_from(format!("{slash}{target}"));
-    Ok(Uri::from(target.map_err(|_| Refused::PathCharacter)?))
+    Ok(Uri::from(target.map_err(|_| Refused::TooLong)?))
 }
 
-/// The characters of a path by RFC 3986 section 3.3, and `[ ] | ^`, which browsers send as they are.
+/// Raw characters are percent-encoded later, but for a backslash, which has two meanings.
 fn check_path(path: &str) -> Result<(), Refused> {
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
@@ -165,19 +174,22 @@ fn check_path(path: &str) -> Result<(), Refused> {
                     return Err(Refused::PathPercent);
                 }
             }
-            byte if byte.is_ascii_alphanumeric() => {}
-            byte if b"/-._~!$&'()*+,;=:@[]|^".contains(&byte) => {}
-            _ => return Err(Refused::PathCharacter),
+            b'\\' => return Err(Refused::PathBackslash),
+            _ => {}
         }
     }
     Ok(())
 }
 
-/// Of a query no route depends, and clients send more than RFC 3986 allows: what is visible passes.
-fn check_query(query: &str) -> Result<(), Refused> {
-    match query.bytes().all(|byte| byte.is_ascii_graphic()) {
-        true => Ok(()),
-        false => Err(Refused::QueryCharacter),
+/// An origin-form target with its raw characters percent-encoded, if it has any.
+fn encoded(uri: &Uri) -> Result<Option<Uri>, Refused> {
+    let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    match encode_raw(target, b"") {
+        Cow::Borrowed(_) => Ok(None),
+        Cow::Owned(target) => {
+            let target = PathAndQuery::try_from(target).map_err(|_| Refused::TooLong)?;
+            Ok(Some(Uri::from(target)))
+        }
     }
 }
 
@@ -295,8 +307,13 @@ mod tests {
             ("http://b", "/"),
             ("http://b/a?c", "/a?c"),
             ("http://b?c", "/?c"),
-            ("/a%2Fb;c=d/[x]|^", "/a%2Fb;c=d/[x]|^"),
-            ("/?a[]={x}|y^`z\\&100%&", "/?a[]={x}|y^`z\\&100%&"),
+            ("/a%2Fb;c=d/[x]", "/a%2Fb;c=d/[x]"),
+            ("/a|b^c/{d}\"e\u{e9}", "/a%7Cb%5Ec/%7Bd%7D%22e%C3%A9"),
+            ("http://b/a|?c|", "/a%7C?c%7C"),
+            (
+                "/?a[]={x}|y^`z\\&100%&\u{e9}",
+                "/?a[]=%7Bx%7D%7Cy%5E%60z%5C&100%&%C3%A9",
+            ),
         ] {
             assert_eq!(get(target), Ok(expected.to_owned()), "{target}");
         }
@@ -304,14 +321,11 @@ mod tests {
             ("g", Refused::Form),
             ("g:80", Refused::Form),
             ("*", Refused::Asterisk),
-            ("/a\u{e9}", Refused::PathCharacter),
-            ("/a\"b", Refused::PathCharacter),
-            ("/a\\b", Refused::PathCharacter),
-            ("/a{b}", Refused::PathCharacter),
+            ("/a\\b", Refused::PathBackslash),
             ("/a%", Refused::PathPercent),
             ("/a%4", Refused::PathPercent),
             ("/a%4g", Refused::PathPercent),
-            ("/a?\u{e9}", Refused::QueryCharacter),
+            (&format!("/?{}", "|".repeat(30_000)), Refused::TooLong),
         ] {
             assert_eq!(get(target), Err(why), "{target}");
         }

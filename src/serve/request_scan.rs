@@ -33,6 +33,8 @@ pub(super) struct RequestScan {
     takes_many: bool,
     /// The first fault that was found.
     fault: Option<Fault>,
+    /// The first byte of a character in the target that is not whole yet, and the number of its bytes to come.
+    begun: Option<(u8, u8)>,
     head: Head,
 }
 
@@ -40,7 +42,7 @@ pub(super) struct RequestScan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     Fragment,
-    /// `http::Uri` takes no such character in a query.
+    /// `http::Uri` takes no such byte there.
     Raw(u8),
     Both,
     Length,
@@ -80,6 +82,8 @@ enum At {
     Start,
     Method,
     Target,
+    /// Behind the first question mark of the target.
+    Query,
     /// Behind the target.
     Version,
     /// A field's name, or the line that ends the head.
@@ -183,6 +187,9 @@ impl RequestScan {
     }
 
     fn head_byte(&mut self, byte: &mut u8) {
+        if matches!(self.at, At::Target | At::Query) {
+            self.follow_utf8(*byte);
+        }
         match (self.at, *byte) {
             (At::Start, b'\r' | b'\n') => {}
             (At::Start, _) => {
@@ -193,9 +200,13 @@ impl RequestScan {
                 self.head.may_switch = self.is_named(b"CONNECT");
                 self.at = At::Target;
             }
-            (At::Target, b' ') => self.at = At::Version,
-            (At::Target, b'#') => self.refuse(byte, Fault::Fragment),
-            (At::Target, b'"' | b'<' | b'>') => self.note(Fault::Raw(*byte)),
+            (At::Target | At::Query, b' ') => self.at = At::Version,
+            (At::Target | At::Query, b'#') => self.refuse(byte, Fault::Fragment),
+            (At::Target, b'?') => self.at = At::Query,
+            (At::Target, b'`') | (At::Query, b'"') => self.note(Fault::Raw(*byte)),
+            (At::Target | At::Query, b'<' | b'>' | 0..=9 | 11..=12 | 14..=31 | 0x7f) => {
+                self.note(Fault::Raw(*byte));
+            }
             (At::Name, b'\n') if self.name_len == 0 => self.end_head(),
             (At::Name, b':') => self.end_name(byte),
             (At::Length(length, _), b'\n') => {
@@ -225,6 +236,21 @@ impl RequestScan {
             }
             _ => {}
         }
+    }
+
+    /// Notes the first byte of a target that is not of UTF-8. Long forms are not detected.
+    fn follow_utf8(&mut self, byte: u8) {
+        self.begun = match (self.begun, byte) {
+            (Some((first, left)), 0x80..=0xbf) => (left > 1).then(|| (first, left - 1)),
+            (None, 0xc2..=0xdf) => Some((byte, 1)),
+            (None, 0xe0..=0xef) => Some((byte, 2)),
+            (None, 0xf0..=0xf4) => Some((byte, 3)),
+            (None, ..0x80) => None,
+            (begun, _) => {
+                self.note(Fault::Raw(begun.map_or(byte, |(first, _)| first)));
+                None
+            }
+        };
     }
 
     fn push(&mut self, byte: u8) {

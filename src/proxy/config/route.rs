@@ -232,6 +232,13 @@ mod tests {
             ("/%61%2f", "/a%2F/b", true),
             ("/caf\u{e9}", "/caf%C3%A9", true),
             ("/caf\u{e9}/*", "/caf%C3%A9/x", true),
+            // What RFC 3986 does not allow raw has one spelling, the escape.
+            ("/a|b", "/a%7Cb", true),
+            ("/a%7cb", "/a%7Cb", true),
+            ("/a\"b/*", "/a%22b/x", true),
+            ("/a\\b", "/a%5Cb", true),
+            ("/[^a]|b", "/x%7Cb", true),
+            ("/[^a]|b", "/a%7Cb", false),
         ];
         for (route, request, matches) in cases {
             assert_eq!(path(route).matches(request), matches, "{route} {request}");
