@@ -67,6 +67,22 @@ pub(super) fn loops(listen: SocketAddr, upstream: &Uri) -> bool {
         || ((host.is_unspecified() || named_localhost) && listening.is_loopback())
 }
 
+/// Whether no two sockets can listen on these addresses.
+pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    // Port 0 is another one each time.
+    if one.port() != other.port() || one.port() == 0 {
+        return false;
+    }
+    let covers = |all: SocketAddr, one: SocketAddr| match all.ip() {
+        IpAddr::V4(ip) => ip.is_unspecified() && one.is_ipv4(),
+        // A socket for both families.
+        IpAddr::V6(ip) => ip.is_unspecified(),
+    };
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), one.port());
+    let (one, other) = (canonical(one), canonical(other));
+    one.ip() == other.ip() || covers(one, other) || covers(other, one)
+}
+
 /// Settings that are allowed but probably unintended; with `catch_all` the last route is the implicit one.
 pub(super) fn warnings(config: &Config, catch_all: bool) -> Vec<String> {
     let mut warnings: Vec<_> = few_connections(config).into_iter().collect();

@@ -61,7 +61,7 @@ fn build(
         global,
         route: None,
     };
-    let listen: SocketAddr = proxy.get("listen")?;
+    let listen: SocketAddr = proxy.get(LISTEN)?;
     let mut routes = Vec::new();
     let mut looping: Vec<Place> = Vec::new();
     let mut add = |path: RoutePath, scope: Scope<'_>| {
@@ -284,6 +284,7 @@ fn budget<T: FromValue>(
     Ok(given.map_or(Budget::Off, |given| Budget::Of(number(given))))
 }
 
+const LISTEN: &str = "listen";
 const ADMIN_LISTEN: &str = "admin.listen";
 const ADMIN_TOKEN: &str = "admin.token";
 /// The keys of [`admin_access`].
@@ -312,23 +313,39 @@ fn admin(
         token: proxy.get(ADMIN_TOKEN)?,
         user_header: header.and_then(|name| name.parse().ok()),
     };
-    let mut refuse = |problem| {
-        problems
-            .extend(given.map(|given| Mistake::new(given.place.clone(), ADMIN_LISTEN, problem)));
-    };
-    if let Some(address) = admin.listen {
-        // Port 0 is another one each time.
-        if address == clients && address.port() != 0 {
-            refuse("is the address that clients connect to (listen); choose another, or \"off\"");
-        }
-        if !address.ip().is_loopback() && admin.token.is_none() {
-            refuse(
-                "is reachable from other machines: set admin.token, by SSE_GUARD_ADMIN_TOKEN or in \
-                 the file, or listen on 127.0.0.1",
-            );
-        }
+    if let Some(address) = admin.listen
+        && check::overlap(address, clients)
+    {
+        problems.extend(overlapping(proxy, address, clients));
+    }
+    if let Some(address) = admin.listen
+        && !address.ip().is_loopback()
+        && admin.token.is_none()
+    {
+        let problem = "is reachable from other machines: set admin.token, by SSE_GUARD_ADMIN_TOKEN or \
+                       in the file, or listen on 127.0.0.1";
+        let given = given.map(|given| given.place.clone());
+        problems.extend(given.map(|place| Mistake::new(place, ADMIN_LISTEN, problem)));
     }
     Ok(admin)
+}
+
+/// The mistake of two addresses that no process can listen on at once, at a key that is not a default.
+fn overlapping(proxy: Scope<'_>, admin: SocketAddr, clients: SocketAddr) -> Option<Mistake> {
+    let given = proxy.given(ADMIN_LISTEN);
+    let given = given.filter(|given| !matches!(given.place, Place::Default));
+    let (key, given, other) = match given {
+        Some(given) => (ADMIN_LISTEN, given, format!("{LISTEN} = \"{clients}\"")),
+        None => {
+            let other = format!("{ADMIN_LISTEN} = \"{admin}\", the default");
+            (LISTEN, proxy.given(LISTEN)?, other)
+        }
+    };
+    let problem = format!(
+        "overlaps {other}: clients and operators need different addresses; choose another port, or \
+         admin.listen = \"off\""
+    );
+    Some(Mistake::new(given.place.clone(), key, problem))
 }
 
 fn settings(scope: Scope<'_>) -> Result<Settings, Mistake> {

@@ -284,6 +284,49 @@ fn a_proxy_that_forwards_to_itself_is_refused() {
 }
 
 #[test]
+fn an_admin_address_within_that_of_clients_is_refused() {
+    let cases = [
+        (":9090", "127.0.0.1:9090", true),
+        ("0.0.0.0:9090", "127.0.0.1:9090", true),
+        ("[::]:9090", "[::1]:9090", true),
+        ("[::]:9090", "0.0.0.0:9090", true),
+        ("127.0.0.1:9090", "[::]:9090", true),
+        ("127.0.0.1:9090", "127.0.0.1:9090", true),
+        ("[::ffff:127.0.0.1]:9090", "127.0.0.1:9090", true),
+        ("0.0.0.0:9090", "[::1]:9090", false),
+        (":9090", "127.0.0.1:9091", false),
+        (":0", "127.0.0.1:0", false),
+        ("127.0.0.2:9090", "127.0.0.1:9090", false),
+        (":9090", "off", false),
+    ];
+    for (listen, admin, refused) in cases {
+        let text = format!(
+            "listen = '{listen}'\nupstream.url = 'http://app'\n[admin]\nlisten = '{admin}'\n\
+             token = 'a-long-token-for-a-test-0123456789'"
+        );
+        match from_file(&text) {
+            Ok(_) => assert!(!refused, "{listen} {admin}"),
+            Err(error) => {
+                assert!(refused, "{error}");
+                assert_eq!(error.mistakes.len(), 1, "{error}");
+                let text = error.to_string();
+                let start = "sse-guard.toml:4: admin.listen: overlaps listen = \"";
+                assert!(text.starts_with(start), "{text}");
+            }
+        }
+    }
+    // The default of one of them.
+    let found = problems("upstream.url = 'http://app'\nlisten = ':9090'");
+    let start = "sse-guard.toml:2: listen: overlaps admin.listen = \"127.0.0.1:9090\", the default";
+    assert!(found.len() == 1 && found[0].starts_with(start), "{found:?}");
+    let found = problems("upstream.url = 'http://app'\nadmin.listen = '127.0.0.1:8080'");
+    assert!(
+        found.len() == 1 && found[0].contains("admin.listen: overlaps listen"),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn a_bound_on_connections_below_that_on_streams_is_warned_of() {
     let warned = |text: &str| {
         let text = format!("upstream.url = 'http://a'\n{text}");
