@@ -67,10 +67,10 @@
 mod chunk;
 mod glance;
 
-use crate::asked::Asked;
 use crate::family::Family;
 use crate::guard::{At, Breach, Guard, Head, Policy, Rule};
 use crate::rejection::Rejection;
+use crate::request_info::RequestInfo;
 use crate::stream::{EndReason, Stream};
 use crate::wire::{RawEvent, Scanner};
 use bytes::Bytes;
@@ -125,17 +125,17 @@ impl Rule for CompletionLayer {
     const READS: bool = true;
     const SPEAKS: bool = true;
 
-    fn admit<B>(&self, _: &Request<B>, _: &Asked) -> Result<(), Rejection> {
+    fn admit<B>(&self, _: &Request<B>, _: &RequestInfo) -> Result<(), Rejection> {
         Ok(())
     }
 
     fn open(&self, (): (), head: &Head<'_>) -> Result<Option<CompletionPolicy>, Rejection> {
-        let awaits = match head.asked.family {
+        let awaits = match head.request_info.family {
             Family::OpenAi | Family::Anthropic => Awaits::First {
-                may_be_none: head.asked.is_get(),
+                may_be_none: head.request_info.is_get(),
             },
             // A POST that accepts both JSON and a stream may be anybody's.
-            Family::Raw | Family::Mcp if !head.asked.is_family_said => Awaits::Sign,
+            Family::Raw | Family::Mcp if !head.request_info.is_family_said => Awaits::Sign,
             _ => return Ok(None),
         };
         Ok(head.readable().map(|_| CompletionPolicy {

@@ -77,13 +77,13 @@ mod tests;
 pub use crate::rejection::RejectReason;
 pub use gate::Gate;
 
-use crate::asked::{Asked, Kind};
 use crate::client_key::{ClientKey, IPV6_PREFIX, KeyExtractor, PeerIp};
 use crate::cors;
 use crate::guard::{Guard, Head, Policy, Rule};
 use crate::jitter::jittered;
 use crate::rate::Rate;
 use crate::rejection::{CustomResponse, Rejection};
+use crate::request_info::{RequestInfo, ResponseKind};
 use bytes::Bytes;
 use http::header::UPGRADE;
 use http::{Extensions, Method, Request, Response};
@@ -406,7 +406,11 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
         }
     }
 
-    fn take(&self, key: Option<&ClientKey>, asked: &Asked) -> Result<Option<Slot>, Rejection> {
+    fn take(
+        &self,
+        key: Option<&ClientKey>,
+        request_info: &RequestInfo,
+    ) -> Result<Option<Slot>, Rejection> {
         if self.allowed(key) {
             return Ok(None);
         }
@@ -417,7 +421,7 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
         };
         taken
             .map(Some)
-            .map_err(|refused| self.refuse(&refused, asked))
+            .map_err(|refused| self.refuse(&refused, request_info))
     }
 
     fn network(&self, key: Option<&ClientKey>) -> Option<ClientKey> {
@@ -427,7 +431,7 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
     fn take_request(
         &self,
         key: Option<&ClientKey>,
-        asked: &Asked,
+        request_info: &RequestInfo,
         is_preflight: bool,
     ) -> Result<Option<Arc<table::Request>>, Rejection> {
         if self.config.limits.requests.is_none() || self.allowed(key) {
@@ -437,15 +441,15 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
         let taken = self.table.take_request(key.as_ref(), is_preflight);
         taken
             .map(|request| request.map(Arc::new))
-            .map_err(|refused| self.refuse(&refused, asked))
+            .map_err(|refused| self.refuse(&refused, request_info))
     }
 
-    fn refuse(&self, refused: &Refused, asked: &Asked) -> Rejection {
+    fn refuse(&self, refused: &Refused, request_info: &RequestInfo) -> Rejection {
         let reason = refused.reason;
         metrics::counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(1);
         let retries = self.config.reject == Reject::RetryLater || reason.is_shortage();
-        let comes_back = asked.family.comes_back() && asked.accepts_stream;
-        let as_stream = retries && (comes_back || asked.takes_retry_later());
+        let comes_back = request_info.family.comes_back() && request_info.accepts_stream;
+        let as_stream = retries && (comes_back || request_info.takes_retry_later());
         let retry_after = match as_stream {
             true => jittered(self.config.retry_after),
             false => self.config.retry_after,
@@ -466,12 +470,16 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
     const READS: bool = false;
     const SPEAKS: bool = false;
 
-    fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Ticket, Rejection> {
+    fn admit<B>(
+        &self,
+        request: &Request<B>,
+        request_info: &RequestInfo,
+    ) -> Result<Ticket, Rejection> {
         let key = self.extractor.key(request);
         let is_allowed = self.allowed(key.as_ref());
         let holder = self.network(key.as_ref()).filter(|_| !is_allowed);
         if let Some(reason) = self.config.gate.closed_to(holder.as_ref()) {
-            return Err(self.refuse(&reason.into(), asked));
+            return Err(self.refuse(&reason.into(), request_info));
         }
         #[cfg(feature = "proxy")]
         if let Some(connection) = request.extensions().get::<crate::serve::ClientConnection>() {
@@ -479,9 +487,9 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
         }
         let may_tunnel =
             request.headers().contains_key(UPGRADE) || request.method() == Method::CONNECT;
-        let request = self.take_request(key.as_ref(), asked, cors::is_preflight(request))?;
-        let stream = if asked.accepts_stream {
-            StreamTicket::Holds(self.take(key.as_ref(), asked)?)
+        let request = self.take_request(key.as_ref(), request_info, cors::is_preflight(request))?;
+        let stream = if request_info.accepts_stream {
+            StreamTicket::Holds(self.take(key.as_ref(), request_info)?)
         } else {
             StreamTicket::May
         };
@@ -502,7 +510,7 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
 
     fn open(&self, ticket: Ticket, head: &Head<'_>) -> Result<Option<Permit>, Rejection> {
         let slot = match (head.kind, ticket.stream) {
-            (Kind::Other, stream) => {
+            (ResponseKind::Other, stream) => {
                 // What an inner limit has turned away came too fast.
                 if let (StreamTicket::Holds(Some(slot)), false) = (stream, head.rejected) {
                     self.table.refund(&slot);
@@ -510,7 +518,7 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
                 return Ok(ticket.request.map(|held| Permit::Request(Held(held))));
             }
             (_, StreamTicket::Holds(slot)) => slot,
-            (_, StreamTicket::May) => self.take(ticket.client.as_ref(), head.asked)?,
+            (_, StreamTicket::May) => self.take(ticket.client.as_ref(), head.request_info)?,
         };
         if let (Some(stream), Some(_), Some(key)) = (head.stream, &slot, ticket.client) {
             stream.set_client(key);

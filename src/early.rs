@@ -88,7 +88,6 @@ mod tests;
 pub use body::EarlyBody;
 
 use crate::answer::Own;
-use crate::asked::Asked;
 use crate::cache_control::CacheControl;
 use crate::cors::{Granted, Unreadable};
 use crate::family::Family;
@@ -96,6 +95,7 @@ use crate::guard::BoxError;
 use crate::head::{self, EVENT_STREAM};
 use crate::heartbeat::DEFAULT_INTERVAL;
 use crate::log_limit::LogLimit;
+use crate::request_info::RequestInfo;
 use crate::stream::{Begun, Stream, StreamState};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -226,7 +226,7 @@ where
             None => State::Passing {
                 future: self.inner.call(request),
             },
-            Some(asked) => {
+            Some(request_info) => {
                 let stream = Stream::open();
                 let family = Family::of(&request);
                 let later = request.extensions().get().cloned();
@@ -238,7 +238,7 @@ where
                     after: self.config.after,
                     later,
                     granted,
-                    asked,
+                    request_info,
                     family,
                     stream,
                     log: self.config.log.clone(),
@@ -254,14 +254,14 @@ where
 
 impl EarlyLayer {
     /// What was asked, if it may be answered early.
-    fn eligible<B>(&self, request: &Request<B>) -> Option<Asked> {
+    fn eligible<B>(&self, request: &Request<B>) -> Option<RequestInfo> {
         let is_unreadable = request.extensions().get::<Unreadable>().is_some();
         if !self.enabled || request.method() == Method::HEAD || is_unreadable {
             return None;
         }
         let flag = request.extensions().get::<StreamAsked>();
         let may_ask = flag.is_some_and(|flag| !flag.is_never());
-        Some(Asked::of(request)).filter(|asked| asked.accepts_stream || may_ask)
+        Some(RequestInfo::of(request)).filter(|request_info| request_info.accepts_stream || may_ask)
     }
 }
 
@@ -276,7 +276,7 @@ pin_project! {
         after: Duration,
         later: Option<StreamAsked>,
         granted: Option<Granted>,
-        asked: Asked,
+        request_info: RequestInfo,
         family: Family,
         stream: Stream,
         log: LogLimit,
@@ -324,7 +324,7 @@ where
                 }
                 while on_time.timer.as_mut().poll(cx).is_ready() {
                     let has_asked = on_time.later.as_ref().is_some_and(StreamAsked::get);
-                    if on_time.asked.accepts_stream || has_asked {
+                    if on_time.request_info.accepts_stream || has_asked {
                         return Poll::Ready(Ok(answer(request)));
                     }
                     // It may be said further down a body that is slow to come.

@@ -20,12 +20,12 @@ pub(crate) use policy::{At, Breach, Ending, Policy, Verdict};
 pub(crate) use rule::{Failure, Head, Rule};
 
 use crate::answer::{InPlaceOf, WaitsInPlaceOf};
-use crate::asked::{Asked, Kind};
 use crate::cache_control::CacheControl;
 use crate::early::StreamAsked;
 use crate::family::Family;
 use crate::head;
 use crate::rejection::{Rejected, Rejection};
+use crate::request_info::{RequestInfo, ResponseKind};
 use crate::stream::{Begun, Stream};
 use crate::wire::{Aligner, DEFAULT_HOLD};
 use bytes::Bytes;
@@ -85,25 +85,25 @@ where
             // Guards inside rewrite the head first.
             request.extensions_mut().insert(cache_control);
         }
-        let asked = Asked::of(&request);
+        let request_info = RequestInfo::of(&request);
         let is_plain = || {
             let flag = request.extensions().get::<StreamAsked>();
-            !asked.accepts_stream && flag.is_some_and(StreamAsked::is_never)
+            !request_info.accepts_stream && flag.is_some_and(StreamAsked::is_never)
         };
-        if R::SPEAKS && asked.may_stream() && !is_plain() {
+        if R::SPEAKS && request_info.may_stream() && !is_plain() {
             head::ask_for_identity(request.headers_mut());
         }
-        match self.rule.admit(&request, &asked) {
+        match self.rule.admit(&request, &request_info) {
             Ok(ticket) => {
                 self.rule.extend(&ticket, request.extensions_mut());
                 ResponseFuture::Asked {
                     future: self.inner.call(request),
-                    pending: Some((ticket, self.rule.clone(), asked)),
+                    pending: Some((ticket, self.rule.clone(), request_info)),
                 }
             }
             Err(rejection) => ResponseFuture::Rejected {
                 rejection,
-                family: asked.family,
+                family: request_info.family,
             },
         }
     }
@@ -117,7 +117,7 @@ pin_project! {
         Asked {
             #[pin]
             future: F,
-            pending: Option<(R::Ticket, R, Asked)>,
+            pending: Option<(R::Ticket, R, RequestInfo)>,
         },
         #[doc(hidden)]
         Rejected { rejection: Rejection, family: Family },
@@ -139,11 +139,11 @@ where
             }
             FutureProj::Asked { future, pending } => {
                 let result = ready!(future.poll(cx));
-                let Some((ticket, rule, asked)) = pending.take() else {
+                let Some((ticket, rule, request_info)) = pending.take() else {
                     unreachable!("polled again after it was ready");
                 };
                 Poll::Ready(match result {
-                    Ok(response) => Ok(opened(&rule, ticket, &asked, response)),
+                    Ok(response) => Ok(opened(&rule, ticket, &request_info, response)),
                     Err(error) => {
                         rule.failed(ticket, &Failure::Service);
                         Err(error)
@@ -157,7 +157,7 @@ where
 fn opened<R: Rule, B>(
     rule: &R,
     ticket: R::Ticket,
-    asked: &Asked,
+    request_info: &RequestInfo,
     response: Response<B>,
 ) -> Response<Guarded<B, R::Policy>> {
     let (mut parts, body) = response.into_parts();
@@ -165,14 +165,14 @@ fn opened<R: Rule, B>(
     let in_place_of = parts.extensions.get().map(|InPlaceOf(status)| *status);
     let waits = parts.extensions.get().map(|WaitsInPlaceOf(status)| *status);
     let kind = match rejected || in_place_of.is_some() {
-        true => Kind::Other,
-        false => Kind::of(asked, &parts),
+        true => ResponseKind::Other,
+        false => ResponseKind::of(request_info, &parts),
     };
     let known = parts.extensions.get::<Stream>().cloned();
     // Who finds no record is the innermost and keeps the record's books.
     let keeps_books = known.is_none();
     let stream = match kind {
-        Kind::Other => None,
+        ResponseKind::Other => None,
         _ if R::READS => Some(known.unwrap_or_else(|| {
             let begun = parts.extensions.remove::<Begun>();
             begun.map_or_else(Stream::open, |Begun(stream)| stream)
@@ -180,16 +180,16 @@ fn opened<R: Rule, B>(
         _ => known,
     };
     if let Some(stream) = stream.as_ref().filter(|_| keeps_books) {
-        stream.set_family(asked.family, asked.is_family_said);
+        stream.set_family(request_info.family, request_info.is_family_said);
         if kind.is_opaque() {
             stream.set_opaque();
         }
     }
-    if R::SPEAKS && !rejected && asked.is_head_of_stream(&parts) {
-        harden(&mut parts, asked);
+    if R::SPEAKS && !rejected && request_info.is_head_of_stream(&parts) {
+        harden(&mut parts, request_info);
     }
     let head = Head {
-        asked,
+        request_info,
         status: in_place_of.or(waits).unwrap_or(parts.status),
         headers: &parts.headers,
         kind,
@@ -198,21 +198,21 @@ fn opened<R: Rule, B>(
     };
     let policy = match rule.open(ticket, &head) {
         Ok(policy) => policy,
-        Err(rejection) => return rejection.response(asked.family).map(Guarded::words),
+        Err(rejection) => return rejection.response(request_info.family).map(Guarded::words),
     };
     let body = match stream {
         // Counts of requests hang on the policy.
-        _ if kind == Kind::Other => Guarded::carry(body, policy),
+        _ if kind == ResponseKind::Other => Guarded::carry(body, policy),
         Some(stream) if R::READS => {
             if keeps_books {
                 parts.extensions.insert(stream.clone());
             }
             let aligner = match (kind, R::SPEAKS) {
-                (Kind::Stream, true) => {
-                    harden(&mut parts, asked);
+                (ResponseKind::Stream, true) => {
+                    harden(&mut parts, request_info);
                     Aligner::with_hold(if stream.align() { 0 } else { DEFAULT_HOLD })
                 }
-                (Kind::Stream, false) => Aligner::with_hold(0),
+                (ResponseKind::Stream, false) => Aligner::with_hold(0),
                 _ => Aligner::opaque(),
             };
             Guarded::stream(body, policy, stream, keeps_books, aligner)
@@ -222,8 +222,8 @@ fn opened<R: Rule, B>(
     Response::from_parts(parts, body)
 }
 
-fn harden(head: &mut response::Parts, asked: &Asked) {
-    let cache_control = CacheControl::of(&head.extensions).unwrap_or(asked.cache_control);
+fn harden(head: &mut response::Parts, request_info: &RequestInfo) {
+    let cache_control = CacheControl::of(&head.extensions).unwrap_or(request_info.cache_control);
     if cache_control == CacheControl::Keep {
         // Guards outside have not seen what was set for this one.
         head.extensions.insert(cache_control);

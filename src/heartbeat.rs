@@ -39,10 +39,10 @@
 //! # }
 //! ```
 
-use crate::asked::Asked;
 use crate::family::Family;
 use crate::guard::{At, Guard, Head, Policy, Rule, Verdict};
 use crate::rejection::Rejection;
+use crate::request_info::RequestInfo;
 use crate::stream::Stream;
 use crate::wire::{Timestamped, Words, WordsError};
 use http::Request;
@@ -204,7 +204,7 @@ impl Rule for HeartbeatLayer {
     const READS: bool = true;
     const SPEAKS: bool = true;
 
-    fn admit<B>(&self, _: &Request<B>, _: &Asked) -> Result<(), Rejection> {
+    fn admit<B>(&self, _: &Request<B>, _: &RequestInfo) -> Result<(), Rejection> {
         Ok(())
     }
 
@@ -214,7 +214,8 @@ impl Rule for HeartbeatLayer {
                 beat: self.beat.clone(),
                 due: Some(stream.opened()),
             };
-            let by_family = || matches!(head.asked.family, Family::EventSource | Family::Mcp);
+            let by_family =
+                || matches!(head.request_info.family, Family::EventSource | Family::Mcp);
             if !self.beat.immediate.unwrap_or_else(by_family) {
                 policy.sent(stream, stream.opened());
             }
@@ -305,13 +306,13 @@ mod tests {
         let mut times = Vec::new();
         for pause in [100, 300, 450, 900] {
             tokio::time::sleep(Duration::from_millis(pause)).await;
-            let asked = Instant::now();
+            let start = Instant::now();
             let mut stream = get(layer.clone(), Upstream::new().wait(129)).await;
             stream.next().await.unwrap().unwrap();
-            let silence = asked.elapsed();
+            let silence = start.elapsed();
             assert!(silence <= Duration::from_secs(128), "{silence:?}");
             assert!(silence > Duration::from_secs(127), "{silence:?}");
-            times.push((asked + silence - layer.beat.since).as_millis());
+            times.push((start + silence - layer.beat.since).as_millis());
         }
         assert!(times.iter().all(|time| time % 1000 == 0), "{times:?}");
     }

@@ -45,11 +45,11 @@
 //! # }
 //! ```
 
-use crate::asked::Asked;
 use crate::family::Family;
 use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
 use crate::jitter::jittered;
 use crate::rejection::Rejection;
+use crate::request_info::RequestInfo;
 use crate::rotation::DEFAULT_RETRY;
 use crate::stream::EndReason;
 use crate::wire::{Words, WordsError};
@@ -226,7 +226,7 @@ impl Rule for IdleTimeoutLayer {
     const READS: bool = true;
     const SPEAKS: bool = true;
 
-    fn admit<B>(&self, _: &Request<B>, _: &Asked) -> Result<(), Rejection> {
+    fn admit<B>(&self, _: &Request<B>, _: &RequestInfo) -> Result<(), Rejection> {
         Ok(())
     }
 

@@ -38,11 +38,11 @@
 
 pub use crate::stream::{Message, SendError};
 
-use crate::asked::{Asked, ComesBack};
 #[cfg(doc)]
 use crate::family::Family;
 use crate::guard::{At, Guard, Head, Policy, Rule, Verdict};
 use crate::rejection::Rejection;
+use crate::request_info::{ComesBack, RequestInfo};
 #[cfg(doc)]
 use crate::stream::Stream;
 use http::{Method, Request};
@@ -97,12 +97,12 @@ impl Rule for InjectLayer {
     const READS: bool = true;
     const SPEAKS: bool = true;
 
-    fn admit<B>(&self, _: &Request<B>, _: &Asked) -> Result<(), Rejection> {
+    fn admit<B>(&self, _: &Request<B>, _: &RequestInfo) -> Result<(), Rejection> {
         Ok(())
     }
 
     fn open(&self, (): (), head: &Head<'_>) -> Result<Option<InjectPolicy>, Rejection> {
-        let takes = head.asked.comes_back(self.methods.as_deref());
+        let takes = head.request_info.comes_back(self.methods.as_deref());
         let stream = head.readable().filter(|stream| takes.on(stream));
         Ok(stream.map(|stream| {
             stream.take_mail();

@@ -53,7 +53,6 @@
 #![forbid(unsafe_code)]
 
 mod answer;
-mod asked;
 mod cache_control;
 pub mod client_key;
 pub mod completion;
@@ -76,6 +75,7 @@ mod memory;
 pub mod metrics;
 #[cfg(feature = "proxy")]
 pub mod proxy;
+mod request_info;
 
 mod rate;
 mod rejection;

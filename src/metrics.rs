@@ -81,11 +81,11 @@ pub use instruments::describe;
 pub use snapshot::{Outcome, Snapshot};
 pub use unguarded::Unguarded;
 
-use crate::asked::{Asked, Kind};
 use crate::client_key::ClientKey;
 use crate::guard::{Failure, Guard, Head, Policy, Rule};
 use crate::last_event_id;
 use crate::rejection::Rejection;
+use crate::request_info::{RequestInfo, ResponseKind};
 use crate::stream::{Details, EndReason, Labels, RequestHead, ResponseHead, Stream};
 use distribution::Times;
 use http::Request;
@@ -390,12 +390,16 @@ impl Rule for MetricsLayer {
     const READS: bool = true;
     const SPEAKS: bool = false;
 
-    fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Ticket, Rejection> {
+    fn admit<B>(
+        &self,
+        request: &Request<B>,
+        request_info: &RequestInfo,
+    ) -> Result<Ticket, Rejection> {
         let matched = self.matched.as_ref();
         let layer = matched.and_then(|matched| matched.layer(request.extensions(), self));
         let shared = &layer.as_deref().unwrap_or(self).shared;
         Ok(Ticket {
-            shared: asked.accepts_stream.then(|| shared.clone()),
+            shared: request_info.accepts_stream.then(|| shared.clone()),
             layer,
             came: Instant::now(),
             has_event_id: last_event_id::of(request.headers(), request.uri()).is_some(),
@@ -416,11 +420,11 @@ impl Rule for MetricsLayer {
         ticket.resolve(match head.kind {
             _ if head.rejected => Outcome::Rejected,
             // It waits for its upstream in place of a failure.
-            Kind::Stream if head.status.is_server_error() => Outcome::Failed,
-            Kind::Stream => Outcome::Opened,
-            Kind::Encoded | Kind::Partial => Outcome::Encoded,
-            Kind::Other if head.status.is_server_error() => Outcome::Failed,
-            Kind::Other => Outcome::Other,
+            ResponseKind::Stream if head.status.is_server_error() => Outcome::Failed,
+            ResponseKind::Stream => Outcome::Opened,
+            ResponseKind::Encoded | ResponseKind::Partial => Outcome::Encoded,
+            ResponseKind::Other if head.status.is_server_error() => Outcome::Failed,
+            ResponseKind::Other => Outcome::Other,
         });
         if let Some(unguarded) = Unguarded::of(head) {
             let request = ticket.head.as_ref();
@@ -431,7 +435,7 @@ impl Rule for MetricsLayer {
             return Ok(None);
         };
         // A stream that nobody had asked for by name.
-        if !head.asked.accepts_stream {
+        if !head.request_info.accepts_stream {
             self.shared.outcome(match head.kind.is_opaque() {
                 true => Outcome::Encoded,
                 false => Outcome::Opened,

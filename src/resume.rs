@@ -101,12 +101,12 @@ pub(crate) use again::Unreachable;
 pub use body::ResumeBody;
 
 use crate::answer::{Own, WaitsInPlaceOf};
-use crate::asked::{Asked, Kind};
 use crate::connection_auth;
 use crate::guard::BoxError;
 use crate::head::EVENT_STREAM;
 use crate::jitter::{LONGEST, around};
 use crate::last_event_id;
+use crate::request_info::{RequestInfo, ResponseKind};
 use crate::retry_after::retry_after;
 use crate::stream::{Begun, Stream};
 use crate::unavailable::may_pass;
@@ -400,11 +400,11 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        let asked = Asked::of(&request);
+        let request_info = RequestInfo::of(&request);
         let may_go_on = self.layer.enabled
             && !connection_auth::in_request(request.headers())
-            && asked.is_get()
-            && asked.family.may_resume()
+            && request_info.is_get()
+            && request_info.family.may_resume()
             && request.body().is_end_stream();
         if !may_go_on {
             return ResponseFuture {
@@ -415,7 +415,7 @@ where
         let (head, body) = request.into_parts();
         let plan = Plan {
             layer: self.layer.clone(),
-            asked,
+            request_info,
             last_id: last_event_id::of(&head.headers, &head.uri),
             stream: head.extensions.get().cloned(),
             asker: Arc::new(Of::<_, ReqB>(
@@ -433,7 +433,7 @@ where
 /// What to do should the response be a stream.
 struct Plan<B> {
     layer: ResumeLayer,
-    asked: Asked,
+    request_info: RequestInfo,
     // A copy, as a header's value keeps all of the buffer that its request came in.
     last_id: Option<Box<[u8]>>,
     stream: Option<Begun>,
@@ -443,7 +443,7 @@ struct Plan<B> {
 impl<B> Plan<B> {
     /// Whether the client is to wait with an open stream when its request fails.
     fn waits(&self) -> bool {
-        self.layer.config.wait_for_upstream && self.asked.accepts_stream
+        self.layer.config.wait_for_upstream && self.request_info.accepts_stream
     }
 
     fn keep(self, response: Response<B>) -> Response<ResumeBody<B>>
@@ -459,7 +459,7 @@ impl<B> Plan<B> {
             return self.wait(failed, ResumeError::Refused(failed).into(), least);
         }
         let (mut head, body) = response.into_parts();
-        if Kind::of(&self.asked, &head) != Kind::Stream {
+        if ResponseKind::of(&self.request_info, &head) != ResponseKind::Stream {
             return Response::from_parts(head, ResumeBody::pass(body));
         }
         head.headers.remove(CONTENT_LENGTH);
@@ -507,14 +507,14 @@ impl<B> Plan<B> {
         if config.idle_timeout.is_some() || config.event_timeout.is_some() {
             stream.set_watched();
         }
-        stream.set_family(self.asked.family, self.asked.is_family_said);
+        stream.set_family(self.request_info.family, self.request_info.is_family_said);
         extensions.insert(Begun(stream.clone()));
         let again = Again {
             asker: self.asker,
             config: self.layer.config,
             admission: self.layer.admission,
             stream,
-            asked: self.asked,
+            request_info: self.request_info,
         };
         (again, self.last_id)
     }

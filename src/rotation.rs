@@ -59,12 +59,12 @@ mod drain;
 
 pub use drain::DrainHandle;
 
-use crate::asked::{Asked, ComesBack};
 use crate::early::StreamAsked;
 use crate::family::Family;
 use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
 use crate::jitter::{LONGEST, around, jittered};
 use crate::rejection::Rejection;
+use crate::request_info::{ComesBack, RequestInfo};
 use crate::stream::{EndReason, Stream};
 use crate::wire::{LineEnd, Words, WordsError};
 use bytes::Bytes;
@@ -195,12 +195,12 @@ impl Rule for RotationLayer {
     const READS: bool = true;
     const SPEAKS: bool = true;
 
-    fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<(), Rejection> {
-        if !self.drain.is_draining() || !wants_stream(request, asked) {
+    fn admit<B>(&self, request: &Request<B>, request_info: &RequestInfo) -> Result<(), Rejection> {
+        if !self.drain.is_draining() || !wants_stream(request, request_info) {
             return Ok(());
         }
         let retry = self.config.retry.unwrap_or(DEFAULT_RETRY);
-        let as_stream = asked.accepts_stream && self.takes_empty_stream(asked);
+        let as_stream = request_info.accepts_stream && self.takes_empty_stream(request_info);
         self.drain.refusal(retry, as_stream).map_or(Ok(()), Err)
     }
 
@@ -208,7 +208,7 @@ impl Rule for RotationLayer {
         let Some(stream) = head.stream else {
             return Ok(None);
         };
-        let comes_back = head.asked.comes_back(self.config.methods.as_deref());
+        let comes_back = head.request_info.comes_back(self.config.methods.as_deref());
         let age = self
             .config
             .max_age
@@ -225,18 +225,18 @@ impl Rule for RotationLayer {
 }
 
 /// Whether a request opens a stream, as far as its head tells.
-fn wants_stream<B>(request: &Request<B>, asked: &Asked) -> bool {
-    match asked.method {
-        Method::GET => asked.accepts_stream,
+fn wants_stream<B>(request: &Request<B>, request_info: &RequestInfo) -> bool {
+    match request_info.method {
+        Method::GET => request_info.accepts_stream,
         // Their responses are no streams, whatever the client accepts.
         Method::HEAD | Method::OPTIONS | Method::DELETE | Method::TRACE | Method::CONNECT => false,
         // Clients of these APIs ask for a stream in the body alone. If nobody has read it, the client
         // repeats the request, which costs less than an answer that is broken off.
         _ => {
-            asked.accepts_stream
+            request_info.accepts_stream
                 || match request.extensions().get::<StreamAsked>() {
                     Some(flag) => flag.get(),
-                    None => matches!(asked.family, Family::OpenAi | Family::Anthropic),
+                    None => matches!(request_info.family, Family::OpenAi | Family::Anthropic),
                 }
         }
     }
@@ -244,10 +244,10 @@ fn wants_stream<B>(request: &Request<B>, asked: &Asked) -> bool {
 
 impl RotationLayer {
     /// Whether the client comes back after an empty stream, rather than to take it for the answer.
-    fn takes_empty_stream(&self, asked: &Asked) -> bool {
+    fn takes_empty_stream(&self, request_info: &RequestInfo) -> bool {
         let methods = self.config.methods.as_ref();
-        let comes_back = methods.is_some_and(|methods| methods.contains(&asked.method));
-        asked.takes_retry_later() || comes_back
+        let comes_back = methods.is_some_and(|methods| methods.contains(&request_info.method));
+        request_info.takes_retry_later() || comes_back
     }
 }
 
@@ -274,8 +274,8 @@ impl RotationPolicy {
         let old_at = self.old_at.filter(|_| may_rotate());
         let old = old_at.map(|old_at| (old_at, EndReason::Rotated));
         match (old, at.stream.asked_to_stop()) {
-            (Some(old), Some(asked)) => Some(if asked.0 <= old.0 { asked } else { old }),
-            (old, asked) => old.or(asked),
+            (Some(old), Some(stop)) => Some(if stop.0 <= old.0 { stop } else { old }),
+            (old, stop) => old.or(stop),
         }
     }
 }

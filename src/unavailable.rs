@@ -79,10 +79,10 @@
 //! number of those that were not.
 
 use crate::answer::{AnswerBody, InPlaceOf, Own, retry_line, set_retry_later};
-use crate::asked::Asked;
 use crate::jitter::{LONGEST, jittered, up_to};
 use crate::metrics::LogLimit;
 use crate::rejection::Rejected;
+use crate::request_info::RequestInfo;
 use crate::retry_after::retry_after;
 use http::header::{CONNECTION, DATE, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode, response};
@@ -260,7 +260,7 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        let applies = self.layer.enabled && Asked::of(&request).takes_retry_later();
+        let applies = self.layer.enabled && RequestInfo::of(&request).takes_retry_later();
         ResponseFuture {
             layer: applies.then(|| self.layer.clone()),
             future: self.inner.call(request),

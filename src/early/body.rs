@@ -2,10 +2,10 @@
 
 use super::Waiting;
 use crate::answer::Own;
-use crate::asked::Kind;
 use crate::family::Family;
 use crate::guard::{BoxError, StreamError};
 use crate::head;
+use crate::request_info::ResponseKind;
 use crate::stream::{Stream, StreamState};
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -144,15 +144,17 @@ impl<F> Waiting<F> {
             what.push_str(", whose head does not allow this origin to read it");
             return client.told(parts.status, &what, StreamError::Refused(parts.status));
         }
-        match Kind::of(&self.asked, &parts) {
-            Kind::Stream => return State::Inner { body },
-            Kind::Encoded => what.push_str(", but a compressed event stream"),
-            Kind::Partial => what.push_str(", but a part of an event stream"),
-            Kind::Other if parts.status == StatusCode::NO_CONTENT => {
+        match ResponseKind::of(&self.request_info, &parts) {
+            ResponseKind::Stream => return State::Inner { body },
+            ResponseKind::Encoded => what.push_str(", but a compressed event stream"),
+            ResponseKind::Partial => what.push_str(", but a part of an event stream"),
+            ResponseKind::Other if parts.status == StatusCode::NO_CONTENT => {
                 return State::Last { last: None };
             }
-            Kind::Other if parts.status.is_success() => what.push_str(", but no event stream"),
-            Kind::Other => {}
+            ResponseKind::Other if parts.status.is_success() => {
+                what.push_str(", but no event stream");
+            }
+            ResponseKind::Other => {}
         }
         if !head::is_text(&parts.headers) {
             return client.told(parts.status, &what, StreamError::Refused(parts.status));

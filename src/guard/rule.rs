@@ -1,18 +1,18 @@
 //! What a layer does with requests and heads.
 
 use super::policy::Policy;
-use crate::asked::{Asked, Kind};
 use crate::rejection::Rejection;
+use crate::request_info::{RequestInfo, ResponseKind};
 use crate::stream::Stream;
 use http::{Extensions, HeaderMap, Request, StatusCode};
 
 /// The response head, as a rule sees it.
 pub struct Head<'a> {
-    pub(crate) asked: &'a Asked,
+    pub(crate) request_info: &'a RequestInfo,
     /// Of the service, also where an answer of this crate stands in its place.
     pub(crate) status: StatusCode,
     pub(crate) headers: &'a HeaderMap,
-    pub(crate) kind: Kind,
+    pub(crate) kind: ResponseKind,
     /// The record, if the response is a stream.
     pub(crate) stream: Option<&'a Stream>,
     pub(crate) rejected: bool,
@@ -21,7 +21,7 @@ pub struct Head<'a> {
 impl<'a> Head<'a> {
     /// The record, if the response is a stream whose bytes can be read, and others put between them.
     pub(crate) fn readable(&self) -> Option<&'a Stream> {
-        self.stream.filter(|_| self.kind == Kind::Stream)
+        self.stream.filter(|_| self.kind == ResponseKind::Stream)
     }
 }
 
@@ -41,7 +41,11 @@ pub trait Rule: Clone {
     /// Its policies may put bytes of their own into the stream, or end it.
     const SPEAKS: bool;
 
-    fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Self::Ticket, Rejection>;
+    fn admit<B>(
+        &self,
+        request: &Request<B>,
+        request_info: &RequestInfo,
+    ) -> Result<Self::Ticket, Rejection>;
 
     /// Adds to an admitted request what the inner service may want of its ticket.
     fn extend(&self, ticket: &Self::Ticket, extensions: &mut Extensions) {
@@ -66,9 +70,13 @@ impl<R: Rule> Rule for Option<R> {
     const READS: bool = R::READS;
     const SPEAKS: bool = R::SPEAKS;
 
-    fn admit<B>(&self, request: &Request<B>, asked: &Asked) -> Result<Self::Ticket, Rejection> {
+    fn admit<B>(
+        &self,
+        request: &Request<B>,
+        request_info: &RequestInfo,
+    ) -> Result<Self::Ticket, Rejection> {
         self.as_ref()
-            .map(|rule| rule.admit(request, asked))
+            .map(|rule| rule.admit(request, request_info))
             .transpose()
     }
 
@@ -99,9 +107,13 @@ impl<A: Rule, B: Rule> Rule for (A, B) {
     const READS: bool = A::READS || B::READS;
     const SPEAKS: bool = A::SPEAKS || B::SPEAKS;
 
-    fn admit<T>(&self, request: &Request<T>, asked: &Asked) -> Result<Self::Ticket, Rejection> {
-        let outer = self.0.admit(request, asked)?;
-        match self.1.admit(request, asked) {
+    fn admit<T>(
+        &self,
+        request: &Request<T>,
+        request_info: &RequestInfo,
+    ) -> Result<Self::Ticket, Rejection> {
+        let outer = self.0.admit(request, request_info)?;
+        match self.1.admit(request, request_info) {
             Ok(inner) => Ok((outer, inner)),
             Err(rejection) => {
                 self.0.failed(outer, &Failure::Rejected);

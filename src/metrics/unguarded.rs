@@ -1,9 +1,9 @@
 //! Streams that are not guarded, or not in full: counted, and logged once a route with what helps.
 
-use crate::asked::Kind;
 use crate::guard::Head;
 use crate::head::{is_event_stream, names_event_stream};
 use crate::lock::lock;
+use crate::request_info::ResponseKind;
 use crate::stream::{RequestHead, ResponseHead};
 use http::header::CONTENT_TYPE;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -46,15 +46,17 @@ impl Unguarded {
 
     pub(super) fn of(head: &Head<'_>) -> Option<Self> {
         match head.kind {
-            Kind::Stream => None,
-            Kind::Encoded => Some(Self::Encoded),
-            Kind::Partial => Some(Self::Partial),
-            Kind::Other if head.rejected || !head.asked.has_body(head.status) => None,
-            Kind::Other if is_event_stream(head.headers) => Some(Self::Status),
-            Kind::Other if !head.status.is_success() => None,
-            Kind::Other => {
+            ResponseKind::Stream => None,
+            ResponseKind::Encoded => Some(Self::Encoded),
+            ResponseKind::Partial => Some(Self::Partial),
+            ResponseKind::Other if head.rejected || !head.request_info.has_body(head.status) => {
+                None
+            }
+            ResponseKind::Other if is_event_stream(head.headers) => Some(Self::Status),
+            ResponseKind::Other if !head.status.is_success() => None,
+            ResponseKind::Other => {
                 let is_untyped =
-                    head.asked.accepts_stream && !head.headers.contains_key(CONTENT_TYPE);
+                    head.request_info.accepts_stream && !head.headers.contains_key(CONTENT_TYPE);
                 (is_untyped || names_event_stream(head.headers)).then_some(Self::ContentType)
             }
         }
@@ -165,22 +167,22 @@ impl Warned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::asked::Asked;
+    use crate::request_info::RequestInfo;
     use http::{Method, Request, Response};
 
     fn of(method: Method, accept: &str, status: u16, fields: &[(&str, &str)]) -> Option<Unguarded> {
         let request = Request::builder().method(method).header("accept", accept);
-        let asked = Asked::of(&request.body(()).unwrap());
+        let request_info = RequestInfo::of(&request.body(()).unwrap());
         let mut response = Response::builder().status(status);
         for (name, value) in fields {
             response = response.header(*name, *value);
         }
         let (head, ()) = response.body(()).unwrap().into_parts();
         Unguarded::of(&Head {
-            asked: &asked,
+            request_info: &request_info,
             status: head.status,
             headers: &head.headers,
-            kind: Kind::of(&asked, &head),
+            kind: ResponseKind::of(&request_info, &head),
             stream: None,
             rejected: false,
         })

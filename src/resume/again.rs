@@ -3,12 +3,12 @@
 use super::Config;
 use super::admission::{Admission, Failure, Key, Turn};
 use super::template::Template;
-use crate::asked::{Asked, Kind};
 use crate::client_key::IPV6_PREFIX;
 use crate::guard::BoxError;
 use crate::jitter::{LONGEST, up_to};
 use crate::last_event_id::{self, LAST_EVENT_ID};
 use crate::lock::lock;
+use crate::request_info::{RequestInfo, ResponseKind};
 use crate::retry_after::retry_after;
 use crate::stream::{Stream, StreamState};
 use http::{HeaderValue, Request, Response, StatusCode, response};
@@ -108,7 +108,7 @@ pub(super) struct Again<B> {
     pub(super) config: Arc<Config>,
     pub(super) admission: Admission,
     pub(super) stream: Stream,
-    pub(super) asked: Asked,
+    pub(super) request_info: RequestInfo,
 }
 
 impl<B> Clone for Again<B> {
@@ -118,7 +118,7 @@ impl<B> Clone for Again<B> {
             config: self.config.clone(),
             admission: self.admission.clone(),
             stream: self.stream.clone(),
-            asked: self.asked.clone(),
+            request_info: self.request_info.clone(),
         }
     }
 }
@@ -205,8 +205,8 @@ impl<B: Send + 'static> Again<B> {
     /// Asks until there is an answer that settles it, or it is to be given up.
     pub(super) fn ask(self, last_id: Option<HeaderValue>, schedule: Schedule) -> Asking<B> {
         Asking(tokio::spawn(async move {
-            let asked = self.ask_on(last_id, schedule);
-            timeout_at(schedule.until, asked)
+            let answer = self.ask_on(last_id, schedule);
+            timeout_at(schedule.until, answer)
                 .await
                 .unwrap_or(Answer::GaveUp)
         }))
@@ -298,7 +298,7 @@ impl<B: Send + 'static> Again<B> {
                 return Err(Failed::unreachable());
             }
         };
-        if Kind::of(&self.asked, &head) == Kind::Stream {
+        if ResponseKind::of(&self.request_info, &head) == ResponseKind::Stream {
             turn.succeeded();
             let granted = self.asker.template().granted();
             if granted.is_some_and(|granted| !granted.holds(&head)) {

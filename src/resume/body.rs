@@ -416,7 +416,7 @@ where
         let error = ResumeError::Refused(status);
         this.books.again.stream.end_by_fault(UpstreamFault::Refused);
         let event = {
-            let family = this.books.again.asked.family;
+            let family = this.books.again.request_info.family;
             family.error_in(status, &error.to_string(), this.aligner.line_end())
         };
         this.source.set(match event {

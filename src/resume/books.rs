@@ -168,7 +168,7 @@ impl<B> Books<B> {
         let (start, pings) = (piece.as_ptr().addr(), self.again.config.pings.clone());
         scanner.scan(&piece, |event| {
             let is_ping = |name: &[u8]| pings.iter().any(|ping| ping.as_bytes() == name);
-            let is_keepalive = || is_keepalive(&event, self.again.asked.family);
+            let is_keepalive = || is_keepalive(&event, self.again.request_info.family);
             let is_news = event.has_data
                 && !event.name.is_some_and(is_ping)
                 && (event.id.is_some() || !is_keepalive());

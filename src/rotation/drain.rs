@@ -1,11 +1,11 @@
 //! The live streams, and the word to end them.
 
-use crate::asked::ComesBack;
 #[cfg(feature = "proxy")]
 use crate::client_key::ClientKey;
 use crate::jitter::{LONGEST, jittered, up_to};
 use crate::lock::lock;
 use crate::rejection::{RejectReason, Rejection};
+use crate::request_info::ComesBack;
 use crate::stream::{EndReason, Stream, StreamId};
 use std::collections::HashMap;
 use std::fmt;

@@ -7,8 +7,8 @@ use super::pump::Pump;
 use super::stalls::SMALL;
 use super::stop::Stop;
 use super::talk::Next;
-use crate::asked::{Asked, Kind};
 use crate::guard::BoxError;
+use crate::request_info::{RequestInfo, ResponseKind};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -22,7 +22,7 @@ use tower_service::Service;
 /// A request that has no response yet. To drop it is to cancel it.
 pub(super) struct Call<B> {
     response: Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>,
-    asked: Asked,
+    request_info: RequestInfo,
     pub(super) client: Client,
     pub(super) upload: Upload,
 }
@@ -31,7 +31,7 @@ pub(super) struct Call<B> {
 pub(super) struct Answered<B> {
     pub(super) result: Result<Response<B>, BoxError>,
     pub(super) client: Client,
-    asked: Asked,
+    request_info: RequestInfo,
     is_stream: bool,
     /// hyper closes the connection behind it, as it reads nothing of the request's body any more.
     is_last: bool,
@@ -55,7 +55,7 @@ impl<B> Answered<B> {
 
     /// The head of a request whose response hyper would write just as it would have written this one.
     pub(super) fn head_for_hyper(&self) -> Vec<u8> {
-        self.client.head_for_hyper(&self.asked.method)
+        self.client.head_for_hyper(&self.request_info.method)
     }
 }
 
@@ -70,7 +70,7 @@ impl<B: Body<Data = Bytes>> Call<B> {
     pub(super) fn new<S>(
         service: S,
         request: Request<RequestBody>,
-        asked: Asked,
+        request_info: RequestInfo,
         client: Client,
         upload: Upload,
     ) -> Self
@@ -82,7 +82,7 @@ impl<B: Body<Data = Bytes>> Call<B> {
         let request = Some(Box::new(request));
         Self {
             response: Box::pin(Oneshot::Starting { service, request }),
-            asked,
+            request_info,
             client,
             upload,
         }
@@ -95,7 +95,7 @@ impl<B: Body<Data = Bytes>> Call<B> {
         let result = self.response.as_mut().poll(cx);
         io.set_takes_interim(false);
         let result = ready!(result);
-        let (client, asked) = (self.client, self.asked.clone());
+        let (client, request_info) = (self.client, self.request_info.clone());
         let response = match result {
             Ok(response) => response,
             Err(error) => {
@@ -103,14 +103,14 @@ impl<B: Body<Data = Bytes>> Call<B> {
                 return Poll::Ready(Outcome::Other(Answered {
                     result,
                     client,
-                    asked,
+                    request_info,
                     is_stream: false,
                     is_last: false,
                 }));
             }
         };
         let (parts, body) = response.into_parts();
-        let is_stream = Kind::of(&asked, &parts) != Kind::Other
+        let is_stream = ResponseKind::of(&request_info, &parts) != ResponseKind::Other
             && !parts.headers.contains_key(CONTENT_LENGTH)
             && body.size_hint().exact().is_none();
         let mut response = Response::from_parts(parts, body);
@@ -119,7 +119,7 @@ impl<B: Body<Data = Bytes>> Call<B> {
         }
         let size = response.body().size_hint().exact();
         let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let is_tunnel = is_switch || asked.method == Method::CONNECT;
+        let is_tunnel = is_switch || request_info.method == Method::CONNECT;
         let may_pause = !is_tunnel && size.is_none_or(|size| size > SMALL);
         io.respond(is_stream, may_pause);
         // While the request's body is coming, its connection cannot change hands.
@@ -142,7 +142,7 @@ impl<B: Body<Data = Bytes>> Call<B> {
         Poll::Ready(Outcome::Other(Answered {
             result,
             client,
-            asked,
+            request_info,
             is_stream,
             is_last: self.upload.is_abandoned(),
         }))

@@ -11,10 +11,10 @@ use super::io::{ClientIo, HyperIo, Stalled};
 use super::pump::Pump;
 use super::stop::Stop;
 use super::written::Written;
-use crate::asked::Asked;
 use crate::client_key::PeerAddr;
 use crate::guard::BoxError;
 use crate::lock::lock;
+use crate::request_info::RequestInfo;
 use crate::serve::RequestBody;
 use crate::stream::{EndReason, Stream};
 use bytes::Bytes;
@@ -166,7 +166,7 @@ where
             // This request only tells hyper how to write the response that is there.
             return reply;
         }
-        let (client, asked) = (Client::of(&request), Asked::of(&request));
+        let (client, request_info) = (Client::of(&request), RequestInfo::of(&request));
         let (mut parts, incoming) = request.into_parts();
         let (body, upload) = RequestBody::new(incoming);
         parts.extensions.insert(PeerAddr(self.peer));
@@ -177,7 +177,7 @@ where
             .extensions
             .insert(axum::extract::ConnectInfo(self.peer));
         let request = Request::from_parts(parts, body);
-        let call = Call::new(self.service.clone(), request, asked, client, upload);
+        let call = Call::new(self.service.clone(), request, request_info, client, upload);
         self.desk.leave(Note::Asked(call));
         reply
     }

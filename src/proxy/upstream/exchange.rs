@@ -10,7 +10,7 @@ use super::pool::{Home, Pool};
 use super::relay::Relay;
 use super::reply::{Driver, HeadOptions, Reply, reply, socket_of};
 use super::{BoxedBody, Progress, UpstreamBody};
-use crate::asked::{Asked, Kind};
+use crate::request_info::{RequestInfo, ResponseKind};
 use crate::serve::Upload;
 use bytes::BytesMut;
 use http::{Request, Response, StatusCode, Version};
@@ -87,7 +87,7 @@ pub(super) async fn exchange(
         is_repeatable,
         heads,
     } = sent;
-    let asked = Asked::of(&request);
+    let request_info = RequestInfo::of(&request);
     let Reply {
         response,
         sender,
@@ -119,7 +119,7 @@ pub(super) async fn exchange(
     let home = binding.home(&parts, pool);
     // What is left of the request is hyper's to send, and an end that came with the head hyper's to
     // see: no event would report it.
-    let is_stream = Kind::of(&asked, &parts) != Kind::Other;
+    let is_stream = ResponseKind::of(&request_info, &parts) != ResponseKind::Other;
     let is_empty = matches!(framing, Framing::Length(0));
     let is_sent = upload.is_over() && !gate.is_blocked() && !gate.has_failed();
     let is_ours = is_stream && !is_empty && is_sent;

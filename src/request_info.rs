@@ -8,7 +8,7 @@ use http::{Method, Request, StatusCode, response};
 
 /// What of the request matters once the response is there.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct RequestInfo {
     pub(crate) method: Method,
     pub(crate) accepts_stream: bool,
     pub(crate) family: Family,
@@ -18,7 +18,7 @@ pub struct Asked {
     pub(crate) cache_control: CacheControl,
 }
 
-impl Asked {
+impl RequestInfo {
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
         Self {
             method: request.method().clone(),
@@ -48,7 +48,7 @@ impl Asked {
             method: Method::GET,
             ..self.clone()
         };
-        self.method == Method::HEAD && Kind::of(&as_get, head) == Kind::Stream
+        self.method == Method::HEAD && ResponseKind::of(&as_get, head) == ResponseKind::Stream
     }
 
     pub(crate) fn is_get(&self) -> bool {
@@ -88,7 +88,7 @@ impl ComesBack {
 
 /// What a response is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ResponseKind {
     /// An event stream whose bytes we can read.
     Stream,
     /// An event stream in a content coding: nothing can be put into it.
@@ -100,11 +100,11 @@ pub(crate) enum Kind {
     Other,
 }
 
-impl Kind {
+impl ResponseKind {
     /// A stream is a 2xx with a body of that type, whatever the method: an `EventSource` takes 200
     /// alone, other clients take any of them.
-    pub(crate) fn of(asked: &Asked, head: &response::Parts) -> Self {
-        if !asked.has_body(head.status)
+    pub(crate) fn of(request_info: &RequestInfo, head: &response::Parts) -> Self {
+        if !request_info.has_body(head.status)
             || !head.status.is_success()
             || !is_event_stream(&head.headers)
         {
@@ -130,8 +130,8 @@ mod tests {
     use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
     use http::{HeaderName, Response};
 
-    fn kind(method: Method, status: u16, headers: &[(HeaderName, &str)]) -> Kind {
-        let asked = Asked {
+    fn kind(method: Method, status: u16, headers: &[(HeaderName, &str)]) -> ResponseKind {
+        let request_info = RequestInfo {
             method,
             accepts_stream: true,
             family: Family::Raw,
@@ -142,7 +142,7 @@ mod tests {
         for (name, value) in headers {
             response = response.header(name, *value);
         }
-        Kind::of(&asked, &response.body(()).unwrap().into_parts().0)
+        ResponseKind::of(&request_info, &response.body(()).unwrap().into_parts().0)
     }
 
     #[test]
@@ -155,33 +155,33 @@ mod tests {
         ] {
             let typed = [(CONTENT_TYPE, content_type)];
             for status in [200, 201, 202, 203, 226, 299] {
-                assert_eq!(kind(Method::GET, status, &typed), Kind::Stream);
-                assert_eq!(kind(Method::POST, status, &typed), Kind::Stream);
-                assert_eq!(kind(Method::HEAD, status, &typed), Kind::Other);
-                assert_eq!(kind(Method::CONNECT, status, &typed), Kind::Other);
+                assert_eq!(kind(Method::GET, status, &typed), ResponseKind::Stream);
+                assert_eq!(kind(Method::POST, status, &typed), ResponseKind::Stream);
+                assert_eq!(kind(Method::HEAD, status, &typed), ResponseKind::Other);
+                assert_eq!(kind(Method::CONNECT, status, &typed), ResponseKind::Other);
             }
-            assert_eq!(kind(Method::GET, 206, &typed), Kind::Partial);
+            assert_eq!(kind(Method::GET, 206, &typed), ResponseKind::Partial);
             for status in [101, 204, 205, 301, 304, 404, 429, 500] {
-                assert_eq!(kind(Method::GET, status, &typed), Kind::Other);
+                assert_eq!(kind(Method::GET, status, &typed), ResponseKind::Other);
             }
         }
         for content_type in ["text/event-streams", "text/plain", "application/json", ""] {
             assert_eq!(
                 kind(Method::GET, 200, &[(CONTENT_TYPE, content_type)]),
-                Kind::Other
+                ResponseKind::Other
             );
         }
-        assert_eq!(kind(Method::GET, 200, &[]), Kind::Other);
+        assert_eq!(kind(Method::GET, 200, &[]), ResponseKind::Other);
     }
 
     #[test]
     fn a_coded_stream_is_not_to_be_read() {
         for (coding, expected) in [
-            ("gzip", Kind::Encoded),
-            ("br", Kind::Encoded),
-            ("identity, br", Kind::Encoded),
-            ("Identity", Kind::Stream),
-            ("none", Kind::Stream),
+            ("gzip", ResponseKind::Encoded),
+            ("br", ResponseKind::Encoded),
+            ("identity, br", ResponseKind::Encoded),
+            ("Identity", ResponseKind::Stream),
+            ("none", ResponseKind::Stream),
         ] {
             let headers = [(CONTENT_TYPE, EVENT_STREAM), (CONTENT_ENCODING, coding)];
             assert_eq!(kind(Method::GET, 200, &headers), expected);
