@@ -15,6 +15,7 @@ use axum::response::sse::{Event, Sse};
 use axum::routing::get;
 use futures_util::{Stream, StreamExt};
 use sse_guard::SseGuardLayer;
+use sse_guard::connection_limit::ConnectionLimitLayer;
 use sse_guard::heartbeat::HeartbeatLayer;
 use sse_guard::rotation::{DrainHandle, RotationLayer};
 use std::convert::Infallible;
@@ -28,6 +29,8 @@ use tokio_stream::wrappers::IntervalStream;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let drain = DrainHandle::new();
     let guard = SseGuardLayer::new()
+        // Clients connect directly here, so their peer address tells them apart.
+        .limit(ConnectionLimitLayer::new())
         .heartbeat(HeartbeatLayer::new(Duration::from_secs(5)))
         .rotation(
             RotationLayer::new()

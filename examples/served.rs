@@ -15,6 +15,7 @@ use axum::response::sse::{Event, Sse};
 use axum::routing::get;
 use futures_util::{Stream, StreamExt, stream};
 use sse_guard::SseGuardLayer;
+use sse_guard::connection_limit::ConnectionLimitLayer;
 use sse_guard::rotation::{DrainHandle, RotationLayer};
 use sse_guard::serve::Server;
 use std::convert::Infallible;
@@ -29,7 +30,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The stack logs how each stream ended.
     tracing_subscriber::fmt().init();
     let drain = DrainHandle::new();
-    let guard = SseGuardLayer::new().rotation(RotationLayer::new().drain(&drain));
+    let guard = SseGuardLayer::new()
+        // Counts clients by the peer's address, which each request of the server carries.
+        .limit(ConnectionLimitLayer::new())
+        .rotation(RotationLayer::new().drain(&drain));
     let app = Router::new()
         .route("/ticks", get(ticks))
         .route("/flood", get(flood))
@@ -46,7 +50,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             drain.drain(Duration::from_secs(3));
         }
     });
-    // Limits count clients by the peer's address, which each request carries.
     Server::new()
         .threads(available_parallelism()?)
         .write_stall(Duration::from_secs(10))

@@ -9,7 +9,7 @@
 //! | [`MetricsLayer`](metrics::MetricsLayer) | counts and times streams; a span for each | on |
 //! | [`InjectLayer`](inject::InjectLayer) | sends the application's own events into live streams | off |
 //! | [`RotationLayer`](rotation::RotationLayer) | ends streams at a maximum age, and all streams in a drain | off |
-//! | [`ConnectionLimitLayer`](connection_limit::ConnectionLimitLayer) | limits streams per client and in total, and the rate of new ones | 100 and 10,000 |
+//! | [`ConnectionLimitLayer`](connection_limit::ConnectionLimitLayer) | limits streams per client and in total, and the rate of new ones | off |
 //! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | sends heartbeats on quiet streams | 15 s |
 //! | [`IdleTimeoutLayer`](idle_timeout::IdleTimeoutLayer) | ends streams whose upstream is silent | off |
 //! | [`CompletionLayer`](completion::CompletionLayer) | breaks incomplete answers of model APIs, with an error event | off |

@@ -46,9 +46,10 @@ use tower_layer::Layer;
 
 /// Applies the layers of this crate as one, in their right order. See the [module docs](self).
 ///
-/// By default with metrics, 100 streams per peer address and 10,000 in all, and a heartbeat after
-/// 15 s; without rotation, drain, injection, idle timeout and completion, which only the application can
-/// choose. A layer set to `None` is off.
+/// By default with metrics, and a heartbeat after 15 s; without rotation, drain, injection, idle timeout
+/// and completion, which only the application can choose. Limits are off until
+/// [`limit`](Self::limit) names the key that tells clients apart: behind a load balancer all of them have
+/// one peer address. A layer set to `None` is off.
 ///
 /// To the upstream service, requests that accept an event stream say `Accept-Encoding: identity`.
 /// The heads of event streams lose `Content-Length` and get `X-Accel-Buffering: no` and, unless
@@ -73,12 +74,11 @@ impl Default for SseGuardLayer {
 }
 
 impl SseGuardLayer {
-    /// Creates the default stack: metrics, 100 streams per peer address and 10,000 in total, heartbeats
-    /// after 15 s.
+    /// Creates the default stack: metrics, and heartbeats after 15 s.
     pub fn new() -> Self {
         Self {
             metrics: Some(MetricsLayer::new()),
-            limit: Some(ConnectionLimitLayer::new()),
+            limit: None,
             rotation: None,
             inject: None,
             heartbeat: Some(HeartbeatLayer::default()),
@@ -97,7 +97,11 @@ impl<K> SseGuardLayer<K> {
         self
     }
 
-    /// Sets the layer that limits streams per client and in total; `None` for no limit.
+    /// Sets the layer that limits streams per client and in total. Off by default.
+    ///
+    /// [`ConnectionLimitLayer::new`] counts by the peer's address, for servers that clients connect to
+    /// directly. Behind a proxy, [`with_extractor`](ConnectionLimitLayer::with_extractor) takes a
+    /// [`ForwardedIp`](crate::client_key::ForwardedIp).
     #[must_use]
     pub fn limit<L>(self, layer: impl Into<Option<ConnectionLimitLayer<L>>>) -> SseGuardLayer<L> {
         SseGuardLayer {
@@ -201,6 +205,8 @@ impl<S, K: Clone> Layer<S> for SseGuardLayer<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client_key::PeerAddr;
+    use crate::connection_limit::DEFAULT_PER_CLIENT;
     use crate::guard::testing::{Upstream, ask, get};
     use crate::stream::EndReason;
     use http::{Method, Request};
@@ -289,6 +295,26 @@ mod tests {
         assert_eq!(stream.end_reason(), Some(EndReason::Rotated));
         assert_eq!(metrics.snapshot().ended(EndReason::Rotated), 1);
         assert_eq!(metrics.snapshot().rejected, 1);
+    }
+
+    #[tokio::test]
+    async fn limits_are_off_until_a_client_key_is_named() {
+        let asks = || {
+            let peer = PeerAddr(([192, 0, 2, 1], 5000).into());
+            let request = Request::get("/").header("accept", "text/event-stream");
+            request.extension(peer).body(()).unwrap()
+        };
+        let off = SseGuardLayer::new();
+        let named = off.clone().limit(ConnectionLimitLayer::new());
+        for (stack, expected) in [(off, 200), (named, 429)] {
+            let mut open = Vec::new();
+            for _ in 0..DEFAULT_PER_CLIENT {
+                open.push(ask(stack.clone(), asks(), Upstream::new().hang()).await);
+            }
+            assert!(open.iter().all(|response| response.status() == 200));
+            let next = ask(stack, asks(), Upstream::new().hang()).await;
+            assert_eq!(next.status(), expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]
