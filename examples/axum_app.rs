@@ -29,7 +29,7 @@ use tokio_stream::wrappers::IntervalStream;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let drain = DrainHandle::new();
     let guard = SseGuardLayer::new()
-        // Clients connect directly here, so their peer address tells them apart.
+        // Clients connect directly here, so their peer address identifies them.
         .limit(ConnectionLimitLayer::new())
         .heartbeat(HeartbeatLayer::new(Duration::from_secs(5)))
         .rotation(

@@ -48,7 +48,7 @@ use tower_layer::Layer;
 ///
 /// By default with metrics, and a heartbeat after 15 s; without rotation, drain, injection, idle timeout
 /// and completion, which only the application can choose. Limits are off until
-/// [`limit`](Self::limit) names the key that tells clients apart: behind a load balancer all of them have
+/// [`limit`](Self::limit) names the key that distinguishes clients: behind a load balancer all of them have
 /// one peer address. A layer set to `None` is off.
 ///
 /// To the upstream service, requests that accept an event stream say `Accept-Encoding: identity`.
