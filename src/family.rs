@@ -40,7 +40,7 @@ mod first_event;
 pub(crate) use first_event::is_keepalive;
 
 use crate::head;
-use crate::wire::{LineEnd, Words};
+use crate::wire::{Encoded, LineEnd};
 use bytes::Bytes;
 use http::header::USER_AGENT;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -164,7 +164,7 @@ impl Family {
             Self::Mcp | Self::Raw => return None,
         };
         // JSON has no line ends of its own.
-        let words = Words::message(name, &data.to_string(), None).ok()?;
+        let words = Encoded::message(name, &data.to_string(), None).ok()?;
         Some(words.in_line_end(line_end))
     }
 }

@@ -44,7 +44,7 @@ use crate::guard::{At, Guard, Head, Policy, Rule, Verdict};
 use crate::rejection::Rejection;
 use crate::request_info::RequestInfo;
 use crate::stream::Stream;
-use crate::wire::{Timestamped, Words, WordsError};
+use crate::wire::{Encoded, EventError, Timestamped};
 use http::Request;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,10 +80,10 @@ impl HeartbeatStyle {
     /// # Errors
     ///
     /// If `text` contains CR or LF.
-    pub fn auto(text: &str) -> Result<Self, WordsError> {
+    pub fn auto(text: &str) -> Result<Self, EventError> {
         Ok(Self {
-            words: Words::comment(text, false)?.into(),
-            anthropic: Some(Words::event("ping", r#"{"type": "ping"}"#)?.into()),
+            words: Encoded::comment(text, false)?.into(),
+            anthropic: Some(Encoded::event("ping", r#"{"type": "ping"}"#)?.into()),
         })
     }
 
@@ -93,8 +93,8 @@ impl HeartbeatStyle {
     /// # Errors
     ///
     /// If `text` contains CR or LF.
-    pub fn line(text: &str) -> Result<Self, WordsError> {
-        Words::comment(text, false).map(Self::of)
+    pub fn line(text: &str) -> Result<Self, EventError> {
+        Encoded::comment(text, false).map(Self::of)
     }
 
     /// Sends a comment line and a blank line, for clients that split the stream at blank lines. Some
@@ -103,8 +103,8 @@ impl HeartbeatStyle {
     /// # Errors
     ///
     /// If `text` contains CR or LF.
-    pub fn block(text: &str) -> Result<Self, WordsError> {
-        Words::comment(text, true).map(Self::of)
+    pub fn block(text: &str) -> Result<Self, EventError> {
+        Encoded::comment(text, true).map(Self::of)
     }
 
     /// Sends a named event with data, for client code that listens for one: comments do not reach it.
@@ -115,7 +115,7 @@ impl HeartbeatStyle {
     /// # Errors
     ///
     /// If either is empty or contains CR or LF.
-    pub fn event(name: &str, data: &str) -> Result<Self, WordsError> {
+    pub fn event(name: &str, data: &str) -> Result<Self, EventError> {
         Timestamped::event(name, data).map(Self::of)
     }
 }

@@ -52,7 +52,7 @@ use crate::rejection::Rejection;
 use crate::request_info::RequestInfo;
 use crate::rotation::DEFAULT_RETRY;
 use crate::stream::EndReason;
-use crate::wire::{Words, WordsError};
+use crate::wire::{Encoded, EventError};
 use http::Request;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,7 +107,7 @@ pub enum IdleAction {
 
 /// A last event, validated.
 #[derive(Clone, Debug)]
-pub struct ErrorEvent(Words);
+pub struct ErrorEvent(Encoded);
 
 impl IdleAction {
     /// Ends with an event of this name and data, then a proper end.
@@ -115,8 +115,8 @@ impl IdleAction {
     /// # Errors
     ///
     /// If either is empty or contains CR or LF.
-    pub fn error_event(name: &str, data: &str) -> Result<Self, WordsError> {
-        Words::event(name, data)
+    pub fn error_event(name: &str, data: &str) -> Result<Self, EventError> {
+        Encoded::event(name, data)
             .map(ErrorEvent)
             .map(Self::ErrorEvent)
     }
@@ -274,10 +274,10 @@ impl IdlePolicy {
         let (last_words, abort) = match &self.config.action {
             IdleAction::Auto if !comes_back => (None, true),
             IdleAction::Auto | IdleAction::Close => {
-                (Words::farewell(retry, None, at.line_end), false)
+                (Encoded::closing(retry, None, at.line_end), false)
             }
             IdleAction::ErrorEvent(event) => {
-                (Words::farewell(retry, Some(&event.0), at.line_end), false)
+                (Encoded::closing(retry, Some(&event.0), at.line_end), false)
             }
             IdleAction::Abort => (None, true),
         };

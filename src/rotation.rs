@@ -66,7 +66,7 @@ use crate::jitter::{LONGEST, around, jittered};
 use crate::rejection::Rejection;
 use crate::request_info::{ComesBack, RequestInfo};
 use crate::stream::{EndReason, Stream};
-use crate::wire::{LineEnd, Words, WordsError};
+use crate::wire::{Encoded, EventError, LineEnd};
 use bytes::Bytes;
 use drain::Registered;
 use http::{Method, Request};
@@ -92,7 +92,7 @@ struct Config {
     retry: Option<Duration>,
     /// By family, if `None`.
     methods: Option<Vec<Method>>,
-    event: Option<Words>,
+    event: Option<Encoded>,
     retry_on_open: Option<Duration>,
 }
 
@@ -164,8 +164,8 @@ impl RotationLayer {
     /// # Errors
     ///
     /// If either is empty or contains CR or LF.
-    pub fn event(self, name: &str, data: &str) -> Result<Self, WordsError> {
-        let event = Words::event(name, data)?;
+    pub fn event(self, name: &str, data: &str) -> Result<Self, EventError> {
+        let event = Encoded::event(name, data)?;
         Ok(self.with(|config| config.event = Some(event)))
     }
 
@@ -290,7 +290,7 @@ impl Policy for RotationPolicy {
             return None;
         }
         let retry = self.config.retry_on_open.map(jittered);
-        Words::farewell(retry, None, line_end)
+        Encoded::closing(retry, None, line_end)
     }
 
     fn deadline(&self, at: &At<'_>) -> Option<Instant> {
@@ -311,7 +311,7 @@ impl Policy for RotationPolicy {
                 EndReason::Drained => self.registered.retry(retry),
                 _ => jittered(retry),
             });
-            Words::farewell(retry, self.config.event.as_ref(), at.line_end)
+            Encoded::closing(retry, self.config.event.as_ref(), at.line_end)
         } else {
             None
         };

@@ -9,19 +9,19 @@
 //! - `words` writes what we say ourselves, in the stream's own line end.
 
 mod align;
-#[cfg(test)]
-pub(crate) mod oracle;
+mod encode;
 mod position;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+pub(crate) mod reference;
 mod scan;
 mod timestamped;
-mod words;
 
 pub use align::{Aligner, DEFAULT_HOLD};
+pub(crate) use encode::Encoded;
+pub use encode::EventError;
 pub use position::LineEnd;
 pub(crate) use scan::{KEEP, Seen};
 pub use scan::{RawEvent, Scanner};
 pub(crate) use timestamped::Timestamped;
-pub(crate) use words::Words;
-pub use words::WordsError;

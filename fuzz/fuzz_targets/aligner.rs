@@ -4,8 +4,8 @@
 
 #![no_main]
 
-#[path = "../../src/wire/oracle.rs"]
-mod oracle;
+#[path = "../../src/wire/reference.rs"]
+mod reference;
 #[path = "support/script.rs"]
 mod script;
 
@@ -115,7 +115,7 @@ struct Run<'a> {
     /// So much of it has left or been dropped for what we said.
     left: usize,
     nothing_left: bool,
-    spoke_first: bool,
+    injected_first: bool,
     /// We spoke behind a CR, and nothing has come since.
     spoke_behind_cr: bool,
     client: Vec<u8>,
@@ -132,7 +132,7 @@ impl<'a> Run<'a> {
             came: 0,
             left: 0,
             nothing_left: true,
-            spoke_first: false,
+            injected_first: false,
             spoke_behind_cr: false,
             client: Vec::new(),
             // Ours are told from the stream's own by their name.
@@ -182,7 +182,7 @@ impl<'a> Run<'a> {
     /// The mark is dropped with the first that leaves, or instead of it.
     fn settle_mark(&mut self) {
         let is_due = self.aligner.held() + self.left < self.came;
-        if is_due && self.nothing_left && self.spoke_first && self.stream.starts_with(BOM) {
+        if is_due && self.nothing_left && self.injected_first && self.stream.starts_with(BOM) {
             self.nothing_left = false;
             self.left += BOM.len();
         }
@@ -226,8 +226,8 @@ impl<'a> Run<'a> {
             _ => format!(": hb{end}"),
         };
         self.client.extend_from_slice(text.as_bytes());
-        self.aligner.spoke();
-        self.spoke_first |= self.nothing_left;
+        self.aligner.injected();
+        self.injected_first |= self.nothing_left;
         self.spoke_behind_cr = self.left > 0
             && self.stream[self.left - 1] == b'\r'
             // What is held behind the CR tells that it stands alone.
@@ -237,10 +237,10 @@ impl<'a> Run<'a> {
 
     /// The client has whole events alone: one put here is dispatched as itself.
     fn probe(&self) {
-        let before = oracle::parse(&self.client);
+        let before = reference::parse(&self.client);
         let mut probe = self.client.clone();
         probe.extend_from_slice(b"data: probe\n\n");
-        let mut after = oracle::parse(&probe);
+        let mut after = reference::parse(&probe);
         let probe = after.pop().unwrap();
         assert_eq!(after, before);
         assert_eq!((&*probe.name, &*probe.data), ("message", "probe"));
@@ -266,11 +266,11 @@ impl<'a> Run<'a> {
             self.check();
         }
         assert!(self.aligner.is_empty());
-        let mut events = oracle::parse(&self.client);
+        let mut events = reference::parse(&self.client);
         if self.may_say_events {
             events.retain(|event| event.name != OURS);
         }
-        let expected = oracle::parse(&self.stream[..self.left]);
+        let expected = reference::parse(&self.stream[..self.left]);
         assert_eq!(events, expected);
     }
 }

@@ -5,8 +5,8 @@
 
 #![no_main]
 
-#[path = "../../src/wire/oracle.rs"]
-mod oracle;
+#[path = "../../src/wire/reference.rs"]
+mod reference;
 #[path = "support/script.rs"]
 mod script;
 
@@ -72,7 +72,7 @@ fn are_what_a_client_dispatches(found: &[Found], stream: &[u8]) {
             dispatched.push((text(name.unwrap_or(b"message")), last_event_id.clone()));
         }
     }
-    let expected: Vec<_> = oracle::parse(stream)
+    let expected: Vec<_> = reference::parse(stream)
         .into_iter()
         .map(|event| (event.name, event.last_event_id))
         .collect();

@@ -485,7 +485,7 @@ where
             match verdict {
                 Verdict::Wait => {}
                 Verdict::Speak(words) => {
-                    wire.aligner.spoke();
+                    wire.aligner.injected();
                     return Poll::Ready(Some(Ok(wire.sent(words, this.policy))));
                 }
                 Verdict::End(ending) => {

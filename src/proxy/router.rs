@@ -26,7 +26,7 @@ use crate::rotation::{DrainHandle, RotationLayer};
 use crate::serve::RequestBody;
 use crate::stream::Stream;
 use crate::unavailable::{Unavailable, UnavailableLayer};
-use crate::wire::WordsError;
+use crate::wire::EventError;
 use crate::{SseGuard, SseGuardLayer};
 use bytes::Bytes;
 use http::header::CONNECTION;
@@ -121,7 +121,7 @@ impl Router {
         config: &Config,
         common: &Common,
         old: Option<&Current>,
-    ) -> Result<Self, WordsError> {
+    ) -> Result<Self, EventError> {
         let clients = ForwardedIp::new(config.trusted_proxies.iter().copied()).header(match config
             .trusted_header
         {
@@ -528,7 +528,7 @@ fn cors(config: &config::Origins, before: Option<&CorsLayer>) -> CorsLayer {
     }
 }
 
-fn rotation(config: &config::Rotation) -> Result<RotationLayer, WordsError> {
+fn rotation(config: &config::Rotation) -> Result<RotationLayer, EventError> {
     let mut layer = RotationLayer::new()
         .retry(Some(config.retry))
         .retry_on_open(config.retry_on_open);
@@ -574,7 +574,7 @@ fn inject(config: &config::Rotation) -> InjectLayer {
     }
 }
 
-fn heartbeat(config: &config::Heartbeat) -> Result<Option<HeartbeatLayer>, WordsError> {
+fn heartbeat(config: &config::Heartbeat) -> Result<Option<HeartbeatLayer>, EventError> {
     let Some(interval) = config.interval else {
         return Ok(None);
     };
@@ -591,7 +591,7 @@ fn heartbeat(config: &config::Heartbeat) -> Result<Option<HeartbeatLayer>, Words
     }))
 }
 
-fn idle_timeout(settings: &Settings) -> Result<IdleTimeoutLayer, WordsError> {
+fn idle_timeout(settings: &Settings) -> Result<IdleTimeoutLayer, EventError> {
     let config = &settings.idle;
     let mut layer = IdleTimeoutLayer::new()
         .event_timeout(config.event_timeout)

@@ -21,7 +21,7 @@ use crate::rejection::RejectReason;
 use crate::resume::Admission;
 use crate::rotation::DrainHandle;
 use crate::serve::Registry;
-use crate::wire::WordsError;
+use crate::wire::EventError;
 use arc_swap::ArcSwap;
 use clap::ArgMatches;
 use http::Uri;
@@ -225,7 +225,7 @@ pub(super) struct Current {
 }
 
 impl Current {
-    fn new(loaded: Loaded, common: &Common, old: Option<&Self>) -> Result<Self, WordsError> {
+    fn new(loaded: Loaded, common: &Common, old: Option<&Self>) -> Result<Self, EventError> {
         Ok(Self {
             router: Router::new(&loaded.config, common, old)?,
             loaded,
@@ -254,7 +254,7 @@ pub(super) enum ReloadError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("config: {0}")]
-    Words(#[from] WordsError),
+    Event(#[from] EventError),
 }
 
 /// The result of a reload.
@@ -274,7 +274,7 @@ pub(super) struct Reloaded {
 const AT_START: [&str; 2] = ["threads", "log.format"];
 
 impl Running {
-    pub(super) fn new(source: Source, loaded: Loaded, common: Common) -> Result<Self, WordsError> {
+    pub(super) fn new(source: Source, loaded: Loaded, common: Common) -> Result<Self, EventError> {
         let current = Current::new(loaded, &common, None)?;
         Ok(Self {
             source,

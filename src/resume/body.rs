@@ -406,7 +406,7 @@ where
         *this.scanner = Scanner::default();
         *this.aligner = Aligner::new();
         // What a mark at the start of it would stand behind.
-        this.aligner.spoke();
+        this.aligner.injected();
         this.source.set(source);
     }
 

@@ -5,7 +5,7 @@ use super::*;
 use crate::SseGuardLayer;
 use crate::guard::testing::{Client, Upstream};
 use crate::heartbeat::HeartbeatLayer;
-use crate::wire::oracle;
+use crate::wire::reference;
 use proptest::prelude::*;
 use tower::ServiceExt;
 
@@ -198,6 +198,6 @@ proptest! {
             tokio::time::timeout(day, through(log, connections, max_age)).await.unwrap()
         });
         let said = client.escape_ascii().to_string();
-        prop_assert_eq!(oracle::parse(&client), oracle::parse(&whole), "{}", said);
+        prop_assert_eq!(reference::parse(&client), reference::parse(&whole), "{}", said);
     }
 }

@@ -1,7 +1,7 @@
 //! Events of the operator's own, on their way into a stream.
 
 use crate::lock::lock;
-use crate::wire::{LineEnd, Words, WordsError};
+use crate::wire::{Encoded, EventError, LineEnd};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -21,7 +21,7 @@ const LONGEST: usize = 64 * 1024;
 /// ```
 /// use sse_guard::inject::Message;
 ///
-/// # fn main() -> Result<(), sse_guard::wire::WordsError> {
+/// # fn main() -> Result<(), sse_guard::wire::EventError> {
 /// let message = Message::event("maintenance", "back at 10:00\nplease save your work")?;
 /// assert!(Message::data("").is_err());
 /// assert!(Message::event("a\ndata: forged", "x").is_err());
@@ -29,7 +29,7 @@ const LONGEST: usize = 64 * 1024;
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Message(Words);
+pub struct Message(Encoded);
 
 impl Message {
     /// Creates an event without a name, which clients dispatch as `message`. Each line of `data`,
@@ -38,7 +38,7 @@ impl Message {
     /// # Errors
     ///
     /// If `data` is empty, or longer than 64 KiB.
-    pub fn data(data: &str) -> Result<Self, WordsError> {
+    pub fn data(data: &str) -> Result<Self, EventError> {
         Self::new(None, data, None)
     }
 
@@ -47,7 +47,7 @@ impl Message {
     /// # Errors
     ///
     /// If either is empty, `name` contains CR or LF, or they are longer than 64 KiB together.
-    pub fn event(name: &str, data: &str) -> Result<Self, WordsError> {
+    pub fn event(name: &str, data: &str) -> Result<Self, EventError> {
         Self::new(Some(name), data, None)
     }
 
@@ -56,16 +56,16 @@ impl Message {
     /// # Errors
     ///
     /// If `data` is empty, `name` is or contains CR or LF, or they are longer than 64 KiB together.
-    pub fn with_retry(name: Option<&str>, data: &str, retry: Duration) -> Result<Self, WordsError> {
+    pub fn with_retry(name: Option<&str>, data: &str, retry: Duration) -> Result<Self, EventError> {
         Self::new(name, data, Some(retry))
     }
 
-    fn new(name: Option<&str>, data: &str, retry: Option<Duration>) -> Result<Self, WordsError> {
+    fn new(name: Option<&str>, data: &str, retry: Option<Duration>) -> Result<Self, EventError> {
         let len = data.len() + name.map_or(0, str::len);
         if len > LONGEST {
-            return Err(WordsError::TooLong(len));
+            return Err(EventError::TooLong(len));
         }
-        Words::message(name, data, retry).map(Self)
+        Encoded::message(name, data, retry).map(Self)
     }
 }
 
@@ -98,7 +98,7 @@ pub(super) struct Mailbox {
 }
 
 #[derive(Debug, Default)]
-struct Queue(VecDeque<Words>);
+struct Queue(VecDeque<Encoded>);
 
 impl Mailbox {
     fn queue(&self) -> MutexGuard<'_, Option<Box<Queue>>> {
@@ -120,7 +120,7 @@ impl Mailbox {
         }
         let queue = self.queue();
         let waiting = queue.iter().flat_map(|queue| queue.0.iter());
-        waiting.map(Words::memory).sum()
+        waiting.map(Encoded::memory).sum()
     }
 
     pub(super) fn put(&self, message: &Message) -> Result<(), SendError> {
@@ -158,7 +158,7 @@ mod tests {
         let long = "x".repeat(LONGEST);
         assert!(Message::data(&long).is_ok());
         let error = Message::event("a", &long).unwrap_err();
-        assert_eq!(error, WordsError::TooLong(LONGEST + 1));
+        assert_eq!(error, EventError::TooLong(LONGEST + 1));
     }
 
     #[test]

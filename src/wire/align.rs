@@ -51,7 +51,7 @@ pub struct Aligner {
     /// An event over the bound is leaving in pieces.
     oversize: bool,
     nothing_left_yet: bool,
-    spoke_first: bool,
+    injected_first: bool,
     drop_lf: bool,
 }
 
@@ -78,7 +78,7 @@ impl Aligner {
             ready: [None, None],
             oversize: false,
             nothing_left_yet: true,
-            spoke_first: false,
+            injected_first: false,
             drop_lf: false,
         }
     }
@@ -158,7 +158,9 @@ impl Aligner {
         if piece.is_empty() {
             return;
         }
-        if std::mem::take(&mut self.nothing_left_yet) && self.spoke_first && piece.starts_with(BOM)
+        if std::mem::take(&mut self.nothing_left_yet)
+            && self.injected_first
+            && piece.starts_with(BOM)
         {
             piece.advance(BOM.len());
             if piece.is_empty() {
@@ -207,8 +209,8 @@ impl Aligner {
     }
 
     /// An injected event has been sent behind the upstream's bytes.
-    pub fn spoke(&mut self) {
-        self.spoke_first |= self.nothing_left_yet;
+    pub fn injected(&mut self) {
+        self.injected_first |= self.nothing_left_yet;
         self.drop_lf = self.held.is_empty() && self.position.behind_cr();
     }
 
@@ -340,7 +342,7 @@ mod tests {
     fn an_lf_behind_our_words_behind_its_cr_is_dropped() {
         let mut aligner = Aligner::new();
         assert_eq!(all(&mut aligner, b"data: 1\r\r"), ["data: 1\r\r"]);
-        aligner.spoke();
+        aligner.injected();
         assert_eq!(all(&mut aligner, b"\n"), [""; 0]);
         assert_eq!(all(&mut aligner, b"\ndata: 2\n\n"), ["\ndata: 2\n\n"]);
     }
@@ -351,7 +353,7 @@ mod tests {
             for cut in 0..4 {
                 let stream = b"\xEF\xBB\xBF\xEF\xBB\xBFdata: 1\n\n";
                 let mut aligner = Aligner::with_hold(hold);
-                aligner.spoke();
+                aligner.injected();
                 let mut left = all(&mut aligner, &stream[..cut]);
                 left.extend(all(&mut aligner, &stream[cut..]));
                 assert_eq!(left.concat(), b"\xEF\xBB\xBFdata: 1\n\n", "{hold} {cut}");
@@ -366,7 +368,7 @@ mod tests {
             all(&mut aligner, b"\xEF\xBB\xBFdata: 1\n\n")[0],
             &b"\xEF\xBB\xBFdata: 1\n\n"[..]
         );
-        aligner.spoke();
+        aligner.injected();
         assert_eq!(
             all(&mut aligner, b"\xEF\xBB\xBFdata: 2\n\n")[0],
             &b"\xEF\xBB\xBFdata: 2\n\n"[..]

@@ -1,7 +1,7 @@
 //! Any stream, any chunking, any moment of speaking: the same events.
 
-use super::oracle::{self, Dispatched};
-use super::{Aligner, Scanner, Words};
+use super::reference::{self, Dispatched};
+use super::{Aligner, Encoded, Scanner};
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -62,11 +62,11 @@ enum Style {
 const OURS: &str = "sse-guard-test";
 
 impl Style {
-    fn words(self) -> Words {
+    fn words(self) -> Encoded {
         match self {
-            Self::Line => Words::comment("hb", false),
-            Self::Block => Words::comment("hb", true),
-            Self::Event => Words::event(OURS, "{}"),
+            Self::Line => Encoded::comment("hb", false),
+            Self::Block => Encoded::comment("hb", true),
+            Self::Event => Encoded::event(OURS, "{}"),
         }
         .unwrap()
     }
@@ -98,7 +98,7 @@ fn through(
         if speak && aligner.at_boundary() {
             spoken.push(client.len());
             client.extend_from_slice(&words.in_line_end(aligner.line_end()));
-            aligner.spoke();
+            aligner.injected();
         }
         aligner.push(chunk);
         while let Some(piece) = aligner.pop() {
@@ -130,7 +130,7 @@ proptest! {
         hold in prop::sample::select(vec![0, 1, 7, 64, 65_536]),
     ) {
         let (client, _) = through(&stream, &cuts, style, hold);
-        prop_assert_eq!(without_ours(oracle::parse(&client)), oracle::parse(&stream));
+        prop_assert_eq!(without_ours(reference::parse(&client)), reference::parse(&stream));
     }
 
     #[test]
@@ -146,10 +146,10 @@ proptest! {
     fn we_speak_at_event_boundaries_alone(stream in stream(), cuts in cuts()) {
         let (client, spoken) = through(&stream, &cuts, Style::Line, 64);
         for at in spoken {
-            let before = oracle::parse(&client[..at]);
+            let before = reference::parse(&client[..at]);
             let mut probe = client[..at].to_vec();
             probe.extend_from_slice(b"data: probe\n\n");
-            let with_probe = oracle::parse(&probe);
+            let with_probe = reference::parse(&probe);
             prop_assert_eq!(with_probe.len(), before.len() + 1);
             prop_assert_eq!(&with_probe.last().unwrap().data, "probe");
             prop_assert_eq!(&with_probe.last().unwrap().name, "message");
@@ -172,7 +172,7 @@ proptest! {
                 "\r\n" if came.ends_with(b"\r") => &came[..came.len() - 1],
                 _ => &came[..],
             };
-            prop_assert_eq!(oracle::parse(&left), oracle::parse(complete));
+            prop_assert_eq!(reference::parse(&left), reference::parse(complete));
         }
     }
 
@@ -191,7 +191,7 @@ proptest! {
                 });
             }
         }
-        let expected: Vec<_> = oracle::parse(&stream).into_iter().map(|event| event.name).collect();
+        let expected: Vec<_> = reference::parse(&stream).into_iter().map(|event| event.name).collect();
         prop_assert_eq!(names, expected);
     }
 }

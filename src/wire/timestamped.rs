@@ -1,7 +1,7 @@
 //! An injected event whose data shows when it was sent.
 
+use super::encode::{Encoded, EventError};
 use super::position::LineEnd;
-use super::words::{Words, WordsError};
 use bytes::Bytes;
 use std::io::Write as _;
 use std::iter;
@@ -14,24 +14,24 @@ const NOW: &str = "{now}";
 #[derive(Clone, Debug)]
 pub(crate) struct Timestamped {
     /// Each has the time behind it.
-    before: Box<[Words]>,
+    before: Box<[Encoded]>,
     /// All there is of an event without `{now}`.
-    last: Words,
+    last: Encoded,
 }
 
 impl Timestamped {
-    pub(crate) fn event(name: &str, data: &str) -> Result<Self, WordsError> {
-        let whole = Words::event(name, data)?;
+    pub(crate) fn event(name: &str, data: &str) -> Result<Self, EventError> {
+        let whole = Encoded::event(name, data)?;
         let Some((data, last)) = data.rsplit_once(NOW) else {
             return Ok(whole.into());
         };
         let mut texts = data.split(NOW);
         let first = texts.next().unwrap_or_default();
-        let first = Words::part(&[&format!("event: {name}"), &format!("data: {first}")]);
-        let others = texts.map(|text| Words::part(&[text]));
+        let first = Encoded::part(&[&format!("event: {name}"), &format!("data: {first}")]);
+        let others = texts.map(|text| Encoded::part(&[text]));
         Ok(Self {
             before: iter::once(first).chain(others).collect(),
-            last: Words::part(&[last, "", ""]),
+            last: Encoded::part(&[last, "", ""]),
         })
     }
 
@@ -56,8 +56,8 @@ impl Timestamped {
 }
 
 /// Bytes that are always the same.
-impl From<Words> for Timestamped {
-    fn from(words: Words) -> Self {
+impl From<Encoded> for Timestamped {
+    fn from(words: Encoded) -> Self {
         Self {
             before: Box::default(),
             last: words,
@@ -90,7 +90,7 @@ mod tests {
             ("{NOW} {now {no", "{NOW} {now {no"),
         ] {
             for line_end in [LineEnd::Lf, LineEnd::CrLf, LineEnd::Cr] {
-                let expected = Words::event("ping", expected).unwrap();
+                let expected = Encoded::event("ping", expected).unwrap();
                 let expected = expected.in_line_end(line_end);
                 let event_bytes = event(data);
                 assert_eq!(event_bytes.at(7, line_end), expected, "{data}");
@@ -116,7 +116,10 @@ mod tests {
 
     #[test]
     fn an_event_without_the_time_is_shared_bytes() {
-        for event_bytes in [event("{}"), Words::comment("{now}", false).unwrap().into()] {
+        for event_bytes in [
+            event("{}"),
+            Encoded::comment("{now}", false).unwrap().into(),
+        ] {
             let [first, second] = [LineEnd::Lf; 2].map(|end| event_bytes.in_line_end(end));
             assert_eq!(first.as_ptr(), second.as_ptr());
         }

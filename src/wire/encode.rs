@@ -8,7 +8,7 @@ use std::time::Duration;
 /// A text cannot stand in an event stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum WordsError {
+pub enum EventError {
     /// The text of a comment, an event's name or its data contains CR or LF and would end its line.
     #[error("{text:?} contains a line end: it would break out of its field")]
     LineEnd {
@@ -24,18 +24,18 @@ pub enum WordsError {
 }
 
 /// Refuses what would end the line it stands in.
-fn check_line(text: &str) -> Result<(), WordsError> {
+fn check_line(text: &str) -> Result<(), EventError> {
     if text.contains(['\r', '\n']) {
-        return Err(WordsError::LineEnd { text: text.into() });
+        return Err(EventError::LineEnd { text: text.into() });
     }
     Ok(())
 }
 
 /// Lines of ours, written once for each line end, so that saying them is no work.
 #[derive(Clone, Debug)]
-pub(crate) struct Words([Bytes; 3]);
+pub(crate) struct Encoded([Bytes; 3]);
 
-impl Words {
+impl Encoded {
     /// The bytes that it takes.
     pub(crate) fn memory(&self) -> usize {
         self.0.iter().map(Bytes::len).sum()
@@ -63,7 +63,7 @@ impl Words {
     }
 
     /// A comment line, with a blank line behind it if it is to be a block.
-    pub(crate) fn comment(text: &str, block: bool) -> Result<Self, WordsError> {
+    pub(crate) fn comment(text: &str, block: bool) -> Result<Self, EventError> {
         check_line(text)?;
         let mut lines = vec![match text {
             "" => ":".to_owned(),
@@ -74,7 +74,7 @@ impl Words {
     }
 
     /// A whole event.
-    pub(crate) fn event(name: &str, data: &str) -> Result<Self, WordsError> {
+    pub(crate) fn event(name: &str, data: &str) -> Result<Self, EventError> {
         check_line(data)?;
         Self::message(Some(name), data, None)
     }
@@ -84,10 +84,10 @@ impl Words {
         name: Option<&str>,
         data: &str,
         retry: Option<Duration>,
-    ) -> Result<Self, WordsError> {
+    ) -> Result<Self, EventError> {
         check_line(name.unwrap_or_default())?;
         if data.is_empty() || name.is_some_and(str::is_empty) {
-            return Err(WordsError::Empty);
+            return Err(EventError::Empty);
         }
         let mut lines = Vec::new();
         lines.extend(retry.map(|retry| format!("retry: {}", retry.as_millis())));
@@ -113,7 +113,7 @@ impl Words {
 
     /// The last words of a stream: when to come back, glued in front of an event if there is one.
     /// The `retry` line has no blank line of its own, which some clients take for an empty event.
-    pub(crate) fn farewell(
+    pub(crate) fn closing(
         retry: Option<Duration>,
         event: Option<&Self>,
         line_end: LineEnd,
@@ -138,9 +138,9 @@ mod tests {
 
     #[test]
     fn each_form_is_written_in_the_line_end_asked_for() {
-        let line = Words::comment("hi", false).unwrap();
-        let block = Words::comment("", true).unwrap();
-        let event = Words::event("ping", "{}").unwrap();
+        let line = Encoded::comment("hi", false).unwrap();
+        let block = Encoded::comment("", true).unwrap();
+        let event = Encoded::event("ping", "{}").unwrap();
         let second = Some(Duration::from_secs(1));
         assert_eq!(line.in_line_end(LineEnd::Lf), ": hi\n");
         assert_eq!(line.in_line_end(LineEnd::CrLf), ": hi\r\n");
@@ -156,7 +156,7 @@ mod tests {
                 Some("retry: 1000\r\nevent: ping\r\ndata: {}\r\n\r\n"),
             ),
         ] {
-            let words = Words::farewell(retry, event, LineEnd::CrLf);
+            let words = Encoded::closing(retry, event, LineEnd::CrLf);
             assert_eq!(words.as_deref(), expected.map(str::as_bytes));
         }
     }
@@ -164,24 +164,24 @@ mod tests {
     #[test]
     fn no_line_of_a_message_breaks_out_of_its_field() {
         let second = Some(Duration::from_secs(1));
-        let message = Words::message(Some("a"), "1\r\n\rid: 2\n", second).unwrap();
+        let message = Encoded::message(Some("a"), "1\r\n\rid: 2\n", second).unwrap();
         assert_eq!(
             message.in_line_end(LineEnd::Lf),
             "retry: 1000\nevent: a\ndata: 1\ndata: \ndata: id: 2\ndata: \n\n"
         );
         for (name, data) in [(None, ""), (Some(""), "x"), (Some("a\rb"), "x")] {
-            assert!(Words::message(name, data, None).is_err());
+            assert!(Encoded::message(name, data, None).is_err());
         }
     }
 
     #[test]
     fn a_text_that_would_end_its_line_is_refused() {
         for text in ["a\nb", "a\rb", "\n"] {
-            assert!(Words::comment(text, false).is_err());
-            assert!(Words::event(text, "{}").is_err());
-            assert!(Words::event("ping", text).is_err());
+            assert!(Encoded::comment(text, false).is_err());
+            assert!(Encoded::event(text, "{}").is_err());
+            assert!(Encoded::event("ping", text).is_err());
         }
-        assert_eq!(Words::event("ping", "").unwrap_err(), WordsError::Empty);
-        assert_eq!(Words::event("", "{}").unwrap_err(), WordsError::Empty);
+        assert_eq!(Encoded::event("ping", "").unwrap_err(), EventError::Empty);
+        assert_eq!(Encoded::event("", "{}").unwrap_err(), EventError::Empty);
     }
 }
