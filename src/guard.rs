@@ -72,7 +72,7 @@ where
     B::Error: Into<BoxError>,
     R: Rule,
 {
-    type Response = Response<Guarded<B, R::Policy>>;
+    type Response = Response<Guarded<B, R>>;
     type Error = S::Error;
     type Future = ResponseFuture<S::Future, R>;
 
@@ -93,33 +93,39 @@ where
         if R::SPEAKS && request_info.may_stream() && !is_plain() {
             head::ask_for_identity(request.headers_mut());
         }
-        match self.rule.admit(&request, &request_info) {
+        let state = match self.rule.admit(&request, &request_info) {
             Ok(ticket) => {
                 self.rule.extend(&ticket, request.extensions_mut());
-                ResponseFuture::Asked {
+                State::Admitted {
                     future: self.inner.call(request),
                     pending: Some((ticket, self.rule.clone(), request_info)),
                 }
             }
-            Err(rejection) => ResponseFuture::Rejected {
+            Err(rejection) => State::Rejected {
                 rejection,
                 family: request_info.family,
             },
-        }
+        };
+        ResponseFuture { state }
     }
 }
 
 pin_project! {
     /// The response to come.
-    #[project = FutureProj]
-    pub enum ResponseFuture<F, R: Rule> {
-        #[doc(hidden)]
-        Asked {
+    pub struct ResponseFuture<F, R: Rule> {
+        #[pin]
+        state: State<F, R>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<F, R: Rule> {
+        Admitted {
             #[pin]
             future: F,
             pending: Option<(R::Ticket, R, RequestInfo)>,
         },
-        #[doc(hidden)]
         Rejected { rejection: Rejection, family: Family },
     }
 }
@@ -130,14 +136,14 @@ where
     R: Rule,
     B: Body<Data = Bytes>,
 {
-    type Output = Result<Response<Guarded<B, R::Policy>>, E>;
+    type Output = Result<Response<Guarded<B, R>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
-            FutureProj::Rejected { rejection, family } => {
+        match self.project().state.project() {
+            StateProj::Rejected { rejection, family } => {
                 Poll::Ready(Ok(rejection.response(*family).map(Guarded::words)))
             }
-            FutureProj::Asked { future, pending } => {
+            StateProj::Admitted { future, pending } => {
                 let result = ready!(future.poll(cx));
                 let Some((ticket, rule, request_info)) = pending.take() else {
                     unreachable!("polled again after it was ready");
@@ -159,7 +165,7 @@ fn opened<R: Rule, B>(
     ticket: R::Ticket,
     request_info: &RequestInfo,
     response: Response<B>,
-) -> Response<Guarded<B, R::Policy>> {
+) -> Response<Guarded<B, R>> {
     let (mut parts, body) = response.into_parts();
     let rejected = parts.extensions.get::<Rejected>().is_some();
     let in_place_of = parts.extensions.get().map(|InPlaceOf(status)| *status);

@@ -1,6 +1,6 @@
 //! The body of a guarded response.
 
-use super::{At, BoxError, Breach, Ending, Policy, StreamError, Verdict};
+use super::{At, BoxError, Breach, Ending, Policy, Rule, StreamError, Verdict};
 use crate::stream::{EndReason, LONGEST_ID, Slot, Stream, UpstreamFault};
 use crate::wire::{Aligner, RawEvent, Scanner, Seen};
 use bytes::Bytes;
@@ -21,18 +21,18 @@ pin_project! {
     ///
     /// Of an event stream it hands out whole events, and ours between them. Any other body it
     /// hands out as it is: frames, trailers, size hint and end.
-    pub struct Guarded<B, P> {
+    pub struct Guarded<B, R: Rule> {
         #[pin]
         source: Source<B>,
         #[pin]
         timer: Option<Sleep>,
         // Held to the end: permits and counts hang on it.
-        policy: Option<P>,
+        policy: Option<R::Policy>,
         wire: Option<Wire>,
         state: State,
     }
 
-    impl<B, P> PinnedDrop for Guarded<B, P> {
+    impl<B, R: Rule> PinnedDrop for Guarded<B, R> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             if let (Some(wire), State::Open | State::Ending { .. }) = (this.wire, this.state) {
@@ -287,8 +287,8 @@ impl Wire {
     }
 }
 
-impl<B, P> Guarded<B, P> {
-    fn new(source: Source<B>, policy: Option<P>, wire: Option<Wire>) -> Self {
+impl<B, R: Rule> Guarded<B, R> {
+    fn new(source: Source<B>, policy: Option<R::Policy>, wire: Option<Wire>) -> Self {
         Self {
             source,
             timer: None,
@@ -299,7 +299,7 @@ impl<B, P> Guarded<B, P> {
     }
 
     /// Passed as it is, while the policy is held.
-    pub(crate) fn carry(body: B, policy: Option<P>) -> Self {
+    pub(crate) fn carry(body: B, policy: Option<R::Policy>) -> Self {
         Self::new(Source::Inner { body }, policy, None)
     }
 
@@ -311,14 +311,11 @@ impl<B, P> Guarded<B, P> {
     /// An event stream.
     pub(crate) fn stream(
         body: B,
-        policy: Option<P>,
+        policy: Option<R::Policy>,
         stream: Stream,
         keeps_books: bool,
         aligner: Aligner,
-    ) -> Self
-    where
-        P: Policy,
-    {
+    ) -> Self {
         let hears = policy.as_ref().is_some_and(Policy::hears);
         let is_readable = !stream.is_opaque();
         let wire = Wire {
@@ -341,7 +338,7 @@ impl<B, P> Guarded<B, P> {
 
 /// An empty body, for layers that answer in place of the service, such as tower-http's `CorsLayer` and
 /// `TimeoutLayer`.
-impl<B, P> Default for Guarded<B, P> {
+impl<B, R: Rule> Default for Guarded<B, R> {
     fn default() -> Self {
         Self::new(Source::Gone, None, None)
     }
@@ -379,11 +376,11 @@ where
     }
 }
 
-impl<B, P> Body for Guarded<B, P>
+impl<B, R> Body for Guarded<B, R>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
-    P: Policy,
+    R: Rule,
 {
     type Data = Bytes;
     type Error = StreamError;
