@@ -7,7 +7,9 @@
 //! [`HeartbeatLayer`](crate::heartbeat::HeartbeatLayer) outside fill the wait, and splices the
 //! upstream's stream in when it comes.
 //!
-//! It belongs directly around the service that is slow, inside of all other layers of this crate.
+//! It belongs directly around the service that is slow, inside of all other layers of this crate but
+//! [`ResumeLayer`](crate::resume::ResumeLayer); [`SseGuardLayer::early`](crate::SseGuardLayer::early) puts it
+//! there.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -20,8 +22,11 @@
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let service = ServiceBuilder::new()
-//!     .layer(SseGuardLayer::new().heartbeat(HeartbeatLayer::new(Duration::from_secs(15))))
-//!     .layer(EarlyLayer::new(Duration::from_secs(15)))
+//!     .layer(
+//!         SseGuardLayer::new()
+//!             .heartbeat(HeartbeatLayer::new(Duration::from_secs(15)))
+//!             .early(EarlyLayer::new(Duration::from_secs(15))),
+//!     )
 //!     .service(service_fn(|_: Request<()>| async {
 //!         tokio::time::sleep(Duration::from_secs(80)).await; // a model that thinks
 //!         Ok::<_, Infallible>(

@@ -13,17 +13,13 @@
 //! | [`HeartbeatLayer`](heartbeat::HeartbeatLayer) | sends heartbeats on quiet streams | 15 s |
 //! | [`IdleTimeoutLayer`](idle_timeout::IdleTimeoutLayer) | ends streams whose upstream is silent | off |
 //! | [`CompletionLayer`](completion::CompletionLayer) | breaks incomplete answers of model APIs, with an error event | off |
+//! | [`EarlyLayer`](early::EarlyLayer) | sends a response head when the service is slow, so that heartbeats can begin | off |
+//! | [`ResumeLayer`](resume::ResumeLayer) | reconnects a lost upstream behind a live stream | off |
 //!
-//! The order is that of the table, from the client inward; any other is harmless.
+//! The order is that of the table, from the client inward. Any order of the first seven is harmless; the
+//! last two belong inside of them, in this order.
 //!
-//! Two more stand inside of all these, directly around the service:
-//!
-//! | layer | what it does |
-//! | --- | --- |
-//! | [`EarlyLayer`](early::EarlyLayer) | sends a response head when the service is slow, so that heartbeats can begin |
-//! | [`ResumeLayer`](resume::ResumeLayer) | reconnects a lost upstream behind a live stream |
-//!
-//! And two stand outside of all these:
+//! Two more stand outside of the stack:
 //!
 //! | layer | what it does |
 //! | --- | --- |

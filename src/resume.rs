@@ -43,7 +43,8 @@
 //! | answers anything else | gets a last event that says so, see [`Family`](crate::family::Family), and a proper end |
 //! | is not back after all tries, or the time to [give up](ResumeLayer::give_up) | sees the failure it began with |
 //!
-//! It stands inside of all layers that speak, so that heartbeats go on. With idle timeouts of its own
+//! It stands inside of all layers that speak, so that heartbeats go on;
+//! [`SseGuardLayer::resume`](crate::SseGuardLayer::resume) puts it there. With idle timeouts of its own
 //! ([`idle_timeout`](ResumeLayer::idle_timeout)) an
 //! [`IdleTimeoutLayer`](crate::idle_timeout::IdleTimeoutLayer) does not watch its streams, and says no
 //! more than how one ends that is idle and cannot be resumed.
@@ -71,8 +72,7 @@
 //!         .body(Full::new(Bytes::from(next)))
 //! });
 //! let service = ServiceBuilder::new()
-//!     .layer(SseGuardLayer::new())
-//!     .layer(ResumeLayer::new().on_end(true))
+//!     .layer(SseGuardLayer::new().resume(ResumeLayer::new().on_end(true)))
 //!     .service(upstream);
 //!
 //! let request = Request::get("/").header("accept", "text/event-stream");

@@ -1,8 +1,8 @@
 //! All layers in the right order, in one line.
 //!
 //! From the client inward: metrics, injection, rotation, connection limit, heartbeat, idle timeout,
-//! completion. They share one body, one timer and one look at the bytes; a wrong order would do no harm,
-//! but costs more.
+//! completion, early answer, resume. All but the last two share one body, one timer and one look at the
+//! bytes; a wrong order would do no harm, but costs more.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -33,21 +33,27 @@
 //! ```
 
 use crate::cache_control::CacheControl;
+use crate::client_key::KeyExtractor;
 use crate::client_key::PeerIp;
 use crate::completion::CompletionLayer;
 use crate::connection_limit::ConnectionLimitLayer;
-use crate::guard::Guard;
+use crate::early::EarlyLayer;
+use crate::guard::{Failure, Guard, Head, Rule};
 use crate::heartbeat::HeartbeatLayer;
 use crate::idle_timeout::IdleTimeoutLayer;
 use crate::inject::InjectLayer;
 use crate::metrics::MetricsLayer;
+use crate::rejection::Rejection;
+use crate::request_info::RequestInfo;
+use crate::resume::ResumeLayer;
 use crate::rotation::RotationLayer;
-use tower_layer::Layer;
+use http::{Extensions, Request};
+use tower_layer::{Identity, Layer};
 
 /// Applies the layers of this crate as one, in their right order. See the [module docs](self).
 ///
-/// By default with metrics, and a heartbeat after 15 s; without rotation, drain, injection, idle timeout
-/// and completion, which only the application can choose. Limits are off until
+/// By default with metrics, and a heartbeat after 15 s; without rotation, drain, injection, idle timeout,
+/// completion, early answer and resume, which only the application can choose. Limits are off until
 /// [`limit`](Self::limit) names the key that distinguishes clients: behind a load balancer all of them have
 /// one peer address. A layer set to `None` is off.
 ///
@@ -56,7 +62,15 @@ use tower_layer::Layer;
 /// they say `no-store`, `Cache-Control: no-cache, no-transform`;
 /// [`cache_control`](Self::cache_control) keeps that of the service.
 #[derive(Clone, Debug)]
-pub struct SseGuardLayer<K = PeerIp> {
+pub struct SseGuardLayer<K = PeerIp, E = Identity, R = Identity> {
+    shared: Shared<K>,
+    early: E,
+    resume: R,
+}
+
+/// The layers that share one body.
+#[derive(Clone, Debug)]
+struct Shared<K> {
     metrics: Option<MetricsLayer>,
     limit: Option<ConnectionLimitLayer<K>>,
     rotation: Option<RotationLayer>,
@@ -77,23 +91,27 @@ impl SseGuardLayer {
     /// Creates the default stack: metrics, and heartbeats after 15 s.
     pub fn new() -> Self {
         Self {
-            metrics: Some(MetricsLayer::new()),
-            limit: None,
-            rotation: None,
-            inject: None,
-            heartbeat: Some(HeartbeatLayer::default()),
-            idle: None,
-            completion: None,
-            cache_control: None,
+            shared: Shared {
+                metrics: Some(MetricsLayer::new()),
+                limit: None,
+                rotation: None,
+                inject: None,
+                heartbeat: Some(HeartbeatLayer::default()),
+                idle: None,
+                completion: None,
+                cache_control: None,
+            },
+            early: Identity::new(),
+            resume: Identity::new(),
         }
     }
 }
 
-impl<K> SseGuardLayer<K> {
+impl<K, E, R> SseGuardLayer<K, E, R> {
     /// Sets the layer that counts and times streams; `None` for none.
     #[must_use]
     pub fn metrics(mut self, layer: impl Into<Option<MetricsLayer>>) -> Self {
-        self.metrics = layer.into();
+        self.shared.metrics = layer.into();
         self
     }
 
@@ -103,65 +121,101 @@ impl<K> SseGuardLayer<K> {
     /// directly. Behind a proxy, [`with_extractor`](ConnectionLimitLayer::with_extractor) takes a
     /// [`ForwardedIp`](crate::client_key::ForwardedIp).
     #[must_use]
-    pub fn limit<L>(self, layer: impl Into<Option<ConnectionLimitLayer<L>>>) -> SseGuardLayer<L> {
+    pub fn limit<L>(
+        self,
+        layer: impl Into<Option<ConnectionLimitLayer<L>>>,
+    ) -> SseGuardLayer<L, E, R> {
+        let shared = self.shared;
         SseGuardLayer {
-            metrics: self.metrics,
-            limit: layer.into(),
-            rotation: self.rotation,
-            inject: self.inject,
-            heartbeat: self.heartbeat,
-            idle: self.idle,
-            completion: self.completion,
-            cache_control: self.cache_control,
+            shared: Shared {
+                metrics: shared.metrics,
+                limit: layer.into(),
+                rotation: shared.rotation,
+                inject: shared.inject,
+                heartbeat: shared.heartbeat,
+                idle: shared.idle,
+                completion: shared.completion,
+                cache_control: shared.cache_control,
+            },
+            early: self.early,
+            resume: self.resume,
         }
     }
 
     /// Sets the layer that ends old streams, and all streams in a drain. Off by default.
     #[must_use]
     pub fn rotation(mut self, layer: impl Into<Option<RotationLayer>>) -> Self {
-        self.rotation = layer.into();
+        self.shared.rotation = layer.into();
         self
     }
 
     /// Sets the layer through which the application sends events of its own. Off by default.
     #[must_use]
     pub fn inject(mut self, layer: impl Into<Option<InjectLayer>>) -> Self {
-        self.inject = layer.into();
+        self.shared.inject = layer.into();
         self
     }
 
     /// Sets the layer that sends heartbeats; `None` for none.
     #[must_use]
     pub fn heartbeat(mut self, layer: impl Into<Option<HeartbeatLayer>>) -> Self {
-        self.heartbeat = layer.into();
+        self.shared.heartbeat = layer.into();
         self
     }
 
     /// Sets the layer that ends streams whose upstream is silent. Off by default.
     #[must_use]
     pub fn idle_timeout(mut self, layer: impl Into<Option<IdleTimeoutLayer>>) -> Self {
-        self.idle = layer.into();
+        self.shared.idle = layer.into();
         self
     }
 
     /// Sets the layer that breaks incomplete answers of model APIs. Off by default.
     #[must_use]
     pub fn completion(mut self, layer: impl Into<Option<CompletionLayer>>) -> Self {
-        self.completion = layer.into();
+        self.shared.completion = layer.into();
         self
+    }
+
+    /// Sets the layer that sends a response head when the service is slow. Off by default.
+    ///
+    /// It stands inside of the layers above, so that heartbeats and the idle timeout begin with its
+    /// response. The service's errors must convert into [`BoxError`](crate::BoxError).
+    #[must_use]
+    pub fn early(self, layer: impl Into<Option<EarlyLayer>>) -> SseGuardLayer<K, EarlyLayer, R> {
+        let off = || EarlyLayer::default().enabled(false);
+        SseGuardLayer {
+            shared: self.shared,
+            early: layer.into().unwrap_or_else(off),
+            resume: self.resume,
+        }
+    }
+
+    /// Sets the layer that reconnects a lost upstream behind a live stream. Off by default.
+    ///
+    /// It is the innermost, directly around the service, which it calls again: the service must be
+    /// `Clone`, `Send` and `'static`, and the request's body have a `Default`, the empty one.
+    #[must_use]
+    pub fn resume(self, layer: impl Into<Option<ResumeLayer>>) -> SseGuardLayer<K, E, ResumeLayer> {
+        let off = || ResumeLayer::new().enabled(false);
+        SseGuardLayer {
+            shared: self.shared,
+            early: self.early,
+            resume: layer.into().unwrap_or_else(off),
+        }
     }
 
     /// What becomes of the `Cache-Control` that the service sends with an event stream; by default it is
     /// replaced. Counts for the crate's layers inside and outside this one, too.
     #[must_use]
     pub fn cache_control(mut self, cache_control: CacheControl) -> Self {
-        self.cache_control = Some(cache_control);
+        self.shared.cache_control = Some(cache_control);
         self
     }
 }
 
-/// The rules of the stack, the outermost first.
-type Rules<K> = (
+/// The layers of the stack that share one body, the outermost first.
+type Nested<K> = (
     Option<MetricsLayer>,
     (
         Option<InjectLayer>,
@@ -178,14 +232,55 @@ type Rules<K> = (
     ),
 );
 
-/// The service that [`SseGuardLayer`] makes.
-pub type SseGuard<S, K = PeerIp> = Guard<S, Rules<K>>;
+/// What the body of a [`SseGuard`] is made for.
+#[doc(hidden)]
+#[derive(Clone, Debug)]
+pub struct StackRule<K>(Nested<K>);
 
-impl<S, K: Clone> Layer<S> for SseGuardLayer<K> {
-    type Service = SseGuard<S, K>;
+impl<K: KeyExtractor> Rule for StackRule<K> {
+    type Ticket = <Nested<K> as Rule>::Ticket;
+    type Policy = <Nested<K> as Rule>::Policy;
+    const READS: bool = Nested::<K>::READS;
+    const SPEAKS: bool = Nested::<K>::SPEAKS;
+
+    fn admit<B>(
+        &self,
+        request: &Request<B>,
+        request_info: &RequestInfo,
+    ) -> Result<Self::Ticket, Rejection> {
+        self.0.admit(request, request_info)
+    }
+
+    fn extend(&self, ticket: &Self::Ticket, extensions: &mut Extensions) {
+        self.0.extend(ticket, extensions);
+    }
+
+    fn open(
+        &self,
+        ticket: Self::Ticket,
+        head: &Head<'_>,
+    ) -> Result<Option<Self::Policy>, Rejection> {
+        self.0.open(ticket, head)
+    }
+
+    fn failed(&self, ticket: Self::Ticket, failure: &Failure) {
+        self.0.failed(ticket, failure);
+    }
+}
+
+/// The service that [`SseGuardLayer`] makes of the layers that share one body.
+pub type SseGuard<S, K = PeerIp> = Guard<S, StackRule<K>>;
+
+impl<S, K, E, R> Layer<S> for SseGuardLayer<K, E, R>
+where
+    K: Clone,
+    E: Layer<R::Service>,
+    R: Layer<S>,
+{
+    type Service = SseGuard<E::Service, K>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let Self {
+        let Shared {
             metrics,
             limit,
             rotation,
@@ -194,11 +289,14 @@ impl<S, K: Clone> Layer<S> for SseGuardLayer<K> {
             idle,
             completion,
             cache_control,
-        } = self.clone();
+        } = self.shared.clone();
         // What was sent ahead of an end goes out before it. In a drain a client over its limit has to
         // get an empty stream, not a 429, so rotation decides first.
         let rules = (rotation, (limit, (heartbeat, (idle, completion))));
-        Guard::new(inner, (metrics, (inject, rules))).with_cache_control(cache_control)
+        let rule = StackRule((metrics, (inject, rules)));
+        // To resume, an early response to a reconnect would be a success.
+        let inner = self.early.layer(self.resume.layer(inner));
+        Guard::new(inner, rule).with_cache_control(cache_control)
     }
 }
 
@@ -207,10 +305,19 @@ mod tests {
     use super::*;
     use crate::client_key::PeerAddr;
     use crate::connection_limit::DEFAULT_PER_CLIENT;
-    use crate::guard::testing::{Upstream, ask, get};
+    use crate::guard::StreamError;
+    use crate::guard::testing::{Client, Script, Upstream, ask, get};
     use crate::stream::EndReason;
-    use http::{Method, Request};
+    use bytes::Bytes;
+    use http::{Method, Response};
+    use http_body::Body;
+    use http_body_util::Empty;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::time::Duration;
+    use tower::util::BoxCloneService;
+    use tower::{Service, ServiceExt, service_fn};
 
     fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
@@ -315,6 +422,72 @@ mod tests {
             let next = ask(stack, asks(), Upstream::new().hang()).await;
             assert_eq!(next.status(), expected);
         }
+    }
+
+    type Asks = Request<Empty<Bytes>>;
+    type SlowUpstream = BoxCloneService<Asks, Response<Script>, Infallible>;
+
+    /// What a client gets whose upstream takes 20 s for each response, breaks off after an event, responds
+    /// 503 to the first reconnect, and sends the next event to the second.
+    async fn through_slow_upstream<L, B>(layer: L) -> String
+    where
+        L: Layer<SlowUpstream>,
+        L::Service: Service<Asks, Response = Response<B>, Error = Infallible>,
+        B: Body<Data = Bytes, Error = StreamError> + Send + 'static,
+    {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let upstream = service_fn(move |_: Asks| {
+            let upstream = Upstream::new().late(20);
+            let upstream = match calls.fetch_add(1, Relaxed) {
+                0 => upstream.send("id: 1\ndata: 1\n\n").fail(),
+                1 => upstream.status(503),
+                _ => upstream.send("id: 2\ndata: 2\n\n"),
+            };
+            async { Ok(upstream.answer().await) }
+        });
+        let request = Request::get("/").header("accept", "text/event-stream");
+        let request = request.body(Empty::new()).unwrap();
+        let service = layer.layer(BoxCloneService::new(upstream));
+        Client::new(service.oneshot(request).await.unwrap())
+            .text()
+            .await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn early_and_resume_have_their_places_in_whatever_order_they_are_set() {
+        let stack = || SseGuardLayer::new().heartbeat(HeartbeatLayer::new(secs(4)));
+        let (early, resume) = (|| EarlyLayer::new(secs(10)), ResumeLayer::new);
+        let one = stack().early(early()).resume(resume());
+        let other = stack().resume(resume()).early(early());
+        for text in [
+            through_slow_upstream(one).await,
+            through_slow_upstream(other).await,
+        ] {
+            // Heartbeats are outside of the early response: after 10, 14 and 18 s.
+            let (wait, events) = text.split_at(text.find("id: 1").unwrap());
+            assert_eq!(wait, ": heartbeat\n".repeat(3));
+            // Resume is inside: an early response to the first reconnect would have been a success, and its
+            // 503 an error event.
+            let lines = events.split_inclusive('\n');
+            let events: String = lines.filter(|line| !line.starts_with(':')).collect();
+            assert_eq!(events, "id: 1\ndata: 1\n\nid: 2\ndata: 2\n\n");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn early_and_resume_are_off_if_none() {
+        let upstream = || Upstream::new().late(20).send("data: 1\n\n");
+        let stack = SseGuardLayer::new().heartbeat(HeartbeatLayer::new(secs(4)));
+        let text = get(stack.clone().early(None), upstream())
+            .await
+            .text()
+            .await;
+        assert_eq!(text, "data: 1\n\n");
+        let text = get(stack.early(EarlyLayer::new(secs(10))), upstream()).await;
+        assert_eq!(
+            text.text().await,
+            format!("{}data: 1\n\n", ": heartbeat\n".repeat(3))
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -193,6 +193,12 @@ impl Router {
                 .upstream(&url.to_string())
                 .log_limit(log_limit.clone())
                 .log_level(tracing::Level::INFO);
+            let resume = settings.resume.as_ref().zip(queue.as_ref());
+            let resume = resume.map(|(given, queue)| {
+                resume_layer(given, &settings.idle, queue)
+                    .wait_for_upstream(settings.unavailable == config::Unavailable::Wait)
+            });
+            let early = settings.early.enabled;
             let layer = SseGuardLayer::new()
                 .metrics(metrics.clone())
                 .limit(in_use.clone())
@@ -201,20 +207,16 @@ impl Router {
                 .heartbeat(heartbeat(&settings.heartbeat)?)
                 .idle_timeout(idle_timeout(settings)?)
                 .completion(CompletionLayer::new().required(settings.completion_required))
+                .early(early.then(|| EarlyLayer::new(settings.early.after)))
+                .resume(resume)
                 .cache_control(settings.cache_control);
-            let resume = match (&settings.resume, &queue) {
-                (Some(given), Some(queue)) => resume(given, &settings.idle, queue)
-                    .wait_for_upstream(settings.unavailable == config::Unavailable::Wait),
-                _ => ResumeLayer::new().enabled(false),
-            };
-            let early = EarlyLayer::new(settings.early.after).enabled(settings.early.enabled);
             let unavailable = UnavailableLayer::new()
                 .enabled(settings.unavailable != config::Unavailable::Status)
                 .retry(settings.limit.retry_after);
             let before_it = before_it.filter(|before| before.settings.upstream.url == *url);
             let cors = cors(&settings.cors, before_it.map(|before| &before.cors))
                 .ipv6_prefix(config.limit.ipv6_prefix);
-            let guarded = layer.layer(early.layer(resume.layer(upstream.clone())));
+            let guarded = layer.layer(upstream.clone());
             router.routes.push(Route {
                 path: route.path.clone(),
                 name: route.path.as_str().into(),
@@ -544,7 +546,7 @@ fn rotation(config: &config::Rotation) -> Result<RotationLayer, EventError> {
     }
 }
 
-fn resume(config: &config::Resume, idle: &config::Idle, queue: &Admission) -> ResumeLayer {
+fn resume_layer(config: &config::Resume, idle: &config::Idle, queue: &Admission) -> ResumeLayer {
     let layer = ResumeLayer::new()
         .lossy(config.lossy)
         .on_end(config.on_end)
