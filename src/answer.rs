@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Marks a response of this crate, in its extensions: the service inside knows nothing of it, so its
 /// head has none of the fields that the service would have added.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Own;
+pub struct Own;
 
 /// The status in whose place an answer stands, in its extensions: outer layers count that one.
 #[derive(Clone, Copy, Debug)]

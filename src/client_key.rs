@@ -47,8 +47,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use forwarded::ForwardedHeader;
-#[cfg(feature = "proxy")]
-pub(crate) use forwarded::{Element, Node};
+#[doc(hidden)]
+pub use forwarded::{Element, Node};
 
 /// Hops of a forwarded list that are looked at. Real chains have fewer than ten; a client can send
 /// as many as fit into a header.
@@ -254,8 +254,8 @@ impl ClientKey {
     }
 
     /// A [network](Self::network) as it is written: with its length if it is one of IPv6.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn network_text(&self, ipv6_prefix: u8) -> String {
+    #[doc(hidden)]
+    pub fn network_text(&self, ipv6_prefix: u8) -> String {
         match (self, ipv6_prefix) {
             (Self::Ip(IpAddr::V6(_)), bits @ 0..128) => format!("{self}/{bits}"),
             _ => self.to_string(),
@@ -267,7 +267,7 @@ impl ClientKey {
     ///
     /// An IPv6 host has a whole /64 to take addresses from (RFC 4291 section 2.5.4, RFC 8981), so
     /// that a limit on single addresses would limit nobody.
-    pub(crate) fn network(self, ipv6_prefix: u8) -> Self {
+    pub fn network(self, ipv6_prefix: u8) -> Self {
         let Self::Ip(ip) = self else { return self };
         Self::Ip(match ip.to_canonical() {
             IpAddr::V6(ip) => {
@@ -358,14 +358,14 @@ impl ForwardedIp {
     }
 
     /// The header that is believed.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn believed(&self) -> ForwardedHeader {
+    #[doc(hidden)]
+    pub fn believed(&self) -> ForwardedHeader {
         self.header
     }
 
     /// What a trusted peer reports, nearest hop first, no further than is ever looked at.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn reported<'h>(
+    #[doc(hidden)]
+    pub fn reported<'h>(
         &self,
         headers: &'h HeaderMap,
     ) -> impl Iterator<Item = Element<'h>> + use<'h> {

@@ -16,14 +16,14 @@ const SCHEMES: [&[u8]; 5] = [b"ntlm", b"negotiate", b"kerberos", b"nego2", b"cre
 const PERSISTENT_AUTH: HeaderName = HeaderName::from_static("persistent-auth");
 
 /// Whether a request carries credentials of such a scheme.
-pub(crate) fn in_request(headers: &HeaderMap) -> bool {
+pub fn in_request(headers: &HeaderMap) -> bool {
     [AUTHORIZATION, PROXY_AUTHORIZATION]
         .iter()
         .any(|name| names_scheme(headers, name))
 }
 
 /// Whether a response offers such a scheme, continues its handshake, or confirms it.
-pub(crate) fn in_response(headers: &HeaderMap) -> bool {
+pub fn in_response(headers: &HeaderMap) -> bool {
     headers.contains_key(PERSISTENT_AUTH)
         || [WWW_AUTHENTICATE, PROXY_AUTHENTICATE]
             .iter()
@@ -49,9 +49,8 @@ fn names_scheme(headers: &HeaderMap, name: &HeaderName) -> bool {
 
 /// Extension of a response that came over a connection of its client's own: a request for it over
 /// another connection would lack the login.
-#[cfg(feature = "proxy")]
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ConnectionBound;
+pub struct ConnectionBound;
 
 #[cfg(test)]
 mod tests {

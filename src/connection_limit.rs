@@ -481,7 +481,7 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
         if let Some(reason) = self.config.gate.closed_to(holder.as_ref()) {
             return Err(self.refuse(&reason.into(), request_info));
         }
-        #[cfg(feature = "proxy")]
+        #[cfg(feature = "serve")]
         if let Some(connection) = request.extensions().get::<crate::serve::ClientConnection>() {
             connection.set_holder(holder);
         }

@@ -222,8 +222,8 @@ impl CorsLayer {
 
     /// Adds to an answer without a service what it would have with this one. Whether the origin of the
     /// request is allowed.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn complete<B>(&self, request: &Request<B>, headers: &mut HeaderMap) -> bool {
+    #[doc(hidden)]
+    pub fn complete<B>(&self, request: &Request<B>, headers: &mut HeaderMap) -> bool {
         if matches!(self.policy, Policy::Off) {
             return false;
         }

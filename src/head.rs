@@ -28,7 +28,7 @@ const CODINGS: [&str; 12] = [
 ];
 
 /// The members of a list of tokens that may stand in several fields, RFC 9110 section 5.6.1.
-pub(crate) fn list<'a>(
+pub fn list<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
 ) -> impl Iterator<Item = &'a [u8]> + use<'a> {
@@ -39,7 +39,7 @@ pub(crate) fn list<'a>(
 }
 
 /// Whether such a list has this member, in any case.
-pub(crate) fn list_has(headers: &HeaderMap, name: &HeaderName, member: &[u8]) -> bool {
+pub fn list_has(headers: &HeaderMap, name: &HeaderName, member: &[u8]) -> bool {
     list(headers, name).any(|found| found.eq_ignore_ascii_case(member))
 }
 
@@ -58,8 +58,7 @@ pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
 }
 
 /// Whether the media type of a body is that of JSON.
-#[cfg(feature = "proxy")]
-pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+pub fn is_json(headers: &HeaderMap) -> bool {
     is_of_type(headers, "application/json")
 }
 
@@ -92,7 +91,7 @@ pub(crate) fn is_text(headers: &HeaderMap) -> bool {
 }
 
 /// Whether `Accept` names event streams; `*/*` does not.
-pub(crate) fn accepts_event_stream(headers: &HeaderMap) -> bool {
+pub fn accepts_event_stream(headers: &HeaderMap) -> bool {
     accepts(headers, EVENT_STREAM)
 }
 
@@ -109,8 +108,8 @@ fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
     })
 }
 
-/// Asks for bytes that we can read.
-pub(crate) fn ask_for_identity(headers: &mut HeaderMap) {
+/// Sets `Accept-Encoding: identity`, so that the response can be read.
+pub fn ask_for_identity(headers: &mut HeaderMap) {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 

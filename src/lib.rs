@@ -44,7 +44,8 @@
 //! # Features
 //!
 //! None is on by default. `axum` reads the client's address from axum's `ConnectInfo`; `serve` is
-//! a server on which quiet streams cost next to nothing; `proxy` is the `sse-guard` binary.
+//! a server on which quiet streams cost next to nothing. The reverse proxy `sse-guard` is a package of
+//! its own, `sse-guard-proxy`.
 
 #![forbid(unsafe_code)]
 
@@ -52,7 +53,8 @@ mod answer;
 mod cache_control;
 pub mod client_key;
 pub mod completion;
-mod connection_auth;
+#[doc(hidden)]
+pub mod connection_auth;
 pub mod connection_limit;
 pub mod cors;
 pub mod early;
@@ -66,17 +68,10 @@ mod jitter;
 mod last_event_id;
 mod lock;
 mod log_limit;
-#[cfg(feature = "serve")]
-mod memory;
 pub mod metrics;
-#[cfg(feature = "proxy")]
-pub mod proxy;
-mod request_info;
-
 mod rate;
 mod rejection;
-#[cfg(feature = "proxy")]
-mod request_context;
+mod request_info;
 pub mod resume;
 mod retry_after;
 pub mod rotation;
@@ -92,6 +87,26 @@ pub use cache_control::CacheControl;
 pub use guard::{BoxError, Guard, Guarded, ResponseFuture, StreamError};
 pub use stack::{SseGuard, SseGuardLayer};
 pub use stream::{EndReason, Stream, StreamId, StreamState, UpstreamFault};
+
+/// What the `sse-guard` proxy needs of these layers beside their public interface. Exempt from semantic
+/// versioning: it may change in any release, and the proxy depends on exactly one.
+#[doc(hidden)]
+pub mod internal {
+    pub use crate::answer::Own;
+    pub use crate::client_key::{Element, Node};
+    pub use crate::connection_auth;
+    pub use crate::head::{accepts_event_stream, ask_for_identity, is_json, list, list_has};
+    pub use crate::lock::lock;
+    pub use crate::log_limit::{LogLimits, seconds};
+    pub use crate::metrics::{MAX_REQUEST_ID, UnguardedResponses, X_REQUEST_ID};
+    pub use crate::rejection::Rejected;
+    pub use crate::request_info::{RequestInfo, ResponseKind};
+    pub use crate::resume::Unreachable;
+    pub use crate::retry_after::retry_after_value;
+    #[cfg(feature = "serve")]
+    pub use crate::serve::internal::*;
+    pub use crate::stream::{Details, Labels, RequestHead, ResponseHead};
+}
 
 /// Keeps the README's example compiling.
 #[cfg(all(doctest, feature = "axum", feature = "serve"))]

@@ -17,7 +17,7 @@ const PERIOD: Duration = Duration::from_secs(60);
 const SUMMARY_AFTER: Duration = Duration::from_secs(10);
 
 /// A duration as a field of a log line, whose name ends in `_seconds`: exact to the millisecond.
-pub(crate) fn seconds(time: Duration) -> f64 {
+pub fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
@@ -61,7 +61,8 @@ impl LogLimit {
     }
 
     /// For lines about single requests: [`LINES`] in each [`PERIOD`].
-    pub(crate) fn per_kind() -> Self {
+    #[doc(hidden)]
+    pub fn per_kind() -> Self {
         Self::new(LINES, PERIOD)
     }
 
@@ -74,11 +75,8 @@ impl LogLimit {
     }
 
     /// Writes `line`, or leaves it out. Returns whether it was written.
-    pub(crate) fn write(
-        &self,
-        line: impl FnOnce(),
-        summary: impl FnOnce(u64) + Send + 'static,
-    ) -> bool {
+    #[doc(hidden)]
+    pub fn write(&self, line: impl FnOnce(), summary: impl FnOnce(u64) + Send + 'static) -> bool {
         let is_written = self.takes_one();
         match is_written {
             true => line(),
@@ -109,7 +107,8 @@ impl LogLimit {
     }
 
     /// Writes the summary now if there is one to come.
-    pub(crate) fn summarize(&self) {
+    #[doc(hidden)]
+    pub fn summarize(&self) {
         let excess = std::mem::take(&mut *lock(&self.0.excess));
         if let Some(summary) = excess.summary {
             summary(excess.count);
@@ -134,7 +133,7 @@ impl Drop for Pending {
 
 /// A limit for each of a few kinds of lines, so that a flood of one does not hide the others.
 #[derive(Debug)]
-pub(crate) struct LogLimits<K> {
+pub struct LogLimits<K> {
     make: fn() -> LogLimit,
     kinds: Mutex<Vec<(K, LogLimit)>>,
 }
@@ -146,7 +145,8 @@ impl<K: PartialEq> Default for LogLimits<K> {
 }
 
 impl<K: PartialEq> LogLimits<K> {
-    pub(crate) fn new(make: fn() -> LogLimit) -> Self {
+    /// Creates the limit of each kind by `make`.
+    pub fn new(make: fn() -> LogLimit) -> Self {
         Self {
             make,
             kinds: Mutex::default(),
@@ -154,7 +154,7 @@ impl<K: PartialEq> LogLimits<K> {
     }
 
     /// The limit of this kind. There must be few kinds: each is kept.
-    pub(crate) fn of(&self, kind: K) -> LogLimit {
+    pub fn of(&self, kind: K) -> LogLimit {
         let mut kinds = lock(&self.kinds);
         if let Some((_, limit)) = kinds.iter().find(|(known, _)| *known == kind) {
             return limit.clone();
@@ -165,8 +165,8 @@ impl<K: PartialEq> LogLimits<K> {
     }
 
     /// Writes all summaries that are to come.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn summarize(&self) {
+    #[doc(hidden)]
+    pub fn summarize(&self) {
         let limits = lock(&self.kinds);
         let limits: Vec<_> = limits.iter().map(|(_, limit)| limit.clone()).collect();
         limits.iter().for_each(LogLimit::summarize);
@@ -174,7 +174,6 @@ impl<K: PartialEq> LogLimits<K> {
 }
 
 /// The log of a test's thread.
-#[cfg(feature = "proxy")]
 #[cfg(test)]
 pub(crate) mod captured {
     use std::io;
@@ -333,7 +332,6 @@ mod tests {
         assert_eq!(written(&log), [0, 0, 3]);
     }
 
-    #[cfg(feature = "proxy")]
     #[tokio::test(start_paused = true)]
     async fn kinds_do_not_share_a_limit_and_are_summarized_together() {
         let (limits, (to, log)) = (LogLimits::new(two_a_minute), channel());

@@ -91,8 +91,8 @@ use distribution::Times;
 use http::Request;
 use instruments::Instruments;
 use lines::{Lines, Noted};
-#[cfg(feature = "proxy")]
-pub(crate) use lines::{MAX_REQUEST_ID, X_REQUEST_ID};
+#[doc(hidden)]
+pub use lines::{MAX_REQUEST_ID, X_REQUEST_ID};
 use matched::Matched;
 use returns::Returns;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -101,8 +101,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tracing::Level;
-#[cfg(feature = "proxy")]
-pub(crate) use unguarded::UnguardedResponses;
+#[doc(hidden)]
+pub use unguarded::UnguardedResponses;
 use unguarded::Warned;
 
 /// Counts and times streams, and logs each. See the [module docs](self). Clones share their numbers.
@@ -284,14 +284,14 @@ impl MetricsLayer {
     }
 
     /// Keeps a part of each stream's heads in its record, for an operator to look at.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn keep_heads(self) -> Self {
+    #[doc(hidden)]
+    pub fn keep_heads(self) -> Self {
         self.with(|setup| setup.keeps_heads = true)
     }
 
     /// Responses that look like streams and were not guarded, by reason.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn unguarded(&self) -> Vec<UnguardedResponses> {
+    #[doc(hidden)]
+    pub fn unguarded(&self) -> Vec<UnguardedResponses> {
         self.shared.warned.seen()
     }
 

@@ -64,21 +64,6 @@ impl RejectReason {
         }
     }
 
-    /// The config key of the proxy's limit.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn limit(self) -> &'static str {
-        match self {
-            Self::PerClient => "limit.per_ip",
-            Self::Total => "limit.total",
-            Self::Rate => "limit.rate",
-            Self::Clients => "limit.max_clients",
-            Self::Memory => "memory.budget",
-            Self::Files => "files.budget",
-            Self::Requests => "limit.requests_per_ip",
-            Self::Draining => "drain.window",
-        }
-    }
-
     fn status(self) -> StatusCode {
         match self {
             Self::PerClient | Self::Rate | Self::Requests => StatusCode::TOO_MANY_REQUESTS,
@@ -102,13 +87,7 @@ impl RejectReason {
 
 /// Marks a response that is the answer to a rejected request, in its extensions.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rejected(
-    #[cfg_attr(
-        not(feature = "proxy"),
-        expect(dead_code, reason = "the proxy logs it")
-    )]
-    pub(crate) RejectReason,
-);
+pub struct Rejected(pub RejectReason);
 
 /// Makes the response to a rejected request of the crate's own one.
 #[derive(Clone)]
@@ -142,7 +121,8 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    pub(crate) fn response(&self, family: Family) -> Response<Bytes> {
+    #[doc(hidden)]
+    pub fn response(&self, family: Family) -> Response<Bytes> {
         if self.as_stream {
             let mut response = retry_later(self.retry_after);
             response.extensions_mut().insert(Rejected(self.reason));

@@ -19,7 +19,8 @@ pub struct RequestInfo {
 }
 
 impl RequestInfo {
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+    /// Reads it from the head.
+    pub fn of<B>(request: &Request<B>) -> Self {
         Self {
             method: request.method().clone(),
             // A preflight is no request for a stream, whatever it accepts.
@@ -88,7 +89,7 @@ impl ComesBack {
 
 /// What a response is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ResponseKind {
+pub enum ResponseKind {
     /// An event stream whose bytes we can read.
     Stream,
     /// An event stream in a content coding: nothing can be put into it.
@@ -103,7 +104,7 @@ pub(crate) enum ResponseKind {
 impl ResponseKind {
     /// A stream is a 2xx with a body of that type, whatever the method: an `EventSource` takes 200
     /// alone, other clients take any of them.
-    pub(crate) fn of(request_info: &RequestInfo, head: &response::Parts) -> Self {
+    pub fn of(request_info: &RequestInfo, head: &response::Parts) -> Self {
         if !request_info.has_body(head.status)
             || !head.status.is_success()
             || !is_event_stream(&head.headers)

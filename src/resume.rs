@@ -96,8 +96,8 @@ mod template;
 mod tests;
 
 pub use admission::Admission;
-#[cfg(feature = "proxy")]
-pub(crate) use again::Unreachable;
+#[doc(hidden)]
+pub use again::Unreachable;
 pub use body::ResumeBody;
 
 use crate::answer::{Own, WaitsInPlaceOf};
@@ -196,6 +196,7 @@ struct Config {
     give_up: Duration,
     stable: Duration,
     look_back: usize,
+    strip: fn(&mut Extensions),
 }
 
 impl Config {
@@ -236,6 +237,7 @@ impl ResumeLayer {
                 give_up: Duration::from_secs(300),
                 stable: Duration::from_secs(30),
                 look_back: 256,
+                strip: |_| {},
             }),
             admission: Admission::default(),
         }
@@ -355,6 +357,14 @@ impl ResumeLayer {
         self.with(|config| config.look_back = ids)
     }
 
+    /// Calls `strip` with the extensions that reconnect requests are going to carry: those of the
+    /// request, which each stream holds to its end. It should remove what is large, or belongs to
+    /// one response. By default all are kept, except for those of the `serve` feature.
+    #[must_use]
+    pub fn strip_extensions(self, strip: fn(&mut Extensions)) -> Self {
+        self.with(|config| config.strip = strip)
+    }
+
     /// Sets the queue in which streams wait to reconnect. Layers in front of the same upstream should
     /// share one.
     #[must_use]
@@ -419,7 +429,10 @@ where
             last_id: last_event_id::of(&head.headers, &head.uri),
             stream: head.extensions.get().cloned(),
             asker: Arc::new(Of::<_, ReqB>(
-                Asker::new(self.inner.clone(), Template::of(&head)),
+                Asker::new(
+                    self.inner.clone(),
+                    Template::of(&head, self.layer.config.strip),
+                ),
                 PhantomData,
             )),
         };
@@ -522,7 +535,6 @@ impl<B> Plan<B> {
 
 /// Whether the request has its login from the connection that the response came over.
 fn is_connection_bound<B>(response: &Response<B>) -> bool {
-    #[cfg(feature = "proxy")]
     if response
         .extensions()
         .get::<connection_auth::ConnectionBound>()

@@ -23,8 +23,8 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The field's value in an answer of this crate: whole seconds, rounded up, as a client that comes too early is
-/// turned away again; at least one, and no more than the clients of this family heed.
-pub(crate) fn retry_after_value(wait: Duration, family: Family) -> HeaderValue {
+/// rejected again; at least one, and no more than the clients of this family honour.
+pub fn retry_after_value(wait: Duration, family: Family) -> HeaderValue {
     let seconds = wait
         .as_secs()
         .saturating_add(u64::from(wait.subsec_nanos() > 0));

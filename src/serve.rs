@@ -56,7 +56,6 @@
 //! ```
 
 mod accept;
-#[cfg(feature = "proxy")]
 mod attachment;
 mod body;
 mod call;
@@ -77,22 +76,24 @@ mod talk;
 mod workers;
 mod written;
 
-pub(crate) use accept::Connections;
-#[cfg(feature = "proxy")]
-pub(crate) use attachment::{Attachment, ClientConnection};
 pub use body::RequestBody;
-#[cfg(feature = "proxy")]
-pub(crate) use body::Upload;
-pub(crate) use liveness::Liveness;
-#[cfg(feature = "proxy")]
-pub(crate) use refusal::log as log_refusal;
-#[cfg(feature = "proxy")]
-pub(crate) use registry::CloseReason;
-pub(crate) use registry::Registry;
-#[cfg(feature = "proxy")]
-pub(crate) use registry::Shares;
-#[cfg(feature = "proxy")]
-pub(crate) use talk::LINGER;
+
+/// See [`crate::internal`].
+#[doc(hidden)]
+pub mod internal {
+    pub use super::accept::Connections;
+    pub use super::attachment::{Attachment, ClientConnection};
+    pub use super::body::Upload;
+    pub use super::liveness::Liveness;
+    pub use super::refusal::log as log_refusal;
+    pub use super::registry::{CloseReason, Registry, Shares};
+    pub use super::talk::LINGER;
+}
+
+use accept::Connections;
+pub(crate) use attachment::ClientConnection;
+use liveness::Liveness;
+use registry::Registry;
 
 use crate::guard::BoxError;
 use crate::rotation::DrainHandle;
@@ -112,10 +113,21 @@ use tower_service::Service;
 use workers::Workers;
 
 /// An HTTP/1.1 server for any tower service. See the [module docs](self).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Server {
     settings: Settings,
     threads: Option<NonZeroUsize>,
+    release_memory: fn(),
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            settings: Settings::default(),
+            threads: None,
+            release_memory: || {},
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -180,6 +192,18 @@ impl Server {
     #[must_use]
     pub fn threads(mut self, count: impl Into<Option<NonZeroUsize>>) -> Self {
         self.threads = count.into();
+        self
+    }
+
+    /// Calls `release` on each of the server's own [`threads`](Self::threads), at most once a second,
+    /// after connections have closed.
+    ///
+    /// An allocator with a heap for each thread keeps what is freed there until the thread allocates
+    /// again, which after a burst of connections it does not. `release` may return that to the
+    /// system, as `mi_collect` of mimalloc does. Does nothing by default.
+    #[must_use]
+    pub fn release_memory(mut self, release: fn()) -> Self {
+        self.release_memory = release;
         self
     }
 
@@ -290,8 +314,8 @@ impl Server {
 
     /// Asked before a connection is accepted: whether there is a file for it, beside those that are
     /// kept for others.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn has_file(mut self, has_file: fn() -> bool) -> Self {
+    #[doc(hidden)]
+    pub fn has_file(mut self, has_file: fn() -> bool) -> Self {
         self.settings.has_file = has_file;
         self
     }
@@ -372,7 +396,8 @@ impl Server {
 
 impl Server {
     /// The same, with connections that are listed in `registry`.
-    pub(crate) async fn serve_in<S, B>(
+    #[doc(hidden)]
+    pub async fn serve_in<S, B>(
         &self,
         registry: &Registry,
         listener: TcpListener,
@@ -396,9 +421,10 @@ impl Server {
         Ok(())
     }
 
-    pub(crate) fn connections(&self, registry: &Registry) -> std::io::Result<Connections> {
+    #[doc(hidden)]
+    pub fn connections(&self, registry: &Registry) -> std::io::Result<Connections> {
         let workers = match self.threads {
-            Some(count) => Workers::start(count)?,
+            Some(count) => Workers::start(count, self.release_memory)?,
             None => Workers::here(),
         };
         let settings = Arc::new(self.settings.clone());

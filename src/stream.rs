@@ -8,7 +8,7 @@ mod pace;
 mod state;
 mod wakers;
 
-pub(crate) use details::{Details, RequestHead, ResponseHead};
+pub use details::{Details, RequestHead, ResponseHead};
 pub use end_reason::EndReason;
 pub use fault::UpstreamFault;
 pub use mail::{Message, SendError};
@@ -133,9 +133,11 @@ const SHED: u8 = 1 << 7;
 
 /// What all streams of a metrics layer have in common.
 #[derive(Clone, Debug)]
-pub(crate) struct Labels {
-    pub(crate) route: Box<str>,
-    pub(crate) upstream: Option<Box<str>>,
+pub struct Labels {
+    /// The route's path.
+    pub route: Box<str>,
+    /// Its upstream's URL.
+    pub upstream: Option<Box<str>>,
     /// Streams of the route that have lost their upstream; clones count together.
     pub(crate) waiting: Arc<AtomicU64>,
 }
@@ -152,7 +154,8 @@ fn add(count: &AtomicU64, more: u64) {
 }
 
 impl Stream {
-    pub(crate) fn open() -> Self {
+    #[doc(hidden)]
+    pub fn open() -> Self {
         Self(Arc::new(Record {
             id: StreamId(NEXT_ID.fetch_add(1, Relaxed)),
             opened: Instant::now(),
@@ -360,22 +363,23 @@ impl Stream {
         }
     }
 
-    #[cfg(feature = "proxy")]
-    pub(crate) fn labels(&self) -> Option<&Arc<Labels>> {
+    #[doc(hidden)]
+    pub fn labels(&self) -> Option<&Arc<Labels>> {
         self.0.labels.get()
     }
 
-    #[cfg(feature = "proxy")]
-    pub(crate) fn set_user(&self, user: String) {
+    #[doc(hidden)]
+    pub fn set_user(&self, user: String) {
         self.0.details.get_or_init(Arc::default).set_user(user);
     }
 
-    pub(crate) fn set_details(&self, details: Details) {
+    #[doc(hidden)]
+    pub fn set_details(&self, details: Details) {
         let _ = self.0.details.set(Arc::new(details));
     }
 
-    #[cfg(feature = "proxy")]
-    pub(crate) fn details(&self) -> Option<&Arc<Details>> {
+    #[doc(hidden)]
+    pub fn details(&self) -> Option<&Arc<Details>> {
         self.0.details.get()
     }
 
@@ -447,7 +451,8 @@ impl Stream {
         Family::ALL.get(family).copied().unwrap_or(Family::Raw)
     }
 
-    pub(crate) fn set_family(&self, family: Family, is_said: bool) {
+    #[doc(hidden)]
+    pub fn set_family(&self, family: Family, is_said: bool) {
         self.store_family(family);
         if is_said {
             self.set(FAMILY_SAID);
@@ -504,7 +509,8 @@ impl Stream {
         self.is(WATCHED)
     }
 
-    pub(crate) fn set_opaque(&self) {
+    #[doc(hidden)]
+    pub fn set_opaque(&self) {
         self.set(OPAQUE);
     }
 
@@ -530,13 +536,15 @@ impl Stream {
         self.0.opened + Duration::from_nanos(nanos)
     }
 
-    pub(crate) fn came(&self, bytes: usize, now: Instant) {
+    #[doc(hidden)]
+    pub fn came(&self, bytes: usize, now: Instant) {
         add(&self.0.bytes, bytes as u64);
         self.0.silent_since.store(self.nanos(now), Relaxed);
     }
 
     /// So many events with data have come, of which some are no pings if it `has_life`.
-    pub(crate) fn came_events(&self, events: u64, has_life: bool, now: Instant) {
+    #[doc(hidden)]
+    pub fn came_events(&self, events: u64, has_life: bool, now: Instant) {
         if events == 0 {
             return;
         }
@@ -560,7 +568,8 @@ impl Stream {
     }
 
     /// Since when the upstream has sent no byte though asked.
-    pub(crate) fn silent_since(&self) -> Instant {
+    #[doc(hidden)]
+    pub fn silent_since(&self) -> Instant {
         self.instant(self.0.silent_since.load(Relaxed))
     }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that has to hold, in one command: formatting, lints and docs on all feature sets, unit
-# tests, tests over real sockets, doc tests, examples, benches (built, and run once).
+# Everything that has to hold, in one command: formatting, lints and docs of both packages and on all
+# feature sets, unit tests, tests over real sockets, doc tests, examples, benches (built, and run once).
 # Needs a Rust toolchain with cargo; installs what else it takes. What takes more of the machine than
 # it has, such as IPv6, networks of its own (iproute2, util-linux), a browser (chromium,
 # chromium-driver) or what the official clients run on (python3, nodejs), is skipped, and told at the
@@ -23,30 +23,32 @@ done
 install_packages "ip:iproute2" "chromedriver:chromium chromium-driver" "npm:nodejs npm"
 python3 -c "import ensurepip" 2>/dev/null || install_packages "no-such-command:python3 python3-venv"
 
-# The official clients, of the versions that tests/clients pins, below cargo's directory.
+# The official clients, of the versions that proxy/tests/clients pins, below cargo's directory.
 clients="${CARGO_TARGET_DIR:-target}/clients"
 python_clients() {
     python3 -m venv "$1" &&
         "$1/bin/pip" install -q --disable-pip-version-check --only-binary :all: \
-            -r tests/clients/requirements.txt
+            -r proxy/tests/clients/requirements.txt
 }
 node_clients() {
-    cp tests/clients/package.json tests/clients/package-lock.json "$1" &&
+    cp proxy/tests/clients/package.json proxy/tests/clients/package-lock.json "$1" &&
         npm ci --prefix "$1" --silent --no-audit --no-fund --ignore-scripts --engine-strict
 }
-install_once "$clients/python" tests/clients/requirements.txt python_clients
-install_once "$clients/node" tests/clients/package-lock.json node_clients
+install_once "$clients/python" proxy/tests/clients/requirements.txt python_clients
+install_once "$clients/node" proxy/tests/clients/package-lock.json node_clients
 
 step "format"
-cargo fmt --check
+cargo fmt --all --check
 
-# The feature sets: none, each alone, all.
-for features in "" axum serve proxy axum,serve axum,proxy; do
-    step "lints, features: ${features:-none}"
-    cargo clippy --all-targets --features "$features" -- -D warnings
+# The feature sets of the library: none and each alone; all of them with the proxy.
+for features in "" axum serve; do
+    step "lints of the library, features: ${features:-none}"
+    cargo clippy -p sse-guard --all-targets --features "$features" -- -D warnings
 done
+step "lints of both packages, all features"
+cargo clippy --workspace --all-targets --all-features -- -D warnings
 
-# What the parser of tests/deploy.rs cannot judge is whether the expressions are any.
+# What the parser of proxy/tests/deploy.rs cannot judge is whether the expressions are any.
 unpack_package promtool prometheus target/tools/prometheus
 if command -v promtool >/dev/null; then
     step "alert rules"
@@ -57,18 +59,18 @@ else
 fi
 
 step "docs"
-RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
 
-step "tests, layers alone"
-cargo test
+step "tests of the library without features"
+cargo test -p sse-guard
 
 step "tests, all features: unit, wire, examples and benches build"
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
-cargo test --all-features --all-targets 2>&1 | tee "$log"
+cargo test --workspace --all-features --all-targets 2>&1 | tee "$log"
 
 step "doc tests"
-cargo test --doc --all-features
+cargo test --workspace --doc --all-features
 
 step "servers and clients as people have them"
 tests/stacks/run.sh 2>&1 | tee -a "$log"

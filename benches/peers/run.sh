@@ -43,7 +43,7 @@ say "building"
 mkdir -p "${CARGO_TARGET_DIR:-$root/target}"
 build=$(cd "${CARGO_TARGET_DIR:-$root/target}" && pwd)
 cargo build --quiet --release --locked --target-dir "$build" --manifest-path "$here/sseload/Cargo.toml"
-cargo build --quiet --release --features proxy --target-dir "$build" --manifest-path "$root/Cargo.toml"
+cargo build --quiet --release -p sse-guard-proxy --target-dir "$build" --manifest-path "$root/Cargo.toml"
 export SSELOAD=$build/release/sseload GUARD=$build/release/sse-guard
 out=${OUT:-$build/peers}
 mkdir -p "$out"

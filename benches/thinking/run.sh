@@ -16,7 +16,7 @@ PATH=$PATH:/usr/sbin
 python=$target/clients/python/bin/python
 [ -x "$python" ] || { echo "no client in $target/clients: run tests/run.sh first" >&2 && exit 2; }
 command -v nginx >/dev/null || { echo "nginx is not installed" >&2 && exit 2; }
-cargo build --quiet --release --features proxy --manifest-path "$root/Cargo.toml"
+cargo build --quiet --release -p sse-guard-proxy --manifest-path "$root/Cargo.toml"
 
 run=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$run"' EXIT

@@ -28,7 +28,7 @@ use hyper::client::conn::http1::handshake;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use libfuzzer_sys::fuzz_target;
 use script::Script;
-use sse_guard::proxy::chunked::{BadChunk, Chunked, Decoded};
+use sse_guard_proxy::chunked::{BadChunk, Chunked, Decoded};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;

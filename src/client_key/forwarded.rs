@@ -34,28 +34,29 @@ struct FromTheRight<'a> {
 }
 
 /// What one hop reported of the sender of the request.
-#[cfg(feature = "proxy")]
 #[derive(Debug)]
-pub(crate) struct Element<'a> {
+pub struct Element<'a> {
     /// As it was written.
-    pub(crate) text: &'a [u8],
-    pub(crate) node: Node,
+    pub text: &'a [u8],
+    /// The sender.
+    pub node: Node,
     /// The protocol and the host of its request, which only `Forwarded` has.
-    pub(crate) proto: Option<Cow<'a, [u8]>>,
-    pub(crate) host: Option<Cow<'a, [u8]>>,
+    pub proto: Option<Cow<'a, [u8]>>,
+    /// See `proto`.
+    pub host: Option<Cow<'a, [u8]>>,
 }
 
-/// Who sent a request to a proxy, as it reported (RFC 7239 section 6).
-#[cfg(feature = "proxy")]
+/// The sender of a request to a proxy, as the proxy reported it (RFC 7239 section 6).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Node {
+pub enum Node {
+    /// Its address.
     Address(IpAddr),
     /// With its underscore.
     Obfuscated(String),
+    /// Not reported, or malformed.
     Unknown,
 }
 
-#[cfg(feature = "proxy")]
 impl Node {
     fn of(node: &[u8]) -> Self {
         match (address(node), str::from_utf8(node)) {
@@ -90,7 +91,6 @@ impl ForwardedHeader {
     }
 
     /// The same with all that was reported.
-    #[cfg(feature = "proxy")]
     pub(super) fn elements(self, headers: &HeaderMap) -> impl Iterator<Item = Element<'_>> {
         self.texts(headers).map(move |text| {
             let pairs = match self {

@@ -57,8 +57,8 @@ impl Gate {
     }
 
     /// While it is closed, these clients get no other request served, either.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn close_to(&self, clients: HashSet<ClientKey>) {
+    #[doc(hidden)]
+    pub fn close_to(&self, clients: HashSet<ClientKey>) {
         *lock(&self.0.over) = clients;
     }
 

@@ -100,9 +100,10 @@ impl Distribution {
     }
 }
 
-#[cfg(test)]
 impl Distribution {
-    pub(crate) fn of(millis: &[u64]) -> Self {
+    /// For tests.
+    #[doc(hidden)]
+    pub fn of(millis: &[u64]) -> Self {
         let times = Times::default();
         for ms in millis {
             times.record(Duration::from_millis(*ms));

@@ -9,9 +9,9 @@ use tracing::{Level, Span, debug, debug_span, error, info, info_span};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Not registered, and sent by most proxies and frameworks.
-pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longer ids do not count.
-pub(crate) const MAX_REQUEST_ID: usize = 128;
+pub const MAX_REQUEST_ID: usize = 128;
 
 /// What of the request is for the log alone.
 #[derive(Debug)]
@@ -189,7 +189,6 @@ mod tests {
         assert_eq!(trace_id(&HeaderMap::new()), None);
     }
 
-    #[cfg(feature = "proxy")]
     #[tokio::test]
     async fn streams_are_logged_at_debug_unless_the_level_is_raised_and_panics_always() {
         use crate::guard::testing::{Upstream, get};
@@ -225,7 +224,6 @@ mod tests {
         assert_eq!(log.count("route=\"/broken\""), 1, "{}", log.text());
     }
 
-    #[cfg(feature = "proxy")]
     #[tokio::test(start_paused = true)]
     async fn floods_of_streams_and_of_panics_are_bounded_and_counted() {
         use crate::log_limit::captured::Log;

@@ -87,8 +87,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Open streams that have lost their upstream: both counts change one after the other.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn lost(&self) -> u64 {
+    pub fn lost(&self) -> u64 {
         self.waiting.min(self.active)
     }
 
@@ -124,9 +123,10 @@ impl Snapshot {
     }
 }
 
-#[cfg(all(test, feature = "proxy"))]
 impl Snapshot {
-    pub(crate) fn add_ends(&mut self, reason: EndReason, streams: u64) {
+    /// For tests.
+    #[doc(hidden)]
+    pub fn add_ends(&mut self, reason: EndReason, streams: u64) {
         self.ends[reason as usize] += streams;
     }
 }

@@ -62,7 +62,8 @@ impl Unguarded {
         }
     }
 
-    pub(crate) fn remedy(self) -> &'static str {
+    /// How an operator gets such responses guarded.
+    pub fn remedy(self) -> &'static str {
         match self {
             Self::Encoded => {
                 "the upstream compresses its event stream: no heartbeats are sent, and the stream \
@@ -89,17 +90,17 @@ impl Unguarded {
 
 /// The responses of a route and a reason.
 #[derive(Clone, Debug)]
-#[cfg_attr(
-    not(feature = "proxy"),
-    allow(dead_code, reason = "the operator of the proxy reads it")
-)]
-pub(crate) struct UnguardedResponses {
-    pub(crate) reason: Unguarded,
-    pub(crate) count: u64,
+pub struct UnguardedResponses {
+    /// Why they were not guarded.
+    pub reason: Unguarded,
+    /// How many there were.
+    pub count: u64,
     /// Of the last one.
-    pub(crate) at: SystemTime,
-    pub(crate) request: Arc<RequestHead>,
-    pub(crate) response: Arc<ResponseHead>,
+    pub at: SystemTime,
+    /// Of the last one.
+    pub request: Arc<RequestHead>,
+    /// Of the last one.
+    pub response: Arc<ResponseHead>,
 }
 
 /// What a route has been warned of.
@@ -158,7 +159,6 @@ impl Warned {
         });
     }
 
-    #[cfg(feature = "proxy")]
     pub(super) fn seen(&self) -> Vec<UnguardedResponses> {
         lock(&self.seen).clone()
     }

@@ -91,8 +91,8 @@ impl Admission {
     }
 
     /// Whether both are handles to one queue.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
+    #[doc(hidden)]
+    pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 

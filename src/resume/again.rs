@@ -344,7 +344,7 @@ impl Failed {
 
 /// In the extensions of a response: no request reached the upstream, and the response is a proxy's own.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Unreachable;
+pub struct Unreachable;
 
 /// Whether another try may have another answer.
 fn may_change(status: StatusCode) -> bool {

@@ -30,21 +30,17 @@ fn read<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(part)
 }
 
-/// Without the client's connection, whose state is for requests that come on it.
-fn extensions(head: &request::Parts) -> Extensions {
-    #[cfg_attr(not(feature = "proxy"), expect(unused_mut))]
+fn extensions(head: &request::Parts, strip: fn(&mut Extensions)) -> Extensions {
     let mut extensions = head.extensions.clone();
-    #[cfg(feature = "proxy")]
-    {
-        extensions.remove::<crate::serve::ClientConnection>();
-        // Each stream would hold it to its end.
-        extensions.remove::<crate::request_context::RequestContext>();
-    }
+    // Its state is for requests that come on it.
+    #[cfg(feature = "serve")]
+    extensions.remove::<crate::serve::ClientConnection>();
+    strip(&mut extensions);
     extensions
 }
 
 impl Template {
-    pub(super) fn of(head: &request::Parts) -> Self {
+    pub(super) fn of(head: &request::Parts, strip: fn(&mut Extensions)) -> Self {
         let mut fields = Vec::new();
         for (name, value) in &head.headers {
             write(&mut fields, name.as_str().as_bytes());
@@ -54,7 +50,7 @@ impl Template {
             uri: head.uri.to_string().into(),
             version: head.version,
             fields: fields.into(),
-            extensions: extensions(head),
+            extensions: extensions(head, strip),
         }
     }
 
@@ -124,21 +120,24 @@ mod tests {
             .header("cookie", "b=2")
             .header("x-empty", "")
             .header("x-odd", HeaderValue::from_bytes(b"\xE2\x9C\x93").unwrap())
-            .extension(7_u8);
+            .extension(7_u8)
+            .extension("large");
         let (head, ()) = request.body(()).unwrap().into_parts();
-        let (again, ()) = Template::of(&head).request::<()>().into_parts();
+        let strip = |extensions: &mut Extensions| _ = extensions.remove::<&str>();
+        let (again, ()) = Template::of(&head, strip).request::<()>().into_parts();
         assert_eq!(again.method, head.method);
         assert_eq!(again.uri, head.uri);
         assert_eq!(again.version, head.version);
         assert_eq!(again.headers, head.headers);
         assert_eq!(again.extensions.get(), Some(&7_u8));
+        assert_eq!(again.extensions.get::<&str>(), None);
     }
 
     #[test]
     fn a_target_without_a_host_stays_one() {
         for target in ["/feed?q", "*", "/"] {
             let (head, ()) = Request::get(target).body(()).unwrap().into_parts();
-            assert_eq!(Template::of(&head).request::<()>().uri(), target);
+            assert_eq!(Template::of(&head, |_| {}).request::<()>().uri(), target);
         }
     }
 }

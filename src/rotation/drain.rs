@@ -1,6 +1,5 @@
 //! The live streams, and the word to end them.
 
-#[cfg(feature = "proxy")]
 use crate::client_key::ClientKey;
 use crate::jitter::{LONGEST, jittered, up_to};
 use crate::lock::lock;
@@ -154,7 +153,8 @@ impl DrainHandle {
     }
 
     /// The answer to a request for a new stream, if a drain has begun.
-    pub(crate) fn refusal(&self, retry: Duration, as_stream: bool) -> Option<Rejection> {
+    #[doc(hidden)]
+    pub fn refusal(&self, retry: Duration, as_stream: bool) -> Option<Rejection> {
         if !self.is_draining() {
             return None;
         }
@@ -187,8 +187,8 @@ impl DrainHandle {
 
     /// The same with the streams of one client alone, a network of that length if it is one of IPv6, also if
     /// it does not come back: those are broken off.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn rotate_of(
+    #[doc(hidden)]
+    pub fn rotate_of(
         &self,
         (network, ipv6_prefix): (&ClientKey, u8),
         most: usize,
@@ -284,11 +284,8 @@ impl DrainHandle {
     }
 
     /// The process goes without waiting for the rest: notes that as their reason to end.
-    #[cfg_attr(
-        not(feature = "proxy"),
-        allow(dead_code, reason = "the proxy's last step")
-    )]
-    pub(crate) fn give_up(&self) -> usize {
+    #[doc(hidden)]
+    pub fn give_up(&self) -> usize {
         let live = self.0.live();
         for entry in live.streams.values() {
             entry.stream.end(EndReason::Shutdown);

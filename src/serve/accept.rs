@@ -1,6 +1,5 @@
 //! Takes connections from a listener, and has them end.
 
-#[cfg(feature = "proxy")]
 use super::Server;
 use super::connection::Connection;
 use super::registry::Registry;
@@ -22,7 +21,7 @@ use tower_service::Service;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The connections of a server, and the word to end them.
-pub(crate) struct Connections {
+pub struct Connections {
     settings: Arc<Settings>,
     workers: Workers,
     stop: Stopper,
@@ -53,12 +52,12 @@ impl Connections {
     }
 
     /// New connections keep to the settings of this server.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn retune(&mut self, server: &Server) {
+    pub fn retune(&mut self, server: &Server) {
         self.settings = Arc::new(server.settings.clone());
     }
 
-    pub(crate) async fn accept<S, B>(&mut self, listener: &TcpListener, service: &S)
+    /// Accepts connections until it is dropped.
+    pub async fn accept<S, B>(&mut self, listener: &TcpListener, service: &S)
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
         S::Error: Into<BoxError>,
@@ -114,27 +113,25 @@ impl Connections {
     }
 
     /// How many tries to accept have failed, for lack of files most likely.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn accept_failures(&self) -> u64 {
+    pub fn accept_failures(&self) -> u64 {
         self.failures.all
     }
 
-    /// From now on responses other than streams say `Connection: close`, and their connections close
+    /// From now on responses other than streams have `Connection: close`, and their connections close
     /// behind them.
-    pub(crate) fn drain(&self) {
+    pub fn drain(&self) {
         self.stop.drain();
     }
 
     /// Connections end with the response they are at. Waits for the last; to stop waiting is to cut
     /// off the rest, when this is dropped.
-    pub(crate) async fn finish(&mut self) {
+    pub async fn finish(&mut self) {
         self.stop.stop();
         self.stop.closed().await;
     }
 
     /// Cuts off what is left, and waits until it is gone.
-    #[cfg(feature = "proxy")]
-    pub(crate) async fn cut_off(self) {
+    pub async fn cut_off(self) {
         drop(self.workers);
         self.stop.closed().await;
     }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use tokio::task::AbortHandle;
 
 /// What a service keeps for the connection that its requests come on.
-pub(crate) trait Attachment: Any + Send + Sync {
+pub trait Attachment: Any + Send + Sync {
     /// Ready when the connection must not serve another request.
     fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<()>;
 
@@ -19,7 +19,7 @@ pub(crate) trait Attachment: Any + Send + Sync {
 
 /// Extension of a request: the connection that it came on. It does not keep the connection open.
 #[derive(Clone, Debug)]
-pub(crate) struct ClientConnection(Weak<Shared>);
+pub struct ClientConnection(Weak<Shared>);
 
 impl ClientConnection {
     pub(super) fn of(io: &ClientIo) -> Self {
@@ -34,7 +34,7 @@ impl ClientConnection {
     }
 
     /// The task that the connection lives in once it has switched protocols.
-    pub(crate) fn set_task(&self, task: AbortHandle) {
+    pub fn set_task(&self, task: AbortHandle) {
         if let Some(shared) = self.0.upgrade() {
             shared.entry().set_task(task);
         }
@@ -42,19 +42,19 @@ impl ClientConnection {
 
     /// Sends an interim head to the client, or drops it: before the response is known, but not any more, and
     /// only to a client that knows such heads and reads what it gets.
-    pub(crate) fn send_interim(&self, status: StatusCode, headers: &HeaderMap) {
+    pub fn send_interim(&self, status: StatusCode, headers: &HeaderMap) {
         if let Some(shared) = self.0.upgrade() {
             shared.push_interim(status, headers);
         }
     }
 
     /// What is attached to the connection.
-    pub(crate) fn attached<T: Attachment>(&self) -> Option<Arc<T>> {
+    pub fn attached<T: Attachment>(&self) -> Option<Arc<T>> {
         downcast(self.0.upgrade()?.attachment()?)
     }
 
     /// The same, made if there is none. Nothing if the connection has ended.
-    pub(crate) fn attach<T: Attachment + Default>(&self) -> Option<Arc<T>> {
+    pub fn attach<T: Attachment + Default>(&self) -> Option<Arc<T>> {
         let shared = self.0.upgrade()?;
         downcast(shared.attach(|| Arc::new(T::default())))
     }

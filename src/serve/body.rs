@@ -67,7 +67,7 @@ impl Default for RequestBody {
 
 /// How far the taking of a request's body from the connection has come.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Upload(Arc<AtomicU8>);
+pub struct Upload(Arc<AtomicU8>);
 
 impl Upload {
     const OVER: u8 = 1;
@@ -75,13 +75,12 @@ impl Upload {
     const ABANDONED: u8 = 3;
 
     /// All of it has been taken.
-    pub(crate) fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         self.0.load(Relaxed) == Self::OVER
     }
 
     /// Its client has broken it off.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn is_broken(&self) -> bool {
+    pub fn is_broken(&self) -> bool {
         self.0.load(Relaxed) == Self::BROKEN
     }
 
@@ -109,15 +108,15 @@ impl RequestBody {
         (body, upload)
     }
 
-    /// What tells how far it has come.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn upload(&self) -> Upload {
+    /// How far it has come.
+    #[doc(hidden)]
+    pub fn upload(&self) -> Upload {
         self.upload.clone()
     }
 
-    /// Shows `inspect` what passes, until it says that it has seen enough.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn inspect(&mut self, inspect: impl FnMut(&[u8]) -> bool + Send + Sync + 'static) {
+    /// Calls `inspect` with what passes, until it returns true.
+    #[doc(hidden)]
+    pub fn inspect(&mut self, inspect: impl FnMut(&[u8]) -> bool + Send + Sync + 'static) {
         self.inspect = Some(Box::new(inspect));
     }
 
@@ -137,10 +136,10 @@ impl RequestBody {
         }
     }
 
-    /// Reads ahead until `is_enough` says so of a piece, and keeps what it reads for the service. Whether
-    /// it said so; `None` if `most` bytes or the error of a broken body came first.
-    #[cfg(feature = "proxy")]
-    pub(crate) async fn read_ahead(
+    /// Reads ahead until `is_enough` returns true for a piece, and keeps what it reads for the service.
+    /// Returns whether it did; `None` if `most` bytes or the error of a broken body came first.
+    #[doc(hidden)]
+    pub async fn read_ahead(
         &mut self,
         most: usize,
         mut is_enough: impl FnMut(&[u8]) -> bool,

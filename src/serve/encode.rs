@@ -87,7 +87,6 @@ pub(super) fn head(
 }
 
 /// An interim (1xx) head.
-#[cfg(feature = "proxy")]
 pub(super) fn interim(status: StatusCode, headers: &HeaderMap, case: Case) -> Vec<u8> {
     let mut head = b"HTTP/1.1 ".to_vec();
     head.extend_from_slice(status.as_str().as_bytes());

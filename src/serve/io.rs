@@ -1,10 +1,8 @@
 //! A client's socket: what hyper and the pump read and write, with an eye on clients that go and
 //! clients that stall.
 
-#[cfg(feature = "proxy")]
 mod interim;
 
-#[cfg(feature = "proxy")]
 use super::attachment::Attachment;
 use super::encode::Case;
 use super::patience::Patience;
@@ -19,7 +17,6 @@ use socket2::SockRef;
 use std::future::Future;
 use std::io::{self, IoSlice, Read as _};
 use std::pin::{Pin, pin};
-#[cfg(feature = "proxy")]
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -82,10 +79,8 @@ pub(super) struct Shared {
     /// A read waits for one of them.
     is_awaited: AtomicBool,
     /// The service is polled for a response to a client that interim heads may be written to.
-    #[cfg(feature = "proxy")]
     takes_interim: AtomicBool,
     /// Interim heads are queued.
-    #[cfg(feature = "proxy")]
     has_interim: AtomicBool,
     /// Bytes of a response's body that hyper holds.
     queued: AtomicUsize,
@@ -102,14 +97,11 @@ struct State {
     /// A box, as only a client that does not read has one.
     patience: Option<Pin<Box<Patience>>>,
     /// A box, since few connections have one.
-    #[cfg(feature = "proxy")]
     attachment: Option<Box<Arc<dyn Attachment>>>,
     /// A box, since few responses have interim heads.
-    #[cfg(feature = "proxy")]
     interim: Option<Box<interim::Interim>>,
 }
 
-#[cfg(feature = "proxy")]
 impl Shared {
     pub(super) fn entry(&self) -> &ConnectionEntry {
         &self.entry
@@ -148,9 +140,7 @@ impl ClientIo {
             answers: AtomicU32::new(0),
             is_switch: AtomicBool::new(false),
             is_awaited: AtomicBool::new(false),
-            #[cfg(feature = "proxy")]
             takes_interim: AtomicBool::new(false),
-            #[cfg(feature = "proxy")]
             has_interim: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             body_waits: AtomicBool::new(false),
@@ -173,14 +163,12 @@ impl ClientIo {
         lock(&self.0.state)
     }
 
-    #[cfg(feature = "proxy")]
     pub(super) fn downgrade(&self) -> Weak<Shared> {
         Arc::downgrade(&self.0)
     }
 
     /// Whether the connection must not serve another request, by what is attached to it.
     pub(super) fn is_closing(&self) -> bool {
-        #[cfg(feature = "proxy")]
         if let Some(attachment) = self.0.attachment() {
             return attachment.is_closing();
         }
@@ -189,11 +177,9 @@ impl ClientIo {
 
     /// Ready when that is so. An attachment wakes only a task that has polled since it was made.
     pub(super) fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<()> {
-        #[cfg(feature = "proxy")]
         if let Some(attachment) = self.0.attachment() {
             return attachment.poll_closing(cx);
         }
-        let _ = cx;
         Poll::Pending
     }
 
@@ -507,16 +493,6 @@ impl ClientIo {
             Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
             _ => Ok(()),
         }
-    }
-}
-
-/// Nothing sends interim heads.
-#[cfg(not(feature = "proxy"))]
-impl ClientIo {
-    pub(super) fn set_takes_interim(&self, _: bool) {}
-
-    pub(super) fn poll_interim(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -14,15 +14,18 @@ const USER_TIMEOUT: (Duration, Duration) = (
     Duration::from_millis(i32::MAX as u64),
 );
 
-/// Nothing is asked, and the kernel's choice holds, where there is `None`.
+/// Options that detect a dead peer. `None`: the kernel's default.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Liveness {
-    pub(crate) keepalive: Option<Duration>,
-    pub(crate) user_timeout: Option<Duration>,
+pub struct Liveness {
+    /// Idle time before the first TCP keepalive probe.
+    pub keepalive: Option<Duration>,
+    /// `TCP_USER_TIMEOUT`.
+    pub user_timeout: Option<Duration>,
 }
 
 impl Liveness {
-    pub(crate) fn watch(&self, stream: &TcpStream) -> io::Result<()> {
+    /// Sets the options of a socket.
+    pub fn watch(&self, stream: &TcpStream) -> io::Result<()> {
         let socket = SockRef::from(stream);
         if let Some(after) = self.keepalive {
             let (least, most) = KEEPALIVE;

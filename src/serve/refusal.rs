@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 static LIMIT: LazyLock<LogLimit> = LazyLock::new(LogLimit::per_kind);
 
 /// Logs why a request was refused as malformed, at a bounded rate.
-pub(crate) fn log(status: &str, reason: &str) {
+pub fn log(status: &str, reason: &str) {
     LIMIT.write(
         || tracing::info!(status, "request refused: {reason}"),
         |not_logged| {

@@ -6,11 +6,9 @@
 //! again from the moment its response has left. An idle one may be closed at any time (RFC 9112
 //! section 9.5); one that serves a request, a stream or a tunnel never is.
 
-#[cfg(feature = "proxy")]
 mod share;
 
-#[cfg(feature = "proxy")]
-pub(crate) use share::Shares;
+pub use share::Shares;
 
 use crate::client_key::ClientKey;
 use crate::lock::lock;
@@ -51,25 +49,22 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why a connection was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CloseReason {
+pub enum CloseReason {
     /// Files run short.
     Files,
     /// Memory runs short.
-    #[cfg_attr(not(feature = "proxy"), allow(dead_code, reason = "of a budget"))]
     Memory,
     /// Its client's address has as many as it may.
     PerClient,
     /// Its listener has as many as it may.
-    #[cfg_attr(not(feature = "proxy"), allow(dead_code, reason = "of the admin"))]
     Total,
     /// Its client holds more than its share, and room is short.
-    #[cfg_attr(not(feature = "proxy"), allow(dead_code, reason = "of a budget"))]
     Share,
 }
 
 impl CloseReason {
-    #[cfg(feature = "proxy")]
-    pub(crate) const ALL: [Self; 5] = [
+    /// All values.
+    pub const ALL: [Self; 5] = [
         Self::Files,
         Self::Memory,
         Self::PerClient,
@@ -78,7 +73,7 @@ impl CloseReason {
     ];
 
     /// The value of the label `reason`.
-    pub(crate) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Files => "files",
             Self::Memory => "memory",
@@ -119,7 +114,7 @@ impl PerClient {
 
 /// The open connections of a server. A clone is another handle to the same ones.
 #[derive(Clone, Debug)]
-pub(crate) struct Registry(Arc<Shared>);
+pub struct Registry(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -151,7 +146,6 @@ struct Record {
     id: u64,
     client: Option<IpAddr>,
     /// Whose request it serves; the peer until that is known. `None` if nothing limits that client.
-    #[cfg_attr(not(feature = "proxy"), allow(dead_code, reason = "of a budget"))]
     holder: Mutex<Option<ClientKey>>,
     /// [`IN_USE`], [`TUNNEL`], [`STREAM`], [`CLOSING`], or since when it is idle, in nanoseconds from the start.
     state: AtomicU64,
@@ -290,7 +284,7 @@ impl Default for Registry {
 
 impl Registry {
     /// One that closes idle connections above `max_open`, but for the youngest `min_idle`.
-    pub(crate) fn new(max_open: usize, min_idle: usize, bounded_by: CloseReason) -> Self {
+    pub fn new(max_open: usize, min_idle: usize, bounded_by: CloseReason) -> Self {
         Self(Arc::new(Shared {
             start: Instant::now(),
             max_open: AtomicUsize::new(max_open),
@@ -305,23 +299,22 @@ impl Registry {
     }
 
     /// How many connections are open.
-    pub(crate) fn open(&self) -> usize {
+    pub fn open(&self) -> usize {
         self.0.open.load(Relaxed)
     }
 
     /// How many of them serve no request.
-    pub(crate) fn idle(&self) -> usize {
+    pub fn idle(&self) -> usize {
         self.0.idle.load(Relaxed)
     }
 
     /// How many idle ones there are to be closed.
-    pub(crate) fn closable(&self) -> usize {
+    pub fn closable(&self) -> usize {
         self.idle().saturating_sub(self.0.min_idle.load(Relaxed))
     }
 
     /// Other bounds from now on, which hold at once.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn set_bounds(&self, max_open: usize, min_idle: usize) {
+    pub fn set_bounds(&self, max_open: usize, min_idle: usize) {
         self.0.max_open.store(max_open, Relaxed);
         self.0.min_idle.store(min_idle, Relaxed);
         let excess = self.open().saturating_sub(max_open).min(self.closable());
@@ -331,15 +324,13 @@ impl Registry {
     }
 
     /// Has at most `most` idle connections closed, the oldest first.
-    #[cfg(feature = "proxy")]
     fn close_oldest(&self, most: usize, reason: CloseReason) {
         let closed = self.0.close_oldest(most, u64::MAX, None);
         self.0.note(reason, closed, None);
     }
 
     /// Closes some idle connections: as many as make it worth the while to look for the oldest.
-    #[cfg(feature = "proxy")]
-    pub(crate) fn close_some(&self, reason: CloseReason) {
+    pub fn close_some(&self, reason: CloseReason) {
         match self.closable() {
             0 => {}
             closable => self.close_oldest(batch(closable), reason),
@@ -429,10 +420,10 @@ impl Registry {
     }
 }
 
-#[cfg(all(test, feature = "proxy"))]
+/// For tests of the proxy, too.
 impl Registry {
     /// An idle connection, until it is dropped.
-    pub(crate) fn admit_for_test(&self) -> impl Sized + use<> {
+    pub fn admit_for_test(&self) -> impl Sized + use<> {
         let bounds = PerClient {
             max: None,
             ipv6_prefix: 64,

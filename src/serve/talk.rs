@@ -2,7 +2,6 @@
 //! response turns out to be an event stream.
 
 use super::Settings;
-#[cfg(feature = "proxy")]
 use super::attachment::ClientConnection;
 use super::call::{Answered, Call, Outcome};
 use super::client::Client;
@@ -34,7 +33,7 @@ use tower_service::Service;
 
 /// A connection that has waited for so long leaves hyper and its buffers. The next request or
 /// response sets hyper up again, which costs a busy connection nothing and any other one little.
-pub(crate) const LINGER: Duration = Duration::from_millis(100);
+pub const LINGER: Duration = Duration::from_millis(100);
 
 /// The shortest field there is, with the end of its line.
 const MIN_FIELD: usize = b"a:\r\n".len();
@@ -134,7 +133,6 @@ impl<B> Desk<B> {
 /// call has to be able to outlive hyper's connection.
 struct Attendant<S, B> {
     service: S,
-    #[cfg(feature = "proxy")]
     connection: ClientConnection,
     io: ClientIo,
     peer: SocketAddr,
@@ -170,7 +168,6 @@ where
         let (mut parts, incoming) = request.into_parts();
         let (body, upload) = RequestBody::new(incoming);
         parts.extensions.insert(PeerAddr(self.peer));
-        #[cfg(feature = "proxy")]
         parts.extensions.insert(self.connection.clone());
         #[cfg(feature = "axum")]
         parts
@@ -252,7 +249,6 @@ where
     let desk = Desk::new(answered.map(|answered| answered.for_server(&stop)));
     let attendant = Attendant {
         service,
-        #[cfg(feature = "proxy")]
         connection: ClientConnection::of(&io),
         io: io.clone(),
         peer,

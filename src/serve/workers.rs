@@ -6,7 +6,6 @@
 //! fewest.
 
 use super::registry::Closer;
-use crate::memory;
 use pin_project_lite::pin_project;
 use std::future::{Future, pending};
 use std::io;
@@ -77,8 +76,8 @@ impl Workers {
         Self::Here(JoinSet::new())
     }
 
-    /// Starts `count` threads.
-    pub(super) fn start(count: NonZeroUsize) -> io::Result<Self> {
+    /// Starts `count` threads, which call `release_memory` after connections have closed.
+    pub(super) fn start(count: NonZeroUsize, release_memory: fn()) -> io::Result<Self> {
         let workers = (0..count.get()).map(|n| {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let (jobs, mut todo) = mpsc::unbounded_channel::<Job>();
@@ -100,7 +99,7 @@ impl Workers {
                                 _ = seconds.tick() => {
                                     let open = count.load(Relaxed);
                                     if open < before {
-                                        memory::collect();
+                                        release_memory();
                                     }
                                     before = open;
                                 }

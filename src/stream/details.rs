@@ -1,10 +1,5 @@
 //! Data of a stream for operators, which no layer needs.
 
-#![cfg_attr(
-    not(feature = "proxy"),
-    allow(dead_code, reason = "the operator of the proxy reads it")
-)]
-
 use crate::last_event_id::LAST_EVENT_ID;
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode, Version};
@@ -21,7 +16,7 @@ const NONE: &str = "\u{1}";
 /// Heads of a stream, without what may carry a secret: no query, no cookies, no other fields. One text, as each
 /// open stream has it and operators read few.
 #[derive(Debug, Default)]
-pub(crate) struct Details {
+pub struct Details {
     /// The parts of a [`RequestHead`] and of a [`ResponseHead`]; empty without them.
     heads: Box<str>,
     /// The value of the header that the proxy was configured to read.
@@ -30,22 +25,30 @@ pub(crate) struct Details {
 
 /// What is kept of a request's head.
 #[derive(Clone, Debug)]
-pub(crate) struct RequestHead {
-    pub(crate) method: Method,
-    pub(crate) version: Version,
+pub struct RequestHead {
+    /// Its method.
+    pub method: Method,
+    /// Its version.
+    pub version: Version,
     /// Without the query: tokens travel there.
-    pub(crate) path: Box<str>,
-    pub(crate) accept: Option<Box<str>>,
-    pub(crate) user_agent: Option<Box<str>>,
-    pub(crate) last_event_id: Option<Box<str>>,
+    pub path: Box<str>,
+    /// `Accept`.
+    pub accept: Option<Box<str>>,
+    /// `User-Agent`.
+    pub user_agent: Option<Box<str>>,
+    /// `Last-Event-ID`.
+    pub last_event_id: Option<Box<str>>,
 }
 
 /// What is kept of a response's head.
 #[derive(Debug)]
-pub(crate) struct ResponseHead {
-    pub(crate) status: StatusCode,
-    pub(crate) content_type: Option<Box<str>>,
-    pub(crate) content_encoding: Option<Box<str>>,
+pub struct ResponseHead {
+    /// Its status.
+    pub status: StatusCode,
+    /// `Content-Type`.
+    pub content_type: Option<Box<str>>,
+    /// `Content-Encoding`.
+    pub content_encoding: Option<Box<str>>,
 }
 
 /// At most [`MAX_TEXT`] bytes, cut between two characters.
@@ -59,7 +62,8 @@ fn field(headers: &HeaderMap, name: &HeaderName) -> Option<Box<str>> {
 }
 
 impl RequestHead {
-    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+    /// Reads it from a request.
+    pub fn of<B>(request: &Request<B>) -> Self {
         let headers = request.headers();
         Self {
             method: request.method().clone(),
@@ -73,7 +77,8 @@ impl RequestHead {
 }
 
 impl ResponseHead {
-    pub(crate) fn of(status: StatusCode, headers: &HeaderMap) -> Self {
+    /// Reads it from a response.
+    pub fn of(status: StatusCode, headers: &HeaderMap) -> Self {
         Self {
             status,
             content_type: field(headers, &CONTENT_TYPE),
@@ -83,7 +88,8 @@ impl ResponseHead {
 }
 
 impl Details {
-    pub(crate) fn new(request: &RequestHead, response: &ResponseHead) -> Self {
+    /// Joins the two heads.
+    pub fn new(request: &RequestHead, response: &ResponseHead) -> Self {
         let (version, status) = (format!("{:?}", request.version), response.status);
         let parts = [
             request.method.as_str(),
@@ -107,7 +113,8 @@ impl Details {
         (part != NONE).then_some(part)
     }
 
-    pub(crate) fn request(&self) -> Option<RequestHead> {
+    /// The request's head, if it is kept.
+    pub fn request(&self) -> Option<RequestHead> {
         let versions = [Version::HTTP_10, Version::HTTP_2, Version::HTTP_3];
         let is_it = |version: &Version| Some(&*format!("{version:?}")) == self.part(1);
         Some(RequestHead {
@@ -120,7 +127,8 @@ impl Details {
         })
     }
 
-    pub(crate) fn response(&self) -> Option<ResponseHead> {
+    /// The response's head, if it is kept.
+    pub fn response(&self) -> Option<ResponseHead> {
         Some(ResponseHead {
             status: self.part(6)?.parse().ok()?,
             content_type: self.part(7).map(Box::from),
@@ -128,16 +136,16 @@ impl Details {
         })
     }
 
-    #[cfg(feature = "proxy")]
-    pub(crate) fn path(&self) -> Option<&str> {
+    /// The path of the request.
+    pub fn path(&self) -> Option<&str> {
         self.part(2)
     }
 
-    pub(crate) fn user(&self) -> Option<&str> {
+    /// The user, once it is set.
+    pub fn user(&self) -> Option<&str> {
         self.user.get().map(|user| &**user)
     }
 
-    #[cfg(feature = "proxy")]
     pub(super) fn set_user(&self, user: String) {
         let _ = self.user.set(user.into());
     }

@@ -50,7 +50,7 @@ impl UpstreamFault {
     }
 
     /// What happened and what to do, for logs.
-    pub(crate) fn cause(self) -> &'static str {
+    pub fn cause(self) -> &'static str {
         match self {
             Self::ConnectionLost => "the connection to the upstream failed",
             Self::Truncated => {

@@ -36,7 +36,7 @@ if [ ! -x "$target/stacks/python/bin/python" ]; then
     exit
 fi
 if [ -z "${SSE_GUARD:-}" ]; then
-    cargo build -q --features proxy
+    cargo build -q -p sse-guard-proxy
     SSE_GUARD="$target/debug/sse-guard"
 fi
 export SSE_GUARD="$(realpath "$SSE_GUARD")" NODE_PACKAGES="$(realpath -m "$target/stacks/node")"

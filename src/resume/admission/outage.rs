@@ -197,7 +197,6 @@ impl Outage {
     }
 }
 
-#[cfg(feature = "proxy")]
 #[cfg(test)]
 mod tests {
     use super::*;

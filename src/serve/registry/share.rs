@@ -14,7 +14,7 @@ const MIN_SHARE: usize = 8;
 
 /// What each client holds of the connections in use.
 #[derive(Debug, Default)]
-pub(crate) struct Shares {
+pub struct Shares {
     /// Of clients over the fair share, the largest first.
     over: Vec<(ClientKey, usize)>,
     fair: usize,
@@ -41,18 +41,19 @@ impl Shares {
         Self { over, fair, all }
     }
 
-    pub(crate) fn clients(&self) -> HashSet<ClientKey> {
+    /// The clients over their share.
+    pub fn clients(&self) -> HashSet<ClientKey> {
         self.over.iter().map(|(client, _)| client.clone()).collect()
     }
 
     /// The client that holds the most, if that is over its share, and by how much it is.
-    pub(crate) fn largest(&self) -> Option<(&ClientKey, usize)> {
+    pub fn largest(&self) -> Option<(&ClientKey, usize)> {
         let (client, count) = self.over.first()?;
         Some((client, count - self.fair))
     }
 
     /// Whether that client holds more than all others together.
-    pub(crate) fn is_majority(&self) -> bool {
+    pub fn is_majority(&self) -> bool {
         self.over
             .first()
             .is_some_and(|(_, count)| count * 2 > self.all)
@@ -81,7 +82,7 @@ impl Record {
 
 impl Registry {
     /// What each client holds now. Connections of clients without limits do not count.
-    pub(crate) fn shares(&self) -> Shares {
+    pub fn shares(&self) -> Shares {
         let table = lock(&self.0.table);
         let mut counts: HashMap<ClientKey, usize> = HashMap::new();
         let in_use = |record: &&Arc<Record>| record.state.load(Relaxed) > CLOSING;
@@ -96,7 +97,7 @@ impl Registry {
 
     /// Closes at most `most` requests, downloads and tunnels of one client, the youngest first. Returns
     /// how many.
-    pub(crate) fn close_requests(&self, client: &ClientKey, most: usize) -> usize {
+    pub fn close_requests(&self, client: &ClientKey, most: usize) -> usize {
         let table = lock(&self.0.table);
         let is_wanted = |record: &&Arc<Record>| {
             record.is_request() && lock(&record.holder).as_ref() == Some(client)

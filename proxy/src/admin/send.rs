@@ -1,0 +1,116 @@
+//! `/api/send`: sends an event into selected streams.
+
+use super::answer::Refusal;
+use super::select::{Names, is};
+use super::{Action, Shared};
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sse_guard::Stream;
+use sse_guard::inject::{Message, SendError};
+use std::collections::HashSet;
+use std::time::Duration;
+
+/// The upper limit of a `retry:`, because a client keeps it for the rest of its life.
+const LONGEST_RETRY_MS: u64 = 24 * 60 * 60 * 1000;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Order {
+    to: To,
+    event: Option<String>,
+    /// A text, or any other JSON, which is written as such.
+    data: Value,
+    retry_ms: Option<u64>,
+}
+
+/// Streams for which all of this is true.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct To {
+    /// Must be set explicitly to reach all streams.
+    all: bool,
+    ids: Option<HashSet<u64>>,
+    client: Option<String>,
+    route: Option<String>,
+    user: Option<String>,
+}
+
+impl To {
+    fn names_nobody(&self) -> bool {
+        let by_name = [&self.client, &self.route, &self.user];
+        !self.all && self.ids.is_none() && by_name.into_iter().all(Option::is_none)
+    }
+
+    fn takes(&self, stream: &Stream) -> bool {
+        let names = Names::from(stream);
+        self.ids.as_ref().is_none_or(|ids| ids.contains(&names.id))
+            && is(&self.route, names.route)
+            && is(&self.user, names.user)
+            && names.client_is(&self.client)
+    }
+}
+
+impl Order {
+    fn message(&self) -> Result<Message, Refusal> {
+        let json;
+        let data = match &self.data {
+            Value::String(text) => text,
+            other => {
+                json = other.to_string();
+                &json
+            }
+        };
+        let retry = self.retry_ms.map(|retry| retry.min(LONGEST_RETRY_MS));
+        let message = match (&self.event, retry) {
+            (name, Some(retry)) => {
+                Message::with_retry(name.as_deref(), data, Duration::from_millis(retry))
+            }
+            (Some(name), None) => Message::event(name, data),
+            (None, None) => Message::data(data),
+        };
+        message.map_err(|error| Refusal::bad(error.to_string()))
+    }
+}
+
+pub(super) async fn send(
+    State(admin): State<Shared>,
+    order: Result<Json<Order>, JsonRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let Json(order) = order.map_err(|error| Refusal::new(error.status(), error.body_text()))?;
+    if order.to.names_nobody() {
+        return Err(Refusal::bad(
+            "`to` selects no streams: set ids, client, route or user, or all = true",
+        ));
+    }
+    let message = order.message()?;
+    let streams = admin.streams().streams();
+    let (mut sent, mut full, mut deaf) = (0, 0, 0);
+    for stream in streams.iter().filter(|stream| order.to.takes(stream)) {
+        match stream.send(&message) {
+            Ok(()) => sent += 1,
+            Err(SendError::Full) => full += 1,
+            // Answers of models, whose clients do not expect foreign events.
+            Err(SendError::Deaf) => deaf += 1,
+            // It has ended.
+            Err(_) => {}
+        }
+    }
+    admin.log_limits.of(Action::Send).write(
+        || {
+            tracing::info!(
+                sent,
+                full,
+                deaf,
+                event = order.event,
+                "the admin API sends an event"
+            );
+        },
+        |not_logged| tracing::info!(not_logged, "more events were sent than were logged"),
+    );
+    Ok(Json(
+        json!({ "sent": sent, "full": full, "not_injectable": deaf }),
+    ))
+}

@@ -1,0 +1,405 @@
+//! `/api/streams`: the live streams, and the end of one.
+
+use super::answer::Refusal;
+use super::heads::Heads;
+use super::select::{Names, is};
+use super::time::{millis, since_1970_ms};
+use super::{Action, Shared};
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sse_guard::{Stream, StreamId, StreamState};
+use tokio::time::Instant;
+
+/// Rows of a page without `limit`.
+const PAGE: usize = 100;
+
+/// A live stream.
+#[derive(Debug, Serialize)]
+struct Row {
+    id: u64,
+    state: Condition,
+    route: Option<String>,
+    client: Option<String>,
+    user: Option<String>,
+    upstream: Option<String>,
+    method: Option<String>,
+    path: Option<String>,
+    family: &'static str,
+    /// Since when, in milliseconds since 1970.
+    opened_ms: u64,
+    age_ms: f64,
+    events: u64,
+    events_per_second: f32,
+    bytes: u64,
+    heartbeats: u64,
+    first_event_ms: Option<f64>,
+    last_byte_ms_ago: f64,
+    last_event_ms_ago: Option<f64>,
+    last_event_id: Option<String>,
+    gap_p99_ms: Option<f64>,
+    unsent_bytes: u64,
+    held_bytes: u64,
+    /// In a content coding, or a range of bytes: its events are not visible.
+    opaque: bool,
+    #[serde(flatten)]
+    more: Option<More>,
+}
+
+/// What is shown of one stream alone.
+#[derive(Debug, Serialize)]
+struct More {
+    /// Whether its client reconnects when an operator ends the stream; else the transfer breaks off.
+    reconnects: bool,
+    dropped_bytes: u64,
+    #[serde(flatten)]
+    heads: Option<Heads>,
+}
+
+/// The state of a live stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Condition {
+    /// Its upstream has not responded yet.
+    Connecting,
+    Open,
+    /// It lost its upstream and is reconnecting.
+    Resuming,
+    /// Like that, after several failed attempts.
+    Degraded,
+    /// Its client does not read pending data.
+    Stalled,
+    /// It is to end, at its next event boundary or at its turn in a drain.
+    Ending,
+}
+
+impl Condition {
+    fn of(stream: &Stream) -> Self {
+        match stream {
+            _ if stream.is_ending() => Self::Ending,
+            _ if stream.unsent_bytes() > 0 => Self::Stalled,
+            _ => match stream.state() {
+                StreamState::Connecting => Self::Connecting,
+                StreamState::Resuming => Self::Resuming,
+                StreamState::Degraded => Self::Degraded,
+                _ => Self::Open,
+            },
+        }
+    }
+}
+
+impl Row {
+    /// With the data that only `reconnects` has.
+    fn with_more(stream: &Stream, reconnects: bool) -> Self {
+        Self {
+            more: Some(More {
+                reconnects,
+                dropped_bytes: stream.dropped_bytes(),
+                heads: stream.details().map(|details| Heads::of(details)),
+            }),
+            ..Self::of(stream)
+        }
+    }
+
+    fn of(stream: &Stream) -> Self {
+        let request = stream.details().and_then(|details| details.request());
+        let age_ms = millis(stream.age());
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a time since 1970"
+        )]
+        let opened_ms = since_1970_ms().saturating_sub(age_ms as u64);
+        Self {
+            id: stream.id().as_u64(),
+            state: Condition::of(stream),
+            route: stream.route().map(str::to_owned),
+            client: stream.client().map(ToString::to_string),
+            user: stream.user().map(str::to_owned),
+            upstream: stream.upstream().map(str::to_owned),
+            method: request.as_ref().map(|request| request.method.to_string()),
+            path: request.as_ref().map(|request| request.path.to_string()),
+            family: stream.family().as_str(),
+            opened_ms,
+            age_ms,
+            events: stream.events(),
+            events_per_second: stream.events_per_second(),
+            bytes: stream.bytes(),
+            heartbeats: stream.heartbeats(),
+            first_event_ms: stream.time_to_first_event().map(millis),
+            last_byte_ms_ago: millis(stream.silent_since().elapsed()),
+            last_event_ms_ago: stream.last_event().map(|at| millis(at.elapsed())),
+            last_event_id: stream.last_event_id(),
+            gap_p99_ms: stream.gap_p99().map(millis),
+            unsent_bytes: stream.unsent_bytes(),
+            held_bytes: stream.held_bytes(),
+            opaque: stream.is_opaque(),
+            more: None,
+        }
+    }
+}
+
+/// Filters, order and page of the stream table.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Wanted {
+    /// Text that is in one of their fields.
+    q: Option<String>,
+    route: Option<String>,
+    client: Option<String>,
+    user: Option<String>,
+    upstream: Option<String>,
+    family: Option<String>,
+    state: Option<Condition>,
+    sort: Sort,
+    order: Order,
+    offset: usize,
+    limit: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Sort {
+    #[default]
+    Id,
+    Route,
+    Client,
+    User,
+    Upstream,
+    Path,
+    Family,
+    State,
+    Age,
+    Events,
+    EventsPerSecond,
+    Bytes,
+    Heartbeats,
+    LastEvent,
+    Gap,
+    Unsent,
+    Held,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Order {
+    #[default]
+    Asc,
+    Desc,
+}
+
+impl Wanted {
+    fn matches(&self, stream: &Stream) -> bool {
+        let names = Names::from(stream);
+        is(&self.route, names.route)
+            && is(&self.user, names.user)
+            && is(&self.upstream, names.upstream)
+            && is(&self.family, Some(stream.family().as_str()))
+            && names.client_is(&self.client)
+            && self
+                .state
+                .is_none_or(|state| Condition::of(stream) == state)
+            && names.mention(&self.q)
+    }
+
+    /// The selected ones, in order. Sorted by a snapshot of the values: they change meanwhile, and
+    /// sorting by changing values can panic.
+    fn select(&self, mut streams: Vec<Stream>) -> Vec<Stream> {
+        streams.retain(|stream| self.matches(stream));
+        let now = Instant::now();
+        streams.sort_by_cached_key(|stream| (self.key(stream, now), stream.id()));
+        if self.order == Order::Desc {
+            streams.reverse();
+        }
+        streams
+    }
+
+    fn key(&self, stream: &Stream, now: Instant) -> Key {
+        let text = |text: Option<&str>| Key::Text(text.map(str::to_owned));
+        let ago = |at| u64::try_from(now.saturating_duration_since(at).as_nanos());
+        let ago = |at| Key::Number(ago(at).unwrap_or(u64::MAX));
+        let number = |number| Key::Number(number);
+        match self.sort {
+            Sort::Id => number(0),
+            Sort::Route => text(stream.route()),
+            Sort::Client => Key::Text(stream.client().map(ToString::to_string)),
+            Sort::User => text(stream.user()),
+            Sort::Upstream => text(stream.upstream()),
+            Sort::Path => text(Names::from(stream).path),
+            Sort::Family => text(Some(stream.family().as_str())),
+            Sort::State => number(Condition::of(stream) as u64),
+            Sort::Age => ago(stream.opened()),
+            Sort::Events => number(stream.events()),
+            // Of numbers that are not negative the bits are in the same order.
+            Sort::EventsPerSecond => number(stream.events_per_second().max(0.0).to_bits().into()),
+            Sort::Bytes => number(stream.bytes()),
+            Sort::Heartbeats => number(stream.heartbeats()),
+            Sort::LastEvent => stream.last_event().map_or(number(u64::MAX), ago),
+            Sort::Gap => {
+                let gap = stream.gap_p99().unwrap_or_default().as_millis();
+                number(u64::try_from(gap).unwrap_or(u64::MAX))
+            }
+            Sort::Unsent => number(stream.unsent_bytes()),
+            Sort::Held => number(stream.held_bytes()),
+        }
+    }
+}
+
+/// What streams are sorted by; of one kind for all.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Number(u64),
+    Text(Option<String>),
+}
+
+pub(super) async fn list(
+    State(admin): State<Shared>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text()))?;
+    let streams = admin.streams().streams();
+    let live = streams.len();
+    let streams = wanted.select(streams);
+    let page = streams.iter().skip(wanted.offset);
+    let page: Vec<Row> = page
+        .take(wanted.limit.unwrap_or(PAGE))
+        .map(Row::of)
+        .collect();
+    Ok(Json(json!({
+        "live": live,
+        "matched": streams.len(),
+        "offset": wanted.offset,
+        "streams": page,
+    })))
+}
+
+fn none_such(id: u64) -> Refusal {
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        format!("no live stream has the id {id}"),
+    )
+}
+
+fn id(path: Result<Path<u64>, PathRejection>) -> Result<u64, Refusal> {
+    path.map(|Path(id)| id)
+        .map_err(|_| Refusal::bad("the id of a stream is a number"))
+}
+
+pub(super) async fn one(
+    State(admin): State<Shared>,
+    path: Result<Path<u64>, PathRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let id = id(path)?;
+    let stream = admin.streams().stream(StreamId::from_u64(id));
+    let row = stream.map(|stream| {
+        let methods = rotated_methods(&admin, &stream);
+        Row::with_more(&stream, reconnects(&stream, methods.as_deref()))
+    });
+    row.map(|row| Json(json!(row))).ok_or_else(|| none_such(id))
+}
+
+/// The value of `rotation.methods` for its route.
+fn rotated_methods(admin: &super::Admin, stream: &Stream) -> Option<Vec<Method>> {
+    let current = admin.running.current();
+    let route = stream.route()?;
+    let view = current.router.views().find(|view| view.path == route)?;
+    view.rotation.methods.clone()
+}
+
+/// Whether the rotation layer ends it for its client to come back.
+fn reconnects(stream: &Stream, methods: Option<&[Method]>) -> bool {
+    let details = stream.details();
+    let request = details.and_then(|details| details.request());
+    let comes_back = match (methods, request) {
+        (Some(methods), Some(request)) => methods.contains(&request.method),
+        _ => stream.family().comes_back(),
+    };
+    comes_back && !stream.is_opaque()
+}
+
+pub(super) async fn end(
+    State(admin): State<Shared>,
+    path: Result<Path<u64>, PathRejection>,
+) -> Result<(StatusCode, Json<Value>), Refusal> {
+    let id = id(path)?;
+    if !admin.streams().end(StreamId::from_u64(id)) {
+        return Err(none_such(id));
+    }
+    admin.log_limits.of(Action::End).write(
+        || tracing::info!(id, "the admin API ends a stream"),
+        |not_logged| {
+            tracing::info!(
+                not_logged,
+                "the admin API ended more streams than were logged"
+            );
+        },
+    );
+    Ok((StatusCode::ACCEPTED, Json(json!({ "ending": id }))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ending_a_stream_does_goes_by_the_methods_of_its_route_or_its_family() {
+        use axum::http::{HeaderMap, Request};
+        use sse_guard::internal::{Details, RequestHead, ResponseHead};
+        let stream = Stream::open();
+        assert!(!reconnects(&stream, None));
+        stream.set_family(sse_guard::family::Family::EventSource, true);
+        assert!(reconnects(&stream, None));
+        let request = RequestHead::of(&Request::post("/v1?token=secret").body(()).unwrap());
+        let response = ResponseHead::of(StatusCode::OK, &HeaderMap::new());
+        stream.set_details(Details::new(&request, &response));
+        assert!(reconnects(&stream, Some(&[Method::POST])));
+        assert!(!reconnects(&stream, Some(&[Method::GET])));
+        let row = json!(Row::with_more(&stream, true));
+        assert_eq!(row["path"], "/v1");
+        assert_eq!(row["family"], "eventsource");
+        assert_eq!(row["request"]["method"], "POST");
+        assert_eq!(row["response"]["status"], 200);
+        stream.set_opaque();
+        assert!(!reconnects(&stream, None));
+        assert!(json!(Row::of(&stream)).get("request").is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_are_sorted_by_each_field_both_ways() {
+        let (quiet, busy) = (Stream::open(), Stream::open());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let young = Stream::open();
+        busy.came(100, Instant::now());
+        busy.came_events(5, true, Instant::now());
+        let ids = |sort, order| {
+            let wanted = Wanted {
+                sort,
+                order,
+                ..Wanted::default()
+            };
+            let sorted = wanted.select(vec![young.clone(), busy.clone(), quiet.clone()]);
+            sorted.iter().map(Stream::id).collect::<Vec<_>>()
+        };
+        let (quiet, busy, young) = (quiet.id(), busy.id(), young.id());
+        for (sort, ascending) in [
+            (Sort::Id, [quiet, busy, young]),
+            (Sort::Age, [young, quiet, busy]),
+            (Sort::Events, [quiet, young, busy]),
+            (Sort::EventsPerSecond, [quiet, young, busy]),
+            (Sort::Bytes, [quiet, young, busy]),
+            (Sort::LastEvent, [busy, quiet, young]),
+            (Sort::Client, [quiet, busy, young]),
+            (Sort::Unsent, [quiet, busy, young]),
+            (Sort::Held, [quiet, busy, young]),
+        ] {
+            assert_eq!(ids(sort, Order::Asc), ascending, "{sort:?}");
+            let mut descending = ascending;
+            descending.reverse();
+            assert_eq!(ids(sort, Order::Desc), descending, "{sort:?}");
+        }
+    }
+}

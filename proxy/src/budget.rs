@@ -1,0 +1,606 @@
+//! Budgets of memory and open files, and load shedding near them.
+//!
+//! | share of the budget, less a reserve of memory for bursts | |
+//! | --- | --- |
+//! | from 80 % | connections that serve no request are closed, the oldest first |
+//! | from 90 % | new streams are rejected, until it is below 85 % for a second; all requests of clients that hold more than their share of the connections in use, too |
+//! | from 90 % for a second | a client that holds more than half of the connections in use, and more than its share, pays: some of its requests, downloads and tunnels are ended each second, the youngest first, then its streams |
+//! | from 95 % for a second | so does the client that holds most of those over their share. When there are none, idle tunnels are closed; when there are none, the oldest idle streams end, some each second, until below 90 % |
+//!
+//! If memory runs short, the streams that hold most of it end first, then the oldest idle ones.
+//!
+//! A stream never ends for lack of files as long as there are connections without a request: the
+//! listener closes some of these before it accepts another one.
+
+mod used;
+
+pub(super) use used::{Used, files_limit, memory_limit};
+
+use super::config;
+use super::upstream::Tunnels;
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use sse_guard::connection_limit::{Gate, RejectReason};
+use sse_guard::internal::lock;
+use sse_guard::internal::{CloseReason, Registry, Shares};
+use sse_guard::rotation::DrainHandle;
+use std::fmt;
+use std::sync::Mutex;
+use std::time::Duration;
+use tokio::time::Instant;
+use used::Meter;
+
+/// Interval of measurements far below the budgets.
+const SELDOM: Duration = Duration::from_millis(250);
+/// Interval of measurements from [`HALF`] on: a burst of new streams must not pass from one threshold
+/// to the end of the budget within it.
+const OFTEN: Duration = Duration::from_millis(50);
+/// How long usage must stay lower, so that bursts are not admitted again and again; a round of ends
+/// takes this long to show an effect.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The part of the live streams that ends in a round.
+const PART: usize = 50;
+/// The part of the tunnels that is closed in a round.
+const TUNNELS_PART: usize = 8;
+/// The part of what a client holds above its share that ends in a round.
+const EXCESS_PART: usize = 4;
+/// A stream without an event for this long is idle.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// A stream that holds this many bytes holds several times what others do.
+const MUCH: u64 = 16 * 1024;
+
+const HALF: f64 = 0.5;
+/// Share from which connections without a request are closed.
+const TRIM: f64 = 0.80;
+/// Share of the files for connections that have just come, and the bounds of their number: the
+/// request of a rejected client must be read, too.
+const YOUNG: f64 = 0.03;
+const MIN_YOUNG: u64 = 4;
+const MAX_YOUNG: u64 = 64;
+const ROOM: f64 = 0.85;
+const FULL: f64 = 0.90;
+const OVER: f64 = 0.95;
+
+/// The level of load shedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    Room,
+    /// New streams are rejected.
+    Full,
+    /// Idle streams are ended.
+    Over,
+}
+
+impl Level {
+    fn next(self, share: f64) -> Self {
+        match share {
+            share if share >= OVER => Self::Over,
+            share if share >= FULL => self.max(Self::Full),
+            share if share >= ROOM => self.min(Self::Full),
+            _ => Self::Room,
+        }
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Room => "room",
+            Self::Full => "refusing",
+            Self::Over => "rotating",
+        }
+    }
+}
+
+/// Usage of one budget.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Status {
+    resource: Resource,
+    pub(super) used: Used,
+    pub(super) level: Level,
+    pub(super) since: Instant,
+    /// Since when usage allows a lower level.
+    better: Option<Instant>,
+}
+
+impl Status {
+    /// Whether load shedding is about to begin.
+    pub(super) fn is_near(&self) -> bool {
+        self.used.share() >= ROOM
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Used {
+            used,
+            budget,
+            reserve,
+        } = self.used;
+        match self.resource {
+            Resource::Memory => write!(
+                f,
+                "{} of {} MiB of memory used, {} MiB reserved for bursts",
+                used >> 20,
+                budget >> 20,
+                reserve >> 20
+            ),
+            Resource::Files => write!(f, "{used} of {budget} files open"),
+        }?;
+        f.write_str(match self.level {
+            Level::Room => "",
+            Level::Full => ": new streams are rejected",
+            Level::Over => ": new streams are rejected, and the oldest idle ones are ended",
+        })
+    }
+}
+
+/// How many of these files streams may take before they are rejected.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share is not exact anyway"
+)]
+pub(super) fn files_for_streams(files: u64) -> u64 {
+    (files as f64 * FULL) as u64
+}
+
+/// Warnings about budgets that cannot be reached because a limit of the system is lower.
+pub(super) fn beyond_limits(config: &config::Config) -> Vec<String> {
+    let budgets = &config.budgets;
+    let memory = beyond(budgets.memory, memory_limit()).map(|(budget, limit)| {
+        format!(
+            "memory.budget {} MiB is above the container's limit of {} MiB: the kernel ends the process \
+             before the budget takes effect; lower it, or leave it out to use the container's limit",
+            budget >> 20,
+            limit >> 20
+        )
+    });
+    let files = beyond(budgets.files, files_limit()).map(|(budget, limit)| {
+        format!(
+            "files.budget {budget} is above the process's limit of {limit} open files: connections fail \
+             before the budget takes effect; lower it, or raise the limit (ulimit -Hn, LimitNOFILE=)"
+        )
+    });
+    memory.into_iter().chain(files).collect()
+}
+
+/// A budget above its limit, and that.
+fn beyond(budget: config::Budget, limit: Option<u64>) -> Option<(u64, u64)> {
+    match (budget, limit) {
+        (config::Budget::Of(budget), Some(limit)) if budget > limit => Some((budget, limit)),
+        _ => None,
+    }
+}
+
+/// The holders of memory and files that can be ended.
+#[derive(Clone, Copy)]
+pub(super) struct Holders<'a> {
+    /// Of clients.
+    pub(super) connections: &'a Registry,
+    pub(super) tunnels: &'a Tunnels,
+    pub(super) streams: &'a DrainHandle,
+    /// By which the clients of streams are counted.
+    pub(super) ipv6_prefix: u8,
+}
+
+/// A resource with a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resource {
+    Memory,
+    Files,
+}
+
+impl Resource {
+    const ALL: [Self; 2] = [Self::Memory, Self::Files];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Files => "files",
+        }
+    }
+
+    fn reason(self) -> RejectReason {
+        match self {
+            Self::Memory => RejectReason::Memory,
+            Self::Files => RejectReason::Files,
+        }
+    }
+
+    pub(super) fn remedy(self) -> &'static str {
+        match self {
+            Self::Memory => {
+                "raise the limit (memory.budget, the container's limit), lower limit.total, or add \
+                 a second proxy"
+            }
+            Self::Files => {
+                "raise the limit (ulimit -Hn, LimitNOFILE=, files.budget), lower limit.total, or add \
+                 a second proxy"
+            }
+        }
+    }
+}
+
+/// Keeps the process within its budgets.
+#[derive(Debug)]
+pub(super) struct Budgets {
+    meter: Meter,
+    /// Of all limits.
+    pub(super) gate: Gate,
+    status: Mutex<[Option<Status>; 2]>,
+    rotated: Mutex<Option<Instant>>,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self {
+            meter: Meter::new(),
+            gate: Gate::new(),
+            status: Mutex::default(),
+            rotated: Mutex::default(),
+        }
+    }
+}
+
+pub(super) fn describe() {
+    let memory = "Memory that counts against the budget";
+    describe_gauge!("sse_guard_memory_used_bytes", Unit::Bytes, memory);
+    let memory = "Memory budget minus the reserve for bursts; +Inf without a budget";
+    describe_gauge!("sse_guard_memory_budget_bytes", Unit::Bytes, memory);
+    let files = "Open files";
+    describe_gauge!("sse_guard_files_used", Unit::Count, files);
+    let files = "Budget of open files; +Inf without a budget";
+    describe_gauge!("sse_guard_files_budget", Unit::Count, files);
+    let connections = "Connections of clients; idle ones serve no request";
+    describe_gauge!("sse_guard_connections", Unit::Count, connections);
+    describe_gauge!(
+        "sse_guard_tunnels",
+        Unit::Count,
+        "Open tunnels, such as WebSockets"
+    );
+    gauge!("sse_guard_tunnels").increment(0.0);
+    let closed = "Tunnels that were closed because they were idle, or because memory or files ran \
+                  short";
+    describe_counter!("sse_guard_tunnels_closed_total", Unit::Count, closed);
+    for reason in ["idle", "shortage"] {
+        counter!("sse_guard_tunnels_closed_total", "reason" => reason).increment(0);
+    }
+    let closed = "Connections that were closed or refused because memory or files ran short or a \
+                  limit was reached";
+    describe_counter!("sse_guard_connections_closed_total", Unit::Count, closed);
+    for reason in CloseReason::ALL {
+        counter!("sse_guard_connections_closed_total", "reason" => reason.as_str()).increment(0);
+    }
+}
+
+impl Budgets {
+    /// Measures, and sheds load if necessary. Returns when to measure again.
+    pub(super) fn look(&self, config: &config::Budgets, holders: Holders<'_>) -> Duration {
+        let memory = self.or_last(
+            Resource::Memory,
+            config.memory,
+            self.meter.memory(config.memory),
+        );
+        let files = self.or_last(
+            Resource::Files,
+            config.files,
+            self.meter.files(config.files),
+        );
+        let (used, budget) = as_gauges(memory);
+        gauge!("sse_guard_memory_used_bytes").set(used);
+        gauge!("sse_guard_memory_budget_bytes").set(budget);
+        let (used, budget) = as_gauges(files);
+        gauge!("sse_guard_files_used").set(used);
+        gauge!("sse_guard_files_budget").set(budget);
+        trim(memory, files, holders.connections);
+        self.judge([memory, files], holders);
+        let shares = [memory, files].into_iter().flatten().map(Used::share);
+        match shares.fold(0.0, f64::max) {
+            share if share < HALF => SELDOM,
+            _ => OFTEN,
+        }
+    }
+
+    /// Measuring opens a file: if that fails, the last measurement is used.
+    fn or_last(
+        &self,
+        resource: Resource,
+        budget: config::Budget,
+        used: Option<Used>,
+    ) -> Option<Used> {
+        let is_wanted = budget != config::Budget::Off;
+        used.or_else(|| {
+            let (_, last) = self.status().find(|(known, _)| *known == resource)?;
+            is_wanted.then_some(last.used)
+        })
+    }
+
+    /// Whether new streams are rejected.
+    pub(super) fn is_short(&self) -> bool {
+        self.gate.closed().is_some()
+    }
+
+    fn judge(&self, used: [Option<Used>; 2], holders: Holders<'_>) {
+        let mut status = lock(&self.status);
+        for (resource, (status, used)) in Resource::ALL.into_iter().zip(status.iter_mut().zip(used))
+        {
+            *status = used.map(|used| next(resource, status.as_ref(), used));
+        }
+        let all = *status;
+        drop(status);
+        let is_short = |status: &&Status| status.level > Level::Room;
+        match all.iter().flatten().find(is_short) {
+            Some(status) => self.gate.close(status.resource.reason()),
+            None => self.gate.open(),
+        }
+        let shares = match self.is_short() {
+            true => holders.connections.shares(),
+            false => Shares::default(),
+        };
+        self.gate.close_to(shares.clients());
+        // A stream is worth more than any number of connections that serve nothing.
+        if holders.connections.closable() > 0 {
+            return;
+        }
+        let lasting = |level| {
+            let is_lasting = move |status: &&Status| {
+                let lasts = status.since.elapsed() >= PAUSE && status.better.is_none();
+                status.level >= level && lasts
+            };
+            all.iter().flatten().filter(is_lasting)
+        };
+        if lasting(Level::Over).next().is_some() {
+            let is_memory = |status: &Status| status.resource == Resource::Memory;
+            self.rotate(holders, &shares, lasting(Level::Over).any(is_memory));
+        } else if lasting(Level::Full).next().is_some() && shares.is_majority() && self.is_due() {
+            end_largest(holders, &shares);
+        }
+    }
+
+    /// Whether the last round has had time to take effect.
+    fn is_due(&self) -> bool {
+        let now = Instant::now();
+        let mut rotated = lock(&self.rotated);
+        let is_due = rotated.is_none_or(|last| now.saturating_duration_since(last) >= PAUSE);
+        if is_due {
+            *rotated = Some(now);
+        }
+        is_due
+    }
+
+    /// If memory runs short, the streams that hold much of it end first. Then the client that holds the
+    /// most loses its own. Idle tunnels end before streams of other clients.
+    fn rotate(&self, holders: Holders<'_>, shares: &Shares, is_memory_short: bool) {
+        let Holders {
+            tunnels, streams, ..
+        } = holders;
+        if !self.is_due() {
+            return;
+        }
+        if is_memory_short {
+            let ended = streams.shed(streams.live().div_ceil(PART), MUCH);
+            if ended > 0 {
+                tracing::info!(ended, "ending the streams that hold the most memory");
+                return;
+            }
+        }
+        if end_largest(holders, shares) {
+            return;
+        }
+        let closed = tunnels.close_idle(tunnels.len().div_ceil(TUNNELS_PART), IDLE);
+        if closed > 0 {
+            tracing::info!(closed, "closing idle tunnels: memory or files run short");
+            return;
+        }
+        let ended = streams.rotate(streams.live().div_ceil(PART), IDLE);
+        tracing::info!(ended, "rotating idle streams: memory or files run short");
+    }
+
+    /// The status of each budget.
+    pub(super) fn status(&self) -> impl Iterator<Item = (Resource, Status)> + use<> {
+        let status = *lock(&self.status);
+        let all = Resource::ALL.into_iter().zip(status);
+        all.filter_map(|(resource, status)| Some((resource, status?)))
+    }
+}
+
+/// Ends a part of the excess of the client that holds the most. False without such a client.
+fn end_largest(holders: Holders<'_>, shares: &Shares) -> bool {
+    let Some((client, excess)) = shares.largest() else {
+        return false;
+    };
+    let most = excess.div_ceil(EXCESS_PART);
+    if holders.connections.close_requests(client, most) > 0 {
+        return true;
+    }
+    let ended = holders
+        .streams
+        .rotate_of((client, holders.ipv6_prefix), most, IDLE);
+    tracing::info!(ended, %client, "rotating streams of the client that holds the most");
+    ended > 0
+}
+
+/// Closes connections that serve no request, and sets how many the listener may accept.
+fn trim(memory: Option<Used>, files: Option<Used>, connections: &Registry) {
+    gauge_of("idle", connections.idle());
+    gauge_of(
+        "active",
+        connections.open().saturating_sub(connections.idle()),
+    );
+    let room = files.map(|files| {
+        let left = files.at(TRIM).saturating_sub(files.used);
+        let excess = files.used.saturating_sub(files.at(TRIM));
+        let room = (connections.open() as u64 + left).saturating_sub(excess);
+        usize::try_from(room).unwrap_or(usize::MAX)
+    });
+    let min_idle = files.map_or(0, |files| files.at(YOUNG).clamp(MIN_YOUNG, MAX_YOUNG));
+    let min_idle = usize::try_from(min_idle).unwrap_or(usize::MAX);
+    connections.set_bounds(room.unwrap_or(usize::MAX), min_idle);
+    if memory.is_some_and(|memory| memory.share() >= TRIM) {
+        connections.close_some(CloseReason::Memory);
+    }
+}
+
+fn gauge_of(state: &'static str, connections: usize) {
+    let connections = u32::try_from(connections).unwrap_or(u32::MAX);
+    gauge!("sse_guard_connections", "state" => state).set(connections);
+}
+
+/// Usage and budget as metrics. They are set every time, because a metric would keep its last value.
+#[expect(clippy::cast_precision_loss, reason = "a gauge is not exact anyway")]
+fn as_gauges(used: Option<Used>) -> (f64, f64) {
+    match used {
+        Some(used) => (used.used as f64, (used.budget - used.reserve) as f64),
+        None => (0.0, f64::INFINITY),
+    }
+}
+
+fn next(resource: Resource, before: Option<&Status>, used: Used) -> Status {
+    let now = Instant::now();
+    let first = Status {
+        resource,
+        used,
+        level: Level::Room,
+        since: now,
+        better: None,
+    };
+    let before = before.unwrap_or(&first);
+    let mut status = Status { used, ..*before };
+    let level = before.level.next(used.share());
+    let better = (level < before.level).then(|| before.better.unwrap_or(now));
+    let waits = better.is_some_and(|since| now.saturating_duration_since(since) < PAUSE);
+    if level == before.level || waits {
+        status.better = better;
+        return status;
+    }
+    (status.level, status.since, status.better) = (level, now, None);
+    if level > before.level {
+        tracing::warn!("{status}; {}", resource.remedy());
+    } else {
+        tracing::info!("back below the budgets: {status}");
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(budgets: &Budgets, used: [Option<Used>; 2], streams: &DrainHandle) {
+        let connections = &Registry::default();
+        let holders = Holders {
+            connections,
+            tunnels: &Tunnels::default(),
+            streams,
+            ipv6_prefix: 64,
+        };
+        budgets.judge(used, holders);
+    }
+
+    fn of_hundred(used: u64) -> Option<Used> {
+        Some(Used {
+            used,
+            budget: 110,
+            reserve: 10,
+        })
+    }
+
+    /// After so many parts of a hundred were taken for a while.
+    async fn after(budgets: &Budgets, streams: &DrainHandle, used: u64) -> Level {
+        for _ in 0..=PAUSE.as_millis() / OFTEN.as_millis() {
+            judge(budgets, [of_hundred(used), of_hundred(50)], streams);
+            tokio::time::advance(OFTEN).await;
+        }
+        let (resource, status) = budgets.status().next().unwrap();
+        assert_eq!(resource, Resource::Memory);
+        status.level
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_takes_more_to_get_back_than_to_get_there() {
+        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        for (used, level) in [
+            (89, Level::Room),
+            (90, Level::Full),
+            (86, Level::Full),
+            (84, Level::Room),
+            (95, Level::Over),
+            (90, Level::Over),
+            (89, Level::Full),
+            (0, Level::Room),
+        ] {
+            assert_eq!(after(&budgets, &streams, used).await, level, "{used}");
+            let closed = (level > Level::Room).then_some(RejectReason::Memory);
+            assert_eq!(budgets.gate.closed(), closed, "{used}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_of_room_lets_no_burst_in() {
+        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        for used in [99, 1, 1, 99, 1, 1, 99] {
+            judge(&budgets, [of_hundred(used), None], &streams);
+            tokio::time::advance(PAUSE / 3).await;
+            assert!(budgets.gate.closed().is_some());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn either_closes_the_gate_and_no_budget_is_never_short() {
+        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        judge(&budgets, [None, of_hundred(91)], &streams);
+        assert_eq!(budgets.gate.closed(), Some(RejectReason::Files));
+        assert_eq!(budgets.status().count(), 1);
+        judge(&budgets, [None, None], &streams);
+        assert_eq!(budgets.gate.closed(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_measured_stays_as_it_was() {
+        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        let memory = |budget, used| budgets.or_last(Resource::Memory, budget, used);
+        let full = of_hundred(91);
+        let limit = config::Budget::Of(110);
+        assert_eq!(memory(limit, None), None);
+        judge(&budgets, [full, None], &streams);
+        assert_eq!(memory(limit, None), full);
+        assert_eq!(memory(config::Budget::Auto, None), full);
+        assert_eq!(memory(limit, of_hundred(5)), of_hundred(5));
+        assert_eq!(memory(config::Budget::Off, None), None);
+        assert!(budgets.is_short());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_connections_go_before_idle_tunnels_and_these_before_streams() {
+        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        let (connections, tunnels) = (Registry::default(), Tunnels::default());
+        let _places: Vec<_> = (0..9).map(|_| tunnels.enter()).collect();
+        tokio::time::advance(IDLE).await;
+        let _busy = tunnels.enter();
+        let holders = Holders {
+            connections: &connections,
+            tunnels: &tunnels,
+            streams: &streams,
+            ipv6_prefix: 64,
+        };
+        let rotated = || lock(&budgets.rotated).is_some();
+        budgets.judge([of_hundred(99), None], holders);
+        tokio::time::advance(PAUSE).await;
+        let idle = connections.admit_for_test();
+        budgets.judge([of_hundred(99), None], holders);
+        assert!(!rotated());
+        drop(idle);
+        budgets.judge([of_hundred(99), None], holders);
+        assert!(rotated());
+        assert_eq!(tunnels.closing(), 2, "an eighth of all, rounded up");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_known_since_when() {
+        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        let start = Instant::now();
+        assert_eq!(after(&budgets, &streams, 91).await, Level::Full);
+        let (_, status) = budgets.status().next().unwrap();
+        assert_eq!(status.since, start);
+    }
+}

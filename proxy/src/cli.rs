@@ -1,0 +1,242 @@
+//! The entry point of the binary: from the command line to an exit code.
+
+use super::activation::{self, ActivationError, Sockets};
+use super::admin::{Admin, Exporter};
+use super::config::{self, Config, Loaded};
+use super::listen::{ListenError, Listener, listen_at_start};
+use super::logging::{self, Logging};
+use super::running::{Common, Inherited, Running, Source};
+use super::server::{self, AdminServer, Proxy};
+use super::watch::Watch;
+use super::{budget, demo, files, health_command, notify, pulse};
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Exit code of a successful run.
+const OK: ExitCode = ExitCode::SUCCESS;
+/// Exit code of a failed run, after an error message.
+const FAILED: u8 = 1;
+/// The command line or the config is wrong; clap uses the same.
+const USAGE: u8 = 2;
+
+/// Runs the binary: reads command line, environment and config file, and starts accordingly.
+///
+/// Exits with 0 when the work was done (for a proxy: after it was stopped by a signal), 1 when it
+/// could not be, 2 when command line or config are wrong.
+pub fn main() -> ExitCode {
+    let matches = config::command().get_matches();
+    let defaults = match matches.subcommand() {
+        Some(("demo", demo)) => demo::defaults(demo.get_one(config::PORT).copied()),
+        _ => Vec::new(),
+    };
+    let source = Source::new(matches, defaults);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the runtime: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let code = if source.matches.subcommand_name() == Some("health") {
+        runtime.block_on(health_command::run(&source.matches))
+    } else {
+        runtime.block_on(start(source))
+    };
+    // What is left are connections that had their time.
+    runtime.shutdown_background();
+    code
+}
+
+async fn start(source: Source) -> ExitCode {
+    let mut signals = match server::Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("error: cannot receive signals: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let reading = tokio::select! {
+        reading = source.read() => reading,
+        // It may take its time, and the first process of a container has no default for signals.
+        () = signals.stop() => return OK,
+    };
+    let loaded = match reading.loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    match source.matches.subcommand_name() {
+        Some("check") => check(&source, &loaded),
+        Some("demo") => run(source, loaded, signals, true).await,
+        _ => run(source, loaded, signals, false).await,
+    }
+}
+
+fn check(source: &Source, loaded: &Loaded) -> ExitCode {
+    let mut warnings = loaded.config.warnings.clone();
+    // First, as what is printed shows the limit that will hold.
+    warnings.extend(system_warnings(&loaded.config));
+    let flags = source.matches.subcommand_matches("check");
+    let is_set = |flag| flags.is_some_and(|flags| flags.get_flag(flag));
+    if is_set(config::CHANGED) {
+        print!("{}", loaded.changes_to_toml());
+    } else {
+        print!("{}", loaded.to_toml());
+    }
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    match warnings.len() {
+        0 => OK,
+        _ if is_set(config::STRICT) => ExitCode::from(USAGE),
+        _ => OK,
+    }
+}
+
+async fn run(source: Source, loaded: Loaded, signals: server::Signals, demo: bool) -> ExitCode {
+    let config = &loaded.config;
+    let logging = logging::start(&config.log);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    for warning in system_warnings(config) {
+        tracing::warn!("{warning}");
+    }
+    match serve(source, loaded, logging, signals, demo).await {
+        Ok(()) => OK,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Warnings about limits of this system that are below the config.
+fn system_warnings(config: &Config) -> impl Iterator<Item = String> {
+    let files = files::raise_limit(config);
+    files.into_iter().chain(budget::beyond_limits(config))
+}
+
+fn threads(config: &Config) -> NonZeroUsize {
+    let given = config.threads.and_then(|count| count.try_into().ok());
+    given
+        .or_else(|| std::thread::available_parallelism().ok())
+        .unwrap_or(NonZeroUsize::MIN)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
+    #[error("the demo cannot listen: {0}")]
+    Demo(std::io::Error),
+    #[error("a socket of the service manager cannot be used: {0}")]
+    Socket(std::io::Error),
+    #[error("config: {0}")]
+    Event(#[from] sse_guard::wire::EventError),
+    #[error("cannot install the metrics recorder: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+    #[error("cannot start threads: {0}")]
+    Threads(std::io::Error),
+}
+
+async fn serve(
+    source: Source,
+    loaded: Loaded,
+    logging: Logging,
+    signals: server::Signals,
+    is_demo: bool,
+) -> Result<(), RunError> {
+    let config = &loaded.config;
+    let origin = if is_demo {
+        let address = demo::origin_address(config);
+        let listener = listen_at_start("upstream.url", address, config.takeover).await?;
+        Some(listener.socket)
+    } else {
+        None
+    };
+    let sockets = activation::sockets()?;
+    let inherited = Inherited {
+        listen: sockets.clients.is_some(),
+        admin: sockets.admin.is_some(),
+    };
+    let Sockets { clients, admin } = sockets;
+    let listener = match clients {
+        Some(socket) => Listener::inherited(socket).map_err(RunError::Socket)?,
+        None => listen_at_start("listen", config.listen, config.takeover).await?,
+    };
+    let admin_listener = admin_listener(&loaded, admin).await?;
+    let address = listener.socket.local_addr().unwrap_or(config.listen);
+    if let Some(origin) = origin {
+        let admin = admin_listener.as_ref().map(|listener| &listener.socket);
+        demo::start(origin, address, admin)
+            .await
+            .map_err(RunError::Demo)?;
+    }
+    for route in &config.routes {
+        tracing::info!(path = %route.path, upstream = %route.settings.upstream.url, "route");
+    }
+    tracing::info!("listening on http://{address}");
+    let threads = threads(config);
+    let watch = Watch::new(source.file(), loaded.file_text());
+    let exporter = admin_listener.is_some().then(Exporter::install);
+    let journal = admin_listener.is_some().then(Arc::default);
+    let common = Common::new(journal, inherited);
+    let running = Arc::new(Running::new(source, loaded, common)?);
+    let (says, operator) = mpsc::channel(1);
+    let exporter = exporter.transpose()?;
+    let admin = exporter.map(|exporter| Admin::new(running.clone(), exporter, says));
+    let beat = pulse::beat(running.clone(), admin.clone());
+    let proxy = Proxy {
+        running,
+        listener,
+        threads,
+        admin: AdminServer::new(admin, admin_listener),
+        logging,
+        watch,
+        signals,
+        operator,
+    };
+    // In the same task, so that no sign of life comes when it hangs.
+    tokio::select! {
+        result = proxy.run() => result.map_err(RunError::Threads),
+        never = notify::signs_of_life() => match never {},
+        never = beat => match never {},
+    }
+}
+
+/// A default address that is in use does not prevent the start: Prometheus itself, or another
+/// sse-guard, may have it.
+async fn admin_listener(
+    loaded: &Loaded,
+    inherited: Option<std::net::TcpListener>,
+) -> Result<Option<Listener>, RunError> {
+    const KEY: &str = "admin.listen";
+    let config = &loaded.config;
+    let Some(address) = config.admin.listen else {
+        return Ok(None);
+    };
+    if let Some(socket) = inherited {
+        let address = socket.local_addr().map_err(RunError::Socket)?;
+        if !address.ip().is_loopback() && config.admin.token.is_none() {
+            return Err(ActivationError::Open(address).into());
+        }
+        return Ok(Some(Listener::inherited(socket).map_err(RunError::Socket)?));
+    }
+    match listen_at_start(KEY, address, config.takeover).await {
+        Err(error) if loaded.is_default(KEY) => {
+            tracing::warn!("continuing without metrics, health and stream table: {error}");
+            Ok(None)
+        }
+        result => Ok(Some(result?)),
+    }
+}

@@ -1,0 +1,58 @@
+//! The configuration: a table of keys, four sources of values, and the typed result.
+//!
+//! Every key has one name in three spellings, all derived from [`KEYS`]:
+//!
+//! | where | spelling |
+//! | --- | --- |
+//! | file | `interval` in `[heartbeat]`, in messages `heartbeat.interval` |
+//! | flag | `--heartbeat-interval` |
+//! | environment | `SSE_GUARD_HEARTBEAT_INTERVAL` |
+//!
+//! # Which value counts
+//!
+//! For the proxy as a whole: flag, else environment, else file, else default. A value in a
+//! `[[route]]` of the file is more specific than any of them and overrides them all on its paths;
+//! so `--heartbeat-interval 5s` changes each route but those that name an interval of their own.
+//!
+//! # What a result guarantees
+//!
+//! A [`Config`] holds only values that make sense, alone and together, so nothing behind it has to
+//! check again. Reading does not stop at the first [`Mistake`]: a [`ConfigError`] lists all of them,
+//! each with its place and what would be right, and repeats no value that may hold a secret.
+
+mod check;
+mod cli;
+mod file;
+mod keys;
+mod kind;
+mod layer;
+mod mistake;
+mod not_toml;
+mod print;
+mod resolve;
+mod route;
+mod settings;
+mod source;
+mod suggest;
+mod value;
+
+pub use super::path::Normalize;
+pub(super) use check::host_and_port;
+pub(crate) use cli::{CHANGED, DEFAULT_TIMEOUT, LIVE, PORT, STRICT, TIMEOUT};
+pub use cli::{command, load, process_env};
+pub(super) use cli::{file_name, hung, load_admin, read_text};
+pub use keys::{KEYS, Key};
+pub use kind::Kind;
+pub use mistake::{ConfigError, Mistake, Place};
+pub(super) use print::Entry;
+pub use route::RoutePath;
+pub use settings::{
+    Admin, Budget, Budgets, Client, Config, Drain, Health, Heartbeat, Idle, IdleAction, Level,
+    Limit, Log, LogFormat, LogRequests, Origins, OwnCounts, Rate, ReadyWhen, Reject,
+    RequestsFormat, Resume, Rotation, Route, Settings, Style, Takeover, TrustedHeader, Unavailable,
+    Upstream,
+};
+pub(super) use source::AdminAccess;
+pub use source::Loaded;
+#[cfg(test)]
+pub(super) use source::tests::from_file;

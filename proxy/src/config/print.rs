@@ -1,0 +1,437 @@
+//! The output of `sse-guard check`.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use humantime::format_duration;
+
+use super::super::budget;
+use super::RoutePath;
+use super::keys::{KEYS, Key};
+use super::kind::Kind;
+use super::layer::{Given, Layer, RouteLayer};
+use super::mistake::Place;
+use super::settings::{Origins, Rate, ReadyWhen};
+use super::source::Loaded;
+use super::value::{Value, size_text};
+
+impl Loaded {
+    /// The effective configuration as a config file: each value with a comment that names its
+    /// source, routes with what they override.
+    ///
+    /// Read as a file, it gives the same [`Config`](super::Config), but for secrets, which are not
+    /// in it.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        self.print(|_| true)
+    }
+
+    /// The same without the values that are those of the defaults, wherever they were set.
+    #[must_use]
+    pub fn changes_to_toml(&self) -> String {
+        self.print(|key| {
+            let given = self.global.get(key.name);
+            let default = key
+                .default
+                .and_then(|text| Value::from_text(key.kind, text).ok());
+            given.map(|given| &given.value) != default.as_ref()
+        })
+    }
+
+    fn print(&self, is_wanted: impl Fn(&Key) -> bool) -> String {
+        let mut lines = Vec::new();
+        let mut table = None;
+        for key in KEYS.iter().filter(|key| is_wanted(key)) {
+            let (own_table, leaf) = key.table_and_leaf();
+            if own_table != table {
+                table = own_table;
+                lines.push(Line::plain(""));
+                lines.extend(table.map(|table| Line::plain(format!("[{table}]"))));
+            }
+            lines.push(match self.global.get(key.name) {
+                Some(given) if is_hidden(key, given) => Line::hidden(leaf, given),
+                Some(given) => self.raised(key.name, leaf, given),
+                None => Line::plain(match self.effective(key.name) {
+                    Some(value) => format!("# {leaf} is not set: {value}"),
+                    None => format!("# {leaf} is not set"),
+                }),
+            });
+        }
+        for route in &self.routes {
+            lines.push(Line::plain(""));
+            lines.push(Line::plain("[[route]]"));
+            let path = Value::Text(route.path.as_str().to_owned());
+            let place = route.place.clone();
+            lines.push(Line::new("path", &Given { value: path, place }));
+            lines.extend(overrides(&route.given).map(|(key, given)| Line::new(key.name, given)));
+        }
+        render(&lines)
+    }
+
+    /// The effective value, which is larger if the given one is too small.
+    fn raised(&self, key: &str, leaf: &str, given: &Given) -> Line {
+        let value = Value::Duration(self.config.drain.answers);
+        if key != "drain.answers" || given.value == value {
+            return Line::new(leaf, given);
+        }
+        let place = given.place.clone();
+        let mut line = Line::new(leaf, &Given { value, place });
+        let remark = format!("; raised from {} to drain.window", toml(&given.value));
+        line.origin = line.origin.map(|origin| origin + &remark);
+        line
+    }
+
+    /// The effective value of an unset key without a default; for a key of routes, at the top level.
+    fn effective(&self, key: &str) -> Option<String> {
+        let or_off = |value: Option<NonZeroU32>| {
+            value.map_or_else(|| "off".to_owned(), |value| value.to_string())
+        };
+        let settings = || {
+            let all = self.config.routes.last();
+            Some(
+                &all.filter(|route| route.path == RoutePath::everything())?
+                    .settings,
+            )
+        };
+        match key {
+            "threads" => {
+                let cores = std::thread::available_parallelism().ok()?;
+                Some(format!("{cores}, one per core"))
+            }
+            "client.max_connections" => Some(or_off(self.config.client.max_connections)),
+            "limit.requests_per_ip" => Some(or_off(settings()?.limit.requests_per_ip)),
+            "early.after" => Some(format!("\"{}\"", format_duration(settings()?.early.after))),
+            "rotation.methods" => Some("those of family eventsource".to_owned()),
+            "resume.mode" => Some(match settings()?.resume {
+                None => "\"off\"".to_owned(),
+                Some(_) => "\"on\"".to_owned(),
+            }),
+            "memory.budget" => Some(match budget::memory_limit() {
+                Some(limit) => format!("\"{}\", the limit of the container", size_text(limit)),
+                None => "\"off\", as the container has no limit".to_owned(),
+            }),
+            "files.budget" => Some(match budget::files_limit() {
+                Some(limit) => format!("{limit}, the limit of the process"),
+                None => "the limit of the process".to_owned(),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// An effective value and its source.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) key: &'static str,
+    /// As the file spells it; nothing for a secret that is set, and for a key that is not set.
+    pub(crate) value: Option<String>,
+    pub(crate) from: String,
+}
+
+impl Entry {
+    fn new(key: &'static Key, given: &Given) -> Self {
+        Self {
+            key: key.name,
+            value: (!is_hidden(key, given)).then(|| toml(&given.value)),
+            from: from(&given.place),
+        }
+    }
+}
+
+impl Loaded {
+    /// Whether this key is not set.
+    pub(crate) fn is_default(&self, key: &str) -> bool {
+        let given = self.global.get(key);
+        given.is_none_or(|given| given.place == Place::Default)
+    }
+
+    /// The keys that have another value than in `old`; `route` for the keys of a route.
+    pub(crate) fn changes_from(&self, old: &Self) -> Vec<&'static str> {
+        let value =
+            |loaded: &Self, key: &Key| loaded.global.get(key.name).map(|given| given.value.clone());
+        let keys = KEYS
+            .iter()
+            .filter(|key| value(self, key) != value(old, key));
+        let mut changed: Vec<_> = keys.map(|key| key.name).collect();
+        let routes = |loaded: &Self| -> Vec<(String, Vec<(&'static str, Value)>)> {
+            let own = |route: &RouteLayer| {
+                let own = overrides(&route.given);
+                own.map(|(key, given)| (key.name, given.value.clone()))
+                    .collect()
+            };
+            let routes = loaded.routes.iter();
+            routes
+                .map(|route| (route.path.as_str().to_owned(), own(route)))
+                .collect()
+        };
+        if routes(self) != routes(old) {
+            changed.push("route");
+        }
+        changed
+    }
+
+    /// The effective values of the proxy, in the order of the key table, without secrets.
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        let given = |key: &'static Key| Some(Entry::new(key, self.global.get(key.name)?));
+        KEYS.iter().filter_map(given).collect()
+    }
+
+    /// The keys that each route of the file sets.
+    pub(crate) fn route_entries(&self) -> Vec<(&str, Vec<Entry>)> {
+        let entries = |route: &RouteLayer| {
+            overrides(&route.given)
+                .map(|(key, given)| Entry::new(key, given))
+                .collect()
+        };
+        let routes = self.routes.iter();
+        routes
+            .map(|route| (route.path.as_str(), entries(route)))
+            .collect()
+    }
+}
+
+fn is_hidden(key: &Key, given: &Given) -> bool {
+    matches!(key.kind, Kind::SecretOrOff) && given.value != Value::Off
+}
+
+fn from(place: &Place) -> String {
+    one_line(&match place {
+        Place::File { .. } => format!("file {place}"),
+        place => place.to_string(),
+    })
+}
+
+/// What a route sets, in the order of the key table.
+fn overrides(given: &Layer) -> impl Iterator<Item = (&'static Key, &Given)> {
+    KEYS.iter()
+        .filter_map(|key| Some((key, given.get(key.name)?)))
+}
+
+/// A line of the file, and perhaps where it came from.
+struct Line {
+    code: String,
+    origin: Option<String>,
+}
+
+impl Line {
+    fn plain(code: impl Into<String>) -> Self {
+        Self {
+            code: code.into(),
+            origin: None,
+        }
+    }
+
+    fn new(name: &str, given: &Given) -> Self {
+        Self {
+            code: format!("{name} = {}", toml(&given.value)),
+            origin: Some(from(&given.place)),
+        }
+    }
+
+    fn hidden(name: &str, given: &Given) -> Self {
+        Self {
+            code: format!("# {name} is set, and a secret"),
+            origin: Some(from(&given.place)),
+        }
+    }
+}
+
+fn render(lines: &[Line]) -> String {
+    // A few long values shall not push every comment out of sight.
+    const WIDEST: usize = 40;
+    let width = |line: &Line| line.code.chars().count();
+    let codes = lines.iter().filter(|line| line.origin.is_some());
+    let column = codes
+        .map(width)
+        .filter(|width| *width <= WIDEST)
+        .max()
+        .unwrap_or(0);
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&line.code);
+        if let Some(origin) = &line.origin {
+            let gap = column.saturating_sub(width(line)) + 2;
+            text.push_str(&" ".repeat(gap));
+            text.push_str("# ");
+            text.push_str(origin);
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// The text without what would end a comment.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
+/// The value in the file's spelling.
+fn toml(value: &Value) -> String {
+    match value {
+        Value::Off => quote("off"),
+        Value::Auto => quote("auto"),
+        Value::Duration(duration) => quote(&format_duration(*duration).to_string()),
+        Value::Count(count) => count.to_string(),
+        Value::Size(bytes) => quote(&size_text(*bytes)),
+        Value::Rate(rate) => quote(&rate_text(*rate)),
+        // With the point that makes it a float.
+        Value::Fraction(number) => format!("{number:?}"),
+        Value::Bool(value) => value.to_string(),
+        Value::Text(text) => quote(text),
+        Value::Address(address) => quote(&address.to_string()),
+        Value::Url(url) => quote(&url.to_string()),
+        Value::Path(path) => quote(path.as_str()),
+        Value::Networks(networks) => array(networks.iter().map(ToString::to_string)),
+        Value::Words(words) => array(words.iter().cloned()),
+        Value::Methods(methods) => array(methods.iter().map(ToString::to_string)),
+        Value::Origins(Origins::Upstream) => quote("upstream"),
+        Value::Origins(Origins::Any) => quote("*"),
+        Value::Origins(Origins::Off) => quote("off"),
+        Value::Origins(Origins::List(origins)) => array(origins.iter().cloned()),
+        Value::ReadyWhen(ReadyWhen::Any) => quote("any"),
+        Value::ReadyWhen(ReadyWhen::All) => quote("all"),
+        Value::ReadyWhen(ReadyWhen::Routes(routes)) => array(routes.iter().cloned()),
+        Value::Prefix(bits) => bits.to_string(),
+    }
+}
+
+fn rate_text(rate: Rate) -> String {
+    const MINUTE: Duration = Duration::from_secs(60);
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    let unit = match rate.per {
+        MINUTE => "m",
+        HOUR => "h",
+        _ => "s",
+    };
+    format!("{}/{unit}", rate.count)
+}
+
+fn array(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.map(|item| quote(&item)).collect();
+    format!("[{}]", items.join(", "))
+}
+
+/// The text as a TOML string: literal where that spares backslashes, else basic.
+fn quote(text: &str) -> String {
+    let needs_escape = |c: char| c == '"' || c == '\\' || c.is_control();
+    if !text.contains(needs_escape) {
+        return format!("\"{text}\"");
+    }
+    if !text.contains(|c: char| c == '\'' || c.is_control()) {
+        return format!("'{text}'");
+    }
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::find;
+    use super::super::source::tests::from_file;
+    use super::super::source::{FileText, Inputs, read};
+
+    fn same_again(text: &str) -> String {
+        let first = from_file(text).unwrap();
+        let printed = first.to_toml();
+        match from_file(&printed) {
+            Ok(second) => assert_eq!(second.config, first.config, "{printed}"),
+            Err(error) => panic!("{error}\n{printed}"),
+        }
+        printed
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_as_the_same_config() {
+        same_again("upstream.url = 'http://app'");
+        same_again("upstream.url = 'http://app'\nready.when = 'all'");
+        same_again("[[route]]\npath = '/v1'\nupstream.url = 'http://app'");
+        same_again(
+            r#"
+            listen = "0.0.0.0:80"
+            trusted_proxies = ["10.0.0.0/8", "::1"]
+            trusted_header = "forwarded"
+            upstream.url = "http://app:3000/base"
+            heartbeat = { interval = "1m 30s", style = "event", data = "it's \"\\\" \t ä \u007f" }
+            idle = { timeout = "off", event_timeout = "1500ms", ignore_events = ["ping", "a\"b"] }
+            limit = { per_ip = "off", total = 5, rate = "10/m", allow = ["::/0"], ipv6_prefix = 48 }
+            rotation = { max_age = "off", jitter = 1, methods = ["GET", "POST"], event = "bye" }
+            client = { max_head = "8193B", write_stall = "off", notsent_lowat = "1MiB" }
+            threads = 3
+            ready.when = ["/v1/*/{a,b}\\*", "/"]
+            drain.window = "0s"
+            log = { format = "json", level = "trace" }
+            [[route]]
+            path = "/v1/*/{a,b}\\*"
+            upstream = { head_timeout = "10m" }
+            health_check = { interval = "5s", path = "/up?x='1'" }
+            limit.rate = "7/h"
+            [[route]]
+            path = "/"
+            "#,
+        );
+    }
+
+    #[test]
+    fn each_value_tells_where_it_came_from() {
+        let loaded = read(Inputs {
+            flags: vec![(find("heartbeat.interval").unwrap(), "5s".to_owned())],
+            env: vec![("SSE_GUARD_LIMIT_PER_IP".to_owned(), "7".to_owned())],
+            file: Some(Ok(FileText {
+                name: "sse-guard.toml".to_owned(),
+                text: "[idle]\ntimeout = '1h'\n[[route]]\npath = '/v1'\nlimit.total = 3".to_owned(),
+            })),
+            demo: vec![("upstream.url".to_owned(), "http://app".to_owned())],
+        });
+        let printed = loaded.unwrap().to_toml();
+        let squeezed: Vec<String> = printed
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        let expected = [
+            "listen = \"127.0.0.1:8080\" # default",
+            "[upstream]",
+            "url = \"http://app/\" # demo",
+            "interval = \"5s\" # --heartbeat-interval",
+            "timeout = \"1h\" # file sse-guard.toml:2",
+            "per_ip = 7 # SSE_GUARD_LIMIT_PER_IP",
+            "path = \"/v1\" # file sse-guard.toml:3",
+            "limit.total = 3 # file sse-guard.toml:5",
+        ];
+        for line in expected {
+            assert!(
+                squeezed.iter().any(|other| other == line),
+                "{line}\n{printed}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_raised_tells_what_holds() {
+        let printed = same_again("upstream.url = 'http://app'\ndrain.window = '1m'");
+        let line = printed.lines().find(|line| line.starts_with("answers"));
+        let told = "# default; raised from \"20s\" to drain.window";
+        let is_told = |line: &str| line.starts_with("answers = \"1m\" ") && line.ends_with(told);
+        assert!(line.is_some_and(is_told), "{line:?}");
+    }
+
+    #[test]
+    fn a_route_shows_only_what_it_overrides() {
+        let printed = same_again("upstream.url = 'http://app'\n[[route]]\npath = '/v1'");
+        let route = printed.split("[[route]]").nth(1).unwrap();
+        assert_eq!(route.trim().lines().count(), 1, "{route}");
+    }
+
+    #[test]
+    fn what_is_not_set_is_said_to_be_so() {
+        let printed = same_again("[[route]]\npath = '/v1'\nupstream.url = 'http://app'");
+        assert!(printed.contains("# url is not set"));
+    }
+}

@@ -1,0 +1,462 @@
+//! The sources of values, and their precedence.
+
+use std::net::SocketAddr;
+
+use super::keys::{ENV_PREFIX, KEYS, Key, env_name, find, renamed};
+use super::layer::{Given, Layer, RouteLayer};
+use super::mistake::{ConfigError, Mistake, Place};
+use super::settings::Config;
+use super::value::Value;
+use super::{file, resolve, suggest};
+
+/// A valid configuration, with the source of each value.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    pub(super) global: Layer,
+    pub(super) routes: Vec<RouteLayer>,
+    file_text: Option<String>,
+}
+
+impl Loaded {
+    /// What was in the config file, if there is one.
+    pub(crate) fn file_text(&self) -> Option<&str> {
+        self.file_text.as_deref()
+    }
+}
+
+/// The name of a config file and its text.
+pub(super) struct FileText {
+    pub(super) name: String,
+    pub(super) text: String,
+}
+
+/// All that a configuration is read from; nothing else is looked at.
+#[derive(Default)]
+pub(super) struct Inputs {
+    pub(super) flags: Vec<(&'static Key, String)>,
+    pub(super) env: Vec<(String, String)>,
+    /// The file, if there is one, or why it cannot be read.
+    pub(super) file: Option<Result<FileText, Mistake>>,
+    /// Defaults of this run.
+    pub(super) demo: Vec<(String, String)>,
+}
+
+/// Reads all inputs and reports every mistake in them, or returns the combined config.
+pub(super) fn read(inputs: Inputs) -> Result<Loaded, ConfigError> {
+    let mut mistakes = Vec::new();
+    let merged = merge(inputs, &mut mistakes);
+    // Without the file, further checks would report mistakes that may not exist.
+    if !merged.is_file_read {
+        return Err(ConfigError { mistakes });
+    }
+    let config = resolve::resolve(&merged.global, &merged.routes, &mut mistakes);
+    match config {
+        Some(config) if mistakes.is_empty() => Ok(Loaded {
+            config,
+            global: merged.global,
+            routes: merged.routes,
+            file_text: merged.file_text,
+        }),
+        _ => Err(ConfigError { mistakes }),
+    }
+}
+
+/// How a running proxy is reached.
+#[derive(Debug)]
+pub(crate) struct AdminAccess {
+    /// `admin.listen`.
+    pub(crate) listen: Option<SocketAddr>,
+    /// `admin.token`.
+    pub(crate) token: Option<String>,
+    /// Mistakes because of which these may not be those of the proxy.
+    pub(crate) mistakes: Vec<Mistake>,
+}
+
+/// Reads just the admin address and its token, also from inputs with mistakes.
+pub(super) fn read_admin(inputs: Inputs) -> AdminAccess {
+    let mut mistakes = Vec::new();
+    let merged = merge(inputs, &mut mistakes);
+    let (listen, token) = resolve::admin_access(&merged.global);
+    // Of a file that cannot be read each mistake counts.
+    if merged.is_file_read {
+        mistakes.retain(|mistake| resolve::ADMIN_ACCESS.contains(&mistake.key.as_str()));
+    }
+    AdminAccess {
+        listen,
+        token,
+        mistakes,
+    }
+}
+
+/// All inputs, merged by their rank.
+struct Merged {
+    global: Layer,
+    routes: Vec<RouteLayer>,
+    file_text: Option<String>,
+    /// Whether the file's values are among them; also if there is none.
+    is_file_read: bool,
+}
+
+fn merge(inputs: Inputs, mistakes: &mut Vec<Mistake>) -> Merged {
+    let mut flags = Layer::new();
+    for (key, text) in &inputs.flags {
+        let place = Place::Flag(format!("--{}", key.flag()));
+        give(&mut flags, key, text, place, mistakes);
+    }
+    let Environment {
+        defaults: env_defaults,
+        values: env,
+    } = read_env(&inputs.env, mistakes);
+    let demo = read_demo(&inputs.demo, mistakes);
+    let mut file_text = None;
+    let file = match inputs.file {
+        None => Some(file::FileLayers::default()),
+        Some(Ok(file)) => {
+            let layers = file::read(&file.name, &file.text, mistakes);
+            file_text = Some(file.text);
+            layers
+        }
+        Some(Err(mistake)) => {
+            mistakes.push(mistake);
+            None
+        }
+    };
+    let is_file_read = file.is_some();
+    let file = file.unwrap_or_default();
+    let mut global = defaults(mistakes);
+    for layer in [env_defaults, demo, file.global, env, flags] {
+        global.extend(layer);
+    }
+    Merged {
+        global,
+        routes: file.routes,
+        file_text,
+        is_file_read,
+    }
+}
+
+fn give(
+    layer: &mut Layer,
+    key: &'static Key,
+    text: &str,
+    place: Place,
+    mistakes: &mut Vec<Mistake>,
+) {
+    match Value::from_text(key.kind, text) {
+        Ok(value) => {
+            layer.insert(key.name, Given { value, place });
+        }
+        Err(problem) => mistakes.push(Mistake::new(place, key.name, problem)),
+    }
+}
+
+fn defaults(mistakes: &mut Vec<Mistake>) -> Layer {
+    let mut layer = Layer::new();
+    for key in KEYS {
+        if let Some(text) = key.default {
+            give(&mut layer, key, text, Place::Default, mistakes);
+        }
+    }
+    layer
+}
+
+fn read_demo(demo: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Layer {
+    let mut layer = Layer::new();
+    for (name, text) in demo {
+        match find(name) {
+            Some(key) => give(&mut layer, key, text, Place::Demo, mistakes),
+            None => mistakes.push(Mistake::new(Place::Demo, name, "not a key of the config")),
+        }
+    }
+    layer
+}
+
+/// The variable that names the config file.
+pub(super) const CONFIG_ENV: &str = "SSE_GUARD_CONFIG";
+
+/// The prefix of variables that rank below the file, for images: the file that a user mounts overrides
+/// them.
+const DEFAULT_PREFIX: &str = "SSE_GUARD_DEFAULT_";
+
+/// The values of variables, by their rank.
+#[derive(Default)]
+struct Environment {
+    /// Below the file.
+    defaults: Layer,
+    /// Above it.
+    values: Layer,
+}
+
+fn read_env(variables: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Environment {
+    let mut environment = Environment::default();
+    for (name, text) in variables {
+        if !name.starts_with(ENV_PREFIX) || name == CONFIG_ENV || of_a_container(name, text) {
+            continue;
+        }
+        let place = Place::Env(name.clone());
+        let (prefix, rest, layer) = match name.strip_prefix(DEFAULT_PREFIX) {
+            Some(rest) => (DEFAULT_PREFIX, rest, &mut environment.defaults),
+            None => (
+                ENV_PREFIX,
+                &name[ENV_PREFIX.len()..],
+                &mut environment.values,
+            ),
+        };
+        // The variable as it would be called above the file.
+        let plain = format!("{ENV_PREFIX}{rest}");
+        let in_its_rank = |plain: &str| plain.replacen(ENV_PREFIX, prefix, 1);
+        if let Some(key) = KEYS.iter().find(|key| key.env() == plain) {
+            give(layer, key, text, place, mistakes);
+            continue;
+        }
+        if let Some(key) = renamed(&plain, env_name) {
+            let problem = format!("is now called {}", in_its_rank(&key.env()));
+            mistakes.push(Mistake::new(place, "", problem));
+            continue;
+        }
+        let names: Vec<String> = KEYS.iter().map(Key::env).collect();
+        let of_a_file = (prefix == ENV_PREFIX).then_some(CONFIG_ENV);
+        let known = names.iter().map(String::as_str).chain(of_a_file);
+        let hint = match suggest::nearest(&plain, known) {
+            Some(near) => format!("; did you mean {}?", in_its_rank(near)),
+            None => "; `sse-guard --help` lists them all".to_owned(),
+        };
+        mistakes.push(Mistake::new(place, "", format!("unknown variable{hint}")));
+    }
+    environment
+}
+
+/// Whether the variable is one that Kubernetes or Docker sets for a service called `sse-guard`.
+///
+/// Kubernetes sets `SSE_GUARD_SERVICE_HOST`, `SSE_GUARD_PORT_8080_TCP_ADDR` and the like in every
+/// pod beside such a service; taking them for mistakes would keep the proxy from starting there.
+fn of_a_container(name: &str, text: &str) -> bool {
+    let protocols = ["TCP", "UDP", "SCTP"];
+    let parts: Vec<&str> = name.split('_').collect();
+    let port_link = parts.windows(3).any(|parts| {
+        parts[0] == "PORT"
+            && parts[1].bytes().all(|byte| byte.is_ascii_digit())
+            && protocols.contains(&parts[2])
+    });
+    let service = name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT");
+    port_link || service || (name.ends_with("_PORT") && text.contains("://"))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Reads a file that is called `sse-guard.toml`.
+    pub(crate) fn from_file(text: &str) -> Result<Loaded, ConfigError> {
+        read(Inputs {
+            file: Some(Ok(FileText {
+                name: "sse-guard.toml".to_owned(),
+                text: text.to_owned(),
+            })),
+            ..Inputs::default()
+        })
+    }
+
+    /// The lines of the error that the file brings about.
+    pub(in super::super) fn problems(text: &str) -> Vec<String> {
+        let error = from_file(text).unwrap_err();
+        error.to_string().lines().map(str::to_owned).collect()
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+            .collect()
+    }
+
+    fn from_env(variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+        let mut env = pairs(variables);
+        env.push(("SSE_GUARD_UPSTREAM_URL".to_owned(), "http://app".to_owned()));
+        read(Inputs {
+            env,
+            ..Inputs::default()
+        })
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file_beats_demo_beats_default() {
+        let key = find("heartbeat.interval").unwrap();
+        let text = "[upstream]\nurl = 'http://app'\n[heartbeat]\ninterval = '3s'";
+        let seconds = |flag: bool, env: bool, file: bool, demo: bool| {
+            let name = "sse-guard.toml".to_owned();
+            let text = if file {
+                text
+            } else {
+                "upstream.url = 'http://app'"
+            }
+            .to_owned();
+            let loaded = read(Inputs {
+                flags: flag.then(|| (key, "1s".to_owned())).into_iter().collect(),
+                env: if env {
+                    pairs(&[("SSE_GUARD_HEARTBEAT_INTERVAL", "2s")])
+                } else {
+                    Vec::new()
+                },
+                file: Some(Ok(FileText { name, text })),
+                demo: if demo {
+                    pairs(&[("heartbeat.interval", "4s")])
+                } else {
+                    Vec::new()
+                },
+            });
+            let route = loaded.unwrap().config.routes.remove(0);
+            route.settings.heartbeat.interval.unwrap().as_secs()
+        };
+        assert_eq!(seconds(true, true, true, true), 1);
+        assert_eq!(seconds(false, true, true, true), 2);
+        assert_eq!(seconds(false, false, true, true), 3);
+        assert_eq!(seconds(false, false, false, true), 4);
+        assert_eq!(seconds(false, false, false, false), 15);
+    }
+
+    #[test]
+    fn a_default_of_the_environment_beats_only_the_default_of_its_key() {
+        let env = [
+            ("SSE_GUARD_DEFAULT_LISTEN", ":1"),
+            ("SSE_GUARD_DEFAULT_DRAIN_DELAY", "1s"),
+            ("SSE_GUARD_DEFAULT_DRAIN_WINDOW", "1s"),
+            ("SSE_GUARD_DRAIN_WINDOW", "2s"),
+        ];
+        let text = "upstream.url = 'http://app'\nlisten = ':3'".to_owned();
+        let loaded = |file: bool, demo: bool| {
+            let file = file.then(|| FileText {
+                name: "a.toml".to_owned(),
+                text: text.clone(),
+            });
+            let mut values = vec![("upstream.url", "http://app")];
+            values.extend(demo.then_some(("listen", ":2")));
+            let inputs = Inputs {
+                env: pairs(&env),
+                file: file.map(Ok),
+                demo: pairs(&values),
+                ..Inputs::default()
+            };
+            read(inputs).unwrap().config
+        };
+        let port = |file, demo| loaded(file, demo).listen.port();
+        assert_eq!(port(false, false), 1);
+        assert_eq!(port(false, true), 2);
+        assert_eq!(port(true, true), 3);
+        let drain = loaded(true, false).drain;
+        assert_eq!(drain.delay.as_secs(), 1);
+        assert_eq!(drain.window.as_secs(), 2);
+    }
+
+    #[test]
+    fn a_wrong_default_of_the_environment_is_a_mistake_in_its_own_name() {
+        let error = from_env(&[
+            ("SSE_GUARD_DEFAULT_CONFIG", "a.toml"),
+            ("SSE_GUARD_DEFAULT_LISTENN", ":80"),
+            ("SSE_GUARD_DEFAULT_LIMIT_PER_IP", "0"),
+            ("SSE_GUARD_DEFAULT_IDLE_PINGS", "a"),
+        ]);
+        let text = error.unwrap_err().to_string();
+        for part in [
+            "SSE_GUARD_DEFAULT_CONFIG: unknown variable",
+            "SSE_GUARD_DEFAULT_LISTENN: unknown variable; did you mean SSE_GUARD_DEFAULT_LISTEN?",
+            "SSE_GUARD_DEFAULT_LIMIT_PER_IP: 0 would reject everything",
+            "SSE_GUARD_DEFAULT_IDLE_PINGS: is now called SSE_GUARD_DEFAULT_IDLE_IGNORE_EVENTS",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert!(
+            KEYS.iter()
+                .all(|key| !key.env().starts_with(DEFAULT_PREFIX))
+        );
+    }
+
+    #[test]
+    fn an_override_of_a_route_beats_a_flag() {
+        let text = "[upstream]\nurl = 'http://app'\n[[route]]\npath = '/v1'\nlimit.per_ip = 3";
+        let loaded = read(Inputs {
+            flags: vec![(find("limit.per_ip").unwrap(), "7".to_owned())],
+            file: Some(Ok(FileText {
+                name: "a.toml".to_owned(),
+                text: text.to_owned(),
+            })),
+            ..Inputs::default()
+        });
+        let routes = loaded.unwrap().config.routes;
+        let per_ip = routes
+            .iter()
+            .map(|route| route.settings.limit.per_ip.unwrap().get());
+        assert_eq!(per_ip.collect::<Vec<_>>(), [3, 7]);
+    }
+
+    #[test]
+    fn an_unknown_variable_is_a_mistake_with_a_hint() {
+        let error = from_env(&[
+            ("SSE_GUARD_HEARTBEAT_INTERVALL", "1s"),
+            ("SSE_GUARD_X", "1"),
+        ]);
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "SSE_GUARD_HEARTBEAT_INTERVALL: unknown variable; did you mean SSE_GUARD_HEARTBEAT_INTERVAL?\n\
+             SSE_GUARD_X: unknown variable; `sse-guard --help` lists them all"
+        );
+    }
+
+    #[test]
+    fn variables_of_others_are_let_be() {
+        let loaded = from_env(&[
+            ("PATH", "/bin"),
+            ("SSE_GUARD_CONFIG", "a.toml"),
+            ("SSE_GUARD_SERVICE_HOST", "10.0.0.1"),
+            ("SSE_GUARD_SERVICE_PORT_HTTP", "80"),
+            ("SSE_GUARD_PORT", "tcp://10.0.0.1:80"),
+            ("SSE_GUARD_PORT_80_TCP", "tcp://10.0.0.1:80"),
+            ("SSE_GUARD_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ]);
+        assert!(loaded.is_ok(), "{loaded:?}");
+    }
+
+    #[test]
+    fn no_key_looks_like_a_variable_of_a_container() {
+        for key in KEYS {
+            assert!(!of_a_container(&key.env(), "http://app"), "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn mistakes_of_all_places_are_reported_at_once() {
+        let error = read(Inputs {
+            flags: vec![(find("listen").unwrap(), "8080".to_owned())],
+            env: pairs(&[("SSE_GUARD_IDLE_TIMEOUT", "10")]),
+            file: Some(Ok(FileText {
+                name: "a.toml".to_owned(),
+                text: "limit.per_ip = 0\nheartbeat.style = 'lines'".to_owned(),
+            })),
+            demo: pairs(&[("no.key", "1")]),
+        });
+        let mistakes = error.unwrap_err().mistakes;
+        let places: Vec<String> = mistakes.iter().map(|m| m.place.to_string()).collect();
+        let all = [
+            "--listen",
+            "SSE_GUARD_IDLE_TIMEOUT",
+            "demo",
+            "a.toml:1",
+            "a.toml:2",
+            "config",
+        ];
+        assert_eq!(places, all);
+    }
+
+    #[test]
+    fn a_file_that_can_not_be_read_hides_no_other_mistake() {
+        let unreadable = Mistake::new(Place::Flag("--config".to_owned()), "", "cannot read it");
+        let error = read(Inputs {
+            env: pairs(&[("SSE_GUARD_IDLE_TIMEOUT", "10")]),
+            file: Some(Err(unreadable)),
+            ..Inputs::default()
+        });
+        assert_eq!(error.unwrap_err().mistakes.len(), 2);
+    }
+}

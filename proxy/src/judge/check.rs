@@ -1,0 +1,362 @@
+//! Health checks of a route or an upstream: conditions, causes and remedies.
+
+use super::past::Span;
+use super::state::State;
+use crate::config;
+use humantime::format_duration;
+use sse_guard::EndReason;
+use sse_guard::metrics::{Distribution, Snapshot};
+use std::time::Duration;
+
+/// A health criterion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    Reachable,
+    Waiting,
+    Errors,
+    Breaks,
+    Events,
+    FirstEvent,
+    Gap,
+    EarlyEnds,
+    Reconnects,
+    Limit,
+}
+
+/// A problem that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) state: State,
+    pub(super) cause: String,
+    pub(super) remedy: &'static str,
+}
+
+/// Input of the checks of a route or an upstream.
+#[derive(Debug)]
+pub(super) struct Facts<'a> {
+    pub(super) bounds: &'a config::Health,
+    pub(super) window: Span,
+    pub(super) before: Option<Span>,
+    /// Streams, and how many there may be.
+    pub(super) fill: Option<(u64, u64)>,
+    /// Streams that have lost their upstream, and all of them.
+    pub(super) waiting: Option<(u64, u64)>,
+    /// Why the upstream is unreachable, if it is.
+    pub(super) away: Option<String>,
+}
+
+/// Allowed factor between baseline and current value.
+const LENIENCE: f64 = 4.0;
+/// Factor beyond a threshold from which the state is failing.
+const FAILING: f64 = 4.0;
+/// Fewer cases are not significant.
+const FEW: u64 = 5;
+const SOME: u64 = 20;
+/// Of one stream in a minute.
+const MINUTE: f64 = 60.0;
+/// Times below this may vary without notice.
+const UNNOTICED: Duration = Duration::from_secs(1);
+/// Ends by the upstream within this time count as early.
+pub(super) const EARLY: Duration = Duration::from_secs(10);
+/// The part of a limit from which it is near.
+const NEAR: f64 = 0.9;
+
+impl Check {
+    pub(super) const ALL: [Self; 10] = [
+        Self::Reachable,
+        Self::Waiting,
+        Self::Errors,
+        Self::Breaks,
+        Self::Events,
+        Self::FirstEvent,
+        Self::Gap,
+        Self::EarlyEnds,
+        Self::Reconnects,
+        Self::Limit,
+    ];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Reachable => "reachable",
+            Self::Waiting => "waiting",
+            Self::Errors => "errors",
+            Self::Breaks => "breaks",
+            Self::Events => "events",
+            Self::FirstEvent => "first_event",
+            Self::Gap => "gap",
+            Self::EarlyEnds => "early_ends",
+            Self::Reconnects => "reconnects",
+            Self::Limit => "limit",
+        }
+    }
+
+    /// Whether the detecting component has already debounced and logged it.
+    pub(super) fn is_settled(self) -> bool {
+        self == Self::Reachable
+    }
+
+    /// Checks the criterion; returns a problem if there is one.
+    pub(super) fn look(self, facts: &Facts<'_>) -> Option<Finding> {
+        let numbers = &facts.window.numbers;
+        let (state, cause) = match self {
+            Self::Reachable => (State::Failing, facts.away.clone()?),
+            Self::Waiting => waiting(facts.waiting?)?,
+            Self::Errors => errors(facts.bounds.max_error_rate?, numbers)?,
+            Self::Breaks => breaks(facts.bounds.max_error_rate?, numbers)?,
+            Self::Events => events(facts)?,
+            Self::FirstEvent => {
+                let bound = facts.bounds.max_first_event_p95;
+                let times = |span: &Span| span.numbers.first_events.clone();
+                slow("streams to their first event", 0.95, bound, facts, times)?
+            }
+            Self::Gap => {
+                let times = |span: &Span| span.numbers.gaps.clone();
+                let bound = facts.bounds.max_gap_p99;
+                slow("pauses between events", 0.99, bound, facts, times)?
+            }
+            Self::EarlyEnds => early_ends(facts.bounds.early_ends?, numbers)?,
+            Self::Reconnects => reconnects(facts.bounds.reconnects?, &facts.window)?,
+            Self::Limit => limit(facts.fill?)?,
+        };
+        let is_cut_short = self == Self::Breaks && numbers.cut_short >= FEW;
+        Some(Finding {
+            state,
+            cause,
+            remedy: match is_cut_short {
+                true => CUT_SHORT,
+                false => self.remedy(),
+            },
+        })
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Reachable => "start it, or check the network between it and the proxy",
+            Self::Waiting => {
+                "the streams continue when the upstream accepts their reconnects; check its state \
+                 and its log"
+            }
+            Self::Errors => "check the upstream's log, and this log for the failed requests",
+            Self::Breaks => {
+                "find out why the upstream dies or goes silent during streams: a restart, a \
+                 worker timeout, or its data source"
+            }
+            Self::Events => "check that the upstream's data source still runs",
+            Self::FirstEvent => "check the upstream's load and queues",
+            Self::Gap => {
+                "check the upstream's load, and whether a hop between it and the proxy buffers"
+            }
+            Self::EarlyEnds => {
+                "check whether a timeout cuts the upstream's streams; if they are short by \
+                 design, set health.early_ends = \"off\" for their route"
+            }
+            Self::Reconnects => {
+                "find the hop between clients and proxy that cuts streams, and set \
+                 heartbeat.interval below its idle timeout"
+            }
+            Self::Limit => "raise limit.total, or add a second proxy",
+        }
+    }
+}
+
+/// Where broken streams are answers that a completion layer has found incomplete.
+const CUT_SHORT: &str = "find out why the upstream, or a proxy in front of it, ends answers \
+    half-way; if its API has no last event, set completion.required = false for the route";
+
+#[expect(clippy::cast_precision_loss, reason = "shares are not exact anyway")]
+fn part(some: u64, all: u64) -> f64 {
+    some as f64 / all.max(1) as f64
+}
+
+/// Checks a share against `bound`; failing from halfway between `bound` and 1.
+fn share(bound: f64, some: u64, all: u64) -> Option<State> {
+    let share = part(some, all);
+    if some < FEW || share < bound {
+        return None;
+    }
+    Some(if share >= f64::midpoint(bound, 1.0) {
+        State::Failing
+    } else {
+        State::Degraded
+    })
+}
+
+fn beyond(times: f64) -> Option<State> {
+    match times {
+        times if times >= FAILING => Some(State::Failing),
+        times if times > 1.0 => Some(State::Degraded),
+        _ => None,
+    }
+}
+
+type Found = Option<(State, String)>;
+
+fn waiting((waiting, all): (u64, u64)) -> Found {
+    let state = match waiting {
+        0 => return None,
+        some if some >= all => State::Failing,
+        _ => State::Degraded,
+    };
+    let cause = format!("{waiting} of {all} streams have lost their upstream and wait for it");
+    Some((state, cause))
+}
+
+fn errors(bound: f64, numbers: &Snapshot) -> Found {
+    let all = numbers.opened + numbers.failed;
+    let mut state = share(bound, numbers.failed, all)?;
+    let failed = numbers.failed;
+    // The first of a minute may follow another's of the minute before.
+    let whose = match numbers.failed_others {
+        0 | 1 => ", all from one client",
+        _ => "",
+    };
+    if !whose.is_empty() && numbers.opened > 0 {
+        // However many requests it sends, a single client does not make a route fail for others.
+        state = State::Degraded;
+    }
+    Some((
+        state,
+        format!("{failed} of {all} requests for a stream failed within a minute{whose}"),
+    ))
+}
+
+fn breaks(bound: f64, numbers: &Snapshot) -> Found {
+    let all = EndReason::ALL
+        .map(|reason| numbers.ended(reason))
+        .iter()
+        .sum();
+    let (broken, idle) = (
+        numbers.ended(EndReason::UpstreamError),
+        numbers.ended(EndReason::UpstreamIdle),
+    );
+    let state = share(bound, broken + idle, all)?;
+    let cut_short = match numbers.cut_short {
+        0 => String::new(),
+        some => format!("; {some} of them ended properly without their last event"),
+    };
+    Some((
+        state,
+        format!(
+            "of {all} streams that ended within a minute, the upstream broke off {broken} and \
+             left {idle} silent{cut_short}"
+        ),
+    ))
+}
+
+fn events(facts: &Facts<'_>) -> Found {
+    let per_minute = |span: &Span| part(span.numbers.events, span.stream_seconds) * MINUTE;
+    let (bound, wanted) = match (facts.bounds.min_event_rate, &facts.before) {
+        (Some(rate), _) => {
+            let wanted = f64::from(rate.count.get()) / rate.per.as_secs_f64() * MINUTE;
+            (
+                wanted,
+                format!("health.min_event_rate requires {wanted:.1}"),
+            )
+        }
+        (None, Some(before)) if facts.bounds.baseline && before.numbers.events >= SOME => {
+            let usual = per_minute(before);
+            (usual / LENIENCE, format!("baseline: {usual:.1}"))
+        }
+        _ => return None,
+    };
+    // With too little time behind it, chance alone may have kept them away.
+    if bound * part(facts.window.stream_seconds, 60) < part(FEW, 1) {
+        return None;
+    }
+    let seen = per_minute(&facts.window);
+    let state = match seen {
+        seen if seen > 0.0 => beyond(bound / seen)?,
+        _ => State::Failing,
+    };
+    Some((
+        state,
+        format!("{seen:.1} events per minute and stream; {wanted}"),
+    ))
+}
+
+/// Checks times against `bound`, or against the baseline.
+fn slow(
+    what: &str,
+    quantile: f64,
+    bound: Option<Duration>,
+    facts: &Facts<'_>,
+    times: impl Fn(&Span) -> Distribution,
+) -> Found {
+    let now = times(&facts.window);
+    if now.count() < SOME {
+        return None;
+    }
+    let seen = now.quantile(quantile)?;
+    let (bound, wanted) = match (bound, &facts.before) {
+        (Some(bound), _) => (bound, format!("threshold: {}", format_duration(bound))),
+        (None, Some(before)) if facts.bounds.baseline => {
+            let usual = times(before);
+            let usual = Some(usual).filter(|usual| usual.count() >= SOME)?;
+            let usual = usual.quantile(quantile)?;
+            let wanted = format!("baseline: {}", rounded(usual));
+            (usual.mul_f64(LENIENCE).max(UNNOTICED), wanted)
+        }
+        _ => return None,
+    };
+    let state = beyond(seen.as_secs_f64() / bound.as_secs_f64())?;
+    Some((
+        state,
+        format!(
+            "{:.0} % of the {what} took up to {}; {wanted}",
+            quantile * 100.0,
+            rounded(seen)
+        ),
+    ))
+}
+
+/// Buckets know no more than that.
+fn rounded(time: Duration) -> humantime::FormattedDuration {
+    let millis = match u64::try_from(time.as_millis()).unwrap_or(u64::MAX) {
+        millis if millis >= 10_000 => millis / 1_000 * 1_000,
+        millis if millis >= 1_000 => millis / 100 * 100,
+        millis => millis,
+    };
+    format_duration(Duration::from_millis(millis))
+}
+
+fn early_ends(bound: f64, numbers: &Snapshot) -> Found {
+    let (early, all) = (
+        numbers.upstream_ends.below(EARLY),
+        numbers.upstream_ends.count(),
+    );
+    let state = share(bound, early, all)?;
+    Some((
+        state,
+        format!(
+            "of {all} EventSource streams that the upstream ended within a minute {early} were not older \
+             than {}",
+            format_duration(EARLY)
+        ),
+    ))
+}
+
+fn reconnects(bound: f64, window: &Span) -> Found {
+    let numbers = &window.numbers;
+    let back = numbers.reconnects_after_cut;
+    let streams = (window.stream_seconds / window.seconds.max(1)).max(back);
+    let state = share(bound, back, streams)?;
+    Some((
+        state,
+        format!(
+            "{back} clients of about {streams} streams reconnected within a minute after the \
+             connection was cut on the way"
+        ),
+    ))
+}
+
+fn limit((streams, most): (u64, u64)) -> Found {
+    let state = match part(streams, most) {
+        share if share >= 1.0 => State::Failing,
+        share if share >= NEAR => State::Degraded,
+        _ => return None,
+    };
+    Some((
+        state,
+        format!("{streams} of the {most} streams that limit.total allows are open"),
+    ))
+}

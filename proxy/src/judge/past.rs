@@ -1,0 +1,140 @@
+//! Counts of the last minute, and of the time before as a baseline.
+
+use sse_guard::metrics::Snapshot;
+use std::collections::VecDeque;
+
+/// Seconds between two points of the window.
+const STEP: u64 = 5;
+/// Points that make the window: a minute.
+const STEPS: usize = 12;
+/// Seconds between two points of what was before.
+const LONG_STEP: u64 = 60;
+/// Points of what was before: with the window, a quarter of an hour.
+const LONG_STEPS: usize = 14;
+/// Seconds without which nothing is learnt.
+const ENOUGH: u64 = 300;
+
+/// The sums at one second.
+#[derive(Clone, Debug)]
+struct Point {
+    second: u64,
+    /// Sum of the streams of each second.
+    stream_seconds: u64,
+    /// Of those, the ones in which a stream had lost its upstream.
+    lost_seconds: u64,
+    numbers: Snapshot,
+}
+
+impl Point {
+    fn until(&self, later: &Self) -> Span {
+        Span {
+            seconds: later.second - self.second,
+            stream_seconds: later.stream_seconds - self.stream_seconds,
+            lost_seconds: later.lost_seconds - self.lost_seconds,
+            numbers: later.numbers.since(&self.numbers),
+        }
+    }
+}
+
+/// Counts of a span of time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Span {
+    pub(super) seconds: u64,
+    /// How long all streams together were open.
+    pub(super) stream_seconds: u64,
+    /// How long all streams together had lost their upstream.
+    pub(super) lost_seconds: u64,
+    pub(super) numbers: Snapshot,
+}
+
+/// Counts per second.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    now: Option<Point>,
+    window: VecDeque<Point>,
+    before: VecDeque<Point>,
+}
+
+impl Past {
+    /// Notes the sums at the end of a second.
+    pub(super) fn note(&mut self, numbers: Snapshot) {
+        let (second, stream_seconds, lost_seconds) = self.now.as_ref().map_or((0, 0, 0), |now| {
+            (
+                now.second + 1,
+                now.stream_seconds + numbers.active,
+                now.lost_seconds + numbers.lost(),
+            )
+        });
+        let point = Point {
+            second,
+            stream_seconds,
+            lost_seconds,
+            numbers,
+        };
+        if second.is_multiple_of(STEP) {
+            self.window.push_back(point.clone());
+        }
+        if self.window.len() > STEPS
+            && let Some(point) = self.window.pop_front()
+            && point.second.is_multiple_of(LONG_STEP)
+        {
+            self.before.push_back(point);
+        }
+        if self.before.len() > LONG_STEPS {
+            self.before.pop_front();
+        }
+        self.now = Some(point);
+    }
+
+    /// The last minute, or what there is of it.
+    pub(super) fn window(&self) -> Span {
+        match (self.window.front(), &self.now) {
+            (Some(first), Some(now)) => first.until(now),
+            _ => Span::default(),
+        }
+    }
+
+    /// The quarter of an hour before that, if there is enough of it to compare with.
+    pub(super) fn before(&self) -> Option<Span> {
+        let before = self.before.front()?.until(self.window.front()?);
+        (before.seconds >= ENOUGH).then_some(before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn past(seconds: u64) -> Past {
+        let mut past = Past::default();
+        for second in 0..seconds {
+            let mut numbers = Snapshot::default();
+            (numbers.active, numbers.waiting, numbers.events) = (2, 1, second * 10);
+            past.note(numbers);
+        }
+        past
+    }
+
+    #[test]
+    fn the_window_is_the_last_minute() {
+        assert_eq!(Past::default().window().seconds, 0);
+        for seconds in [2, 30, 61, 1_000, 5_000] {
+            let window = past(seconds).window();
+            let lasts = (seconds - 1).min(60);
+            assert!((lasts.saturating_sub(STEP)..=lasts).contains(&window.seconds));
+            assert_eq!(window.numbers.events, window.seconds * 10);
+            assert_eq!(window.stream_seconds, window.seconds * 2);
+            assert_eq!(window.lost_seconds, window.seconds);
+        }
+    }
+
+    #[test]
+    fn what_was_before_ends_where_the_window_begins() {
+        assert!(past(ENOUGH).before().is_none());
+        let past = past(5_000);
+        let (window, before) = (past.window(), past.before().unwrap());
+        assert_eq!(before.numbers.events, before.seconds * 10);
+        let all = window.seconds + before.seconds;
+        assert!((840..=900).contains(&all), "{all}");
+    }
+}

@@ -1,0 +1,44 @@
+//! The reverse proxy behind the `sse-guard` binary: the layers of the crate
+//! [`sse-guard`](sse_guard) in front of any upstream.
+//!
+//! A request goes accept loop (`server`), client and route (`router`), the layers, `upstream`; its
+//! response goes back through the same layers. It contains no private variant of a layer.
+//!
+//! Not a stable interface: only the binary, its tests and the fuzz targets use it. To embed the
+//! layers, use the crate `sse-guard`.
+
+#![forbid(unsafe_code)]
+
+mod activation;
+mod admin;
+mod budget;
+mod cli;
+pub mod config;
+mod demo;
+mod files;
+mod headers;
+mod health_command;
+mod judge;
+mod listen;
+mod logging;
+mod memory;
+mod notify;
+mod off_thread;
+mod path;
+mod percent;
+mod phase;
+mod pulse;
+mod request_context;
+mod request_log;
+mod request_target;
+mod router;
+mod running;
+mod server;
+mod stream_flag;
+mod upstream;
+mod watch;
+
+pub use cli::main;
+pub use memory::release_memory_with;
+#[doc(hidden)]
+pub use upstream::chunked;

@@ -1,0 +1,389 @@
+//! Serves until stopped, and shuts down gracefully.
+
+use super::admin::Admin;
+use super::config;
+use super::files;
+use super::listen::{Handover, Listener};
+use super::logging::Logging;
+use super::memory;
+use super::notify;
+use super::phase::Phase;
+use super::router::Handler;
+use super::running::{Reading, Running};
+use super::watch::Watch;
+use sse_guard::internal::Connections;
+use sse_guard::internal::seconds;
+use sse_guard::serve::Server;
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// Behind the drain window and the time for answers: for ends that are still being written and requests
+/// other than streams.
+const GRACE: Duration = Duration::from_secs(5);
+/// Before a listener closes: for connections that the kernel is about to complete, and for the first
+/// request of those that it has completed.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Commands to the running proxy.
+pub(super) enum Word {
+    Stop,
+    /// The sender gets the result.
+    Reload(Option<oneshot::Sender<Told>>),
+}
+
+/// The result of a reload: the changed keys and those that require a restart, or the error.
+pub(super) type Told = Result<(Vec<&'static str>, Vec<&'static str>), String>;
+
+/// The signals that the proxy handles.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From here on they no longer kill the process.
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Word {
+        tokio::select! {
+            _ = self.terminate.recv() => Word::Stop,
+            _ = self.interrupt.recv() => Word::Stop,
+            _ = self.hangup.recv() => Word::Reload(None),
+        }
+    }
+
+    pub(super) async fn stop(&mut self) {
+        while !matches!(self.next().await, Word::Stop) {}
+    }
+}
+
+/// What serves clients, with these limits.
+pub(super) fn server(config: &config::Client) -> Server {
+    Server::new()
+        .release_memory(memory::collect)
+        .has_file(files::has_room)
+        .head_timeout(config.head_timeout)
+        .max_head(config.max_head)
+        .title_case_headers(config.title_case_headers)
+        .write_stall(config.write_stall)
+        .response_stall(config.write_stall)
+        .unsent(config.notsent_lowat)
+        .send_buffer(config.send_buffer)
+        .keepalive(config.keepalive)
+        .user_timeout(config.user_timeout)
+        .max_connections_per_client(config.max_connections.map(u32::from))
+        .ipv6_prefix(config.ipv6_prefix)
+        .unbounded_clients(config.unbounded.iter().copied())
+}
+
+/// The admin address, if there is one.
+pub(super) struct AdminServer {
+    admin: Option<Arc<Admin>>,
+    /// Of the listener that there is.
+    stop: CancellationToken,
+    handover: Handover,
+}
+
+impl AdminServer {
+    pub(super) fn new(admin: Option<Arc<Admin>>, listener: Option<Listener>) -> Self {
+        let mut server = Self {
+            admin,
+            stop: CancellationToken::new(),
+            handover: Handover::default(),
+        };
+        server.listen(listener);
+        server
+    }
+
+    /// Replaces the listener. Connections of the old one get a moment to end, because the request
+    /// for this came by one of them.
+    fn listen(&mut self, listener: Option<Listener>) {
+        std::mem::take(&mut self.stop).cancel();
+        self.handover = Handover::default();
+        let (Some(admin), Some(listener)) = (&self.admin, listener) else {
+            return;
+        };
+        let Listener { socket, handover } = listener;
+        if let Ok(address) = socket.local_addr() {
+            tracing::info!("metrics, health and stream table on http://{address}");
+        }
+        self.handover = handover;
+        tokio::spawn(admin.clone().serve(socket, self.stop.clone()));
+    }
+}
+
+/// What the proxy acts on while it serves.
+enum Event {
+    Word(Word),
+    /// The config has been read.
+    Read(Box<Reading>),
+}
+
+/// A reload under way, which does not keep the proxy from serving, and from stopping, while the config is
+/// read.
+#[derive(Default)]
+struct Reload {
+    reading: Option<Pin<Box<dyn Future<Output = Reading>>>>,
+    /// Where to send the result.
+    waiting: Vec<oneshot::Sender<Told>>,
+    /// Words that came since it began: the config may have changed, so that one more follows.
+    next: Option<Vec<oneshot::Sender<Told>>>,
+}
+
+impl Reload {
+    fn ask(&mut self, running: &Running, who: Option<oneshot::Sender<Told>>) {
+        if self.reading.is_some() {
+            self.next.get_or_insert_default().extend(who);
+            return;
+        }
+        notify::reloading();
+        self.waiting.extend(who);
+        self.reading = Some(Box::pin(running.read()));
+    }
+
+    /// Waits for the config; forever if it is not read.
+    async fn read(&mut self) -> Reading {
+        match &mut self.reading {
+            Some(reading) => reading.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// This is what came of it.
+    fn done(&mut self, running: &Running, told: &Told) {
+        self.reading = None;
+        for who in self.waiting.drain(..) {
+            // The requester may have disconnected.
+            let _ = who.send(told.clone());
+        }
+        if let Some(next) = self.next.take() {
+            self.ask(running, None);
+            self.waiting = next;
+        }
+    }
+}
+
+/// Interval of the checks for running answers at shutdown.
+const CHECK: Duration = Duration::from_millis(100);
+
+/// The proxy while it runs.
+pub(super) struct Proxy {
+    pub(super) running: Arc<Running>,
+    pub(super) listener: Listener,
+    pub(super) threads: NonZeroUsize,
+    pub(super) admin: AdminServer,
+    pub(super) logging: Logging,
+    pub(super) watch: Watch,
+    pub(super) signals: Signals,
+    /// Commands of the operator.
+    pub(super) operator: mpsc::Receiver<Word>,
+}
+
+impl Proxy {
+    /// Serves until a signal or a command stops it, then drains; see [`stop`](Self::stop). Fails if it
+    /// cannot start.
+    pub(super) async fn run(mut self) -> std::io::Result<()> {
+        let server = server(&self.running.current().config().client).threads(self.threads);
+        let mut connections = server.connections(&self.running.common.connections)?;
+        let handler = Handler::new(&self.running);
+        notify::ready(&self.listener.socket);
+        let mut reload = Reload::default();
+        loop {
+            let every = self.running.current().config().watch;
+            let event = tokio::select! {
+                () = connections.accept(&self.listener.socket, &handler) => Event::Word(Word::Stop),
+                word = self.signals.next() => Event::Word(word),
+                Some(word) = self.operator.recv() => Event::Word(word),
+                () = self.watch.changed(every), if reload.reading.is_none() => {
+                    Event::Word(Word::Reload(None))
+                }
+                reading = reload.read() => Event::Read(Box::new(reading)),
+            };
+            match event {
+                Event::Word(Word::Stop) => break,
+                Event::Word(Word::Reload(who)) => reload.ask(&self.running, who),
+                Event::Read(reading) => {
+                    self.watch.saw(reading.seen);
+                    let told = self.reload(reading.loaded, &mut connections);
+                    notify::reloaded(&self.listener.socket, told.is_ok());
+                    reload.done(&self.running, &told);
+                }
+            }
+        }
+        drop(reload);
+        self.stop(connections, &handler).await;
+        Ok(())
+    }
+
+    fn reload(
+        &mut self,
+        loaded: Result<config::Loaded, config::ConfigError>,
+        connections: &mut Connections,
+    ) -> Told {
+        let reloaded = match self.running.reload(loaded) {
+            Ok(reloaded) => reloaded,
+            Err(error) => {
+                tracing::error!("reload failed, keeping the current config: {error}");
+                return Err(error.to_string());
+            }
+        };
+        let current = self.running.current();
+        let config = current.config();
+        connections.retune(&server(&config.client));
+        self.logging.set_level(config.log.level);
+        if let Some(listener) = reloaded.listener {
+            if let Ok(address) = listener.socket.local_addr() {
+                tracing::info!("listening on http://{address}");
+            }
+            self.listener = listener;
+        }
+        if let Some(listener) = reloaded.admin {
+            self.admin.listen(listener);
+        }
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let (changed, waiting) = (reloaded.changed, reloaded.waiting);
+        if !waiting.is_empty() {
+            tracing::warn!(keys = ?waiting, "these keys require a restart");
+        }
+        tracing::info!(?changed, "config reloaded: new streams use it");
+        Ok((changed, waiting))
+    }
+
+    /// Drains: during `drain.delay` everything continues except readiness; during `drain.window` streams end
+    /// and new ones are deferred, and stay deferred while answers that are not rotated finish. Then the
+    /// listener closes, or already at the end of the window if another process has taken over. Returns after
+    /// the last connection has ended, at the latest a few seconds after the window and `drain.answers`; at
+    /// once on a second signal.
+    async fn stop(mut self, mut connections: Connections, handler: &Handler) {
+        // A pending reload gets an error.
+        drop(self.operator);
+        let (current, common) = (self.running.current(), &self.running.common);
+        let config = current.config();
+        let config::Drain {
+            delay,
+            window,
+            answers,
+        } = config.drain;
+        common.phases().enter(Phase::Delay);
+        if config.takeover == config::Takeover::Drain {
+            self.listener.handover.begin();
+            self.admin.handover.begin();
+        }
+        let draining_from = Instant::now() + delay;
+        let begin = |connections: &Connections| {
+            common.phases().enter(Phase::Draining);
+            notify::phase(Phase::Draining);
+            connections.drain();
+            common.drain.drain_with(window, answers);
+        };
+        let streams = common.drain.live();
+        notify::stopping(delay + answers + GRACE);
+        if delay.is_zero() {
+            begin(&connections);
+        }
+        tracing::info!(
+            streams,
+            delay_seconds = seconds(delay),
+            window_seconds = seconds(window),
+            answers_seconds = seconds(answers),
+            "stopping: new streams are deferred, open streams end within drain.window, other \
+             requests are served; a second signal ends the process at once"
+        );
+        let phases = async {
+            let listener = &self.listener;
+            if !delay.is_zero() {
+                serve_until(&mut connections, listener, handler, draining_from).await;
+                begin(&connections);
+                tracing::info!(streams = common.drain.live(), "drain started");
+            }
+            let closes_at = draining_from + window;
+            serve_until(&mut connections, listener, handler, closes_at).await;
+            common.phases().enter(Phase::Answers);
+            notify::phase(Phase::Answers);
+            // A refused connection is an error to a client, and the end of an EventSource behind another
+            // proxy. So the listener stays open while answers finish, unless the next process serves the
+            // address.
+            let gone_at = draining_from + answers;
+            while common.drain.live() > 0
+                && Instant::now() < gone_at
+                && !listener.is_taken_over(config.takeover)
+            {
+                let next = Instant::now() + CHECK;
+                serve_until(&mut connections, listener, handler, next.min(gone_at)).await;
+            }
+            match listener.is_inherited() {
+                // What waits there is for the next process.
+                true => sleep(SETTLE).await,
+                false => {
+                    listener.refuse_handshakes();
+                    let settled = Instant::now() + SETTLE;
+                    serve_until(&mut connections, listener, handler, settled).await;
+                }
+            }
+        };
+        let in_order = tokio::select! {
+            () = phases => true,
+            () = self.signals.stop() => false,
+        };
+        drop(self.listener);
+        if in_order {
+            let done = async {
+                connections.finish().await;
+                // A foreign protocol cannot be ended gracefully from outside: tunnels get the
+                // window to end by themselves.
+                common.tunnels.close();
+                let _ =
+                    tokio::time::timeout_at(draining_from + window, common.tunnels.wait()).await;
+            };
+            tokio::select! {
+                () = done => {}
+                () = sleep_until(draining_from + answers + GRACE) => {}
+                () = self.signals.stop() => {}
+            }
+        }
+        let accept_failures = connections.accept_failures();
+        let left = common.drain.give_up();
+        connections.cut_off().await;
+        current.router.summarize_log();
+        let sums = common.snapshot();
+        tracing::info!(
+            cut_off = left,
+            accept_failures,
+            active = sums.active,
+            slots = common.slots(),
+            opened = sums.opened,
+            rejected = sums.rejected,
+            events = sums.events,
+            heartbeats = sums.heartbeats,
+            "stopped"
+        );
+    }
+}
+
+/// Accepts connections until this time.
+async fn serve_until(
+    connections: &mut Connections,
+    listener: &Listener,
+    handler: &Handler,
+    until: Instant,
+) {
+    tokio::select! {
+        () = connections.accept(&listener.socket, handler) => {}
+        () = sleep_until(until) => {}
+    }
+}

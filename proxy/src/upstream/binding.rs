@@ -1,0 +1,96 @@
+//! The upstream connection of a request, and what happens to it afterwards.
+
+use super::Target;
+use super::pins::{Lease, Pins};
+use super::pool::{Home, Pool};
+use http::header::CONNECTION;
+use http::{HeaderMap, Request, Version, response};
+use sse_guard::client_key::{ClientKey, KeyExtractor, PeerAddr};
+use sse_guard::internal::ClientConnection;
+use sse_guard::internal::connection_auth;
+use sse_guard::internal::list_has;
+use sse_guard::serve::RequestBody;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+
+/// What ties a request to its client's connection.
+pub(super) struct Binding {
+    /// None for a request that resume sends again: its client's connection carries the stream.
+    client: Option<ClientConnection>,
+    /// Set if a trusted proxy is the peer, which may send requests of several clients on one connection.
+    key: Option<ClientKey>,
+    upstream: Arc<str>,
+    /// The upstream connection may carry a login: only its client may use it.
+    is_bound: bool,
+    /// Of the client's own connection.
+    lease: Option<Lease>,
+    switches: bool,
+}
+
+impl Binding {
+    pub(super) fn of(request: &Request<RequestBody>, target: &Target, switches: bool) -> Self {
+        let extensions = request.extensions();
+        let peer = extensions.get::<PeerAddr>();
+        let is_trusted = peer.is_some_and(|PeerAddr(peer)| target.trusted.is_trusted(peer.ip()));
+        let key = is_trusted.then(|| target.trusted.key(request));
+        Self {
+            client: extensions.get().cloned(),
+            key: key.flatten(),
+            upstream: target.authority.clone(),
+            is_bound: connection_auth::in_request(request.headers()),
+            lease: None,
+            switches,
+        }
+    }
+
+    pub(super) fn is_bound(&self) -> bool {
+        self.is_bound
+    }
+
+    /// The client's own connection, if it has one.
+    pub(super) async fn take(&mut self) -> Option<TcpStream> {
+        let client = self.client.as_ref()?;
+        let pins: Arc<Pins> = client.attached()?;
+        let socket = pins.take(&self.upstream, self.key.as_ref()).await?;
+        self.lease = Some(Lease::new(client, &self.upstream));
+        Some(socket)
+    }
+
+    /// The client's own connection could not be used.
+    pub(super) fn lose(&mut self) {
+        self.lease = None;
+    }
+
+    /// The right to the connection while it is a tunnel, which ends with its client's.
+    pub(super) fn tunnel(&mut self) -> Option<Lease> {
+        self.lease.take()
+    }
+
+    /// Where the connection goes once this response has been read; nothing if it must close.
+    pub(super) fn home(&mut self, head: &response::Parts, pool: &Pool) -> Option<Home> {
+        self.is_bound |= self.lease.is_some() || connection_auth::in_response(&head.headers);
+        if !self.is_bound {
+            let may_stay = !self.switches;
+            return may_stay.then(|| pool.home(&head.headers)).flatten();
+        }
+        let lease = self.lease.take().or_else(|| self.pin());
+        // Otherwise the client's connection closes with it, and the response announces it.
+        let stays = stays_open(head.version, &head.headers);
+        lease
+            .filter(|_| stays)
+            .map(|lease| Home::Client(Box::new(lease)))
+    }
+
+    fn pin(&self) -> Option<Lease> {
+        let client = self.client.as_ref()?;
+        let pins: Arc<Pins> = client.attach()?;
+        let has_room = pins.reserve(&self.upstream, self.key.clone());
+        has_room.then(|| Lease::new(client, &self.upstream))
+    }
+}
+
+/// RFC 9112 section 9.3.
+pub(super) fn stays_open(version: Version, headers: &HeaderMap) -> bool {
+    let names = |wanted: &[u8]| list_has(headers, &CONNECTION, wanted);
+    !names(b"close") && (version == Version::HTTP_11 || names(b"keep-alive"))
+}

@@ -1,0 +1,225 @@
+//! The body of an event stream, read from the upstream's socket without hyper.
+//!
+//! hyper makes a frame of each chunk. Here all chunks of one read are one frame, and a stream that
+//! is quiet holds no buffer: there is one per thread, shared by all its reads.
+
+use super::chunked::BadChunk;
+use super::framing::Framing;
+use super::pool::Home;
+use crate::headers;
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+/// Bytes that one read takes at the most: what a client has no room for is kept for it, and many
+/// clients may be slow.
+const READ: usize = 16 * 1024;
+/// The same for a stream that has come at full speed for long enough, and was taken so. It costs
+/// half as much then.
+const FAST_READ: usize = 128 * 1024;
+/// After this many reads in a row of at least half as much, the size is large enough: together they
+/// exceed what a client that does not read is sent.
+const RUN_UP: u8 = 24;
+
+thread_local! {
+    static BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+/// The read size of a connection, adapted to its speed.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// Large reads in a row.
+    large: u8,
+}
+
+impl Pace {
+    fn most(&self) -> usize {
+        match self.large {
+            RUN_UP => FAST_READ,
+            _ => READ,
+        }
+    }
+
+    fn note(&mut self, read: usize) {
+        self.large = match read >= READ / 2 {
+            true => RUN_UP.min(self.large + 1),
+            false => 0,
+        };
+    }
+}
+
+/// Reads what is there into the thread's buffer; nothing at the end of the input.
+///
+/// The buffer is reused once earlier data is dropped: to keep data for long, copy it.
+pub(super) fn read(
+    socket: &mut TcpStream,
+    pace: &mut Pace,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<BytesMut>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let most = pace.most();
+        buffer.reserve(most);
+        let mut room = (&mut *buffer).limit(most);
+        let read = ready!(poll_read_buf(Pin::new(socket), cx, &mut room))?;
+        pace.note(read);
+        Poll::Ready(Ok(buffer.split()))
+    })
+}
+
+/// Why a body is incomplete.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("the upstream broke off")]
+    Broken,
+    #[error("the upstream's connection failed")]
+    Io(#[from] io::Error),
+    #[error("the upstream's chunks are malformed")]
+    Chunk(#[from] BadChunk),
+    #[error("the upstream's trailers are malformed")]
+    Trailers,
+}
+
+/// The kind distinguishes how the upstream failed: see [`UpstreamFault`](sse_guard::UpstreamFault).
+impl From<BodyError> for io::Error {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Io(error) => error,
+            BodyError::Broken => Self::new(io::ErrorKind::UnexpectedEof, error),
+            BodyError::Chunk(_) | BodyError::Trailers => {
+                Self::new(io::ErrorKind::InvalidData, error)
+            }
+        }
+    }
+}
+
+/// The body of an event stream.
+#[derive(Debug)]
+pub(crate) struct StreamBody {
+    /// Until the end.
+    socket: Option<TcpStream>,
+    /// Where the socket goes then.
+    home: Option<Home>,
+    /// What came with the head. A box, as it is empty while the stream is quiet.
+    ahead: Option<Box<BytesMut>>,
+    pace: Pace,
+    framing: Framing,
+}
+
+impl StreamBody {
+    pub(super) fn new(
+        socket: TcpStream,
+        home: Option<Home>,
+        ahead: BytesMut,
+        framing: Framing,
+    ) -> Self {
+        Self {
+            socket: Some(socket),
+            home,
+            ahead: (!ahead.is_empty()).then(|| Box::new(ahead)),
+            pace: Pace::default(),
+            framing,
+        }
+    }
+
+    fn take(&mut self, bytes: &mut BytesMut) -> Result<bool, BodyError> {
+        let (payload, used, over) = match &mut self.framing {
+            Framing::Chunked(chunked) => {
+                let decoded = chunked.decode(bytes)?;
+                (decoded.payload, decoded.used, chunked.is_done())
+            }
+            Framing::Length(left) => {
+                let there = bytes.len();
+                let take = usize::try_from(*left).map_or(there, |left| left.min(there));
+                *left -= take as u64;
+                (take, take, *left == 0)
+            }
+            Framing::Close => (bytes.len(), bytes.len(), false),
+        };
+        if over {
+            let socket = self.socket.take();
+            // Bytes behind the message are a response without a request.
+            if let (Some(socket), Some(home), true) =
+                (socket, self.home.take(), used == bytes.len())
+            {
+                home.put(socket);
+            }
+        }
+        bytes.truncate(payload);
+        Ok(over)
+    }
+
+    /// The input has ended.
+    fn end(&mut self) -> Result<(), BodyError> {
+        self.socket = None;
+        match self.framing {
+            Framing::Close | Framing::Length(0) => Ok(()),
+            Framing::Chunked(_) | Framing::Length(_) => Err(BodyError::Broken),
+        }
+    }
+
+    fn trailers(&mut self) -> Option<Result<Frame<Bytes>, BodyError>> {
+        let Framing::Chunked(chunked) = &self.framing else {
+            return None;
+        };
+        if chunked.trailers().is_empty() {
+            return None;
+        }
+        let mut fields = chunked.fields().ok_or(BodyError::Trailers);
+        if let Ok(fields) = &mut fields {
+            headers::remove_no_trailers(fields);
+        }
+        self.framing = Framing::Close;
+        Some(fields.map(Frame::trailers))
+    }
+
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            let Some(socket) = &mut self.socket else {
+                return Poll::Ready(self.trailers());
+            };
+            let mut bytes = match self.ahead.take() {
+                None => ready!(read(socket, &mut self.pace, cx))?,
+                Some(ahead) => *ahead,
+            };
+            if bytes.is_empty() {
+                self.end()?;
+                continue;
+            }
+            self.take(&mut bytes)?;
+            if !bytes.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(bytes.freeze()))));
+            }
+        }
+    }
+}
+
+impl Body for StreamBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let frame = ready!(self.next(cx));
+        if matches!(frame, Some(Err(_))) {
+            self.socket = None;
+            self.framing = Framing::Close;
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(io::Error::from)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.socket.is_none()
+            && !matches!(&self.framing, Framing::Chunked(chunked) if !chunked.trailers().is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}

@@ -1,0 +1,173 @@
+//! One request on one connection: hyper writes it and reads the response's head; the body is read
+//! by hyper or by `StreamBody`.
+
+use super::binding::{Binding, stays_open};
+use super::body::StreamBody;
+use super::framing::{BadFraming, Framing};
+use super::head_io::Gate;
+use super::pins::Lease;
+use super::pool::{Home, Pool};
+use super::relay::Relay;
+use super::reply::{Driver, HeadOptions, Reply, reply, socket_of};
+use super::{BoxedBody, Progress, UpstreamBody};
+use bytes::BytesMut;
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::Either;
+use hyper::client::conn::http1::SendRequest;
+use sse_guard::internal::Upload;
+use sse_guard::internal::{RequestInfo, ResponseKind};
+use std::future::poll_fn;
+use std::task::Poll;
+use tokio::net::TcpStream;
+
+/// Why an exchange fails.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    /// Nothing of the request was sent: it can be put to another connection.
+    #[error("the connection was closed")]
+    Unsent(Box<Request<BoxedBody>>),
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// The connection ended before a byte of the response had come.
+    #[error(transparent)]
+    Dead(hyper::Error),
+    /// The upstream closed the connection, and did not wait for the request.
+    #[error("the connection was closed for lack of a request")]
+    TimedOut,
+    #[error("it switched protocols while the request was on its way")]
+    EarlySwitch,
+    #[error("the response head has {0}")]
+    Framing(BadFraming),
+}
+
+/// Bytes of the head of a health check's response.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// A connection that has switched protocols.
+pub(super) struct Switched {
+    pub(super) socket: TcpStream,
+    /// What came with the head.
+    pub(super) ahead: BytesMut,
+    /// Held until the connection has ended.
+    pub(super) lease: Option<Lease>,
+}
+
+/// A response, and its connection if it has switched from HTTP.
+pub(super) type Exchanged = (Response<UpstreamBody>, Option<Switched>);
+
+/// Not by `#[from]`, which makes it a source: the text of the error contains it already.
+impl From<BadFraming> for Failed {
+    fn from(framing: BadFraming) -> Self {
+        Self::Framing(framing)
+    }
+}
+
+/// A request on its way.
+pub(super) struct Sent<'a> {
+    pub(super) request: Box<Request<BoxedBody>>,
+    pub(super) upload: &'a Upload,
+    pub(super) progress: &'a Progress,
+    /// The connection was used before, and the request can be put to another.
+    pub(super) is_repeatable: bool,
+    pub(super) heads: HeadOptions,
+}
+
+/// Sends a request to the upstream at the other end of `socket`. When the response has been read
+/// and the connection may serve another request, it goes to `binding`.
+pub(super) async fn exchange(
+    socket: TcpStream,
+    binding: &mut Binding,
+    pool: &Pool,
+    sent: Sent<'_>,
+) -> Result<Exchanged, Failed> {
+    let Sent {
+        request,
+        upload,
+        progress,
+        is_repeatable,
+        heads,
+    } = sent;
+    let request_info = RequestInfo::of(&request);
+    let Reply {
+        response,
+        sender,
+        driver,
+        gate,
+    } = *reply(socket, request, upload, progress, heads).await?;
+    let (mut parts, incoming) = response.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        // Behind the head nothing of the request may follow.
+        if !upload.is_over() || gate.is_blocked() || gate.has_failed() {
+            return Err(Failed::EarlySwitch);
+        }
+        let (socket, ahead) = socket_of(driver);
+        let switched = Switched {
+            socket,
+            ahead,
+            lease: binding.tunnel(),
+        };
+        let body = Either::Right(Either::Left(Relay::new(incoming, upload)));
+        return Ok((Response::from_parts(parts, body), Some(switched)));
+    }
+    // RFC 9110 section 15.5.9: on a connection that was used before it may be of the wait for a
+    // request, sent while this one was on its way.
+    let closes = !stays_open(parts.version, &parts.headers);
+    if is_repeatable && parts.status == StatusCode::REQUEST_TIMEOUT && closes {
+        return Err(Failed::TimedOut);
+    }
+    let framing = Framing::of(&mut parts)?;
+    let home = binding.home(&parts, pool);
+    // What is left of the request is hyper's to send, and an end that came with the head hyper's to
+    // see: no event would report it.
+    let is_stream = ResponseKind::of(&request_info, &parts) != ResponseKind::Other;
+    let is_empty = matches!(framing, Framing::Length(0));
+    let is_sent = upload.is_over() && !gate.is_blocked() && !gate.has_failed();
+    let is_ours = is_stream && !is_empty && is_sent;
+    let body = if is_ours {
+        let stays = parts.version == Version::HTTP_11 && !closes && !driver.has_ended();
+        let (socket, ahead) = socket_of(driver);
+        let home = home.filter(|_| stays);
+        Either::Left(StreamBody::new(socket, home, ahead, framing))
+    } else {
+        gate.open();
+        tokio::spawn(rest(sender, driver, gate, home));
+        Either::Right(Either::Left(Relay::new(incoming, upload)))
+    };
+    Ok((Response::from_parts(parts, body), None))
+}
+
+/// Puts `request` to it for no more than the status of the response, and closes the connection.
+pub(super) async fn status(
+    socket: TcpStream,
+    request: Request<BoxedBody>,
+    title_case: bool,
+) -> Result<StatusCode, Failed> {
+    let heads = HeadOptions {
+        max_bytes: MAX_HEAD,
+        title_case,
+    };
+    let (upload, progress) = (Upload::default(), Progress::default());
+    let reply = reply(socket, Box::new(request), &upload, &progress, heads).await?;
+    Ok(reply.response.status())
+}
+
+/// Lets hyper read the body, and keeps the connection if another request can follow.
+async fn rest(
+    mut sender: SendRequest<BoxedBody>,
+    mut driver: Driver,
+    gate: Gate,
+    home: Option<Home>,
+) {
+    let is_idle = poll_fn(|cx| {
+        if driver.poll(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        sender.poll_ready(cx).map(|ready| ready.is_ok())
+    });
+    if let (true, false, Some(home)) = (is_idle.await, gate.has_failed(), home) {
+        let (socket, ahead) = socket_of(driver);
+        if ahead.is_empty() {
+            home.put(socket);
+        }
+    }
+}

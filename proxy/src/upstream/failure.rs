@@ -1,0 +1,244 @@
+//! Failures of the upstream, and the responses in its place.
+
+use super::UpstreamBody;
+use super::exchange::Failed;
+use super::head_io::TooManyInterim;
+use crate::request_context::RequestContext;
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode, Uri};
+use http_body_util::{Either, Full, LengthLimitError};
+use sse_guard::BoxError;
+use sse_guard::internal::LogLimits;
+use sse_guard::internal::Own;
+use sse_guard::internal::Unreachable;
+use std::error::Error;
+use std::io;
+use std::mem::{Discriminant, discriminant};
+use tracing::field::display;
+
+/// Why a request to the upstream failed. The client gets the kind; the log has the cause and a
+/// remedy.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("cannot connect to the upstream")]
+    Connect(#[source] BoxError),
+    #[error("no more files can be opened")]
+    Files(#[source] BoxError),
+    #[error("the upstream sent no valid response head")]
+    Broken(#[source] Failed),
+    #[error("the upstream sent too many interim (1xx) heads and no final one")]
+    Interim(#[source] Failed),
+    #[error("the head of the upstream's response is too large")]
+    LongHead(#[source] Failed),
+    #[error("the upstream sent no response head in time")]
+    HeadTimeout,
+    #[error("the request cannot be sent to the upstream")]
+    Request(#[source] http::Error),
+    #[error("the request's body has a transfer coding other than chunked")]
+    Coding,
+    #[error("the upstream switched protocols without a request for it")]
+    Switched,
+    #[error("too many requests wait for the upstream")]
+    Busy,
+    #[error("the request's body is too long")]
+    TooLong,
+    #[error("the client sent no more of the request's body in time")]
+    UploadStalled,
+    #[error("the request's body broke off")]
+    Upload(#[source] Failed),
+}
+
+/// A limit of log lines for each kind of failure.
+pub(super) type FailureLimits = LogLimits<Discriminant<Failure>>;
+
+/// The errors of too many open files: of the process (`EMFILE`), and of the system (`ENFILE`). They
+/// have the same numbers on all of Unix.
+const NO_FILES: [i32; 2] = [24, 23];
+
+impl Failure {
+    /// The cause of a missing connection.
+    pub(super) fn of_connecting(error: impl Error + Send + Sync + 'static) -> Self {
+        let mut next: Option<&(dyn Error + 'static)> = Some(&error);
+        while let Some(cause) = next {
+            let code = cause
+                .downcast_ref()
+                .and_then(|error: &io::Error| error.raw_os_error());
+            if code.is_some_and(|code| NO_FILES.contains(&code)) {
+                return Self::Files(Box::new(error));
+            }
+            next = cause.source();
+        }
+        Self::Connect(Box::new(error))
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Connect(_)
+            | Self::Broken(_)
+            | Self::Interim(_)
+            | Self::LongHead(_)
+            | Self::Switched => StatusCode::BAD_GATEWAY,
+            Self::Busy | Self::Files(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
+            Self::HeadTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Request(_) | Self::Upload(_) => StatusCode::BAD_REQUEST,
+            Self::Coding => StatusCode::NOT_IMPLEMENTED,
+        }
+    }
+
+    /// Whether it means that the upstream is unreachable or does not work.
+    pub(super) fn is_upstreams(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect(_)
+                | Self::HeadTimeout
+                | Self::Broken(_)
+                | Self::Interim(_)
+                | Self::LongHead(_)
+                | Self::Switched
+        )
+    }
+
+    /// What the operator can do about it; nothing about a client's faults.
+    fn advice(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Connect(_) => {
+                "is it running, and does upstream.url name its address? upstream.connect_timeout \
+                 bounds the wait"
+            }
+            Self::Files(_) => {
+                "it is the limit of this process, not a fault of the upstream: raise it (ulimit -n)"
+            }
+            Self::Broken(Failed::Framing(framing)) => framing.remedy(),
+            Self::Broken(_) | Self::Interim(_) | Self::Switched => "check the upstream's log",
+            Self::LongHead(_) => {
+                "upstream.max_head bounds it: raise it if the response is to be that large"
+            }
+            Self::Busy => "it does not keep up; upstream.max_pending bounds the requests that wait",
+            Self::HeadTimeout => {
+                "raise upstream.head_timeout if it needs longer, else check its log"
+            }
+            Self::Request(_)
+            | Self::Coding
+            | Self::TooLong
+            | Self::Upload(_)
+            | Self::UploadStalled => return None,
+        })
+    }
+
+    /// The whole chain of causes on one line.
+    fn cause(&self) -> String {
+        let mut cause = String::new();
+        let mut next = self.source();
+        while let Some(error) = next {
+            if !cause.is_empty() {
+                cause.push_str(": ");
+            }
+            cause.push_str(&error.to_string());
+            next = error.source();
+        }
+        cause
+    }
+
+    /// What it is, and why, for the operator alone.
+    pub(super) fn told(&self) -> String {
+        match self.cause() {
+            cause if cause.is_empty() => self.to_string(),
+            cause => format!("{self}: {cause}"),
+        }
+    }
+
+    /// Logs it. Of what a client causes alone nothing is logged above debug; lines of another kind are
+    /// limited, as one dead upstream fails each of many requests.
+    pub(super) fn log(
+        &self,
+        upstream: &Uri,
+        context: Option<&RequestContext>,
+        limits: &FailureLimits,
+    ) {
+        let status = self.status().as_u16();
+        let route = context.and_then(RequestContext::route);
+        let path = context.map(RequestContext::path);
+        let client = context.and_then(RequestContext::client).map(display);
+        let request_id = context.map(RequestContext::id_text);
+        let is_written = self.advice().is_some_and(|advice| {
+            let (failure, url) = (self.to_string(), upstream.clone());
+            let limit = limits.of(discriminant(self));
+            limit.write(
+                || {
+                    tracing::error!(
+                        status, %upstream, route, path, client, request_id, cause = self.cause(),
+                        "{self}: {advice}"
+                    );
+                },
+                move |not_logged| {
+                    tracing::error!(
+                        status,
+                        upstream = %url,
+                        not_logged,
+                        "more requests failed than were logged: {failure}"
+                    );
+                },
+            )
+        });
+        if !is_written {
+            tracing::debug!(
+                status, %upstream, route, path, client, request_id, cause = self.cause(),
+                "{self}"
+            );
+        }
+    }
+
+    /// The response to the client.
+    pub(super) fn answer(&self, retry_after: HeaderValue) -> Response<UpstreamBody> {
+        let status = self.status();
+        let text = Full::from(format!("sse-guard: {self}\n"));
+        let mut response = Response::new(Either::Right(Either::Right(text)));
+        *response.status_mut() = status;
+        response.extensions_mut().insert(Own);
+        if let Self::Connect(_) = self {
+            response.extensions_mut().insert(Unreachable);
+        }
+        let headers = response.headers_mut();
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        headers.insert(CONTENT_TYPE, text);
+        if let Self::Busy | Self::Files(_) = self {
+            headers.insert(RETRY_AFTER, retry_after);
+        }
+        if let Self::Files(_) | Self::Upload(_) | Self::UploadStalled = self {
+            // What its connection holds is what there are too few of; and the rest of an upload is not a
+            // request.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl From<Failed> for Failure {
+    fn from(failed: Failed) -> Self {
+        let mut next: Option<&(dyn Error + 'static)> = Some(&failed);
+        while let Some(error) = next {
+            if error.is::<LengthLimitError>() {
+                return Self::TooLong;
+            }
+            if TooManyInterim::is_why(error) {
+                return Self::Interim(failed);
+            }
+            next = error.source();
+        }
+        // The body is the client's connection's, which has an error of its own.
+        let of_the_client = failed
+            .source()
+            .is_some_and(|cause| cause.is::<hyper::Error>());
+        match failed {
+            Failed::Http(error) if error.is_parse_too_large() => {
+                Self::LongHead(Failed::Http(error))
+            }
+            Failed::Http(error) if error.is_user() && of_the_client => {
+                Self::Upload(Failed::Http(error))
+            }
+            failed => Self::Broken(failed),
+        }
+    }
+}

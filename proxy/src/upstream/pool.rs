@@ -1,0 +1,269 @@
+//! Upstream connections between two requests: bare sockets, which hold no buffer and no task, and
+//! belong to no thread.
+
+use super::pins::Lease;
+use http::HeaderMap;
+use sse_guard::internal::lock;
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+/// Connections that are kept per upstream.
+const MOST: usize = 64;
+/// A connection is given up this long before the upstream closes it: a request that arrives while it closes
+/// is lost.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// The idle connections to one upstream, the newest last.
+#[derive(Debug)]
+pub(super) struct Pool {
+    idle: Arc<Mutex<Idle>>,
+    idle_timeout: Duration,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Idle {
+    /// Each with the time at which it is closed. They are not in the order of these.
+    sockets: Vec<(Instant, TcpStream)>,
+    /// Until when the task that closes them waits, while there is one.
+    watched: Option<Instant>,
+    /// That task has to look earlier.
+    earlier: Arc<Notify>,
+}
+
+/// Where a connection goes when another request may follow on it.
+#[derive(Debug)]
+pub(super) enum Home {
+    /// To the next request within this time in milliseconds, if the pool still exists by then.
+    Pool(Weak<Mutex<Idle>>, u32),
+    /// To the next request of its client. A box, as quiet streams hold this.
+    Client(Box<Lease>),
+}
+
+impl Pool {
+    pub(super) fn new(idle_timeout: Duration) -> Self {
+        Self {
+            idle: Arc::default(),
+            idle_timeout,
+        }
+    }
+
+    /// For a connection whose upstream has sent this response. None if it may be closed at any time.
+    pub(super) fn home(&self, response: &HeaderMap) -> Option<Home> {
+        let promised = keep_alive(response).map(|timeout| timeout.saturating_sub(MARGIN));
+        let keep = promised.map_or(self.idle_timeout, |timeout| timeout.min(self.idle_timeout));
+        let millis = u32::try_from(keep.as_millis()).unwrap_or(u32::MAX);
+        (millis > 0).then(|| Home::Pool(Arc::downgrade(&self.idle), millis))
+    }
+
+    /// Closes all connections.
+    pub(super) fn clear(&self) {
+        let sockets = std::mem::take(&mut lock(&self.idle).sockets);
+        drop(sockets);
+    }
+
+    /// A connection that the upstream has neither closed nor spoken on.
+    pub(super) fn take(&self) -> Option<tokio::net::TcpStream> {
+        loop {
+            let (until, socket) = lock(&self.idle).sockets.pop()?;
+            if Instant::now() < until && is_quiet(&socket) {
+                return tokio::net::TcpStream::from_std(socket).ok();
+            }
+        }
+    }
+}
+
+/// The `timeout` parameter of `Keep-Alive` (RFC 2068 section 19.7.1.1): how long the upstream keeps an idle
+/// connection open. Node.js sends 5 s, Apache and gunicorn as they are configured.
+fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all("keep-alive").iter();
+    let parameters = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    let timeouts = parameters.filter_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let is_timeout = name.trim().eq_ignore_ascii_case("timeout");
+        let seconds = value.trim().trim_matches('"').parse().ok();
+        seconds.filter(|_| is_timeout).map(Duration::from_secs)
+    });
+    timeouts.min()
+}
+
+/// Whether the other side has neither closed the connection nor sent anything.
+pub(super) fn is_quiet<'a, S>(socket: &'a S) -> bool
+where
+    socket2::SockRef<'a>: From<&'a S>,
+{
+    let mut byte = [std::mem::MaybeUninit::uninit()];
+    let peeked = socket2::SockRef::from(socket).peek(&mut byte);
+    matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+impl Home {
+    pub(super) fn put(self, socket: tokio::net::TcpStream) {
+        let (pool, millis) = match self {
+            Self::Pool(pool, millis) => (pool, millis),
+            Self::Client(lease) => return lease.put(socket),
+        };
+        let (Some(idle), Ok(socket)) = (pool.upgrade(), socket.into_std()) else {
+            return;
+        };
+        let until = Instant::now() + Duration::from_millis(millis.into());
+        let mut list = lock(&idle);
+        if list.sockets.len() == MOST {
+            list.sockets.remove(0);
+        }
+        list.sockets.push((until, socket));
+        match list.watched {
+            None => {
+                list.watched = Some(until);
+                let earlier = list.earlier.clone();
+                tokio::spawn(close_old(pool, until, earlier));
+            }
+            Some(next) if until < next => list.earlier.notify_one(),
+            Some(_) => {}
+        }
+    }
+}
+
+/// Until none is left.
+async fn close_old(idle: Weak<Mutex<Idle>>, first: Instant, earlier: Arc<Notify>) {
+    let mut next = first;
+    loop {
+        tokio::select! {
+            () = sleep_until(next) => {}
+            () = earlier.notified() => {}
+        }
+        let Some(idle) = idle.upgrade() else { return };
+        let mut list = lock(&idle);
+        let now = Instant::now();
+        list.sockets.retain(|(until, _)| *until > now);
+        list.watched = list.sockets.iter().map(|(until, _)| *until).min();
+        match list.watched {
+            Some(until) => next = until,
+            None => {
+                list.sockets.shrink_to_fit();
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use tokio::net::TcpStream;
+
+    const KEEP: Duration = Duration::from_secs(60);
+
+    /// Of a response with this `Keep-Alive`.
+    fn home(pool: &Pool, keep_alive: &'static str) -> Home {
+        let value = http::HeaderValue::from_static(keep_alive);
+        let headers = HeaderMap::from_iter([(http::HeaderName::from_static("keep-alive"), value)]);
+        pool.home(&headers).unwrap()
+    }
+
+    async fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let ours = TcpStream::connect(listener.local_addr().unwrap());
+        let (ours, theirs) = tokio::join!(ours, listener.accept());
+        (ours.unwrap(), theirs.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_upstream_has_closed_or_spoken_on_is_not_used_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::new(KEEP);
+        let (good, _theirs) = pair(&listener).await;
+        let (closed, closes) = pair(&listener).await;
+        let (spoken, speaks) = pair(&listener).await;
+        let address = good.local_addr().unwrap();
+        drop(closes);
+        speaks.try_write(b"x").unwrap();
+        // Loopback delivers before the calls return.
+        for socket in [good, closed, spoken] {
+            home(&pool, "").put(socket);
+        }
+        assert_eq!(pool.take().unwrap().local_addr().unwrap(), address);
+        assert!(pool.take().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn old_connections_are_closed_though_nobody_asks() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::new(KEEP);
+        let (ours, mut theirs) = pair(&listener).await;
+        home(&pool, "").put(ours);
+        assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0);
+        assert!(pool.take().is_none());
+        assert!(lock(&pool.idle).watched.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_cleared_pool_has_closed_its_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::new(KEEP);
+        let (ours, mut theirs) = pair(&listener).await;
+        home(&pool, "").put(ours);
+        pool.clear();
+        assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0);
+        assert!(pool.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_newest_are_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::new(KEEP);
+        let mut theirs = Vec::new();
+        for _ in 0..=MOST {
+            let (ours, other) = pair(&listener).await;
+            home(&pool, "").put(ours);
+            theirs.push(other);
+        }
+        assert_eq!(lock(&pool.idle).sockets.len(), MOST);
+        assert_eq!(theirs[0].read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_connection_is_closed_in_time_whatever_the_order() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::new(KEEP);
+        let start = Instant::now();
+        let mut theirs = Vec::new();
+        for keep_alive in [
+            "",
+            "timeout=5, max=100",
+            "timeout=90",
+            "max=1, Timeout=\"20\"",
+        ] {
+            let (ours, other) = pair(&listener).await;
+            home(&pool, keep_alive).put(ours);
+            theirs.push(other);
+        }
+        // A second ahead of the upstream's own time, and no later than the pool's.
+        for (place, seconds) in [(1, 4), (3, 19), (0, 60), (2, 60)] {
+            assert_eq!(theirs[place].read(&mut [0]).await.unwrap(), 0);
+            assert_eq!(start.elapsed().as_secs(), seconds, "{place}");
+        }
+        assert!(lock(&pool.idle).watched.is_none());
+    }
+
+    #[test]
+    fn a_connection_that_may_close_at_once_is_not_kept() {
+        let pool = Pool::new(KEEP);
+        for (value, is_kept) in [
+            ("timeout=1", false),
+            ("timeout=0", false),
+            ("timeout=x", true),
+        ] {
+            let value = http::HeaderValue::from_static(value);
+            let headers =
+                HeaderMap::from_iter([(http::HeaderName::from_static("keep-alive"), value)]);
+            assert_eq!(pool.home(&headers).is_some(), is_kept);
+        }
+    }
+}
