@@ -312,8 +312,8 @@ impl Server {
         self
     }
 
-    /// Asked before a connection is accepted: whether there is a file for it, beside those that are
-    /// kept for others.
+    /// Sets the check before a connection is accepted: whether there is a file for it, beside those
+    /// that are kept for others.
     #[doc(hidden)]
     pub fn has_file(mut self, has_file: fn() -> bool) -> Self {
         self.settings.has_file = has_file;

@@ -542,7 +542,7 @@ impl Stream {
         self.0.silent_since.store(self.nanos(now), Relaxed);
     }
 
-    /// So many events with data have come, of which some are no pings if it `has_life`.
+    /// Counts events with data. `has_life`: at least one is not a ping.
     #[doc(hidden)]
     pub fn came_events(&self, events: u64, has_life: bool, now: Instant) {
         if events == 0 {
@@ -567,7 +567,7 @@ impl Stream {
         add(&self.0.eventless_since, nanos);
     }
 
-    /// Since when the upstream has sent no byte though asked.
+    /// Since when the upstream has sent no byte although more was polled for.
     #[doc(hidden)]
     pub fn silent_since(&self) -> Instant {
         self.instant(self.0.silent_since.load(Relaxed))

@@ -31,7 +31,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
 
-/// A connection that has waited for so long leaves hyper and its buffers. The next request or
+/// A connection that has waited for this long leaves hyper and its buffers. The next request or
 /// response sets hyper up again, which costs a busy connection nothing and any other one little.
 pub const LINGER: Duration = Duration::from_millis(100);
 
@@ -392,7 +392,7 @@ where
     }
 }
 
-/// Whether the connection has waited for so long that it leaves hyper.
+/// Whether the connection has waited long enough to leave hyper.
 fn is_due<B>(
     phase: &mut Phase<B>,
     timer: Pin<&mut Sleep>,
