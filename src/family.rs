@@ -66,7 +66,7 @@ pub enum Family {
 
 impl Family {
     /// All values.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: &[Self] = &[
         Self::EventSource,
         Self::OpenAi,
         Self::Anthropic,

@@ -382,7 +382,7 @@ mod tests {
         };
         let beat = (0, ": heartbeat\n".to_owned());
         let event = (5, "data: 1\n\n".to_owned());
-        for family in Family::ALL {
+        for &family in Family::ALL {
             let at_once = matches!(family, Family::EventSource | Family::Mcp);
             let expected = if at_once { &beat } else { &event };
             assert_eq!(first(every(10), family).await, *expected, "{family:?}");

@@ -34,7 +34,7 @@ pub enum RejectReason {
 
 impl RejectReason {
     /// All values.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: &[Self] = &[
         Self::PerClient,
         Self::Total,
         Self::Rate,

@@ -142,7 +142,7 @@ pub enum ResumeOutcome {
 
 impl ResumeOutcome {
     /// All values.
-    pub const ALL: [Self; 4] = [Self::Resumed, Self::Over, Self::Refused, Self::GaveUp];
+    pub const ALL: &[Self] = &[Self::Resumed, Self::Over, Self::Refused, Self::GaveUp];
 
     /// The value of the label `outcome` in metrics.
     pub fn as_str(self) -> &'static str {

@@ -584,8 +584,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_waits_for_its_upstream_is_not_rotated_until_that_is_back() {
         use crate::stream::StreamState;
-        for waits in StreamState::ALL
-            .into_iter()
+        for &waits in StreamState::ALL
+            .iter()
             .filter(|state| state.has_lost_upstream())
         {
             let upstream = Upstream::new().wait(100).send("data: 1\n\n").hang();

@@ -704,12 +704,12 @@ mod tests {
     async fn the_first_reason_to_end_stands() {
         let stream = Stream::open();
         assert_eq!(stream.end_reason(), None);
-        for reason in EndReason::ALL {
+        for &reason in EndReason::ALL {
             stream.end(reason);
             assert_eq!(stream.end_reason(), Some(EndReason::UpstreamEnd));
             assert_eq!(stream.upstream_fault(), None);
         }
-        for fault in UpstreamFault::ALL {
+        for &fault in UpstreamFault::ALL {
             let stream = Stream::open();
             stream.end_by_fault(fault);
             stream.end(EndReason::ClientGone);
@@ -759,7 +759,7 @@ mod tests {
             count
         };
         metrics::with_local_recorder(&recorder, || {
-            for state in StreamState::ALL.into_iter().filter(|state| state.waits()) {
+            for &state in StreamState::ALL.iter().filter(|state| state.waits()) {
                 let stream = Stream::open();
                 stream.set_state(state);
                 stream.set_state(state);

@@ -186,15 +186,13 @@ fn exported() -> BTreeMap<String, BTreeMap<String, HashSet<String>>> {
                 .insert(value.clone());
         }
     }
-    let reasons = |all: &[&str]| all.iter().map(|&reason| reason.to_owned()).collect();
+    let ends = EndReason::ALL.iter().map(|reason| reason.as_str());
+    let rejections = RejectReason::ALL.iter().map(|reason| reason.as_str());
     let all: [(&str, HashSet<String>); 2] = [
-        (
-            "sse_guard_ends_total",
-            reasons(&EndReason::ALL.map(EndReason::as_str)),
-        ),
+        ("sse_guard_ends_total", ends.map(str::to_owned).collect()),
         (
             "sse_guard_rejections_total",
-            reasons(&RejectReason::ALL.map(RejectReason::as_str)),
+            rejections.map(str::to_owned).collect(),
         ),
     ];
     for (metric, all) in all {

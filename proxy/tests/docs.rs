@@ -162,7 +162,7 @@ fn every_page_is_listed_in_the_readme() -> Result {
 #[test]
 fn every_reason_is_in_the_troubleshooting() -> Result {
     let text = page("troubleshooting.md")?;
-    for reason in EndReason::ALL {
+    for &reason in EndReason::ALL {
         assert!(text.contains(&format!("\n### `{reason}`\n")), "{reason}");
     }
     let rejections = RejectReason::ALL.iter().map(|reason| reason.as_str());
@@ -176,7 +176,7 @@ fn every_reason_is_in_the_troubleshooting() -> Result {
 #[test]
 fn each_end_reason_has_a_cause_and_a_remedy() -> Result {
     let text = page("troubleshooting.md")?;
-    for reason in EndReason::ALL {
+    for &reason in EndReason::ALL {
         let heading = format!("\n### `{reason}`\n");
         let section = text.split(&heading).nth(1).ok_or("no section")?;
         let section = section.split("\n##").next().unwrap_or_default();

@@ -77,7 +77,7 @@ mod tests {
     fn it_says_why_it_is_closed() {
         let gate = Gate::new();
         assert_eq!(gate.closed(), None);
-        for reason in RejectReason::ALL {
+        for &reason in RejectReason::ALL {
             gate.clone().close(reason);
             assert_eq!(gate.closed(), Some(reason));
         }

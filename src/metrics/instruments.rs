@@ -30,7 +30,7 @@ impl std::fmt::Debug for Instruments {
 impl Instruments {
     pub(super) fn new(route: &str) -> Self {
         // At zero from here on, so that the first of a kind is an increase.
-        for reason in EndReason::ALL {
+        for &reason in EndReason::ALL {
             match reason {
                 EndReason::UpstreamError => UpstreamFault::ALL
                     .iter()
@@ -59,22 +59,22 @@ impl Instruments {
 /// Describes each metric and its unit to the installed recorder; rejections, early answers and what
 /// resuming counts are there at zero from then on, so that the first of a kind is an increase.
 pub fn describe() {
-    for reason in RejectReason::ALL {
+    for &reason in RejectReason::ALL {
         counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(0);
     }
-    for reason in Unguarded::ALL {
+    for &reason in Unguarded::ALL {
         counter!("sse_guard_unguarded_total", "reason" => reason.as_str()).increment(0);
     }
     counter!("sse_guard_early_answers_total").increment(0);
     for answer in ["retry_later", "wait"] {
         counter!("sse_guard_unavailable_total", "answer" => answer).increment(0);
     }
-    for outcome in ResumeOutcome::ALL {
+    for &outcome in ResumeOutcome::ALL {
         counter!("sse_guard_resumes_total", "outcome" => outcome.as_str()).increment(0);
     }
     counter!("sse_guard_duplicate_events_dropped_total").increment(0);
     counter!("sse_guard_upstream_replacements_total").increment(0);
-    for state in StreamState::ALL.into_iter().filter(|state| state.waits()) {
+    for &state in StreamState::ALL.iter().filter(|state| state.waits()) {
         gauge!("sse_guard_streams_waiting", "state" => state.as_str()).increment(0.0);
     }
     for family in [Family::OpenAi, Family::Anthropic] {

@@ -195,18 +195,24 @@ fn what_may_never_happen_is_there_at_zero_once_it_is_described() {
         of("sse_guard_unavailable_total", Some("wait")),
         of("sse_guard_upstream_replacements_total", None),
     ];
-    let rejections =
-        RejectReason::ALL.map(|reason| of("sse_guard_rejections_total", Some(reason.as_str())));
-    let resumes =
-        ResumeOutcome::ALL.map(|outcome| of("sse_guard_resumes_total", Some(outcome.as_str())));
+    let rejections = RejectReason::ALL
+        .iter()
+        .map(|reason| of("sse_guard_rejections_total", Some(reason.as_str())));
+    let resumes = ResumeOutcome::ALL
+        .iter()
+        .map(|outcome| of("sse_guard_resumes_total", Some(outcome.as_str())));
     let waiting = ["connecting", "resuming", "degraded"]
         .map(|state| of("sse_guard_streams_waiting", Some(state)));
     all.extend(rejections);
-    all.extend(resumes.into_iter().chain(waiting));
+    all.extend(resumes.chain(waiting));
     let truncated =
         ["openai", "anthropic"].map(|family| of("sse_guard_truncated_total", Some(family)));
     all.extend(truncated);
-    all.extend(Unguarded::ALL.map(|reason| of("sse_guard_unguarded_total", Some(reason.as_str()))));
+    all.extend(
+        Unguarded::ALL
+            .iter()
+            .map(|reason| of("sse_guard_unguarded_total", Some(reason.as_str()))),
+    );
     all.sort();
     there.sort();
     assert_eq!(there, all);

@@ -27,7 +27,7 @@ pub enum Unguarded {
 
 impl Unguarded {
     /// All values.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: &[Self] = &[
         Self::Encoded,
         Self::Partial,
         Self::Status,

@@ -30,7 +30,7 @@ pub enum EndReason {
 
 impl EndReason {
     /// All values.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: &[Self] = &[
         Self::UpstreamEnd,
         Self::UpstreamError,
         Self::UpstreamIdle,

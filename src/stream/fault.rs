@@ -26,7 +26,7 @@ pub enum UpstreamFault {
 
 impl UpstreamFault {
     /// All values.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: &[Self] = &[
         Self::ConnectionLost,
         Self::Truncated,
         Self::NoLastEvent,

@@ -20,7 +20,7 @@ pub enum StreamState {
 
 impl StreamState {
     /// All values.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: &[Self] = &[
         Self::Connecting,
         Self::Open,
         Self::Resuming,

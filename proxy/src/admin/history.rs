@@ -43,8 +43,9 @@ struct Past {
 
 /// End reasons with their counts, without zeros.
 pub(super) fn ends(count: impl Fn(EndReason) -> u64) -> Map<String, Value> {
-    let counts = EndReason::ALL.map(|reason| (reason.as_str().to_owned(), count(reason)));
-    let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+    let counts = EndReason::ALL.iter();
+    let counts = counts.map(|&reason| (reason.as_str().to_owned(), count(reason)));
+    let counts = counts.filter(|(_, count)| *count > 0);
     counts
         .map(|(reason, count)| (reason, count.into()))
         .collect()

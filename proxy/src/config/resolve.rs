@@ -472,7 +472,7 @@ fn early(scope: Scope<'_>) -> Result<Early, Mistake> {
 /// None for `auto`.
 fn family(scope: Scope<'_>) -> Result<Option<Family>, Mistake> {
     let word: String = scope.get("family")?;
-    let mut all = Family::ALL.into_iter();
+    let mut all = Family::ALL.iter().copied();
     Ok(all.find(|family| family.as_str() == word))
 }
 

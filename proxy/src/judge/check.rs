@@ -222,8 +222,8 @@ fn errors(bound: f64, numbers: &Snapshot) -> Found {
 
 fn breaks(bound: f64, numbers: &Snapshot) -> Found {
     let all = EndReason::ALL
-        .map(|reason| numbers.ended(reason))
         .iter()
+        .map(|&reason| numbers.ended(reason))
         .sum();
     let (broken, idle) = (
         numbers.ended(EndReason::UpstreamError),

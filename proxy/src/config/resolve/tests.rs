@@ -185,7 +185,7 @@ fn a_route_counts_apart_what_it_limits_itself_and_nothing_else() {
 
 #[test]
 fn a_route_is_of_the_family_that_it_names() {
-    for family in Family::ALL {
+    for &family in Family::ALL {
         let config = config(&format!(
             "upstream.url = 'http://app'\nfamily = 'eventsource'\n\
              [[route]]\npath = '/v1'\nfamily = '{}'\nrotation.methods = ['POST']",
