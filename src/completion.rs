@@ -203,6 +203,7 @@ fn is_last_name(name: &[u8]) -> bool {
 }
 
 /// What is known of one stream.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct CompletionPolicy {
     required: bool,

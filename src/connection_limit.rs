@@ -103,6 +103,7 @@ pub const DEFAULT_MAX_CLIENTS: usize = 65_536;
 
 /// The form of a rejection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reject {
     /// 429 or 503.
     #[default]
@@ -350,6 +351,7 @@ impl<S, K: Clone> Layer<S> for ConnectionLimitLayer<K> {
 }
 
 /// Held while the inner service works.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct Ticket {
     stream: StreamTicket,
@@ -387,12 +389,13 @@ impl InFlight {
 }
 
 /// What a response's body holds.
+#[doc(hidden)]
 #[derive(Debug)]
 pub enum Permit {
     /// A stream's slot.
-    Stream(#[doc(hidden)] Option<Slot>),
+    Stream(Option<Slot>),
     /// The place of a request.
-    Request(#[doc(hidden)] Held),
+    Request(Held),
 }
 
 impl Policy for Permit {}

@@ -176,17 +176,22 @@ impl CorsLayer {
         Self::with(Policy::List(origins.collect()))
     }
 
-    /// Changes nothing and keeps no state, for a type that does not depend on the configuration.
-    pub fn off() -> Self {
-        Self::with(Policy::Off)
-    }
-
     fn with(policy: Policy) -> Self {
         Self {
             policy,
             ipv6_prefix: IPV6_PREFIX,
             memory: Arc::default(),
         }
+    }
+
+    /// Switches the layer on or off, for a type that does not depend on the configuration. Off, it changes
+    /// nothing and keeps no state.
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        if !enabled {
+            self.policy = Policy::Off;
+        }
+        self
     }
 
     /// Shares the state of `other`, for a policy that changes while the service stays.

@@ -142,10 +142,8 @@ impl EarlyLayer {
         }
     }
 
-    /// Switches the layer on or off, for routes that differ in it while their services have one type.
-    /// On by default; off, it costs one comparison for each request.
-    #[must_use]
-    pub fn enabled(mut self, yes: bool) -> Self {
+    /// Off for a stack without it, whose service keeps its type.
+    pub(crate) fn enabled(mut self, yes: bool) -> Self {
         self.enabled = yes;
         self
     }

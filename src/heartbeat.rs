@@ -178,12 +178,13 @@ impl HeartbeatLayer {
     }
 
     /// Whether to send the first heartbeat at once when the upstream sends no event with its head:
-    /// buffering proxies and HTTP/2 hops hold the head back until the first byte of the body. By
-    /// default for the families [`EventSource`](Family::EventSource) and [`Mcp`](Family::Mcp), whose
+    /// buffering proxies and HTTP/2 hops hold the head back until the first byte of the body. `None`, the
+    /// default: for the families [`EventSource`](Family::EventSource) and [`Mcp`](Family::Mcp), whose
     /// streams may be quiet from the start on, and whose clients wait for the head.
     #[must_use]
-    pub fn immediate(self, immediate: bool) -> Self {
-        self.with(|beat| beat.immediate = Some(immediate))
+    pub fn immediate(self, immediate: impl Into<Option<bool>>) -> Self {
+        let immediate = immediate.into();
+        self.with(|beat| beat.immediate = immediate)
     }
 }
 
@@ -226,6 +227,7 @@ impl Rule for HeartbeatLayer {
 }
 
 /// Heartbeats of one stream.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct HeartbeatPolicy {
     beat: Arc<Beat>,

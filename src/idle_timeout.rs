@@ -64,6 +64,7 @@ pub const DEFAULT_EVENT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How long a stream may go without an event with data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum EventTimeout {
     /// [5 minutes](DEFAULT_EVENT_TIMEOUT) from the first event on for answers of the families
     /// [`OpenAi`](Family::OpenAi) and [`Anthropic`](Family::Anthropic), any time for other streams. A model
@@ -165,10 +166,11 @@ impl IdleTimeoutLayer {
         self
     }
 
-    /// Ends a stream after this long without a byte from the upstream.
+    /// Ends a stream after this long without a byte from the upstream; `None`, the default, never.
     #[must_use]
-    pub fn timeout(self, timeout: Duration) -> Self {
-        self.with(|config| config.timeout = Some(timeout))
+    pub fn timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
+        let timeout = timeout.into();
+        self.with(|config| config.timeout = timeout)
     }
 
     /// Ends a stream after this long without an event with data from the upstream. Comments,
@@ -204,7 +206,8 @@ impl IdleTimeoutLayer {
     /// Sets the reconnection time (`retry:`) of clients that come back, jittered by half either way;
     /// `None` sends none. 2 s by default.
     #[must_use]
-    pub fn retry(self, retry: Option<Duration>) -> Self {
+    pub fn retry(self, retry: impl Into<Option<Duration>>) -> Self {
+        let retry = retry.into();
         self.with(|config| config.retry = retry)
     }
 }
@@ -246,6 +249,7 @@ impl Rule for IdleTimeoutLayer {
 }
 
 /// The clocks of one stream.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct IdlePolicy {
     config: Arc<Config>,

@@ -112,6 +112,7 @@ impl Rule for InjectLayer {
 }
 
 /// What is put into one stream.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct InjectPolicy {
     takes: ComesBack,

@@ -354,6 +354,7 @@ impl<S> Layer<S> for MetricsLayer {
 }
 
 /// A request that waits for its head. Dropped before, its client went.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct Ticket {
     shared: Option<Arc<Shared>>,
@@ -489,6 +490,7 @@ impl Rule for MetricsLayer {
 }
 
 /// Books of one stream.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct MetricsPolicy {
     shared: Arc<Shared>,

@@ -248,9 +248,8 @@ impl ResumeLayer {
         self
     }
 
-    /// Switches the layer on or off, for a type that does not depend on the configuration.
-    #[must_use]
-    pub fn enabled(mut self, enabled: bool) -> Self {
+    /// Off for a stack without it, whose service keeps its type.
+    pub(crate) fn enabled(mut self, enabled: bool) -> Self {
         self.enabled = enabled;
         self
     }

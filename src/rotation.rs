@@ -140,14 +140,16 @@ impl RotationLayer {
     /// Sets the reconnection time (`retry:`) that an ended stream sends, jittered by half either way;
     /// `None` sends none. 2 s by default.
     #[must_use]
-    pub fn retry(self, retry: Option<Duration>) -> Self {
+    pub fn retry(self, retry: impl Into<Option<Duration>>) -> Self {
+        let retry = retry.into();
         self.with(|config| config.retry = retry)
     }
 
     /// Sends `retry:` with the first event, jittered by half either way, which resets a delay that the
     /// end of an earlier stream has set. `None`, the default, sends none.
     #[must_use]
-    pub fn retry_on_open(self, retry: Option<Duration>) -> Self {
+    pub fn retry_on_open(self, retry: impl Into<Option<Duration>>) -> Self {
+        let retry = retry.into();
         self.with(|config| config.retry_on_open = retry)
     }
 
@@ -252,6 +254,7 @@ impl RotationLayer {
 }
 
 /// The age of one stream.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct RotationPolicy {
     config: Arc<Config>,

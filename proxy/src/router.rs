@@ -524,7 +524,7 @@ fn cors(config: &config::Origins, before: Option<&CorsLayer>) -> CorsLayer {
         config::Origins::Upstream => CorsLayer::new(),
         config::Origins::Any => CorsLayer::any(),
         config::Origins::List(origins) => CorsLayer::origins(origins),
-        config::Origins::Off => CorsLayer::off(),
+        config::Origins::Off => CorsLayer::new().enabled(false),
     };
     match before {
         Some(before) => layer.remembering_with(before),
@@ -534,7 +534,7 @@ fn cors(config: &config::Origins, before: Option<&CorsLayer>) -> CorsLayer {
 
 fn rotation(config: &config::Rotation) -> Result<RotationLayer, EventError> {
     let mut layer = RotationLayer::new()
-        .retry(Some(config.retry))
+        .retry(config.retry)
         .retry_on_open(config.retry_on_open);
     if let Some(methods) = &config.methods {
         layer = layer.methods(methods.iter().cloned());
@@ -606,18 +606,16 @@ fn heartbeat(config: &config::Heartbeat) -> Result<Option<HeartbeatLayer>, Event
         Style::Event { name, data } => HeartbeatStyle::event(name, data),
     }?;
     let layer = HeartbeatLayer::new(interval).style(style);
-    Ok(Some(match config.immediate {
-        Some(immediate) => layer.immediate(immediate),
-        None => layer,
-    }))
+    Ok(Some(layer.immediate(config.immediate)))
 }
 
 fn idle_timeout(settings: &Settings) -> Result<IdleTimeoutLayer, EventError> {
     let config = &settings.idle;
-    let mut layer = IdleTimeoutLayer::new()
+    Ok(IdleTimeoutLayer::new()
+        .timeout(config.timeout)
         .event_timeout(config.event_timeout)
         .pings(config.ignore_events.iter().cloned())
-        .retry(Some(settings.rotation.retry))
+        .retry(settings.rotation.retry)
         .action(match config.action {
             config::IdleAction::Auto => IdleAction::Auto,
             config::IdleAction::Close => IdleAction::Close,
@@ -625,11 +623,7 @@ fn idle_timeout(settings: &Settings) -> Result<IdleTimeoutLayer, EventError> {
             config::IdleAction::ErrorEvent => {
                 IdleAction::error_event(&config.error_event, &config.error_data)?
             }
-        });
-    if let Some(timeout) = config.timeout {
-        layer = layer.timeout(timeout);
-    }
-    Ok(layer)
+        }))
 }
 
 #[cfg(test)]

@@ -171,7 +171,7 @@ async fn a_policy_names_the_origins() {
         (Some(OTHER), false)
     );
 
-    let off = CorsLayer::off();
+    let off = CorsLayer::new().enabled(false);
     through(&off, get(APP), allowing(APP)).await;
     let answer = own(&off, get(APP)).await;
     assert_eq!(allowed(&answer), (None, false));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Upper ends of the buckets in seconds: from what a model's tokens take to an hour. Exporters that
 /// need buckets should use the same.
-pub const BUCKETS: [f64; 20] = [
+pub const BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
     120.0, 300.0, 600.0, 1800.0, 3600.0,
 ];
@@ -69,7 +69,8 @@ impl Distribution {
         }
         let rank = share.clamp(0.0, 1.0) * all;
         let (mut below, mut lower) = (0.0, 0.0);
-        for (bucket, (count, upper)) in counts.into_iter().zip(BUCKETS).enumerate() {
+        for (bucket, (count, upper)) in counts.into_iter().zip(BUCKETS.iter().copied()).enumerate()
+        {
             if count > 0.0 && below + count >= rank {
                 let within = ((rank - below) / count).max(0.0);
                 #[expect(clippy::cast_precision_loss, reason = "means are not exact anyway")]
@@ -170,7 +171,7 @@ mod tests {
             assert_eq!(spread.below(Duration::from_millis(ms)), below, "{ms} ms");
         }
         assert_eq!(spread.below(Duration::MAX), 5);
-        for bound in BUCKETS {
+        for bound in BUCKETS.iter().copied() {
             let times = Times::default();
             times.record(Duration::from_secs_f64(bound));
             let below = times.snapshot().below(Duration::from_secs_f64(bound));

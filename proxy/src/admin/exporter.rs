@@ -26,7 +26,7 @@ impl Exporter {
     pub(crate) fn install() -> Result<Self, BuildError> {
         let ages = Matcher::Full("sse_guard_stream_duration_seconds".into());
         let handle = PrometheusBuilder::new()
-            .set_buckets(&BUCKETS)?
+            .set_buckets(BUCKETS)?
             .set_buckets_for_metric(ages, &AGES)?
             .install_recorder()?;
         sse_guard::metrics::describe();
