@@ -632,7 +632,7 @@ mod tests {
 
     #[test]
     fn every_rejection_names_the_config_key_of_its_limit() {
-        for reason in RejectReason::ALL {
+        for &reason in RejectReason::ALL {
             let key = limit_key(reason);
             assert!(config::KEYS.iter().any(|known| known.name == key), "{key}");
         }
