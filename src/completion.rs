@@ -68,7 +68,10 @@ mod chunk;
 mod glance;
 
 use crate::family::Family;
-use crate::guard::{At, Breach, Guard, Head, Policy, Rule};
+use crate::guard::{
+    BreakCause, Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo,
+    StreamLayer,
+};
 use crate::rejection::Rejection;
 use crate::request_info::RequestInfo;
 use crate::stream::{EndReason, Stream};
@@ -78,6 +81,7 @@ use chunk::{Reader, Said};
 use glance::Glance;
 use http::{Request, StatusCode};
 use memchr::memmem;
+use tokio::time::Instant;
 use tower_layer::Layer;
 
 /// Breaks streams that end before they are complete, and sends the reason of a break as an error event.
@@ -119,17 +123,17 @@ impl<S> Layer<S> for CompletionLayer {
     }
 }
 
-impl Rule for CompletionLayer {
+impl StreamLayer for CompletionLayer {
     type Ticket = ();
     type Policy = CompletionPolicy;
-    const READS: bool = true;
-    const SPEAKS: bool = true;
+    const OBSERVES: bool = true;
+    const INJECTS: bool = true;
 
     fn admit<B>(&self, _: &Request<B>, _: &RequestInfo) -> Result<(), Rejection> {
         Ok(())
     }
 
-    fn open(&self, (): (), head: &Head<'_>) -> Result<Option<CompletionPolicy>, Rejection> {
+    fn open(&self, (): (), head: &ResponseInfo<'_>) -> Result<Option<CompletionPolicy>, Rejection> {
         let awaits = match head.request_info.family {
             Family::OpenAi | Family::Anthropic => Awaits::First {
                 may_be_none: head.request_info.is_get(),
@@ -282,12 +286,8 @@ impl CompletionPolicy {
     }
 }
 
-impl Policy for CompletionPolicy {
-    fn hears(&self) -> bool {
-        self.awaits != Awaits::Nothing
-    }
-
-    fn heard(&mut self, stream: &Stream, event: &RawEvent<'_>) {
+impl CompletionPolicy {
+    fn on_event(&mut self, stream: &Stream, event: &RawEvent<'_>) {
         if !event.has_data || self.awaits == Awaits::Nothing {
             self.parts = None;
             return;
@@ -304,7 +304,7 @@ impl Policy for CompletionPolicy {
         };
     }
 
-    fn heard_part(&mut self, stream: &Stream, part: &[u8], is_first: bool) {
+    fn on_event_part(&mut self, stream: &Stream, part: &[u8], is_first: bool) {
         let family = stream.family();
         if self.awaits == Awaits::Nothing || !is_model(family) {
             return;
@@ -322,7 +322,7 @@ impl Policy for CompletionPolicy {
         self.parts.get_or_insert_default().take(part);
     }
 
-    fn is_short(&self, stream: &Stream, tail: &[u8]) -> bool {
+    fn is_truncated(&self, stream: &Stream, tail: &[u8]) -> bool {
         // A layer inside that has ended it has also said how.
         let is_upstreams = matches!(stream.end_reason(), None | Some(EndReason::UpstreamEnd));
         let awaits_more = match self.awaits {
@@ -336,9 +336,9 @@ impl Policy for CompletionPolicy {
         self.required && is_upstreams && awaits_more
     }
 
-    fn parting(&mut self, at: &At<'_>, why: Breach) -> Option<Bytes> {
-        let family = at.stream.family();
-        if why == Breach::Short {
+    fn error_event(&mut self, context: &PolicyContext<'_>, cause: BreakCause) -> Option<Bytes> {
+        let family = context.stream.family();
+        if cause == BreakCause::Truncated {
             let family = family.as_str();
             metrics::counter!("sse_guard_truncated_total", "family" => family).increment(1);
         }
@@ -346,26 +346,63 @@ impl Policy for CompletionPolicy {
             return None;
         }
         self.awaits = Awaits::Nothing;
-        let (status, message) = words(why);
-        family.error_in(status, message, at.line_end)
+        let (status, message) = explain(cause);
+        family.error_in(status, message, context.line_end())
     }
 }
 
-fn words(why: Breach) -> (StatusCode, &'static str) {
-    match why {
-        Breach::Short => (
+impl Policy for CompletionPolicy {
+    #[inline]
+    fn interests(&self) -> Interests {
+        Interests {
+            wake: false,
+            events: self.awaits != Awaits::Nothing,
+        }
+    }
+
+    fn deadline(&self, _: &PolicyContext<'_>) -> Option<Instant> {
+        None
+    }
+
+    fn check(&mut self, _: &PolicyContext<'_>) -> Reaction {
+        Reaction::Pass
+    }
+
+    #[inline]
+    fn on(&mut self, context: &PolicyContext<'_>, notice: Notice<'_>) -> Reaction {
+        match notice {
+            Notice::Event(event) => self.on_event(context.stream, event),
+            Notice::EventPart { bytes, is_first } => {
+                self.on_event_part(context.stream, bytes, is_first);
+            }
+            Notice::UpstreamEnd { tail } if self.is_truncated(context.stream, tail) => {
+                return Reaction::Truncated;
+            }
+            Notice::BeforeBreak(cause) => {
+                let event = self.error_event(context, cause);
+                return event.map_or(Reaction::Pass, Reaction::Inject);
+            }
+            _ => {}
+        }
+        Reaction::Pass
+    }
+}
+
+fn explain(cause: BreakCause) -> (StatusCode, &'static str) {
+    match cause {
+        BreakCause::Truncated => (
             StatusCode::BAD_GATEWAY,
             "the upstream's stream ended before it was complete",
         ),
-        Breach::Broken(EndReason::UpstreamIdle) => (
+        BreakCause::Ended(EndReason::UpstreamIdle) => (
             StatusCode::GATEWAY_TIMEOUT,
             "the upstream went silent in the middle of its stream",
         ),
-        Breach::Broken(EndReason::UpstreamError | EndReason::UpstreamEnd) => (
+        BreakCause::Ended(EndReason::UpstreamError | EndReason::UpstreamEnd) => (
             StatusCode::BAD_GATEWAY,
             "the upstream failed in the middle of its stream",
         ),
-        Breach::Broken(_) => (
+        BreakCause::Ended(_) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "the stream was ended before it was complete",
         ),

@@ -79,7 +79,9 @@ pub use gate::Gate;
 
 use crate::client_key::{ClientKey, IPV6_PREFIX, KeyExtractor, PeerIp};
 use crate::cors;
-use crate::guard::{Guard, Head, Policy, Rule};
+use crate::guard::{
+    Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
+};
 use crate::jitter::jittered;
 use crate::rate::Rate;
 use crate::rejection::{CustomResponse, Rejection};
@@ -92,6 +94,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use table::{Refused, Slot, Table};
+use tokio::time::Instant;
 use tower_layer::Layer;
 
 /// Default limit of streams per client: 100, since offices and campuses share an address.
@@ -398,7 +401,26 @@ pub enum Permit {
     Request(Held),
 }
 
-impl Policy for Permit {}
+/// Only held.
+impl Policy for Permit {
+    #[inline]
+    fn interests(&self) -> Interests {
+        Interests::default()
+    }
+
+    fn deadline(&self, _: &PolicyContext<'_>) -> Option<Instant> {
+        None
+    }
+
+    fn check(&mut self, _: &PolicyContext<'_>) -> Reaction {
+        Reaction::Pass
+    }
+
+    #[inline]
+    fn on(&mut self, _: &PolicyContext<'_>, _: Notice<'_>) -> Reaction {
+        Reaction::Pass
+    }
+}
 
 impl<K: KeyExtractor> ConnectionLimitLayer<K> {
     /// Nobody is limited whom the list allows.
@@ -467,11 +489,11 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
     }
 }
 
-impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
+impl<K: KeyExtractor> StreamLayer for ConnectionLimitLayer<K> {
     type Ticket = Ticket;
     type Policy = Permit;
-    const READS: bool = false;
-    const SPEAKS: bool = false;
+    const OBSERVES: bool = false;
+    const INJECTS: bool = false;
 
     fn admit<B>(
         &self,
@@ -511,7 +533,7 @@ impl<K: KeyExtractor> Rule for ConnectionLimitLayer<K> {
         }
     }
 
-    fn open(&self, ticket: Ticket, head: &Head<'_>) -> Result<Option<Permit>, Rejection> {
+    fn open(&self, ticket: Ticket, head: &ResponseInfo<'_>) -> Result<Option<Permit>, Rejection> {
         let slot = match (head.kind, ticket.stream) {
             (ResponseKind::Other, stream) => {
                 // What an inner limit has turned away came too fast.

@@ -40,7 +40,9 @@
 //! ```
 
 use crate::family::Family;
-use crate::guard::{At, Guard, Head, Policy, Rule, Verdict};
+use crate::guard::{
+    Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
+};
 use crate::rejection::Rejection;
 use crate::request_info::RequestInfo;
 use crate::stream::Stream;
@@ -199,17 +201,17 @@ impl<S> Layer<S> for HeartbeatLayer {
     }
 }
 
-impl Rule for HeartbeatLayer {
+impl StreamLayer for HeartbeatLayer {
     type Ticket = ();
     type Policy = HeartbeatPolicy;
-    const READS: bool = true;
-    const SPEAKS: bool = true;
+    const OBSERVES: bool = true;
+    const INJECTS: bool = true;
 
     fn admit<B>(&self, _: &Request<B>, _: &RequestInfo) -> Result<(), Rejection> {
         Ok(())
     }
 
-    fn open(&self, (): (), head: &Head<'_>) -> Result<Option<HeartbeatPolicy>, Rejection> {
+    fn open(&self, (): (), head: &ResponseInfo<'_>) -> Result<Option<HeartbeatPolicy>, Rejection> {
         let policy = |stream: &Stream| {
             let mut policy = HeartbeatPolicy {
                 beat: self.beat.clone(),
@@ -218,7 +220,7 @@ impl Rule for HeartbeatLayer {
             let by_family =
                 || matches!(head.request_info.family, Family::EventSource | Family::Mcp);
             if !self.beat.immediate.unwrap_or_else(by_family) {
-                policy.sent(stream, stream.opened());
+                policy.sent(stream.opened());
             }
             policy
         };
@@ -235,29 +237,9 @@ pub struct HeartbeatPolicy {
     due: Option<Instant>,
 }
 
-impl Policy for HeartbeatPolicy {
-    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
-        self.due.filter(|_| at.boundary)
-    }
-
-    fn check(&mut self, at: &At<'_>) -> Verdict {
-        if self.deadline(at).is_none_or(|deadline| at.now < deadline) {
-            return Verdict::Wait;
-        }
-        let Some(style) = &self.beat.style else {
-            return Verdict::Wait;
-        };
-        at.stream.heartbeat();
-        metrics::counter!("sse_guard_heartbeats_total").increment(1);
-        let own = match at.stream.family() {
-            Family::Anthropic => style.anthropic.as_ref(),
-            _ => None,
-        };
-        let words = own.unwrap_or(&style.words);
-        Verdict::Speak(words.in_line_end(at.line_end))
-    }
-
-    fn sent(&mut self, _: &Stream, now: Instant) {
+impl HeartbeatPolicy {
+    /// Sets when the next heartbeat is due.
+    fn sent(&mut self, now: Instant) {
         let Beat {
             interval, since, ..
         } = *self.beat;
@@ -266,6 +248,45 @@ impl Policy for HeartbeatPolicy {
             let past = nanos(latest.saturating_duration_since(since));
             latest - Duration::from_nanos(past % step)
         });
+    }
+}
+
+impl Policy for HeartbeatPolicy {
+    #[inline]
+    fn interests(&self) -> Interests {
+        Interests::default()
+    }
+
+    fn deadline(&self, context: &PolicyContext<'_>) -> Option<Instant> {
+        self.due.filter(|_| context.at_boundary())
+    }
+
+    fn check(&mut self, context: &PolicyContext<'_>) -> Reaction {
+        if self
+            .deadline(context)
+            .is_none_or(|deadline| context.now < deadline)
+        {
+            return Reaction::Pass;
+        }
+        let Some(style) = &self.beat.style else {
+            return Reaction::Pass;
+        };
+        context.stream.heartbeat();
+        metrics::counter!("sse_guard_heartbeats_total").increment(1);
+        let own = match context.stream.family() {
+            Family::Anthropic => style.anthropic.as_ref(),
+            _ => None,
+        };
+        let words = own.unwrap_or(&style.words);
+        Reaction::Inject(words.in_line_end(context.line_end()))
+    }
+
+    #[inline]
+    fn on(&mut self, context: &PolicyContext<'_>, notice: Notice<'_>) -> Reaction {
+        if let Notice::Sent = notice {
+            self.sent(context.now);
+        }
+        Reaction::Pass
     }
 }
 

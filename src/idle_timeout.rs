@@ -46,7 +46,9 @@
 //! ```
 
 use crate::family::Family;
-use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
+use crate::guard::{
+    Ending, Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
+};
 use crate::jitter::jittered;
 use crate::rejection::Rejection;
 use crate::request_info::RequestInfo;
@@ -223,17 +225,17 @@ impl<S> Layer<S> for IdleTimeoutLayer {
     }
 }
 
-impl Rule for IdleTimeoutLayer {
+impl StreamLayer for IdleTimeoutLayer {
     type Ticket = ();
     type Policy = IdlePolicy;
-    const READS: bool = true;
-    const SPEAKS: bool = true;
+    const OBSERVES: bool = true;
+    const INJECTS: bool = true;
 
     fn admit<B>(&self, _: &Request<B>, _: &RequestInfo) -> Result<(), Rejection> {
         Ok(())
     }
 
-    fn open(&self, (): (), head: &Head<'_>) -> Result<Option<IdlePolicy>, Rejection> {
+    fn open(&self, (): (), head: &ResponseInfo<'_>) -> Result<Option<IdlePolicy>, Rejection> {
         let Some(stream) = head.stream else {
             return Ok(None);
         };
@@ -257,8 +259,8 @@ pub struct IdlePolicy {
 
 impl IdlePolicy {
     /// When no event has come for too long.
-    fn eventless_at(&self, at: &At<'_>) -> Option<Instant> {
-        let stream = at.stream;
+    fn eventless_at(&self, context: &PolicyContext<'_>) -> Option<Instant> {
+        let stream = context.stream;
         let timeout = match self.config.event_timeout {
             EventTimeout::Off => return None,
             EventTimeout::After(timeout) => timeout,
@@ -272,59 +274,73 @@ impl IdlePolicy {
         stream.eventless_since().checked_add(timeout)
     }
 
-    fn ending(&self, at: &At<'_>) -> Ending {
-        let comes_back = at.stream.family().comes_back();
+    fn ending(&self, context: &PolicyContext<'_>) -> Ending {
+        let comes_back = context.stream.family().comes_back();
         let retry = self.config.retry.filter(|_| comes_back).map(jittered);
-        let (last_words, abort) = match &self.config.action {
+        let (closing, abort) = match &self.config.action {
             IdleAction::Auto if !comes_back => (None, true),
             IdleAction::Auto | IdleAction::Close => {
-                (Encoded::closing(retry, None, at.line_end), false)
+                (Encoded::closing(retry, None, context.line_end()), false)
             }
-            IdleAction::ErrorEvent(event) => {
-                (Encoded::closing(retry, Some(&event.0), at.line_end), false)
-            }
+            IdleAction::ErrorEvent(event) => (
+                Encoded::closing(retry, Some(&event.0), context.line_end()),
+                false,
+            ),
             IdleAction::Abort => (None, true),
         };
         Ending {
             reason: EndReason::UpstreamIdle,
-            last_words,
+            closing,
             abort,
         }
     }
 }
 
 impl Policy for IdlePolicy {
-    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
-        if at.stream.is_watched() {
+    #[inline]
+    fn interests(&self) -> Interests {
+        Interests::default()
+    }
+
+    fn deadline(&self, context: &PolicyContext<'_>) -> Option<Instant> {
+        if context.stream.is_watched() {
             return None;
         }
         let after = |since: Instant, timeout: Option<Duration>| since.checked_add(timeout?);
-        if at.stream.is_opaque() {
-            return after(at.stream.silent_since(), self.config.timeout);
+        if context.stream.is_opaque() {
+            return after(context.stream.silent_since(), self.config.timeout);
         }
         let silent_since = match self.config.comments_are_life {
-            true => at.stream.silent_since(),
-            false => at.stream.eventless_since(),
+            true => context.stream.silent_since(),
+            false => context.stream.eventless_since(),
         };
         let bytes = after(silent_since, self.config.timeout);
-        let events = self.eventless_at(at);
+        let events = self.eventless_at(context);
         match (bytes, events) {
             (Some(bytes), Some(events)) => Some(bytes.min(events)),
             (bytes, events) => bytes.or(events),
         }
     }
 
-    fn check(&mut self, at: &At<'_>) -> Verdict {
-        if self.deadline(at).is_none_or(|deadline| at.now < deadline) {
-            return Verdict::Wait;
+    fn check(&mut self, context: &PolicyContext<'_>) -> Reaction {
+        if self
+            .deadline(context)
+            .is_none_or(|deadline| context.now < deadline)
+        {
+            return Reaction::Pass;
         }
-        Verdict::End(self.ending(at))
+        Reaction::End(self.ending(context))
     }
 
-    /// The layer that watches has found it idle, and could not help it.
-    fn instead(&mut self, at: &At<'_>, reason: EndReason) -> Option<Ending> {
-        let is_idle = reason == EndReason::UpstreamIdle && at.stream.is_watched();
-        is_idle.then(|| self.ending(at))
+    #[inline]
+    fn on(&mut self, context: &PolicyContext<'_>, notice: Notice<'_>) -> Reaction {
+        match notice {
+            // Another layer watches the stream, has found it idle, and could not reconnect its upstream.
+            Notice::InnerError(EndReason::UpstreamIdle) if context.stream.is_watched() => {
+                Reaction::End(self.ending(context))
+            }
+            _ => Reaction::Pass,
+        }
     }
 }
 

@@ -40,7 +40,9 @@ pub use crate::stream::{Message, SendError};
 
 #[cfg(doc)]
 use crate::family::Family;
-use crate::guard::{At, Guard, Head, Policy, Rule, Verdict};
+use crate::guard::{
+    Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
+};
 use crate::rejection::Rejection;
 use crate::request_info::{ComesBack, RequestInfo};
 #[cfg(doc)]
@@ -91,17 +93,17 @@ impl<S> Layer<S> for InjectLayer {
     }
 }
 
-impl Rule for InjectLayer {
+impl StreamLayer for InjectLayer {
     type Ticket = ();
     type Policy = InjectPolicy;
-    const READS: bool = true;
-    const SPEAKS: bool = true;
+    const OBSERVES: bool = true;
+    const INJECTS: bool = true;
 
     fn admit<B>(&self, _: &Request<B>, _: &RequestInfo) -> Result<(), Rejection> {
         Ok(())
     }
 
-    fn open(&self, (): (), head: &Head<'_>) -> Result<Option<InjectPolicy>, Rejection> {
+    fn open(&self, (): (), head: &ResponseInfo<'_>) -> Result<Option<InjectPolicy>, Rejection> {
         let takes = head.request_info.comes_back(self.methods.as_deref());
         let stream = head.readable().filter(|stream| takes.on(stream));
         Ok(stream.map(|stream| {
@@ -119,19 +121,30 @@ pub struct InjectPolicy {
 }
 
 impl Policy for InjectPolicy {
-    fn heeds(&self) -> bool {
-        true
+    #[inline]
+    fn interests(&self) -> Interests {
+        Interests {
+            wake: true,
+            events: false,
+        }
     }
 
-    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
-        (at.boundary && at.stream.has_mail()).then_some(at.now)
+    fn deadline(&self, context: &PolicyContext<'_>) -> Option<Instant> {
+        (context.at_boundary() && context.stream.has_mail()).then_some(context.now)
     }
 
-    fn check(&mut self, at: &At<'_>) -> Verdict {
-        let mail = at.boundary.then(|| at.stream.next_mail(at.line_end));
+    fn check(&mut self, context: &PolicyContext<'_>) -> Reaction {
+        let mail = context
+            .at_boundary()
+            .then(|| context.stream.next_mail(context.line_end()));
         // Its first event may have told that it is another's.
-        let mail = mail.flatten().filter(|_| self.takes.on(at.stream));
-        mail.map_or(Verdict::Wait, Verdict::Speak)
+        let mail = mail.flatten().filter(|_| self.takes.on(context.stream));
+        mail.map_or(Reaction::Pass, Reaction::Inject)
+    }
+
+    #[inline]
+    fn on(&mut self, _: &PolicyContext<'_>, _: Notice<'_>) -> Reaction {
+        Reaction::Pass
     }
 }
 

@@ -82,7 +82,9 @@ pub use snapshot::{Outcome, Snapshot};
 pub use unguarded::Unguarded;
 
 use crate::client_key::ClientKey;
-use crate::guard::{Failure, Guard, Head, Policy, Rule};
+use crate::guard::{
+    Guard, Interests, NotOpened, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
+};
 use crate::last_event_id;
 use crate::rejection::Rejection;
 use crate::request_info::{RequestInfo, ResponseKind};
@@ -385,11 +387,11 @@ impl Drop for Ticket {
     }
 }
 
-impl Rule for MetricsLayer {
+impl StreamLayer for MetricsLayer {
     type Ticket = Ticket;
     type Policy = MetricsPolicy;
-    const READS: bool = true;
-    const SPEAKS: bool = false;
+    const OBSERVES: bool = true;
+    const INJECTS: bool = false;
 
     fn admit<B>(
         &self,
@@ -413,7 +415,7 @@ impl Rule for MetricsLayer {
     fn open(
         &self,
         mut ticket: Ticket,
-        head: &Head<'_>,
+        head: &ResponseInfo<'_>,
     ) -> Result<Option<MetricsPolicy>, Rejection> {
         if let Some(layer) = ticket.layer.take() {
             return layer.open(ticket, head);
@@ -474,17 +476,17 @@ impl Rule for MetricsLayer {
         }))
     }
 
-    fn failed(&self, mut ticket: Ticket, failure: &Failure) {
+    fn not_opened(&self, mut ticket: Ticket, reason: &NotOpened) {
         if let Some(layer) = ticket.layer.take() {
-            return layer.failed(ticket, failure);
+            return layer.not_opened(ticket, reason);
         }
         // Turned away at the head: its response was a stream though it had not asked for one.
-        if ticket.shared.is_none() && matches!(failure, Failure::Rejected) {
+        if ticket.shared.is_none() && matches!(reason, NotOpened::Rejected) {
             self.shared.outcome(Outcome::Rejected);
         }
-        ticket.resolve(match failure {
-            Failure::Rejected => Outcome::Rejected,
-            Failure::Service => Outcome::Failed,
+        ticket.resolve(match reason {
+            NotOpened::Rejected => Outcome::Rejected,
+            NotOpened::ServiceError => Outcome::Failed,
         });
     }
 }
@@ -520,7 +522,7 @@ impl MetricsPolicy {
     }
 }
 
-impl Policy for MetricsPolicy {
+impl MetricsPolicy {
     fn sent(&mut self, stream: &Stream, now: Instant) {
         if self.add_up() == 0 {
             return;
@@ -542,6 +544,29 @@ impl Policy for MetricsPolicy {
                 instruments.gap.record(gap);
             }
         }
+    }
+}
+
+impl Policy for MetricsPolicy {
+    #[inline]
+    fn interests(&self) -> Interests {
+        Interests::default()
+    }
+
+    fn deadline(&self, _: &PolicyContext<'_>) -> Option<Instant> {
+        None
+    }
+
+    fn check(&mut self, _: &PolicyContext<'_>) -> Reaction {
+        Reaction::Pass
+    }
+
+    #[inline]
+    fn on(&mut self, context: &PolicyContext<'_>, notice: Notice<'_>) -> Reaction {
+        if let Notice::Sent = notice {
+            self.sent(context.stream, context.now);
+        }
+        Reaction::Pass
     }
 }
 

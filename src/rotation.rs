@@ -61,12 +61,14 @@ pub use drain::DrainHandle;
 
 use crate::early::StreamAsked;
 use crate::family::Family;
-use crate::guard::{At, Ending, Guard, Head, Policy, Rule, Verdict};
+use crate::guard::{
+    Ending, Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
+};
 use crate::jitter::{LONGEST, around, jittered};
 use crate::rejection::Rejection;
 use crate::request_info::{ComesBack, RequestInfo};
-use crate::stream::{EndReason, Stream};
-use crate::wire::{Encoded, EventError, LineEnd};
+use crate::stream::EndReason;
+use crate::wire::{Encoded, EventError};
 use bytes::Bytes;
 use drain::Registered;
 use http::{Method, Request};
@@ -191,11 +193,11 @@ impl<S> Layer<S> for RotationLayer {
     }
 }
 
-impl Rule for RotationLayer {
+impl StreamLayer for RotationLayer {
     type Ticket = ();
     type Policy = RotationPolicy;
-    const READS: bool = true;
-    const SPEAKS: bool = true;
+    const OBSERVES: bool = true;
+    const INJECTS: bool = true;
 
     fn admit<B>(&self, request: &Request<B>, request_info: &RequestInfo) -> Result<(), Rejection> {
         if !self.drain.is_draining() || !wants_stream(request, request_info) {
@@ -206,7 +208,7 @@ impl Rule for RotationLayer {
         self.drain.refusal(retry, as_stream).map_or(Ok(()), Err)
     }
 
-    fn open(&self, (): (), head: &Head<'_>) -> Result<Option<RotationPolicy>, Rejection> {
+    fn open(&self, (): (), head: &ResponseInfo<'_>) -> Result<Option<RotationPolicy>, Rejection> {
         let Some(stream) = head.stream else {
             return Ok(None);
         };
@@ -268,63 +270,81 @@ pub struct RotationPolicy {
 impl RotationPolicy {
     /// When it is to end, if it can end now: a client can do nothing with half an event, while one place
     /// in an opaque stream is as good as any other.
-    fn end(&self, at: &At<'_>) -> Option<(Instant, EndReason)> {
-        if !at.boundary && !at.stream.is_opaque() {
+    fn end(&self, context: &PolicyContext<'_>) -> Option<(Instant, EndReason)> {
+        if !context.at_boundary() && !context.stream.is_opaque() {
             return None;
         }
         // A client that comes back while the upstream is away finds nothing there.
-        let may_rotate = || self.comes_back.on(at.stream) && !at.stream.state().has_lost_upstream();
+        let may_rotate =
+            || self.comes_back.on(context.stream) && !context.stream.state().has_lost_upstream();
         let old_at = self.old_at.filter(|_| may_rotate());
         let old = old_at.map(|old_at| (old_at, EndReason::Rotated));
-        match (old, at.stream.asked_to_stop()) {
-            (Some(old), Some(stop)) => Some(if stop.0 <= old.0 { stop } else { old }),
-            (old, stop) => old.or(stop),
+        match (old, context.stream.asked_to_stop()) {
+            (Some(old), Some(asked)) => Some(if asked.0 <= old.0 { asked } else { old }),
+            (old, asked) => old.or(asked),
         }
     }
 }
 
-impl Policy for RotationPolicy {
-    fn heeds(&self) -> bool {
-        true
-    }
-
-    fn ahead(&mut self, stream: &Stream, line_end: LineEnd) -> Option<Bytes> {
-        if !std::mem::take(&mut self.greets) || !self.comes_back.on(stream) {
+impl RotationPolicy {
+    /// The `retry:` line that goes before the first event.
+    fn first_retry(&mut self, context: &PolicyContext<'_>) -> Option<Bytes> {
+        if !std::mem::take(&mut self.greets) || !self.comes_back.on(context.stream) {
             return None;
         }
         let retry = self.config.retry_on_open.map(jittered);
-        Encoded::closing(retry, None, line_end)
+        Encoded::closing(retry, None, context.line_end())
     }
+}
 
-    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
-        self.end(at).map(|(at, _)| at)
-    }
-
-    fn check(&mut self, at: &At<'_>) -> Verdict {
-        let Some((due, reason)) = self.end(at) else {
-            return Verdict::Wait;
-        };
-        if at.now < due {
-            return Verdict::Wait;
+impl Policy for RotationPolicy {
+    #[inline]
+    fn interests(&self) -> Interests {
+        Interests {
+            wake: true,
+            events: false,
         }
-        let is_opaque = at.stream.is_opaque();
-        let comes_back = self.comes_back.on(at.stream);
-        let last_words = if comes_back && !is_opaque {
+    }
+
+    fn deadline(&self, context: &PolicyContext<'_>) -> Option<Instant> {
+        self.end(context).map(|(at, _)| at)
+    }
+
+    fn check(&mut self, context: &PolicyContext<'_>) -> Reaction {
+        let Some((due, reason)) = self.end(context) else {
+            return Reaction::Pass;
+        };
+        if context.now < due {
+            return Reaction::Pass;
+        }
+        let is_opaque = context.stream.is_opaque();
+        let comes_back = self.comes_back.on(context.stream);
+        let closing = if comes_back && !is_opaque {
             let retry = self.config.retry.map(|retry| match reason {
                 EndReason::Drained => self.registered.retry(retry),
                 _ => jittered(retry),
             });
-            Encoded::closing(retry, self.config.event.as_ref(), at.line_end)
+            Encoded::closing(retry, self.config.event.as_ref(), context.line_end())
         } else {
             None
         };
-        Verdict::End(Ending {
+        Reaction::End(Ending {
             reason,
-            last_words,
+            closing,
             // The client of an answer in pieces would take the part for the whole. A content coding that
             // stops half-way is damaged, whatever the message's framing says.
             abort: !comes_back || is_opaque,
         })
+    }
+
+    #[inline]
+    fn on(&mut self, context: &PolicyContext<'_>, notice: Notice<'_>) -> Reaction {
+        match notice {
+            Notice::BeforeEvent => self
+                .first_retry(context)
+                .map_or(Reaction::Pass, Reaction::Inject),
+            _ => Reaction::Pass,
+        }
     }
 }
 

@@ -38,7 +38,7 @@ use crate::client_key::PeerIp;
 use crate::completion::CompletionLayer;
 use crate::connection_limit::ConnectionLimitLayer;
 use crate::early::EarlyLayer;
-use crate::guard::{Failure, Guard, Head, Rule};
+use crate::guard::{Guard, NotOpened, ResponseInfo, StreamLayer};
 use crate::heartbeat::HeartbeatLayer;
 use crate::idle_timeout::IdleTimeoutLayer;
 use crate::inject::InjectLayer;
@@ -235,13 +235,13 @@ type Nested<K> = (
 /// What the body of a [`SseGuard`] is made for.
 #[doc(hidden)]
 #[derive(Clone, Debug)]
-pub struct StackRule<K>(Nested<K>);
+pub struct StackLayers<K>(Nested<K>);
 
-impl<K: KeyExtractor> Rule for StackRule<K> {
-    type Ticket = <Nested<K> as Rule>::Ticket;
-    type Policy = <Nested<K> as Rule>::Policy;
-    const READS: bool = Nested::<K>::READS;
-    const SPEAKS: bool = Nested::<K>::SPEAKS;
+impl<K: KeyExtractor> StreamLayer for StackLayers<K> {
+    type Ticket = <Nested<K> as StreamLayer>::Ticket;
+    type Policy = <Nested<K> as StreamLayer>::Policy;
+    const OBSERVES: bool = Nested::<K>::OBSERVES;
+    const INJECTS: bool = Nested::<K>::INJECTS;
 
     fn admit<B>(
         &self,
@@ -258,18 +258,18 @@ impl<K: KeyExtractor> Rule for StackRule<K> {
     fn open(
         &self,
         ticket: Self::Ticket,
-        head: &Head<'_>,
+        head: &ResponseInfo<'_>,
     ) -> Result<Option<Self::Policy>, Rejection> {
         self.0.open(ticket, head)
     }
 
-    fn failed(&self, ticket: Self::Ticket, failure: &Failure) {
-        self.0.failed(ticket, failure);
+    fn not_opened(&self, ticket: Self::Ticket, reason: &NotOpened) {
+        self.0.not_opened(ticket, reason);
     }
 }
 
 /// The service that [`SseGuardLayer`] makes of the layers that share one body.
-pub type SseGuard<S, K = PeerIp> = Guard<S, StackRule<K>>;
+pub type SseGuard<S, K = PeerIp> = Guard<S, StackLayers<K>>;
 
 impl<S, K, E, R> Layer<S> for SseGuardLayer<K, E, R>
 where
@@ -292,11 +292,11 @@ where
         } = self.shared.clone();
         // What was sent ahead of an end goes out before it. In a drain a client over its limit has to
         // get an empty stream, not a 429, so rotation decides first.
-        let rules = (rotation, (limit, (heartbeat, (idle, completion))));
-        let rule = StackRule((metrics, (inject, rules)));
+        let inner_layers = (rotation, (limit, (heartbeat, (idle, completion))));
+        let layers = StackLayers((metrics, (inject, inner_layers)));
         // To resume, an early response to a reconnect would be a success.
         let inner = self.early.layer(self.resume.layer(inner));
-        Guard::new(inner, rule).with_cache_control(cache_control)
+        Guard::new(inner, layers).with_cache_control(cache_control)
     }
 }
 

@@ -13,17 +13,17 @@ pub enum StreamError {
     /// The inner body failed.
     #[error("the upstream failed during its response: {0}")]
     Upstream(#[source] BoxError),
-    /// It was ended in a way that the client is to see as a failure.
+    /// The stream was ended in a way that is an error to the client.
     #[error("the stream was cut: {0}")]
     Ended(EndReason),
-    /// The client had been [answered early](crate::early), and the upstream's answer was this status
-    /// and no event stream.
+    /// The response head was sent [early](crate::early), and the upstream then responded with this
+    /// status and not with an event stream.
     #[error("the upstream's late response is not an event stream: {0}")]
     Refused(StatusCode),
 }
 
 impl StreamError {
-    /// Takes a failure of ours out of the box that a body between two layers put it in.
+    /// Unboxes an error of this crate that a body between two of its layers has boxed.
     pub(crate) fn from_inner(error: impl Into<BoxError>) -> Self {
         match error.into().downcast::<Self>() {
             Ok(ours) => *ours,
@@ -31,7 +31,7 @@ impl StreamError {
         }
     }
 
-    /// Why the stream ends: whoever made a failure of ours knows better than the upstream's side.
+    /// The end reason of the stream. The layer that ended it knows better than the upstream's side.
     pub(super) fn reason(&self) -> EndReason {
         match self {
             Self::Upstream(_) | Self::Refused(_) => EndReason::UpstreamError,

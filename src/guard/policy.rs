@@ -1,230 +1,343 @@
-//! The decisions of a layer about one stream: from facts and the time to an action.
+//! The decisions of a layer about one stream, without IO: a notice and the time in, a reaction out.
 
 use crate::stream::{EndReason, Stream};
-use crate::wire::{LineEnd, RawEvent};
+use crate::wire::{Aligner, LineEnd, RawEvent};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-/// The state of a stream when a policy decides.
-pub struct At<'a> {
+/// The state of a stream at the moment of a decision.
+pub struct PolicyContext<'a> {
     pub(crate) now: Instant,
     pub(crate) stream: &'a Stream,
-    /// Nothing of an event is on the wire without its end: one may speak.
-    pub(crate) boundary: bool,
-    pub(crate) line_end: LineEnd,
+    pub(super) aligner: &'a Aligner,
 }
 
-/// The decision of a policy.
-pub enum Verdict {
-    Wait,
-    /// Put these bytes in. Only at a boundary.
-    Speak(Bytes),
-    End(Ending),
+impl PolicyContext<'_> {
+    /// The client has no part of an event without its end: bytes may be injected.
+    pub(crate) fn at_boundary(&self) -> bool {
+        self.aligner.at_boundary()
+    }
+
+    /// The stream's own line end.
+    pub(crate) fn line_end(&self) -> LineEnd {
+        self.aligner.line_end()
+    }
 }
 
-/// Why a stream is about to break.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Breach {
-    /// Its upstream has ended it properly, but [too early](Policy::is_short).
-    Short,
-    /// Anything else, with the reason that the record gets.
-    Broken(EndReason),
+/// What a [`Policy`] receives beyond what every policy does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interests {
+    /// Woken by [`Stream::send`] and an end by the operator. Only then is the task's waker registered in
+    /// the record, where it may take the place of one of another task's guard.
+    pub(crate) wake: bool,
+    /// [`Notice::Event`] and [`Notice::EventPart`]. Events are scanned only if a policy needs them.
+    pub(crate) events: bool,
 }
 
-impl Breach {
-    pub(crate) fn reason(self) -> EndReason {
-        match self {
-            Self::Short => EndReason::UpstreamError,
-            Self::Broken(reason) => reason,
+impl Interests {
+    fn union(self, other: Self) -> Self {
+        Self {
+            wake: self.wake || other.wake,
+            events: self.events || other.events,
         }
     }
 }
 
-/// How a stream is to end.
+/// What happens on a stream.
+#[derive(Clone, Copy)]
+pub enum Notice<'a> {
+    /// Bytes leave for the client.
+    Sent,
+    /// A whole event has arrived, from the upstream or from a layer inside.
+    Event(&'a RawEvent<'a>),
+    /// A part of an event has arrived and its end has not. Only an event larger than the
+    /// [hold](crate::wire::DEFAULT_HOLD) arrives in parts; the last part arrives as [`Event`](Self::Event).
+    EventPart { bytes: &'a [u8], is_first: bool },
+    /// An event is about to leave. [`Reaction::Inject`] puts bytes directly before it.
+    BeforeEvent,
+    /// The upstream has ended the stream properly, with `tail` behind the last whole event.
+    /// [`Reaction::Truncated`] makes an error of it. A policy gets this more than once for one stream, and
+    /// must not change its state by it.
+    UpstreamEnd { tail: &'a [u8] },
+    /// A layer inside has broken the stream. [`Reaction::End`] ends it in another way.
+    InnerError(EndReason),
+    /// The stream is about to break. [`Reaction::Inject`] sends an error event first, unless the client has
+    /// a part of an event.
+    BeforeBreak(BreakCause),
+}
+
+/// What to do with a stream.
+pub enum Reaction {
+    /// Nothing.
+    Pass,
+    /// Send these bytes. At a boundary only.
+    Inject(Bytes),
+    /// End the stream.
+    End(Ending),
+    /// Take the proper end of the upstream for an error.
+    Truncated,
+}
+
+impl Reaction {
+    /// Bytes to send, where a policy can do nothing else.
+    pub(super) fn into_bytes(self) -> Option<Bytes> {
+        match self {
+            Self::Inject(bytes) => Some(bytes),
+            other => other.expect_pass(),
+        }
+    }
+
+    /// How to end, where a policy can do nothing else.
+    pub(super) fn into_ending(self) -> Option<Ending> {
+        match self {
+            Self::End(ending) => Some(ending),
+            other => other.expect_pass(),
+        }
+    }
+
+    /// Whether the end is an error, where a policy can do nothing else.
+    pub(super) fn is_truncated(&self) -> bool {
+        debug_assert!(matches!(self, Self::Pass | Self::Truncated));
+        matches!(self, Self::Truncated)
+    }
+
+    /// A reaction that its notice does not allow is a bug of the policy.
+    pub(super) fn expect_pass<T>(self) -> Option<T> {
+        debug_assert!(matches!(self, Self::Pass), "not a reaction to this notice");
+        None
+    }
+}
+
+/// Why a stream breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakCause {
+    /// The upstream has ended it properly, but [too early](Reaction::Truncated).
+    Truncated,
+    /// Any other cause, with the end reason of the record.
+    Ended(EndReason),
+}
+
+impl BreakCause {
+    pub(super) fn reason(self) -> EndReason {
+        match self {
+            Self::Truncated => EndReason::UpstreamError,
+            Self::Ended(reason) => reason,
+        }
+    }
+}
+
+/// How a stream ends.
 pub struct Ending {
     pub(crate) reason: EndReason,
-    pub(crate) last_words: Option<Bytes>,
+    /// Sent before the end, unless the client has a part of an event.
+    pub(crate) closing: Option<Bytes>,
     /// As a broken transfer, not as a proper end.
     pub(crate) abort: bool,
 }
 
-/// What to do on one stream. Held to the end of its body, also when it does nothing.
+/// The decisions of one layer about one stream. Held until the end of the body, also if it decides nothing.
+///
+/// No method has a default: a wrapper that does not forward one would switch a layer off. `on` and
+/// `interests` are called for each event: they are inlined, so that a notice costs only the policies that
+/// match it, and a stack of layers no call.
 pub trait Policy {
-    /// Whether it heeds what others want of the stream: only such a one may take the record's waker,
-    /// which another task's guard may need.
-    fn heeds(&self) -> bool {
-        false
-    }
+    /// What this policy receives. May change with each notice.
+    fn interests(&self) -> Interests;
 
-    /// When to ask it again, if no byte passes until then.
-    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
-        let _ = at;
-        None
-    }
+    /// When to [check](Self::check), if no byte passes until then.
+    fn deadline(&self, context: &PolicyContext<'_>) -> Option<Instant>;
 
-    /// Asked from its deadline on.
-    fn check(&mut self, at: &At<'_>) -> Verdict {
-        let _ = at;
-        Verdict::Wait
-    }
+    /// Called at the [deadline](Self::deadline), or as soon as possible after it.
+    fn check(&mut self, context: &PolicyContext<'_>) -> Reaction;
 
-    /// Bytes left for the client.
-    fn sent(&mut self, stream: &Stream, now: Instant) {
-        let _ = (stream, now);
-    }
-
-    /// An event is about to leave: what goes right ahead of it, as a part of it.
-    fn ahead(&mut self, stream: &Stream, line_end: LineEnd) -> Option<Bytes> {
-        let _ = (stream, line_end);
-        None
-    }
-
-    /// Whether it wants to hear of events.
-    fn hears(&self) -> bool {
-        false
-    }
-
-    /// An event has come whole, from the upstream or a layer inside.
-    fn heard(&mut self, stream: &Stream, event: &RawEvent<'_>) {
-        let _ = (stream, event);
-    }
-
-    /// A part of an event has come whose end has not; the last part comes with the event. Only events
-    /// beyond what is held back come in parts.
-    fn heard_part(&mut self, stream: &Stream, part: &[u8], is_first: bool) {
-        let _ = (stream, part, is_first);
-    }
-
-    /// The upstream has ended properly, with `tail` behind its last whole event: whether it ought to
-    /// have said more.
-    fn is_short(&self, stream: &Stream, tail: &[u8]) -> bool {
-        let _ = (stream, tail);
-        false
-    }
-
-    /// A layer inside has broken the stream: how it ends instead.
-    fn instead(&mut self, at: &At<'_>, reason: EndReason) -> Option<Ending> {
-        let _ = (at, reason);
-        None
-    }
-
-    /// The stream is about to break: what its client is told ahead of that. It is lost if a part of
-    /// an event has left.
-    fn parting(&mut self, at: &At<'_>, why: Breach) -> Option<Bytes> {
-        let _ = (at, why);
-        None
-    }
+    /// Called for each [`Notice`], which names the reactions that it allows beside [`Reaction::Pass`].
+    fn on(&mut self, context: &PolicyContext<'_>, notice: Notice<'_>) -> Reaction;
 }
 
+/// A layer that has no policy for the stream.
 impl<P: Policy> Policy for Option<P> {
-    fn heeds(&self) -> bool {
-        self.as_ref().is_some_and(P::heeds)
+    #[inline]
+    fn interests(&self) -> Interests {
+        self.as_ref().map_or_else(Interests::default, P::interests)
     }
 
-    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
-        self.as_ref().and_then(|policy| policy.deadline(at))
+    #[inline]
+    fn deadline(&self, context: &PolicyContext<'_>) -> Option<Instant> {
+        self.as_ref().and_then(|policy| policy.deadline(context))
     }
 
-    fn check(&mut self, at: &At<'_>) -> Verdict {
-        self.as_mut()
-            .map_or(Verdict::Wait, |policy| policy.check(at))
-    }
-
-    fn sent(&mut self, stream: &Stream, now: Instant) {
-        if let Some(policy) = self {
-            policy.sent(stream, now);
+    #[inline]
+    fn check(&mut self, context: &PolicyContext<'_>) -> Reaction {
+        match self {
+            Some(policy) => policy.check(context),
+            None => Reaction::Pass,
         }
     }
 
-    fn ahead(&mut self, stream: &Stream, line_end: LineEnd) -> Option<Bytes> {
-        self.as_mut()
-            .and_then(|policy| policy.ahead(stream, line_end))
-    }
-
-    fn hears(&self) -> bool {
-        self.as_ref().is_some_and(P::hears)
-    }
-
-    fn heard(&mut self, stream: &Stream, event: &RawEvent<'_>) {
-        if let Some(policy) = self {
-            policy.heard(stream, event);
+    #[inline(always)]
+    fn on(&mut self, context: &PolicyContext<'_>, notice: Notice<'_>) -> Reaction {
+        match self {
+            Some(policy) => policy.on(context, notice),
+            None => Reaction::Pass,
         }
-    }
-
-    fn heard_part(&mut self, stream: &Stream, part: &[u8], is_first: bool) {
-        if let Some(policy) = self {
-            policy.heard_part(stream, part, is_first);
-        }
-    }
-
-    fn is_short(&self, stream: &Stream, tail: &[u8]) -> bool {
-        self.as_ref()
-            .is_some_and(|policy| policy.is_short(stream, tail))
-    }
-
-    fn instead(&mut self, at: &At<'_>, reason: EndReason) -> Option<Ending> {
-        self.as_mut().and_then(|policy| policy.instead(at, reason))
-    }
-
-    fn parting(&mut self, at: &At<'_>, why: Breach) -> Option<Bytes> {
-        self.as_mut().and_then(|policy| policy.parting(at, why))
     }
 }
 
+/// Two policies, the outer first. A notice goes through them as bytes do, the inner first, until one reacts.
+/// At a common deadline the outer is checked first.
 impl<A: Policy, B: Policy> Policy for (A, B) {
-    fn heeds(&self) -> bool {
-        self.0.heeds() || self.1.heeds()
+    #[inline]
+    fn interests(&self) -> Interests {
+        self.0.interests().union(self.1.interests())
     }
 
-    fn deadline(&self, at: &At<'_>) -> Option<Instant> {
-        match (self.0.deadline(at), self.1.deadline(at)) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+    #[inline]
+    fn deadline(&self, context: &PolicyContext<'_>) -> Option<Instant> {
+        match (self.0.deadline(context), self.1.deadline(context)) {
+            (Some(outer), Some(inner)) => Some(outer.min(inner)),
+            (outer, inner) => outer.or(inner),
         }
     }
 
-    fn check(&mut self, at: &At<'_>) -> Verdict {
-        match self.0.check(at) {
-            Verdict::Wait => self.1.check(at),
-            verdict => verdict,
+    #[inline]
+    fn check(&mut self, context: &PolicyContext<'_>) -> Reaction {
+        match self.0.check(context) {
+            Reaction::Pass => self.1.check(context),
+            reaction => reaction,
         }
     }
 
-    fn sent(&mut self, stream: &Stream, now: Instant) {
-        self.0.sent(stream, now);
-        self.1.sent(stream, now);
+    #[inline(always)]
+    fn on(&mut self, context: &PolicyContext<'_>, notice: Notice<'_>) -> Reaction {
+        match self.1.on(context, notice) {
+            Reaction::Pass => self.0.on(context, notice),
+            reaction => reaction,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    /// Notes each call under its name, and reacts as set.
+    struct Recorder<'a> {
+        name: &'static str,
+        calls: &'a RefCell<Vec<String>>,
+        interests: Interests,
+        reacts: bool,
     }
 
-    fn ahead(&mut self, stream: &Stream, line_end: LineEnd) -> Option<Bytes> {
-        let outer = self.0.ahead(stream, line_end);
-        outer.or_else(|| self.1.ahead(stream, line_end))
+    impl Recorder<'_> {
+        fn react(&self, call: &str) -> Reaction {
+            self.calls
+                .borrow_mut()
+                .push(format!("{} {call}", self.name));
+            match self.reacts {
+                true => Reaction::Inject(Bytes::from(self.name)),
+                false => Reaction::Pass,
+            }
+        }
     }
 
-    fn hears(&self) -> bool {
-        self.0.hears() || self.1.hears()
+    impl Policy for Recorder<'_> {
+        fn interests(&self) -> Interests {
+            self.interests
+        }
+
+        fn deadline(&self, context: &PolicyContext<'_>) -> Option<Instant> {
+            self.reacts
+                .then(|| context.now + Duration::from_secs(self.name.len() as u64))
+        }
+
+        fn check(&mut self, _: &PolicyContext<'_>) -> Reaction {
+            self.react("check")
+        }
+
+        fn on(&mut self, _: &PolicyContext<'_>, notice: Notice<'_>) -> Reaction {
+            self.react(match notice {
+                Notice::Sent => "sent",
+                Notice::Event(_) => "event",
+                Notice::EventPart { .. } => "event part",
+                Notice::BeforeEvent => "before event",
+                Notice::UpstreamEnd { .. } => "upstream end",
+                Notice::InnerError(_) => "inner error",
+                Notice::BeforeBreak(_) => "before break",
+            })
+        }
     }
 
-    fn heard(&mut self, stream: &Stream, event: &RawEvent<'_>) {
-        self.0.heard(stream, event);
-        self.1.heard(stream, event);
-    }
+    #[test]
+    fn wrappers_forward_every_call_to_both_policies() {
+        let calls = RefCell::new(Vec::new());
+        let recorder = |name, reacts, interests| Recorder {
+            name,
+            calls: &calls,
+            interests,
+            reacts,
+        };
+        let (wake, events) = (
+            Interests {
+                wake: true,
+                events: false,
+            },
+            Interests {
+                wake: false,
+                events: true,
+            },
+        );
+        let stream = Stream::open();
+        let context = PolicyContext {
+            now: stream.opened(),
+            stream: &stream,
+            aligner: &Aligner::new(),
+        };
+        let event = RawEvent::begun(b"data: 1");
+        let notices = [
+            Notice::Sent,
+            Notice::Event(&event),
+            Notice::EventPart {
+                bytes: b"data",
+                is_first: true,
+            },
+            Notice::BeforeEvent,
+            Notice::UpstreamEnd { tail: b"" },
+            Notice::InnerError(EndReason::UpstreamIdle),
+            Notice::BeforeBreak(BreakCause::Truncated),
+        ];
+        let mut pair = (
+            Some(recorder("outer", false, wake)),
+            Some(recorder("in", false, events)),
+        );
+        assert_eq!(pair.interests(), wake.union(events));
+        assert!(pair.deadline(&context).is_none());
+        for notice in notices {
+            assert!(matches!(pair.on(&context, notice), Reaction::Pass));
+            let calls: Vec<String> = calls.take();
+            assert_eq!(calls.len(), 2, "{calls:?}");
+            assert!(calls[0].starts_with("in ") && calls[1].starts_with("outer "));
+        }
+        assert!(matches!(pair.check(&context), Reaction::Pass));
+        assert_eq!(calls.take(), ["outer check", "in check"]);
 
-    fn heard_part(&mut self, stream: &Stream, part: &[u8], is_first: bool) {
-        self.0.heard_part(stream, part, is_first);
-        self.1.heard_part(stream, part, is_first);
-    }
+        let mut pair = (
+            Some(recorder("outer", true, wake)),
+            Some(recorder("in", true, events)),
+        );
+        let due = pair.deadline(&context).unwrap();
+        assert_eq!(due, context.now + Duration::from_secs(2));
+        for notice in notices {
+            assert_eq!(pair.on(&context, notice).into_bytes().unwrap(), "in");
+            assert_eq!(calls.take().len(), 1);
+        }
+        assert_eq!(pair.check(&context).into_bytes().unwrap(), "outer");
 
-    fn is_short(&self, stream: &Stream, tail: &[u8]) -> bool {
-        self.0.is_short(stream, tail) || self.1.is_short(stream, tail)
-    }
-
-    fn instead(&mut self, at: &At<'_>, reason: EndReason) -> Option<Ending> {
-        let inner = self.1.instead(at, reason);
-        inner.or_else(|| self.0.instead(at, reason))
-    }
-
-    fn parting(&mut self, at: &At<'_>, why: Breach) -> Option<Bytes> {
-        let inner = self.1.parting(at, why);
-        inner.or_else(|| self.0.parting(at, why))
+        let mut none: Option<Recorder<'_>> = None;
+        assert_eq!(none.interests(), Interests::default());
+        assert!(none.deadline(&context).is_none());
+        assert!(matches!(none.check(&context), Reaction::Pass));
+        assert!(matches!(none.on(&context, Notice::Sent), Reaction::Pass));
     }
 }

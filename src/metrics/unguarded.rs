@@ -1,6 +1,6 @@
 //! Streams that are not guarded, or not in full: counted, and logged once a route with what helps.
 
-use crate::guard::Head;
+use crate::guard::ResponseInfo;
 use crate::head::{is_event_stream, names_event_stream};
 use crate::lock::lock;
 use crate::request_info::ResponseKind;
@@ -44,7 +44,7 @@ impl Unguarded {
         }
     }
 
-    pub(super) fn of(head: &Head<'_>) -> Option<Self> {
+    pub(super) fn of(head: &ResponseInfo<'_>) -> Option<Self> {
         match head.kind {
             ResponseKind::Stream => None,
             ResponseKind::Encoded => Some(Self::Encoded),
@@ -118,7 +118,7 @@ impl Warned {
         unguarded: Unguarded,
         route: &str,
         request: Option<&RequestHead>,
-        head: &Head<'_>,
+        head: &ResponseInfo<'_>,
     ) {
         if let Some(request) = request {
             self.keep(unguarded, request, head);
@@ -144,7 +144,7 @@ impl Warned {
         );
     }
 
-    fn keep(&self, reason: Unguarded, request: &RequestHead, head: &Head<'_>) {
+    fn keep(&self, reason: Unguarded, request: &RequestHead, head: &ResponseInfo<'_>) {
         let request = Arc::new(request.clone());
         let response = Arc::new(ResponseHead::of(head.status, head.headers));
         let mut seen = lock(&self.seen);
@@ -178,7 +178,7 @@ mod tests {
             response = response.header(*name, *value);
         }
         let (head, ()) = response.body(()).unwrap().into_parts();
-        Unguarded::of(&Head {
+        Unguarded::of(&ResponseInfo {
             request_info: &request_info,
             status: head.status,
             headers: &head.headers,

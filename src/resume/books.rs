@@ -4,15 +4,11 @@ use super::again::Again;
 use super::cursor::{Cursor, Fate, Mark};
 use super::{Config, ResumeError};
 use crate::family::is_keepalive;
-use crate::guard::BoxError;
+use crate::guard::{BoxError, unread_pause};
 use crate::wire::{Aligner, RawEvent, Scanner};
 use bytes::{Bytes, BytesMut};
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// A pause between two polls that is worth the books. Shorter ones are the client taking what it
-/// got.
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// What is known of one stream.
 pub(super) struct Books<B> {
@@ -85,11 +81,11 @@ impl<B> Books<B> {
         &self.again.config
     }
 
-    /// The client took what it had got, and asked for nothing: the upstream's silence is not its own.
+    /// Begins a poll. Time in which the client did not read is not silence of the upstream.
     pub(super) fn wake_up(&mut self) -> Instant {
         let now = Instant::now();
-        let pause = now.saturating_duration_since(self.polled);
-        if std::mem::take(&mut self.handed_out) && pause > PAUSE {
+        let handed_out = std::mem::take(&mut self.handed_out);
+        if let Some(pause) = unread_pause(self.polled, now, handed_out) {
             self.heard += pause;
             self.lived += pause;
         }

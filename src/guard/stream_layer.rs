@@ -1,4 +1,4 @@
-//! What a layer does with requests and heads.
+//! What a layer does with requests and response heads.
 
 use super::policy::Policy;
 use crate::rejection::Rejection;
@@ -6,10 +6,10 @@ use crate::request_info::{RequestInfo, ResponseKind};
 use crate::stream::Stream;
 use http::{Extensions, HeaderMap, Request, StatusCode};
 
-/// The response head, as a rule sees it.
-pub struct Head<'a> {
+/// The response head.
+pub struct ResponseInfo<'a> {
     pub(crate) request_info: &'a RequestInfo,
-    /// Of the service, also where an answer of this crate stands in its place.
+    /// Of the service, also where a response of this crate replaces it.
     pub(crate) status: StatusCode,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) kind: ResponseKind,
@@ -18,28 +18,30 @@ pub struct Head<'a> {
     pub(crate) rejected: bool,
 }
 
-impl<'a> Head<'a> {
-    /// The record, if the response is a stream whose bytes can be read, and others put between them.
+impl<'a> ResponseInfo<'a> {
+    /// The record, if the response is a stream into which events can be injected.
     pub(crate) fn readable(&self) -> Option<&'a Stream> {
         self.stream.filter(|_| self.kind == ResponseKind::Stream)
     }
 }
 
-/// Why a ticket came to nothing.
-pub enum Failure {
+/// Why an admitted request got no response from the service.
+pub enum NotOpened {
+    /// A layer inside has rejected it.
     Rejected,
-    Service,
+    /// The service has failed.
+    ServiceError,
 }
 
-/// What a layer does with requests, and which policy it has for a stream.
-pub trait Rule: Clone {
-    /// What an admitted request holds until its head comes. Dropped if it never does.
+/// A layer of this crate: admits requests, and opens a policy for each stream.
+pub trait StreamLayer: Clone {
+    /// What an admitted request holds until its response head arrives. Dropped if none does.
     type Ticket;
     type Policy: Policy;
-    /// Its policies need to know what passes.
-    const READS: bool;
-    /// Its policies may put bytes of their own into the stream, or end it.
-    const SPEAKS: bool;
+    /// Its policies get notices of what passes.
+    const OBSERVES: bool;
+    /// Its policies may inject bytes into a stream, or end it.
+    const INJECTS: bool;
 
     fn admit<B>(
         &self,
@@ -47,7 +49,7 @@ pub trait Rule: Clone {
         request_info: &RequestInfo,
     ) -> Result<Self::Ticket, Rejection>;
 
-    /// Adds to an admitted request what the inner service may want of its ticket.
+    /// Adds to an admitted request what the service inside may need of the ticket.
     fn extend(&self, ticket: &Self::Ticket, extensions: &mut Extensions) {
         let _ = (ticket, extensions);
     }
@@ -55,20 +57,20 @@ pub trait Rule: Clone {
     fn open(
         &self,
         ticket: Self::Ticket,
-        head: &Head<'_>,
+        head: &ResponseInfo<'_>,
     ) -> Result<Option<Self::Policy>, Rejection>;
 
-    fn failed(&self, ticket: Self::Ticket, failure: &Failure) {
-        let _ = (ticket, failure);
+    fn not_opened(&self, ticket: Self::Ticket, reason: &NotOpened) {
+        let _ = (ticket, reason);
     }
 }
 
-/// A rule that may be switched off.
-impl<R: Rule> Rule for Option<R> {
-    type Ticket = Option<R::Ticket>;
-    type Policy = R::Policy;
-    const READS: bool = R::READS;
-    const SPEAKS: bool = R::SPEAKS;
+/// A layer that may be switched off.
+impl<L: StreamLayer> StreamLayer for Option<L> {
+    type Ticket = Option<L::Ticket>;
+    type Policy = L::Policy;
+    const OBSERVES: bool = L::OBSERVES;
+    const INJECTS: bool = L::INJECTS;
 
     fn admit<B>(
         &self,
@@ -76,36 +78,40 @@ impl<R: Rule> Rule for Option<R> {
         request_info: &RequestInfo,
     ) -> Result<Self::Ticket, Rejection> {
         self.as_ref()
-            .map(|rule| rule.admit(request, request_info))
+            .map(|layer| layer.admit(request, request_info))
             .transpose()
     }
 
     fn extend(&self, ticket: &Self::Ticket, extensions: &mut Extensions) {
-        if let (Some(rule), Some(ticket)) = (self, ticket) {
-            rule.extend(ticket, extensions);
+        if let (Some(layer), Some(ticket)) = (self, ticket) {
+            layer.extend(ticket, extensions);
         }
     }
 
-    fn open(&self, ticket: Self::Ticket, head: &Head<'_>) -> Result<Option<R::Policy>, Rejection> {
+    fn open(
+        &self,
+        ticket: Self::Ticket,
+        head: &ResponseInfo<'_>,
+    ) -> Result<Option<L::Policy>, Rejection> {
         match (self, ticket) {
-            (Some(rule), Some(ticket)) => rule.open(ticket, head),
+            (Some(layer), Some(ticket)) => layer.open(ticket, head),
             _ => Ok(None),
         }
     }
 
-    fn failed(&self, ticket: Self::Ticket, failure: &Failure) {
-        if let (Some(rule), Some(ticket)) = (self, ticket) {
-            rule.failed(ticket, failure);
+    fn not_opened(&self, ticket: Self::Ticket, reason: &NotOpened) {
+        if let (Some(layer), Some(ticket)) = (self, ticket) {
+            layer.not_opened(ticket, reason);
         }
     }
 }
 
-/// Two rules, the outer first: it sees requests first and heads last.
-impl<A: Rule, B: Rule> Rule for (A, B) {
+/// Two layers, the outer first: it gets requests first and heads last.
+impl<A: StreamLayer, B: StreamLayer> StreamLayer for (A, B) {
     type Ticket = (A::Ticket, B::Ticket);
     type Policy = (Option<A::Policy>, Option<B::Policy>);
-    const READS: bool = A::READS || B::READS;
-    const SPEAKS: bool = A::SPEAKS || B::SPEAKS;
+    const OBSERVES: bool = A::OBSERVES || B::OBSERVES;
+    const INJECTS: bool = A::INJECTS || B::INJECTS;
 
     fn admit<T>(
         &self,
@@ -116,7 +122,7 @@ impl<A: Rule, B: Rule> Rule for (A, B) {
         match self.1.admit(request, request_info) {
             Ok(inner) => Ok((outer, inner)),
             Err(rejection) => {
-                self.0.failed(outer, &Failure::Rejected);
+                self.0.not_opened(outer, &NotOpened::Rejected);
                 Err(rejection)
             }
         }
@@ -130,12 +136,12 @@ impl<A: Rule, B: Rule> Rule for (A, B) {
     fn open(
         &self,
         (outer, inner): Self::Ticket,
-        head: &Head<'_>,
+        head: &ResponseInfo<'_>,
     ) -> Result<Option<Self::Policy>, Rejection> {
         let inner = match self.1.open(inner, head) {
             Ok(policy) => policy,
             Err(rejection) => {
-                self.0.failed(outer, &Failure::Rejected);
+                self.0.not_opened(outer, &NotOpened::Rejected);
                 return Err(rejection);
             }
         };
@@ -143,8 +149,8 @@ impl<A: Rule, B: Rule> Rule for (A, B) {
         Ok((outer.is_some() || inner.is_some()).then_some((outer, inner)))
     }
 
-    fn failed(&self, (outer, inner): Self::Ticket, failure: &Failure) {
-        self.1.failed(inner, failure);
-        self.0.failed(outer, failure);
+    fn not_opened(&self, (outer, inner): Self::Ticket, reason: &NotOpened) {
+        self.1.not_opened(inner, reason);
+        self.0.not_opened(outer, reason);
     }
 }

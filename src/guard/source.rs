@@ -1,0 +1,52 @@
+//! What a guarded body reads from.
+
+use super::{BoxError, StreamError};
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame};
+use pin_project_lite::pin_project;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+pin_project! {
+    #[project = SourceProj]
+    pub(super) enum Source<B> {
+        Inner { #[pin] body: B },
+        /// A response of this crate.
+        Fixed { bytes: Option<Bytes> },
+        Trailers { trailers: Option<HeaderMap> },
+        Done,
+    }
+}
+
+impl<B> Source<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    pub(super) fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        match self.project() {
+            SourceProj::Inner { body } => {
+                let frame = ready!(body.poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(StreamError::from_inner)))
+            }
+            SourceProj::Fixed { bytes } => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
+            SourceProj::Trailers { trailers } => Poll::Ready(
+                trailers
+                    .take()
+                    .map(|trailers| Ok(Frame::trailers(trailers))),
+            ),
+            SourceProj::Done => Poll::Ready(None),
+        }
+    }
+
+    /// The upstream has announced its end with its last data.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self, Self::Inner { body } if body.is_end_stream())
+    }
+}
