@@ -48,7 +48,7 @@ done
 step "lints of both packages, all features"
 cargo clippy --workspace --all-targets --all-features -- -D warnings
 
-# What the parser of proxy/tests/deploy.rs cannot judge is whether the expressions are any.
+# What the parser of proxy/tests/it/deploy.rs cannot judge is whether the expressions are any.
 unpack_package promtool prometheus target/tools/prometheus
 if command -v promtool >/dev/null; then
     step "alert rules"

@@ -17,7 +17,7 @@
     reason = "it stops at what it did not expect, and says where"
 )]
 
-#[path = "../../tests/support/browser.rs"]
+#[path = "../../tests/browser/browser.rs"]
 mod browser;
 mod crowd;
 #[path = "../../tests/support/mod.rs"]

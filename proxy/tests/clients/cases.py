@@ -1,4 +1,4 @@
-"""What the scripts of the official clients have in common: tests/proxy_sdks.rs runs them with the
+"""What the scripts of the official clients have in common: proxy/tests/sdks.rs runs them with the
 addresses of the origin and of the proxy before it, the number of events of each answer, and the number
 behind which a proper end is that of a whole answer, though its last word is missing."""
 

@@ -1,0 +1,768 @@
+//! What is no event stream passes the real binary untouched, and its failures are told.
+
+use crate::support::{Client, End, Gate, Origin, Proxy, gate, wait_until};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::Sender;
+
+const CLOSE: &str = "Host: x\r\nConnection: close\r\n\r\n";
+
+/// The whole response to a GET, head and body.
+fn get(proxy: &Proxy, path: &str) -> (String, Vec<u8>) {
+    let mut client = proxy.ask(&format!("GET {path} HTTP/1.1\r\n{CLOSE}"));
+    (client.head(), client.raw())
+}
+
+/// An address at which nobody listens.
+fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+fn status(head: &str) -> &str {
+    head.split(' ').nth(1).unwrap()
+}
+
+#[test]
+fn a_switch_that_nobody_asked_for_is_a_502() {
+    let origin = Origin::start(|_, to| {
+        to.raw(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\nfoo",
+        );
+        to.wait_for_close();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let (head, body) = get(&proxy, "/");
+    assert_eq!(status(&head), "502");
+    assert_eq!(
+        body,
+        b"sse-guard: the upstream switched protocols without a request for it\n"
+    );
+}
+
+#[test]
+fn a_body_that_is_too_long_is_a_413_told_before_or_not() {
+    let origin = Origin::start(|asked, to| {
+        if asked.path == "/" {
+            to.body(5);
+            to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        } else {
+            to.wait_for_close();
+        }
+    });
+    let proxy = Proxy::start(origin.addr, &["--upstream-max-body", "5B"]);
+    for (path, body, code) in [
+        ("/", "Content-Length: 5\r\n\r\n12345", "200"),
+        ("/long", "Content-Length: 6\r\n\r\n123456", "413"),
+        (
+            "/long",
+            "Transfer-Encoding: chunked\r\n\r\n3\r\n123\r\n3\r\n456\r\n0\r\n\r\n",
+            "413",
+        ),
+    ] {
+        let mut client = proxy.ask(&format!("POST {path} HTTP/1.1\r\nHost: x\r\n{body}"));
+        assert_eq!(status(&client.head()), code);
+    }
+}
+
+#[test]
+fn more_requests_than_may_wait_for_the_upstream_get_a_503() {
+    let origin = Origin::start(|asked, to| {
+        if asked.path == "/slow" {
+            to.wait_for_close();
+        } else {
+            to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let flags = ["--upstream-max-pending", "1", "--limit-retry-after", "7s"];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let waits = proxy.get("/slow");
+    origin.wait_for_open(1);
+    let (head, body) = get(&proxy, "/");
+    assert_eq!(status(&head), "503");
+    assert!(head.contains("retry-after: 7\n"), "{head}");
+    assert_eq!(
+        body,
+        b"sse-guard: too many requests wait for the upstream\n"
+    );
+    drop(waits);
+    origin.wait_for_open(0);
+    let mut next = proxy.get("/");
+    while status(&next.head()) != "200" {
+        next = proxy.get("/");
+    }
+}
+
+#[test]
+fn other_responses_pass_byte_for_byte() {
+    let body: Vec<u8> = (0..1 << 20)
+        .map(|n: u32| n.to_le_bytes()[n as usize % 3])
+        .collect();
+    let sent = body.clone();
+    let origin = Origin::start(move |asked, to| {
+        match asked.path.as_str() {
+        "/204" => drop(to.raw(b"HTTP/1.1 204 No Content\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n")),
+        "/304" => drop(to.raw(b"HTTP/1.1 304 Not Modified\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n")),
+        "/404" => drop(to.raw(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\r\ndata: x\n\n")),
+        _ => {
+            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: \
+                image/png\r\nContent-Length: {}\r\n\r\n", sent.len());
+            to.raw(head.as_bytes());
+            to.raw(&sent);
+        }
+    }
+    });
+    let proxy = Proxy::start(origin.addr, &["--heartbeat-interval", "1ms"]);
+    for (path, code, expected) in [
+        ("/", "200", &body[..]),
+        ("/204", "204", b""),
+        ("/304", "304", b""),
+        ("/404", "404", b"data: x\n\n"),
+    ] {
+        let (head, seen) = get(&proxy, path);
+        assert_eq!(status(&head), code);
+        assert!(!head.contains("x-accel-buffering"), "{head}");
+        assert!(seen == expected, "{path}: {} bytes", seen.len());
+    }
+}
+
+#[test]
+fn a_head_request_gets_the_head_alone() {
+    let origin = Origin::start(|_, to| {
+        to.stream();
+        to.wait_for_close();
+    });
+    let proxy = Proxy::start(origin.addr, &["--heartbeat-interval", "1ms"]);
+    let mut client = proxy.ask(&format!("HEAD / HTTP/1.1\r\n{CLOSE}"));
+    let head = client.head();
+    assert_eq!(status(&head), "200");
+    // As its GET has it.
+    assert!(head.contains("x-accel-buffering: no"), "{head}");
+    assert_eq!(client.raw(), b"");
+}
+
+#[test]
+fn a_compressed_stream_passes_untouched_and_is_warned_of() {
+    let origin = Origin::start(|_, to| {
+        to.raw(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: \
+            gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\n\n",
+        );
+    });
+    let proxy = Proxy::start(origin.addr, &["--heartbeat-interval", "1ms"]);
+    let mut client = proxy.get("/");
+    let head = client.head();
+    assert!(
+        head.contains("content-length: 4\n") && head.contains("content-encoding: gzip\n"),
+        "{head}"
+    );
+    assert!(!head.contains("x-accel-buffering"), "{head}");
+    assert_eq!(client.bytes(4), b"\x1f\x8b\n\n");
+    let warning = proxy.wait_for_log("the upstream compresses its event stream");
+    assert!(warning.contains("\"WARN\""), "{warning}");
+}
+
+#[test]
+fn a_protocol_switch_passes_and_then_bytes_both_ways() {
+    let origin = Origin::start(|asked, to| {
+        assert_eq!(asked.field("upgrade"), Some("websocket"));
+        assert_eq!(asked.field("connection"), Some("upgrade"));
+        // Its first bytes come with the head.
+        to.raw(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: \
+            websocket\r\n\r\nhello",
+        );
+        let came = to.body(6);
+        to.raw(&came);
+        to.wait_for_close();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client =
+        proxy.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    let head = client.head();
+    assert_eq!(status(&head), "101");
+    assert!(head.contains("upgrade: websocket\n"), "{head}");
+    assert_eq!(client.bytes(5), b"hello");
+    // Whatever it looks like.
+    client.send("GET /#");
+    assert_eq!(client.bytes(6), b"GET /#");
+    drop(client);
+    origin.wait_for_open(0);
+}
+
+#[test]
+fn a_question_about_the_server_keeps_its_asterisk() {
+    let origin = Origin::start(|asked, to| {
+        assert_eq!(asked.head.lines().next(), Some("OPTIONS * HTTP/1.1"));
+        to.raw(b"HTTP/1.1 204 No Content\r\n\r\n");
+    });
+    let url = format!("http://{}/base", origin.addr);
+    let proxy = Proxy::with_flags(&["--upstream-url", &url]);
+    let mut client = proxy.ask("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(status(&client.head()), "204");
+}
+
+#[test]
+fn a_request_body_streams() {
+    let (came, comes) = std::sync::mpsc::channel::<Vec<u8>>();
+    let came = std::sync::Mutex::new(came);
+    let origin = Origin::start(move |_, to| {
+        came.lock().unwrap().send(to.body(5)).unwrap();
+        to.body(5);
+        to.stream();
+        to.chunk("data: done\n\n");
+        to.end();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client = proxy.ask("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nfirst");
+    // The rest is sent when the first part has arrived.
+    assert_eq!(
+        comes.recv_timeout(crate::support::PATIENCE).unwrap(),
+        b"first"
+    );
+    assert_eq!(origin.asked().field("content-length"), Some("10"));
+    client.send("later");
+    client.head();
+    assert_eq!(client.rest(), (b"data: done\n\n".to_vec(), End::Clean));
+}
+
+#[test]
+fn a_chunked_body_is_forwarded_whatever_the_method() {
+    let origin = Origin::start(|asked, to| {
+        assert_eq!(asked.field("transfer-encoding"), Some("chunked"));
+        assert_eq!(asked.field("content-length"), None);
+        assert_eq!(to.body(17), b"7\r\n{\"q\":1}\r\n0\r\n\r\n");
+        to.raw(b"HTTP/1.1 204 No Content\r\n\r\n");
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    for method in ["GET", "HEAD", "POST", "DELETE", "OPTIONS", "QUERY"] {
+        let mut client = proxy.ask(&format!(
+            "{method} /_search HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\
+             7\r\n{{\"q\":1}}\r\n0\r\n\r\n"
+        ));
+        assert_eq!(status(&client.head()), "204", "{method}");
+    }
+}
+
+#[test]
+fn a_connection_serves_on_behind_a_stream_unless_the_request_ends_it() {
+    let (release, released) = gate();
+    let origin = Origin::start(move |asked, to| {
+        if asked.field("transfer-encoding").is_some() {
+            to.body(13);
+        }
+        if asked.path == "/next" {
+            to.raw(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+            return;
+        }
+        if asked.path == "/late" {
+            released.wait();
+        }
+        to.stream();
+        to.chunk("data: 1\n\n");
+        to.end();
+    });
+    let proxy = Proxy::start(origin.addr, &["--log-level", "trace"]);
+    let mut parked = 0;
+    let next = "GET /next HTTP/1.1\r\nHost: x\r\n\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    for path in ["/", "/late"] {
+        for (version, fields, serves_on) in [
+            ("1.1", "\r\n", true),
+            ("1.1", chunked, true),
+            ("1.1", "Upgrade: h2c\r\n\r\n", true),
+            ("1.1", "Connection: TE ,\tClose\r\n\r\n", false),
+            (
+                "1.1",
+                "Connection: close\r\nConnection: keep-alive\r\n\r\n",
+                false,
+            ),
+            ("1.0", "\r\n", false),
+            ("1.0", "Connection: keep-alive\r\n\r\n", false),
+        ] {
+            let mut client = proxy.ask(&format!(
+                "POST {path} HTTP/{version}\r\nHost: x\r\n{fields}{next}"
+            ));
+            if path == "/late" {
+                // Those that may switch protocols stay with hyper.
+                parked += usize::from(!fields.starts_with("Upgrade"));
+                proxy.wait_for_log_lines("a request waits for its response", parked);
+                release.send(()).unwrap();
+            }
+            assert_eq!(status(&client.head()), "200");
+            if serves_on {
+                assert_eq!(client.rest().1, End::Clean, "{path} {fields:?}");
+                assert_eq!(status(&client.head()), "204", "{path} {fields:?}");
+            } else {
+                let rest = String::from_utf8(client.raw()).unwrap();
+                assert!(!rest.contains("HTTP/1.1"), "{path} {fields:?}: {rest}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_upstream_that_is_not_there_is_a_502_with_advice_in_the_log() {
+    let nobody = nobody();
+    let proxy = Proxy::start(nobody, &[]);
+    let (head, body) = get(&proxy, "/");
+    assert_eq!(status(&head), "502");
+    assert_eq!(body, b"sse-guard: cannot connect to the upstream\n");
+    let line = proxy.wait_for_log("\"status\":502");
+    assert!(
+        line.contains("upstream.url") && line.contains(&nobody.to_string()),
+        "{line}"
+    );
+}
+
+/// Linux drops what does not fit into a listener's queue, so that to connect takes forever.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_upstream_that_takes_no_connection_in_time_is_a_502() {
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    full.bind(&any.into()).unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(client) =
+        std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(200))
+    {
+        queued.push(client);
+    }
+    let flags = [
+        "--upstream-connect-timeout=50ms",
+        "--upstream-head-timeout=4s",
+    ];
+    let proxy = Proxy::start(address, &flags);
+    let (head, _) = get(&proxy, "/");
+    // Later it would be a 504.
+    assert_eq!(status(&head), "502");
+    let line = proxy.wait_for_log("\"status\":502");
+    assert!(line.contains("upstream.connect_timeout"), "{line}");
+}
+
+#[test]
+fn an_upstream_that_does_not_answer_in_time_is_a_504_and_let_go() {
+    let origin = Origin::start(|_, to| assert!(to.wait_for_close()));
+    let proxy = Proxy::start(origin.addr, &["--upstream-head-timeout", "100ms"]);
+    let (head, body) = get(&proxy, "/");
+    assert_eq!(status(&head), "504");
+    assert_eq!(
+        body,
+        b"sse-guard: the upstream sent no response head in time\n"
+    );
+    assert!(
+        proxy
+            .wait_for_log("\"status\":504")
+            .contains("upstream.head_timeout")
+    );
+    origin.wait_for_open(0);
+}
+
+#[test]
+fn an_upstream_that_closes_a_kept_connection_when_it_is_used_again_is_no_failure() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        // Gone with the first byte of the next request.
+        let _ = to.socket.peek(&mut [0]);
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    for nth in 1..=20 {
+        let (head, body) = get(&proxy, "/");
+        assert_eq!((status(&head), &body[..]), ("200", &b"ok"[..]));
+        assert_eq!(origin.served(), nth);
+    }
+}
+
+#[test]
+fn a_request_is_sent_again_where_that_does_no_harm() {
+    let origin = Origin::start(|asked, to| {
+        if asked.path != "/first" {
+            to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nagain");
+            return;
+        }
+        to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        // The connection ends with the next request, or in the middle of its head.
+        if let Some(next) = to.next_request()
+            && next.path == "/part"
+        {
+            to.raw(b"HTTP/1.1 200 ");
+        }
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    for (method, path, expected) in [
+        ("GET", "/", "200"),
+        ("DELETE", "/", "200"),
+        ("PUT", "/", "200"),
+        // It may have been processed, and must not be twice.
+        ("POST", "/", "502"),
+        ("PATCH", "/", "502"),
+        // The upstream has answered.
+        ("GET", "/part", "502"),
+        ("DELETE", "/part", "502"),
+    ] {
+        assert_eq!(status(&get(&proxy, "/first").0), "200");
+        let served = origin.served();
+        let mut client = proxy.ask(&format!(
+            "{method} {path} HTTP/1.1\r\nContent-Length: 0\r\n{CLOSE}"
+        ));
+        assert_eq!(status(&client.head()), expected, "{method} {path}");
+        let again = usize::from(expected == "200");
+        assert_eq!(origin.served(), served + again, "{method} {path}");
+    }
+}
+
+#[test]
+fn an_idle_connection_is_closed_ahead_of_the_upstreams_own_timeout() {
+    for (keep_alive, flags) in [
+        ("Keep-Alive: timeout=1\r\n", &[][..]),
+        ("", &["--upstream-idle-timeout", "50ms"][..]),
+        (
+            "Keep-Alive: timeout=90\r\n",
+            &["--upstream-idle-timeout", "50ms"][..],
+        ),
+    ] {
+        let origin = Origin::start(move |_, to| {
+            let head = format!("HTTP/1.1 200 OK\r\n{keep_alive}Content-Length: 2\r\n\r\nok");
+            to.raw(head.as_bytes());
+            to.wait_for_close();
+        });
+        let proxy = Proxy::start(origin.addr, flags);
+        let (head, body) = get(&proxy, "/");
+        assert_eq!((status(&head), &body[..]), ("200", &b"ok"[..]));
+        // The field concerns the upstream's connection alone.
+        assert!(!head.contains("keep-alive"), "{head}");
+        origin.wait_for_open(0);
+    }
+}
+
+#[test]
+fn an_http_1_0_client_gets_a_stream_that_ends_with_its_connection() {
+    let origin = Origin::start(|_, to| {
+        to.stream();
+        to.chunk("data: 1\n\n");
+        to.end();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client = proxy.ask("GET / HTTP/1.0\r\n\r\n");
+    let head = client.head();
+    assert!(!head.contains("transfer-encoding"), "{head}");
+    assert_eq!(client.raw(), b"data: 1\n\n");
+}
+
+#[test]
+fn routes_choose_the_upstream_and_the_first_that_matches_counts() {
+    let named = |name: &'static str| {
+        Origin::start(move |_, to| {
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{name}",
+                name.len()
+            );
+            to.raw(head.as_bytes());
+        })
+    };
+    let (api, rest) = (named("api"), named("rest"));
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let config = format!(
+        "upstream.url = 'http://{}'\n[[route]]\npath = '/api/*/events'\nupstream.url = \
+         'http://{}/base/'\n",
+        rest.addr, api.addr
+    );
+    file.write_all(config.as_bytes()).unwrap();
+    let proxy = Proxy::with_flags(&["--config", file.path().to_str().unwrap()]);
+    assert_eq!(get(&proxy, "/api/1/events?x=1").1, b"api");
+    assert_eq!(api.asked().path, "/base/api/1/events?x=1");
+    assert_eq!(get(&proxy, "/api/1/2/events").1, b"rest");
+    assert_eq!(get(&proxy, "/").1, b"rest");
+}
+
+/// Answers the first request of the first connection by `first`, and sends `behind` once a word
+/// comes. Each other request is answered by the number of its connection.
+fn poisonous(first: &'static str, behind: &'static str) -> (Origin, Sender<()>, Gate) {
+    let (release, released) = gate();
+    let (sent, is_sent) = gate();
+    let connections = AtomicUsize::new(0);
+    let origin = Origin::start(move |asked, to| {
+        let nth = connections.fetch_add(1, SeqCst);
+        if nth == 0 {
+            if let Some(length) = asked.field("content-length") {
+                to.body(length.parse().unwrap());
+            }
+            to.raw(first.as_bytes());
+            released.wait();
+            to.raw(behind.as_bytes());
+            sent.send(()).unwrap();
+        } else {
+            to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown");
+        }
+        while to.next_request().is_some() {
+            to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown");
+        }
+    });
+    (origin, release, is_sent)
+}
+
+const POISON: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
+
+#[test]
+fn what_comes_behind_a_response_is_not_the_next_requests() {
+    const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    const CHUNKED: &str =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+    const STREAM: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+        Transfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n0\r\n\r\n";
+    const LONG_STREAM: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+        Content-Length: 9\r\n\r\ndata: 1\n\n";
+    const TIMEOUT: &str =
+        "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 6\r\n\r\npoison";
+    let get = "GET / HTTP/1.1\r\nHost: x\r\n";
+    let post = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody";
+    let upgrade = "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    for (request, first) in [
+        (format!("{get}\r\n"), OK),
+        (format!("{get}\r\n"), CHUNKED),
+        (format!("{get}\r\n"), STREAM),
+        (format!("{get}\r\n"), LONG_STREAM),
+        (post.to_owned(), OK),
+        (post.to_owned(), STREAM),
+        ("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), OK),
+        ("HEAD / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), CHUNKED),
+        (format!("{get}\r\n"), "HTTP/1.1 204 No Content\r\n\r\n"),
+        (format!("{get}\r\n"), "HTTP/1.1 204 No Content\r\n\r\nbody"),
+        (
+            format!("{get}\r\n"),
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\n\r\n",
+        ),
+        (
+            format!("{get}\r\n"),
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\n\r\npoison",
+        ),
+        (
+            format!("{get}\r\n"),
+            "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        ),
+        (format!("{get}{upgrade}"), OK),
+        (format!("{get}{upgrade}"), STREAM),
+    ] {
+        for (at_once, later) in [(POISON, ""), ("", POISON), ("", TIMEOUT), ("\r\n", "")] {
+            let whole: &'static str = format!("{first}{at_once}").leak();
+            let (origin, release, is_sent) = poisonous(whole, later);
+            let proxy = Proxy::start(origin.addr, &[]);
+            let mut client = Client::connect(proxy.addr);
+            client.send(&request);
+            let mut head = client.head();
+            if first.starts_with("HTTP/1.1 103") {
+                assert_eq!(status(&head), "103");
+                head = client.head();
+            }
+            assert!(status(&head).starts_with(['2', '3']), "{head}");
+            if !request.starts_with("HEAD") && head.contains("transfer-encoding") {
+                client.rest();
+            } else if !request.starts_with("HEAD") && head.contains(" 200 ") {
+                client.bytes(2);
+            }
+            release.send(()).unwrap();
+            is_sent.wait();
+            // On the same connection of the client's, and on others.
+            let mut others: Vec<_> = (0..3).map(|_| Client::connect(proxy.addr)).collect();
+            others.insert(0, client);
+            for other in &mut others {
+                other.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+                let head = other.head();
+                assert_eq!(status(&head), "200", "{request}{first}{at_once}{later}");
+                assert_eq!(other.bytes(3), b"own", "{request}{first}{at_once}{later}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_response_before_the_upload_is_over_leaves_nothing_to_the_next_request() {
+    const EARLY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    for poison in ["", POISON] {
+        let first = format!("{EARLY}{poison}");
+        let origin = Origin::start(move |asked, to| {
+            if asked.path == "/early" {
+                to.raw(first.as_bytes());
+                // What is left of the upload must not be taken for a request.
+                to.body(8);
+            } else {
+                to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown");
+            }
+            while to.next_request().is_some() {
+                to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown");
+            }
+        });
+        let proxy = Proxy::start(origin.addr, &[]);
+        let mut client =
+            proxy.ask("POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\nhalf");
+        assert_eq!(status(&client.head()), "200");
+        assert_eq!(client.bytes(2), b"ok");
+        let own = |client: &mut Client| {
+            client.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+            assert_eq!(status(&client.head()), "200");
+            assert_eq!(client.bytes(3), b"own");
+        };
+        own(&mut Client::connect(proxy.addr));
+        client.send("done");
+        own(&mut client);
+        own(&mut Client::connect(proxy.addr));
+    }
+}
+
+#[test]
+fn a_408_that_was_on_its_way_is_not_the_next_requests() {
+    let origin = Origin::start(move |_, to| {
+        to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown");
+        if to.next_request().is_some() {
+            to.raw(
+                b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            );
+        }
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let ask = |request: &str| {
+        let mut client = Client::connect(proxy.addr);
+        client.send(request);
+        status(&client.head()).to_owned()
+    };
+    for _ in 0..10 {
+        assert_eq!(ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "200");
+        assert_eq!(
+            ask("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"),
+            "200"
+        );
+    }
+    // Behind the body of a request it is the client's to send it again.
+    let upload = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody";
+    wait_until("a 408", || ask(upload) == "408");
+}
+
+/// At each path what hints may come ahead of a response, and the response when the gate opens.
+fn hinting() -> (Origin, Sender<()>) {
+    let (open, opens) = gate();
+    let origin = Origin::start(move |asked, to| {
+        let mut asked = Some(asked);
+        while let Some(request) = asked {
+            let path = request.path;
+            let link = format!("Link: <{path}.css>; rel=preload\r\n");
+            let fields =
+                "Connection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nContent-Length: 9\r\n";
+            to.raw(
+                format!(
+                    "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n{link}{fields}\r\n"
+                )
+                .as_bytes(),
+            );
+            opens.wait();
+            to.raw(format!("HTTP/1.1 199 Whatever\r\n{link}\r\n").as_bytes());
+            match path.as_str() {
+                "/events" => {
+                    to.raw(
+                        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+                          Transfer-Encoding: chunked\r\n\r\n",
+                    );
+                    to.chunk("data: 1\n\n");
+                    to.end();
+                }
+                _ => {
+                    let len = path.len();
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {len}\r\n\r\n{path}");
+                    to.raw(head.as_bytes());
+                }
+            }
+            asked = to.next_request();
+        }
+    });
+    (origin, open)
+}
+
+fn hint(status: &str, path: &str) -> String {
+    format!("http/1.1 {status}\nlink: <{path}.css>; rel=preload\n")
+}
+
+#[test]
+fn early_hints_reach_the_client_ahead_of_the_response() {
+    let (origin, open) = hinting();
+    // A late one comes when both sides wait without hyper.
+    for (path, is_late) in [("/a", false), ("/b", true), ("/events", true)] {
+        let proxy = Proxy::start(origin.addr, &["--log-level=trace"]);
+        let mut client = proxy.get(path);
+        assert_eq!(client.head(), hint("103 early hints", path));
+        if is_late {
+            proxy.wait_for_log("a request waits for its response");
+            proxy.wait_for_log("a request waits for the upstream's response head");
+        }
+        open.send(()).unwrap();
+        assert_eq!(client.head(), hint("199", path));
+        assert_eq!(status(&client.head()), "200");
+        match path {
+            "/events" => assert_eq!(client.rest(), (b"data: 1\n\n".to_vec(), End::Clean)),
+            _ => assert_eq!(client.bytes(path.len()), path.as_bytes()),
+        }
+        // The connection serves on.
+        client.send("GET /next HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(client.head(), hint("103 early hints", "/next"));
+        open.send(()).unwrap();
+        assert_eq!(client.head(), hint("199", "/next"));
+        assert_eq!(status(&client.head()), "200");
+        assert_eq!(client.bytes(5), b"/next");
+    }
+}
+
+#[test]
+fn interim_heads_of_pipelined_requests_stay_with_their_responses() {
+    let (origin, open) = hinting();
+    let proxy = Proxy::start(origin.addr, &[]);
+    let paths = ["/a", "/bb", "/events", "/ccc"];
+    let requests = paths.map(|path| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    let mut client = proxy.ask(&requests.concat());
+    for path in paths {
+        assert_eq!(client.head(), hint("103 early hints", path));
+        open.send(()).unwrap();
+        assert_eq!(client.head(), hint("199", path));
+        assert_eq!(status(&client.head()), "200");
+        match path {
+            "/events" => assert_eq!(client.rest(), (b"data: 1\n\n".to_vec(), End::Clean)),
+            _ => assert_eq!(client.bytes(path.len()), path.as_bytes()),
+        }
+    }
+}
+
+#[test]
+fn an_http_1_0_client_gets_no_interim_head() {
+    let (origin, open) = hinting();
+    let proxy = Proxy::start(origin.addr, &[]);
+    for path in ["/a", "/events"] {
+        open.send(()).unwrap();
+        let mut client = proxy.ask(&format!("GET {path} HTTP/1.0\r\n\r\n"));
+        assert_eq!(status(&client.head()), "200");
+        let body = client.raw();
+        assert!(!body.starts_with(b"HTTP/"), "{body:?}");
+    }
+}
+
+#[test]
+fn an_upload_gets_one_100_and_the_hints_of_its_upstream() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n");
+        to.body(2);
+        to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client = proxy
+        .ask("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    let mut interim = [client.head(), client.head()];
+    interim.sort();
+    assert_eq!(
+        interim,
+        [
+            "http/1.1 100 continue\n",
+            "http/1.1 103 early hints\nlink: </a>\n"
+        ]
+    );
+    client.send("ok");
+    assert_eq!(status(&client.head()), "200");
+}

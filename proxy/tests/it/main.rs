@@ -1,0 +1,48 @@
+//! The real binary on real sockets: a module for each subject.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation is how a test fails"
+)]
+
+mod addresses;
+mod admin;
+#[cfg(target_os = "linux")]
+mod budget;
+mod clients;
+mod config;
+mod connection_auth;
+mod deploy;
+mod early;
+mod endurance;
+mod families;
+mod faults;
+#[cfg(target_os = "linux")]
+mod files;
+mod handoff;
+mod heads;
+mod health;
+mod health_command;
+mod http;
+mod http10;
+mod injection;
+mod ipv6;
+mod judgement;
+mod kinds;
+mod limits;
+mod logs;
+#[cfg(target_os = "linux")]
+mod pressure;
+mod reload;
+mod requests;
+mod resume;
+mod routes;
+mod stop;
+mod stream;
+#[path = "../support/mod.rs"]
+mod support;
+#[cfg(target_os = "linux")]
+mod takeover;
+mod target;
+mod uploads;
+mod waiting;

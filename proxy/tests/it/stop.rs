@@ -1,0 +1,565 @@
+//! How the real binary goes: what a signal does to streams, connections and the process.
+
+use crate::support::{Client, End, Origin, PATIENCE, Proxy, wait_until};
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+
+/// What the origin waits at until the test lets it go on.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let (open, changed) = &*self.0;
+        let _ = changed
+            .wait_timeout_while(open.lock().unwrap(), PATIENCE, |open| !*open)
+            .unwrap();
+    }
+}
+
+/// One event, then silence until the other side goes.
+fn held() -> Origin {
+    Origin::start(|_, to| {
+        to.stream();
+        to.chunk("data: 1\n\n");
+        to.wait_for_close();
+    })
+}
+
+fn post(proxy: &Proxy) -> Client {
+    proxy.ask(
+        "POST / HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n\
+         Content-Length: 0\r\n\r\n",
+    )
+}
+
+/// A stream that has begun.
+fn begun(mut client: Client) -> Client {
+    let head = client.head();
+    assert!(head.starts_with("http/1.1 200 "), "{head}");
+    assert_eq!(client.read_until("data: 1\n\n"), "data: 1\n\n");
+    client
+}
+
+fn terminate(proxy: &Proxy) {
+    proxy.signal("-TERM");
+    proxy.wait_for_log("\"stopping");
+}
+
+/// The fields of the last line, of a process that need not wait for the end of its window.
+fn stopped_early(proxy: &mut Proxy) -> serde_json::Value {
+    proxy.signal("-TERM");
+    stopped(proxy)
+}
+
+/// The fields of the last line, of a process that went by itself.
+fn stopped(proxy: &mut Proxy) -> serde_json::Value {
+    assert_eq!(proxy.wait().code(), Some(0));
+    serde_json::from_str(&proxy.wait_for_log("\"stopped\"")).unwrap()
+}
+
+fn retry(last_words: &[u8]) -> u64 {
+    let text = std::str::from_utf8(last_words).unwrap();
+    let millis = text
+        .strip_prefix("retry: ")
+        .and_then(|n| n.strip_suffix('\n'));
+    millis
+        .unwrap_or_else(|| panic!("{text:?}"))
+        .parse()
+        .unwrap()
+}
+
+/// An origin whose streams are two events, the second when the gate is opened.
+fn two_events() -> (Origin, Gate) {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let origin = Origin::start(move |_, to| {
+        to.stream();
+        to.chunk("data: 1\n\n");
+        wait.wait();
+        to.chunk("data: 2\n\n");
+        to.end();
+    });
+    (origin, gate)
+}
+
+#[test]
+fn sigterm_ends_streams_properly_and_tells_each_another_time_to_come_back() {
+    for signal in ["-TERM", "-INT"] {
+        let origin = held();
+        let mut proxy = Proxy::start(origin.addr, &["--drain-window", "500ms"]);
+        let mut clients: Vec<Client> = (0..20).map(|_| begun(proxy.get("/"))).collect();
+        proxy.signal(signal);
+        let mut told = BTreeSet::new();
+        for client in &mut clients {
+            let (last_words, end) = client.rest();
+            assert_eq!(end, End::Clean);
+            told.insert(retry(&last_words));
+        }
+        assert!(told.len() > 10, "{told:?}");
+        // 2 s by default, half of it either way, behind what is left of the window.
+        assert!(
+            told.iter().all(|ms| (1_000..=3_750).contains(ms)),
+            "{told:?}"
+        );
+        let last = stopped(&mut proxy);
+        for (name, count) in [("active", 0), ("slots", 0), ("cut_off", 0), ("opened", 20)] {
+            assert_eq!(last[name], count, "{name}: {last}");
+        }
+        let ended = proxy.wait_for_log_lines("stream ended", 20);
+        assert!(
+            ended.iter().all(|line| line.contains("\"drained\"")),
+            "{ended:?}"
+        );
+        origin.wait_for_open(0);
+    }
+}
+
+#[test]
+fn the_answer_to_a_post_that_ends_within_the_window_ends_properly() {
+    let (origin, gate) = two_events();
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "30s"]);
+    let mut client = begun(post(&proxy));
+    terminate(&proxy);
+    gate.open();
+    assert_eq!(client.rest(), (b"data: 2\n\n".to_vec(), End::Clean));
+    assert_eq!(stopped_early(&mut proxy)["cut_off"], 0);
+}
+
+#[test]
+fn the_answer_to_a_post_that_does_not_end_in_time_is_broken_off() {
+    let origin = held();
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "200ms"]);
+    let mut client = begun(post(&proxy));
+    terminate(&proxy);
+    assert_eq!(client.rest(), (Vec::new(), End::Broken));
+    let last = stopped(&mut proxy);
+    // By the window's end, not by the end of the process.
+    for (name, count) in [("active", 0), ("slots", 0), ("cut_off", 0)] {
+        assert_eq!(last[name], count, "{name}: {last}");
+    }
+    let ended = proxy.wait_for_log("stream ended");
+    assert!(ended.contains("\"drained\""), "{ended}");
+    origin.wait_for_open(0);
+}
+
+#[test]
+fn a_second_signal_ends_all_at_once_and_no_client_takes_that_for_an_end() {
+    let origin = held();
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "10h"]);
+    let mut clients = [begun(proxy.get("/")), begun(post(&proxy))];
+    terminate(&proxy);
+    proxy.signal("-TERM");
+    for client in &mut clients {
+        assert_eq!(client.rest(), (Vec::new(), End::Broken));
+    }
+    let last = stopped(&mut proxy);
+    for (name, count) in [("active", 0), ("slots", 0), ("cut_off", 2)] {
+        assert_eq!(last[name], count, "{name}: {last}");
+    }
+    let ended = proxy.wait_for_log_lines("stream ended", 2);
+    assert!(
+        ended.iter().all(|line| line.contains("\"shutdown\"")),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_stream_whose_head_comes_during_the_drain_does_not_say_connection_close() {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let (asked, has_asked) = mpsc::channel();
+    let origin = Origin::start(move |_, to| {
+        asked.send(()).unwrap();
+        wait.wait();
+        to.stream();
+        to.chunk("data: 1\n\n");
+        to.wait_for_close();
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "1s"]);
+    let mut clients = [proxy.get("/"), post(&proxy)];
+    for _ in &clients {
+        has_asked.recv_timeout(PATIENCE).unwrap();
+    }
+    terminate(&proxy);
+    gate.open();
+    let ends = clients.each_mut().map(|client| {
+        let head = client.head();
+        assert!(head.starts_with("http/1.1 200 "), "{head}");
+        assert!(!head.contains("connection: close"), "{head}");
+        assert_eq!(client.read_until("data: 1\n\n"), "data: 1\n\n");
+        client.rest().1
+    });
+    assert_eq!(ends, [End::Clean, End::Broken]);
+    stopped(&mut proxy);
+}
+
+#[test]
+fn a_client_that_comes_back_is_not_sent_half_an_event_at_the_end() {
+    let origin = Origin::start(|_, to| {
+        to.stream();
+        to.chunk("data: 1\n\ndata: ha");
+        to.wait_for_close();
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "0s"]);
+    let mut client = begun(proxy.get("/"));
+    terminate(&proxy);
+    let (last_words, end) = client.rest();
+    retry(&last_words);
+    assert_eq!(end, End::Clean);
+    stopped(&mut proxy);
+}
+
+#[test]
+fn a_download_under_way_is_finished() {
+    let gate = Gate::default();
+    let wait = gate.clone();
+    let origin = Origin::start(move |_, to| {
+        to.raw(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n",
+        );
+        to.chunk("some");
+        wait.wait();
+        to.chunk(" more");
+        to.end();
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "0s"]);
+    let mut client = proxy.get("/");
+    client.head();
+    client.read_until("some");
+    terminate(&proxy);
+    gate.open();
+    assert_eq!(client.rest(), (b" more".to_vec(), End::Clean));
+    stopped(&mut proxy);
+}
+
+#[test]
+fn idle_connections_are_closed_at_the_end_of_the_window_and_do_not_hold_it_up() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "300ms"]);
+    let mut after_a_response = proxy.get("/");
+    after_a_response.head();
+    let mut fresh = Client::connect(proxy.addr);
+    // The second is surely accepted when one that came later is answered.
+    proxy.get("/").head();
+    proxy.signal("-TERM");
+    assert!(after_a_response.raw().is_empty());
+    assert!(fresh.raw().is_empty());
+    assert_eq!(stopped(&mut proxy)["cut_off"], 0);
+}
+
+/// An origin whose answer to each request is short, and names its path.
+fn plain() -> Origin {
+    Origin::start(|asked, to| {
+        let path = asked.path;
+        to.raw(
+            format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{path}",
+                path.len()
+            )
+            .as_bytes(),
+        );
+    })
+}
+
+#[test]
+fn plain_requests_are_served_while_streams_drain_and_their_connections_close_behind_them() {
+    let origin = plain();
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "10h"]);
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut kept = proxy.ask(&request("/before"));
+    assert!(!kept.head().contains("connection: close"));
+    assert_eq!(kept.bytes(7), b"/before");
+    terminate(&proxy);
+    kept.send(&request("/kept"));
+    let head = kept.head();
+    assert!(
+        head.starts_with("http/1.1 200 ") && head.contains("connection: close"),
+        "{head}"
+    );
+    assert_eq!(kept.raw(), b"/kept");
+    for (request, body) in [
+        (request("/new"), &b"/new"[..]),
+        ("GET /old HTTP/1.0\r\n\r\n".to_owned(), b"/old"),
+        (
+            "OPTIONS /any HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".to_owned(),
+            b"/any",
+        ),
+        (
+            "HEAD /head HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".to_owned(),
+            b"",
+        ),
+        (
+            "POST /json HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk\r\n\
+             User-Agent: OpenAI/Python 1.0\r\nContent-Type: application/json\r\n\
+             Content-Length: 14\r\n\r\n{\"model\":\"gpt\"}"
+                .replace("14", "15"),
+            b"/json",
+        ),
+    ] {
+        let mut client = proxy.ask(&request);
+        let head = client.head();
+        assert!(
+            head.starts_with("http/1.1 200 ") || head.starts_with("http/1.0 200 "),
+            "{head}"
+        );
+        assert_eq!(client.raw(), body, "{request}");
+    }
+    assert_eq!(origin.served(), 7);
+    stopped_early(&mut proxy);
+}
+
+#[test]
+fn new_streams_are_put_off_without_a_request_to_the_upstream() {
+    let origin = plain();
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "1h"]);
+    terminate(&proxy);
+    for _ in 0..3 {
+        let mut client = proxy.get("/feed");
+        let head = client.head();
+        assert!(
+            head.starts_with("http/1.1 200 ") && head.contains("text/event-stream"),
+            "{head}"
+        );
+        assert!(retry(&client.raw()) > 3_590_000);
+    }
+    let flag = r#"{"messages":[],"stream":true}"#;
+    for (fields, body) in [
+        ("Accept: text/event-stream\r\n", ""),
+        ("Accept: application/json, text/event-stream\r\n", ""),
+        (
+            "User-Agent: AsyncOpenAI/Python 1.0\r\nContent-Type: application/json\r\n",
+            flag,
+        ),
+        (
+            "anthropic-version: 2023-06-01\r\nContent-Type: application/json\r\n",
+            flag,
+        ),
+        ("Content-Type: application/json\r\n", flag),
+        ("Upgrade: websocket\r\nConnection: upgrade\r\n", ""),
+    ] {
+        let method = if fields.contains("Upgrade") {
+            "GET"
+        } else {
+            "POST"
+        };
+        let length = body.len();
+        let mut client = proxy.ask(&format!(
+            "{method} / HTTP/1.1\r\nHost: x\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
+        ));
+        let head = client.head();
+        assert!(head.starts_with("http/1.1 503 "), "{fields}: {head}");
+        let after = head.split("retry-after: ").nth(1).unwrap();
+        let after: u64 = after.lines().next().unwrap().parse().unwrap();
+        // The SDKs of these families ignore longer times.
+        let is_capped = fields.contains("OpenAI") || fields.contains("anthropic");
+        assert_eq!(
+            after,
+            if is_capped { 60 } else { after.max(3_591) },
+            "{head}"
+        );
+    }
+    assert_eq!(origin.served(), 0);
+    stopped_early(&mut proxy);
+}
+
+#[test]
+fn a_flag_that_comes_late_or_not_at_all_is_passed_on_with_all_that_was_read() {
+    let long = format!(r#"{{"text":"{}","stream":true}}"#, "x".repeat(200_000));
+    let (take, length) = (long.clone(), long.len());
+    let origin = Origin::start(move |_, to| {
+        let is_whole = to.body(length) == take.as_bytes();
+        let text = if is_whole { "whole" } else { "other" };
+        to.raw(
+            format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\n{text}")
+                .as_bytes(),
+        );
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "10h"]);
+    terminate(&proxy);
+    let request = |fields: &str| {
+        format!(
+            "POST / HTTP/1.1\r\nHost: x\r\n{fields}Content-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{long}"
+        )
+    };
+    let mut client = proxy.ask(&request(""));
+    assert!(client.head().starts_with("http/1.1 200 "));
+    assert_eq!(client.raw(), b"whole");
+    let mut client = proxy.ask(&request("anthropic-version: 1\r\n"));
+    assert!(client.head().starts_with("http/1.1 503 "));
+    assert_eq!(origin.served(), 1);
+    stopped_early(&mut proxy);
+}
+
+#[test]
+fn an_answer_has_time_behind_the_window_and_clients_find_the_proxy_meanwhile() {
+    let (go, goes) = crate::support::gate();
+    let origin = Origin::start(move |asked, to| {
+        if asked.path == "/page" {
+            to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nwhole");
+            return;
+        }
+        to.stream();
+        to.chunk("data: 1\n\n");
+        goes.wait();
+        to.chunk("data: 2\n\n");
+        to.end();
+    });
+    let flags = [
+        "--drain-window=200ms",
+        "--drain-answers=10h",
+        "--admin-listen=127.0.0.1:0",
+    ];
+    let mut proxy = Proxy::start(origin.addr, &flags);
+    let mut client = begun(post(&proxy));
+    terminate(&proxy);
+    wait_until("the window is over", || {
+        readiness(&proxy).1["phase"] == "answers"
+    });
+    for _ in 0..3 {
+        let mut page = proxy.ask("GET /page HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(page.head().contains("\nconnection: close\n"));
+        assert_eq!(page.raw(), b"whole");
+        let mut feed = proxy.get("/");
+        assert!(feed.head().starts_with("http/1.1 200 "));
+        assert!(retry(&feed.raw()) > 0);
+    }
+    go.send(()).unwrap();
+    assert_eq!(client.rest(), (b"data: 2\n\n".to_vec(), End::Clean));
+    assert_eq!(stopped(&mut proxy)["cut_off"], 0);
+}
+
+/// The status of `/readyz`, and its JSON.
+fn readiness(proxy: &Proxy) -> (u16, serde_json::Value) {
+    let mut client = Client::connect(proxy.admin());
+    client.send("GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let head = client.head();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_slice(&client.raw()).unwrap())
+}
+
+#[test]
+fn readiness_turns_red_ahead_of_the_drain_and_tells_its_phase() {
+    let origin = held();
+    let flags = [
+        "--drain-delay=1500ms",
+        "--drain-window=300ms",
+        "--drain-answers=10h",
+        "--admin-listen=127.0.0.1:0",
+    ];
+    let mut proxy = Proxy::start(origin.addr, &flags);
+    let mut feed = begun(proxy.get("/"));
+    let mut answer = begun(post(&proxy));
+    assert_eq!(readiness(&proxy).1["phase"], "serving");
+    terminate(&proxy);
+    let (status, json) = readiness(&proxy);
+    assert_eq!((status, &json["phase"]), (503, &"delay".into()), "{json}");
+    assert_eq!(json["parts"]["listener"]["ok"], false);
+    // All is served as before.
+    let mut late = begun(proxy.get("/"));
+    assert_eq!(readiness(&proxy).1["phase"], "delay");
+    for client in [&mut feed, &mut late] {
+        let (last_words, end) = client.rest();
+        assert!(end == End::Clean && retry(&last_words) > 1_000);
+    }
+    wait_until("the window is over", || {
+        readiness(&proxy).1["phase"] == "answers"
+    });
+    proxy.signal("-TERM");
+    assert_eq!(answer.rest().1, End::Broken);
+    assert_eq!(stopped(&mut proxy)["cut_off"], 1);
+}
+
+#[test]
+fn a_stream_that_waits_for_its_upstream_is_told_when_to_come_back() {
+    let origin = Origin::start(|_, to| {
+        to.stream();
+        to.chunk("id: 1\ndata: 1\n\n");
+        to.reset();
+    });
+    let flags = [
+        "--drain-window=1s",
+        "--resume-mode=on",
+        "--resume-backoff=10m",
+        "--resume-max-backoff=10m",
+        "--resume-give-up=24h",
+    ];
+    let mut proxy = Proxy::start(origin.addr, &flags);
+    let mut client = proxy.get("/");
+    client.head();
+    client.read_until("data: 1\n\n");
+    terminate(&proxy);
+    let (last_words, end) = client.rest();
+    assert!(end == End::Clean && retry(&last_words) > 1_000);
+    stopped(&mut proxy);
+}
+
+#[test]
+fn a_second_signal_ends_the_delay_and_the_window_too() {
+    for flags in [["--drain-delay", "10h"], ["--drain-window", "10h"]] {
+        let mut proxy = Proxy::start(held().addr, &flags);
+        terminate(&proxy);
+        proxy.signal("-INT");
+        stopped(&mut proxy);
+    }
+}
+
+#[test]
+fn a_tunnel_goes_on_within_the_window() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        let came = to.body(4);
+        to.raw(&came);
+        to.wait_for_close();
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "1m"]);
+    let mut client =
+        proxy.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert!(client.head().starts_with("http/1.1 101 "));
+    terminate(&proxy);
+    client.send("ping");
+    let mut back = [0; 4];
+    client.socket.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"ping");
+    drop(client);
+    stopped_early(&mut proxy);
+}
+
+#[test]
+fn a_tunnel_is_cut_at_the_end_of_the_window() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        to.wait_for_close();
+    });
+    let mut proxy = Proxy::start(origin.addr, &["--drain-window", "200ms"]);
+    let mut client =
+        proxy.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert!(client.head().starts_with("http/1.1 101 "));
+    terminate(&proxy);
+    assert_eq!(client.raw(), b"");
+    stopped(&mut proxy);
+    origin.wait_for_open(0);
+}
+
+#[test]
+fn a_hangup_ends_nothing() {
+    let (origin, gate) = two_events();
+    let mut proxy = Proxy::start(origin.addr, &[]);
+    let mut before = begun(proxy.get("/"));
+    proxy.signal("-HUP");
+    let mut after = begun(proxy.get("/"));
+    gate.open();
+    for client in [&mut before, &mut after] {
+        assert_eq!(client.rest(), (b"data: 2\n\n".to_vec(), End::Clean));
+    }
+    assert_eq!(proxy.stop()["opened"], 2);
+}

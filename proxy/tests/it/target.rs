@@ -1,0 +1,662 @@
+//! What a request is for, through the real binary: byte-exact requests whose host, target or path two
+//! servers could read differently.
+
+use crate::support::{Client, Origin, Proxy};
+use std::io::Write;
+use std::net::SocketAddr;
+use tempfile::NamedTempFile;
+
+/// Answers everything with a short text, on connections that it keeps.
+fn plain() -> Origin {
+    Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+    })
+}
+
+/// One event, then silence until the other side goes.
+fn held() -> Origin {
+    Origin::start(|_, to| {
+        to.stream();
+        to.chunk("data: 1\n\n");
+        to.wait_for_close();
+    })
+}
+
+/// The status and the body of the answer to exactly these bytes.
+fn answer(to: SocketAddr, bytes: &[u8]) -> (String, String) {
+    let mut client = Client::connect(to);
+    client.socket.write_all(bytes).unwrap();
+    let head = client.head();
+    let status = head.split(' ').nth(1).unwrap().to_owned();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let body = client.bytes(length.map_or(0, |length| length.parse().unwrap()));
+    let body = String::from_utf8(body).unwrap();
+    (status, body)
+}
+
+fn put(proxy: &Proxy, bytes: &[u8]) -> (String, String) {
+    answer(proxy.addr, bytes)
+}
+
+#[test]
+fn a_request_without_one_valid_host_goes_no_further() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &["--log-level", "debug"]);
+    let fields: &[(&[u8], &str)] = &[
+        (b"Host: a b", "character"),
+        (b"Host: a/b", "character"),
+        (b"Host: a\\b", "character"),
+        (b"Host: a?b", "character"),
+        (b"Host: a#b", "character"),
+        (b"Host: a,b", "character"),
+        (b"Host: a\"b", "character"),
+        (b"Host: a\tb", "character"),
+        (b"Host: a\xc3\xa9", "character"),
+        (b"Host: http://a", "port"),
+        (b"Host: a@b", "user"),
+        (b"Host: u:p@b", "user"),
+        (b"Host: a:b", "port"),
+        (b"Host: a:99999", "port"),
+        (b"Host: a:80:80", "port"),
+        (b"Host: a:-1", "port"),
+        (b"Host: [::1", "brackets"),
+        (b"Host: [::1]x", "brackets"),
+        (b"Host: [a]", "brackets"),
+        (b"Host: a%2", "percent"),
+        (b"Host: a%zz", "percent"),
+        (b"Host:", "empty"),
+        (b"Host: :80", "empty"),
+        (b"X: y", "must have a Host"),
+        (b"Host: a\r\nHost: a", "more than one"),
+        (b"Host: a\r\nHost:", "more than one"),
+    ];
+    for (field, why) in fields {
+        for target in ["/", "http://b.test/"] {
+            let mut bytes = format!("GET {target} HTTP/1.1\r\n").into_bytes();
+            bytes.extend_from_slice(field);
+            bytes.extend_from_slice(b"\r\n\r\n");
+            let (status, body) = put(&proxy, &bytes);
+            let field = String::from_utf8_lossy(field);
+            assert_eq!(status, "400", "{target} {field}");
+            assert!(
+                body.starts_with("sse-guard: ") && body.contains(why),
+                "{field}: {body}"
+            );
+        }
+    }
+    assert_eq!(origin.served(), 0);
+    let line = proxy.wait_for_log("request refused: the Host field is not a host");
+    assert!(line.contains("\"INFO\""), "{line}");
+}
+
+#[test]
+fn a_valid_host_reaches_the_upstream_as_it_is() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &[]);
+    for host in ["a.test:8080", "A_b", "[::1]:80", "a%20b", "a.", "a:"] {
+        let (status, _) = put(
+            &proxy,
+            format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes(),
+        );
+        assert_eq!(status, "200", "{host}");
+        assert_eq!(origin.asked().field("host"), Some(host));
+        assert_eq!(origin.asked().field("x-forwarded-host"), Some(host));
+    }
+    // HTTP/1.0 knows no Host.
+    assert_eq!(put(&proxy, b"GET / HTTP/1.0\r\n\r\n").0, "200");
+    assert_eq!(origin.asked().field("x-forwarded-host"), None);
+    assert_eq!(put(&proxy, b"GET / HTTP/1.0\r\nHost: a b\r\n\r\n").0, "400");
+}
+
+#[test]
+fn a_target_is_of_a_form_that_its_method_has() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &[]);
+    for (line, status, forwarded) in [
+        ("GET http://b.test HTTP/1.1", "200", "GET / HTTP/1.1"),
+        ("GET http://b.test?q HTTP/1.1", "200", "GET /?q HTTP/1.1"),
+        ("GET HTTP://b.test/a?q HTTP/1.1", "200", "GET /a?q HTTP/1.1"),
+        ("GET https://b.test/ HTTP/1.1", "200", "GET / HTTP/1.1"),
+        (
+            "GET /a?b=/../c%&[] HTTP/1.1",
+            "200",
+            "GET /a?b=/../c%&[] HTTP/1.1",
+        ),
+        ("OPTIONS * HTTP/1.1", "200", "OPTIONS * HTTP/1.1"),
+        ("GET http://u:p@b.test/ HTTP/1.1", "400", ""),
+        ("GET http://u@b.test/ HTTP/1.1", "400", ""),
+        ("GET http://@b.test/ HTTP/1.1", "400", ""),
+        ("GET http:///a HTTP/1.1", "400", ""),
+        ("GET http://b:x/ HTTP/1.1", "400", ""),
+        ("GET http://b:99999/ HTTP/1.1", "400", ""),
+        ("GET http://[::1/ HTTP/1.1", "400", ""),
+        ("GET ftp://b.test/ HTTP/1.1", "400", ""),
+        ("GET file:///etc/passwd HTTP/1.1", "400", ""),
+        ("GET ws://b.test/ HTTP/1.1", "400", ""),
+        ("GET http:/a HTTP/1.1", "400", ""),
+        ("GET g HTTP/1.1", "400", ""),
+        ("GET b.test:80 HTTP/1.1", "400", ""),
+        ("GET ?q HTTP/1.1", "400", ""),
+        ("GET * HTTP/1.1", "400", ""),
+        ("POST * HTTP/1.1", "400", ""),
+        ("OPTIONS *?q HTTP/1.1", "400", ""),
+        ("GET /a#b HTTP/1.1", "400", ""),
+        ("GET /a?b#c HTTP/1.1", "400", ""),
+        ("GET # HTTP/1.1", "400", ""),
+        ("GET http://b.test#c HTTP/1.1", "400", ""),
+        ("GET http://b.test/a#c HTTP/1.1", "400", ""),
+        ("CONNECT b.test:80 HTTP/1.1", "405", ""),
+        ("CONNECT / HTTP/1.1", "405", ""),
+        ("GET /a\\b HTTP/1.1", "400", ""),
+        ("GET \\a HTTP/1.1", "400", ""),
+        ("GET /a\"b HTTP/1.1", "200", "GET /a%22b HTTP/1.1"),
+        ("GET /<a> HTTP/1.1", "400", ""),
+        ("GET /a%zz HTTP/1.1", "400", ""),
+        ("GET /a% HTTP/1.1", "400", ""),
+        ("GET /\u{e9} HTTP/1.1", "200", "GET /%C3%A9 HTTP/1.1"),
+        ("GET /?\u{e9} HTTP/1.1", "200", "GET /?%C3%A9 HTTP/1.1"),
+        ("GET /a\x01 HTTP/1.1", "400", ""),
+        ("GET /a\x7f HTTP/1.1", "400", ""),
+        ("GET /a b HTTP/1.1", "400", ""),
+    ] {
+        let before = origin.served();
+        let bytes = format!("{line}\r\nHost: a.test\r\n\r\n");
+        assert_eq!(put(&proxy, bytes.as_bytes()).0, status, "{line:?}");
+        let served = origin.served() - before;
+        assert_eq!(served, usize::from(status == "200"), "{line:?}");
+        if served > 0 {
+            assert_eq!(origin.asked().head.lines().next(), Some(forwarded));
+        }
+    }
+}
+
+/// RFC 3986 allows these bytes nowhere in a URI unless they are percent-encoded.
+#[test]
+fn raw_bytes_of_a_target_are_percent_encoded_or_named() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &[]);
+    let allowed = b"-._~:/?[]@!$&'()*+,;=%";
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || allowed.contains(&byte);
+    for byte in (0..=0xff).filter(|byte| !is_allowed(*byte) && !b"\r\n #".contains(byte)) {
+        for place in ["/a~b", "/a?b=~c"] {
+            let (before, after) = place.split_once('~').unwrap();
+            let mut request = format!("GET {before}").into_bytes();
+            request.push(byte);
+            request.extend_from_slice(after.as_bytes());
+            request.extend_from_slice(b" HTTP/1.1\r\nHost: a.test\r\n\r\n");
+            let served = origin.served();
+            let (status, body) = put(&proxy, &request);
+            let name = format!("{byte:#04x} in {place}");
+            if status == "200" {
+                assert!(byte.is_ascii(), "{name}");
+                let line = format!("GET {before}%{byte:02X}{after} HTTP/1.1");
+                assert_eq!(origin.asked().head.lines().next(), Some(&*line), "{name}");
+            } else {
+                assert_eq!((&*status, origin.served()), ("400", served), "{name}");
+                let advice = format!("; send it as %{byte:02X}");
+                assert!(body.contains(&advice), "{name}: {body:?}");
+            }
+        }
+    }
+    // Also several of them, and of an absolute target.
+    for (target, forwarded) in [
+        ("/a|b?{'c':`d`}^\\", "/a%7Cb?%7B'c':%60d%60%7D%5E%5C"),
+        ("/{a}\u{1f600}?q=\u{e9}", "/%7Ba%7D%F0%9F%98%80?q=%C3%A9"),
+        ("http://a.test/x|?y|", "/x%7C?y%7C"),
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        assert_eq!(put(&proxy, request.as_bytes()).0, "200", "{target}");
+        let line = format!("GET {forwarded} HTTP/1.1");
+        assert_eq!(origin.asked().head.lines().next(), Some(&*line));
+    }
+}
+
+#[test]
+fn a_refused_connect_says_which_methods_are_allowed() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &["--admin-listen", "127.0.0.1:0"]);
+    for to in [proxy.addr, proxy.admin()] {
+        let mut client = Client::connect(to);
+        client.send("CONNECT localhost:80 HTTP/1.1\r\nHost: localhost:80\r\n\r\n");
+        let head = client.head();
+        assert_eq!(&head[9..12], "405", "{head}");
+        assert!(head.contains("\nallow: get, head, post"), "{head}");
+    }
+}
+
+#[test]
+fn a_fragment_is_refused_behind_any_other_request() {
+    let origin = Origin::start(|asked, to| {
+        if let Some(length) = asked.field("content-length") {
+            assert!(!to.body(length.parse().unwrap()).contains(&0));
+        } else if asked.field("transfer-encoding").is_some() {
+            assert!(!to.body(29).contains(&0));
+        }
+        to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let fragment = "GET /# HTTP/1.1\r\nHost: a\r\n\r\n";
+    let body = "GET /# HTTP/1.1\r\n\r\n";
+    let spaces = " ".repeat(80);
+    let zeros = "0".repeat(80);
+    for fields in [
+        "\r\n".to_owned(),
+        format!("Transfer-Encoding: chunked\r\n\r\n13\r\n{body}\r\n0\r\n\r\n"),
+        "Upgrade: h2c\r\n\r\n".to_owned(),
+        "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n".to_owned(),
+        format!("Upgrade: x\r\nContent-Length: 19\r\n\r\n{body}"),
+        format!("Content-Length:{spaces}19\r\n\r\n{body}"),
+        format!("Content-Length: {zeros}19\r\n\r\n{body}"),
+        format!("Content-Length: 19\r\nContent-Length: 19\r\n\r\n{body}"),
+        format!("Content-Length: 19\r\nX-Long: {zeros}\r\n\r\n{body}"),
+    ] {
+        let first = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}");
+        let before = origin.served();
+        // At once, and when the response has come.
+        let mut client = proxy.ask(&format!("{first}{first}{fragment}"));
+        for _ in 0..2 {
+            assert_eq!(&client.head()[9..12], "200", "{fields:?}");
+            assert_eq!(client.bytes(2), b"ok");
+        }
+        assert_eq!(&client.head()[9..12], "400", "{fields:?}");
+        let mut client = proxy.ask(&first);
+        assert_eq!(&client.head()[9..12], "200", "{fields:?}");
+        assert_eq!(client.bytes(2), b"ok");
+        client.send(fragment);
+        assert_eq!(&client.head()[9..12], "400", "{fields:?}");
+        assert_eq!(origin.served() - before, 3, "{fields:?}");
+    }
+}
+
+#[test]
+fn what_follows_a_switch_at_once_is_no_request() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        assert_eq!(to.body(18), b"GET /# HTTP/1.1\r\n\r");
+        to.raw(b"seen");
+        to.wait_for_close();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    let mut client = proxy.ask(
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\
+         GET /# HTTP/1.1\r\n\r\n",
+    );
+    assert_eq!(&client.head()[9..12], "101");
+    assert_eq!(client.bytes(4), b"seen");
+}
+
+#[test]
+fn a_length_beside_a_transfer_coding_is_refused() {
+    let origin = held();
+    let proxy = Proxy::start(origin.addr, &["--admin-listen", "127.0.0.1:0"]);
+    for fields in [
+        "Content-Length: 34\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 34",
+        "transfer-encoding: chunked\r\nX: y\r\nCONTENT-LENGTH:0",
+        "Content-Length: 34\r\nTransfer-Encoding: identity",
+        "Content-Length: 34\r\nTransfer-Encoding:",
+        "Transfer-Encoding: chunked\r\nContent-Length: x",
+    ] {
+        for (method, address) in [
+            ("POST", proxy.addr),
+            ("GET", proxy.addr),
+            ("POST", proxy.admin()),
+        ] {
+            let mut client = Client::connect(address);
+            client.send(&format!(
+                "{method} / HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n\r\n0\r\n\r\n\
+                 GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            ));
+            let head = client.head();
+            assert_eq!(&head[9..12], "400", "{method} {fields:?}");
+            assert!(head.contains("connection: close\n"), "{head}");
+            let (rest, _) = client.raw_and_end();
+            let text = "sse-guard: the request has both Content-Length and Transfer-Encoding\n";
+            assert_eq!(rest, text.as_bytes(), "{method} {fields:?}");
+        }
+    }
+    assert_eq!(origin.served(), 0);
+}
+
+#[test]
+fn a_bare_lf_in_a_trailer_section_swallows_no_request() {
+    let origin = Origin::start(|asked, to| {
+        if asked.field("transfer-encoding").is_none() {
+            to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        }
+        to.wait_for_close();
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    for trailers in ["\n", "X: y\n\r\n", "X: y\r\n\n"] {
+        let mut client = proxy.ask(&format!(
+            "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n{trailers}\
+             GET /next HTTP/1.1\r\nHost: a.test\r\n\r\n"
+        ));
+        let head = client.head();
+        assert_eq!(&head[9..12], "400", "{trailers:?}: {head}");
+        assert!(head.contains("connection: close\n"), "{head}");
+        let rest = String::from_utf8(client.raw()).unwrap();
+        assert_eq!(
+            rest, "sse-guard: the request's body broke off\n",
+            "{trailers:?}"
+        );
+    }
+}
+
+#[test]
+fn a_refusal_of_the_parser_has_its_reason() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &["--client-max-head", "8KiB"]);
+    let long = "x".repeat(16 * 1024);
+    for (head, status, reason) in [
+        (
+            "GET /a?b=<c HTTP/1.1\r\nHost: a.test\r\n",
+            "400",
+            "raw '<'; send it as %3C",
+        ),
+        (
+            "GET /a?b=\"c HTTP/1.1\r\nHost: a.test\r\n",
+            "400",
+            "send it as %22",
+        ),
+        (
+            "GET /a#b HTTP/1.1\r\nHost: a.test\r\n",
+            "400",
+            "has a fragment",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            "400",
+            "both Content-Length and Transfer-Encoding",
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1, 1\r\n",
+            "400",
+            "Content-Length is not a number",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a.test\r\nbad name: x\r\n",
+            "400",
+            "not valid HTTP/1.1",
+        ),
+        (
+            &format!("GET / HTTP/1.1\r\nX: {long}\r\n"),
+            "431",
+            "head is too large",
+        ),
+    ] {
+        // Also behind another request on the connection.
+        for is_second in [false, true] {
+            let mut client = Client::connect(proxy.addr);
+            if is_second {
+                client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+                assert!(client.head().starts_with("http/1.1 200 "));
+                assert_eq!(client.bytes(2), b"ok");
+            }
+            client.try_send(&format!("{head}\r\n"));
+            let answer = client.head();
+            assert_eq!(&answer[9..12], status, "{head:?}");
+            assert!(answer.contains("connection: close\n"), "{answer}");
+            let body = String::from_utf8(client.raw()).unwrap();
+            let is_text = body.starts_with("sse-guard: ") && body.ends_with('\n');
+            assert!(is_text && body.contains(reason), "{head:?}: {body:?}");
+            let length = format!("content-length: {}\n", body.len());
+            assert!(answer.contains(&length), "{answer}");
+        }
+    }
+}
+
+#[test]
+fn an_upstreams_own_empty_400_stays_empty() {
+    let origin = Origin::start(|_, to| {
+        to.raw(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    });
+    let proxy = Proxy::start(origin.addr, &[]);
+    for _ in 0..2 {
+        let (status, body) = put(&proxy, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        assert_eq!((status.as_str(), body.as_str()), ("400", ""));
+    }
+}
+
+/// In front of `origin`, with a route of its own limit beside the rest.
+fn limited(origin: &Origin, base: &str, mode: &str) -> Proxy {
+    let mut file = NamedTempFile::new().unwrap();
+    write!(
+        file,
+        "upstream.url = 'http://{}{base}'\nlimit.rate = 'off'\npath.normalize = '{mode}'\n\
+         [[route]]\npath = '/admin'\nlimit.per_ip = 1\n[[route]]\npath = '/caf\u{e9}'\nlimit.per_ip = 1\n\
+         [[route]]\npath = '/v1/models:ask'\nlimit.per_ip = 1\n\
+         [[route]]\npath = '/a|b'\nlimit.per_ip = 1\n\
+         [[route]]\npath = '/v1/*/events'\nlimit.per_ip = 1\n",
+        origin.addr
+    )
+    .unwrap();
+    Proxy::with_flags(&["--config", file.path().to_str().unwrap()])
+}
+
+#[test]
+fn one_path_has_one_limit_however_it_is_spelt() {
+    let origin = held();
+    for (mode, refused) in [("match", "400"), ("rewrite", "429")] {
+        let proxy = limited(&origin, "", mode);
+        let mut held = proxy.get("/admin");
+        assert_eq!(&held.head()[9..12], "200");
+        let status = |path: &str| proxy.get(path).head()[9..12].to_owned();
+        for path in [
+            "/admin",
+            "/admin/",
+            "/admin/x",
+            "/%61dmin",
+            "/%61%64%6D%69%6e?q",
+            "http://b/admin",
+        ] {
+            assert_eq!(status(path), "429", "{mode} {path}");
+        }
+        // The escape is the one spelling of what no URI has raw.
+        let mut of_bar = proxy.get("/a|b");
+        assert_eq!(&of_bar.head()[9..12], "200");
+        assert_eq!(status("/a|b"), "429", "{mode}");
+        assert_eq!(status("/a%7cb/c"), "429", "{mode}");
+        for path in [
+            "//admin",
+            "/./admin",
+            "/%2e/admin",
+            "/x/../admin",
+            "/x/%2E%2e/admin",
+            "///./admin",
+        ] {
+            assert_eq!(status(path), refused, "{mode} {path}");
+        }
+        for path in [
+            "/admin;x",
+            "/admin%2Fx",
+            "/admin%5cx",
+            "/%2fadmin",
+            "/x/..;/admin",
+            "/x/..%2fadmin",
+            "/../admin",
+            "/admin%00",
+            "/admin%3bx",
+            "/v1/models%3Aask",
+            "/v1/models%3aask/x",
+            "/v1/%6Dodels%3aask",
+            "/v1/a%3bx/..%2fmodels:ask",
+        ] {
+            assert_eq!(status(path), "400", "{mode} {path}");
+        }
+        for path in [
+            "/ADMIN",
+            "/admin%2e",
+            "/administer",
+            "/a%2Fb",
+            "/a;b",
+            "/a//b",
+        ] {
+            assert_eq!(status(path), "200", "{mode} {path}");
+        }
+        // A URL parser takes these for a host and `/admin`.
+        for path in [
+            "//x.test/admin",
+            "///x.test/admin",
+            "//u@h:1/admin",
+            "//[::1]/admin/x",
+            "http://b//x.test/admin",
+        ] {
+            let expected = if mode == "match" { "400" } else { "200" };
+            assert_eq!(status(path), expected, "{mode} {path}");
+        }
+        let mut held = proxy.get("/caf%C3%A9");
+        assert_eq!(&held.head()[9..12], "200");
+        assert_eq!(status("/caf%c3%a9"), "429");
+        let mut held = proxy.get("/v1/models:ask");
+        assert_eq!(&held.head()[9..12], "200");
+        assert_eq!(status("/v1/models:ask/"), "429");
+        let mut held = proxy.get("/v1/a/events");
+        assert_eq!(&held.head()[9..12], "200");
+        for path in ["/v1/a/events/", "/v1/b/events//", "/v1/a/event%73/"] {
+            assert_eq!(status(path), "429", "{mode} {path}");
+        }
+        assert_eq!(status("/v1/a/events%2f"), "400", "{mode}");
+    }
+}
+
+#[test]
+fn the_upstream_gets_the_spelling_that_the_mode_says() {
+    let origin = plain();
+    for (mode, cases) in [
+        (
+            "match",
+            [
+                ("/a/./b//c/../d?x=/../y", "/a/./b//c/../d?x=/../y"),
+                ("/%7eb%3a?%61", "/%7eb%3a?%61"),
+                ("/%61dmin/%3a?%61", "/admin/%3A?%61"),
+                ("/a%2fb", "/a%2fb"),
+            ],
+        ),
+        (
+            "rewrite",
+            [
+                ("/a/./b//c/../d?x=/../y", "/a/b/d?x=/../y"),
+                ("/%7eb%3a?%61", "/~b%3A?%61"),
+                ("/%61dmin/%3a?%61", "/admin/%3A?%61"),
+                ("/a%2fb", "/a%2Fb"),
+            ],
+        ),
+        (
+            "off",
+            [
+                ("/a/./b//c/../d?x=/../y", "/a/./b//c/../d?x=/../y"),
+                ("//admin", "//admin"),
+                ("/x/../admin", "/x/../admin"),
+                ("/admin%2fb", "/admin%2fb"),
+            ],
+        ),
+    ] {
+        let proxy = limited(&origin, "/base", mode);
+        for (path, forwarded) in cases {
+            let bytes = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(put(&proxy, bytes.as_bytes()).0, "200", "{mode} {path}");
+            assert_eq!(origin.asked().path, format!("/base{forwarded}"));
+        }
+    }
+}
+
+#[test]
+fn no_path_leaves_the_base_path() {
+    let origin = plain();
+    for mode in ["match", "rewrite", "off"] {
+        let proxy = limited(&origin, "/base", mode);
+        for path in [
+            "/..",
+            "/../secret",
+            "/%2e%2e/secret",
+            "/%2E./secret",
+            "/..%2fsecret",
+            "/..%5Csecret",
+            "/..;/secret",
+            "/..;a=b/secret",
+            "/a/../../secret",
+            "//../secret",
+            "/a//../../secret",
+            "/a%2fb/../../secret",
+            "http://b/../secret",
+        ] {
+            let bytes = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            assert_eq!(put(&proxy, bytes.as_bytes()).0, "400", "{mode} {path}");
+        }
+    }
+    assert_eq!(origin.served(), 0);
+}
+
+#[test]
+fn a_long_path_costs_no_more_than_its_bytes() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &[]);
+    for (part, status) in [("/ab", "200"), ("/a;", "414"), ("%41", "414")] {
+        let path = format!("/x{}", part.repeat(4096));
+        let bytes = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(put(&proxy, bytes.as_bytes()).0, status, "{part}");
+    }
+}
+
+#[test]
+fn the_operators_address_takes_valid_requests_alone() {
+    let origin = plain();
+    let proxy = Proxy::start(origin.addr, &["--admin-listen", "127.0.0.1:0"]);
+    let admin = proxy.admin();
+    let local = "Host: localhost";
+    for (line, fields, status) in [
+        ("GET /healthz HTTP/1.1", local, "200"),
+        ("GET /healthz HTTP/1.0", "X: y", "200"),
+        ("GET http://localhost/healthz HTTP/1.1", local, "200"),
+        // The authority of the target is the host.
+        (
+            "GET http://localhost/healthz HTTP/1.1",
+            "Host: evil.test",
+            "200",
+        ),
+        ("GET http://evil.test/healthz HTTP/1.1", local, "403"),
+        ("GET http://evil.test/api/summary HTTP/1.1", local, "403"),
+        ("GET http://u@localhost/healthz HTTP/1.1", local, "400"),
+        ("GET ftp://localhost/healthz HTTP/1.1", local, "400"),
+        ("GET /healthz HTTP/1.1", "X: y", "400"),
+        ("GET http://localhost/healthz HTTP/1.1", "X: y", "400"),
+        ("GET /healthz HTTP/1.1", "Host:", "400"),
+        ("GET /healthz HTTP/1.1", "Host: u@localhost", "400"),
+        ("GET /healthz HTTP/1.1", "Host: localhost:x", "400"),
+        ("GET /healthz HTTP/1.1", "Host: localhost/", "400"),
+        (
+            "GET /healthz HTTP/1.1",
+            "Host: localhost\r\nHost: localhost",
+            "400",
+        ),
+        (
+            "GET /healthz HTTP/1.1",
+            "Host: localhost\r\nHost: evil.test",
+            "400",
+        ),
+        ("GET /healthz HTTP/1.0", "Origin: http://", "403"),
+        (
+            "GET /healthz HTTP/1.1",
+            "Host: localhost\r\nOrigin: http://localhost\r\nOrigin: http://evil.test",
+            "400",
+        ),
+        (
+            "GET /api/summary HTTP/1.1",
+            "Host: localhost\r\nAuthorization: Bearer x\r\nAuthorization: Bearer y",
+            "400",
+        ),
+        ("GET healthz HTTP/1.1", local, "400"),
+        ("GET * HTTP/1.1", local, "400"),
+        ("CONNECT localhost:80 HTTP/1.1", local, "405"),
+        ("GET /%zz HTTP/1.1", local, "400"),
+        ("GET //healthz HTTP/1.1", local, "404"),
+        ("GET /./healthz HTTP/1.1", local, "404"),
+    ] {
+        let bytes = format!("{line}\r\n{fields}\r\n\r\n");
+        let (found, body) = answer(admin, bytes.as_bytes());
+        assert_eq!(found, status, "{line} {fields}: {body}");
+    }
+}
