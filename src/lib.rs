@@ -105,7 +105,7 @@ pub mod internal {
     pub use crate::retry_after::retry_after_value;
     #[cfg(feature = "serve")]
     pub use crate::serve::internal::*;
-    pub use crate::stream::{Details, Labels, RequestHead, ResponseHead};
+    pub use crate::stream::{Details, Labels, RequestDetails, RequestHead, ResponseHead, User};
 }
 
 /// Keeps the README's example compiling.

@@ -88,7 +88,7 @@ use crate::guard::{
 use crate::last_event_id;
 use crate::rejection::Rejection;
 use crate::request_info::{RequestInfo, ResponseKind};
-use crate::stream::{Details, EndReason, Labels, RequestHead, ResponseHead, Stream};
+use crate::stream::{EndReason, Labels, RequestDetails, Stream};
 use distribution::Times;
 use http::Request;
 use instruments::Instruments;
@@ -365,7 +365,7 @@ pub struct Ticket {
     came: Instant,
     has_event_id: bool,
     noted: Option<Noted>,
-    head: Option<RequestHead>,
+    details: Option<RequestDetails>,
     /// A hash of its client's key, where something outside names it.
     client: Option<u64>,
 }
@@ -407,7 +407,7 @@ impl StreamLayer for MetricsLayer {
             came: Instant::now(),
             has_event_id: last_event_id::of(request.headers(), request.uri()).is_some(),
             noted: Noted::of(request, self.setup.log_level),
-            head: self.setup.keeps_heads.then(|| RequestHead::of(request)),
+            details: self.setup.keeps_heads.then(|| RequestDetails::of(request)),
             client: request.extensions().get().map(ClientKey::hash_value),
         })
     }
@@ -430,7 +430,7 @@ impl StreamLayer for MetricsLayer {
             ResponseKind::Other => Outcome::Other,
         });
         if let Some(unguarded) = Unguarded::of(head) {
-            let request = ticket.head.as_ref();
+            let request = ticket.details.as_ref();
             let (warned, route) = (&self.shared.warned, &self.shared.route);
             warned.note(unguarded, route, request, head);
         }
@@ -452,11 +452,9 @@ impl StreamLayer for MetricsLayer {
                 .reconnects_after_cut
                 .fetch_add(after_cut, Relaxed);
         }
-        stream.set_labels(&self.setup.labels);
-        if let Some(request) = ticket.head.take() {
-            let response = ResponseHead::of(head.status, head.headers);
-            stream.set_details(Details::new(&request, &response));
-        }
+        let request = ticket.details.take();
+        let details = request.map(|request| request.with_response(head.status, head.headers));
+        stream.set_names(&self.setup.labels, details);
         let took = stream.opened().saturating_duration_since(ticket.came);
         self.shared.instruments().head.record(took);
         self.shared.active.fetch_add(1, Relaxed);

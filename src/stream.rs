@@ -3,12 +3,13 @@
 mod details;
 mod end_reason;
 mod fault;
+mod last_id;
 mod mail;
 mod pace;
 mod state;
 mod wakers;
 
-pub use details::{Details, RequestHead, ResponseHead};
+pub use details::{Details, RequestDetails, RequestHead, ResponseHead, User};
 pub use end_reason::EndReason;
 pub use fault::UpstreamFault;
 pub use mail::{Message, SendError};
@@ -20,6 +21,7 @@ use crate::family::{Family, is_keepalive};
 use crate::lock::lock;
 use crate::wire::{LineEnd, RawEvent};
 use bytes::Bytes;
+use last_id::LastId;
 use mail::Mailbox;
 use metrics::{Counter, Label};
 use pace::Pace;
@@ -33,8 +35,6 @@ use wakers::Wakers;
 
 /// A longer id of an event is not kept.
 pub(crate) const LONGEST_ID: usize = 256;
-/// Room for it grows by so many bytes.
-const ID_STEP: usize = 32;
 
 /// Stands for "not yet" in the record's times.
 const NEVER: u64 = u64::MAX;
@@ -79,9 +79,7 @@ struct Record {
     id: StreamId,
     opened: Instant,
     client: OnceLock<ClientKey>,
-    labels: OnceLock<Arc<Labels>>,
-    /// Made for an operator, or for a user's name.
-    details: OnceLock<Arc<Details>>,
+    names: OnceLock<Names>,
     /// Names of events that are no sign of life.
     pings: OnceLock<Arc<Vec<String>>>,
     events: AtomicU64,
@@ -89,7 +87,7 @@ struct Record {
     dropped: AtomicU32,
     heartbeats: AtomicU32,
     pace: Pace,
-    last_id: Mutex<Vec<u8>>,
+    last_id: Mutex<LastId>,
     /// What waits for room in the kernel, in units of [`HELD_UNIT`].
     unsent: AtomicU16,
     /// What layers keep of it, in the same: of an event that is not whole, or to go on after
@@ -131,8 +129,15 @@ const _: () =
 /// Its memory is needed: it is not to wait for its client any longer. A bit of the family's byte.
 const SHED: u8 = 1 << 7;
 
+/// What the metrics layer sets. In one cell: a second one would not fit into the record's size class.
+struct Names {
+    labels: Arc<Labels>,
+    /// For operators.
+    details: Option<Details>,
+}
+
 /// What all streams of a metrics layer have in common.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Labels {
     /// The route's path.
     pub route: Box<str>,
@@ -160,8 +165,7 @@ impl Stream {
             id: StreamId(NEXT_ID.fetch_add(1, Relaxed)),
             opened: Instant::now(),
             client: OnceLock::new(),
-            labels: OnceLock::new(),
-            details: OnceLock::new(),
+            names: OnceLock::new(),
             pings: OnceLock::new(),
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -208,17 +212,17 @@ impl Stream {
 
     /// Returns the route that the metrics layer names, if one does.
     pub fn route(&self) -> Option<&str> {
-        self.0.labels.get().map(|labels| &*labels.route)
+        self.labels().map(|labels| &*labels.route)
     }
 
     /// Returns the upstream that the metrics layer names, if one does.
     pub fn upstream(&self) -> Option<&str> {
-        self.0.labels.get()?.upstream.as_deref()
+        self.labels()?.upstream.as_deref()
     }
 
     /// The user of the stream, by the header `admin.user_header`.
     pub fn user(&self) -> Option<&str> {
-        self.0.details.get()?.user()
+        self.details()?.user()
     }
 
     /// Returns the number of events with data that the upstream sent.
@@ -260,8 +264,9 @@ impl Stream {
     /// The id of the last event that had one, with which its client would come back. Nothing if it
     /// is longer than 256 bytes.
     pub fn last_event_id(&self) -> Option<String> {
-        let id = lock(&self.0.last_id);
-        (!id.is_empty()).then(|| String::from_utf8_lossy(&id).into_owned())
+        let last = lock(&self.0.last_id);
+        let id = last.as_bytes();
+        (!id.is_empty()).then(|| String::from_utf8_lossy(id).into_owned())
     }
 
     /// Bytes that wait because its client does not read, rounded up to a multiple of 16, where the server of the feature `serve`
@@ -355,9 +360,11 @@ impl Stream {
         let _ = self.0.client.set(client);
     }
 
-    /// To be called before the stream is polled, where no other thread changes its state.
-    pub(crate) fn set_labels(&self, labels: &Arc<Labels>) {
-        if self.0.labels.set(labels.clone()).is_ok() {
+    /// To be called before the stream is polled, where no other thread changes its state. The first call counts.
+    #[doc(hidden)]
+    pub fn set_names(&self, labels: &Arc<Labels>, details: Option<Details>) {
+        let labels = labels.clone();
+        if self.0.names.set(Names { labels, details }).is_ok() {
             self.0
                 .count_waiting(false, self.state().has_lost_upstream());
         }
@@ -365,22 +372,12 @@ impl Stream {
 
     #[doc(hidden)]
     pub fn labels(&self) -> Option<&Arc<Labels>> {
-        self.0.labels.get()
+        self.0.names.get().map(|names| &names.labels)
     }
 
     #[doc(hidden)]
-    pub fn set_user(&self, user: String) {
-        self.0.details.get_or_init(Arc::default).set_user(user);
-    }
-
-    #[doc(hidden)]
-    pub fn set_details(&self, details: Details) {
-        let _ = self.0.details.set(Arc::new(details));
-    }
-
-    #[doc(hidden)]
-    pub fn details(&self) -> Option<&Arc<Details>> {
-        self.0.details.get()
+    pub fn details(&self) -> Option<&Details> {
+        self.0.names.get()?.details.as_ref()
     }
 
     #[cfg(feature = "serve")]
@@ -410,13 +407,7 @@ impl Stream {
 
     /// An `id` field has come, perhaps to take the id away.
     pub(crate) fn set_last_id(&self, id: &[u8]) {
-        let mut last = lock(&self.0.last_id);
-        last.clear();
-        // Ids grow, digit by digit: room for a few more of them.
-        if last.capacity() < id.len() {
-            last.reserve_exact(id.len().next_multiple_of(ID_STEP));
-        }
-        last.extend_from_slice(id);
+        lock(&self.0.last_id).set(id);
     }
 
     /// From now on messages are taken.
@@ -655,7 +646,7 @@ fn count(state: StreamState, change: f64) {
 
 impl Record {
     fn count_waiting(&self, before: bool, now: bool) {
-        let Some(labels) = self.labels.get() else {
+        let Some(Names { labels, .. }) = self.names.get() else {
             return;
         };
         match (before, now) {
@@ -792,11 +783,11 @@ mod tests {
         let early = Stream::open();
         early.set_state(StreamState::Connecting);
         early.set_state(StreamState::Resuming);
-        early.set_labels(&labels);
-        early.set_labels(&labels);
+        early.set_names(&labels, None);
+        early.set_names(&labels, None);
         assert_eq!(waiting(), 1);
         let late = Stream::open();
-        late.set_labels(&labels);
+        late.set_names(&labels, None);
         late.set_state(StreamState::Resuming);
         late.set_state(StreamState::Degraded);
         assert_eq!(waiting(), 2);

@@ -1,45 +1,71 @@
-//! What identifies a request in log lines, towards the upstream and towards the client.
+//! What is known of a request from its head on: for log lines, towards the upstream and towards the client.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use sse_guard::client_key::ClientKey;
 use sse_guard::internal::{MAX_REQUEST_ID, X_REQUEST_ID};
+use std::fmt;
 use std::sync::Arc;
+use tokio::time::Instant;
 
-/// One for each request, in its extensions.
+/// One for each request, in its extensions. One allocation: in a burst thousands of requests wait at once.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestContext(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    id: HeaderValue,
+    id: RequestId,
+    started: Instant,
+    method: Method,
+    version: Version,
     route: Option<Arc<str>>,
     client: Option<ClientKey>,
-    /// Without the query: tokens travel there.
+    /// As the client wrote it, without the query: tokens travel there.
     path: Box<str>,
 }
 
+/// Copied for each use, so that a waiting request holds no header value.
+#[derive(Clone, Debug)]
+pub(crate) enum RequestId {
+    /// Of a trusted peer. ASCII.
+    Given(Box<str>),
+    New([u8; 16]),
+}
+
 impl RequestContext {
-    pub(crate) fn new(
-        id: HeaderValue,
-        route: Option<Arc<str>>,
-        client: Option<ClientKey>,
-        path: &str,
-    ) -> Self {
+    /// To be called before the route is looked up, which may change the path: `set_route` follows.
+    pub(crate) fn new<B>(request: &Request<B>, id: RequestId, client: Option<ClientKey>) -> Self {
         Self(Arc::new(Inner {
             id,
-            route,
+            started: Instant::now(),
+            method: request.method().clone(),
+            version: request.version(),
+            route: None,
             client,
-            path: path.into(),
+            path: request.uri().path().into(),
         }))
     }
 
-    pub(crate) fn id(&self) -> &HeaderValue {
+    /// Has an effect only before the context is shared.
+    pub(crate) fn set_route(&mut self, route: Arc<str>) {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.route = Some(route);
+        }
+    }
+
+    pub(crate) fn id(&self) -> &RequestId {
         &self.0.id
     }
 
-    /// The id as text. All bytes of an id are ASCII.
-    pub(crate) fn id_text(&self) -> &str {
-        self.0.id.to_str().unwrap_or_default()
+    pub(crate) fn started(&self) -> Instant {
+        self.0.started
+    }
+
+    pub(crate) fn method(&self) -> &Method {
+        &self.0.method
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        self.0.version
     }
 
     /// Nothing if no route matches.
@@ -56,17 +82,46 @@ impl RequestContext {
     }
 }
 
-/// The id that a trusted peer gave the request, else a new one. The request carries it from here on.
-pub(crate) fn request_id(headers: &mut HeaderMap, is_trusted: bool) -> HeaderValue {
-    let mut given = headers.get_all(&X_REQUEST_ID).iter();
-    let known = match (given.next(), given.next()) {
-        (Some(id), None) if is_trusted && is_valid(id.as_bytes()) => Some(id.clone()),
-        _ => None,
-    };
-    known.unwrap_or_else(|| {
-        let id = new_id();
-        headers.insert(X_REQUEST_ID, id.clone());
+impl RequestId {
+    /// The id that a trusted peer gave the request, else a new one. The request carries it from here on.
+    pub(crate) fn of(headers: &mut HeaderMap, is_trusted: bool) -> Self {
+        let mut given = headers.get_all(&X_REQUEST_ID).iter();
+        if let (Some(id), None, true) = (given.next(), given.next(), is_trusted)
+            && let Ok(id) = id.to_str()
+            && is_valid(id.as_bytes())
+        {
+            return Self::Given(id.into());
+        }
+        let id = Self::New(fastrand::u128(..).to_ne_bytes());
+        headers.insert(X_REQUEST_ID, id.header_value());
         id
+    }
+
+    pub(crate) fn header_value(&self) -> HeaderValue {
+        let value = match self {
+            Self::Given(id) => HeaderValue::from_str(id),
+            Self::New(bytes) => HeaderValue::from_bytes(&hex(bytes)),
+        };
+        // Both are ASCII without control characters.
+        value.unwrap_or(HeaderValue::from_static("-"))
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(id) => f.write_str(id),
+            Self::New(bytes) => f.write_str(std::str::from_utf8(&hex(bytes)).unwrap_or("-")),
+        }
+    }
+}
+
+fn hex(bytes: &[u8; 16]) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    std::array::from_fn(|at| {
+        let byte = bytes[at / 2];
+        let digit = if at % 2 == 0 { byte >> 4 } else { byte & 0xF };
+        DIGITS[usize::from(digit)]
     })
 }
 
@@ -74,17 +129,6 @@ pub(crate) fn request_id(headers: &mut HeaderMap, is_trusted: bool) -> HeaderVal
 fn is_valid(id: &[u8]) -> bool {
     let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\');
     (1..=MAX_REQUEST_ID).contains(&id.len()) && id.iter().all(is_plain)
-}
-
-fn new_id() -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut bits = fastrand::u128(..);
-    let digits: [u8; 32] = std::array::from_fn(|_| {
-        let digit = HEX[(bits & 0xF) as usize];
-        bits >>= 4;
-        digit
-    });
-    HeaderValue::from_bytes(&digits).unwrap_or(HeaderValue::from_static("-"))
 }
 
 #[cfg(test)]
@@ -108,23 +152,28 @@ mod tests {
             for id in given {
                 headers.append(X_REQUEST_ID, HeaderValue::from_str(id).unwrap());
             }
-            let id = request_id(&mut headers, is_trusted);
+            let id = RequestId::of(&mut headers, is_trusted).to_string();
             assert_eq!(
                 headers.get_all(&X_REQUEST_ID).iter().count(),
                 1,
                 "{given:?}"
             );
             assert_eq!(headers[X_REQUEST_ID], id);
-            assert_eq!(
-                given.first() == Some(&id.to_str().unwrap()),
-                is_kept,
-                "{given:?}"
-            );
+            assert_eq!(given.first() == Some(&&*id), is_kept, "{given:?}");
             if !is_kept {
                 let is_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
                 assert!(id.len() == 32 && id.as_bytes().iter().all(is_hex), "{id:?}");
             }
         }
-        assert_ne!(new_id(), new_id());
+        let new = || RequestId::of(&mut HeaderMap::new(), true).to_string();
+        assert_ne!(new(), new());
+    }
+
+    /// A size class of the allocator that no part of a stream has: a burst of requests leaves no holes among
+    /// those of the streams.
+    #[test]
+    fn a_context_has_a_size_class_of_its_own() {
+        let counters = 2 * size_of::<usize>();
+        assert!((129..=160).contains(&(size_of::<Inner>() + counters)));
     }
 }

@@ -4,7 +4,7 @@ use super::config::{LogRequests, RequestsFormat};
 use crate::request_context::RequestContext;
 use bytes::Bytes;
 use http::header::{REFERER, USER_AGENT};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use metrics::{Counter, Histogram, Unit, counter, histogram};
 use pin_project_lite::pin_project;
@@ -16,7 +16,6 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
-use tokio::time::Instant;
 
 /// Which requests are logged, and how. From the config.
 #[derive(Clone, Copy, Debug)]
@@ -85,14 +84,10 @@ pub(super) fn describe() {
 /// One request, until its response has ended. Dropped before, its client went.
 pub(super) struct Record {
     log: RequestLog,
-    started: Instant,
     context: RequestContext,
     metrics: Arc<RouteMetrics>,
-    method: Method,
-    version: Version,
     /// Only for the Combined format.
-    referer: Option<Box<str>>,
-    user_agent: Option<Box<str>>,
+    fields: Option<Box<CombinedFields>>,
     status: Option<StatusCode>,
     bytes: u64,
     is_complete: bool,
@@ -101,47 +96,54 @@ pub(super) struct Record {
     is_stream: bool,
 }
 
+#[derive(Default)]
+struct CombinedFields {
+    referer: Option<String>,
+    user_agent: Option<String>,
+}
+
+impl CombinedFields {
+    fn of(headers: &HeaderMap) -> Self {
+        let field = |name| {
+            let value = headers.get(name)?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        Self {
+            referer: field(REFERER),
+            user_agent: field(USER_AGENT),
+        }
+    }
+}
+
 impl Record {
     pub(super) fn new<B>(
         request: &Request<B>,
         log: RequestLog,
         context: RequestContext,
         metrics: Arc<RouteMetrics>,
-    ) -> Box<Self> {
+    ) -> Self {
         let is_combined =
             log.requests != LogRequests::Off && log.format == RequestsFormat::Combined;
-        let field = |name| {
-            let value = request.headers().get(name)?.as_bytes();
-            is_combined.then(|| String::from_utf8_lossy(value).into())
-        };
-        Box::new(Self {
+        Self {
             log,
-            started: Instant::now(),
             context,
             metrics,
-            method: request.method().clone(),
-            version: request.version(),
-            referer: field(REFERER),
-            user_agent: field(USER_AGENT),
+            fields: is_combined.then(|| Box::new(CombinedFields::of(request.headers()))),
             status: None,
             bytes: 0,
             is_complete: false,
             is_rejected: false,
             is_stream: false,
-        })
+        }
     }
 
     /// It became an event stream.
-    #[expect(clippy::boxed_local, reason = "it is in a box wherever it is kept")]
-    pub(super) fn is_a_stream(mut self: Box<Self>) {
+    pub(super) fn dismiss_for_stream(mut self) {
         self.is_stream = true;
     }
 
     /// The response, at whose end this one is written.
-    pub(super) fn follow<B: Body>(
-        mut self: Box<Self>,
-        response: Response<B>,
-    ) -> Response<Followed<B>> {
+    pub(super) fn follow<B: Body>(mut self, response: Response<B>) -> Response<Followed<B>> {
         self.status = Some(response.status());
         self.is_rejected = response.extensions().get::<Rejected>().is_some();
         response.map(|body| Followed { body, record: self })
@@ -164,9 +166,9 @@ impl Record {
         let status = self.status.map_or(CLIENT_GONE, |status| status.as_u16());
         match self.log.format {
             RequestsFormat::Log => tracing::info!(
-                request_id = context.id_text(),
+                request_id = %context.id(),
                 client = context.client().map(tracing::field::display),
-                method = self.method.as_str(),
+                method = context.method().as_str(),
                 path = context.path(),
                 route = context.route(),
                 status,
@@ -188,22 +190,25 @@ impl Record {
         let context = &self.context;
         let mut line = String::new();
         let client = context.client().map(ToString::to_string);
-        let referer = self.referer.as_deref().map(|url| {
+        let fields = self.fields.as_deref();
+        let referer = fields.and_then(|fields| fields.referer.as_deref());
+        let referer = referer.map(|url| {
             let end = url.find(['?', '#']).unwrap_or(url.len());
             &url[..end]
         });
+        let user_agent = fields.and_then(|fields| fields.user_agent.as_deref());
         // Writing to a string does not fail.
         let _ = writeln!(
             line,
             "{} - - [{}] \"{} {} {:?}\" {status} {} \"{}\" \"{}\"",
             client.as_deref().unwrap_or("-"),
             common_date(at),
-            self.method,
+            context.method(),
             Escaped(context.path()),
-            self.version,
+            context.version(),
             self.bytes,
             Escaped(referer.unwrap_or("-")),
-            Escaped(self.user_agent.as_deref().unwrap_or("-")),
+            Escaped(user_agent.unwrap_or("-")),
         );
         line
     }
@@ -214,7 +219,7 @@ impl Drop for Record {
         if self.is_stream {
             return;
         }
-        let duration = self.started.elapsed();
+        let duration = self.context.started().elapsed();
         // Those that were rejected are in `sse_guard_rejections_total`.
         if !self.is_rejected {
             self.metrics.record(self.status, duration);
@@ -230,7 +235,7 @@ pin_project! {
     pub(super) struct Followed<B: Body> {
         #[pin]
         body: B,
-        record: Box<Record>,
+        record: Record,
     }
 
     impl<B: Body> PinnedDrop for Followed<B> {
@@ -308,19 +313,19 @@ fn common_date(at: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
+    use crate::request_context::RequestId;
     use sse_guard::client_key::ClientKey;
     use std::time::UNIX_EPOCH;
 
-    fn record(uri: &str, user_agent: &[u8]) -> Box<Record> {
+    fn record(uri: &str, user_agent: &[u8]) -> Record {
         let request = Request::post(uri)
             .header(REFERER, "https://a.example/page?token=secret#x")
             .header(USER_AGENT, user_agent)
             .body(())
             .unwrap();
-        let id = HeaderValue::from_static("id");
+        let id = RequestId::Given("id".into());
         let client = ClientKey::Ip([192, 0, 2, 1].into());
-        let context = RequestContext::new(id, None, Some(client), request.uri().path());
+        let context = RequestContext::new(&request, id, Some(client));
         let log = RequestLog {
             requests: LogRequests::All,
             format: RequestsFormat::Combined,
@@ -339,7 +344,7 @@ mod tests {
             "192.0.2.1 - - [26/Nov/2026:12:00:00 +0000] \"POST /a\\x22b HTTP/1.1\" 200 12 \
              \"https://a.example/page\" \"x\\x22 \u{fffd} 404 \\x09\\x5C\"\n"
         );
-        record.is_a_stream();
+        record.dismiss_for_stream();
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::request_target::{self, Refused};
 use super::running::{Common, Current, Running};
 use super::stream_flag::{self, StreamFlag};
 use super::upstream::{Check, Health, Upstream};
-use crate::request_context::{self, RequestContext};
+use crate::request_context::{RequestContext, RequestId};
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
@@ -26,8 +26,8 @@ use sse_guard::idle_timeout::{EventTimeout, IdleAction, IdleTimeoutLayer};
 use sse_guard::inject::InjectLayer;
 use sse_guard::internal::LogLimits;
 use sse_guard::internal::Rejected;
-use sse_guard::internal::X_REQUEST_ID;
 use sse_guard::internal::is_json;
+use sse_guard::internal::{User, X_REQUEST_ID};
 use sse_guard::metrics::MetricsLayer;
 use sse_guard::resume::{Admission, Resume, ResumeLayer};
 use sse_guard::rotation::{DrainHandle, RotationLayer};
@@ -285,13 +285,13 @@ impl Router {
 
     /// The user as a trusted proxy names it, once. What others claim does not reach the upstream,
     /// which may believe it.
-    fn user(&self, request: &mut Request<RequestBody>) -> Option<String> {
+    fn user(&self, request: &mut Request<RequestBody>) -> Option<Box<str>> {
         let name = self.user_header.as_ref()?;
         let is_trusted = self.is_by_trusted(request);
         headers::remove_field(request.headers_mut(), name, is_trusted);
         let mut users = request.headers().get_all(name).iter();
         let user = users.next()?.to_str().ok()?;
-        (users.next().is_none() && user.len() <= LONGEST_USER).then(|| user.to_owned())
+        (users.next().is_none() && user.len() <= LONGEST_USER).then(|| user.into())
     }
 
     fn route_of(&self, request: &mut Request<RequestBody>) -> Result<Option<&Route>, Refused> {
@@ -337,16 +337,17 @@ impl Router {
 
     async fn answer(&self, mut request: Box<Request<RequestBody>>) -> Response<ResponseBody> {
         let is_trusted = self.is_by_trusted(&request);
-        let id = request_context::request_id(request.headers_mut(), is_trusted);
+        let id = RequestId::of(request.headers_mut(), is_trusted);
         let client = self.clients.key(&*request);
-        // As the client wrote it: finding the route may change it.
-        let path = request.uri().path().to_owned();
+        let mut context = RequestContext::new(&request, id, client);
         let route = self.route_of(&mut request);
-        let (name, metrics) = match &route {
-            Ok(Some(route)) => (Some(route.name.clone()), &route.requests),
-            Ok(None) | Err(_) => (None, &self.unrouted),
+        let metrics = match &route {
+            Ok(Some(route)) => {
+                context.set_route(route.name.clone());
+                &route.requests
+            }
+            Ok(None) | Err(_) => &self.unrouted,
         };
-        let context = RequestContext::new(id, name, client, &path);
         let record = Record::new(&request, self.requests, context.clone(), metrics.clone());
         let mut response = match route {
             Ok(Some(route)) => self.answer_on(route, request, &context).await,
@@ -358,13 +359,13 @@ impl Router {
             }
             Err(refused) => self.without_route(&request, refused.answer()),
         };
-        let id = context.id().clone();
+        let id = context.id().header_value();
         response.headers_mut().insert(X_REQUEST_ID, id);
         let is_stream = response.extensions().get::<Stream>().is_some();
         let (head, body) = response.into_parts();
         match body {
             Either::Left(body) if is_stream => {
-                record.is_a_stream();
+                record.dismiss_for_stream();
                 Response::from_parts(head, Either::Left(body))
             }
             body => {
@@ -384,7 +385,7 @@ impl Router {
                     route = context.route(),
                     client = context.client().map(tracing::field::display),
                     path = context.path(),
-                    request_id = context.id_text(),
+                    request_id = %context.id(),
                     "request rejected"
                 );
             },
@@ -408,7 +409,9 @@ impl Router {
         if let Some(family) = route.settings.family {
             request.extensions_mut().insert(family);
         }
-        let user = self.user(&mut request);
+        if let Some(user) = self.user(&mut request) {
+            request.extensions_mut().insert(User(user));
+        }
         if let Some(client) = context.client() {
             // For metrics and health, which detect failures of a single client.
             request
@@ -433,9 +436,6 @@ impl Router {
             // The client is to come back later; until then its connection would hold a file.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
-        }
-        if let (Some(user), Some(stream)) = (user, response.extensions().get::<Stream>()) {
-            stream.set_user(user);
         }
         response.map(Either::Left)
     }

@@ -11,6 +11,7 @@ mod head_io;
 mod health;
 mod interim;
 mod lookup;
+mod outgoing;
 mod pins;
 mod pool;
 mod progress;
@@ -26,6 +27,7 @@ use self::exchange::{Exchanged, Failed, Sent};
 use self::failure::Failure;
 pub(super) use self::health::Health;
 use self::lookup::Lookup;
+use self::outgoing::Outgoing;
 use self::pool::Pool;
 use self::progress::{Overdue, Progress, Uploading};
 use self::relay::Relay;
@@ -214,7 +216,7 @@ impl Upstream {
         request: Box<Request<RequestBody>>,
         protocol: Option<HeaderValue>,
         progress: &Progress,
-    ) -> Result<Box<Request<BoxedBody>>, http::Error> {
+    ) -> Result<Outgoing, http::Error> {
         let (mut parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let path = match self.target.base.as_str() {
@@ -253,13 +255,13 @@ impl Upstream {
         let most = self.target.max_body.and_then(|most| most.try_into().ok());
         let body = Limited::new(body, most.unwrap_or(usize::MAX));
         let body = body.boxed_unsync();
-        Ok(Box::new(Request::from_parts(parts, body)))
+        Ok(Outgoing::new(Request::from_parts(parts, body)))
     }
 
     /// By the client's own connection if it has one, else by an idle one, else by a new one.
     async fn obtain(
         &self,
-        mut request: Box<Request<BoxedBody>>,
+        mut request: Outgoing,
         upload: &Upload,
         progress: &Progress,
         binding: &mut Binding,
@@ -273,7 +275,7 @@ impl Upstream {
         if let Some(socket) = used {
             let is_idempotent = request.method().is_idempotent();
             let again = repeated(&request, upload);
-            let again = again.map(Box::new);
+            let again = again.map(Outgoing::new);
             let is_repeatable = again.is_some();
             let sent = Sent {
                 request,

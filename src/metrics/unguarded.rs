@@ -4,10 +4,10 @@ use crate::guard::ResponseInfo;
 use crate::head::{is_event_stream, names_event_stream};
 use crate::lock::lock;
 use crate::request_info::ResponseKind;
-use crate::stream::{RequestHead, ResponseHead};
+use crate::stream::{Details, RequestDetails};
 use http::header::CONTENT_TYPE;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 use tracing::warn;
 
@@ -98,9 +98,7 @@ pub struct UnguardedResponses {
     /// Of the last one.
     pub at: SystemTime,
     /// Of the last one.
-    pub request: Arc<RequestHead>,
-    /// Of the last one.
-    pub response: Arc<ResponseHead>,
+    pub details: Details,
 }
 
 /// What a route has been warned of.
@@ -117,7 +115,7 @@ impl Warned {
         &self,
         unguarded: Unguarded,
         route: &str,
-        request: Option<&RequestHead>,
+        request: Option<&RequestDetails>,
         head: &ResponseInfo<'_>,
     ) {
         if let Some(request) = request {
@@ -144,9 +142,7 @@ impl Warned {
         );
     }
 
-    fn keep(&self, reason: Unguarded, request: &RequestHead, head: &ResponseInfo<'_>) {
-        let request = Arc::new(request.clone());
-        let response = Arc::new(ResponseHead::of(head.status, head.headers));
+    fn keep(&self, reason: Unguarded, request: &RequestDetails, head: &ResponseInfo<'_>) {
         let mut seen = lock(&self.seen);
         let known = seen.iter().position(|known| known.reason == reason);
         let count = known.map_or(0, |at| seen.swap_remove(at).count) + 1;
@@ -154,8 +150,7 @@ impl Warned {
             reason,
             count,
             at: SystemTime::now(),
-            request,
-            response,
+            details: request.with_response(head.status, head.headers),
         });
     }
 

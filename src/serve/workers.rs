@@ -9,6 +9,7 @@ use super::registry::Closer;
 use pin_project_lite::pin_project;
 use std::future::{Future, pending};
 use std::io;
+use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -143,6 +144,13 @@ impl Workers {
                 closer.task(task.abort_handle());
             }
             Err(error) => tracing::debug!(%error, "a client disconnected at once"),
+        };
+        // Larger than the connection's entry in the registry, which is made next to it: else the queue of a burst
+        // would leave holes among the entries.
+        let padding = [const { MaybeUninit::<u64>::uninit() }; 6];
+        let job = move || {
+            let _ = &padding;
+            job();
         };
         worker
             .jobs

@@ -2,8 +2,9 @@
 
 use crate::last_event_id::LAST_EVENT_ID;
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT};
-use http::{HeaderMap, HeaderName, Method, Request, StatusCode, Version};
-use std::sync::OnceLock;
+use http::{HeaderMap, HeaderName, Request, StatusCode, Version};
+use std::borrow::Cow;
+use std::sync::Arc;
 
 /// Clients choose these texts: longer ones are cut.
 const MAX_TEXT: usize = 256;
@@ -13,141 +14,144 @@ const SEPARATOR: char = '\0';
 /// A part that is not there.
 const NONE: &str = "\u{1}";
 
-/// Heads of a stream, without what may carry a secret: no query, no cookies, no other fields. One text, as each
-/// open stream has it and operators read few.
-#[derive(Debug, Default)]
-pub struct Details {
-    /// The parts of a [`RequestHead`] and of a [`ResponseHead`]; empty without them.
-    heads: Box<str>,
-    /// The value of the header that the proxy was configured to read.
-    user: OnceLock<Box<str>>,
-}
+/// What is kept of the heads of a stream: neither a query nor cookies, nor other fields that may carry a secret.
+/// One text, as each open stream has it and operators read few.
+#[derive(Clone, Debug)]
+pub struct Details(Arc<str>);
+
+/// The part of [`Details`] that is known before the response.
+#[derive(Debug)]
+pub struct RequestDetails(String);
+
+/// Extension of a request: the value of the header that the proxy was configured to read.
+#[derive(Clone, Debug)]
+pub struct User(pub Box<str>);
 
 /// What is kept of a request's head.
-#[derive(Clone, Debug)]
-pub struct RequestHead {
+#[derive(Debug)]
+pub struct RequestHead<'a> {
     /// Its method.
-    pub method: Method,
-    /// Its version.
-    pub version: Version,
+    pub method: &'a str,
+    /// `HTTP/1.1` and the like.
+    pub version: &'a str,
     /// Without the query: tokens travel there.
-    pub path: Box<str>,
+    pub path: &'a str,
     /// `Accept`.
-    pub accept: Option<Box<str>>,
+    pub accept: Option<&'a str>,
     /// `User-Agent`.
-    pub user_agent: Option<Box<str>>,
+    pub user_agent: Option<&'a str>,
     /// `Last-Event-ID`.
-    pub last_event_id: Option<Box<str>>,
+    pub last_event_id: Option<&'a str>,
 }
 
 /// What is kept of a response's head.
 #[derive(Debug)]
-pub struct ResponseHead {
+pub struct ResponseHead<'a> {
     /// Its status.
-    pub status: StatusCode,
+    pub status: u16,
     /// `Content-Type`.
-    pub content_type: Option<Box<str>>,
+    pub content_type: Option<&'a str>,
     /// `Content-Encoding`.
-    pub content_encoding: Option<Box<str>>,
+    pub content_encoding: Option<&'a str>,
 }
 
 /// At most [`MAX_TEXT`] bytes, cut between two characters.
-fn bounded(text: &str) -> Box<str> {
-    text[..text.floor_char_boundary(MAX_TEXT)].into()
+fn bounded(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
-fn field(headers: &HeaderMap, name: &HeaderName) -> Option<Box<str>> {
+fn field<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, str>> {
     let value = headers.get(name)?;
-    Some(bounded(&String::from_utf8_lossy(value.as_bytes())))
+    Some(String::from_utf8_lossy(value.as_bytes()))
 }
 
-impl RequestHead {
-    /// Reads it from a request.
-    pub fn of<B>(request: &Request<B>) -> Self {
-        let headers = request.headers();
-        Self {
-            method: request.method().clone(),
-            version: request.version(),
-            path: bounded(request.uri().path()),
-            accept: field(headers, &ACCEPT),
-            user_agent: field(headers, &USER_AGENT),
-            last_event_id: field(headers, &LAST_EVENT_ID),
-        }
+fn version_text(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        Version::HTTP_3 => "HTTP/3.0",
+        _ => "HTTP/1.1",
     }
 }
 
-impl ResponseHead {
-    /// Reads it from a response.
-    pub fn of(status: StatusCode, headers: &HeaderMap) -> Self {
-        Self {
-            status,
-            content_type: field(headers, &CONTENT_TYPE),
-            content_encoding: field(headers, &CONTENT_ENCODING),
-        }
+/// The parts, a separator behind each.
+fn join<const N: usize>(parts: [Option<&str>; N]) -> String {
+    let parts = parts.map(|part| part.map_or(NONE, bounded));
+    let mut text = String::with_capacity(parts.iter().map(|part| part.len() + 1).sum());
+    for part in parts {
+        text.push_str(part);
+        text.push(SEPARATOR);
+    }
+    text
+}
+
+impl RequestDetails {
+    /// Reads them from a request.
+    pub fn of<B>(request: &Request<B>) -> Self {
+        let headers = request.headers();
+        let user = request.extensions().get().map(|User(user)| &**user);
+        Self(join([
+            Some(request.method().as_str()),
+            Some(version_text(request.version())),
+            Some(request.uri().path()),
+            field(headers, &ACCEPT).as_deref(),
+            field(headers, &USER_AGENT).as_deref(),
+            field(headers, &LAST_EVENT_ID).as_deref(),
+            user,
+        ]))
+    }
+
+    /// Adds what is kept of the response.
+    pub fn with_response(&self, status: StatusCode, headers: &HeaderMap) -> Details {
+        let response = join([
+            Some(status.as_str()),
+            field(headers, &CONTENT_TYPE).as_deref(),
+            field(headers, &CONTENT_ENCODING).as_deref(),
+        ]);
+        Details([&*self.0, &*response].concat().into())
     }
 }
 
 impl Details {
-    /// Joins the two heads.
-    pub fn new(request: &RequestHead, response: &ResponseHead) -> Self {
-        let (version, status) = (format!("{:?}", request.version), response.status);
-        let parts = [
-            request.method.as_str(),
-            &version,
-            &request.path,
-            request.accept.as_deref().unwrap_or(NONE),
-            request.user_agent.as_deref().unwrap_or(NONE),
-            request.last_event_id.as_deref().unwrap_or(NONE),
-            status.as_str(),
-            response.content_type.as_deref().unwrap_or(NONE),
-            response.content_encoding.as_deref().unwrap_or(NONE),
-        ];
-        Self {
-            heads: parts.join(&String::from(SEPARATOR)).into(),
-            user: OnceLock::new(),
-        }
-    }
-
     fn part(&self, index: usize) -> Option<&str> {
-        let part = self.heads.split(SEPARATOR).nth(index)?;
+        let part = self.0.split(SEPARATOR).nth(index)?;
         (part != NONE).then_some(part)
     }
 
-    /// The request's head, if it is kept.
-    pub fn request(&self) -> Option<RequestHead> {
-        let versions = [Version::HTTP_10, Version::HTTP_2, Version::HTTP_3];
-        let is_it = |version: &Version| Some(&*format!("{version:?}")) == self.part(1);
-        Some(RequestHead {
-            method: self.part(0)?.parse().ok()?,
-            version: versions.into_iter().find(is_it).unwrap_or(Version::HTTP_11),
-            path: self.part(2)?.into(),
-            accept: self.part(3).map(Box::from),
-            user_agent: self.part(4).map(Box::from),
-            last_event_id: self.part(5).map(Box::from),
-        })
+    fn text(&self, index: usize) -> &str {
+        self.part(index).unwrap_or_default()
     }
 
-    /// The response's head, if it is kept.
-    pub fn response(&self) -> Option<ResponseHead> {
-        Some(ResponseHead {
-            status: self.part(6)?.parse().ok()?,
-            content_type: self.part(7).map(Box::from),
-            content_encoding: self.part(8).map(Box::from),
-        })
+    /// What is kept of the request.
+    pub fn request(&self) -> RequestHead<'_> {
+        RequestHead {
+            method: self.text(0),
+            version: self.text(1),
+            path: self.path(),
+            accept: self.part(3),
+            user_agent: self.part(4),
+            last_event_id: self.part(5),
+        }
+    }
+
+    /// What is kept of the response.
+    pub fn response(&self) -> ResponseHead<'_> {
+        ResponseHead {
+            // It was written as a number.
+            status: self.text(7).parse().unwrap_or_default(),
+            content_type: self.part(8),
+            content_encoding: self.part(9),
+        }
     }
 
     /// The path of the request.
-    pub fn path(&self) -> Option<&str> {
-        self.part(2)
+    pub fn path(&self) -> &str {
+        self.text(2)
     }
 
-    /// The user, once it is set.
+    /// The user that the request named by [`User`].
     pub fn user(&self) -> Option<&str> {
-        self.user.get().map(|user| &**user)
-    }
-
-    pub(super) fn set_user(&self, user: String) {
-        let _ = self.user.set(user.into());
+        self.part(6)
     }
 }
 
@@ -155,38 +159,46 @@ impl Details {
 mod tests {
     use super::*;
 
+    fn details(request: &RequestDetails) -> Details {
+        request.with_response(StatusCode::OK, &HeaderMap::new())
+    }
+
     #[test]
-    fn of_a_head_what_may_be_secret_is_left_out_and_long_texts_are_cut() {
+    fn what_may_be_secret_is_left_out_and_long_texts_are_cut() {
         let request = Request::get("http://app/feed?token=secret")
             .header("accept", "text/event-stream")
             .header("cookie", "secret")
             .header("user-agent", "é".repeat(MAX_TEXT))
             .header("last-event-id", "17");
-        let head = RequestHead::of(&request.body(()).unwrap());
-        assert_eq!(&*head.path, "/feed");
-        assert_eq!(head.last_event_id.as_deref(), Some("17"));
-        assert_eq!(head.user_agent.as_ref().map(|text| text.len()), Some(256));
-        assert!(!format!("{head:?}").contains("secret"));
+        let details = details(&RequestDetails::of(&request.body(()).unwrap()));
+        let head = details.request();
+        assert_eq!(head.path, "/feed");
+        assert_eq!(head.last_event_id, Some("17"));
+        assert_eq!(head.user_agent.map(str::len), Some(256));
+        assert!(!format!("{details:?}").contains("secret"));
     }
 
     #[test]
     fn heads_are_read_back_as_they_were() {
         let request = Request::post("/a").version(Version::HTTP_10);
         let request = request.header("accept", "").header("last-event-id", "é");
-        let request = RequestHead::of(&request.body(()).unwrap());
+        let request = request.extension(User("ann".into()));
+        let request = RequestDetails::of(&request.body(()).unwrap());
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, "text/event-stream".parse().unwrap());
-        let response = ResponseHead::of(StatusCode::CREATED, &headers);
-        let details = Details::new(&request, &response);
+        let details = request.with_response(StatusCode::CREATED, &headers);
+        let head = details.request();
         assert_eq!(
-            format!("{:?}", details.request().unwrap()),
-            format!("{request:?}")
+            (head.method, head.version, head.path),
+            ("POST", "HTTP/1.0", "/a")
         );
+        assert_eq!((head.accept, head.user_agent), (Some(""), None));
+        assert_eq!(head.last_event_id, Some("é"));
+        let head = details.response();
         assert_eq!(
-            format!("{:?}", details.response().unwrap()),
-            format!("{response:?}")
+            (head.status, head.content_type),
+            (201, Some("text/event-stream"))
         );
-        let none = Details::default();
-        assert!(none.request().is_none() && none.response().is_none() && none.user().is_none());
+        assert_eq!((head.content_encoding, details.user()), (None, Some("ann")));
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Ended {
     reason: EndReason,
     labels: Option<Arc<Labels>>,
     client: Option<ClientKey>,
-    details: Option<Arc<Details>>,
+    details: Option<Details>,
     age: Duration,
     events: u64,
     bytes: u64,
@@ -86,15 +86,15 @@ impl Ended {
             id: self.id,
             route: labels.map(|labels| &*labels.route),
             client: self.client.as_ref(),
-            user: self.details.as_ref().and_then(|details| details.user()),
+            user: self.details.as_ref().and_then(Details::user),
             upstream: labels.and_then(|labels| labels.upstream.as_deref()),
-            path: self.details.as_ref().and_then(|details| details.path()),
+            path: self.details.as_ref().map(Details::path),
         }
     }
 
     pub(super) fn row(&self) -> Value {
         let names = self.names();
-        let heads = self.details.as_ref().map(|details| Heads::of(details));
+        let heads = self.details.as_ref().map(Heads::of);
         let heads = json!(heads);
         json!({
             "seq": self.seq,

@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 use sse_guard::Stream;
 use sse_guard::client_key::ClientKey;
+use sse_guard::internal::Details;
 use std::net::IpAddr;
 
 /// What names a stream, live or not.
@@ -24,7 +25,7 @@ impl<'a> From<&'a Stream> for Names<'a> {
             client: stream.client(),
             user: stream.user(),
             upstream: stream.upstream(),
-            path: stream.details().and_then(|details| details.path()),
+            path: stream.details().map(Details::path),
         }
     }
 }

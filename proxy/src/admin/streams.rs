@@ -11,6 +11,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sse_guard::internal::Details;
 use sse_guard::{Stream, StreamId, StreamState};
 use tokio::time::Instant;
 
@@ -98,14 +99,14 @@ impl Row {
             more: Some(More {
                 reconnects,
                 dropped_bytes: stream.dropped_bytes(),
-                heads: stream.details().map(|details| Heads::of(details)),
+                heads: stream.details().map(Heads::of),
             }),
             ..Self::of(stream)
         }
     }
 
     fn of(stream: &Stream) -> Self {
-        let request = stream.details().and_then(|details| details.request());
+        let request = stream.details().map(Details::request);
         let age_ms = millis(stream.age());
         #[expect(
             clippy::cast_possible_truncation,
@@ -311,10 +312,9 @@ fn rotated_methods(admin: &super::Admin, stream: &Stream) -> Option<Vec<Method>>
 
 /// Whether the rotation layer ends it for its client to come back.
 fn reconnects(stream: &Stream, methods: Option<&[Method]>) -> bool {
-    let details = stream.details();
-    let request = details.and_then(|details| details.request());
-    let comes_back = match (methods, request) {
-        (Some(methods), Some(request)) => methods.contains(&request.method),
+    let method = stream.details().map(|details| details.request().method);
+    let comes_back = match (methods, method) {
+        (Some(methods), Some(method)) => methods.iter().any(|known| known == method),
         _ => stream.family().comes_back(),
     };
     comes_back && !stream.is_opaque()
@@ -348,14 +348,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_ending_a_stream_does_goes_by_the_methods_of_its_route_or_its_family() {
         use axum::http::{HeaderMap, Request};
-        use sse_guard::internal::{Details, RequestHead, ResponseHead};
+        use sse_guard::internal::RequestDetails;
         let stream = Stream::open();
         assert!(!reconnects(&stream, None));
         stream.set_family(sse_guard::family::Family::EventSource, true);
         assert!(reconnects(&stream, None));
-        let request = RequestHead::of(&Request::post("/v1?token=secret").body(()).unwrap());
-        let response = ResponseHead::of(StatusCode::OK, &HeaderMap::new());
-        stream.set_details(Details::new(&request, &response));
+        let request = RequestDetails::of(&Request::post("/v1?token=secret").body(()).unwrap());
+        let details = request.with_response(StatusCode::OK, &HeaderMap::new());
+        stream.set_names(&std::sync::Arc::default(), Some(details));
         assert!(reconnects(&stream, Some(&[Method::POST])));
         assert!(!reconnects(&stream, Some(&[Method::GET])));
         let row = json!(Row::with_more(&stream, true));

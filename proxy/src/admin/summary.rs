@@ -76,7 +76,7 @@ fn unguarded<'a>(views: impl Iterator<Item = View<'a>>) -> Vec<Value> {
         .collect();
     all.sort_by_key(|(_, seen)| std::cmp::Reverse(seen.at));
     let row = |(route, seen): (&str, UnguardedResponses)| {
-        let mut row = json!(Heads::new(&seen.request, &seen.response));
+        let mut row = json!(Heads::of(&seen.details));
         row["route"] = route.into();
         row["reason"] = seen.reason.as_str().into();
         row["remedy"] = seen.reason.remedy().into();

@@ -5,6 +5,7 @@ use super::binding::{Binding, stays_open};
 use super::body::StreamBody;
 use super::framing::{BadFraming, Framing};
 use super::head_io::Gate;
+use super::outgoing::Outgoing;
 use super::pins::Lease;
 use super::pool::{Home, Pool};
 use super::relay::Relay;
@@ -25,7 +26,7 @@ use tokio::net::TcpStream;
 pub(super) enum Failed {
     /// Nothing of the request was sent: it can be put to another connection.
     #[error("the connection was closed")]
-    Unsent(Box<Request<BoxedBody>>),
+    Unsent(Outgoing),
     #[error(transparent)]
     Http(#[from] hyper::Error),
     /// The connection ended before a byte of the response had come.
@@ -64,7 +65,7 @@ impl From<BadFraming> for Failed {
 
 /// A request on its way.
 pub(super) struct Sent<'a> {
-    pub(super) request: Box<Request<BoxedBody>>,
+    pub(super) request: Outgoing,
     pub(super) upload: &'a Upload,
     pub(super) progress: &'a Progress,
     /// The connection was used before, and the request can be put to another.
@@ -147,7 +148,7 @@ pub(super) async fn status(
         title_case,
     };
     let (upload, progress) = (Upload::default(), Progress::default());
-    let reply = reply(socket, Box::new(request), &upload, &progress, heads).await?;
+    let reply = reply(socket, Outgoing::new(request), &upload, &progress, heads).await?;
     Ok(reply.response.status())
 }
 

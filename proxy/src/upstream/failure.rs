@@ -161,7 +161,7 @@ impl Failure {
         let route = context.and_then(RequestContext::route);
         let path = context.map(RequestContext::path);
         let client = context.and_then(RequestContext::client).map(display);
-        let request_id = context.map(RequestContext::id_text);
+        let request_id = context.map(RequestContext::id).map(display);
         let is_written = self.advice().is_some_and(|advice| {
             let (failure, url) = (self.to_string(), upstream.clone());
             let limit = limits.of(discriminant(self));

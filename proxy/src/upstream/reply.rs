@@ -5,11 +5,11 @@
 //! connection of hyper's when something has come.
 
 use super::head_io::{Gate, HeadIo, Interim};
+use super::outgoing::Outgoing;
 use super::{BoxedBody, Failed, Progress, interim, nothing};
 use bytes::BytesMut;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use sse_guard::internal::{ClientConnection, Upload};
 use std::future::{Future, poll_fn};
@@ -97,7 +97,7 @@ enum Part {
 /// Puts `request` to the upstream at the other end of `socket`.
 pub(super) async fn reply(
     socket: TcpStream,
-    mut request: Box<Request<BoxedBody>>,
+    mut request: Outgoing,
     upload: &Upload,
     progress: &Progress,
     options: HeadOptions,
@@ -136,18 +136,18 @@ pub(super) async fn reply(
 }
 
 /// All of a request that hyper's reading of the response depends on.
-fn asked_before(method: &Method, client: Option<&ClientConnection>) -> Box<Request<BoxedBody>> {
+fn asked_before(method: &Method, client: Option<&ClientConnection>) -> Outgoing {
     let mut request = Request::new(nothing());
     *request.method_mut() = method.clone();
     if let Some(client) = client {
         interim::forward(&mut request, client);
     }
-    Box::new(request)
+    Outgoing::new(request)
 }
 
 async fn ask(
     (io, gate): (HeadIo, Gate),
-    request: Box<Request<BoxedBody>>,
+    request: Outgoing,
     upload: &Upload,
     progress: &Progress,
     limits: HeadLimits,
@@ -158,7 +158,7 @@ async fn ask(
         has_ended: false,
     };
     let response = {
-        let mut response = pin!(send(&mut sender, request));
+        let mut response = pin!(sender.try_send_request(request.into_inner()));
         poll_fn(|cx| {
             // Its end is reported to the response, too.
             let _ = driver.poll(cx);
@@ -181,7 +181,7 @@ async fn ask(
             gate,
         }))),
         Some(Err(mut error)) => Err(match error.take_message() {
-            Some(request) => Failed::Unsent(Box::new(request)),
+            Some(request) => Failed::Unsent(Outgoing::new(request)),
             None => match error.into_error() {
                 // An error of the request's own body is not one of the connection.
                 error if !gate.has_read() && !error.is_user() => Failed::Dead(error),
@@ -196,14 +196,6 @@ async fn ask(
             })
         }
     }
-}
-
-/// Frees the request's box, which an `async` block would keep to its end.
-fn send(
-    sender: &mut SendRequest<BoxedBody>,
-    request: Box<Request<BoxedBody>>,
-) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<BoxedBody>>>> + use<> {
-    sender.try_send_request(*request)
 }
 
 /// The socket, and what was read of it and not used.
