@@ -63,6 +63,14 @@ pin_project! {
 }
 
 impl<B> AnswerBody<B> {
+    /// Returns the body of the service; `None` for one of this crate.
+    pub fn get_ref(&self) -> Option<&B> {
+        match &self.source {
+            Source::Inner { body } => Some(body),
+            Source::Own { .. } => None,
+        }
+    }
+
     /// Passed as it is.
     pub(crate) fn inner(body: B) -> Self {
         let source = Source::Inner { body };

@@ -106,6 +106,7 @@ mod tests;
 pub(crate) use granted::{Granted, Unreadable};
 pub(crate) use preflight::is_preflight;
 
+use crate::accessors::inner_service_accessors;
 use crate::answer::{AnswerBody, Own};
 use crate::client_key::IPV6_PREFIX;
 use crate::head::list_has;
@@ -407,10 +408,7 @@ pub struct Cors<S> {
 }
 
 impl<S> Cors<S> {
-    /// The service inside.
-    pub fn inner(&self) -> &S {
-        &self.inner
-    }
+    inner_service_accessors!();
 }
 
 impl<S> Cors<S> {

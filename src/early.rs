@@ -92,6 +92,7 @@ mod tests;
 
 pub use body::EarlyBody;
 
+use crate::accessors::inner_service_accessors;
 use crate::answer::Own;
 use crate::cache_control::CacheControl;
 use crate::cors::{Granted, Unreadable};
@@ -203,10 +204,7 @@ pub struct Early<S> {
 }
 
 impl<S> Early<S> {
-    /// The service inside.
-    pub fn inner(&self) -> &S {
-        &self.inner
-    }
+    inner_service_accessors!();
 }
 
 impl<S, ReqB, B> Service<Request<ReqB>> for Early<S>

@@ -49,6 +49,7 @@
 
 #![forbid(unsafe_code)]
 
+mod accessors;
 mod answer;
 mod cache_control;
 pub mod client_key;

@@ -100,6 +100,7 @@ pub use admission::Admission;
 pub use again::Unreachable;
 pub use body::ResumeBody;
 
+use crate::accessors::inner_service_accessors;
 use crate::answer::{Own, WaitsInPlaceOf};
 use crate::connection_auth;
 use crate::guard::BoxError;
@@ -389,6 +390,10 @@ impl<S> Layer<S> for ResumeLayer {
 pub struct Resume<S> {
     inner: S,
     layer: ResumeLayer,
+}
+
+impl<S> Resume<S> {
+    inner_service_accessors!();
 }
 
 impl<S, ReqB, B> Service<Request<ReqB>> for Resume<S>

@@ -78,6 +78,7 @@
 //! Each is counted in `sse_guard_unavailable_total`, and logged: one line in ten seconds at the most, and one with the
 //! number of those that were not.
 
+use crate::accessors::inner_service_accessors;
 use crate::answer::{AnswerBody, InPlaceOf, Own, retry_line, set_retry_later};
 use crate::jitter::{LONGEST, jittered, up_to};
 use crate::metrics::LogLimit;
@@ -241,10 +242,7 @@ pub struct Unavailable<S> {
 }
 
 impl<S> Unavailable<S> {
-    /// The service inside.
-    pub fn inner(&self) -> &S {
-        &self.inner
-    }
+    inner_service_accessors!();
 }
 
 impl<S, ReqB, B> Service<Request<ReqB>> for Unavailable<S>

@@ -70,6 +70,14 @@ struct Audience {
 }
 
 impl<F, B> EarlyBody<F, B> {
+    /// Returns the body of the service; `None` while it has not responded, and once it has failed.
+    pub fn get_ref(&self) -> Option<&B> {
+        match &self.state {
+            State::Inner { body } => Some(body),
+            State::Waiting { .. } | State::Refused { .. } | State::Last { .. } => None,
+        }
+    }
+
     /// The body of an answer that came in time.
     pub(super) fn passing(body: B) -> Self {
         Self {

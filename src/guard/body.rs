@@ -53,6 +53,16 @@ enum State {
 }
 
 impl<B, L: StreamLayer> Guarded<B, L> {
+    /// Returns the body inside; `None` once it is over, and for a response of this crate.
+    ///
+    /// There is no access to change or take it: parts of an event that are held back would be lost.
+    pub fn get_ref(&self) -> Option<&B> {
+        match &self.source {
+            Source::Inner { body } => Some(body),
+            Source::Fixed { .. } | Source::Trailers { .. } | Source::Done => None,
+        }
+    }
+
     fn new(source: Source<B>, policy: Option<L::Policy>, events: Option<Events>) -> Self {
         Self {
             source,

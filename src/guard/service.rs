@@ -1,6 +1,7 @@
 //! The service and the future of a layer.
 
 use super::{BoxError, Guarded, NotOpened, ResponseInfo, StreamLayer};
+use crate::accessors::inner_service_accessors;
 use crate::answer::{InPlaceOf, WaitsInPlaceOf};
 use crate::cache_control::CacheControl;
 use crate::early::StreamAsked;
@@ -41,10 +42,7 @@ impl<S, L> Guard<S, L> {
         self
     }
 
-    /// Returns the service inside.
-    pub fn inner(&self) -> &S {
-        &self.inner
-    }
+    inner_service_accessors!();
 }
 
 impl<S, L, ReqB, B> Service<Request<ReqB>> for Guard<S, L>

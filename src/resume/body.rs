@@ -86,6 +86,19 @@ impl<B> Default for ResumeBody<B> {
 }
 
 impl<B> ResumeBody<B> {
+    /// Returns the body that the upstream sends at present; `None` while there is none.
+    pub fn get_ref(&self) -> Option<&B> {
+        match &self.inner {
+            Inner::Pass { body } => Some(body),
+            Inner::Empty => None,
+            Inner::Kept { kept } => match &kept.source {
+                Source::Live { body } => Some(body),
+                Source::Replaced { body } => Some(body),
+                _ => None,
+            },
+        }
+    }
+
     pub(super) fn pass(body: B) -> Self {
         Self {
             inner: Inner::Pass { body },
