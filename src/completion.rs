@@ -67,7 +67,7 @@
 mod chunk;
 mod glance;
 
-use crate::family::Family;
+use crate::family::{AnswerFormat, Family};
 use crate::guard::{
     BreakCause, Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo,
     StreamLayer,
@@ -135,11 +135,11 @@ impl StreamLayer for CompletionLayer {
 
     fn open(&self, (): (), head: &ResponseInfo<'_>) -> Result<Option<CompletionPolicy>, Rejection> {
         let awaits = match head.request_info.family {
-            Family::OpenAi | Family::Anthropic => Awaits::First {
+            family if family.is_model_api() => Awaits::First {
                 may_be_none: head.request_info.is_get(),
             },
-            // A POST that accepts both JSON and a stream may be anybody's.
-            Family::Raw | Family::Mcp if !head.request_info.is_family_said => Awaits::Sign,
+            // A POST that accepts both JSON and a stream may be of any family.
+            family if family.is_open() && !head.request_info.is_family_said => Awaits::Sign,
             _ => return Ok(None),
         };
         Ok(head.readable().map(|_| CompletionPolicy {
@@ -167,14 +167,11 @@ enum Awaits {
     Nothing,
 }
 
-fn is_model(family: Family) -> bool {
-    matches!(family, Family::OpenAi | Family::Anthropic)
-}
-
 /// Whether an answer that begins with this event has a last word.
 fn has_last_word(family: Family, event: &RawEvent<'_>) -> bool {
     let has_choices = || memmem::find(event.raw, br#""choices""#).is_some();
-    Family::of_first_event(event) == Some(family) || (family == Family::OpenAi && has_choices())
+    Family::of_first_event(event) == Some(family)
+        || (family.answer_format() == Some(AnswerFormat::OpenAi) && has_choices())
 }
 
 const DONE: &[u8] = b"[DONE]";
@@ -298,7 +295,7 @@ impl CompletionPolicy {
             return;
         }
         let family = stream.family();
-        self.awaits = match is_model(family) {
+        self.awaits = match family.is_model_api() {
             true => self.after(family, event),
             false => Awaits::Nothing,
         };
@@ -306,7 +303,7 @@ impl CompletionPolicy {
 
     fn on_event_part(&mut self, stream: &Stream, part: &[u8], is_first: bool) {
         let family = stream.family();
-        if self.awaits == Awaits::Nothing || !is_model(family) {
+        if self.awaits == Awaits::Nothing || !family.is_model_api() {
             return;
         }
         if is_first {
@@ -328,7 +325,8 @@ impl CompletionPolicy {
         let awaits_more = match self.awaits {
             Awaits::First { may_be_none } => !may_be_none,
             Awaits::Last => {
-                let is_done = stream.family() == Family::OpenAi && self.is_done(tail);
+                let format = stream.family().answer_format();
+                let is_done = format == Some(AnswerFormat::OpenAi) && self.is_done(tail);
                 !self.is_whole() && !is_done
             }
             Awaits::Sign | Awaits::Any | Awaits::Nothing => false,
@@ -342,7 +340,7 @@ impl CompletionPolicy {
             let family = family.as_str();
             metrics::counter!("sse_guard_truncated_total", "family" => family).increment(1);
         }
-        if !is_model(family) || self.awaits == Awaits::Nothing {
+        if !family.is_model_api() || self.awaits == Awaits::Nothing {
             return None;
         }
         self.awaits = Awaits::Nothing;

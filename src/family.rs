@@ -35,54 +35,24 @@
 //! What a client claims can keep its own stream from being rotated, as it keeps the stream whole. It is
 //! no way around an age that the operator wants kept: set the methods, or the family.
 
-mod first_event;
+mod detect;
+mod profile;
 
-pub(crate) use first_event::is_keepalive;
+pub(crate) use detect::is_keepalive;
+pub(crate) use profile::AnswerFormat;
+pub use profile::Family;
 
-use crate::head;
-use crate::wire::{Encoded, LineEnd};
+use crate::wire::{Encoded, LineEnd, Timestamped};
 use bytes::Bytes;
-use http::header::USER_AGENT;
-use http::{HeaderMap, Method, Request, StatusCode};
-use memchr::memmem;
-use serde_json::{Value, json};
+use http::{Request, StatusCode};
+use profile::{PROFILES, Profile};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-/// The kind of a stream's client and API. See the [module docs](self).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Family {
-    /// A feed, read by GET.
-    EventSource,
-    /// An answer of OpenAI's API, or of one like it.
-    OpenAi,
-    /// An answer of Anthropic's API.
-    Anthropic,
-    /// Messages of the Model Context Protocol.
-    Mcp,
-    /// Nothing is known of it.
-    Raw,
-}
-
 impl Family {
-    /// All values.
-    pub const ALL: &[Self] = &[
-        Self::EventSource,
-        Self::OpenAi,
-        Self::Anthropic,
-        Self::Mcp,
-        Self::Raw,
-    ];
-
     /// Returns its name in the config and in the label `family`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::EventSource => "eventsource",
-            Self::OpenAi => "openai",
-            Self::Anthropic => "anthropic",
-            Self::Mcp => "mcp",
-            Self::Raw => "raw",
-        }
+        self.profile().name
     }
 
     /// Returns the family of a request: the one in its extensions, else the one that its head
@@ -91,41 +61,51 @@ impl Family {
         if let Some(family) = request.extensions().get::<Self>() {
             return *family;
         }
-        let headers = request.headers();
-        let has = |name: &str| headers.contains_key(name);
-        if has("anthropic-version") {
-            Self::Anthropic
-        } else if has("mcp-protocol-version") || has("mcp-session-id") {
-            Self::Mcp
-        } else if is_openai(headers) {
-            Self::OpenAi
-        } else if !head::accepts_event_stream(headers) {
-            Self::Raw
-        } else if request.method() == Method::GET {
-            Self::EventSource
-        } else if head::accepts_json(headers) {
-            Self::Mcp
-        } else {
-            Self::Raw
-        }
+        let row = detect::of_request(PROFILES, request.method(), request.headers());
+        row.map_or(Self::Raw, |row| Self::ALL[row])
     }
 
-    /// Returns true if its clients reconnect when a stream has ended, and honour `retry:`. To those of
-    /// the others an end is a complete answer, and what is not theirs in a stream a danger.
+    /// Returns true if its clients reconnect when a stream has ended, and honour `retry:`. Clients of
+    /// other families take an end for a complete answer, and may fail at events that are not theirs.
     pub fn comes_back(self) -> bool {
-        self == Self::EventSource
+        self.profile().comes_back
     }
 
     /// Returns true if a broken stream may be requested again with `Last-Event-ID` and continued. Never
-    /// MCP's: since 2026-07-28 it has no such thing.
+    /// for MCP, which has no such mechanism since 2026-07-28.
     pub fn may_resume(self) -> bool {
-        self == Self::EventSource
+        self.profile().may_resume
     }
 
-    /// The longest `Retry-After` that its clients heed, if there is one: the SDKs of OpenAI and Anthropic, and
-    /// those generated alike, ignore more than 60 s, and come back after half a second in its place.
-    pub(crate) fn longest_retry_after(self) -> Option<Duration> {
-        matches!(self, Self::OpenAi | Self::Anthropic).then_some(Duration::from_secs(60))
+    /// Returns true if its streams are answers of a model API, which end with a final event.
+    pub fn is_model_api(self) -> bool {
+        self.answer_format().is_some()
+    }
+
+    /// Returns true if its streams may be quiet from the start on, and its clients wait for the head.
+    pub(crate) fn is_feed(self) -> bool {
+        self.profile().is_feed
+    }
+
+    pub(crate) fn answer_format(self) -> Option<AnswerFormat> {
+        self.profile().answer_format
+    }
+
+    /// The longest `Retry-After` that its clients honour, if they have a limit.
+    pub(crate) fn max_retry_after(self) -> Option<Duration> {
+        self.profile().max_retry_after
+    }
+
+    /// The heartbeat in the family's own form, if there is one.
+    pub(crate) fn heartbeat_event(self) -> Option<&'static Timestamped> {
+        static EVENTS: LazyLock<Vec<Option<Timestamped>>> = LazyLock::new(|| {
+            let event = |row: &Profile| {
+                let (name, data) = row.heartbeat_event?;
+                Encoded::event(name, data).ok().map(Into::into)
+            };
+            PROFILES.iter().map(event).collect()
+        });
+        EVENTS[self as usize].as_ref()
     }
 
     /// The event that reports to clients of this family that their stream has failed, in lines that end
@@ -135,68 +115,30 @@ impl Family {
         self.error_in(status, message, LineEnd::Lf)
     }
 
-    /// The same in the stream's own line end.
+    /// The [error event](Self::error_event) in the stream's own line end.
     pub(crate) fn error_in(
         self,
         status: StatusCode,
         message: &str,
         line_end: LineEnd,
     ) -> Option<Bytes> {
-        let code = status.as_u16();
-        let (name, data): (Option<&str>, Value) = match self {
-            Self::EventSource => {
-                let error = json!({ "type": "upstream_error", "status": code, "message": message });
-                (Some("error"), json!({ "type": "error", "error": error }))
-            }
-            Self::OpenAi => {
-                let error = json!({
-                    "message": message,
-                    "type": "upstream_error",
-                    "param": null,
-                    "code": code,
-                });
-                (None, json!({ "error": error }))
-            }
-            Self::Anthropic => {
-                let error = json!({ "type": anthropic_kind(status), "message": message });
-                (Some("error"), json!({ "type": "error", "error": error }))
-            }
-            Self::Mcp | Self::Raw => return None,
-        };
-        // JSON has no line ends of its own.
-        let words = Encoded::message(name, &data.to_string(), None).ok()?;
-        Some(words.in_line_end(line_end))
+        self.profile().error_event(status, message, line_end)
     }
 }
 
-/// By what OpenAI's own SDKs send and no other's: many APIs take their bearer tokens and
-/// `x-stainless-` headers.
-fn is_openai(headers: &HeaderMap) -> bool {
-    let own = ["openai-organization", "openai-project", "openai-beta"];
-    own.iter().any(|name| headers.contains_key(*name))
-        || headers
-            .get(USER_AGENT)
-            .is_some_and(|agent| memmem::find(agent.as_bytes(), b"OpenAI/").is_some())
-}
-
-/// <https://docs.anthropic.com/en/api/errors>
-fn anthropic_kind(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        400 => "invalid_request_error",
-        401 => "authentication_error",
-        403 => "permission_error",
-        404 => "not_found_error",
-        413 => "request_too_large",
-        429 => "rate_limit_error",
-        503 | 529 => "overloaded_error",
-        504 => "timeout_error",
-        _ => "api_error",
+impl Profile {
+    fn error_event(&self, status: StatusCode, message: &str, line_end: LineEnd) -> Option<Bytes> {
+        let (name, data) = self.error_event?(status, message);
+        // JSON has no line ends of its own.
+        let event = Encoded::message(name, &data.to_string(), None).ok()?;
+        Some(event.in_line_end(line_end))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::Value;
 
     fn request(fields: &[(&str, &str)]) -> Request<()> {
         let post = Request::post("/v1");

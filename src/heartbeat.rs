@@ -39,7 +39,6 @@
 //! # }
 //! ```
 
-use crate::family::Family;
 use crate::guard::{
     Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
 };
@@ -63,29 +62,29 @@ const TIMES: u32 = 128;
 /// The bytes of a heartbeat.
 #[derive(Clone, Debug)]
 pub struct HeartbeatStyle {
-    words: Timestamped,
-    /// In place of them, to clients of that family.
-    anthropic: Option<Timestamped>,
+    event: Timestamped,
+    /// Replaced by the family's own form, if there is one.
+    is_by_family: bool,
 }
 
 impl HeartbeatStyle {
-    fn of(words: impl Into<Timestamped>) -> Self {
+    fn of(event: impl Into<Timestamped>) -> Self {
         Self {
-            words: words.into(),
-            anthropic: None,
+            event: event.into(),
+            is_by_family: false,
         }
     }
 
-    /// Selects the style by the stream's [`Family`], the default: [a comment line](Self::line), or the
-    /// event `ping` for clients of [`Anthropic`](Family::Anthropic), as their API sends it.
+    /// Selects the style by the stream's [`Family`](crate::family::Family), the default: [a comment line](Self::line), or the
+    /// event `ping` for clients of [`Anthropic`](crate::family::Family::Anthropic), as their API sends it.
     ///
     /// # Errors
     ///
     /// If `text` contains CR or LF.
     pub fn auto(text: &str) -> Result<Self, EventError> {
         Ok(Self {
-            words: Encoded::comment(text, false)?.into(),
-            anthropic: Some(Encoded::event("ping", r#"{"type": "ping"}"#)?.into()),
+            event: Encoded::comment(text, false)?.into(),
+            is_by_family: true,
         })
     }
 
@@ -181,7 +180,7 @@ impl HeartbeatLayer {
 
     /// Whether to send the first heartbeat at once when the upstream sends no event with its head:
     /// buffering proxies and HTTP/2 hops hold the head back until the first byte of the body. `None`, the
-    /// default: for the families [`EventSource`](Family::EventSource) and [`Mcp`](Family::Mcp), whose
+    /// default: for the families [`EventSource`](crate::family::Family::EventSource) and [`Mcp`](crate::family::Family::Mcp), whose
     /// streams may be quiet from the start on, and whose clients wait for the head.
     #[must_use]
     pub fn immediate(self, immediate: impl Into<Option<bool>>) -> Self {
@@ -217,8 +216,7 @@ impl StreamLayer for HeartbeatLayer {
                 beat: self.beat.clone(),
                 due: Some(stream.opened()),
             };
-            let by_family =
-                || matches!(head.request_info.family, Family::EventSource | Family::Mcp);
+            let by_family = || head.request_info.family.is_feed();
             if !self.beat.immediate.unwrap_or_else(by_family) {
                 policy.sent(stream.opened());
             }
@@ -273,12 +271,11 @@ impl Policy for HeartbeatPolicy {
         };
         context.stream.heartbeat();
         metrics::counter!("sse_guard_heartbeats_total").increment(1);
-        let own = match context.stream.family() {
-            Family::Anthropic => style.anthropic.as_ref(),
-            _ => None,
-        };
-        let words = own.unwrap_or(&style.words);
-        Reaction::Inject(words.in_line_end(context.line_end()))
+        let own = style
+            .is_by_family
+            .then(|| context.stream.family().heartbeat_event());
+        let event = own.flatten().unwrap_or(&style.event);
+        Reaction::Inject(event.in_line_end(context.line_end()))
     }
 
     #[inline]
@@ -297,6 +294,7 @@ fn nanos(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::family::Family;
     use crate::guard::testing::{Upstream, ask, get};
     use std::time::{SystemTime, UNIX_EPOCH};
 

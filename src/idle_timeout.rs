@@ -45,7 +45,6 @@
 //! # }
 //! ```
 
-use crate::family::Family;
 use crate::guard::{
     Ending, Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
 };
@@ -69,7 +68,7 @@ pub const DEFAULT_EVENT_TIMEOUT: Duration = Duration::from_secs(300);
 #[non_exhaustive]
 pub enum EventTimeout {
     /// [5 minutes](DEFAULT_EVENT_TIMEOUT) from the first event on for answers of the families
-    /// [`OpenAi`](Family::OpenAi) and [`Anthropic`](Family::Anthropic), any time for other streams. A model
+    /// [`OpenAi`](crate::family::Family::OpenAi) and [`Anthropic`](crate::family::Family::Anthropic), any time for other streams. A model
     /// may think before it begins for as long as it likes; in the middle of an answer its client has a
     /// timeout of its own, which heartbeats keep from firing.
     #[default]
@@ -96,7 +95,7 @@ impl From<Option<Duration>> for EventTimeout {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum IdleAction {
-    /// [`Close`](Self::Close) where the client [comes back](Family::comes_back), as one of a GET
+    /// [`Close`](Self::Close) where the client [comes back](crate::family::Family::comes_back), as one of a GET
     /// mostly does; else [`Abort`](Self::Abort), as it would take the part for the whole.
     #[default]
     Auto,
@@ -265,7 +264,7 @@ impl IdlePolicy {
             EventTimeout::Off => return None,
             EventTimeout::After(timeout) => timeout,
             EventTimeout::Auto => {
-                let is_answer = matches!(stream.family(), Family::OpenAi | Family::Anthropic);
+                let is_answer = stream.family().is_model_api();
                 // Until then the model thinks.
                 let has_begun = stream.time_to_first_event().is_some();
                 (is_answer && has_begun).then_some(DEFAULT_EVENT_TIMEOUT)?

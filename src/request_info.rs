@@ -59,14 +59,14 @@ impl RequestInfo {
     /// Whether the answer is to be a stream, as far as a head can tell: the clients of some APIs say so
     /// in the body alone.
     pub(crate) fn may_stream(&self) -> bool {
-        self.accepts_stream || matches!(self.family, Family::OpenAi | Family::Anthropic)
+        self.accepts_stream || self.family.is_model_api()
     }
 
     /// Whether its client comes back after an empty stream with `retry:`, and gives up at an error
     /// status: an `EventSource` for good, the clients of MCP's GET stream after two tries. To all others
     /// an empty stream is an answer that is complete.
     pub(crate) fn takes_retry_later(&self) -> bool {
-        let is_feed = matches!(self.family, Family::EventSource | Family::Mcp);
+        let is_feed = self.family.is_feed();
         self.is_get() && self.accepts_stream && is_feed
     }
 

@@ -28,9 +28,7 @@ pub fn retry_after_value(wait: Duration, family: Family) -> HeaderValue {
     let seconds = wait
         .as_secs()
         .saturating_add(u64::from(wait.subsec_nanos() > 0));
-    let longest = family
-        .longest_retry_after()
-        .map_or(u64::MAX, |it| it.as_secs());
+    let longest = family.max_retry_after().map_or(u64::MAX, |it| it.as_secs());
     seconds.clamp(1, longest).into()
 }
 

@@ -5,7 +5,7 @@
 //! together do not end together, a stream ends at its next event boundary with a `retry: n` line,
 //! jittered too. An `EventSource` comes back by itself and tells its `Last-Event-ID`.
 //!
-//! Age ends only streams whose clients [come back](Family::comes_back), those of an `EventSource`: to end the
+//! Age ends only streams whose clients [come back](crate::family::Family::comes_back), those of an `EventSource`: to end the
 //! answer to a POST is to cancel the work behind it, and what fetch or curl get by a GET without
 //! `Accept: text/event-stream` would pass for whole. Who has set [`methods`](RotationLayer::methods), or a
 //! [`Family`] for the request, has decided, and neither a header of the client nor the first event of the
@@ -60,7 +60,6 @@ mod drain;
 pub use drain::DrainHandle;
 
 use crate::early::StreamAsked;
-use crate::family::Family;
 use crate::guard::{
     Ending, Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
 };
@@ -240,7 +239,7 @@ fn wants_stream<B>(request: &Request<B>, request_info: &RequestInfo) -> bool {
             request_info.accepts_stream
                 || match request.extensions().get::<StreamAsked>() {
                     Some(flag) => flag.get(),
-                    None => matches!(request_info.family, Family::OpenAi | Family::Anthropic),
+                    None => request_info.family.is_model_api(),
                 }
         }
     }

@@ -468,7 +468,7 @@ impl Stream {
     /// Whether a layer goes by that time, as one may for any answer of a model. Else there is no need to
     /// look at each event.
     pub(crate) fn has_event_clock(&self) -> bool {
-        self.is(EVENT_CLOCK) || matches!(self.family(), Family::OpenAi | Family::Anthropic)
+        self.is(EVENT_CLOCK) || self.family().is_model_api()
     }
 
     /// Its upstream has ended it properly before it was complete.

@@ -27,10 +27,7 @@ pub(super) async fn read_ahead(request: &mut Request<RequestBody>) {
         return;
     }
     let is_said = said_ahead(request).await;
-    let asks = is_said.unwrap_or_else(|| {
-        let family = Family::of(request);
-        matches!(family, Family::OpenAi | Family::Anthropic)
-    });
+    let asks = is_said.unwrap_or_else(|| Family::of(request).is_model_api());
     let extensions = request.extensions_mut();
     let noted = extensions.get_or_insert_default::<StreamAsked>();
     if asks {
@@ -56,7 +53,7 @@ async fn said_ahead(request: &mut Request<RequestBody>) -> Option<bool> {
 /// for the flag; the guard changes requests of families of models.
 pub(super) async fn settle_coding(request: &mut Request<RequestBody>, is_watched: bool) -> bool {
     let headers = request.headers();
-    let is_of_models = || matches!(Family::of(request), Family::OpenAi | Family::Anthropic);
+    let is_of_models = || Family::of(request).is_model_api();
     if accepts_event_stream(headers) || !is_json(headers) || !(is_watched || is_of_models()) {
         return true;
     }

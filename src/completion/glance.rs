@@ -1,6 +1,6 @@
 //! A glance at an event, which rules out nearly all that need not be read.
 
-use crate::family::Family;
+use crate::family::{AnswerFormat, Family};
 use crate::wire::RawEvent;
 use memchr::memmem::Finder;
 use std::sync::LazyLock;
@@ -65,7 +65,7 @@ pub(super) fn at(event: &RawEvent<'_>, family: Family) -> Glance {
     if ERROR.is_in(raw) {
         return Glance::Read;
     }
-    if family == Family::Anthropic {
+    if family.answer_format() == Some(AnswerFormat::Anthropic) {
         let is_unnamed_stop = event.name.is_none() && MESSAGE_STOP.is_in(raw);
         return match STOP_REASON.is_null(raw) && !is_unnamed_stop {
             true => Glance::Nothing,

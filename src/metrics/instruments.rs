@@ -77,7 +77,7 @@ pub fn describe() {
     for &state in StreamState::ALL.iter().filter(|state| state.waits()) {
         gauge!("sse_guard_streams_waiting", "state" => state.as_str()).increment(0.0);
     }
-    for family in [Family::OpenAi, Family::Anthropic] {
+    for family in Family::ALL.iter().filter(|family| family.is_model_api()) {
         counter!("sse_guard_truncated_total", "family" => family.as_str()).increment(0);
     }
     let count = |name, what| ::metrics::describe_counter!(name, Unit::Count, what);

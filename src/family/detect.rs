@@ -1,87 +1,90 @@
-//! The family that an event indicates.
+//! The family that a request or an event indicates.
 
 use super::Family;
+use super::profile::{PROFILES, Profile};
+use crate::head;
 use crate::wire::RawEvent;
-use memchr::memmem::{self, Finder};
+use http::{HeaderMap, Method};
+use memchr::memmem::Finder;
 use std::sync::LazyLock;
 
-/// So many of an event's first bytes are looked at for what it is.
-const LOOK: usize = 2048;
+/// Signs are searched in this many bytes at the start of an event.
+const MAX_SEARCHED_BYTES: usize = 2048;
 
-/// A longer event is no keep-alive.
-const LONGEST_KEEPALIVE: usize = 160;
+/// A longer event is not a keepalive.
+const MAX_KEEPALIVE_BYTES: usize = 160;
+
+/// How sure an event indicates a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Sign {
+    None,
+    Likely,
+    /// Also against a request that indicates another family.
+    Certain,
+}
+
+impl Sign {
+    pub(super) fn likely(is_likely: bool) -> Self {
+        match is_likely {
+            true => Self::Likely,
+            false => Self::None,
+        }
+    }
+}
+
+/// The row of the family that the head of a request indicates.
+pub(super) fn of_request(rows: &[Profile], method: &Method, headers: &HeaderMap) -> Option<usize> {
+    let named = rows.iter().rposition(|row| (row.names_itself)(headers));
+    if named.is_some() || !head::accepts_event_stream(headers) {
+        return named;
+    }
+    rows.iter()
+        .rposition(|row| (row.is_likely)(method, headers))
+}
+
+/// The row of the family that the first event with data indicates, by a sign that is at least `sign`.
+pub(super) fn of_first_event(rows: &[Profile], event: &RawEvent<'_>, sign: Sign) -> Option<usize> {
+    let start = &event.raw[..event.raw.len().min(MAX_SEARCHED_BYTES)];
+    rows.iter()
+        .rposition(|row| (row.first_event)(event, start) >= sign)
+}
 
 impl Family {
-    /// What the first event with data makes of a stream whose request has told so much.
+    /// The family of a stream whose request indicates `self`, if its first event with data shows another.
     ///
-    /// SDKs that name themselves are taken at their word. A POST that accepts JSON and a stream may be
-    /// anybody's. A GET for an event stream is an `EventSource`'s or one of the older
-    /// [SSE transport of MCP](https://modelcontextprotocol.io/specification/2024-11-05/basic/transports),
-    /// which does not come back.
+    /// The request of an SDK that names itself is final.
     pub(crate) fn learnt_from(self, event: &RawEvent<'_>) -> Option<Self> {
-        match self {
-            Self::Raw | Self::Mcp => Self::of_first_event(event),
-            Self::EventSource => is_endpoint(event).then_some(Self::Mcp),
-            Self::OpenAi | Self::Anthropic => None,
-        }
+        let sign = self.profile().is_changed_by?;
+        of_first_event(PROFILES, event, sign).map(|row| Self::ALL[row])
     }
 
-    /// As the first event with data of a stream tells whose request told nothing.
+    /// The family that the first event with data shows, if the request indicates none.
     pub(crate) fn of_first_event(event: &RawEvent<'_>) -> Option<Self> {
-        let name = event.name.unwrap_or_default();
-        let raw = &event.raw[..event.raw.len().min(LOOK)];
-        // In a text within JSON there would be a backslash before the last quote.
-        let says = |word: &str| memmem::find(raw, word.as_bytes()).is_some();
-        if is_endpoint(event) || says(r#""jsonrpc""#) {
-            Some(Self::Mcp)
-        } else if name == b"message_start" || says(r#""message_start""#) {
-            Some(Self::Anthropic)
-        } else if name.starts_with(b"response.")
-            || name.starts_with(b"thread.")
-            || says(r#""chat.completion.chunk""#)
-            || says(r#""chat.completion""#)
-            || says(r#""text_completion""#)
-            || says(r#""response.created""#)
-            || says(r#""response.queued""#)
-            || says(r#""response.in_progress""#)
-        {
-            Some(Self::OpenAi)
-        } else {
-            // Azure's first event has an empty `object`, and some servers have none at all.
-            let has_choices = says(r#""choices""#);
-            let more = [
-                r#""prompt_filter_results""#,
-                r#""prompt_annotations""#,
-                r#""finish_reason""#,
-                r#""delta""#,
-            ];
-            (has_choices && more.into_iter().any(says)).then_some(Self::OpenAi)
-        }
+        of_first_event(PROFILES, event, Sign::Likely).map(|row| Self::ALL[row])
+    }
+
+    /// Any sign in the first event may show that a stream is of another family.
+    pub(crate) fn is_open(self) -> bool {
+        self.profile().is_changed_by == Some(Sign::Likely)
     }
 }
 
-/// Whether it tells an MCP client where to post its messages: a URI, alone.
-fn is_endpoint(event: &RawEvent<'_>) -> bool {
-    let is_uri = |data: &[u8]| match data {
-        [] | [b'{' | b'[' | b'"', ..] => false,
-        data => !data.iter().any(u8::is_ascii_whitespace),
-    };
-    event.name == Some(b"endpoint") && is_uri(event.data().trim_ascii())
-}
-
-/// Whether an event says no more than that its server is there: Anthropic's `ping`, the `keepalive` of
+/// Returns true if an event only shows that its server is alive: Anthropic's `ping`, the `keepalive` of
 /// OpenAI and Azure.
 pub(crate) fn is_keepalive(event: &RawEvent<'_>, family: Family) -> bool {
-    match (family, event.name) {
-        (Family::Anthropic, Some(b"ping")) | (Family::OpenAi, Some(b"keepalive")) => return true,
-        _ => {}
+    is_keepalive_of(family.profile(), event)
+}
+
+pub(super) fn is_keepalive_of(profile: &Profile, event: &RawEvent<'_>) -> bool {
+    if event.name.is_some() && event.name == profile.keepalive_event {
+        return true;
     }
     // Most events are longer, or have neither word.
-    if event.raw.len() > LONGEST_KEEPALIVE {
+    if event.raw.len() > MAX_KEEPALIVE_BYTES {
         return false;
     }
-    let says = |word: &LazyLock<Finder<'_>>| word.find(event.raw).is_some();
-    (says(&KEEPALIVE) || says(&PING)) && has_keepalive_type(event)
+    let has = |word: &LazyLock<Finder<'_>>| word.find(event.raw).is_some();
+    (has(&KEEPALIVE) || has(&PING)) && has_keepalive_type(event)
 }
 
 static KEEPALIVE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"keepalive\""));
