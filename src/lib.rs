@@ -48,6 +48,7 @@
 //! its own, `sse-guard-proxy`.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod accessors;
 mod answer;

@@ -1,5 +1,6 @@
 //! The layers in an axum app, over a real listener.
 
+#![cfg(feature = "axum")]
 #![allow(
     clippy::unwrap_used,
     reason = "a failed expectation is how a test fails"

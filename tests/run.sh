@@ -37,6 +37,11 @@ node_clients() {
 install_once "$clients/python" proxy/tests/clients/requirements.txt python_clients
 install_once "$clients/node" proxy/tests/clients/package-lock.json node_clients
 
+# What cannot be tested on this machine is written here, too.
+log="$(mktemp)"
+trap 'rm -f "$log"' EXIT
+skip() { echo "skipped: $*" | tee -a "$log"; }
+
 step "format"
 cargo fmt --all --check
 
@@ -47,6 +52,29 @@ for features in "" axum serve; do
 done
 step "lints of both packages, all features"
 cargo clippy --workspace --all-targets --all-features -- -D warnings
+
+# For users of the packages; the tests need a newer one.
+oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+if cargo "+$oldest" --version >/dev/null 2>&1 ||
+    rustup toolchain install --profile minimal --no-self-update "$oldest" >/dev/null 2>&1; then
+    step "build with Rust $oldest, the oldest that is supported"
+    for package in "sse-guard" "sse-guard --all-features" "sse-guard-proxy"; do
+        # shellcheck disable=SC2086
+        cargo "+$oldest" check --quiet --target-dir "${CARGO_TARGET_DIR:-target}/oldest" -p $package
+    done
+else
+    skip "the build with Rust $oldest: rustup cannot install it"
+fi
+
+if cargo deny --version >/dev/null 2>&1; then
+    step "licences, advisories and sources of the dependencies"
+    cargo deny --workspace check --hide-inclusion-graph licenses bans sources
+    # Its database comes from the network.
+    cargo deny --workspace check --hide-inclusion-graph advisories ||
+        { ! cargo deny fetch db >/dev/null 2>&1 && skip "advisories: their database cannot be fetched"; }
+else
+    skip "licences and advisories of the dependencies: cargo-deny is not installed"
+fi
 
 # What the parser of proxy/tests/it/deploy.rs cannot judge is whether the expressions are any.
 unpack_package promtool prometheus target/tools/prometheus
@@ -65,9 +93,7 @@ step "tests of the library without features"
 cargo test -p sse-guard
 
 step "tests, all features: unit, wire, examples and benches build"
-log="$(mktemp)"
-trap 'rm -f "$log"' EXIT
-cargo test --workspace --all-features --all-targets 2>&1 | tee "$log"
+cargo test --workspace --all-features --all-targets 2>&1 | tee -a "$log"
 
 step "doc tests"
 cargo test --workspace --doc --all-features

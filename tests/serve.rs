@@ -1,6 +1,7 @@
 //! The library's server on real sockets: around an axum app and around a plain service, while it
 //! stops, and with clients that are slow or do not read at all.
 
+#![cfg(all(feature = "axum", feature = "serve"))]
 #![allow(
     clippy::unwrap_used,
     reason = "a failed expectation is how a test fails"

@@ -1,6 +1,7 @@
 //! The stack among the layers of tower-http, in each order that docs/layer-order.md describes: an axum app on a real
 //! listener, with a live stream, heartbeats and a plain response.
 
+#![cfg(feature = "axum")]
 #![allow(
     clippy::unwrap_used,
     reason = "a failed expectation is how a test fails"

@@ -57,7 +57,10 @@ pub struct ResponseHead<'a> {
 
 /// At most [`MAX_TEXT`] bytes, cut between two characters.
 fn bounded(text: &str) -> &str {
-    &text[..text.floor_char_boundary(MAX_TEXT)]
+    // `floor_char_boundary` is newer than the oldest compiler that is supported.
+    let most = MAX_TEXT.min(text.len());
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
 }
 
 fn field<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, str>> {
