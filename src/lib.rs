@@ -26,6 +26,8 @@
 //! | [`CorsLayer`](cors::CorsLayer) | adds CORS headers to the responses of these layers |
 //! | [`UnavailableLayer`](unavailable::UnavailableLayer) | answers an `EventSource` with `retry:` when the service responds with a 5xx |
 //!
+//! The set is closed; [`own_layer`] shows how to add a layer of your own around it or inside.
+//!
 //! # What holds for all of them
 //!
 //! - **Only event streams are touched**: 2xx responses with a body and media type
@@ -71,6 +73,7 @@ mod last_event_id;
 mod lock;
 mod log_limit;
 pub mod metrics;
+pub mod own_layer;
 mod rate;
 mod rejection;
 mod request_info;
