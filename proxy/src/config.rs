@@ -23,7 +23,7 @@
 mod check;
 mod cli;
 mod file;
-mod keys;
+mod key;
 mod kind;
 mod layer;
 mod mistake;
@@ -31,6 +31,7 @@ mod not_toml;
 mod print;
 mod resolve;
 mod route;
+mod sections;
 mod settings;
 mod source;
 mod suggest;
@@ -41,11 +42,12 @@ pub(super) use check::host_and_port;
 pub(crate) use cli::{CHANGED, DEFAULT_TIMEOUT, LIVE, PORT, STRICT, TIMEOUT};
 pub use cli::{command, load, process_env};
 pub(super) use cli::{file_name, hung, load_admin, read_text};
-pub use keys::{KEYS, Key};
-pub use kind::Kind;
+pub use key::{Key, Table};
+pub use kind::{Kind, Shape};
 pub use mistake::{ConfigError, Mistake, Place};
 pub(super) use print::Entry;
 pub use route::RoutePath;
+pub use sections::{KEYS, TABLES};
 pub use settings::{
     Admin, Budget, Budgets, Client, Config, Drain, Health, Heartbeat, Idle, IdleAction, Level,
     Limit, Log, LogFormat, LogRequests, Origins, OwnCounts, Rate, ReadyWhen, Reject,

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::keys::{ENV_PREFIX, KEYS, Key, RENAMED, flag_name};
-use super::kind::Kind;
+use super::key::{ENV_PREFIX, Key, flag_name};
+use super::kind::{Kind, Shape};
 use super::mistake::{ConfigError, Mistake, Place};
+use super::sections::KEYS;
 use super::source::{self, AdminAccess, CONFIG_ENV, FileText, Inputs, Loaded};
 use super::value::Value;
 
@@ -109,7 +110,7 @@ pub fn command() -> Command {
         .after_help(AFTER_HELP)
         .arg(config)
         .args(KEYS.iter().map(flag))
-        .args(RENAMED.iter().map(|(old, new)| renamed_flag(old, new)))
+        .args(KEYS.iter().filter_map(renamed_flag))
         .subcommand(
             Command::new("check")
                 .about(CHECK_ABOUT)
@@ -157,7 +158,7 @@ pub fn command() -> Command {
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
-    match Value::from_text(Kind::Duration, text)? {
+    match Value::from_text(Shape::Duration.into(), text)? {
         Value::Duration(duration) => Ok(duration),
         _ => Err("is not a duration".to_owned()),
     }
@@ -344,7 +345,7 @@ fn flag(key: &'static Key) -> Arg {
     };
     if key.kind.is_list() {
         arg.action(ArgAction::Append)
-    } else if matches!(key.kind, Kind::Bool | Kind::BoolOrAuto) {
+    } else if matches!(key.kind.shape, Shape::Bool | Shape::BoolOrAuto) {
         // With `=`, so that a bare flag does not take a subcommand for its value.
         arg.num_args(0..=1)
             .require_equals(true)
@@ -355,14 +356,16 @@ fn flag(key: &'static Key) -> Arg {
 }
 
 /// A flag that only names the one that replaces it.
-fn renamed_flag(old: &'static str, new: &'static str) -> Arg {
-    Arg::new(old)
+fn renamed_flag(key: &'static Key) -> Option<Arg> {
+    let old = key.former_name?;
+    let renamed = Arg::new(old)
         .long(flag_name(old))
         .hide(true)
         .global(true)
         .value_parser(move |_: &str| -> Result<String, String> {
-            Err(format!("it is now called --{}", flag_name(new)))
-        })
+            Err(format!("it is now called --{}", key.flag()))
+        });
+    Some(renamed)
 }
 
 fn heading(key: &Key) -> String {
@@ -374,36 +377,30 @@ fn heading(key: &Key) -> String {
 }
 
 fn value_name(kind: Kind) -> String {
-    let name = match kind {
-        Kind::Duration | Kind::DurationOrZero => "DURATION",
-        Kind::DurationOrOff => "DURATION|off",
-        Kind::DurationAutoOrOff => "DURATION|auto|off",
-        Kind::Count => "N",
-        Kind::CountOrOff => "N|off",
-        Kind::Size(..) => "SIZE",
-        Kind::SizeOrOff(..) => "SIZE|off",
-        Kind::RateOrOff => "N/s|off",
-        Kind::Fraction => "0..1",
-        Kind::FractionOrOff => "0..1|off",
-        Kind::Bool => "true|false",
-        Kind::BoolOrAuto => "auto|true|false",
-        Kind::Text | Kind::Filled => "TEXT",
-        Kind::FilledOrOff => "TEXT|off",
-        Kind::PathOrOff => "PATH|off",
-        Kind::HeaderOrOff => "NAME|off",
-        Kind::SecretOrOff => "SECRET|off",
-        Kind::Address => "IP:PORT",
-        Kind::AddressOrOff => "IP:PORT|off",
-        Kind::Url => "URL",
-        Kind::Networks => "CIDR,...",
-        Kind::Words => "NAME,...",
-        Kind::Methods => "METHOD,...",
-        Kind::Origins => "ORIGIN,...|upstream|off",
-        Kind::ReadyWhen => "any|all|ROUTE,...",
-        Kind::Prefix => "BITS",
-        Kind::Choice(words) => return words.join("|"),
+    let name = match kind.shape {
+        Shape::Duration | Shape::DurationOrZero => "DURATION",
+        Shape::DurationOrAuto => "DURATION|auto",
+        Shape::Count => "N",
+        Shape::Rate => "N/s",
+        Shape::Size(..) => "SIZE",
+        Shape::Fraction => "0..1",
+        Shape::Bool => "true|false",
+        Shape::BoolOrAuto => "auto|true|false",
+        Shape::Text | Shape::Filled => "TEXT",
+        Shape::Path => "PATH",
+        Shape::Header => "NAME",
+        Shape::Secret => "SECRET",
+        Shape::Address => "IP:PORT",
+        Shape::Url => "URL",
+        Shape::Networks => "CIDR,...",
+        Shape::Words => "NAME,...",
+        Shape::Methods => "METHOD,...",
+        Shape::Origins => "ORIGIN,...|upstream",
+        Shape::ReadyWhen => "any|all|ROUTE,...",
+        Shape::Prefix => "BITS",
+        Shape::Choice(words) => &words.join("|"),
     };
-    name.to_owned()
+    format!("{name}{}", if kind.off { "|off" } else { "" })
 }
 
 #[cfg(test)]
@@ -431,14 +428,16 @@ mod tests {
 
     #[test]
     fn a_renamed_key_names_its_new_name_in_every_place() {
-        for (old, new) in RENAMED {
-            let key = super::super::keys::find(new).unwrap();
+        for key in KEYS {
+            let Some(old) = key.former_name else {
+                continue;
+            };
             let args = ["sse-guard", &format!("--{}=1", flag_name(old))];
             let error = command().try_get_matches_from(args).unwrap_err();
             let hint = format!("it is now called --{}", key.flag());
             assert!(error.to_string().contains(&hint), "{error}");
 
-            let variable = (super::super::keys::env_name(old), "1".to_owned());
+            let variable = (super::super::key::env_name(old), "1".to_owned());
             let error = load(&matches(&[UPSTREAM]), [variable].into_iter(), &[]).unwrap_err();
             let hint = format!("is now called {}", key.env());
             assert!(error.to_string().contains(&hint), "{error}");
@@ -447,7 +446,7 @@ mod tests {
             for head in ["", "[[route]]\npath = '/'\n"] {
                 let text = format!("upstream.url = 'http://app'\n{head}{table}.{leaf} = 1\n");
                 let lines = super::super::source::tests::problems(&text);
-                let hint = format!("{old}: is now called {new}");
+                let hint = format!("{old}: is now called {}", key.name);
                 assert!(lines.iter().any(|line| line.ends_with(&hint)), "{lines:?}");
             }
         }
@@ -456,12 +455,12 @@ mod tests {
     #[test]
     fn every_key_is_a_flag() {
         for key in KEYS {
-            let text = key.default.unwrap_or(match key.kind {
-                Kind::Count => "2",
-                Kind::Duration => "2s",
-                Kind::Methods => "GET",
-                Kind::Choice(words) => words[0],
-                kind if kind.takes_off() => "off",
+            let text = key.default.unwrap_or(match key.kind.shape {
+                _ if key.kind.off => "off",
+                Shape::Count => "2",
+                Shape::Duration => "2s",
+                Shape::Methods => "GET",
+                Shape::Choice(words) => words[0],
                 _ => "http://app",
             });
             let arg = format!("--{}={text}", key.flag());

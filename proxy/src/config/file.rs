@@ -5,10 +5,11 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::keys::{KEYS, Key, find, renamed, tables};
+use super::key::Key;
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::not_toml::slip;
+use super::sections::{KEYS, find, is_table, renamed, table_names};
 use super::value::Value;
 use super::{RoutePath, suggest};
 
@@ -166,7 +167,7 @@ impl Reader {
         };
         let Some(known) = find(&name) else {
             // `admin = false`: a table whose first key turns all of it off.
-            let switch = find(&format!("{name}.listen")).filter(|key| key.kind.takes_off());
+            let switch = find(&format!("{name}.listen")).filter(|key| key.kind.off);
             if let (Some(key), DeValue::Boolean(false), Part::Global) =
                 (switch, value.get_ref(), part)
             {
@@ -181,7 +182,7 @@ impl Reader {
                 return self.set(part, mode, offset, value.get_ref(), layer);
             }
             return match value.get_ref().as_table() {
-                Some(inner) if tables().contains(&name.as_str()) => {
+                Some(inner) if is_table(&name) => {
                     for (key, value) in inner {
                         self.entry(part, &name, key, value, layer);
                     }
@@ -219,7 +220,7 @@ fn unknown(part: Part, name: &str) -> String {
     if name == "path" {
         return "is a key of a route; write it below [[route]]".to_owned();
     }
-    if tables().contains(&name) {
+    if is_table(name) {
         let of_table = |key: &&Key| key.table_and_leaf().0 == Some(name);
         let mut of_table = KEYS.iter().filter(of_table);
         if part == Part::Route && of_table.all(|key| !key.per_route) {
@@ -239,10 +240,10 @@ fn unknown(part: Part, name: &str) -> String {
     } else {
         "path"
     };
-    let candidates = keys.chain(tables()).chain([extra]);
+    let candidates = keys.chain(table_names()).chain([extra]);
     match suggest::nearest(name, candidates) {
         Some("route") => "unknown; did you mean [[route]]?".to_owned(),
-        Some(near) if tables().contains(&near) => format!("unknown; did you mean [{near}]?"),
+        Some(near) if is_table(near) => format!("unknown; did you mean [{near}]?"),
         Some(near) => format!("unknown key; did you mean {near}?"),
         None => "unknown key; `sse-guard --help` lists them all".to_owned(),
     }

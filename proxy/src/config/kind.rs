@@ -1,52 +1,56 @@
 //! The kinds of values.
 
+/// A KiB in bytes.
+pub(super) const KIB: u64 = 1 << 10;
+/// A MiB in bytes.
+pub(super) const MIB: u64 = 1 << 20;
+/// A GiB in bytes.
+pub(super) const GIB: u64 = 1 << 30;
+
 /// The kind of a key's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub struct Kind {
+    /// What a value looks like.
+    pub shape: Shape,
+    /// Whether `off` is a value, too.
+    pub off: bool,
+}
+
+/// What a value looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
     /// A length of time above zero: `15s`.
     Duration,
     /// A length of time, zero included: `0s`.
     DurationOrZero,
-    /// A length of time above zero, or `off`.
-    DurationOrOff,
-    /// A length of time above zero, `auto`, or `off`.
-    DurationAutoOrOff,
+    /// A length of time above zero, or `auto`.
+    DurationOrAuto,
     /// A whole number above zero.
     Count,
-    /// A whole number above zero, or `off`.
-    CountOrOff,
-    /// A count per second, minute or hour, or `off`: `50/s`.
-    RateOrOff,
+    /// A count per second, minute or hour: `50/s`.
+    Rate,
     /// A number of bytes from the first to the second: `64KiB`.
     Size(u64, u64),
-    /// The same, or `off`.
-    SizeOrOff(u64, u64),
     /// A number from 0 to 1.
     Fraction,
-    /// The same, or `off`.
-    FractionOrOff,
     /// `true` or `false`.
     Bool,
-    /// The same, or `auto`.
+    /// `true`, `false` or `auto`.
     BoolOrAuto,
     /// One line of text, which may be empty.
     Text,
     /// One line of text that is not empty.
     Filled,
-    /// One line of text that is not empty, or `off`.
-    FilledOrOff,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// A path with perhaps a query, as a request has it, or `off`.
-    PathOrOff,
-    /// The name of a header, or `off`.
-    HeaderOrOff,
-    /// A secret of 16 visible characters or more, or `off`.
-    SecretOrOff,
+    /// A path with perhaps a query, as a request has it.
+    Path,
+    /// The name of a header.
+    Header,
+    /// A secret of 16 visible characters or more.
+    Secret,
     /// An IP address and a port: `127.0.0.1:8080`; `:8080` for all addresses, `localhost:8080` for loopback.
     Address,
-    /// The same, or `off`.
-    AddressOrOff,
     /// An `http://` URL without credentials, query and fragment.
     Url,
     /// A list of networks: `10.0.0.0/8`.
@@ -55,7 +59,7 @@ pub enum Kind {
     Words,
     /// A list of HTTP methods, with at least one.
     Methods,
-    /// `upstream`, `*`, `off`, or a list of web origins: `https://app.example`.
+    /// `upstream`, `*`, or a list of web origins: `https://app.example`.
     Origins,
     /// `any`, `all`, or a list of routes by their paths: `/v1`.
     ReadyWhen,
@@ -64,29 +68,26 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether `off` is a value of this kind.
-    #[must_use]
-    pub fn takes_off(self) -> bool {
-        matches!(
-            self,
-            Self::DurationOrOff
-                | Self::DurationAutoOrOff
-                | Self::CountOrOff
-                | Self::RateOrOff
-                | Self::SizeOrOff(..)
-                | Self::FractionOrOff
-                | Self::FilledOrOff
-                | Self::PathOrOff
-                | Self::HeaderOrOff
-                | Self::SecretOrOff
-                | Self::AddressOrOff
-                | Self::Origins
-        )
-    }
-
     /// Whether the value is a list: an array in the file, comma-separated elsewhere.
     #[must_use]
     pub fn is_list(self) -> bool {
-        matches!(self, Self::Networks | Self::Words | Self::Methods)
+        matches!(self.shape, Shape::Networks | Shape::Words | Shape::Methods)
+    }
+}
+
+impl From<Shape> for Kind {
+    fn from(shape: Shape) -> Self {
+        Self { shape, off: false }
+    }
+}
+
+#[cfg(test)]
+impl Shape {
+    /// The kind of this shape that `off` is a value of, too.
+    pub(super) fn or_off(self) -> Kind {
+        Kind {
+            shape: self,
+            off: true,
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Better messages for invalid TOML: the key that is concerned, and a correct line.
 
 use super::file::OF_THE_PROXY;
-use super::keys::{find, tables};
+use super::sections::{find, is_table};
 
 /// A mistake with a better message than the parser's.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub(super) fn slip(text: &str, offset: usize, message: &str) -> Option<Slip> {
     let table = name.split('.').next().unwrap_or_default();
     let is_path = line.is_route && name == "path";
     let key = if is_path { "route.path" } else { name }.to_owned();
-    if find(name).is_none() && !tables().contains(&table) {
+    if find(name).is_none() && !is_table(table) {
         return None;
     }
     let of_table = |other: &&Line| other.section == line.section && other.name == table;
@@ -71,7 +71,7 @@ pub(super) fn slip(text: &str, offset: usize, message: &str) -> Option<Slip> {
 fn in_full(table: &str) -> String {
     for leaf in ["mode", "listen"] {
         let key = format!("{table}.{leaf}");
-        if find(&key).is_some_and(|key| key.kind.takes_off() || leaf == "mode") {
+        if find(&key).is_some_and(|key| key.kind.off || leaf == "mode") {
             return key;
         }
     }

@@ -7,10 +7,11 @@ use humantime::format_duration;
 
 use super::super::budget;
 use super::RoutePath;
-use super::keys::{KEYS, Key};
-use super::kind::Kind;
+use super::key::Key;
+use super::kind::Shape;
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::Place;
+use super::sections::KEYS;
 use super::settings::{Origins, Rate, ReadyWhen};
 use super::source::Loaded;
 use super::value::{Value, size_text};
@@ -191,7 +192,7 @@ impl Loaded {
 }
 
 fn is_hidden(key: &Key, given: &Given) -> bool {
-    matches!(key.kind, Kind::SecretOrOff) && given.value != Value::Off
+    key.kind.shape == Shape::Secret && given.value != Value::Off
 }
 
 fn from(place: &Place) -> String {
@@ -334,7 +335,7 @@ fn quote(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::keys::find;
+    use super::super::sections::find;
     use super::super::source::tests::from_file;
     use super::super::source::{FileText, Inputs, read};
 

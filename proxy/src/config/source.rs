@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::keys::{ENV_PREFIX, KEYS, Key, env_name, find, renamed};
+use super::key::{ENV_PREFIX, Key, env_name};
 use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{ConfigError, Mistake, Place};
+use super::sections::{KEYS, find, renamed};
 use super::settings::Config;
 use super::value::Value;
 use super::{file, resolve, suggest};

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::super::path;
-use super::kind::Kind;
+use super::kind::{Kind, Shape};
 use super::settings::{Origins, Rate, ReadyWhen};
 use super::suggest;
 
@@ -56,82 +56,75 @@ impl Value {
     ///
     /// The problem that it returns names a correct value.
     pub(super) fn from_text(kind: Kind, text: &str) -> Result<Self, String> {
-        if kind.takes_off() && text == "off" {
+        if kind.off && text == "off" {
             return Ok(Self::Off);
         }
-        match kind {
-            Kind::DurationAutoOrOff if text == "auto" => Ok(Self::Auto),
-            Kind::Duration
-            | Kind::DurationOrZero
-            | Kind::DurationOrOff
-            | Kind::DurationAutoOrOff => duration(kind, text),
-            Kind::Count | Kind::CountOrOff => count(kind, text).map(Self::Count),
-            Kind::Size(least, most) | Kind::SizeOrOff(least, most) => {
-                size(kind, text, least, most).map(Self::Size)
-            }
-            Kind::RateOrOff => rate(text).map(Self::Rate),
-            Kind::Fraction | Kind::FractionOrOff => fraction(text),
-            Kind::Bool | Kind::BoolOrAuto => match text {
+        match kind.shape {
+            Shape::DurationOrAuto if text == "auto" => Ok(Self::Auto),
+            Shape::Duration | Shape::DurationOrZero | Shape::DurationOrAuto => duration(kind, text),
+            Shape::Count => count(kind, text).map(Self::Count),
+            Shape::Size(least, most) => size(kind, text, least, most).map(Self::Size),
+            Shape::Rate => rate(kind, text).map(Self::Rate),
+            Shape::Fraction => fraction(text),
+            Shape::Bool | Shape::BoolOrAuto => match text {
                 "true" => Ok(Self::Bool(true)),
                 "false" => Ok(Self::Bool(false)),
-                "auto" if kind == Kind::BoolOrAuto => Ok(Self::Auto),
-                _ if kind == Kind::BoolOrAuto => {
+                "auto" if kind.shape == Shape::BoolOrAuto => Ok(Self::Auto),
+                _ if kind.shape == Shape::BoolOrAuto => {
                     Err(format!("{} is none of auto, true and false", echo(text)))
                 }
                 _ => Err(format!("{} is neither true nor false", echo(text))),
             },
-            Kind::Text => line(text, true),
-            Kind::Filled | Kind::FilledOrOff => line(text, false),
-            Kind::Choice(words) => choice(words, text),
-            Kind::PathOrOff => path(text).map(Self::Path),
-            Kind::HeaderOrOff => match HeaderName::try_from(text) {
+            Shape::Text => line(text, true),
+            Shape::Filled => line(text, false),
+            Shape::Choice(words) => choice(words, text),
+            Shape::Path => path(text).map(Self::Path),
+            Shape::Header => match HeaderName::try_from(text) {
                 Ok(name) => Ok(Self::Text(name.as_str().to_owned())),
                 Err(_) => Err(format!(
                     "{} is not a header name; write one such as \"x-user-id\", or \"off\"",
                     echo(text)
                 )),
             },
-            Kind::SecretOrOff => secret(text),
-            Kind::Address | Kind::AddressOrOff => address(text).map(Self::Address),
-            Kind::Url => url(text).map(Self::Url),
-            Kind::Origins => {
+            Shape::Secret => secret(text),
+            Shape::Address => address(text).map(Self::Address),
+            Shape::Url => url(text).map(Self::Url),
+            Shape::Origins => {
                 let items: Vec<&str> = text.split(',').map(str::trim).collect();
                 origins(&items).map(Self::Origins)
             }
-            Kind::ReadyWhen => {
+            Shape::ReadyWhen => {
                 let items: Vec<&str> = text.split(',').map(str::trim).collect();
                 ready_when(&items).map(Self::ReadyWhen)
             }
-            Kind::Prefix => match text.parse() {
+            Shape::Prefix => match text.parse() {
                 Ok(bits @ 1..=128) => Ok(Self::Prefix(bits)),
                 _ => Err(format!(
                     "{} is not a prefix length; write a number from 1 to 128, such as 64",
                     echo(text)
                 )),
             },
-            Kind::Networks | Kind::Words | Kind::Methods => {
+            Shape::Networks | Shape::Words | Shape::Methods => {
                 let items = text.split(',').map(str::trim);
-                list(kind, items.filter(|_| !text.trim().is_empty()))
+                list(kind.shape, items.filter(|_| !text.trim().is_empty()))
             }
         }
     }
 
     /// Reads a value of the file, in the TOML type that is natural for the kind.
     pub(super) fn from_toml(kind: Kind, value: &DeValue<'_>) -> Result<Self, String> {
-        let number = matches!(
-            kind,
-            Kind::Count | Kind::CountOrOff | Kind::Prefix | Kind::Fraction | Kind::FractionOrOff
-        );
-        let boolean = matches!(kind, Kind::Bool | Kind::BoolOrAuto);
+        let shape = kind.shape;
+        let number = matches!(shape, Shape::Count | Shape::Prefix | Shape::Fraction);
+        let boolean = matches!(shape, Shape::Bool | Shape::BoolOrAuto);
         match value {
-            DeValue::String(text) if kind == Kind::BoolOrAuto && text == "auto" => Ok(Self::Auto),
-            DeValue::String(text) if kind.takes_off() && text == "off" => Ok(Self::Off),
+            DeValue::String(text) if shape == Shape::BoolOrAuto && text == "auto" => Ok(Self::Auto),
+            DeValue::String(text) if kind.off && text == "off" => Ok(Self::Off),
             DeValue::String(text) if number || boolean => {
                 Self::from_text(kind, text)?;
                 Err(format!("{text} is written without quotes"))
             }
             DeValue::String(text) if kind.is_list() => {
-                list(kind, [text.as_ref()])?;
+                list(shape, [text.as_ref()])?;
                 Err("is a list; put brackets around it: [\"...\"]".to_owned())
             }
             DeValue::String(text) => Self::from_text(kind, text),
@@ -144,22 +137,22 @@ impl Value {
             DeValue::Float(digits) if number => Self::from_text(kind, digits.as_str()),
             DeValue::Boolean(value) if boolean => Ok(Self::Bool(*value)),
             DeValue::Array(items)
-                if kind.is_list() || matches!(kind, Kind::Origins | Kind::ReadyWhen) =>
+                if kind.is_list() || matches!(shape, Shape::Origins | Shape::ReadyWhen) =>
             {
                 let texts: Option<Vec<&str>> =
                     items.iter().map(|item| item.get_ref().as_str()).collect();
                 match texts {
-                    Some(texts) if kind == Kind::Origins => origins(&texts).map(Self::Origins),
-                    Some(texts) if kind == Kind::ReadyWhen => {
+                    Some(texts) if shape == Shape::Origins => origins(&texts).map(Self::Origins),
+                    Some(texts) if shape == Shape::ReadyWhen => {
                         ready_when(&texts).map(Self::ReadyWhen)
                     }
-                    Some(texts) => list(kind, texts),
+                    Some(texts) => list(shape, texts),
                     None => Err("every item of the list is a text; put each in quotes".to_owned()),
                 }
             }
             DeValue::Integer(digits) => Err(unit_missing(kind, digits.as_str())
                 .unwrap_or_else(|| format!("is a number; write {}", example(kind)))),
-            DeValue::Boolean(false) if kind.takes_off() => {
+            DeValue::Boolean(false) if kind.off => {
                 Err("false is not valid here; write \"off\"".to_owned())
             }
             other => Err(format!(
@@ -181,57 +174,61 @@ fn echo(text: &str) -> String {
     }
 }
 
-/// A value of the kind, as the file spells it.
+/// Values of the kind, as the file spells them.
 fn example(kind: Kind) -> String {
-    let text = match kind {
-        Kind::Duration | Kind::DurationOrZero => "\"15s\"",
-        Kind::DurationOrOff => "\"15s\" or \"off\"",
-        Kind::DurationAutoOrOff => "\"15s\", \"auto\" or \"off\"",
-        Kind::Count => "a number such as 100",
-        Kind::CountOrOff => "a number such as 100, or \"off\"",
-        Kind::Size(..) => "\"64KiB\"",
-        Kind::SizeOrOff(..) => "\"64KiB\" or \"off\"",
-        Kind::RateOrOff => "\"50/s\" or \"off\"",
-        Kind::Fraction => "a number from 0 to 1, such as 0.1",
-        Kind::FractionOrOff => "a number from 0 to 1, such as 0.1, or \"off\"",
-        Kind::Bool => "true or false",
-        Kind::BoolOrAuto => "true, false or \"auto\"",
-        Kind::Text | Kind::Filled => "a text in quotes",
-        Kind::FilledOrOff => "a text in quotes, or \"off\"",
-        Kind::PathOrOff => "\"/healthz\" or \"off\"",
-        Kind::HeaderOrOff => "\"x-user-id\" or \"off\"",
-        Kind::SecretOrOff => "a text of 16 characters or more in quotes, or \"off\"",
-        Kind::Address => "\"127.0.0.1:8080\"",
-        Kind::AddressOrOff => "\"127.0.0.1:9090\" or \"off\"",
-        Kind::Url => "\"http://127.0.0.1:3000\"",
-        Kind::Networks => "[\"10.0.0.0/8\"]",
-        Kind::Words => "[\"ping\"]",
-        Kind::Methods => "[\"GET\"]",
-        Kind::Origins => {
-            "\"upstream\", \"*\", \"off\", or a list such as [\"https://app.example\"]"
-        }
-        Kind::ReadyWhen => "\"any\", \"all\", or a list of routes such as [\"/v1\"]",
-        Kind::Prefix => "a number from 1 to 128, such as 64",
-        Kind::Choice(words) => return format!("one of \"{}\"", words.join("\", \"")),
+    let (example, or_off) = match kind.shape {
+        Shape::Duration | Shape::DurationOrZero => ("\"15s\"", " or \"off\""),
+        Shape::DurationOrAuto => ("\"15s\", \"auto\"", " or \"off\""),
+        Shape::Count => ("a number such as 100", ", or \"off\""),
+        Shape::Size(..) => ("\"64KiB\"", " or \"off\""),
+        Shape::Rate => ("\"50/s\"", " or \"off\""),
+        Shape::Fraction => ("a number from 0 to 1, such as 0.1", ", or \"off\""),
+        Shape::Bool => ("true or false", ", or \"off\""),
+        Shape::BoolOrAuto => ("true, false or \"auto\"", ", or \"off\""),
+        Shape::Text | Shape::Filled => ("a text in quotes", ", or \"off\""),
+        Shape::Path => ("\"/healthz\"", " or \"off\""),
+        Shape::Header => ("\"x-user-id\"", " or \"off\""),
+        Shape::Secret => ("a text of 16 characters or more in quotes", ", or \"off\""),
+        // Of an address that may be off, that of the admin address.
+        Shape::Address if kind.off => ("\"127.0.0.1:9090\"", " or \"off\""),
+        Shape::Address => ("\"127.0.0.1:8080\"", ""),
+        Shape::Url => ("\"http://127.0.0.1:3000\"", " or \"off\""),
+        Shape::Networks => ("[\"10.0.0.0/8\"]", " or \"off\""),
+        Shape::Words => ("[\"ping\"]", " or \"off\""),
+        Shape::Methods => ("[\"GET\"]", " or \"off\""),
+        // `off` is among the words.
+        Shape::Origins => (
+            "\"upstream\", \"*\", \"off\", or a list such as [\"https://app.example\"]",
+            "",
+        ),
+        Shape::ReadyWhen => (
+            "\"any\", \"all\", or a list of routes such as [\"/v1\"]",
+            ", or \"off\"",
+        ),
+        Shape::Prefix => ("a number from 1 to 128, such as 64", ", or \"off\""),
+        Shape::Choice(words) => return format!("one of \"{}\"", words.join("\", \"")),
     };
-    text.to_owned()
+    format!("{example}{}", if kind.off { or_off } else { "" })
+}
+
+/// The end of a list of correct values.
+fn or_off(kind: Kind) -> &'static str {
+    if kind.off { ", or \"off\"" } else { "" }
 }
 
 /// The problem of a number where a number with a unit belongs.
 fn unit_missing(kind: Kind, digits: &str) -> Option<String> {
-    let unit = match kind {
-        Kind::Duration | Kind::DurationOrZero | Kind::DurationOrOff | Kind::DurationAutoOrOff => {
-            "s"
-        }
-        Kind::Size(..) | Kind::SizeOrOff(..) => "KiB",
-        Kind::RateOrOff => "/s",
+    let unit = match kind.shape {
+        Shape::Duration | Shape::DurationOrZero | Shape::DurationOrAuto => "s",
+        Shape::Size(..) => "KiB",
+        Shape::Rate => "/s",
         _ => return None,
     };
     let number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     if !number {
         return None;
     }
-    if kind.takes_off() && digits.bytes().all(|byte| byte == b'0') {
+    if kind.off && digits.bytes().all(|byte| byte == b'0') {
         return Some(format!("{digits} does not mean off; write \"off\""));
     }
     Some(format!("{digits} has no unit; write \"{digits}{unit}\""))
@@ -241,11 +238,11 @@ fn duration(kind: Kind, text: &str) -> Result<Value, String> {
     if let Some(problem) = unit_missing(kind, text) {
         return Err(problem);
     }
-    let or_off = match kind {
-        Kind::DurationAutoOrOff => ", \"auto\", or \"off\"",
-        kind if kind.takes_off() => ", or \"off\"",
+    let or_auto = match kind.shape {
+        Shape::DurationOrAuto => ", \"auto\"",
         _ => "",
     };
+    let or_off = or_auto.to_owned() + or_off(kind);
     let Ok(duration) = humantime::parse_duration(text) else {
         return Err(format!(
             "{} is not a duration; write a number and a unit, such as \"200ms\", \"15s\", \"10m\" or \"1h\"{or_off}",
@@ -253,11 +250,9 @@ fn duration(kind: Kind, text: &str) -> Result<Value, String> {
         ));
     };
     if duration.is_zero() {
-        return match kind {
-            Kind::DurationOrZero => Ok(Value::Duration(duration)),
-            Kind::DurationOrOff | Kind::DurationAutoOrOff => {
-                Err("zero does not mean off; write \"off\"".to_owned())
-            }
+        return match kind.shape {
+            Shape::DurationOrZero => Ok(Value::Duration(duration)),
+            _ if kind.off => Err("zero does not mean off; write \"off\"".to_owned()),
             _ => Err("must be above zero, such as \"15s\"".to_owned()),
         };
     }
@@ -271,7 +266,7 @@ fn duration(kind: Kind, text: &str) -> Result<Value, String> {
 }
 
 fn count(kind: Kind, text: &str) -> Result<NonZeroU32, String> {
-    let or_off = if kind.takes_off() {
+    let or_off = if kind.off {
         ", or \"off\" for no limit"
     } else {
         ""
@@ -293,7 +288,7 @@ fn size(kind: Kind, text: &str, least: u64, most: u64) -> Result<u64, String> {
     if let Some(problem) = unit_missing(kind, text) {
         return Err(problem);
     }
-    let or_off = if kind.takes_off() { ", or \"off\"" } else { "" };
+    let or_off = or_off(kind);
     let bytes = SIZES.iter().find_map(|(unit, size)| {
         let number: u64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
         number.checked_mul(*size)
@@ -337,8 +332,8 @@ pub(super) fn size_text(bytes: u64) -> String {
     format!("{}{unit}", bytes / size)
 }
 
-fn rate(text: &str) -> Result<Rate, String> {
-    if let Some(problem) = unit_missing(Kind::RateOrOff, text) {
+fn rate(kind: Kind, text: &str) -> Result<Rate, String> {
+    if let Some(problem) = unit_missing(kind, text) {
         return Err(problem);
     }
     let parsed = text.split_once('/').and_then(|(count, unit)| {
@@ -356,8 +351,9 @@ fn rate(text: &str) -> Result<Rate, String> {
     });
     parsed.ok_or_else(|| {
         format!(
-            "{} is not a rate; write a number above zero and a time, such as \"50/s\", \"10/m\" or \"100/h\", or \"off\"",
-            echo(text)
+            "{} is not a rate; write a number above zero and a time, such as \"50/s\", \"10/m\" or \"100/h\"{}",
+            echo(text),
+            or_off(kind)
         )
     })
 }
@@ -495,14 +491,14 @@ fn path(text: &str) -> Result<PathAndQuery, String> {
         .map_err(|_| format!("{} is not a valid path; {RIGHT}", echo(text)))
 }
 
-fn list<'a>(kind: Kind, items: impl IntoIterator<Item = &'a str>) -> Result<Value, String> {
+fn list<'a>(shape: Shape, items: impl IntoIterator<Item = &'a str>) -> Result<Value, String> {
     let items = items.into_iter();
-    match kind {
-        Kind::Networks => items
+    match shape {
+        Shape::Networks => items
             .map(network)
             .collect::<Result<_, _>>()
             .map(Value::Networks),
-        Kind::Methods => {
+        Shape::Methods => {
             let methods: Vec<Method> = items.map(method).collect::<Result<_, _>>()?;
             if methods.is_empty() {
                 return Err("lists no method; write [\"GET\"]".to_owned());

@@ -1,5 +1,5 @@
-use super::super::keys::KEYS;
-use super::super::kind::Kind;
+use super::super::kind::Shape;
+use super::super::sections::KEYS;
 use super::super::source::tests::{from_file, problems};
 use super::*;
 
@@ -75,7 +75,7 @@ fn an_early_answer_comes_after_a_heartbeats_interval_unless_told_otherwise() {
 #[test]
 fn every_word_of_every_choice_means_something() {
     for key in KEYS {
-        let Kind::Choice(words) = key.kind else {
+        let Shape::Choice(words) = key.kind.shape else {
             continue;
         };
         let mut seen = Vec::new();
@@ -93,7 +93,7 @@ fn every_word_of_every_choice_means_something() {
 #[test]
 fn off_is_none_wherever_it_is_allowed() {
     let mut text = "upstream.url = 'http://app'\n".to_owned();
-    for key in KEYS.iter().filter(|key| key.kind.takes_off()) {
+    for key in KEYS.iter().filter(|key| key.kind.off) {
         text.push_str(&format!("{} = 'off'\n", key.name));
     }
     let settings = &config(&text).routes[0].settings;

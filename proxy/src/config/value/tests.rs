@@ -1,19 +1,23 @@
 use super::*;
 
-fn problem(kind: Kind, text: &str) -> String {
-    Value::from_text(kind, text).unwrap_err()
+fn from_text(kind: impl Into<Kind>, text: &str) -> Result<Value, String> {
+    Value::from_text(kind.into(), text)
+}
+
+fn problem(kind: impl Into<Kind>, text: &str) -> String {
+    from_text(kind, text).unwrap_err()
 }
 
 /// Reads a value as the file spells it.
-fn toml(kind: Kind, text: &str) -> Result<Value, String> {
-    Value::from_toml(kind, DeValue::parse(text).unwrap().get_ref())
+fn toml(kind: impl Into<Kind>, text: &str) -> Result<Value, String> {
+    Value::from_toml(kind.into(), DeValue::parse(text).unwrap().get_ref())
 }
 
 #[test]
 fn a_duration_has_a_unit() {
-    let kind = Kind::DurationOrOff;
+    let kind = Shape::Duration.or_off();
     let fifteen = Value::Duration(Duration::from_secs(15));
-    assert_eq!(Value::from_text(kind, "15s"), Ok(fifteen));
+    assert_eq!(from_text(kind, "15s"), Ok(fifteen));
     assert_eq!(problem(kind, "15"), "15 has no unit; write \"15s\"");
     assert_eq!(
         toml(kind, "15"),
@@ -26,40 +30,44 @@ fn a_duration_has_a_unit() {
 
 #[test]
 fn zero_is_a_duration_only_where_it_makes_sense() {
-    assert!(Value::from_text(Kind::DurationOrZero, "0s").is_ok());
-    assert!(problem(Kind::Duration, "0s").contains("above zero"));
-    assert!(problem(Kind::DurationOrOff, "0s").contains("\"off\""));
-    assert!(problem(Kind::DurationOrOff, "0").contains("\"off\""));
+    assert!(from_text(Shape::DurationOrZero, "0s").is_ok());
+    assert!(problem(Shape::Duration, "0s").contains("above zero"));
+    assert!(problem(Shape::Duration.or_off(), "0s").contains("\"off\""));
+    assert!(problem(Shape::Duration.or_off(), "0").contains("\"off\""));
 }
 
 #[test]
 fn a_duration_fits_every_clock() {
-    assert!(problem(Kind::Duration, "1ns").contains("\"1ms\""));
-    assert!(problem(Kind::Duration, "500years").contains("longer than a year"));
-    assert!(problem(Kind::Duration, "99999999999999999999s").contains("not a duration"));
+    assert!(problem(Shape::Duration, "1ns").contains("\"1ms\""));
+    assert!(problem(Shape::Duration, "500years").contains("longer than a year"));
+    assert!(problem(Shape::Duration, "99999999999999999999s").contains("not a duration"));
 }
 
 #[test]
 fn only_the_word_off_switches_off() {
-    for kind in [Kind::DurationOrOff, Kind::CountOrOff, Kind::RateOrOff] {
+    for kind in [
+        Shape::Duration.or_off(),
+        Shape::Count.or_off(),
+        Shape::Rate.or_off(),
+    ] {
         assert_eq!(toml(kind, "\"off\""), Ok(Value::Off));
         assert!(toml(kind, "false").unwrap_err().contains("write \"off\""));
         assert!(toml(kind, "true").unwrap_err().contains("or \"off\""));
     }
-    assert!(Value::from_text(Kind::Count, "off").is_err());
-    assert!(Value::from_text(Kind::Duration, "off").is_err());
+    assert!(from_text(Shape::Count, "off").is_err());
+    assert!(from_text(Shape::Duration, "off").is_err());
 }
 
 #[test]
 fn a_size_has_a_unit_and_bounds() {
-    let kind = Kind::SizeOrOff(1024, 1 << 30);
+    let kind = Shape::Size(1024, 1 << 30).or_off();
     for (text, bytes) in [
         ("1024B", 1024),
         ("16KiB", 16 << 10),
         ("2 MiB", 2 << 20),
         ("1GiB", 1 << 30),
     ] {
-        assert_eq!(Value::from_text(kind, text), Ok(Value::Size(bytes)));
+        assert_eq!(from_text(kind, text), Ok(Value::Size(bytes)));
         assert_eq!(
             size_text(bytes),
             text.replace(' ', "").replace("1024B", "1KiB")
@@ -94,27 +102,29 @@ fn a_size_has_a_unit_and_bounds() {
 #[test]
 fn a_count_is_a_number_above_zero_without_quotes() {
     let hundred = Value::Count(NonZeroU32::new(100).unwrap());
-    assert_eq!(toml(Kind::CountOrOff, "100"), Ok(hundred.clone()));
-    assert_eq!(toml(Kind::CountOrOff, "0x64"), Ok(hundred));
+    assert_eq!(toml(Shape::Count.or_off(), "100"), Ok(hundred.clone()));
+    assert_eq!(toml(Shape::Count.or_off(), "0x64"), Ok(hundred));
     assert!(
-        toml(Kind::CountOrOff, "\"100\"")
+        toml(Shape::Count.or_off(), "\"100\"")
             .unwrap_err()
             .contains("100 is written without quotes")
     );
     assert!(
-        toml(Kind::CountOrOff, "0")
+        toml(Shape::Count.or_off(), "0")
             .unwrap_err()
             .contains("no limit")
     );
     for text in ["-1", "1.5", "4294967296"] {
         assert!(
-            toml(Kind::Count, text).unwrap_err().contains("not a count"),
+            toml(Shape::Count, text)
+                .unwrap_err()
+                .contains("not a count"),
             "{text}"
         );
     }
     let beyond = "99999999999999999999999";
     if let Ok(value) = DeValue::parse(beyond) {
-        assert!(Value::from_toml(Kind::Count, value.get_ref()).is_err());
+        assert!(Value::from_toml(Shape::Count.into(), value.get_ref()).is_err());
     }
 }
 
@@ -126,10 +136,10 @@ fn a_rate_is_a_count_per_time() {
             per: Duration::from_secs(per),
         }))
     };
-    let kind = Kind::RateOrOff;
-    assert_eq!(Value::from_text(kind, "50/s"), rate(50, 1));
-    assert_eq!(Value::from_text(kind, "10/m"), rate(10, 60));
-    assert_eq!(Value::from_text(kind, "1 / h"), rate(1, 3600));
+    let kind = Shape::Rate.or_off();
+    assert_eq!(from_text(kind, "50/s"), rate(50, 1));
+    assert_eq!(from_text(kind, "10/m"), rate(10, 60));
+    assert_eq!(from_text(kind, "1 / h"), rate(1, 3600));
     assert_eq!(problem(kind, "50"), "50 has no unit; write \"50/s\"");
     for text in ["0/s", "50/day", "/s", "fast"] {
         assert!(problem(kind, text).contains("is not a rate"), "{text}");
@@ -138,11 +148,11 @@ fn a_rate_is_a_count_per_time() {
 
 #[test]
 fn a_share_is_between_none_and_all() {
-    assert_eq!(toml(Kind::Fraction, "0.1"), Ok(Value::Fraction(0.1)));
-    assert_eq!(toml(Kind::Fraction, "1"), Ok(Value::Fraction(1.0)));
+    assert_eq!(toml(Shape::Fraction, "0.1"), Ok(Value::Fraction(0.1)));
+    assert_eq!(toml(Shape::Fraction, "1"), Ok(Value::Fraction(1.0)));
     for text in ["1.1", "-0.1", "nan", "inf", "10"] {
         assert!(
-            toml(Kind::Fraction, text)
+            toml(Shape::Fraction, text)
                 .unwrap_err()
                 .contains("not a share"),
             "{text}"
@@ -153,17 +163,17 @@ fn a_share_is_between_none_and_all() {
 #[test]
 fn text_for_the_wire_is_one_line() {
     for text in ["a\nb", "a\rb", "a\r\n"] {
-        assert!(problem(Kind::Text, text).contains("line break"));
-        assert!(problem(Kind::Filled, text).contains("line break"));
+        assert!(problem(Shape::Text, text).contains("line break"));
+        assert!(problem(Shape::Filled, text).contains("line break"));
     }
-    assert!(Value::from_text(Kind::Text, "").is_ok());
-    assert!(problem(Kind::Filled, "").contains("is empty"));
+    assert!(from_text(Shape::Text, "").is_ok());
+    assert!(problem(Shape::Filled, "").contains("is empty"));
 }
 
 #[test]
 fn a_choice_knows_its_words() {
-    let kind = Kind::Choice(&["line", "block", "event"]);
-    assert!(Value::from_text(kind, "block").is_ok());
+    let kind = Shape::Choice(&["line", "block", "event"]);
+    assert!(from_text(kind, "block").is_ok());
     assert_eq!(
         problem(kind, "lines"),
         "\"lines\" is not one of line, block, event; did you mean \"line\"?"
@@ -173,7 +183,7 @@ fn a_choice_knows_its_words() {
 
 #[test]
 fn an_address_is_numeric_localhost_or_all() {
-    for kind in [Kind::Address, Kind::AddressOrOff] {
+    for kind in [Kind::from(Shape::Address), Shape::Address.or_off()] {
         for (text, address) in [
             ("[::1]:80", "[::1]:80"),
             (":80", "[::]:80"),
@@ -182,7 +192,7 @@ fn an_address_is_numeric_localhost_or_all() {
             ("LocalHost:80", "127.0.0.1:80"),
         ] {
             let address = Value::Address(address.parse().unwrap());
-            assert_eq!(Value::from_text(kind, text), Ok(address), "{text}");
+            assert_eq!(from_text(kind, text), Ok(address), "{text}");
         }
     }
     for text in [
@@ -194,11 +204,11 @@ fn an_address_is_numeric_localhost_or_all() {
         "::80",
         "*:80",
     ] {
-        assert!(Value::from_text(Kind::Address, text).is_err(), "{text}");
+        assert!(from_text(Shape::Address, text).is_err(), "{text}");
     }
     for text in ["localhost.:9000", "app.test:9000", "9000"] {
         assert!(
-            problem(Kind::Address, text).contains("\"127.0.0.1:9000\""),
+            problem(Shape::Address, text).contains("\"127.0.0.1:9000\""),
             "{text}"
         );
     }
@@ -212,7 +222,7 @@ fn an_upstream_is_plain_http_and_nothing_but_a_place() {
         "HTTP://app/base/",
         "http://[::1]:1",
     ] {
-        assert!(Value::from_text(Kind::Url, text).is_ok(), "{text}");
+        assert!(from_text(Shape::Url, text).is_ok(), "{text}");
     }
     let cases = [
         ("127.0.0.1:3000", "not an http:// URL"),
@@ -230,21 +240,21 @@ fn an_upstream_is_plain_http_and_nothing_but_a_place() {
     ];
     for (text, part) in cases {
         assert!(
-            problem(Kind::Url, text).contains(part),
+            problem(Shape::Url, text).contains(part),
             "{text}: {}",
-            problem(Kind::Url, text)
+            problem(Shape::Url, text)
         );
     }
 }
 
 #[test]
 fn a_path_is_as_a_request_line_has_it() {
-    let kind = Kind::PathOrOff;
+    let kind = Shape::Path.or_off();
     for text in ["/", "/healthz", "/a%20b/c?deep=1&x=/"] {
         let path = text.parse().unwrap();
-        assert_eq!(Value::from_text(kind, text), Ok(Value::Path(path)));
+        assert_eq!(from_text(kind, text), Ok(Value::Path(path)));
     }
-    assert_eq!(Value::from_text(kind, "off"), Ok(Value::Off));
+    assert_eq!(from_text(kind, "off"), Ok(Value::Off));
     for (text, part) in [
         ("", "begin with a slash; write one such as \"/healthz\""),
         ("healthz", "\"healthz\" does not begin with a slash"),
@@ -272,16 +282,16 @@ fn no_problem_repeats_a_secret() {
         "key=hunter2",
     ];
     let kinds = [
-        Kind::Url,
-        Kind::Address,
-        Kind::Duration,
-        Kind::CountOrOff,
-        Kind::RateOrOff,
-        Kind::Fraction,
-        Kind::Bool,
-        Kind::Prefix,
-        Kind::Networks,
-        Kind::Choice(&["line"]),
+        Shape::Url.into(),
+        Shape::Address.into(),
+        Shape::Duration.into(),
+        Shape::Count.or_off(),
+        Shape::Rate.or_off(),
+        Shape::Fraction.into(),
+        Shape::Bool.into(),
+        Shape::Prefix.into(),
+        Shape::Networks.into(),
+        Kind::from(Shape::Choice(&["line"])),
     ];
     for kind in kinds {
         for secret in secrets {
@@ -290,7 +300,7 @@ fn no_problem_repeats_a_secret() {
         }
     }
     assert!(
-        !problem(Kind::Methods, "key=hunter2")
+        !problem(Shape::Methods, "key=hunter2")
             .to_lowercase()
             .contains("hunter2")
     );
@@ -298,37 +308,35 @@ fn no_problem_repeats_a_secret() {
 
 #[test]
 fn lists_are_arrays_in_the_file_and_commas_elsewhere() {
-    let networks = toml(Kind::Networks, "[\"10.0.0.0/8\", \"::1\"]");
-    assert_eq!(
-        networks,
-        Value::from_text(Kind::Networks, "10.1.2.3/8, ::1")
-    );
-    assert_eq!(
-        Value::from_text(Kind::Words, ""),
-        Ok(Value::Words(Vec::new()))
-    );
+    let networks = toml(Shape::Networks, "[\"10.0.0.0/8\", \"::1\"]");
+    assert_eq!(networks, from_text(Shape::Networks, "10.1.2.3/8, ::1"));
+    assert_eq!(from_text(Shape::Words, ""), Ok(Value::Words(Vec::new())));
     assert!(
-        toml(Kind::Networks, "\"10.0.0.0/8\"")
+        toml(Shape::Networks, "\"10.0.0.0/8\"")
             .unwrap_err()
             .contains("brackets")
     );
-    assert!(toml(Kind::Networks, "[10]").unwrap_err().contains("quotes"));
-    assert!(problem(Kind::Networks, "10.0.0.0/8,,").contains("not a network"));
-    assert!(problem(Kind::Networks, "10.0.0.0/33").contains("not a network"));
+    assert!(
+        toml(Shape::Networks, "[10]")
+            .unwrap_err()
+            .contains("quotes")
+    );
+    assert!(problem(Shape::Networks, "10.0.0.0/8,,").contains("not a network"));
+    assert!(problem(Shape::Networks, "10.0.0.0/33").contains("not a network"));
 }
 
 #[test]
 fn methods_are_in_capitals() {
     let both = Value::Methods(vec![Method::GET, Method::POST]);
-    assert_eq!(toml(Kind::Methods, "[\"GET\", \"POST\"]"), Ok(both));
-    assert!(problem(Kind::Methods, "get").contains("write \"GET\""));
-    assert!(problem(Kind::Methods, "G ET").contains("not an HTTP method"));
-    assert!(problem(Kind::Methods, "").contains("no method"));
+    assert_eq!(toml(Shape::Methods, "[\"GET\", \"POST\"]"), Ok(both));
+    assert!(problem(Shape::Methods, "get").contains("write \"GET\""));
+    assert!(problem(Shape::Methods, "G ET").contains("not an HTTP method"));
+    assert!(problem(Shape::Methods, "").contains("no method"));
 }
 
 #[test]
 fn an_origin_is_what_browsers_send() {
-    let origins = |text| Value::from_text(Kind::Origins, text);
+    let origins = |text| from_text(Shape::Origins.or_off(), text);
     let list = |items: &[&str]| {
         let items = items.iter().map(|item| (*item).to_owned());
         Ok(Value::Origins(Origins::List(items.collect())))
@@ -369,9 +377,9 @@ fn an_origin_is_what_browsers_send() {
 
 #[test]
 fn a_switch_that_depends_on_the_stream_is_auto() {
-    let kind = Kind::BoolOrAuto;
-    assert_eq!(Value::from_text(kind, "auto"), Ok(Value::Auto));
-    assert_eq!(Value::from_text(kind, "true"), Ok(Value::Bool(true)));
+    let kind = Shape::BoolOrAuto;
+    assert_eq!(from_text(kind, "auto"), Ok(Value::Auto));
+    assert_eq!(from_text(kind, "true"), Ok(Value::Bool(true)));
     assert_eq!(toml(kind, "'auto'"), Ok(Value::Auto));
     assert_eq!(toml(kind, "false"), Ok(Value::Bool(false)));
     assert_eq!(
@@ -382,12 +390,12 @@ fn a_switch_that_depends_on_the_stream_is_auto() {
         toml(kind, "'true'"),
         Err("true is written without quotes".into())
     );
-    assert!(Value::from_text(Kind::Bool, "auto").is_err());
+    assert!(from_text(Shape::Bool, "auto").is_err());
 }
 
 #[test]
 fn readiness_depends_on_any_all_or_named_routes() {
-    let kind = Kind::ReadyWhen;
+    let kind = Shape::ReadyWhen;
     let value = |when| Ok(Value::ReadyWhen(when));
     let routes =
         |paths: &[&str]| ReadyWhen::Routes(paths.iter().map(ToString::to_string).collect());
@@ -397,11 +405,7 @@ fn readiness_depends_on_any_all_or_named_routes() {
         ("/v1", routes(&["/v1"])),
         ("/v1, /", routes(&["/v1", "/"])),
     ] {
-        assert_eq!(
-            Value::from_text(kind, text),
-            value(expected.clone()),
-            "{text}"
-        );
+        assert_eq!(from_text(kind, text), value(expected.clone()), "{text}");
         assert_eq!(toml(kind, &format!("{text:?}")), value(expected), "{text}");
     }
     assert_eq!(

@@ -1,0 +1,22 @@
+//! `[cors]`.
+
+use super::super::key::{Key, Table};
+use super::super::kind::Shape;
+
+pub(super) const TABLE: Table = Table {
+    name: "cors",
+    about: "Cross-origin access to the responses of sse-guard itself.",
+    reference: "Origins whose pages may read responses of the proxy itself; see [pages of another \
+                origin](early-answers.md#pages-of-another-origin).",
+    keys: &[Key::route("cors.allowed_origins", Shape::Origins)
+        .or_off()
+        .default("upstream")
+        .help(
+            "Origins that may read responses sent in place of the upstream's: upstream (those that \
+             it allows), *, off, or a list",
+        )
+        .advice(
+            "The upstream's own responses are never changed. List the origins if there are more \
+             than 256, or if they must be allowed from the start of the process on.",
+        )],
+};

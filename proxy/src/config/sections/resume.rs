@@ -1,0 +1,84 @@
+//! `[resume]`.
+
+use super::super::key::{Key, Table};
+use super::super::kind::Shape;
+
+pub(super) const TABLE: Table = Table {
+    name: "resume",
+    about: "Streams that survive the loss of their upstream: clients get heartbeats until it is \
+            back, then the events that they would have missed. `resume = \"lossy\"` is short for a \
+            table with this mode.",
+    reference: "Streams that survive a restart of their upstream; see [resume](resume.md).",
+    keys: &[
+        Key::route("resume.mode", Shape::Choice(&["off", "on", "lossy"]))
+            .example("\"on\"")
+            .help(
+                "Reconnect a lost upstream behind a live EventSource stream; on: if its events \
+                 have ids; lossy: always; default: on for routes with family = eventsource, else \
+                 off",
+            )
+            .advice(
+                "The upstream must honour Last-Event-ID; use lossy if missing events do no harm. A \
+                 stream takes some 2 KiB more.",
+            ),
+        Key::route("resume.on_end", Shape::Bool)
+            .default("false")
+            .help("Also reconnect when the upstream ends the stream properly")
+            .advice("For upstreams whose own timeouts end streams."),
+        Key::route("resume.backoff", Shape::Duration)
+            .default("1s")
+            .help(
+                "Maximum delay before the first reconnect attempt; doubles with each attempt that \
+                 fails or yields no event; ends early once the upstream is back",
+            )
+            .advice(
+                "The actual delay is random, between the upstream's own retry: and this maximum.",
+            ),
+        Key::route("resume.max_backoff", Shape::Duration)
+            .default("30s")
+            .help("Upper limit of resume.backoff as it doubles"),
+        Key::route("resume.attempts", Shape::Count)
+            .or_off()
+            .default("off")
+            .help(
+                "Reconnect attempts after which a stream fails; off: any number within \
+                 resume.give_up",
+            ),
+        Key::route("resume.give_up", Shape::Duration)
+            .default("5m")
+            .help("Time without its upstream after which a stream fails")
+            .advice("Set it above the duration of a deployment of the upstream."),
+        Key::route("resume.reset_after", Shape::Duration)
+            .default("30s")
+            .formerly("resume.stable")
+            .help(
+                "Age at which a new upstream connection counts as stable; attempts and backoff \
+                 then start from zero",
+            ),
+        Key::route("resume.dedup_window", Shape::Count)
+            .default("256")
+            .formerly("resume.look_back")
+            .help("Event ids remembered per stream, to drop events that the upstream repeats"),
+        Key::route("resume.rate", Shape::Rate)
+            .or_off()
+            .default("100/s")
+            .help(
+                "Rate of reconnect attempts per upstream, over all clients; further streams wait \
+                 in a queue",
+            )
+            .advice("Set it to the rate that the upstream can accept right after its start."),
+        Key::route("resume.max_concurrent", Shape::Count)
+            .default("32")
+            .formerly("resume.at_once")
+            .help("Maximum concurrent reconnect attempts per upstream"),
+        Key::route("resume.max_connection_age", Shape::Duration)
+            .or_off()
+            .default("off")
+            .formerly("upstream.max_age")
+            .help(
+                "Replace the upstream connection of a resumable stream at this age, plus or minus \
+                 10 %; its client stays connected",
+            )
+            .advice("Spreads streams over new instances of the upstream. See resume.mode."),
+    ],
+};

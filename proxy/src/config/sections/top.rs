@@ -1,0 +1,72 @@
+//! The keys at the top, outside of any table.
+
+use super::super::key::{Key, Table};
+use super::super::kind::Shape;
+
+pub(super) const TABLE: Table = Table {
+    name: "",
+    about: "",
+    reference: "Addresses, trusted proxies and threads.",
+    keys: &[
+        Key::proxy("listen", Shape::Address)
+            .default("127.0.0.1:8080")
+            .help(
+                "Address to accept clients on; :8080 for all interfaces, IPv4 and IPv6; localhost \
+                 stands for 127.0.0.1",
+            )
+            .advice("Keep loopback if TLS is terminated on the same machine."),
+        Key::proxy("takeover", Shape::Choice(&["drain", "always", "off"]))
+            .default("drain")
+            .help(
+                "When another sse-guard of the same user may listen on the same addresses \
+                 (SO_REUSEPORT); drain: while this one drains; always; or off",
+            )
+            .advice(
+                "With drain, restart by SIGTERM, then start the next process at once; a second \
+                 copy started by mistake fails. With always, which both processes need, the next \
+                 one may also start first, but a copy started by mistake shares the port. Linux \
+                 only.",
+            ),
+        Key::proxy("trusted_proxies", Shape::Networks)
+            .default("")
+            .help(
+                "Networks of proxies whose forwarding headers are trusted, such as your load \
+                 balancer's",
+            )
+            .advice(
+                "Set it if a load balancer is in front: otherwise all of its clients count as one, \
+                 and limit.per_ip rejects them. Example: [\"10.0.0.0/8\"].",
+            ),
+        Key::proxy(
+            "trusted_header",
+            Shape::Choice(&["x-forwarded-for", "forwarded"]),
+        )
+        .default("x-forwarded-for")
+        .help(
+            "Header from which the client's address is read behind trusted proxies; host and \
+             protocol are read from its family of headers (X-Forwarded-* or Forwarded). The \
+             proxies must overwrite it or append to it",
+        )
+        .advice("See the load balancer's manual for the one that it writes."),
+        Key::proxy("threads", Shape::Count)
+            .example("2")
+            .help("Worker threads; default: one per core that this process may use")
+            .advice("Set fewer to leave cores to other processes on the machine."),
+        Key::route(
+            "family",
+            Shape::Choice(&["auto", "eventsource", "openai", "anthropic", "mcp", "raw"]),
+        )
+        .default("auto")
+        .help(
+            "Client family; selects the heartbeat, retry and error format. auto: detected from the \
+             request and the first event",
+        )
+        .advice(
+            "Auto treats a GET for text/event-stream as eventsource, whose clients reconnect, and \
+             detects the SDKs of OpenAI, Anthropic and MCP by their headers. Set a family if \
+             clients are not detected, if a POST is a feed, if clients read a feed with Accept: \
+             */* (curl, requests), or if client headers must not decide. One of auto, eventsource, \
+             openai, anthropic, mcp, raw.",
+        ),
+    ],
+};
