@@ -14,10 +14,10 @@ use axum::Router;
 use axum::response::sse::{Event, Sse};
 use axum::routing::get;
 use futures_util::{Stream, StreamExt};
-use sse_guard::SseGuardLayer;
 use sse_guard::connection_limit::ConnectionLimitLayer;
 use sse_guard::heartbeat::HeartbeatLayer;
-use sse_guard::rotation::{DrainHandle, RotationLayer};
+use sse_guard::rotation::RotationLayer;
+use sse_guard::{SseGuardLayer, StreamRegistry};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use tokio_stream::wrappers::IntervalStream;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let drain = DrainHandle::new();
+    let registry = StreamRegistry::new();
     let guard = SseGuardLayer::new()
         // Clients connect directly here, so their peer address identifies them.
         .limit(ConnectionLimitLayer::new())
@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .rotation(
             RotationLayer::new()
                 .max_age(Duration::from_secs(3600), 0.1)
-                .drain(&drain),
+                .registry(&registry),
         );
     let app = Router::new()
         .route("/ticks", get(ticks))
@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         listener,
         app.into_make_service_with_connect_info::<SocketAddr>(),
     )
-    .with_graceful_shutdown(asked_to_go(drain))
+    .with_graceful_shutdown(asked_to_go(registry))
     .await?;
     Ok(())
 }
@@ -63,10 +63,10 @@ async fn ticks() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
 /// Until the drain's window is over: streams end over it, clients that come back meanwhile are put off
 /// until after it, and other requests are served. Axum then takes no new connections and waits for the
 /// open ones.
-async fn asked_to_go(drain: DrainHandle) {
+async fn asked_to_go(registry: StreamRegistry) {
     if let Err(error) = tokio::signal::ctrl_c().await {
         eprintln!("cannot listen for ctrl-c, so shutting down: {error}");
     }
-    drain.drain(Duration::from_secs(3));
-    drain.window_over().await;
+    registry.drain(Duration::from_secs(3));
+    registry.window_over().await;
 }

@@ -14,10 +14,9 @@ use axum::Router;
 use axum::response::sse::{Event, Sse};
 use axum::routing::get;
 use futures_util::{Stream, StreamExt, stream};
-use sse_guard::SseGuardLayer;
 use sse_guard::connection_limit::ConnectionLimitLayer;
-use sse_guard::rotation::{DrainHandle, RotationLayer};
 use sse_guard::serve::Server;
+use sse_guard::{SseGuardLayer, StreamRegistry};
 use std::convert::Infallible;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -29,11 +28,11 @@ use tokio_stream::wrappers::IntervalStream;
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The stack logs how each stream ended.
     tracing_subscriber::fmt().init();
-    let drain = DrainHandle::new();
+    let registry = StreamRegistry::new();
     let guard = SseGuardLayer::new()
         // Counts clients by the peer's address, which each request of the server carries.
         .limit(ConnectionLimitLayer::new())
-        .rotation(RotationLayer::new().drain(&drain));
+        .registry(&registry);
     let app = Router::new()
         .route("/ticks", get(ticks))
         .route("/flood", get(flood))
@@ -42,18 +41,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind("127.0.0.1:3000").await?;
     println!("listening on http://{}", listener.local_addr()?);
     tokio::spawn({
-        let drain = drain.clone();
+        let registry = registry.clone();
         async move {
             if let Err(error) = tokio::signal::ctrl_c().await {
                 eprintln!("cannot listen for ctrl-c, so shutting down: {error}");
             }
-            drain.drain(Duration::from_secs(3));
+            registry.drain(Duration::from_secs(3));
         }
     });
     Server::new()
         .threads(available_parallelism()?)
         .write_stall(Duration::from_secs(10))
-        .serve_until_drained(listener, app, &drain)
+        .serve_until_drained(listener, app, &registry)
         .await?;
     Ok(())
 }

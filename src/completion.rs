@@ -139,7 +139,7 @@ impl StreamLayer for CompletionLayer {
                 may_be_none: head.request_info.is_get(),
             },
             // A POST that accepts both JSON and a stream may be of any family.
-            family if family.is_open() && !head.request_info.is_family_said => Awaits::Sign,
+            family if family.is_open() && !head.request_info.is_family_fixed => Awaits::Sign,
             _ => return Ok(None),
         };
         Ok(head.readable().map(|_| CompletionPolicy {

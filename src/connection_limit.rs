@@ -29,7 +29,7 @@
 //! `429` (this client has too many, or opens too fast) or `503` (there are too many in all) with
 //! `Retry-After`. An `EventSource` never comes back after either: with
 //! [`Reject::RetryLater`] a request that accepts an event stream, and whose client
-//! [comes back](crate::family::Family::comes_back), gets one that says `retry:` and ends.
+//! [comes back](crate::family::Family::client_reconnects), gets one that says `retry:` and ends.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -112,7 +112,7 @@ pub enum Reject {
     #[default]
     Status,
     /// For requests that accept an event stream, and whose clients
-    /// [come back](crate::family::Family::comes_back), and for MCP's GET stream, 200, `retry:` and the
+    /// [come back](crate::family::Family::client_reconnects), and for MCP's GET stream, 200, `retry:` and the
     /// end; the status for others.
     RetryLater,
 }
@@ -473,8 +473,9 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
         let reason = refused.reason;
         metrics::counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(1);
         let retries = self.config.reject == Reject::RetryLater || reason.is_shortage();
-        let comes_back = request_info.family.comes_back() && request_info.accepts_stream;
-        let as_stream = retries && (comes_back || request_info.takes_retry_later());
+        let client_reconnects =
+            request_info.family.client_reconnects() && request_info.accepts_stream;
+        let as_stream = retries && (client_reconnects || request_info.takes_retry_later());
         let retry_after = match as_stream {
             true => jittered(self.config.retry_after),
             false => self.config.retry_after,

@@ -102,7 +102,7 @@ use crate::head::{self, EVENT_STREAM};
 use crate::heartbeat::DEFAULT_INTERVAL;
 use crate::log_limit::LogLimit;
 use crate::request_info::RequestInfo;
-use crate::stream::{Begun, Stream, StreamState};
+use crate::stream::{EarlyStream, Stream, StreamState};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response};
@@ -232,7 +232,7 @@ where
                 let family = Family::of(&request);
                 let later = request.extensions().get().cloned();
                 let granted = request.extensions().get().cloned();
-                request.extensions_mut().insert(Begun(stream.clone()));
+                request.extensions_mut().insert(EarlyStream(stream.clone()));
                 let waiting = Waiting {
                     future: self.inner.call(request),
                     timer: sleep(self.config.after),
@@ -354,7 +354,7 @@ fn answer<F, B>(request: Pin<Box<Waiting<F>>>) -> Response<EarlyBody<F, B>> {
     response.headers_mut().insert(CONTENT_TYPE, event_stream);
     // There may be no guard outside that does.
     head::harden(response.headers_mut(), CacheControl::Replace);
-    response.extensions_mut().insert(Begun(stream));
+    response.extensions_mut().insert(EarlyStream(stream));
     response.extensions_mut().insert(Own);
     response
 }

@@ -67,8 +67,8 @@ impl Family {
 
     /// Returns true if its clients reconnect when a stream has ended, and honour `retry:`. Clients of
     /// other families take an end for a complete answer, and may fail at events that are not theirs.
-    pub fn comes_back(self) -> bool {
-        self.profile().comes_back
+    pub fn client_reconnects(self) -> bool {
+        self.profile().client_reconnects
     }
 
     /// Returns true if a broken stream may be requested again with `Last-Event-ID` and continued. Never

@@ -269,7 +269,7 @@ impl Policy for HeartbeatPolicy {
         let Some(style) = &self.beat.style else {
             return Reaction::Pass;
         };
-        context.stream.heartbeat();
+        context.stream.add_heartbeat();
         metrics::counter!("sse_guard_heartbeats_total").increment(1);
         let own = style
             .is_by_family

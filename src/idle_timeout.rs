@@ -95,7 +95,7 @@ impl From<Option<Duration>> for EventTimeout {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum IdleAction {
-    /// [`Close`](Self::Close) where the client [comes back](crate::family::Family::comes_back), as one of a GET
+    /// [`Close`](Self::Close) where the client [comes back](crate::family::Family::client_reconnects), as one of a GET
     /// mostly does; else [`Abort`](Self::Abort), as it would take the part for the whole.
     #[default]
     Auto,
@@ -274,10 +274,14 @@ impl IdlePolicy {
     }
 
     fn ending(&self, context: &PolicyContext<'_>) -> Ending {
-        let comes_back = context.stream.family().comes_back();
-        let retry = self.config.retry.filter(|_| comes_back).map(jittered);
+        let client_reconnects = context.stream.family().client_reconnects();
+        let retry = self
+            .config
+            .retry
+            .filter(|_| client_reconnects)
+            .map(jittered);
         let (closing, abort) = match &self.config.action {
-            IdleAction::Auto if !comes_back => (None, true),
+            IdleAction::Auto if !client_reconnects => (None, true),
             IdleAction::Auto | IdleAction::Close => {
                 (Encoded::closing(retry, None, context.line_end()), false)
             }
@@ -302,7 +306,7 @@ impl Policy for IdlePolicy {
     }
 
     fn deadline(&self, context: &PolicyContext<'_>) -> Option<Instant> {
-        if context.stream.is_watched() {
+        if context.stream.is_idle_watched() {
             return None;
         }
         let after = |since: Instant, timeout: Option<Duration>| since.checked_add(timeout?);
@@ -335,7 +339,7 @@ impl Policy for IdlePolicy {
     fn on(&mut self, context: &PolicyContext<'_>, notice: Notice<'_>) -> Reaction {
         match notice {
             // Another layer watches the stream, has found it idle, and could not reconnect its upstream.
-            Notice::InnerError(EndReason::UpstreamIdle) if context.stream.is_watched() => {
+            Notice::InnerError(EndReason::UpstreamIdle) if context.stream.is_idle_watched() => {
                 Reaction::End(self.ending(context))
             }
             _ => Reaction::Pass,

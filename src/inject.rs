@@ -1,6 +1,6 @@
 //! Puts events of your own into live streams: a maintenance notice, a word to one user.
 //!
-//! The layer lets [`Stream::send`] reach a stream; a [`DrainHandle`](crate::rotation::DrainHandle)
+//! The layer lets [`Stream::send`] reach a stream; a [`StreamRegistry`](crate::StreamRegistry)
 //! lists the live ones. What is sent stands at event boundaries alone, in the stream's own line end,
 //! and never counts as life of the upstream.
 //!
@@ -44,7 +44,8 @@ use crate::guard::{
     Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
 };
 use crate::rejection::Rejection;
-use crate::request_info::{ComesBack, RequestInfo};
+use crate::request_info::RequestInfo;
+use crate::stream::ClientReconnects;
 #[cfg(doc)]
 use crate::stream::Stream;
 use http::{Method, Request};
@@ -66,7 +67,7 @@ impl Default for InjectLayer {
 }
 
 impl InjectLayer {
-    /// Creates a layer for streams whose clients [come back](Family::comes_back), mostly those of GET
+    /// Creates a layer for streams whose clients [come back](Family::client_reconnects), mostly those of GET
     /// requests.
     pub fn new() -> Self {
         Self { methods: None }
@@ -104,10 +105,10 @@ impl StreamLayer for InjectLayer {
     }
 
     fn open(&self, (): (), head: &ResponseInfo<'_>) -> Result<Option<InjectPolicy>, Rejection> {
-        let takes = head.request_info.comes_back(self.methods.as_deref());
-        let stream = head.readable().filter(|stream| takes.on(stream));
+        let takes = head.request_info.client_reconnects(self.methods.as_deref());
+        let stream = head.readable().filter(|stream| takes.applies_to(stream));
         Ok(stream.map(|stream| {
-            stream.take_mail();
+            stream.accept_injected();
             InjectPolicy { takes }
         }))
     }
@@ -117,7 +118,7 @@ impl StreamLayer for InjectLayer {
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct InjectPolicy {
-    takes: ComesBack,
+    takes: ClientReconnects,
 }
 
 impl Policy for InjectPolicy {
@@ -130,15 +131,17 @@ impl Policy for InjectPolicy {
     }
 
     fn deadline(&self, context: &PolicyContext<'_>) -> Option<Instant> {
-        (context.at_boundary() && context.stream.has_mail()).then_some(context.now)
+        (context.at_boundary() && context.stream.has_injected()).then_some(context.now)
     }
 
     fn check(&mut self, context: &PolicyContext<'_>) -> Reaction {
         let mail = context
             .at_boundary()
-            .then(|| context.stream.next_mail(context.line_end()));
+            .then(|| context.stream.next_injected(context.line_end()));
         // Its first event may have told that it is another's.
-        let mail = mail.flatten().filter(|_| self.takes.on(context.stream));
+        let mail = mail
+            .flatten()
+            .filter(|_| self.takes.applies_to(context.stream));
         mail.map_or(Reaction::Pass, Reaction::Inject)
     }
 
@@ -153,7 +156,8 @@ mod tests {
     use super::*;
     use crate::SseGuardLayer;
     use crate::guard::testing::{Upstream, get, post};
-    use crate::rotation::{DrainHandle, RotationLayer};
+    use crate::rotation::RotationLayer;
+    use crate::stream::StreamRegistry;
 
     fn message(data: &str) -> Message {
         Message::data(data).unwrap()
@@ -196,14 +200,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_was_sent_ahead_of_an_end_goes_out_before_it() {
-        let drain = DrainHandle::new();
-        let rotation = RotationLayer::new().retry(None).drain(&drain);
+        let registry = StreamRegistry::new();
+        let rotation = RotationLayer::new().retry(None).registry(&registry);
         let stack = SseGuardLayer::new()
             .inject(InjectLayer::new())
             .rotation(rotation);
         let response = get(stack, Upstream::new().hang()).await;
         response.stream().send(&message("x")).unwrap();
-        drain.drain(std::time::Duration::ZERO);
+        registry.drain(std::time::Duration::ZERO);
         assert_eq!(response.text().await, "data: x\n\n");
     }
 
@@ -211,7 +215,10 @@ mod tests {
     async fn an_answer_in_pieces_takes_none_unless_told_to() {
         let layer = InjectLayer::new();
         let response = post(layer.clone(), Upstream::new().hang()).await;
-        assert_eq!(response.stream().send(&message("x")), Err(SendError::Deaf));
+        assert_eq!(
+            response.stream().send(&message("x")),
+            Err(SendError::NotInjectable)
+        );
         let response = post(layer.methods([Method::POST]), Upstream::new().hang()).await;
         assert_eq!(response.stream().send(&message("x")), Ok(()));
     }
@@ -221,7 +228,7 @@ mod tests {
         let stack = SseGuardLayer::new();
         let response = get(stack, Upstream::new().hang()).await;
         let stream = response.stream();
-        assert_eq!(stream.send(&message("x")), Err(SendError::Deaf));
+        assert_eq!(stream.send(&message("x")), Err(SendError::NotInjectable));
         drop(response);
         assert_eq!(stream.send(&message("x")), Err(SendError::Ended));
     }

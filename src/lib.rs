@@ -91,7 +91,7 @@ pub use answer::AnswerBody;
 pub use cache_control::CacheControl;
 pub use guard::{BoxError, Guard, Guarded, ResponseFuture, StreamError};
 pub use stack::{SseGuard, SseGuardLayer};
-pub use stream::{EndReason, Stream, StreamId, StreamState, UpstreamFault};
+pub use stream::{EndReason, Stream, StreamId, StreamRegistry, StreamState, UpstreamFault};
 
 /// What the `sse-guard` proxy needs of these layers beside their public interface. Exempt from semantic
 /// versioning: it may change in any release, and the proxy depends on exactly one.
@@ -104,13 +104,15 @@ pub mod internal {
     pub use crate::lock::lock;
     pub use crate::log_limit::{LogLimits, seconds};
     pub use crate::metrics::{MAX_REQUEST_ID, UnguardedResponses, X_REQUEST_ID};
-    pub use crate::rejection::Rejected;
+    pub use crate::rejection::{Rejected, Rejection};
     pub use crate::request_info::{RequestInfo, ResponseKind};
     pub use crate::resume::Unreachable;
     pub use crate::retry_after::retry_after_value;
     #[cfg(feature = "serve")]
     pub use crate::serve::internal::*;
-    pub use crate::stream::{Details, Labels, RequestDetails, RequestHead, ResponseHead, User};
+    pub use crate::stream::{
+        Details, RequestDetails, RequestHead, ResponseHead, StreamLabels, User,
+    };
 }
 
 /// Keeps the README's example compiling.

@@ -88,7 +88,7 @@ use crate::guard::{
 use crate::last_event_id;
 use crate::rejection::Rejection;
 use crate::request_info::{RequestInfo, ResponseKind};
-use crate::stream::{EndReason, Labels, RequestDetails, Stream};
+use crate::stream::{EndReason, RequestDetails, Stream, StreamLabels};
 use distribution::Times;
 use http::Request;
 use instruments::Instruments;
@@ -118,7 +118,7 @@ pub struct MetricsLayer {
 /// What may change while the numbers go on.
 #[derive(Clone, Debug)]
 struct Setup {
-    labels: Arc<Labels>,
+    labels: Arc<StreamLabels>,
     on_end: Option<OnEnd>,
     log_limit: Option<LogLimit>,
     log_level: Level,
@@ -214,7 +214,7 @@ impl Default for MetricsLayer {
 impl MetricsLayer {
     /// Creates a layer whose route is called `default`.
     pub fn new() -> Self {
-        let labels = Labels {
+        let labels = StreamLabels {
             route: "default".into(),
             upstream: None,
             waiting: Arc::default(),
@@ -577,14 +577,14 @@ impl Drop for MetricsPolicy {
         self.shared.active.fetch_sub(1, Relaxed);
         self.shared.ends[reason as usize].fetch_add(1, Relaxed);
         self.shared.returns.note_end(stream, reason);
-        if stream.is_cut_short() {
+        if stream.is_incomplete() {
             self.shared.cut_short.fetch_add(1, Relaxed);
         }
         self.shared
             .heartbeats
             .fetch_add(stream.heartbeats(), Relaxed);
         // Any other's answer ends when it is complete.
-        if stream.family().comes_back() && reason.is_upstreams() {
+        if stream.family().client_reconnects() && reason.is_upstreams() {
             self.shared.upstream_ends.record(age);
         }
         let instruments = self.shared.instruments();

@@ -3,6 +3,7 @@
 use crate::answer::{Own, retry_later};
 use crate::family::Family;
 use crate::retry_after::retry_after_value;
+use crate::stream::StreamRegistry;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
@@ -121,6 +122,24 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// Rejects a request for a new stream while `registry` drains.
+    #[doc(hidden)]
+    pub fn while_draining(
+        registry: &StreamRegistry,
+        retry: Duration,
+        as_stream: bool,
+    ) -> Option<Self> {
+        let retry_after = registry.drain_retry(retry)?;
+        let reason = RejectReason::Draining;
+        metrics::counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(1);
+        Some(Self {
+            reason,
+            retry_after,
+            as_stream,
+            custom: None,
+        })
+    }
+
     #[doc(hidden)]
     pub fn response(&self, family: Family) -> Response<Bytes> {
         if self.as_stream {

@@ -3,7 +3,7 @@
 use crate::cache_control::CacheControl;
 use crate::family::Family;
 use crate::head::{accepts_event_stream, is_encoded, is_event_stream};
-use crate::stream::Stream;
+use crate::stream::ClientReconnects;
 use http::{Method, Request, StatusCode, response};
 
 /// What of the request matters once the response is there.
@@ -13,7 +13,7 @@ pub struct RequestInfo {
     pub(crate) accepts_stream: bool,
     pub(crate) family: Family,
     /// Somebody has said what family it is, whatever its client and upstream say.
-    pub(crate) is_family_said: bool,
+    pub(crate) is_family_fixed: bool,
     /// What becomes of the `Cache-Control` of its stream.
     pub(crate) cache_control: CacheControl,
 }
@@ -27,7 +27,7 @@ impl RequestInfo {
             accepts_stream: request.method() != Method::OPTIONS
                 && accepts_event_stream(request.headers()),
             family: Family::of(request),
-            is_family_said: request.extensions().get::<Family>().is_some(),
+            is_family_fixed: request.extensions().get::<Family>().is_some(),
             cache_control: CacheControl::of(request.extensions()).unwrap_or_default(),
         }
     }
@@ -71,19 +71,8 @@ impl RequestInfo {
     }
 
     /// Which streams of these methods come back, if somebody has said so.
-    pub(crate) fn comes_back(&self, methods: Option<&[Method]>) -> ComesBack {
-        ComesBack(methods.map(|methods| methods.contains(&self.method)))
-    }
-}
-
-/// Whether a stream's client comes back when the stream has ended: by its method if somebody has said
-/// which ones do, else by its family, of which the first event may tell more than the request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ComesBack(Option<bool>);
-
-impl ComesBack {
-    pub(crate) fn on(self, stream: &Stream) -> bool {
-        self.0.unwrap_or_else(|| stream.family().comes_back())
+    pub(crate) fn client_reconnects(&self, methods: Option<&[Method]>) -> ClientReconnects {
+        ClientReconnects::configured(methods.map(|methods| methods.contains(&self.method)))
     }
 }
 
@@ -136,7 +125,7 @@ mod tests {
             method,
             accepts_stream: true,
             family: Family::Raw,
-            is_family_said: false,
+            is_family_fixed: false,
             cache_control: CacheControl::Replace,
         };
         let mut response = Response::builder().status(status);

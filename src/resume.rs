@@ -109,7 +109,7 @@ use crate::jitter::{LONGEST, around};
 use crate::last_event_id;
 use crate::request_info::{RequestInfo, ResponseKind};
 use crate::retry_after::retry_after;
-use crate::stream::{Begun, Stream};
+use crate::stream::{EarlyStream, Stream};
 use crate::unavailable::may_pass;
 use again::{Again, Ask, Asker, Of};
 use bytes::Bytes;
@@ -453,7 +453,7 @@ struct Plan<B> {
     request_info: RequestInfo,
     // A copy, as a header's value keeps all of the buffer that its request came in.
     last_id: Option<Box<[u8]>>,
-    stream: Option<Begun>,
+    stream: Option<EarlyStream>,
     asker: Arc<dyn Ask<B>>,
 }
 
@@ -483,7 +483,7 @@ impl<B> Plan<B> {
         let (again, last_id) = self.again(&mut head.extensions);
         let last_id = last_id.as_deref();
         // This layer counts what it holds; a layer outside that held as well would overwrite that.
-        again.stream.align();
+        again.stream.set_aligned();
         let body = ResumeBody::kept(body, again, last_id);
         Response::from_parts(head, body)
     }
@@ -510,7 +510,7 @@ impl<B> Plan<B> {
         let (again, last_id) = self.again(&mut head.extensions);
         let last_id = last_id.as_deref();
         // This layer counts what it holds; a layer outside that held as well would overwrite that.
-        again.stream.align();
+        again.stream.set_aligned();
         let body = ResumeBody::waiting(again, last_id, error, least);
         Response::from_parts(head, body)
     }
@@ -518,14 +518,14 @@ impl<B> Plan<B> {
     /// What the stream can be asked for again with, and the id that its client has asked with.
     fn again(self, extensions: &mut Extensions) -> (Again<B>, Option<Box<[u8]>>) {
         let known = extensions.get::<Stream>().cloned();
-        let begun = self.stream.map(|Begun(stream)| stream);
+        let begun = self.stream.map(|EarlyStream(stream)| stream);
         let stream = known.or(begun).unwrap_or_else(Stream::open);
         let config = &self.layer.config;
         if config.idle_timeout.is_some() || config.event_timeout.is_some() {
-            stream.set_watched();
+            stream.set_idle_watched();
         }
-        stream.set_family(self.request_info.family, self.request_info.is_family_said);
-        extensions.insert(Begun(stream.clone()));
+        stream.set_family(self.request_info.family, self.request_info.is_family_fixed);
+        extensions.insert(EarlyStream(stream.clone()));
         let again = Again {
             asker: self.asker,
             config: self.layer.config,

@@ -5,7 +5,7 @@
 //! together do not end together, a stream ends at its next event boundary with a `retry: n` line,
 //! jittered too. An `EventSource` comes back by itself and tells its `Last-Event-ID`.
 //!
-//! Age ends only streams whose clients [come back](crate::family::Family::comes_back), those of an `EventSource`: to end the
+//! Age ends only streams whose clients [come back](crate::family::Family::client_reconnects), those of an `EventSource`: to end the
 //! answer to a POST is to cancel the work behind it, and what fetch or curl get by a GET without
 //! `Accept: text/event-stream` would pass for whole. Who has set [`methods`](RotationLayer::methods), or a
 //! [`Family`] for the request, has decided, and neither a header of the client nor the first event of the
@@ -17,7 +17,7 @@
 //! transfer, on which an `EventSource` reconnects with the id of the last event that it has decoded.
 //! Such a client gets no `retry:` and waits for as long as it likes.
 //!
-//! A [`DrainHandle`] ends all streams within a window, or one by its id. While it drains, this layer
+//! A [`StreamRegistry`] ends all streams within a window, or one by its id. While it drains, this layer
 //! answers requests for new streams itself: an `EventSource` that comes back gets an empty stream with a
 //! `retry:` line that points beyond the window, as it gives up after any status but 200.
 //!
@@ -25,15 +25,16 @@
 //! use bytes::Bytes;
 //! use http::{Request, Response};
 //! use http_body_util::{BodyExt, Full};
-//! use sse_guard::rotation::{DrainHandle, RotationLayer};
+//! use sse_guard::StreamRegistry;
+//! use sse_guard::rotation::RotationLayer;
 //! use std::{convert::Infallible, time::Duration};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let drain = DrainHandle::new();
+//! let registry = StreamRegistry::new();
 //! let service = ServiceBuilder::new()
-//!     .layer(RotationLayer::new().max_age(Duration::from_secs(3600), 0.1).drain(&drain))
+//!     .layer(RotationLayer::new().max_age(Duration::from_secs(3600), 0.1).registry(&registry))
 //!     .service(service_fn(|_: Request<()>| async {
 //!         Ok::<_, Infallible>(
 //!             Response::builder()
@@ -44,20 +45,16 @@
 //!     }));
 //!
 //! let response = service.oneshot(Request::new(())).await?;
-//! assert_eq!(drain.live(), 1);
+//! assert_eq!(registry.live(), 1);
 //! assert_eq!(response.into_body().collect().await?.to_bytes(), "data: 1\n\n");
-//! assert_eq!(drain.live(), 0);
+//! assert_eq!(registry.live(), 0);
 //!
 //! // On shutdown:
-//! drain.drain(Duration::from_secs(10));
-//! let _ = tokio::time::timeout(Duration::from_secs(15), drain.finished()).await;
+//! registry.drain(Duration::from_secs(10));
+//! let _ = tokio::time::timeout(Duration::from_secs(15), registry.finished()).await;
 //! # Ok(())
 //! # }
 //! ```
-
-mod drain;
-
-pub use drain::DrainHandle;
 
 use crate::early::StreamAsked;
 use crate::guard::{
@@ -65,11 +62,10 @@ use crate::guard::{
 };
 use crate::jitter::{LONGEST, around, jittered};
 use crate::rejection::Rejection;
-use crate::request_info::{ComesBack, RequestInfo};
-use crate::stream::EndReason;
+use crate::request_info::RequestInfo;
+use crate::stream::{ClientReconnects, EndReason, RegisteredStream, StreamRegistry};
 use crate::wire::{Encoded, EventError};
 use bytes::Bytes;
-use drain::Registered;
 use http::{Method, Request};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,11 +76,11 @@ use tower_layer::Layer;
 pub const DEFAULT_RETRY: Duration = Duration::from_secs(2);
 
 /// Ends streams at a maximum age, and all streams in a drain. See the [module docs](self). No age is
-/// set by default: it just listens to its [`DrainHandle`].
+/// set by default: the layer only ends streams on request of its [`StreamRegistry`].
 #[derive(Clone, Debug)]
 pub struct RotationLayer {
     config: Arc<Config>,
-    drain: DrainHandle,
+    registry: StreamRegistry,
 }
 
 #[derive(Clone, Debug)]
@@ -114,7 +110,7 @@ impl RotationLayer {
                 event: None,
                 retry_on_open: None,
             }),
-            drain: DrainHandle::new(),
+            registry: StreamRegistry::new(),
         }
     }
 
@@ -172,11 +168,11 @@ impl RotationLayer {
         Ok(self.with(|config| config.event = Some(event)))
     }
 
-    /// Ends this layer's streams with `handle`, and admits no new ones while it drains. Several layers
-    /// may share one handle.
+    /// Sets the registry that lists and ends this layer's streams. While it drains, the layer admits no new
+    /// ones. Several layers may share one registry.
     #[must_use]
-    pub fn drain(mut self, handle: &DrainHandle) -> Self {
-        self.drain = handle.clone();
+    pub fn registry(mut self, registry: &StreamRegistry) -> Self {
+        self.registry = registry.clone();
         self
     }
 }
@@ -199,30 +195,33 @@ impl StreamLayer for RotationLayer {
     const INJECTS: bool = true;
 
     fn admit<B>(&self, request: &Request<B>, request_info: &RequestInfo) -> Result<(), Rejection> {
-        if !self.drain.is_draining() || !wants_stream(request, request_info) {
+        if !self.registry.is_draining() || !wants_stream(request, request_info) {
             return Ok(());
         }
         let retry = self.config.retry.unwrap_or(DEFAULT_RETRY);
         let as_stream = request_info.accepts_stream && self.takes_empty_stream(request_info);
-        self.drain.refusal(retry, as_stream).map_or(Ok(()), Err)
+        let rejection = Rejection::while_draining(&self.registry, retry, as_stream);
+        rejection.map_or(Ok(()), Err)
     }
 
     fn open(&self, (): (), head: &ResponseInfo<'_>) -> Result<Option<RotationPolicy>, Rejection> {
         let Some(stream) = head.stream else {
             return Ok(None);
         };
-        let comes_back = head.request_info.comes_back(self.config.methods.as_deref());
+        let client_reconnects = head
+            .request_info
+            .client_reconnects(self.config.methods.as_deref());
         let age = self
             .config
             .max_age
-            .filter(|_| comes_back.on(stream))
+            .filter(|_| client_reconnects.applies_to(stream))
             .map(|(age, jitter)| around(age, jitter));
         Ok(Some(RotationPolicy {
             config: self.config.clone(),
-            comes_back,
+            client_reconnects,
             greets: !head.kind.is_opaque() && self.config.retry_on_open.is_some(),
             old_at: age.and_then(|age| stream.opened().checked_add(age)),
-            registered: self.drain.register(stream, comes_back),
+            registered: self.registry.register(stream, client_reconnects),
         }))
     }
 }
@@ -249,8 +248,9 @@ impl RotationLayer {
     /// Whether the client comes back after an empty stream, rather than to take it for the answer.
     fn takes_empty_stream(&self, request_info: &RequestInfo) -> bool {
         let methods = self.config.methods.as_ref();
-        let comes_back = methods.is_some_and(|methods| methods.contains(&request_info.method));
-        request_info.takes_retry_later() || comes_back
+        let client_reconnects =
+            methods.is_some_and(|methods| methods.contains(&request_info.method));
+        request_info.takes_retry_later() || client_reconnects
     }
 }
 
@@ -259,11 +259,11 @@ impl RotationLayer {
 #[derive(Debug)]
 pub struct RotationPolicy {
     config: Arc<Config>,
-    comes_back: ComesBack,
+    client_reconnects: ClientReconnects,
     /// It has not been told yet when to come back.
     greets: bool,
     old_at: Option<Instant>,
-    registered: Registered,
+    registered: RegisteredStream,
 }
 
 impl RotationPolicy {
@@ -274,13 +274,15 @@ impl RotationPolicy {
             return None;
         }
         // A client that comes back while the upstream is away finds nothing there.
-        let may_rotate =
-            || self.comes_back.on(context.stream) && !context.stream.state().has_lost_upstream();
+        let may_rotate = || {
+            self.client_reconnects.applies_to(context.stream)
+                && !context.stream.state().has_lost_upstream()
+        };
         let old_at = self.old_at.filter(|_| may_rotate());
         let old = old_at.map(|old_at| (old_at, EndReason::Rotated));
-        match (old, context.stream.asked_to_stop()) {
-            (Some(old), Some(asked)) => Some(if asked.0 <= old.0 { asked } else { old }),
-            (old, asked) => old.or(asked),
+        match (old, context.stream.stop_requested()) {
+            (Some(old), Some(stop)) => Some(if stop.0 <= old.0 { stop } else { old }),
+            (old, stop) => old.or(stop),
         }
     }
 }
@@ -288,7 +290,7 @@ impl RotationPolicy {
 impl RotationPolicy {
     /// The `retry:` line that goes before the first event.
     fn first_retry(&mut self, context: &PolicyContext<'_>) -> Option<Bytes> {
-        if !std::mem::take(&mut self.greets) || !self.comes_back.on(context.stream) {
+        if !std::mem::take(&mut self.greets) || !self.client_reconnects.applies_to(context.stream) {
             return None;
         }
         let retry = self.config.retry_on_open.map(jittered);
@@ -317,8 +319,8 @@ impl Policy for RotationPolicy {
             return Reaction::Pass;
         }
         let is_opaque = context.stream.is_opaque();
-        let comes_back = self.comes_back.on(context.stream);
-        let closing = if comes_back && !is_opaque {
+        let client_reconnects = self.client_reconnects.applies_to(context.stream);
+        let closing = if client_reconnects && !is_opaque {
             let retry = self.config.retry.map(|retry| match reason {
                 EndReason::Drained => self.registered.retry(retry),
                 _ => jittered(retry),
@@ -332,7 +334,7 @@ impl Policy for RotationPolicy {
             closing,
             // The client of an answer in pieces would take the part for the whole. A content coding that
             // stops half-way is damaged, whatever the message's framing says.
-            abort: !comes_back || is_opaque,
+            abort: !client_reconnects || is_opaque,
         })
     }
 
@@ -460,8 +462,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn when_room_is_short_the_oldest_of_the_idle_go_first() {
-        let drain = DrainHandle::new();
-        let layer = || RotationLayer::new().retry(None).drain(&drain);
+        let registry = StreamRegistry::new();
+        let layer = || RotationLayer::new().retry(None).registry(&registry);
         let second = || tokio::time::advance(Duration::from_secs(1));
         let (idle, all) = (Duration::from_secs(2), usize::MAX);
         let mut held = Vec::new();
@@ -477,12 +479,12 @@ mod tests {
                 .map(|client| client.stream().is_ending())
                 .collect()
         };
-        assert_eq!(drain.rotate(1, idle), 1);
+        assert_eq!(registry.rotate(1, idle), 1);
         assert_eq!(ending(&held), [false, true, false]);
-        assert_eq!(drain.rotate(1, idle), 1);
+        assert_eq!(registry.rotate(1, idle), 1);
         assert_eq!(ending(&held), [false, true, true]);
-        assert_eq!(drain.rotate(all, idle), 1);
-        assert_eq!(drain.rotate(all, idle), 0);
+        assert_eq!(registry.rotate(all, idle), 1);
+        assert_eq!(registry.rotate(all, idle), 0);
         assert!(!answer.stream().is_ending());
         let stream = held[1].stream();
         assert!(held.remove(1).read().await.1.is_ok());
@@ -545,18 +547,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_ends_all_within_its_window_and_not_at_once() {
-        let drain = DrainHandle::new();
+        let registry = StreamRegistry::new();
         let mut streams = Vec::new();
         let mut tasks = Vec::new();
         for _ in 0..50 {
-            let response = get(RotationLayer::new().drain(&drain), ticking()).await;
+            let response = get(RotationLayer::new().registry(&registry), ticking()).await;
             streams.push(response.stream());
             tasks.push(tokio::spawn(response.read()));
         }
-        assert_eq!(drain.live(), 50);
+        assert_eq!(registry.live(), 50);
         let start = Instant::now();
-        drain.drain(Duration::from_secs(20));
-        drain.finished().await;
+        registry.drain(Duration::from_secs(20));
+        registry.finished().await;
         assert!(
             start.elapsed() <= Duration::from_secs(21),
             "{:?}",
@@ -574,12 +576,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_drain_gives_a_post_the_whole_window_and_then_breaks_it() {
-        let drain = DrainHandle::new();
-        let layer = || RotationLayer::new().drain(&drain);
+        let registry = StreamRegistry::new();
+        let layer = || RotationLayer::new().registry(&registry);
         let short = Upstream::new().wait(9).send("data: 1\n\n");
         let short = tokio::spawn(post(layer(), short).await.read());
         let long = tokio::spawn(post(layer(), ticking()).await.read());
-        drain.drain(Duration::from_secs(10));
+        registry.drain(Duration::from_secs(10));
         let (text, end) = short.await.unwrap();
         assert!(text == "data: 1\n\n" && end.is_ok());
         let (text, end) = long.await.unwrap();
@@ -588,19 +590,27 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_stream_can_be_ended_by_its_id() {
-        let drain = DrainHandle::new();
-        let one = get(RotationLayer::new().drain(&drain), Upstream::new().hang()).await;
-        let other = get(RotationLayer::new().drain(&drain), Upstream::new().hang()).await;
+        let registry = StreamRegistry::new();
+        let one = get(
+            RotationLayer::new().registry(&registry),
+            Upstream::new().hang(),
+        )
+        .await;
+        let other = get(
+            RotationLayer::new().registry(&registry),
+            Upstream::new().hang(),
+        )
+        .await;
         let stream = one.stream();
         let reading = tokio::spawn(one.read());
         tokio::task::yield_now().await;
-        assert!(drain.end(stream.id()));
+        assert!(registry.end(stream.id()));
         assert!(reading.await.unwrap().1.is_ok());
         assert_eq!(stream.end_reason(), Some(EndReason::Operator));
-        assert_eq!(drain.live(), 1);
-        assert!(!drain.end(stream.id()));
+        assert_eq!(registry.live(), 1);
+        assert!(!registry.end(stream.id()));
         drop(other);
-        assert_eq!(drain.live(), 0);
+        assert_eq!(registry.live(), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -634,17 +644,17 @@ mod tests {
     async fn a_drain_and_an_operator_end_a_stream_that_waits_for_its_upstream() {
         use crate::stream::StreamState;
         for ends in [
-            |drain: &DrainHandle, _| drain.drain(Duration::from_secs(1)),
-            |drain: &DrainHandle, id| assert!(drain.end(id)),
+            |registry: &StreamRegistry, _| registry.drain(Duration::from_secs(1)),
+            |registry: &StreamRegistry, id| assert!(registry.end(id)),
         ] {
-            let drain = DrainHandle::new();
-            let client = get(at_age(10).drain(&drain), Upstream::new().hang()).await;
+            let registry = StreamRegistry::new();
+            let client = get(at_age(10).registry(&registry), Upstream::new().hang()).await;
             let stream = client.stream();
             stream.set_state(StreamState::Resuming);
             let read = tokio::spawn(client.read());
             tokio::time::sleep(Duration::from_secs(20)).await;
             assert_eq!(stream.end_reason(), None);
-            ends(&drain, stream.id());
+            ends(&registry, stream.id());
             read.await.unwrap().1.unwrap();
             assert_ne!(stream.end_reason(), Some(EndReason::Rotated));
         }
@@ -653,16 +663,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn when_room_is_short_streams_that_wait_for_their_upstream_go_last() {
         use crate::stream::StreamState;
-        let drain = DrainHandle::new();
-        let layer = || RotationLayer::new().drain(&drain);
+        let registry = StreamRegistry::new();
+        let layer = || RotationLayer::new().registry(&registry);
         let waits = get(layer(), Upstream::new().hang()).await;
         waits.stream().set_state(StreamState::Degraded);
         tokio::time::advance(Duration::from_secs(1)).await;
         let mut busy = get(layer(), ticking()).await;
         assert!(busy.next().await.unwrap().is_ok());
-        assert_eq!(drain.rotate(1, Duration::from_secs(60)), 1);
+        assert_eq!(registry.rotate(1, Duration::from_secs(60)), 1);
         assert!(busy.stream().is_ending() && !waits.stream().is_ending());
-        assert_eq!(drain.rotate(1, Duration::from_secs(60)), 1);
+        assert_eq!(registry.rotate(1, Duration::from_secs(60)), 1);
         assert!(waits.stream().is_ending());
     }
 }

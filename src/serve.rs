@@ -96,7 +96,7 @@ use liveness::Liveness;
 use registry::Registry;
 
 use crate::guard::BoxError;
-use crate::rotation::DrainHandle;
+use crate::stream::StreamRegistry;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -362,14 +362,14 @@ impl Server {
     /// take this server out. Responses say `Connection: close`, but for streams; idle connections are
     /// closed at the end of the window, as a request may be on its way. New streams are for a
     /// [`RotationLayer`](crate::rotation::RotationLayer) with this handle to turn away. Answers that
-    /// [`drain_with`](DrainHandle::drain_with) gives more time go on behind the window.
+    /// [`drain_with`](StreamRegistry::drain_with) gives more time go on behind the window.
     ///
     /// Bound the wait, as a client may take any time to read a long response.
     pub async fn serve_until_drained<S, B>(
         self,
         listener: TcpListener,
         service: S,
-        drain: &DrainHandle,
+        drain: &StreamRegistry,
     ) -> std::io::Result<()>
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
@@ -381,7 +381,7 @@ impl Server {
         let mut connections = self.connections(&Registry::default())?;
         tokio::select! {
             () = connections.accept(&listener, &service) => {}
-            () = drain.begun() => {}
+            () = drain.drain_started() => {}
         }
         connections.drain();
         tokio::select! {

@@ -47,6 +47,7 @@ use crate::rejection::Rejection;
 use crate::request_info::RequestInfo;
 use crate::resume::ResumeLayer;
 use crate::rotation::RotationLayer;
+use crate::stream::StreamRegistry;
 use http::{Extensions, Request};
 use tower_layer::{Identity, Layer};
 
@@ -74,6 +75,7 @@ struct Shared<K> {
     metrics: Option<MetricsLayer>,
     limit: Option<ConnectionLimitLayer<K>>,
     rotation: Option<RotationLayer>,
+    registry: Option<StreamRegistry>,
     inject: Option<InjectLayer>,
     heartbeat: Option<HeartbeatLayer>,
     idle: Option<IdleTimeoutLayer>,
@@ -95,6 +97,7 @@ impl SseGuardLayer {
                 metrics: Some(MetricsLayer::new()),
                 limit: None,
                 rotation: None,
+                registry: None,
                 inject: None,
                 heartbeat: Some(HeartbeatLayer::default()),
                 idle: None,
@@ -131,6 +134,7 @@ impl<K, E, R> SseGuardLayer<K, E, R> {
                 metrics: shared.metrics,
                 limit: layer.into(),
                 rotation: shared.rotation,
+                registry: shared.registry,
                 inject: shared.inject,
                 heartbeat: shared.heartbeat,
                 idle: shared.idle,
@@ -142,10 +146,18 @@ impl<K, E, R> SseGuardLayer<K, E, R> {
         }
     }
 
-    /// Sets the layer that ends old streams, and all streams in a drain. Off by default.
+    /// Sets the layer that ends old streams. Off by default.
     #[must_use]
     pub fn rotation(mut self, layer: impl Into<Option<RotationLayer>>) -> Self {
         self.shared.rotation = layer.into();
+        self
+    }
+
+    /// Sets the registry that lists, ends and drains the streams, also without a
+    /// [rotation layer](Self::rotation). None by default.
+    #[must_use]
+    pub fn registry(mut self, registry: &StreamRegistry) -> Self {
+        self.shared.registry = Some(registry.clone());
         self
     }
 
@@ -284,12 +296,18 @@ where
             metrics,
             limit,
             rotation,
+            registry,
             inject,
             heartbeat,
             idle,
             completion,
             cache_control,
         } = self.shared.clone();
+        // Without a maximum age the rotation layer ends streams on request of the registry only.
+        let rotation = match registry {
+            Some(registry) => Some(rotation.unwrap_or_default().registry(&registry)),
+            None => rotation,
+        };
         // What was sent ahead of an end goes out before it. In a drain a client over its limit has to
         // get an empty stream, not a 429, so rotation decides first.
         let inner_layers = (rotation, (limit, (heartbeat, (idle, completion))));
@@ -488,6 +506,21 @@ mod tests {
             text.text().await,
             format!("{}data: 1\n\n", ": heartbeat\n".repeat(3))
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn registry_lists_and_drains_streams_without_rotation() {
+        let registry = StreamRegistry::new();
+        let stack = SseGuardLayer::new().registry(&registry);
+        let response = get(stack.clone(), Upstream::new().hang()).await;
+        let stream = response.stream();
+        assert_eq!(registry.streams()[0].id(), stream.id());
+        registry.drain(secs(10));
+        assert!(response.text().await.contains("retry: "));
+        assert_eq!(stream.end_reason(), Some(EndReason::Drained));
+        assert_eq!(registry.live(), 0);
+        let rejected = get(stack, Upstream::new().hang()).await;
+        assert!(rejected.text().await.starts_with("retry: "));
     }
 
     #[tokio::test(start_paused = true)]

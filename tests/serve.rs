@@ -26,9 +26,9 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use server::{Running, Stop, start};
 use sse_guard::client_key::PeerAddr;
 use sse_guard::heartbeat::HeartbeatLayer;
-use sse_guard::rotation::{DrainHandle, RotationLayer};
+use sse_guard::rotation::RotationLayer;
 use sse_guard::serve::{RequestBody, Server};
-use sse_guard::{BoxError, EndReason, SseGuardLayer, Stream};
+use sse_guard::{BoxError, EndReason, SseGuardLayer, Stream, StreamRegistry};
 use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -322,14 +322,14 @@ fn a_response_under_way_when_the_server_stops_says_that_its_connection_closes() 
 #[test]
 fn a_drain_serves_all_but_new_streams_until_its_window_is_over() {
     for server in servers() {
-        let drain = DrainHandle::new();
-        let guard = SseGuardLayer::new().rotation(RotationLayer::new().drain(&drain));
+        let registry = StreamRegistry::new();
+        let guard = SseGuardLayer::new().rotation(RotationLayer::new().registry(&registry));
         let service = ServiceBuilder::new()
             .layer(guard)
             .service(service_fn(plain));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let handle = drain.clone();
+        let handle = registry.clone();
         let (is_done, done) = channel();
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -353,7 +353,7 @@ fn a_drain_serves_all_but_new_streams_until_its_window_is_over() {
         assert_text(&mut kept, "plain");
         let mut idle = ask(&request("GET", "/text", ""));
         assert_text(&mut idle, "plain");
-        drain.drain(Duration::from_secs(1));
+        registry.drain(Duration::from_secs(1));
         let feed = "GET /stream HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n";
         wait_until("the server drains", || {
             let mut late = ask(feed);

@@ -43,10 +43,10 @@ use super::running::Running;
 use super::server::Word;
 use axum::routing::{get, post};
 use history::History;
+use sse_guard::StreamRegistry;
 use sse_guard::internal::LogLimits;
 use sse_guard::internal::{CloseReason, Registry};
 use sse_guard::metrics::LogLimit;
-use sse_guard::rotation::DrainHandle;
 use sse_guard::serve::Server;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -134,7 +134,7 @@ impl Admin {
         self.exporter.tidy();
     }
 
-    fn streams(&self) -> &DrainHandle {
+    fn streams(&self) -> &StreamRegistry {
         &self.running.common.drain
     }
 

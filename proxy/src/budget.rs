@@ -19,10 +19,10 @@ pub(super) use used::{Used, files_limit, memory_limit};
 use super::config;
 use super::upstream::Tunnels;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use sse_guard::StreamRegistry;
 use sse_guard::connection_limit::{Gate, RejectReason};
 use sse_guard::internal::lock;
 use sse_guard::internal::{CloseReason, Registry, Shares};
-use sse_guard::rotation::DrainHandle;
 use std::fmt;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -178,7 +178,7 @@ pub(super) struct Holders<'a> {
     /// Of clients.
     pub(super) connections: &'a Registry,
     pub(super) tunnels: &'a Tunnels,
-    pub(super) streams: &'a DrainHandle,
+    pub(super) streams: &'a StreamRegistry,
     /// By which the clients of streams are counted.
     pub(super) ipv6_prefix: u8,
 }
@@ -486,7 +486,7 @@ fn next(resource: Resource, before: Option<&Status>, used: Used) -> Status {
 mod tests {
     use super::*;
 
-    fn judge(budgets: &Budgets, used: [Option<Used>; 2], streams: &DrainHandle) {
+    fn judge(budgets: &Budgets, used: [Option<Used>; 2], streams: &StreamRegistry) {
         let connections = &Registry::default();
         let holders = Holders {
             connections,
@@ -506,7 +506,7 @@ mod tests {
     }
 
     /// After so many parts of a hundred were taken for a while.
-    async fn after(budgets: &Budgets, streams: &DrainHandle, used: u64) -> Level {
+    async fn after(budgets: &Budgets, streams: &StreamRegistry, used: u64) -> Level {
         for _ in 0..=PAUSE.as_millis() / OFTEN.as_millis() {
             judge(budgets, [of_hundred(used), of_hundred(50)], streams);
             tokio::time::advance(OFTEN).await;
@@ -518,7 +518,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_takes_more_to_get_back_than_to_get_there() {
-        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         for (used, level) in [
             (89, Level::Room),
             (90, Level::Full),
@@ -537,7 +537,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_moment_of_room_lets_no_burst_in() {
-        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         for used in [99, 1, 1, 99, 1, 1, 99] {
             judge(&budgets, [of_hundred(used), None], &streams);
             tokio::time::advance(PAUSE / 3).await;
@@ -547,7 +547,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn either_closes_the_gate_and_no_budget_is_never_short() {
-        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         judge(&budgets, [None, of_hundred(91)], &streams);
         assert_eq!(budgets.gate.closed(), Some(RejectReason::Files));
         assert_eq!(budgets.status().count(), 1);
@@ -557,7 +557,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_cannot_be_measured_stays_as_it_was() {
-        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         let memory = |budget, used| budgets.or_last(Resource::Memory, budget, used);
         let full = of_hundred(91);
         let limit = config::Budget::Of(110);
@@ -572,7 +572,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idle_connections_go_before_idle_tunnels_and_these_before_streams() {
-        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         let (connections, tunnels) = (Registry::default(), Tunnels::default());
         let _places: Vec<_> = (0..9).map(|_| tunnels.enter()).collect();
         tokio::time::advance(IDLE).await;
@@ -597,7 +597,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_is_known_since_when() {
-        let (budgets, streams) = (Budgets::default(), DrainHandle::new());
+        let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         let start = Instant::now();
         assert_eq!(after(&budgets, &streams, 91).await, Level::Full);
         let (_, status) = budgets.status().next().unwrap();

@@ -14,6 +14,7 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Full};
 use ipnet::IpNet;
 use sse_guard::Stream;
+use sse_guard::StreamRegistry;
 use sse_guard::client_key::{ForwardedHeader, ForwardedIp, KeyExtractor, PeerAddr};
 use sse_guard::completion::CompletionLayer;
 use sse_guard::connection_limit::RejectReason;
@@ -27,10 +28,10 @@ use sse_guard::inject::InjectLayer;
 use sse_guard::internal::LogLimits;
 use sse_guard::internal::Rejected;
 use sse_guard::internal::is_json;
-use sse_guard::internal::{User, X_REQUEST_ID};
+use sse_guard::internal::{Rejection, User, X_REQUEST_ID};
 use sse_guard::metrics::MetricsLayer;
 use sse_guard::resume::{Admission, Resume, ResumeLayer};
-use sse_guard::rotation::{DrainHandle, RotationLayer};
+use sse_guard::rotation::RotationLayer;
 use sse_guard::serve::RequestBody;
 use sse_guard::unavailable::{Unavailable, UnavailableLayer};
 use sse_guard::wire::EventError;
@@ -72,7 +73,7 @@ pub(super) struct Router {
     trusted: Vec<IpNet>,
     clients: ForwardedIp,
     ipv6_prefix: u8,
-    drain: DrainHandle,
+    drain: StreamRegistry,
     requests: RequestLog,
     /// Of requests that match no route.
     unrouted: Arc<RouteMetrics>,
@@ -204,7 +205,7 @@ impl Router {
             let layer = SseGuardLayer::new()
                 .metrics(metrics.clone())
                 .limit(in_use.clone())
-                .rotation(rotation(&settings.rotation)?.drain(&common.drain))
+                .rotation(rotation(&settings.rotation)?.registry(&common.drain))
                 .inject(inject(&settings.rotation))
                 .heartbeat(heartbeat(&settings.heartbeat)?)
                 .idle_timeout(idle_timeout(settings)?)
@@ -318,7 +319,7 @@ impl Router {
 
     /// It would be cut at the end of the window: its client had better connect to another process.
     fn refuse_tunnel(&self, rotation: &config::Rotation) -> Response<PlainBody> {
-        let refusal = self.drain.refusal(rotation.retry, false);
+        let refusal = Rejection::while_draining(&self.drain, rotation.retry, false);
         match refusal {
             Some(refusal) => refusal
                 .response(Family::Raw)

@@ -17,13 +17,13 @@ use super::watch;
 use arc_swap::ArcSwap;
 use clap::ArgMatches;
 use http::Uri;
+use sse_guard::StreamRegistry;
 use sse_guard::connection_limit::RejectReason;
 use sse_guard::internal::LogLimits;
 use sse_guard::internal::Registry;
 use sse_guard::internal::lock;
 use sse_guard::metrics::{LogLimit, MetricsLayer, Snapshot};
 use sse_guard::resume::Admission;
-use sse_guard::rotation::DrainHandle;
 use sse_guard::wire::EventError;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -80,7 +80,7 @@ type Pace = (Option<Rate>, NonZeroU32);
 /// State that is kept across reloads.
 #[derive(Default)]
 pub(super) struct Common {
-    pub(super) drain: DrainHandle,
+    pub(super) drain: StreamRegistry,
     /// Of clients.
     pub(super) connections: Registry,
     pub(super) budgets: Budgets,

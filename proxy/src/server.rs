@@ -357,7 +357,7 @@ impl Proxy {
             }
         }
         let accept_failures = connections.accept_failures();
-        let left = common.drain.give_up();
+        let left = common.drain.abandon();
         connections.cut_off().await;
         current.router.summarize_log();
         let sums = common.snapshot();

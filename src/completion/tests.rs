@@ -5,7 +5,8 @@ use crate::guard::StreamError;
 use crate::guard::testing::{Client, Upstream, ask, get};
 use crate::heartbeat::HeartbeatLayer;
 use crate::idle_timeout::IdleTimeoutLayer;
-use crate::rotation::{DrainHandle, RotationLayer};
+use crate::rotation::RotationLayer;
+use crate::stream::StreamRegistry;
 use http::Method;
 use std::time::Duration;
 
@@ -149,10 +150,10 @@ async fn an_upstream_that_fails_is_told_once_and_not_behind_the_last_word() {
 
 #[tokio::test(start_paused = true)]
 async fn it_says_so_whoever_breaks_the_stream_and_in_the_streams_line_end() {
-    let drain = DrainHandle::new();
+    let registry = StreamRegistry::new();
     let stack = stack()
         .idle_timeout(IdleTimeoutLayer::new().timeout(Duration::from_secs(30)))
-        .rotation(RotationLayer::new().drain(&drain));
+        .rotation(RotationLayer::new().registry(&registry));
     let start = START.replace('\n', "\r\n");
     let upstream = Upstream::new().send(&start).hang();
     let idle = through(stack.clone(), Some(Family::Anthropic), upstream.clone()).await;
@@ -162,7 +163,7 @@ async fn it_says_so_whoever_breaks_the_stream_and_in_the_streams_line_end() {
     assert_eq!(reason, EndReason::UpstreamIdle);
 
     let drained = through(stack, Some(Family::Anthropic), upstream).await;
-    drain.drain(Duration::from_secs(1));
+    registry.drain(Duration::from_secs(1));
     let (said, reason) = broken(drained, &start).await;
     assert!(said.contains("was ended before"), "{said}");
     assert_eq!(reason, EndReason::Drained);
@@ -315,7 +316,7 @@ async fn an_answer_that_is_finished_in_all_its_choices_is_whole_without_its_last
             let stream = response.stream();
             let (text, end) = response.read().await;
             assert_eq!(end.is_ok(), is_whole, "{family:?}: {events}{text}");
-            assert_eq!(stream.is_cut_short(), !is_whole);
+            assert_eq!(stream.is_incomplete(), !is_whole);
         }
     }
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::client_key::PeerAddr;
 use crate::guard::testing::{Client, Inner, Upstream, ask};
-use crate::rotation::DrainHandle;
+use crate::stream::StreamRegistry;
 use http::{Method, Response};
 use std::net::{IpAddr, SocketAddr};
 use tower::{Service, ServiceExt, service_fn};
@@ -329,14 +329,14 @@ fn inner() -> Inner {
 
 #[tokio::test]
 async fn it_works_inside_and_outside_of_other_layers() {
-    let drain = DrainHandle::new();
+    let registry = StreamRegistry::new();
     let limit = ConnectionLimitLayer::new().per_client(1);
-    let rotation = crate::rotation::RotationLayer::new().drain(&drain);
+    let rotation = crate::rotation::RotationLayer::new().registry(&registry);
     let both = tower_layer::Stack::new(rotation, limit.clone());
     let one = ask(both.clone(), from("192.0.2.1"), Upstream::new().hang()).await;
     assert_eq!(one.stream().client().unwrap().to_string(), "192.0.2.1");
     let two = ask(both, from("192.0.2.1"), Upstream::new().hang()).await;
-    assert_eq!((two.status(), drain.live()), (429, 1));
+    assert_eq!((two.status(), registry.live()), (429, 1));
 }
 
 #[tokio::test(start_paused = true)]

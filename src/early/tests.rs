@@ -5,8 +5,9 @@ use crate::heartbeat::HeartbeatLayer;
 use crate::idle_timeout::IdleTimeoutLayer;
 use crate::metrics::MetricsLayer;
 use crate::resume::ResumeLayer;
-use crate::rotation::{DrainHandle, RotationLayer};
+use crate::rotation::RotationLayer;
 use crate::stream::EndReason;
+use crate::stream::StreamRegistry;
 use http::StatusCode;
 use http_body_util::{BodyExt, Empty, Full};
 use serde_json::Value;
@@ -350,9 +351,9 @@ async fn a_client_that_goes_while_it_waits_takes_the_request_along() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_is_ended_like_any_stream() {
-    let drain = DrainHandle::new();
+    let registry = StreamRegistry::new();
     let rotation = |max_age| {
-        let layer = RotationLayer::new().retry(None).drain(&drain);
+        let layer = RotationLayer::new().retry(None).registry(&registry);
         layer.max_age(Duration::from_secs(max_age), 0.0)
     };
     let idle = IdleTimeoutLayer::new().retry(None);
@@ -376,7 +377,7 @@ async fn a_wait_is_ended_like_any_stream() {
 
     let body = service.clone().oneshot(request()).await.unwrap();
     let stream = body.extensions().get::<Stream>().unwrap().clone();
-    drain.end(stream.id());
+    registry.end(stream.id());
     assert!(
         body.into_body()
             .collect()
@@ -398,14 +399,14 @@ async fn a_wait_is_ended_like_any_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn those_inside_are_told_of_the_record() {
-    let seen: Arc<Mutex<Option<Begun>>> = Arc::default();
+    let seen: Arc<Mutex<Option<EarlyStream>>> = Arc::default();
     let sees = seen.clone();
     let service = kept().layer(service_fn(move |request: Request<()>| {
-        *sees.lock().unwrap() = request.extensions().get::<Begun>().cloned();
+        *sees.lock().unwrap() = request.extensions().get::<EarlyStream>().cloned();
         std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>()
     }));
     let response = service.oneshot(request()).await.unwrap();
-    let Begun(inside) = seen.lock().unwrap().take().unwrap();
+    let EarlyStream(inside) = seen.lock().unwrap().take().unwrap();
     let outside = response.extensions().get::<Stream>().unwrap();
     assert_eq!(outside.id(), inside.id());
 }

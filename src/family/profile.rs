@@ -15,7 +15,7 @@ pub(crate) struct Profile {
     /// In the config and in labels.
     pub(super) name: &'static str,
     /// Its clients reconnect after a proper end, and honour `retry:`.
-    pub(super) comes_back: bool,
+    pub(super) client_reconnects: bool,
     /// A broken stream may be requested again with `Last-Event-ID` and continued.
     pub(super) may_resume: bool,
     /// Its streams may be quiet from the start, and its clients wait for the head: a first heartbeat at once.
@@ -54,7 +54,7 @@ pub(crate) enum AnswerFormat {
 /// A family without signs, whose clients are unknown.
 const UNKNOWN: Profile = Profile {
     name: "raw",
-    comes_back: false,
+    client_reconnects: false,
     may_resume: false,
     is_feed: false,
     answer_format: None,
@@ -91,7 +91,7 @@ families! {
     /// A feed, read by GET.
     EventSource: Profile {
         name: "eventsource",
-        comes_back: true,
+        client_reconnects: true,
         may_resume: true,
         is_feed: true,
         error_event: Some(|status, message| {

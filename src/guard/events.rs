@@ -2,7 +2,7 @@
 
 use super::clock::unread_pause;
 use super::{BreakCause, Ending, Notice, Policy, PolicyContext, StreamError};
-use crate::stream::{EndReason, LONGEST_ID, Slot, Stream, UpstreamFault};
+use crate::stream::{EndReason, MAX_ID_BYTES, Stream, UpstreamFault, WakerSlot};
 use crate::wire::{Aligner, RawEvent, Scanner, Seen};
 use bytes::Bytes;
 use http_body::Frame;
@@ -18,7 +18,7 @@ pub(super) struct Events {
     is_recorder: bool,
     pub(super) stream: Stream,
     /// Where the task's waker is registered, if the policy has to be woken.
-    slot: Option<Slot>,
+    slot: Option<WakerSlot>,
     /// The time of the last poll.
     pub(super) now: Instant,
     /// The last poll handed something out: the upstream has not been polled to its end since.
@@ -33,7 +33,7 @@ pub(super) struct Events {
 struct LastId {
     found: bool,
     len: usize,
-    bytes: [u8; LONGEST_ID],
+    bytes: [u8; MAX_ID_BYTES],
 }
 
 impl Default for LastId {
@@ -41,7 +41,7 @@ impl Default for LastId {
         Self {
             found: false,
             len: 0,
-            bytes: [0; LONGEST_ID],
+            bytes: [0; MAX_ID_BYTES],
         }
     }
 }
@@ -75,7 +75,7 @@ impl Events {
             aligner,
             scanner: (is_readable && (is_recorder || interests.events)).then(Scanner::default),
             is_recorder,
-            slot: interests.wake.then(|| stream.slot()),
+            slot: interests.wake.then(|| stream.waker_slot()),
             now: stream.opened(),
             handed_out: true,
             stream,
@@ -102,7 +102,7 @@ impl Events {
         let last = std::mem::replace(&mut self.now, Instant::now());
         let handed_out = std::mem::take(&mut self.handed_out);
         if let Some(pause) = unread_pause(last, self.now, handed_out && self.is_recorder) {
-            self.stream.not_asked_for(pause);
+            self.stream.exclude_pause(pause);
         }
         handed_out
     }
@@ -115,7 +115,7 @@ impl Events {
 
     pub(super) fn push(&mut self, chunk: Bytes) {
         if self.counts() && !chunk.is_empty() {
-            self.stream.came(chunk.len(), self.now);
+            self.stream.record_bytes(chunk.len(), self.now);
         }
         self.aligner.push(chunk);
     }
@@ -151,7 +151,7 @@ impl Events {
                     if !has_life && !is_ping {
                         has_life = true;
                         if is_new {
-                            stream.learn(&event);
+                            stream.detect_family(&event);
                         }
                     }
                 }
@@ -163,7 +163,7 @@ impl Events {
             }
             Seen::Part { bytes, is_first } => {
                 if is_new && is_first && !has_life {
-                    stream.learn(&RawEvent::begun(bytes));
+                    stream.detect_family(&RawEvent::begun(bytes));
                 }
                 if notifies {
                     policy
@@ -173,7 +173,7 @@ impl Events {
             }
         });
         if counts {
-            stream.came_events(events, has_life, self.now);
+            stream.record_events(events, has_life, self.now);
             if id.found {
                 stream.set_last_id(&id.bytes[..id.len]);
             }
@@ -277,14 +277,14 @@ impl Events {
     fn stop(&mut self, reason: EndReason, closing: Option<Bytes>) -> (Option<Bytes>, bool) {
         let torn = !self.aligner.at_boundary();
         self.stream.end(reason);
-        self.stream.dropped(self.aligner.discard());
+        self.stream.add_dropped(self.aligner.discard());
         (closing.filter(|_| !torn), torn)
     }
 
     /// Prepares for a wait.
     pub(super) fn park(&self, waker: &Waker) {
         if let Some(slot) = self.slot {
-            self.stream.listen(slot, waker);
+            self.stream.register_waker(slot, waker);
         }
         // Otherwise a layer inside reports it, which knows what it holds.
         if self.aligner.holds_back() {

@@ -9,7 +9,7 @@ use crate::family::Family;
 use crate::head;
 use crate::rejection::{Rejected, Rejection};
 use crate::request_info::{RequestInfo, ResponseKind};
-use crate::stream::{Begun, Stream};
+use crate::stream::{EarlyStream, Stream};
 use crate::wire::{Aligner, DEFAULT_HOLD};
 use bytes::Bytes;
 use http::{Request, Response, response};
@@ -160,13 +160,13 @@ fn opened<L: StreamLayer, B>(
     let stream = match kind {
         ResponseKind::Other => None,
         _ if L::OBSERVES => Some(known.unwrap_or_else(|| {
-            let begun = parts.extensions.remove::<Begun>();
-            begun.map_or_else(Stream::open, |Begun(stream)| stream)
+            let begun = parts.extensions.remove::<EarlyStream>();
+            begun.map_or_else(Stream::open, |EarlyStream(stream)| stream)
         })),
         _ => known,
     };
     if let Some(stream) = stream.as_ref().filter(|_| is_recorder) {
-        stream.set_family(request_info.family, request_info.is_family_said);
+        stream.set_family(request_info.family, request_info.is_family_fixed);
         if kind.is_opaque() {
             stream.set_opaque();
         }
@@ -196,7 +196,11 @@ fn opened<L: StreamLayer, B>(
             let aligner = match (kind, L::INJECTS) {
                 (ResponseKind::Stream, true) => {
                     harden(&mut parts, request_info);
-                    Aligner::with_hold(if stream.align() { 0 } else { DEFAULT_HOLD })
+                    Aligner::with_hold(if stream.set_aligned() {
+                        0
+                    } else {
+                        DEFAULT_HOLD
+                    })
                 }
                 (ResponseKind::Stream, false) => Aligner::with_hold(0),
                 _ => Aligner::opaque(),

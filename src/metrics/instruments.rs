@@ -4,7 +4,7 @@ use super::{Outcome, Unguarded};
 use crate::family::Family;
 use crate::rejection::RejectReason;
 use crate::resume::ResumeOutcome;
-use crate::stream::{EndReason, StreamState, UpstreamFault, ends};
+use crate::stream::{EndReason, StreamState, UpstreamFault, ends_counter};
 use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 /// The metrics of one route, bound to its label.
@@ -34,8 +34,8 @@ impl Instruments {
             match reason {
                 EndReason::UpstreamError => UpstreamFault::ALL
                     .iter()
-                    .for_each(|fault| ends(Some(route), reason, Some(*fault)).increment(0)),
-                _ => ends(Some(route), reason, None).increment(0),
+                    .for_each(|fault| ends_counter(Some(route), reason, Some(*fault)).increment(0)),
+                _ => ends_counter(Some(route), reason, None).increment(0),
             }
         }
         let route = || route.to_string();
@@ -74,7 +74,7 @@ pub fn describe() {
     }
     counter!("sse_guard_duplicate_events_dropped_total").increment(0);
     counter!("sse_guard_upstream_replacements_total").increment(0);
-    for &state in StreamState::ALL.iter().filter(|state| state.waits()) {
+    for &state in StreamState::ALL.iter().filter(|state| state.is_waiting()) {
         gauge!("sse_guard_streams_waiting", "state" => state.as_str()).increment(0.0);
     }
     for family in Family::ALL.iter().filter(|family| family.is_model_api()) {

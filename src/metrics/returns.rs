@@ -83,7 +83,9 @@ fn is_recent(ended: &Ended, now: Instant) -> bool {
 
 /// Nothing where nothing names the client, and of clients that do not reconnect by themselves.
 fn key(stream: &Stream) -> Option<u64> {
-    let client = stream.client().filter(|_| stream.family().comes_back())?;
+    let client = stream
+        .client()
+        .filter(|_| stream.family().client_reconnects())?;
     Some(client.clone().network(IPV6_PREFIX).hash_value())
 }
 

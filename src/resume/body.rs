@@ -331,7 +331,7 @@ where
         }
         let mut this = self.project();
         let dropped = this.books.discard(this.aligner);
-        this.books.again.stream.dropped(dropped);
+        this.books.again.stream.add_dropped(dropped);
         *this.successor = None;
         this.source.set(Source::Failing { error: Some(error) });
     }
@@ -343,7 +343,7 @@ where
         let dropped = books.discard(this.aligner);
         let stream = &books.again.stream;
         stream.set_state(StreamState::Resuming);
-        stream.dropped(dropped);
+        stream.add_dropped(dropped);
         stream.set_held(books.cursor.memory());
         tracing::debug!(stream = %stream.id(), error, "the upstream was lost: reconnecting");
         let at = books.polled;
@@ -525,7 +525,7 @@ where
             return false;
         }
         let dropped = books.discard(this.aligner);
-        books.again.stream.dropped(dropped);
+        books.again.stream.add_dropped(dropped);
         metrics::counter!("sse_guard_upstream_replacements_total").increment(1);
         let Opened { body, read, .. } = *opened;
         self.as_mut().open(Source::Replaced { body }, 0);

@@ -8,7 +8,7 @@ use super::encode::{self, CRLF, ChunkSize, Framing, LAST_CHUNK};
 use super::io::{ClientIo, Stalled};
 use crate::guard::BoxError;
 use crate::head::list_has;
-use crate::stream::{EndReason, Slot, Stream};
+use crate::stream::{EndReason, Stream, WakerSlot};
 use bytes::Bytes;
 use http::Response;
 use http::header::CONNECTION;
@@ -38,7 +38,7 @@ pin_project! {
         body: Option<B>,
         stream: Option<Stream>,
         // Where its waker is kept, once a client has not taken all.
-        slot: Option<Slot>,
+        slot: Option<WakerSlot>,
         framing: Framing,
         keep_alive: bool,
         wants_trailers: bool,
@@ -157,8 +157,8 @@ where
                 let mut wrote = this.io.poll_write(cx, &rest);
                 if let (Poll::Pending, Some(stream)) = (&wrote, this.stream.as_ref()) {
                     // The body, which would, is not polled meanwhile.
-                    let slot = this.slot.get_or_insert_with(|| stream.slot());
-                    stream.listen(*slot, cx.waker());
+                    let slot = this.slot.get_or_insert_with(|| stream.waker_slot());
+                    stream.register_waker(*slot, cx.waker());
                     if stream.is_shed() {
                         wrote = Poll::Ready(Err(this.io.give_up()));
                     }

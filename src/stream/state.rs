@@ -40,7 +40,7 @@ impl StreamState {
     }
 
     /// Whether it waits for its upstream, which most streams never do.
-    pub(crate) fn waits(self) -> bool {
+    pub(crate) fn is_waiting(self) -> bool {
         matches!(self, Self::Connecting | Self::Resuming | Self::Degraded)
     }
 

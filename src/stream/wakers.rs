@@ -1,6 +1,6 @@
 //! The tasks that poll one stream's body.
 
-use super::FLAG_BITS;
+use super::flags::FLAG_BITS;
 use crate::lock::lock;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -31,9 +31,9 @@ impl Default for Slots {
 
 /// The slot of one guard.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Slot(u8);
+pub(crate) struct WakerSlot(u8);
 
-impl Slot {
+impl WakerSlot {
     /// The next one, of as many as are counted above the flags.
     pub(super) fn next(flags: &AtomicU8) -> Self {
         let one_more = |flags: u8| {
@@ -46,7 +46,7 @@ impl Slot {
 }
 
 impl Wakers {
-    pub(super) fn register(&self, Slot(slot): Slot, waker: &Waker) {
+    pub(super) fn register(&self, WakerSlot(slot): WakerSlot, waker: &Waker) {
         let slots = &mut *lock(&self.0);
         if let (Slots::One(first), 1..) = (&*slots, slot) {
             let mut many: Many = std::array::from_fn(|_| Waker::noop().clone());
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn each_slot_is_woken_once_and_a_later_waker_replaces_its_own_alone() {
         let (wakers, taken) = (Wakers::default(), AtomicU8::new(0b10101));
-        let slots: Vec<_> = (0..SLOTS).map(|_| Slot::next(&taken)).collect();
+        let slots: Vec<_> = (0..SLOTS).map(|_| WakerSlot::next(&taken)).collect();
         let counts: Vec<_> = (0..SLOTS).map(|_| Arc::new(Count::default())).collect();
         let stale = Arc::new(Count::default());
         for (slot, count) in slots.iter().zip(&counts) {
@@ -112,8 +112,8 @@ mod tests {
         }
         assert_eq!(stale.0.load(Relaxed), 0);
         // One more than there are.
-        assert_eq!(Slot::next(&taken).0, SLOTS - 1);
-        assert_eq!(Slot::next(&taken).0, SLOTS - 1);
+        assert_eq!(WakerSlot::next(&taken).0, SLOTS - 1);
+        assert_eq!(WakerSlot::next(&taken).0, SLOTS - 1);
         assert_eq!(taken.load(Relaxed) & 0b11111, 0b10101);
     }
 }

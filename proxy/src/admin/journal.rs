@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sse_guard::client_key::ClientKey;
 use sse_guard::family::Family;
 use sse_guard::internal::lock;
-use sse_guard::internal::{Details, Labels};
+use sse_guard::internal::{Details, StreamLabels};
 use sse_guard::{EndReason, Stream, UpstreamFault};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -42,7 +42,7 @@ pub(super) struct Ended {
     at_ms: u64,
     id: u64,
     reason: EndReason,
-    labels: Option<Arc<Labels>>,
+    labels: Option<Arc<StreamLabels>>,
     client: Option<ClientKey>,
     details: Option<Details>,
     age: Duration,

@@ -93,7 +93,7 @@ pub(super) async fn send(
             Ok(()) => sent += 1,
             Err(SendError::Full) => full += 1,
             // Answers of models, whose clients do not expect foreign events.
-            Err(SendError::Deaf) => deaf += 1,
+            Err(SendError::NotInjectable) => deaf += 1,
             // It has ended.
             Err(_) => {}
         }

@@ -313,11 +313,11 @@ fn rotated_methods(admin: &super::Admin, stream: &Stream) -> Option<Vec<Method>>
 /// Whether the rotation layer ends it for its client to come back.
 fn reconnects(stream: &Stream, methods: Option<&[Method]>) -> bool {
     let method = stream.details().map(|details| details.request().method);
-    let comes_back = match (methods, method) {
+    let client_reconnects = match (methods, method) {
         (Some(methods), Some(method)) => methods.iter().any(|known| known == method),
-        _ => stream.family().comes_back(),
+        _ => stream.family().client_reconnects(),
     };
-    comes_back && !stream.is_opaque()
+    client_reconnects && !stream.is_opaque()
 }
 
 pub(super) async fn end(
@@ -373,8 +373,8 @@ mod tests {
         let (quiet, busy) = (Stream::open(), Stream::open());
         tokio::time::advance(Duration::from_secs(1)).await;
         let young = Stream::open();
-        busy.came(100, Instant::now());
-        busy.came_events(5, true, Instant::now());
+        busy.record_bytes(100, Instant::now());
+        busy.record_events(5, true, Instant::now());
         let ids = |sort, order| {
             let wanted = Wanted {
                 sort,

@@ -118,11 +118,11 @@ impl Check {
             Self::Reconnects => reconnects(facts.bounds.reconnects?, &facts.window)?,
             Self::Limit => limit(facts.fill?)?,
         };
-        let is_cut_short = self == Self::Breaks && numbers.cut_short >= FEW;
+        let is_incomplete = self == Self::Breaks && numbers.cut_short >= FEW;
         Some(Finding {
             state,
             cause,
-            remedy: match is_cut_short {
+            remedy: match is_incomplete {
                 true => CUT_SHORT,
                 false => self.remedy(),
             },

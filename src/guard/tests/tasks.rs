@@ -5,8 +5,9 @@ use crate::guard::StreamError;
 use crate::guard::testing::{Client, Inner, Upstream};
 use crate::heartbeat::HeartbeatLayer;
 use crate::inject::{InjectLayer, Message};
-use crate::rotation::{DrainHandle, RotationLayer};
+use crate::rotation::RotationLayer;
 use crate::stream::EndReason;
+use crate::stream::StreamRegistry;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -104,23 +105,27 @@ async fn quiet(client: &mut Client, inner_last: bool) {
 async fn an_end_arrives_whatever_task_is_polled_last() {
     for inner_last in [false, true] {
         for ends in [
-            |drain: &DrainHandle, client: &Client| {
-                drain.end(client.stream().id());
+            |registry: &StreamRegistry, client: &Client| {
+                registry.end(client.stream().id());
             },
-            |drain: &DrainHandle, _: &Client| drain.drain(Duration::ZERO),
-            |drain: &DrainHandle, _: &Client| {
-                drain.rotate(9, Duration::ZERO);
+            |registry: &StreamRegistry, _: &Client| registry.drain(Duration::ZERO),
+            |registry: &StreamRegistry, _: &Client| {
+                registry.rotate(9, Duration::ZERO);
             },
         ] {
-            let drain = DrainHandle::new();
-            let rotation = || RotationLayer::new().retry(None).drain(&drain);
+            let registry = StreamRegistry::new();
+            let rotation = || RotationLayer::new().retry(None).registry(&registry);
             let heartbeat = HeartbeatLayer::new(Duration::from_secs(3_600));
-            let other = DrainHandle::new();
+            let other = StreamRegistry::new();
             let mut clients = vec![
                 through(rotation(), heartbeat).await,
                 through(rotation(), InjectLayer::new()).await,
                 through(InjectLayer::new(), rotation()).await,
-                through(rotation(), RotationLayer::new().retry(None).drain(&other)).await,
+                through(
+                    rotation(),
+                    RotationLayer::new().retry(None).registry(&other),
+                )
+                .await,
                 through(
                     SseGuardLayer::new().rotation(rotation()),
                     InjectLayer::new(),
@@ -131,7 +136,7 @@ async fn an_end_arrives_whatever_task_is_polled_last() {
                 quiet(client, inner_last).await;
             }
             for mut client in clients {
-                ends(&drain, &client);
+                ends(&registry, &client);
                 let ended = tokio::time::timeout(Duration::from_secs(10), client.next());
                 assert!(ended.await.unwrap().is_none());
             }
@@ -141,7 +146,7 @@ async fn an_end_arrives_whatever_task_is_polled_last() {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_arrives_whatever_task_is_polled_last() {
-    let rotation = || RotationLayer::new().drain(&DrainHandle::new());
+    let rotation = || RotationLayer::new().registry(&StreamRegistry::new());
     for inner_last in [false, true] {
         for mut client in [
             through(rotation(), InjectLayer::new()).await,

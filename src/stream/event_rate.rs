@@ -13,14 +13,14 @@ const NEVER: u64 = u64::MAX;
 /// Has one writer, the body, so that what belongs together needs no lock. Times are in nanoseconds
 /// since the stream was opened.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct EventRate {
     last: AtomicU64,
     /// Events in a second as of `last`, the bits of an `f32`.
     rate: AtomicU32,
     gaps: [AtomicU16; BUCKETS],
 }
 
-impl Default for Pace {
+impl Default for EventRate {
     fn default() -> Self {
         Self {
             last: AtomicU64::new(NEVER),
@@ -34,8 +34,8 @@ fn decay(nanos: u64) -> f32 {
     (-Duration::from_nanos(nanos).as_secs_f32() / MEAN_SECS).exp()
 }
 
-impl Pace {
-    pub(super) fn note(&self, events: u64, now: u64) {
+impl EventRate {
+    pub(super) fn record(&self, events: u64, now: u64) {
         let last = self.last.swap(now, Relaxed);
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let more = events as f32 / MEAN_SECS;
@@ -44,11 +44,11 @@ impl Pace {
         self.rate
             .store((rate * decay(gap) + more).to_bits(), Relaxed);
         if last != NEVER {
-            self.note_gap(gap);
+            self.record_gap(gap);
         }
     }
 
-    fn note_gap(&self, gap: u64) {
+    fn record_gap(&self, gap: u64) {
         let millis = gap / 1_000_000;
         let bucket = (u64::BITS - millis.leading_zeros()) as usize;
         let count = &self.gaps[bucket.min(BUCKETS - 1)];
@@ -100,39 +100,39 @@ mod tests {
 
     #[test]
     fn a_steady_rate_is_found_and_a_silence_makes_it_fall() {
-        let pace = Pace::default();
+        let rate = EventRate::default();
         for tenth in 1..=600 {
-            pace.note(1, tenth * SEC / 10);
+            rate.record(1, tenth * SEC / 10);
         }
-        let rate = pace.per_second(60 * SEC);
-        assert!((9.0..11.0).contains(&rate), "{rate}");
-        let rate = pace.per_second(90 * SEC);
-        assert!((0.3..0.7).contains(&rate), "{rate}");
-        assert_eq!(pace.last_event(), Some(60 * SEC));
+        let per_second = rate.per_second(60 * SEC);
+        assert!((9.0..11.0).contains(&per_second), "{per_second}");
+        let per_second = rate.per_second(90 * SEC);
+        assert!((0.3..0.7).contains(&per_second), "{per_second}");
+        assert_eq!(rate.last_event(), Some(60 * SEC));
     }
 
     #[test]
     fn a_percentile_is_the_upper_end_of_its_bucket() {
-        let pace = Pace::default();
-        assert_eq!(pace.gap_p99(), None);
-        pace.note(1, 0);
-        assert_eq!(pace.gap_p99(), None);
+        let rate = EventRate::default();
+        assert_eq!(rate.gap_p99(), None);
+        rate.record(1, 0);
+        assert_eq!(rate.gap_p99(), None);
         for tenth in 1..=99 {
-            pace.note(1, tenth * SEC / 10);
+            rate.record(1, tenth * SEC / 10);
         }
-        assert_eq!(pace.gap_p99(), Some(Duration::from_millis(128)));
+        assert_eq!(rate.gap_p99(), Some(Duration::from_millis(128)));
         for far in 1..=2 {
-            pace.note(1, (10 + far * 7200) * SEC);
+            rate.record(1, (10 + far * 7200) * SEC);
         }
-        assert_eq!(pace.gap_p99(), Some(Duration::from_millis(1 << 19)));
+        assert_eq!(rate.gap_p99(), Some(Duration::from_millis(1 << 19)));
     }
 
     #[test]
     fn many_events_do_not_overflow_a_bucket() {
-        let pace = Pace::default();
+        let rate = EventRate::default();
         for n in 0..200_000 {
-            pace.note(1, n);
+            rate.record(1, n);
         }
-        assert_eq!(pace.gap_p99(), Some(Duration::from_millis(1)));
+        assert_eq!(rate.gap_p99(), Some(Duration::from_millis(1)));
     }
 }

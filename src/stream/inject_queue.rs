@@ -9,12 +9,12 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Messages that may wait in one stream.
-const MOST: usize = 16;
+const MAX_QUEUED: usize = 16;
 
 /// Bytes of one: each stream whose client does not read keeps a copy of its own.
-const LONGEST: usize = 64 * 1024;
+const MAX_EVENT_BYTES: usize = 64 * 1024;
 
-/// An event to be put into live streams, by [`Stream::send`](super::Stream::send).
+/// An event to be put into live streams, by [`Stream::send`](crate::Stream::send).
 ///
 /// It has no id: the upstream's ids stay what its clients come back with.
 ///
@@ -62,7 +62,7 @@ impl Message {
 
     fn new(name: Option<&str>, data: &str, retry: Option<Duration>) -> Result<Self, EventError> {
         let len = data.len() + name.map_or(0, str::len);
-        if len > LONGEST {
+        if len > MAX_EVENT_BYTES {
             return Err(EventError::TooLong(len));
         }
         Encoded::message(name, data, retry).map(Self)
@@ -78,7 +78,7 @@ pub enum SendError {
     Ended,
     /// No [`InjectLayer`](crate::inject::InjectLayer) is on the stream.
     #[error("the stream accepts only events of its upstream")]
-    Deaf,
+    NotInjectable,
     /// Its client takes too little.
     #[error("too many events are already queued in the stream")]
     Full,
@@ -87,10 +87,10 @@ pub enum SendError {
 /// Nobody empties it.
 const CLOSED: u8 = 0;
 const EMPTY: u8 = 1;
-const WAITING: u8 = 2;
+const QUEUED: u8 = 2;
 
 #[derive(Debug, Default)]
-pub(super) struct Mailbox {
+pub(super) struct InjectQueue {
     /// What a look at each event may cost: no lock.
     state: AtomicU8,
     // Most streams never get any.
@@ -100,7 +100,7 @@ pub(super) struct Mailbox {
 #[derive(Debug, Default)]
 struct Queue(VecDeque<Encoded>);
 
-impl Mailbox {
+impl InjectQueue {
     fn queue(&self) -> MutexGuard<'_, Option<Box<Queue>>> {
         lock(&self.queue)
     }
@@ -109,39 +109,39 @@ impl Mailbox {
         let _ = self.state.compare_exchange(CLOSED, EMPTY, Relaxed, Relaxed);
     }
 
-    pub(super) fn is_waiting(&self) -> bool {
-        self.state.load(Relaxed) == WAITING
+    pub(super) fn has_queued(&self) -> bool {
+        self.state.load(Relaxed) == QUEUED
     }
 
     /// What waits, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        if !self.is_waiting() {
+        if !self.has_queued() {
             return 0;
         }
         let queue = self.queue();
-        let waiting = queue.iter().flat_map(|queue| queue.0.iter());
-        waiting.map(Encoded::memory).sum()
+        let queued = queue.iter().flat_map(|queue| queue.0.iter());
+        queued.map(Encoded::memory).sum()
     }
 
-    pub(super) fn put(&self, message: &Message) -> Result<(), SendError> {
+    pub(super) fn push(&self, message: &Message) -> Result<(), SendError> {
         if self.state.load(Relaxed) == CLOSED {
-            return Err(SendError::Deaf);
+            return Err(SendError::NotInjectable);
         }
         let mut queue = self.queue();
-        let Queue(waiting) = &mut **queue.get_or_insert_default();
-        if waiting.len() == MOST {
+        let Queue(queued) = &mut **queue.get_or_insert_default();
+        if queued.len() == MAX_QUEUED {
             return Err(SendError::Full);
         }
-        waiting.push_back(message.0.clone());
-        self.state.store(WAITING, Relaxed);
+        queued.push_back(message.0.clone());
+        self.state.store(QUEUED, Relaxed);
         Ok(())
     }
 
-    pub(super) fn next(&self, line_end: LineEnd) -> Option<Bytes> {
+    pub(super) fn pop(&self, line_end: LineEnd) -> Option<Bytes> {
         let mut queue = self.queue();
-        let Queue(waiting) = &mut **queue.as_mut()?;
-        let words = waiting.pop_front();
-        if waiting.is_empty() {
+        let Queue(queued) = &mut **queue.as_mut()?;
+        let words = queued.pop_front();
+        if queued.is_empty() {
             *queue = None;
             self.state.store(EMPTY, Relaxed);
         }
@@ -155,28 +155,28 @@ mod tests {
 
     #[test]
     fn a_message_has_a_bound() {
-        let long = "x".repeat(LONGEST);
+        let long = "x".repeat(MAX_EVENT_BYTES);
         assert!(Message::data(&long).is_ok());
         let error = Message::event("a", &long).unwrap_err();
-        assert_eq!(error, EventError::TooLong(LONGEST + 1));
+        assert_eq!(error, EventError::TooLong(MAX_EVENT_BYTES + 1));
     }
 
     #[test]
     fn mail_waits_in_order_and_within_bounds() {
-        let mailbox = Mailbox::default();
+        let queue = InjectQueue::default();
         let message = |n: usize| Message::data(&n.to_string()).unwrap();
-        assert_eq!(mailbox.put(&message(0)), Err(SendError::Deaf));
-        mailbox.open();
-        for n in 0..MOST {
-            assert_eq!(mailbox.put(&message(n)), Ok(()));
+        assert_eq!(queue.push(&message(0)), Err(SendError::NotInjectable));
+        queue.open();
+        for n in 0..MAX_QUEUED {
+            assert_eq!(queue.push(&message(n)), Ok(()));
         }
-        assert_eq!(mailbox.put(&message(MOST)), Err(SendError::Full));
-        for n in 0..MOST {
-            assert!(mailbox.is_waiting());
-            assert_eq!(mailbox.next(LineEnd::Lf).unwrap(), format!("data: {n}\n\n"));
+        assert_eq!(queue.push(&message(MAX_QUEUED)), Err(SendError::Full));
+        for n in 0..MAX_QUEUED {
+            assert!(queue.has_queued());
+            assert_eq!(queue.pop(LineEnd::Lf).unwrap(), format!("data: {n}\n\n"));
         }
-        assert!(!mailbox.is_waiting());
-        assert_eq!(mailbox.next(LineEnd::Lf), None);
-        assert_eq!(mailbox.put(&message(0)), Ok(()));
+        assert!(!queue.has_queued());
+        assert_eq!(queue.pop(LineEnd::Lf), None);
+        assert_eq!(queue.push(&message(0)), Ok(()));
     }
 }

@@ -1,0 +1,188 @@
+use super::*;
+use crate::SseGuardLayer;
+use crate::connection_limit::ConnectionLimitLayer;
+use crate::early::StreamAsked;
+use crate::guard::testing::{Upstream, ask, get};
+use crate::rotation::RotationLayer;
+use http::{Method, Request};
+
+const WINDOW: Duration = Duration::from_secs(10);
+
+fn draining() -> (StreamRegistry, RotationLayer) {
+    let registry = StreamRegistry::new();
+    registry.drain(WINDOW);
+    (registry.clone(), RotationLayer::new().registry(&registry))
+}
+
+fn request(method: Method, fields: &[(&str, &str)]) -> Request<()> {
+    let request = Request::builder().method(method);
+    let request = fields.iter().fold(request, |request, (name, value)| {
+        request.header(*name, *value)
+    });
+    request.body(()).unwrap()
+}
+
+fn millis(text: &str) -> u128 {
+    let millis = text.trim_end().rsplit("retry: ").next().unwrap();
+    millis.parse().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_opens_during_a_drain_ends_within_it() {
+    let (_, layer) = draining();
+    let ticking = Upstream::new().repeat(100, |upstream| upstream.send("data: 1\n\n").wait(1));
+    // Its head has not told that it opens a stream.
+    let response = ask(layer, request(Method::GET, &[]), ticking).await;
+    let stream = response.stream();
+    let _ = response.read().await;
+    assert_eq!(stream.end_reason(), Some(EndReason::Drained));
+    assert!(stream.age() <= Duration::from_secs(11));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_event_source_gets_an_empty_stream_that_points_beyond_the_window() {
+    let mut told = std::collections::BTreeSet::new();
+    let (_, layer) = draining();
+    for second in 0..12 {
+        let left = WINDOW
+            .saturating_sub(Duration::from_secs(second))
+            .as_millis();
+        let response = get(layer.clone(), Upstream::new().send("data: 1\n\n")).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let text = response.text().await;
+        let retry = millis(&text);
+        assert!(text.starts_with("retry: ") && retry > left, "{text}");
+        assert!(retry <= left + 3_000 + 5_000, "{text}");
+        told.insert(retry);
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert!(told.len() > 6, "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drained_stream_points_beyond_the_window_too() {
+    let registry = StreamRegistry::new();
+    let layer = RotationLayer::new().registry(&registry);
+    let start = Instant::now();
+    let response = get(layer, Upstream::new().hang()).await;
+    registry.drain(WINDOW);
+    let text = response.text().await;
+    let back = start.elapsed().as_millis() + millis(&text);
+    assert!(back > WINDOW.as_millis(), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_request_says_decides_whether_it_gets_a_status_a_stream_or_the_service() {
+    const STREAM: (&str, &str) = ("accept", "text/event-stream");
+    const BOTH: (&str, &str) = ("accept", "application/json, text/event-stream");
+    const OPENAI: (&str, &str) = ("user-agent", "OpenAI/Python 1.0");
+    const ANTHROPIC: (&str, &str) = ("anthropic-version", "2023-06-01");
+    const MCP: (&str, &str) = ("mcp-session-id", "1");
+    let (served, empty, refused) = (204, 200, 503);
+    for (method, fields, expected) in [
+        (Method::GET, &[STREAM][..], empty),
+        (Method::GET, &[STREAM, MCP], empty),
+        (Method::GET, &[STREAM, OPENAI], refused),
+        (Method::GET, &[("accept", "*/*")], served),
+        (Method::GET, &[OPENAI], served),
+        (Method::POST, &[STREAM], refused),
+        (Method::POST, &[BOTH], refused),
+        (Method::POST, &[OPENAI], refused),
+        (Method::POST, &[ANTHROPIC], refused),
+        (Method::POST, &[("accept", "application/json")], served),
+        (Method::PUT, &[STREAM], refused),
+        (Method::HEAD, &[STREAM], served),
+        (Method::OPTIONS, &[STREAM], served),
+        (Method::DELETE, &[BOTH, MCP], served),
+    ] {
+        let (_, layer) = draining();
+        let request = request(method.clone(), fields);
+        let response = ask(layer, request, Upstream::new().status(204)).await;
+        assert_eq!(response.status(), expected, "{method} {fields:?}");
+        let seconds = response.headers().get("retry-after");
+        let seconds = seconds.map(|value| value.to_str().unwrap().parse::<u64>().unwrap());
+        assert_eq!(
+            seconds.is_some(),
+            expected == refused,
+            "{method} {fields:?}"
+        );
+        assert!(seconds.is_none_or(|seconds| seconds > WINDOW.as_secs()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_was_read_decides_where_the_head_cannot() {
+    for (says, expected) in [(true, 503), (false, 204)] {
+        for fields in [&[("anthropic-version", "1")][..], &[]] {
+            let (_, layer) = draining();
+            let mut request = request(Method::POST, fields);
+            let flag = StreamAsked::new();
+            request.extensions_mut().insert(flag.clone());
+            if says {
+                flag.set();
+            }
+            let response = ask(layer, request, Upstream::new().status(204)).await;
+            assert_eq!(response.status(), expected, "{fields:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn methods_that_come_back_get_an_empty_stream_too() {
+    let (_, layer) = draining();
+    let layer = layer.methods([Method::GET, Method::POST]);
+    let post = request(Method::POST, &[("accept", "text/event-stream")]);
+    let response = ask(layer, post, Upstream::new()).await;
+    assert_eq!(response.status(), 200);
+    assert!(response.text().await.starts_with("retry: "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_over_its_limit_gets_the_empty_stream_too() {
+    let (_, layer) = draining();
+    let stack = SseGuardLayer::new()
+        .limit(ConnectionLimitLayer::new().total(0))
+        .rotation(layer);
+    assert_eq!(get(stack, Upstream::new()).await.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_may_have_more_time_than_the_window() {
+    let registry = StreamRegistry::new();
+    let layer = || RotationLayer::new().registry(&registry);
+    let long = Upstream::new().wait(30).send("data: 1\n\n");
+    let long = crate::guard::testing::post(layer(), long).await;
+    let endless = crate::guard::testing::post(layer(), Upstream::new().hang()).await;
+    let feed = get(layer(), Upstream::new().hang()).await;
+    registry.drain_with(WINDOW, Duration::from_secs(40));
+    let start = Instant::now();
+    assert!(feed.read().await.1.is_ok());
+    assert!(start.elapsed() <= WINDOW);
+    let (text, end) = long.read().await;
+    assert!(text == "data: 1\n\n" && end.is_ok());
+    assert!(endless.read().await.1.is_err());
+    assert_eq!(start.elapsed(), Duration::from_secs(40));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_phases_can_be_waited_for() {
+    let registry = StreamRegistry::new();
+    let hour = Duration::from_secs(3600);
+    assert!(
+        tokio::time::timeout(hour, registry.drain_started())
+            .await
+            .is_err()
+    );
+    let start = Instant::now();
+    let over = tokio::spawn({
+        let registry = registry.clone();
+        async move { registry.window_over().await }
+    });
+    tokio::task::yield_now().await;
+    registry.drain_with(WINDOW, hour);
+    registry.drain_started().await;
+    assert!(registry.is_draining() && start.elapsed().is_zero());
+    over.await.unwrap();
+    assert_eq!(start.elapsed(), WINDOW);
+}
