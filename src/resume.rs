@@ -17,7 +17,7 @@
 //!
 //! What was cut of the last event never reaches the client. An upstream that repeats
 //! events has them dropped up to and including the last one that was delivered, as far back as
-//! [`look_back`](ResumeLayer::look_back). What came without an id behind the last one is known by what it
+//! [`dedup_window`](ResumeLayer::dedup_window). What came without an id behind the last one is known by what it
 //! says; [`pings`](ResumeLayer::pings) excepted, which are never dropped, as long as there are no more of
 //! it than that. One whose numbers start anew further back is not guessed about: the stream fails, as it
 //! would have without this layer.
@@ -84,21 +84,21 @@
 //! ```
 
 mod admission;
-mod again;
 mod body;
-mod books;
 mod cursor;
 #[cfg(test)]
 mod properties;
+mod reconnect;
+mod saved_request;
+mod state;
 mod successor;
-mod template;
 #[cfg(test)]
 mod tests;
 
 pub use admission::Admission;
-#[doc(hidden)]
-pub use again::Unreachable;
 pub use body::ResumeBody;
+#[doc(hidden)]
+pub use reconnect::Unreachable;
 
 use crate::accessors::inner_service_accessors;
 use crate::answer::{Own, WaitsInPlaceOf};
@@ -111,18 +111,17 @@ use crate::request_info::{RequestInfo, ResponseKind};
 use crate::retry_after::retry_after;
 use crate::stream::{EarlyStream, Stream};
 use crate::unavailable::may_pass;
-use again::{Again, Ask, Asker, Of};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Extensions, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use std::marker::PhantomData;
+use reconnect::{Reconnect, Reissue, ReissueService};
+use saved_request::SavedRequest;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use template::Template;
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -178,12 +177,12 @@ pub enum ResumeError {
 #[derive(Clone, Debug)]
 pub struct ResumeLayer {
     enabled: bool,
-    config: Arc<Config>,
+    config: Arc<ResumeConfig>,
     admission: Admission,
 }
 
 #[derive(Clone, Debug)]
-struct Config {
+struct ResumeConfig {
     lossy: bool,
     on_end: bool,
     wait_for_upstream: bool,
@@ -191,26 +190,26 @@ struct Config {
     event_timeout: Option<Duration>,
     pings: Arc<Vec<String>>,
     max_age: Option<(Duration, f64)>,
-    initial: Duration,
-    longest: Duration,
+    initial_backoff: Duration,
+    max_backoff: Duration,
     attempts: Option<u32>,
     give_up: Duration,
-    stable: Duration,
-    look_back: usize,
+    reset_after: Duration,
+    dedup_window: usize,
     strip: fn(&mut Extensions),
 }
 
-impl Config {
-    fn old_at(&self, now: Instant) -> Option<Instant> {
+impl ResumeConfig {
+    fn replace_at(&self, now: Instant) -> Option<Instant> {
         let (age, jitter) = self.max_age?;
         let age = around(age, jitter);
         // At no age at all it would be replaced without a pause.
-        now.checked_add(age.max(YOUNGEST))
+        now.checked_add(age.max(MIN_CONNECTION_AGE))
     }
 }
 
 /// The shortest age at which a connection is old.
-const YOUNGEST: Duration = Duration::from_millis(1);
+const MIN_CONNECTION_AGE: Duration = Duration::from_millis(1);
 
 impl Default for ResumeLayer {
     fn default() -> Self {
@@ -224,7 +223,7 @@ impl ResumeLayer {
     pub fn new() -> Self {
         Self {
             enabled: true,
-            config: Arc::new(Config {
+            config: Arc::new(ResumeConfig {
                 lossy: false,
                 on_end: false,
                 wait_for_upstream: false,
@@ -232,19 +231,19 @@ impl ResumeLayer {
                 event_timeout: None,
                 pings: Arc::default(),
                 max_age: None,
-                initial: Duration::from_secs(1),
-                longest: Duration::from_secs(30),
+                initial_backoff: Duration::from_secs(1),
+                max_backoff: Duration::from_secs(30),
                 attempts: None,
                 give_up: Duration::from_secs(300),
-                stable: Duration::from_secs(30),
-                look_back: 256,
+                reset_after: Duration::from_secs(30),
+                dedup_window: 256,
                 strip: |_| {},
             }),
             admission: Admission::default(),
         }
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+    fn with(mut self, change: impl FnOnce(&mut ResumeConfig)) -> Self {
         change(Arc::make_mut(&mut self.config));
         self
     }
@@ -321,23 +320,23 @@ impl ResumeLayer {
     /// 30 s by default. It is cut short once its upstream is known to be back, and a stream may probe
     /// before.
     #[must_use]
-    pub fn backoff(self, initial: Duration, longest: Duration) -> Self {
+    pub fn backoff(self, initial_backoff: Duration, max_backoff: Duration) -> Self {
         self.with(|config| {
-            config.initial = initial.min(LONGEST);
-            config.longest = longest.min(LONGEST);
+            config.initial_backoff = initial_backoff.min(LONGEST);
+            config.max_backoff = max_backoff.min(LONGEST);
         })
     }
 
-    /// Limits the attempts since the stream was last [stable](Self::stable); `None`, the default, for
+    /// Limits the attempts since the stream was last [stable](Self::reset_after); `None`, the default, for
     /// no limit.
     #[must_use]
-    pub fn attempts(self, tries: impl Into<Option<u32>>) -> Self {
-        let tries = tries.into();
-        self.with(|config| config.attempts = tries)
+    pub fn attempts(self, attempts: impl Into<Option<u32>>) -> Self {
+        let attempts = attempts.into();
+        self.with(|config| config.attempts = attempts)
     }
 
     /// Fails a stream that has been without its upstream for this long. An upstream that answers, but
-    /// is lost again before it is [stable](Self::stable) and has told anything new, is as good as none.
+    /// is lost again before it is [stable](Self::reset_after) and has told anything new, is as good as none.
     /// 5 minutes by default.
     #[must_use]
     pub fn give_up(self, time: Duration) -> Self {
@@ -346,15 +345,15 @@ impl ResumeLayer {
 
     /// How long a connection has to be up for the next loss to be another one. 30 s by default.
     #[must_use]
-    pub fn stable(self, time: Duration) -> Self {
-        self.with(|config| config.stable = time)
+    pub fn reset_after(self, time: Duration) -> Self {
+        self.with(|config| config.reset_after = time)
     }
 
     /// Sets how many ids of delivered events each stream remembers, and events without one behind the
     /// last of them, at 8 bytes each. 256 by default.
     #[must_use]
-    pub fn look_back(self, ids: usize) -> Self {
-        self.with(|config| config.look_back = ids)
+    pub fn dedup_window(self, ids: usize) -> Self {
+        self.with(|config| config.dedup_window = ids)
     }
 
     /// Calls `strip` with the extensions that reconnect requests are going to carry: those of the
@@ -415,29 +414,26 @@ where
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let request_info = RequestInfo::of(&request);
-        let may_go_on = self.layer.enabled
+        let may_resume = self.layer.enabled
             && !connection_auth::in_request(request.headers())
             && request_info.is_get()
             && request_info.family.may_resume()
             && request.body().is_end_stream();
-        if !may_go_on {
+        if !may_resume {
             return ResponseFuture {
                 future: self.inner.call(request),
                 plan: None,
             };
         }
         let (head, body) = request.into_parts();
-        let plan = Plan {
+        let plan = ResumePlan {
             layer: self.layer.clone(),
             request_info,
             last_id: last_event_id::of(&head.headers, &head.uri),
             stream: head.extensions.get().cloned(),
-            asker: Arc::new(Of::<_, ReqB>(
-                Asker::new(
-                    self.inner.clone(),
-                    Template::of(&head, self.layer.config.strip),
-                ),
-                PhantomData,
+            reissue: Arc::new(ReissueService::<_, ReqB>::new(
+                self.inner.clone(),
+                SavedRequest::of(&head, self.layer.config.strip),
             )),
         };
         ResponseFuture {
@@ -448,43 +444,43 @@ where
 }
 
 /// What to do should the response be a stream.
-struct Plan<B> {
+struct ResumePlan<B> {
     layer: ResumeLayer,
     request_info: RequestInfo,
     // A copy, as a header's value keeps all of the buffer that its request came in.
     last_id: Option<Box<[u8]>>,
     stream: Option<EarlyStream>,
-    asker: Arc<dyn Ask<B>>,
+    reissue: Arc<dyn Reissue<B>>,
 }
 
-impl<B> Plan<B> {
+impl<B> ResumePlan<B> {
     /// Whether the client is to wait with an open stream when its request fails.
-    fn waits(&self) -> bool {
+    fn waits_for_upstream(&self) -> bool {
         self.layer.config.wait_for_upstream && self.request_info.accepts_stream
     }
 
-    fn keep(self, response: Response<B>) -> Response<ResumeBody<B>>
+    fn resume_response(self, response: Response<B>) -> Response<ResumeBody<B>>
     where
         B: Send + 'static,
     {
         if is_connection_bound(&response) {
             return response.map(ResumeBody::pass);
         }
-        if may_pass(response.status()) && self.waits() {
+        if may_pass(response.status()) && self.waits_for_upstream() {
             let failed = response.status();
-            let least = retry_after(response.headers()).unwrap_or_default();
-            return self.wait(failed, ResumeError::Refused(failed).into(), least);
+            let min_delay = retry_after(response.headers()).unwrap_or_default();
+            return self.wait(failed, ResumeError::Refused(failed).into(), min_delay);
         }
         let (mut head, body) = response.into_parts();
         if ResponseKind::of(&self.request_info, &head) != ResponseKind::Stream {
             return Response::from_parts(head, ResumeBody::pass(body));
         }
         head.headers.remove(CONTENT_LENGTH);
-        let (again, last_id) = self.again(&mut head.extensions);
+        let (reconnect, last_id) = self.reconnect(&mut head.extensions);
         let last_id = last_id.as_deref();
         // This layer counts what it holds; a layer outside that held as well would overwrite that.
-        again.stream.set_aligned();
-        let body = ResumeBody::kept(body, again, last_id);
+        reconnect.stream.set_aligned();
+        let body = ResumeBody::resumable(body, reconnect, last_id);
         Response::from_parts(head, body)
     }
 
@@ -493,7 +489,7 @@ impl<B> Plan<B> {
         self,
         in_place_of: StatusCode,
         error: BoxError,
-        least: Duration,
+        min_delay: Duration,
     ) -> Response<ResumeBody<B>>
     where
         B: Send + 'static,
@@ -504,36 +500,36 @@ impl<B> Plan<B> {
         head.headers.insert(CONTENT_TYPE, event_stream);
         head.extensions.insert(Own);
         head.extensions.insert(WaitsInPlaceOf(in_place_of));
-        if let Some(granted) = self.asker.template().granted() {
+        if let Some(granted) = self.reissue.saved_request().granted() {
             granted.use_it();
         }
-        let (again, last_id) = self.again(&mut head.extensions);
+        let (reconnect, last_id) = self.reconnect(&mut head.extensions);
         let last_id = last_id.as_deref();
         // This layer counts what it holds; a layer outside that held as well would overwrite that.
-        again.stream.set_aligned();
-        let body = ResumeBody::waiting(again, last_id, error, least);
+        reconnect.stream.set_aligned();
+        let body = ResumeBody::waiting(reconnect, last_id, error, min_delay);
         Response::from_parts(head, body)
     }
 
     /// What the stream can be asked for again with, and the id that its client has asked with.
-    fn again(self, extensions: &mut Extensions) -> (Again<B>, Option<Box<[u8]>>) {
+    fn reconnect(self, extensions: &mut Extensions) -> (Reconnect<B>, Option<Box<[u8]>>) {
         let known = extensions.get::<Stream>().cloned();
-        let begun = self.stream.map(|EarlyStream(stream)| stream);
-        let stream = known.or(begun).unwrap_or_else(Stream::open);
+        let early = self.stream.map(|EarlyStream(stream)| stream);
+        let stream = known.or(early).unwrap_or_else(Stream::open);
         let config = &self.layer.config;
         if config.idle_timeout.is_some() || config.event_timeout.is_some() {
             stream.set_idle_watched();
         }
         stream.set_family(self.request_info.family, self.request_info.is_family_fixed);
         extensions.insert(EarlyStream(stream.clone()));
-        let again = Again {
-            asker: self.asker,
+        let reconnect = Reconnect {
+            reissue: self.reissue,
             config: self.layer.config,
             admission: self.layer.admission,
             stream,
             request_info: self.request_info,
         };
-        (again, self.last_id)
+        (reconnect, self.last_id)
     }
 }
 
@@ -554,7 +550,7 @@ pin_project! {
     pub struct ResponseFuture<F, B> {
         #[pin]
         future: F,
-        plan: Option<Box<Plan<B>>>,
+        plan: Option<Box<ResumePlan<B>>>,
     }
 }
 
@@ -570,8 +566,8 @@ where
         let this = self.project();
         let response = ready!(this.future.poll(cx));
         Poll::Ready(match (this.plan.take(), response) {
-            (Some(plan), Ok(response)) => Ok(plan.keep(response)),
-            (Some(plan), Err(error)) if plan.waits() => {
+            (Some(plan), Ok(response)) => Ok(plan.resume_response(response)),
+            (Some(plan), Err(error)) if plan.waits_for_upstream() => {
                 let failed = StatusCode::BAD_GATEWAY;
                 Ok(plan.wait(failed, error.into(), Duration::ZERO))
             }

@@ -580,8 +580,8 @@ fn resume_layer(config: &config::Resume, idle: &config::Idle, queue: &Admission)
         .backoff(config.backoff, config.max_backoff)
         .attempts(config.attempts.map(u32::from))
         .give_up(config.give_up)
-        .stable(config.reset_after)
-        .look_back(usize::try_from(config.dedup_window.get()).unwrap_or(usize::MAX))
+        .reset_after(config.reset_after)
+        .dedup_window(usize::try_from(config.dedup_window.get()).unwrap_or(usize::MAX))
         .admission(queue);
     match config.max_connection_age {
         Some(age) => layer.max_age(age, MAX_AGE_JITTER),

@@ -1,8 +1,8 @@
-//! The body of a stream that outlives its upstream.
+//! The response body: reconnects to the upstream behind a live stream.
 
-use super::again::{Again, Answer, Asking, Schedule};
-use super::books::{Books, Lost};
-use super::successor::{Opened, Progress, Successor};
+use super::reconnect::{PendingReconnect, Reconnect, ReconnectOutcome, ReconnectSchedule};
+use super::state::{Lost, ResumeState};
+use super::successor::{ConnectedSuccessor, Progress, Successor};
 use super::{ResumeError, ResumeOutcome};
 use crate::guard::{BoxError, StreamError};
 use crate::stream::{EndReason, StreamState, UpstreamFault};
@@ -16,9 +16,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A connection that is lost within this time, and had nothing new to tell, was good for nothing: the waits
-/// before the next ones double.
-const FLAP: Duration = Duration::from_secs(5);
+/// A connection that is lost within this time, without a new event, doubles the backoff of the next ones.
+const FLAP_TIME: Duration = Duration::from_secs(5);
 
 pin_project! {
     /// The body of a response that has passed a [`ResumeLayer`](super::ResumeLayer).
@@ -33,21 +32,21 @@ pin_project! {
     enum Inner<B> {
         Pass { #[pin] body: B },
         Empty,
-        Kept { kept: Pin<Box<Kept<B>>> },
+        Resumable { resumable: Pin<Box<Resumable<B>>> },
     }
 }
 
 pin_project! {
-    struct Kept<B> {
+    struct Resumable<B> {
         #[pin]
         source: Source<B>,
-        // In place of the upstream's connection, which has grown old.
+        // A newer connection that is about to replace the current one.
         successor: Option<Successor<B>>,
         #[pin]
         timer: Option<Sleep>,
         aligner: Aligner,
         scanner: Scanner,
-        books: Books<B>,
+        state: ResumeState<B>,
     }
 }
 
@@ -56,27 +55,27 @@ pin_project! {
     #[project_replace = SourceOwn]
     enum Source<B> {
         Live { #[pin] body: B },
-        // In place of a connection that had grown old.
+        // Took over from an older connection.
         Replaced { body: Pin<Box<B>> },
-        Asking { answer: Asking<B> },
-        // The first request failed: the upstream is asked again when the stream is polled, as the layers
-        // outside have named its client by then.
-        Unasked { error: Option<BoxError> },
-        // The last event, if there is one, then the trailers.
+        Reconnecting { outcome: PendingReconnect<B> },
+        // The first request failed. The reconnect starts at the first poll, when the layers outside have
+        // set the client.
+        NotStarted { error: Option<BoxError> },
+        // A last event, if there is one, then the trailers.
         Ending { event: Option<Bytes>, trailers: Option<HeaderMap> },
         Failing { error: Option<BoxError> },
-        Over,
+        Done,
     }
 }
 
-/// What is due while the upstream has nothing to say.
+/// The deadline that expired while the upstream was silent.
 enum Due {
     Idle,
-    Old,
+    Replace,
     Switch,
 }
 
-/// An empty body, for layers that answer in place of the service.
+/// An empty body, for layers that respond in place of the service.
 impl<B> Default for ResumeBody<B> {
     fn default() -> Self {
         Self {
@@ -105,36 +104,36 @@ impl<B> ResumeBody<B> {
         }
     }
 
-    /// `last_id` is what the client has asked with.
-    pub(super) fn kept(body: B, again: Again<B>, last_id: Option<&[u8]>) -> Self {
-        Self::starting(Source::Live { body }, Books::new(again, last_id))
+    /// `last_id` is the `Last-Event-ID` of the request.
+    pub(super) fn resumable(body: B, reconnect: Reconnect<B>, last_id: Option<&[u8]>) -> Self {
+        Self::with_source(Source::Live { body }, ResumeState::new(reconnect, last_id))
     }
 
-    /// One whose first request failed, of an upstream that wants to be left alone for `least`.
+    /// A body whose first request failed. The first attempt comes no earlier than `min_delay`.
     pub(super) fn waiting(
-        again: Again<B>,
+        reconnect: Reconnect<B>,
         last_id: Option<&[u8]>,
         error: BoxError,
-        least: Duration,
+        min_delay: Duration,
     ) -> Self {
-        again.stream.set_state(StreamState::Resuming);
-        let mut books = Books::new(again, last_id);
-        books.least = least;
-        Self::starting(Source::Unasked { error: Some(error) }, books)
+        reconnect.stream.set_state(StreamState::Resuming);
+        let mut state = ResumeState::new(reconnect, last_id);
+        state.min_delay = min_delay;
+        Self::with_source(Source::NotStarted { error: Some(error) }, state)
     }
 
-    fn starting(source: Source<B>, books: Books<B>) -> Self {
-        let kept = Kept {
+    fn with_source(source: Source<B>, state: ResumeState<B>) -> Self {
+        let resumable = Resumable {
             source,
             successor: None,
             timer: None,
             aligner: Aligner::new(),
             scanner: Scanner::default(),
-            books,
+            state,
         };
         Self {
-            inner: Inner::Kept {
-                kept: Box::pin(kept),
+            inner: Inner::Resumable {
+                resumable: Box::pin(resumable),
             },
         }
     }
@@ -155,7 +154,7 @@ where
         match self.project().inner.project() {
             InnerProj::Pass { body } => body.poll_frame(cx).map_err(Into::into),
             InnerProj::Empty => Poll::Ready(None),
-            InnerProj::Kept { kept } => kept.as_mut().poll_frame(cx),
+            InnerProj::Resumable { resumable } => resumable.as_mut().poll_frame(cx),
         }
     }
 
@@ -163,7 +162,7 @@ where
         match &self.inner {
             Inner::Pass { body } => body.is_end_stream(),
             Inner::Empty => true,
-            Inner::Kept { kept } => matches!(kept.source, Source::Over),
+            Inner::Resumable { resumable } => matches!(resumable.source, Source::Done),
         }
     }
 
@@ -171,12 +170,12 @@ where
         match &self.inner {
             Inner::Pass { body } => body.size_hint(),
             Inner::Empty => SizeHint::with_exact(0),
-            Inner::Kept { .. } => SizeHint::default(),
+            Inner::Resumable { .. } => SizeHint::default(),
         }
     }
 }
 
-impl<B> Kept<B>
+impl<B> Resumable<B>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -185,15 +184,15 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let now = self.as_mut().project().books.wake_up();
+        let now = self.as_mut().project().state.exclude_pause();
         loop {
             let mut this = self.as_mut().project();
             while let Some(piece) = this.aligner.pop() {
                 let whole = this.aligner.at_boundary();
-                match this.books.take(this.scanner, piece, whole) {
+                match this.state.process(this.scanner, piece, whole) {
                     Ok(piece) if piece.is_empty() => {}
                     Ok(piece) => {
-                        this.books.handed_out = true;
+                        this.state.returned_data = true;
                         return Poll::Ready(Some(Ok(Frame::data(piece))));
                     }
                     Err(error) => {
@@ -212,76 +211,75 @@ where
                     match frame.unwrap_or(Poll::Pending) {
                         Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                             Ok(chunk) => {
-                                this.books.heard = now;
+                                this.state.last_byte = now;
                                 this.aligner.push(chunk);
                             }
-                            Err(frame) => self.as_mut().ended(frame.into_trailers().ok()),
+                            Err(frame) => self.as_mut().on_end(frame.into_trailers().ok()),
                         },
-                        Poll::Ready(Some(Err(error))) => self.as_mut().broke(error.into()),
-                        Poll::Ready(None) => self.as_mut().ended(None),
+                        Poll::Ready(Some(Err(error))) => self.as_mut().on_loss(error.into()),
+                        Poll::Ready(None) => self.as_mut().on_end(None),
                         Poll::Pending => {
                             if self.as_mut().poll_successor(cx) {
                                 continue;
                             }
                             match ready!(self.as_mut().wait(cx)) {
-                                Due::Old => self.as_mut().replace(),
-                                Due::Switch => self.as_mut().switch_or_stay(),
+                                Due::Replace => self.as_mut().start_replacement(),
+                                Due::Switch => self.as_mut().switch_or_cancel(),
                                 Due::Idle => {
                                     let idle = StreamError::Ended(EndReason::UpstreamIdle);
-                                    self.as_mut().broke(idle.into());
+                                    self.as_mut().on_loss(idle.into());
                                 }
                             }
                         }
                     }
                 }
-                SourceProj::Asking { answer } => {
-                    let answer = ready!(Pin::new(answer).poll(cx));
-                    self.as_mut().answered(answer);
+                SourceProj::Reconnecting { outcome } => {
+                    let outcome = ready!(Pin::new(outcome).poll(cx));
+                    self.as_mut().on_outcome(outcome);
                 }
-                SourceProj::Unasked { error } => {
+                SourceProj::NotStarted { error } => {
                     let error = error.take().unwrap_or_else(|| ResumeError::Ended.into());
-                    self.as_mut().go_on(error);
-                    // What the failed answer wanted is no wish of the stream.
-                    self.as_mut().project().books.least = Duration::ZERO;
+                    self.as_mut().reconnect(error);
+                    // The `Retry-After` of the failed response holds for the first attempt only.
+                    self.as_mut().project().state.min_delay = Duration::ZERO;
                 }
                 SourceProj::Ending { event, trailers } => {
                     if let Some(event) = event.take() {
                         return Poll::Ready(Some(Ok(Frame::data(event))));
                     }
                     let trailers = trailers.take();
-                    this.source.set(Source::Over);
+                    this.source.set(Source::Done);
                     return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
                 }
                 SourceProj::Failing { error } => {
                     let error = error.take();
-                    this.source.set(Source::Over);
+                    this.source.set(Source::Done);
                     return Poll::Ready(error.map(Err));
                 }
-                SourceProj::Over => return Poll::Ready(None),
+                SourceProj::Done => return Poll::Ready(None),
             }
         }
     }
 
-    /// The upstream has nothing to say for now: waits until that takes too long, or has gone on for
-    /// long enough.
+    /// Waits for the next deadline while the upstream is silent.
     ///
-    /// The timer is not moved with each byte. It fires at the deadline it was set to, and is set anew
-    /// if that has moved away meanwhile.
+    /// The timer is not reset with each byte. It fires at the deadline it was set to, and is set again if
+    /// the deadline has moved since.
     fn wait(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Due> {
         let mut this = self.project();
-        let ahead = match this.successor {
-            Some(Successor::Open(opened)) => opened.memory(),
-            Some(Successor::Asking(_)) | None => 0,
+        let buffered = match this.successor {
+            Some(Successor::Connected(connected)) => connected.memory(),
+            Some(Successor::Connecting(_)) | None => 0,
         };
-        let held = this.aligner.held() + this.books.memory() + ahead;
-        this.books.again.stream.set_held(held);
+        let held = this.aligner.held() + this.state.memory() + buffered;
+        this.state.reconnect.stream.set_held(held);
         loop {
-            let idle = this.books.idle_at().map(|at| (at, Due::Idle));
-            let old = this.books.old_at.filter(|_| this.successor.is_none());
-            let old = old.map(|at| (at, Due::Old));
+            let idle = this.state.idle_at().map(|at| (at, Due::Idle));
+            let old = this.state.replace_at.filter(|_| this.successor.is_none());
+            let old = old.map(|at| (at, Due::Replace));
             let switch = match this.successor {
-                Some(Successor::Open(opened)) if this.books.at_boundary(this.aligner) => {
-                    Some((opened.due(), Due::Switch))
+                Some(Successor::Connected(connected)) if this.state.at_boundary(this.aligner) => {
+                    Some((connected.switch_at(), Due::Switch))
                 }
                 _ => None,
             };
@@ -289,7 +287,7 @@ where
             let Some((at, due)) = first.min_by_key(|(at, _)| *at) else {
                 return Poll::Pending;
             };
-            if at <= this.books.polled {
+            if at <= this.state.polled_at {
                 return Poll::Ready(due);
             }
             match this.timer.as_mut().as_pin_mut() {
@@ -300,136 +298,141 @@ where
             if let Some(sleep) = this.timer.as_mut().as_pin_mut() {
                 ready!(sleep.poll(cx));
             }
-            this.books.polled = Instant::now();
+            this.state.polled_at = Instant::now();
         }
     }
 
-    /// The upstream has ended its response properly.
-    fn ended(mut self: Pin<&mut Self>, trailers: Option<HeaderMap>) {
-        // An upstream that serves one connection of a client ends the old one when the new one comes.
+    /// The upstream ended its response properly.
+    fn on_end(mut self: Pin<&mut Self>, trailers: Option<HeaderMap>) {
+        // An upstream that allows one connection for each client ends the old one when the new one opens.
         if self.as_mut().switch() {
             return;
         }
-        let books = &self.books;
-        if books.config().on_end && books.may_go_on(&self.aligner) {
-            return self.go_on(ResumeError::Ended.into());
+        let state = &self.state;
+        if state.config().on_end && state.may_resume(&self.aligner) {
+            return self.reconnect(ResumeError::Ended.into());
         }
         let mut this = self.project();
-        // What it is worth is the client's business.
         let event = this.aligner.finish();
         *this.successor = None;
         this.source.set(Source::Ending { event, trailers });
     }
 
-    /// The upstream has gone.
-    fn broke(mut self: Pin<&mut Self>, error: BoxError) {
+    /// The upstream was lost.
+    fn on_loss(mut self: Pin<&mut Self>, error: BoxError) {
         if self.as_mut().switch() {
             return;
         }
-        if self.books.may_go_on(&self.aligner) {
-            return self.go_on(error);
+        if self.state.may_resume(&self.aligner) {
+            return self.reconnect(error);
         }
         let mut this = self.project();
-        let dropped = this.books.discard(this.aligner);
-        this.books.again.stream.add_dropped(dropped);
+        let dropped = this.state.discard(this.aligner);
+        this.state.reconnect.stream.add_dropped(dropped);
         *this.successor = None;
         this.source.set(Source::Failing { error: Some(error) });
     }
 
-    /// Asks the upstream to go on.
-    fn go_on(self: Pin<&mut Self>, error: BoxError) {
+    /// Starts to reconnect.
+    fn reconnect(self: Pin<&mut Self>, error: BoxError) {
         let mut this = self.project();
-        let books = this.books;
-        let dropped = books.discard(this.aligner);
-        let stream = &books.again.stream;
+        let state = this.state;
+        let dropped = state.discard(this.aligner);
+        let stream = &state.reconnect.stream;
         stream.set_state(StreamState::Resuming);
         stream.add_dropped(dropped);
-        stream.set_held(books.cursor.memory());
+        stream.set_held(state.cursor.memory());
         tracing::debug!(stream = %stream.id(), error, "the upstream was lost: reconnecting");
-        let at = books.polled;
-        let lived = at.saturating_duration_since(books.up);
-        let is_flap = books.away_since.is_some() && lived < FLAP;
-        books.flaps = if is_flap {
-            books.flaps.saturating_add(1)
+        let at = state.polled_at;
+        let uptime = at.saturating_duration_since(state.connected_at);
+        let is_flap = state.outage_since.is_some() && uptime < FLAP_TIME;
+        state.flaps = if is_flap {
+            state.flaps.saturating_add(1)
         } else {
             0
         };
-        if lived >= books.config().stable {
-            books.tries = 0;
-            books.away_since = None;
+        if uptime >= state.config().reset_after {
+            state.attempts = 0;
+            state.outage_since = None;
         }
-        books.lost = Some(Lost { at, error });
-        let since = *books.away_since.get_or_insert(at);
-        // It was asked to go on from further back.
+        state.lost = Some(Lost { at, error });
+        let since = *state.outage_since.get_or_insert(at);
+        // A pending replacement would continue further back.
         *this.successor = None;
-        books.cursor.no_overlap();
-        let until = since + books.config().give_up;
-        let schedule = Schedule {
-            tries: books.tries,
-            flaps: books.flaps,
-            least: books.least,
-            until,
+        state.cursor.cancel_overlap();
+        let deadline = since + state.config().give_up;
+        let schedule = ReconnectSchedule {
+            attempts: state.attempts,
+            flaps: state.flaps,
+            min_delay: state.min_delay,
+            deadline,
             is_replacement: false,
         };
-        let answer = books.again.clone().ask(books.cursor.last_id(), schedule);
-        this.source.set(Source::Asking { answer });
+        let outcome = state
+            .reconnect
+            .clone()
+            .start(state.cursor.last_id(), schedule);
+        this.source.set(Source::Reconnecting { outcome });
     }
 
-    fn answered(self: Pin<&mut Self>, answer: Answer<B>) {
-        let outcome = match answer {
-            Answer::Open(body, tries) => {
-                self.open(Source::Live { body }, tries);
+    fn on_outcome(self: Pin<&mut Self>, outcome: ReconnectOutcome<B>) {
+        let result = match outcome {
+            ReconnectOutcome::Connected(body, attempts) => {
+                self.connect_to(Source::Live { body }, attempts);
                 ResumeOutcome::Resumed
             }
-            Answer::Over => {
+            ReconnectOutcome::Over => {
                 self.project().source.set(Source::Ending {
                     event: None,
                     trailers: None,
                 });
                 ResumeOutcome::Over
             }
-            Answer::Refused(status) => {
-                self.refused(status);
+            ReconnectOutcome::Refused(status) => {
+                self.on_refused(status);
                 ResumeOutcome::Refused
             }
-            Answer::GaveUp => {
+            ReconnectOutcome::GaveUp => {
                 let mut this = self.project();
-                let error = this.books.lost.take().map(|lost| lost.error);
+                let error = this.state.lost.take().map(|lost| lost.error);
                 this.source.set(Source::Failing { error });
                 ResumeOutcome::GaveUp
             }
         };
-        metrics::counter!("sse_guard_resumes_total", "outcome" => outcome.as_str()).increment(1);
+        metrics::counter!("sse_guard_resumes_total", "outcome" => result.as_str()).increment(1);
     }
 
-    /// The stream goes on in this body.
-    fn open(self: Pin<&mut Self>, source: Source<B>, tries: u32) {
+    /// Continues the stream in this body.
+    fn connect_to(self: Pin<&mut Self>, source: Source<B>, attempts: u32) {
         let mut this = self.project();
-        let books = this.books;
+        let state = this.state;
         let now = Instant::now();
-        if let Some(lost) = books.lost.take() {
+        if let Some(lost) = state.lost.take() {
             let took = now.saturating_duration_since(lost.at);
             metrics::histogram!("sse_guard_resume_seconds").record(took);
         }
-        books.again.stream.set_state(StreamState::Open);
-        books.cursor.check_overlap();
-        books.tries = tries;
-        (books.heard, books.lived, books.up) = (now, now, now);
-        books.old_at = books.config().old_at(now);
+        state.reconnect.stream.set_state(StreamState::Open);
+        state.cursor.switch_connection();
+        state.attempts = attempts;
+        (state.last_byte, state.last_event, state.connected_at) = (now, now, now);
+        state.replace_at = state.config().replace_at(now);
         *this.scanner = Scanner::default();
         *this.aligner = Aligner::new();
-        // What a mark at the start of it would stand behind.
+        // The client has bytes already, so a byte order mark at the start must be dropped.
         this.aligner.injected();
         this.source.set(source);
     }
 
-    /// The upstream does not want the stream to go on, which the client is told.
-    fn refused(self: Pin<&mut Self>, status: StatusCode) {
+    /// The upstream rejected the reconnect: ends the stream with an error event, in families that have one.
+    fn on_refused(self: Pin<&mut Self>, status: StatusCode) {
         let mut this = self.project();
         let error = ResumeError::Refused(status);
-        this.books.again.stream.end_by_fault(UpstreamFault::Refused);
+        this.state
+            .reconnect
+            .stream
+            .end_by_fault(UpstreamFault::Refused);
         let event = {
-            let family = this.books.again.request_info.family;
+            let family = this.state.reconnect.request_info.family;
             family.error_in(status, &error.to_string(), this.aligner.line_end())
         };
         this.source.set(match event {
@@ -441,118 +444,124 @@ where
         });
     }
 
-    /// The upstream's connection is old: another one is asked for while it goes on.
-    fn replace(mut self: Pin<&mut Self>) {
+    /// Opens a new connection while the old one continues, as that has reached its maximum age.
+    fn start_replacement(mut self: Pin<&mut Self>) {
         let this = self.as_mut().project();
-        let books = this.books;
-        // Tried again later, whatever comes of it.
-        books.old_at = books.config().old_at(books.polled);
-        if !books.config().lossy && !books.cursor.is_known() {
+        let state = this.state;
+        // Also if this replacement fails.
+        state.replace_at = state.config().replace_at(state.polled_at);
+        if !state.config().lossy && !state.cursor.is_known() {
             return;
         }
-        books.ahead = 0;
-        books.cursor.overlap();
-        let until = books.polled + books.config().give_up;
-        let schedule = Schedule {
-            tries: 0,
+        state.events_since_overlap = 0;
+        state.cursor.start_overlap();
+        let deadline = state.polled_at + state.config().give_up;
+        let schedule = ReconnectSchedule {
+            attempts: 0,
             flaps: 0,
-            least: Duration::ZERO,
-            until,
+            min_delay: Duration::ZERO,
+            deadline,
             is_replacement: true,
         };
-        let again = books.again.clone();
-        let asking = again.ask(books.cursor.last_id(), schedule);
-        *this.successor = Some(Successor::Asking(asking));
+        let reconnect = state.reconnect.clone();
+        let pending = reconnect.start(state.cursor.last_id(), schedule);
+        *this.successor = Some(Successor::Connecting(pending));
     }
 
-    /// The old connection has nothing for now: whether it is to be read again, or another one has taken over.
+    /// Polls the replacement while the old connection is pending. Returns true if the source is to be polled again:
+    /// the old connection once more, or the new one.
     fn poll_successor(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
         let this = self.as_mut().project();
-        let books = this.books;
-        if let Some(Successor::Asking(asking)) = this.successor {
-            let Poll::Ready(answer) = Pin::new(asking).poll(cx) else {
+        let state = this.state;
+        if let Some(Successor::Connecting(pending)) = this.successor {
+            let Poll::Ready(outcome) = Pin::new(pending).poll(cx) else {
                 return false;
             };
-            *this.successor = match answer {
-                Answer::Open(body, _) => {
-                    let opened = Opened::new(body, books.ahead, Instant::now());
-                    Some(Successor::Open(Box::new(opened)))
+            *this.successor = match outcome {
+                ReconnectOutcome::Connected(body, _) => {
+                    let connected =
+                        ConnectedSuccessor::new(body, state.events_since_overlap, Instant::now());
+                    Some(Successor::Connected(Box::new(connected)))
                 }
-                // The old one is still good.
-                Answer::Over | Answer::Refused(_) | Answer::GaveUp => {
-                    books.cursor.no_overlap();
+                // The old connection still works.
+                ReconnectOutcome::Over
+                | ReconnectOutcome::Refused(_)
+                | ReconnectOutcome::GaveUp => {
+                    state.cursor.cancel_overlap();
                     None
                 }
             };
         }
-        let Some(Successor::Open(opened)) = this.successor else {
+        let Some(Successor::Connected(connected)) = this.successor else {
             return false;
         };
-        match opened.poll(cx, |event| books.mark(event).hash_news()) {
+        match connected.poll(cx, |event| state.event_key(event).hash_content()) {
             Progress::Waiting => return false,
             Progress::Ended => {
-                self.stay();
+                self.cancel_replacement();
                 return false;
             }
             Progress::Ready => {}
         }
-        // What the old one has sent ahead of that comes first.
-        if !std::mem::replace(&mut opened.is_old_read, true) {
+        // Events that the old connection sent before must be delivered first.
+        if !std::mem::replace(&mut connected.is_old_read, true) {
             return true;
         }
-        // Where no id tells, the same event has to have come on both: the old one may be a little behind.
-        let is_told = books.cursor.last_id().is_some()
-            || opened
+        // Without ids the position is known once the same event came on both: the old one may lag a little.
+        let is_distinguishable = state.cursor.last_id().is_some()
+            || connected
                 .first()
-                .is_none_or(|first| books.cursor.has_both(first));
-        is_told && self.switch()
+                .is_none_or(|first| state.cursor.is_in_overlap(first));
+        is_distinguishable && self.switch()
     }
 
-    /// The new connection takes over, if there is one, and the client has no half of an event. It repeats no
-    /// more than can be told apart, or it is not taken.
+    /// Switches to the new connection, if there is one and the stream is at an event boundary. Returns false, and
+    /// cancels the replacement, if it may repeat more events than can be recognised.
     fn switch(mut self: Pin<&mut Self>) -> bool {
         let this = self.as_mut().project();
-        let books = this.books;
-        let is_open = matches!(this.successor, Some(Successor::Open(_)));
-        if !is_open || !books.at_boundary(this.aligner) {
+        let state = this.state;
+        let is_open = matches!(this.successor, Some(Successor::Connected(_)));
+        if !is_open || !state.at_boundary(this.aligner) {
             return false;
         }
-        let Some(Successor::Open(opened)) = this.successor.take() else {
+        let Some(Successor::Connected(connected)) = this.successor.take() else {
             return false;
         };
-        if books.ahead > books.config().look_back {
-            self.stay();
+        if state.events_since_overlap > state.config().dedup_window {
+            self.cancel_replacement();
             return false;
         }
-        let dropped = books.discard(this.aligner);
-        books.again.stream.add_dropped(dropped);
+        let dropped = state.discard(this.aligner);
+        state.reconnect.stream.add_dropped(dropped);
         metrics::counter!("sse_guard_upstream_replacements_total").increment(1);
-        let Opened { body, read, .. } = *opened;
-        self.as_mut().open(Source::Replaced { body }, 0);
+        let ConnectedSuccessor { body, read, .. } = *connected;
+        self.as_mut().connect_to(Source::Replaced { body }, 0);
         self.project().aligner.push(read.freeze());
         true
     }
 
-    /// Both have been read for long enough: the new one is taken, unless it is silent about what the old one
-    /// has delivered meanwhile.
-    fn switch_or_stay(mut self: Pin<&mut Self>) {
-        let is_behind = |opened: &Opened<B>| {
-            opened.first().is_none() && opened.read.is_empty() && opened.ahead < self.books.ahead
+    /// The overlap is over: switches to the new connection, unless it lacks events that the old one has
+    /// delivered meanwhile.
+    fn switch_or_cancel(mut self: Pin<&mut Self>) {
+        let is_behind = |connected: &ConnectedSuccessor<B>| {
+            connected.first().is_none()
+                && connected.read.is_empty()
+                && connected.events_before < self.state.events_since_overlap
         };
         let is_taken = match &self.successor {
-            Some(Successor::Open(opened)) => !is_behind(opened),
+            Some(Successor::Connected(connected)) => !is_behind(connected),
             _ => false,
         };
         if !is_taken || !self.as_mut().switch() {
-            self.stay();
+            self.cancel_replacement();
         }
     }
 
-    /// The old connection goes on, until the next one is due.
-    fn stay(self: Pin<&mut Self>) {
+    /// Keeps the old connection until the next replacement is due.
+    fn cancel_replacement(self: Pin<&mut Self>) {
         let this = self.project();
         *this.successor = None;
-        this.books.cursor.no_overlap();
+        this.state.cursor.cancel_overlap();
     }
 }
 
@@ -568,8 +577,8 @@ mod tests {
     use crate::guard::testing::Script;
 
     #[test]
-    fn a_stream_stays_small() {
-        let cost = size_of::<Kept<Script>>() - size_of::<Script>();
+    fn resumable_body_takes_at_most_768_bytes() {
+        let cost = size_of::<Resumable<Script>>() - size_of::<Script>();
         assert!(cost <= 768, "{cost}");
     }
 }

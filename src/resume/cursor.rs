@@ -1,4 +1,4 @@
-//! The client's position: where to continue, and which events are duplicates.
+//! The position of the client in the stream: where to continue, and which events are duplicates.
 
 use crate::wire::KEEP;
 use http::HeaderValue;
@@ -6,77 +6,76 @@ use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
-/// A longer id is not asked with.
-const LONGEST: usize = 1024;
+/// Longer ids are not sent as `Last-Event-ID`.
+const MAX_RECONNECT_ID: usize = 1024;
 
-// Behind `id: ` a line that was cut leaves an id that is too long.
-const _: () = assert!(KEEP > LONGEST + b"id: ".len());
+// Of an id line that the scanner truncates, what remains is too long as well.
+const _: () = assert!(KEEP > MAX_RECONNECT_ID + b"id: ".len());
 
-/// How far the client has got.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    /// Empty without one.
+    /// Empty if there is none.
     last_id: Vec<u8>,
-    /// Nobody could go on without an id: an event was delivered, or an id that is none to ask with.
+    /// The start of the stream is no position to continue at: an event was delivered, or an unusable id.
     has_begun: bool,
-    /// Of the ids that were delivered last, the oldest first.
+    /// Hashes of the last delivered ids, the oldest first.
     delivered: VecDeque<u64>,
-    /// Of the events without an id that were delivered behind the last one that has one. Of those that
-    /// follow their like, as pings do, there is one.
-    behind: VecDeque<u64>,
-    /// There were more of those than are remembered.
-    is_far_behind: bool,
-    look_back: usize,
-    /// Where no id tells: the events that have come on this connection since another one was asked for.
+    /// Hashes of the events without an id since the last one with an id. A run of equal events, as pings are,
+    /// counts once.
+    without_id: VecDeque<u64>,
+    /// There were more of those than fit the window.
+    is_without_id_full: bool,
+    dedup_window: usize,
+    /// For streams without ids: the events of this connection since a replacement was started.
     overlap: Option<Box<Overlap>>,
-    /// The last event without an id.
+    /// Hash of the last event without an id.
     last: Option<u64>,
-    check: Option<Box<Check>>,
+    dedup: Option<Box<DedupWindow>>,
 }
 
-/// Most streams have none.
+/// Boxed, as most streams have none.
 #[derive(Debug, Default)]
 struct Overlap(VecDeque<u64>);
 
-/// Whether another connection repeats what was delivered.
+/// What a new connection may repeat of the delivered events.
 #[derive(Debug)]
-struct Check {
-    /// What it may repeat. An id that was delivered twice is there twice.
+struct DedupWindow {
+    /// An id that was delivered twice is in it twice.
     delivered: VecDeque<u64>,
-    behind: VecDeque<u64>,
-    /// The event before was one that the client has, and not the last.
+    without_id: VecDeque<u64>,
+    /// The event before was a duplicate, and not the last delivered one.
     repeats: bool,
-    order: Order,
+    order: SearchOrder,
 }
 
-/// How events without an id are found among those `behind`.
+/// How an event is searched for in `without_id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
-    /// Anywhere: what is not there is new.
+enum SearchOrder {
+    /// Anywhere; an event that is not there is new.
     Any,
-    /// The last of its like, and the others right behind it.
+    /// The last equal one; then [`Next`](Self::Next).
     First,
+    /// The one after the last match.
     Next,
 }
 
-/// What of an event tells it from others.
+/// The parts of an event by which duplicates are recognised.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mark<'a> {
+pub(super) struct EventKey<'a> {
     pub(super) id: Option<&'a [u8]>,
-    /// All of it, if it has data and is no ping.
-    pub(super) news: Option<&'a [u8]>,
-    /// It came in pieces, of which `news` is the last.
-    pub(super) is_part: bool,
+    /// Its bytes, if it has data and is not a ping.
+    pub(super) content: Option<&'a [u8]>,
+    /// It came in pieces, and `content` is only the last.
+    pub(super) is_partial: bool,
 }
 
-/// What to do with an event.
+/// Whether an event is new to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum Dedup {
     Deliver,
-    /// The client has it.
-    Drop,
-    /// The upstream counts anew, so that nobody can tell what the client has.
-    Lost,
+    Duplicate,
+    /// The numeric ids restarted: the position of the client is unknown.
+    Reset,
 }
 
 fn hash(bytes: &[u8]) -> u64 {
@@ -89,218 +88,220 @@ fn number(id: &[u8]) -> Option<u64> {
     std::str::from_utf8(id).ok()?.parse().ok()
 }
 
-impl Mark<'_> {
-    /// Of the whole. The LF of its last line end may have come apart from it.
-    pub(super) fn hash_news(&self) -> Option<u64> {
-        let news = self.news?;
-        let end = news.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n'));
-        Some(hash(&news[..end.map_or(0, |end| end + 1)]))
+impl EventKey<'_> {
+    /// Without line ends at the end, as the LF of the last CRLF may come in a later chunk.
+    pub(super) fn hash_content(&self) -> Option<u64> {
+        let content = self.content?;
+        let end = content
+            .iter()
+            .rposition(|byte| !matches!(byte, b'\r' | b'\n'));
+        Some(hash(&content[..end.map_or(0, |end| end + 1)]))
     }
 }
 
 impl Cursor {
-    /// `last_id` is what the client itself has asked with.
-    pub(super) fn new(last_id: Option<&[u8]>, look_back: usize) -> Self {
+    /// `last_id` is the `Last-Event-ID` of the request.
+    pub(super) fn new(last_id: Option<&[u8]>, dedup_window: usize) -> Self {
         let mut cursor = Self {
             last_id: Vec::new(),
             has_begun: false,
             delivered: VecDeque::new(),
-            behind: VecDeque::new(),
-            is_far_behind: false,
-            look_back,
+            without_id: VecDeque::new(),
+            is_without_id_full: false,
+            dedup_window,
             overlap: None,
             last: None,
-            check: None,
+            dedup: None,
         };
         if let Some(id) = last_id {
-            cursor.pass(id);
+            cursor.advance(id);
         }
         cursor
     }
 
-    /// What it takes, in bytes.
+    /// Memory in bytes.
     pub(super) fn memory(&self) -> usize {
-        let marks = self.delivered.capacity() + self.behind.capacity();
+        let marks = self.delivered.capacity() + self.without_id.capacity();
         self.last_id.capacity() + marks * size_of::<u64>()
     }
 
-    /// What to ask with.
+    /// The value for `Last-Event-ID`, if the last id is valid in a header.
     pub(super) fn last_id(&self) -> Option<HeaderValue> {
         let id = Some(&self.last_id).filter(|id| !id.is_empty())?;
         HeaderValue::from_bytes(id).ok()
     }
 
-    /// Whether the upstream can know where to go on: behind an id, or at the start.
+    /// Whether the upstream can continue at the position: after an id, or at the start.
     pub(super) fn is_known(&self) -> bool {
         match self.last_id() {
-            Some(_) => !self.is_far_behind,
+            Some(_) => !self.is_without_id_full,
             None => !self.has_begun && self.last_id.is_empty(),
         }
     }
 
-    /// From now on another connection's events come.
-    pub(super) fn check(&mut self) {
-        let (delivered, behind) = (self.delivered.clone(), self.behind.clone());
-        // Of what came before this stream nothing is known, and it is the client's business.
+    /// The next events are those of a new connection.
+    pub(super) fn start_dedup(&mut self) {
+        let (delivered, without_id) = (self.delivered.clone(), self.without_id.clone());
+        // The order of ids is known from this stream's events only, not from the client's first id.
         let is_number = self.has_begun && number(&self.last_id).is_some();
-        let may_repeat = !delivered.is_empty() || !behind.is_empty();
-        self.check = (is_number || may_repeat).then(|| {
-            Box::new(Check {
+        let may_repeat = !delivered.is_empty() || !without_id.is_empty();
+        self.dedup = (is_number || may_repeat).then(|| {
+            Box::new(DedupWindow {
                 delivered,
-                behind,
+                without_id,
                 repeats: false,
-                order: Order::Any,
+                order: SearchOrder::Any,
             })
         });
     }
 
-    /// Another connection is asked for while this one goes on: what has no id is to be told from what it sends.
-    pub(super) fn overlap(&mut self) {
-        // One that comes at that instant may be on both, and some send the last one to each that connects.
+    /// A replacement is started: without ids, the events of this connection from now on are compared with its own.
+    pub(super) fn start_overlap(&mut self) {
+        // An event at that instant may be on both, and some upstreams send the last event to each new client.
         self.overlap = Some(Box::new(Overlap(self.last.into_iter().collect())));
     }
 
-    /// There is no other connection any more.
-    pub(super) fn no_overlap(&mut self) {
+    /// The replacement failed or has become the connection.
+    pub(super) fn cancel_overlap(&mut self) {
         self.overlap = None;
     }
 
-    /// Whether such an event has come on both.
-    pub(super) fn has_both(&self, first: u64) -> bool {
+    /// Whether an event came on this connection, too.
+    pub(super) fn is_in_overlap(&self, first: u64) -> bool {
         self.overlap
             .as_ref()
             .is_some_and(|overlap| overlap.0.contains(&first))
     }
 
-    /// From now on the other connection's events come, from the time of [`overlap`](Self::overlap) on.
-    pub(super) fn check_overlap(&mut self) {
+    /// The next events are those of the replacement, from the time of [`start_overlap`](Self::start_overlap) on.
+    pub(super) fn switch_connection(&mut self) {
         let Overlap(overlap) = self
             .overlap
             .take()
             .map_or_else(Overlap::default, |overlap| *overlap);
         if self.last_id().is_some() {
-            return self.check();
+            return self.start_dedup();
         }
-        self.check = (!overlap.is_empty()).then(|| {
-            Box::new(Check {
+        self.dedup = (!overlap.is_empty()).then(|| {
+            Box::new(DedupWindow {
                 delivered: VecDeque::new(),
-                behind: overlap,
+                without_id: overlap,
                 repeats: false,
-                order: Order::First,
+                order: SearchOrder::First,
             })
         });
     }
 
-    /// Whether events have to be judged one by one.
-    pub(super) fn is_checking(&self) -> bool {
-        self.check.is_some()
+    /// Whether each event must be [classified](Self::classify).
+    pub(super) fn is_deduping(&self) -> bool {
+        self.dedup.is_some()
     }
 
-    /// What to do with the next event.
-    pub(super) fn judge(&mut self, event: Mark<'_>) -> Fate {
-        let Some(check) = &mut self.check else {
-            return Fate::Deliver;
+    /// Whether the next event is a duplicate.
+    pub(super) fn classify(&mut self, event: EventKey<'_>) -> Dedup {
+        let Some(window) = &mut self.dedup else {
+            return Dedup::Deliver;
         };
         let Some(id) = event.id.filter(|id| !id.is_empty()) else {
-            // It came behind the one ahead of it the first time, too.
-            if check.repeats {
-                return Fate::Drop;
+            // It followed that event the first time, too.
+            if window.repeats {
+                return Dedup::Duplicate;
             }
-            let Some(same) = event.hash_news() else {
-                return Fate::Deliver;
+            let Some(same) = event.hash_content() else {
+                return Dedup::Deliver;
             };
             let is_same = |known: &u64| *known == same;
-            let at = match check.order {
-                Order::Any => check.behind.iter().position(is_same),
-                Order::First => check.behind.iter().rposition(is_same),
-                Order::Next => check
-                    .behind
+            let at = match window.order {
+                SearchOrder::Any => window.without_id.iter().position(is_same),
+                SearchOrder::First => window.without_id.iter().rposition(is_same),
+                SearchOrder::Next => window
+                    .without_id
                     .front()
                     .filter(|known| is_same(known))
                     .map(|_| 0),
             };
             let Some(at) = at else {
-                if check.order != Order::Any {
-                    self.check = None;
+                if window.order != SearchOrder::Any {
+                    self.dedup = None;
                 }
-                return Fate::Deliver;
+                return Dedup::Deliver;
             };
-            check.behind.drain(..=at);
-            if check.order == Order::First {
-                check.order = Order::Next;
+            window.without_id.drain(..=at);
+            if window.order == SearchOrder::First {
+                window.order = SearchOrder::Next;
             }
-            self.check_on();
-            return Fate::Drop;
+            self.stop_dedup_when_done();
+            return Dedup::Duplicate;
         };
         let same = hash(id);
-        let Some(at) = check.delivered.iter().position(|known| *known == same) else {
-            self.check = None;
+        let Some(at) = window.delivered.iter().position(|known| *known == same) else {
+            self.dedup = None;
             return match (number(id), number(&self.last_id)) {
-                (Some(new), Some(last)) if self.has_begun && new <= last => Fate::Lost,
-                _ => Fate::Deliver,
+                (Some(new), Some(last)) if self.has_begun && new <= last => Dedup::Reset,
+                _ => Dedup::Deliver,
             };
         };
-        check.delivered.remove(at);
-        check.repeats = true;
-        if id == self.last_id && !check.delivered.contains(&same) {
-            // What follows is new, but for what was behind it.
-            check.delivered.clear();
-            check.repeats = false;
-            self.check_on();
+        window.delivered.remove(at);
+        window.repeats = true;
+        if id == self.last_id && !window.delivered.contains(&same) {
+            // Only events without an id may still be repeated.
+            window.delivered.clear();
+            window.repeats = false;
+            self.stop_dedup_when_done();
         }
-        Fate::Drop
+        Dedup::Duplicate
     }
 
-    /// As long as there is something that may be repeated.
-    fn check_on(&mut self) {
-        let is_over = |check: &Check| check.delivered.is_empty() && check.behind.is_empty();
-        if self.check.as_deref().is_some_and(is_over) {
-            self.check = None;
+    fn stop_dedup_when_done(&mut self) {
+        let is_over =
+            |window: &DedupWindow| window.delivered.is_empty() && window.without_id.is_empty();
+        if self.dedup.as_deref().is_some_and(is_over) {
+            self.dedup = None;
         }
     }
 
-    /// The client gets this event.
-    pub(super) fn deliver(&mut self, event: Mark<'_>) {
-        self.has_begun |= event.news.is_some();
+    /// Records a delivered event.
+    pub(super) fn record(&mut self, event: EventKey<'_>) {
+        self.has_begun |= event.content.is_some();
         if let Some(id) = event.id {
-            self.pass(id);
+            self.advance(id);
             return;
         }
-        let Some(same) = event.hash_news() else {
+        let Some(same) = event.hash_content() else {
             return;
         };
         self.last = Some(same);
         if let Some(overlap) = &mut self.overlap
-            && overlap.0.len() < self.look_back
+            && overlap.0.len() < self.dedup_window
         {
             overlap.0.push_back(same);
         }
         if self.last_id.is_empty() {
             return;
         }
-        if self.behind.back() == Some(&same) {
+        if self.without_id.back() == Some(&same) {
             return;
         }
-        // By its last piece nobody knows it again.
-        if self.behind.len() == self.look_back || event.is_part {
-            self.is_far_behind = true;
+        // The last piece alone does not identify an event.
+        if self.without_id.len() == self.dedup_window || event.is_partial {
+            self.is_without_id_full = true;
         } else {
-            self.behind.push_back(same);
+            self.without_id.push_back(same);
         }
     }
 
-    /// The client gets this id, or has it.
-    fn pass(&mut self, id: &[u8]) {
-        self.behind.clear();
-        self.is_far_behind = false;
+    /// Moves to this id.
+    fn advance(&mut self, id: &[u8]) {
+        self.without_id.clear();
+        self.is_without_id_full = false;
         self.last_id.clear();
-        if id.len() > LONGEST {
+        if id.len() > MAX_RECONNECT_ID {
             self.has_begun = true;
             return;
         }
         self.last_id.extend_from_slice(id);
-        if self.look_back > 0 && !id.is_empty() {
-            if self.delivered.len() == self.look_back {
+        if self.dedup_window > 0 && !id.is_empty() {
+            if self.delivered.len() == self.dedup_window {
                 self.delivered.pop_front();
             }
             self.delivered.push_back(hash(id));
@@ -312,18 +313,18 @@ impl Cursor {
 mod tests {
     use super::*;
 
-    /// An event with this id; "-" has none, and "-x" says x.
-    fn event(id: &str) -> Mark<'_> {
-        Mark {
+    /// An event with this id; "-" has none, and "-x" has the data x.
+    fn event(id: &str) -> EventKey<'_> {
+        EventKey {
             id: Some(id.as_bytes()).filter(|id| !id.starts_with(b"-")),
-            news: Some(id.as_bytes()),
-            is_part: false,
+            content: Some(id.as_bytes()),
+            is_partial: false,
         }
     }
 
     fn deliver(cursor: &mut Cursor, ids: &[&str]) {
         for id in ids {
-            cursor.deliver(event(id));
+            cursor.record(event(id));
         }
     }
 
@@ -333,87 +334,93 @@ mod tests {
         cursor
     }
 
-    /// The fates of such events on another connection.
-    fn fates(cursor: &mut Cursor, ids: &[&str]) -> String {
-        cursor.check();
-        let mut fates = String::new();
+    /// Classifies such events of a new connection: + delivered, - duplicate, ! reset.
+    fn classified(cursor: &mut Cursor, ids: &[&str]) -> String {
+        cursor.start_dedup();
+        let mut classified = String::new();
         for id in ids {
-            let fate = cursor.judge(event(id));
-            if fate == Fate::Deliver {
-                cursor.deliver(event(id));
+            let dedup = cursor.classify(event(id));
+            if dedup == Dedup::Deliver {
+                cursor.record(event(id));
             }
-            fates.push(match fate {
-                Fate::Deliver => '+',
-                Fate::Drop => '-',
-                Fate::Lost => '!',
+            classified.push(match dedup {
+                Dedup::Deliver => '+',
+                Dedup::Duplicate => '-',
+                Dedup::Reset => '!',
             });
         }
-        fates
+        classified
     }
 
     #[test]
-    fn an_upstream_that_goes_on_is_believed() {
+    fn cursor_delivers_events_after_the_last_id() {
         let mut cursor = fed(&["1", "2", "3"]);
         assert_eq!(cursor.last_id().unwrap(), "3");
-        assert_eq!(fates(&mut cursor, &["-", "4", "-", "5"]), "++++");
+        assert_eq!(classified(&mut cursor, &["-", "4", "-", "5"]), "++++");
         assert_eq!(cursor.last_id().unwrap(), "5");
     }
 
     #[test]
-    fn what_is_repeated_is_dropped_with_what_belongs_to_it() {
+    fn repeated_ids_are_dropped_with_events_between_them() {
         for ids in [&["b", "c", "d"][..], &["c", "d"], &["d"], &["a", "d"]] {
             let mut cursor = fed(&["a", "b", "c", "d"]);
             let dropped = "-".repeat(ids.len());
             let ids: Vec<_> = ids.iter().chain(&["-", "e"]).copied().collect();
-            assert_eq!(fates(&mut cursor, &ids), format!("{dropped}++"));
+            assert_eq!(classified(&mut cursor, &ids), format!("{dropped}++"));
         }
         assert_eq!(
-            fates(&mut fed(&["a", "b"]), &["a", "-", "b", "-", "c"]),
+            classified(&mut fed(&["a", "b"]), &["a", "-", "b", "-", "c"]),
             "---++"
         );
     }
 
     #[test]
-    fn it_may_be_repeated_again_and_again() {
+    fn repeated_ids_are_dropped_on_each_connection() {
         let mut cursor = fed(&["a", "b", "c"]);
         for _ in 0..3 {
-            assert_eq!(fates(&mut cursor, &["a", "b"]), "--");
+            assert_eq!(classified(&mut cursor, &["a", "b"]), "--");
         }
-        assert_eq!(fates(&mut cursor, &["b", "c", "d"]), "--+");
+        assert_eq!(classified(&mut cursor, &["b", "c", "d"]), "--+");
     }
 
     #[test]
-    fn an_id_that_stands_on_two_events_is_two_events() {
-        assert_eq!(fates(&mut fed(&["a", "b", "b"]), &["b", "b", "b"]), "--+");
-        assert_eq!(fates(&mut fed(&["a", "b"]), &["b", "b"]), "-+");
+    fn id_of_two_events_is_dropped_twice() {
+        assert_eq!(
+            classified(&mut fed(&["a", "b", "b"]), &["b", "b", "b"]),
+            "--+"
+        );
+        assert_eq!(classified(&mut fed(&["a", "b"]), &["b", "b"]), "-+");
     }
 
     #[test]
-    fn numbers_that_start_anew_are_not_guessed_about() {
+    fn numeric_ids_that_restart_are_a_reset() {
         let numbers: Vec<String> = (1..=9).map(|n| n.to_string()).collect();
         let mut cursor = fed(&numbers.iter().map(String::as_str).collect::<Vec<_>>());
-        assert_eq!(fates(&mut cursor, &["1"]), "!");
-        assert_eq!(fates(&mut cursor, &["6", "7", "8", "9", "10"]), "----+");
-        // Names tell nothing of an order.
-        assert_eq!(fates(&mut fed(&["x"]), &["a"]), "+");
+        assert_eq!(classified(&mut cursor, &["1"]), "!");
+        assert_eq!(
+            classified(&mut cursor, &["6", "7", "8", "9", "10"]),
+            "----+"
+        );
+        // Ids that are not numbers have no order.
+        assert_eq!(classified(&mut fed(&["x"]), &["a"]), "+");
     }
 
     #[test]
-    fn without_an_id_it_is_known_only_before_the_first_event() {
+    fn position_without_id_is_known_before_the_first_event_only() {
         let mut cursor = Cursor::new(None, 4);
         assert!(cursor.is_known());
-        let ping = Mark {
+        let ping = EventKey {
             id: None,
-            news: None,
-            is_part: false,
+            content: None,
+            is_partial: false,
         };
-        cursor.deliver(ping);
+        cursor.record(ping);
         assert!(cursor.is_known());
         deliver(&mut cursor, &["-"]);
         assert!(!cursor.is_known());
         deliver(&mut cursor, &["1"]);
         assert!(cursor.is_known());
-        cursor.deliver(ping);
+        cursor.record(ping);
         assert!(cursor.is_known());
         deliver(&mut cursor, &[""]);
         assert!(!cursor.is_known());
@@ -421,22 +428,26 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_can_not_be_asked_with_is_not_known() {
-        for id in ["x".repeat(LONGEST + 1).as_str(), "a\u{7f}", "\u{1}"] {
+    fn position_is_unknown_after_an_id_that_no_header_can_carry() {
+        for id in [
+            "x".repeat(MAX_RECONNECT_ID + 1).as_str(),
+            "a\u{7f}",
+            "\u{1}",
+        ] {
             let mut cursor = fed(&["1"]);
             deliver(&mut cursor, &[id]);
             assert!(!cursor.is_known(), "{id:?}");
             assert_eq!(cursor.last_id(), None);
-            // Not even when no event has come: the start is not where the client is.
+            // Also before the first event: the client is not at the start.
             let mut cursor = Cursor::new(None, 4);
-            cursor.deliver(Mark {
+            cursor.record(EventKey {
                 id: Some(id.as_bytes()),
-                news: None,
-                is_part: false,
+                content: None,
+                is_partial: false,
             });
             assert!(!cursor.is_known(), "{id:?}");
         }
-        let longest = "x".repeat(LONGEST);
+        let longest = "x".repeat(MAX_RECONNECT_ID);
         for id in [longest.as_str(), "\u{e9}", "a b\tc"] {
             let cursor = fed(&[id]);
             assert!(cursor.is_known(), "{id:?}");
@@ -445,32 +456,36 @@ mod tests {
     }
 
     #[test]
-    fn events_without_ids_behind_the_last_one_are_known_by_what_they_say() {
+    fn events_without_id_are_recognised_by_their_content() {
         let stream = ["a", "-x", "b", "-y", "-z"];
         for from in 0..stream.len() {
             let mut cursor = fed(&stream);
             let repeated = &stream[from..];
             let ids: Vec<_> = repeated.iter().chain(&["-new", "c"]).copied().collect();
             let dropped = "-".repeat(repeated.len());
-            // Of one that begins between two ids nobody knows what it repeats.
+            // A connection that begins between two ids may repeat an unknown number of events.
             let dropped = if from == 1 { "+---" } else { &dropped };
-            assert_eq!(fates(&mut cursor, &ids), format!("{dropped}++"), "{from}");
-            assert!(!cursor.is_checking());
+            assert_eq!(
+                classified(&mut cursor, &ids),
+                format!("{dropped}++"),
+                "{from}"
+            );
+            assert!(!cursor.is_deduping());
         }
-        // With the last of them all is known.
+        // The last of them ends the comparison.
         let mut cursor = fed(&stream);
-        assert_eq!(fates(&mut cursor, &stream), "-----");
-        assert!(!cursor.is_checking());
-        // They are not mistaken for those behind another id.
-        assert_eq!(fates(&mut fed(&["a", "-x", "b"]), &["-x", "c"]), "++");
-        // Of its like, as pings are, no more than one is dropped.
+        assert_eq!(classified(&mut cursor, &stream), "-----");
+        assert!(!cursor.is_deduping());
+        // They are not compared with those after another id.
+        assert_eq!(classified(&mut fed(&["a", "-x", "b"]), &["-x", "c"]), "++");
+        // Of a run of equal events, as pings are, one is dropped.
         let mut cursor = fed(&["a", "-p", "-p", "-p", "-p", "-p", "-p"]);
         assert!(cursor.is_known());
-        assert_eq!(fates(&mut cursor, &["-p", "-p", "-p"]), "-++");
+        assert_eq!(classified(&mut cursor, &["-p", "-p", "-p"]), "-++");
     }
 
     #[test]
-    fn more_of_them_than_are_remembered_are_too_many() {
+    fn position_is_unknown_after_more_events_without_id_than_the_window() {
         let mut cursor = fed(&["a", "-1", "-2", "-3", "-4"]);
         assert!(cursor.is_known());
         deliver(&mut cursor, &["-5"]);
@@ -480,27 +495,27 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_had_before_is_dropped_as_well() {
+    fn last_event_id_of_the_request_is_a_duplicate() {
         let of_client = || Cursor::new(Some(b"7"), 4);
         let mut cursor = of_client();
         deliver(&mut cursor, &["8"]);
-        assert_eq!(fates(&mut cursor, &["7", "8", "9"]), "--+");
-        assert_eq!(fates(&mut of_client(), &["7", "8"]), "-+");
-        // It has got nothing here yet that could be told from what comes.
-        assert_eq!(fates(&mut of_client(), &["1", "2"]), "++");
+        assert_eq!(classified(&mut cursor, &["7", "8", "9"]), "--+");
+        assert_eq!(classified(&mut of_client(), &["7", "8"]), "-+");
+        // No event of this stream was delivered yet, so the order is unknown.
+        assert_eq!(classified(&mut of_client(), &["1", "2"]), "++");
     }
 
     #[test]
-    fn where_nothing_can_be_repeated_nothing_is_checked() {
+    fn cursor_compares_nothing_where_nothing_can_be_repeated() {
         for ids in [&[][..], &["-x"], &[""]] {
             let mut cursor = fed(ids);
-            cursor.check();
-            assert!(!cursor.is_checking(), "{ids:?}");
+            cursor.start_dedup();
+            assert!(!cursor.is_deduping(), "{ids:?}");
         }
-        // It remembers nothing, but numbers tell.
+        // Without a window, numbers still show a reset.
         let mut cursor = Cursor::new(None, 0);
         deliver(&mut cursor, &["5"]);
-        assert_eq!(fates(&mut cursor, &["6", "7"]), "++");
-        assert_eq!(fates(&mut cursor, &["7"]), "!");
+        assert_eq!(classified(&mut cursor, &["6", "7"]), "++");
+        assert_eq!(classified(&mut cursor, &["7"]), "!");
     }
 }

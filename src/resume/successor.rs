@@ -1,6 +1,6 @@
 //! The connection that replaces an old one: opened while the old one still delivers.
 
-use super::again::Asking;
+use super::reconnect::PendingReconnect;
 use crate::wire::{RawEvent, Scanner};
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
@@ -9,88 +9,86 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// For how long both are read at the most.
-const OVERLAP: Duration = Duration::from_secs(5);
-/// For how long the old one may be behind the new one with the same event.
-const SETTLE: Duration = Duration::from_millis(250);
-/// More is not read ahead of the switch.
-const MOST: usize = 64 * 1024;
+/// The longest time for which both connections are read.
+const MAX_OVERLAP: Duration = Duration::from_secs(5);
+/// How far the old connection may lag behind the new one.
+const MAX_LAG: Duration = Duration::from_millis(250);
+/// Bytes that are read from the new connection before the switch.
+const MAX_READ_AHEAD: usize = 64 * 1024;
 
-/// What is to replace the connection of a stream.
+/// The connection that is to replace the current one.
 pub(super) enum Successor<B> {
-    Asking(Asking<B>),
-    Open(Box<Opened<B>>),
+    Connecting(PendingReconnect<B>),
+    Connected(Box<ConnectedSuccessor<B>>),
 }
 
-/// It has answered.
-pub(super) struct Opened<B> {
+/// The upstream has accepted the new connection.
+pub(super) struct ConnectedSuccessor<B> {
     pub(super) body: Pin<Box<B>>,
-    /// What it has sent so far.
+    /// Its bytes so far.
     pub(super) read: BytesMut,
     scanner: Scanner,
-    /// Its first event with data, once that has come, and when.
+    /// Hash and time of its first event with data.
     first: Option<(u64, Instant)>,
-    /// How many events the client had been given by the time it opened.
-    pub(super) ahead: usize,
-    until: Instant,
-    /// The old one has been read to its last byte since `first` came.
+    /// Events delivered from the old connection by the time it opened.
+    pub(super) events_before: usize,
+    switch_by: Instant,
+    /// The old connection was read until it was pending, after `first` came.
     pub(super) is_old_read: bool,
 }
 
-/// What is to be done with it now.
+/// Whether the switch may take place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// It has sent what the old one may have sent as well.
+    /// Its first event is there, which the old connection may have sent as well.
     Ready,
-    /// Not yet.
     Waiting,
-    /// It has ended.
     Ended,
 }
 
-impl<B> Opened<B> {
-    pub(super) fn new(body: B, ahead: usize, now: Instant) -> Self {
+impl<B> ConnectedSuccessor<B> {
+    pub(super) fn new(body: B, events_before: usize, now: Instant) -> Self {
         Self {
             body: Box::pin(body),
             read: BytesMut::new(),
             scanner: Scanner::default(),
             first: None,
-            ahead,
-            until: now + OVERLAP,
+            events_before,
+            switch_by: now + MAX_OVERLAP,
             is_old_read: false,
         }
     }
 
-    /// Its first event, as [`Mark`](super::cursor::Mark) tells it from others.
+    /// Its first event, as [`EventKey`](super::cursor::EventKey) tells it from others.
     pub(super) fn first(&self) -> Option<u64> {
         self.first.map(|(hash, _)| hash)
     }
 
-    /// What it has sent and holds until the switch, in bytes.
+    /// Bytes that are buffered until the switch.
     pub(super) fn memory(&self) -> usize {
         self.read.capacity()
     }
 
-    /// When the switch is due, whatever comes until then.
-    pub(super) fn due(&self) -> Instant {
+    /// The latest time of the switch.
+    pub(super) fn switch_at(&self) -> Instant {
         match self.first {
-            Some((_, at)) => self.until.min(at + SETTLE),
-            None => self.until,
+            Some((_, at)) => self.switch_by.min(at + MAX_LAG),
+            None => self.switch_by,
         }
     }
 }
 
-impl<B> Opened<B>
+impl<B> ConnectedSuccessor<B>
 where
     B: Body<Data = Bytes>,
 {
-    /// Reads to its first event.
+    /// Reads up to its first event.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         hash: impl Fn(&RawEvent<'_>) -> Option<u64>,
     ) -> Progress {
-        while self.first.is_none() && self.read.len() < MOST {
+        while self.first.is_none() && self.read.len() < MAX_READ_AHEAD {
             match self.body.as_mut().poll_frame(cx) {
                 Poll::Pending => return Progress::Waiting,
                 Poll::Ready(Some(Ok(frame))) => {

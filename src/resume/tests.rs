@@ -179,7 +179,7 @@ async fn what_the_upstream_repeats_is_dropped() {
 #[tokio::test(start_paused = true)]
 async fn numbers_that_start_anew_beyond_the_look_back_end_the_stream() {
     let upstreams = Upstreams::new([sends(1..=9).fail(), sends(1..=2).hang()]);
-    let client = open(ResumeLayer::new().look_back(4), &upstreams).await;
+    let client = open(ResumeLayer::new().dedup_window(4), &upstreams).await;
     let (text, end) = client.read().await;
     assert_eq!(events(&text), numbered(1..=9));
     assert!(end.unwrap_err().to_string().contains("ids restarted"));
@@ -191,7 +191,7 @@ async fn numbers_that_start_anew_beyond_the_look_back_end_the_stream() {
             .send("ta: 1\n\nid: 10\ndata: 10\n\n")
             .hang(),
     ]);
-    let client = open(ResumeLayer::new().look_back(4), &upstreams).await;
+    let client = open(ResumeLayer::new().dedup_window(4), &upstreams).await;
     let (text, end) = client.read().await;
     assert_eq!((events(&text), end.is_err()), (numbered(1..=9), true));
 }
@@ -957,7 +957,7 @@ async fn a_successor_that_might_repeat_too_much_is_not_taken() {
         sends(4..=5).hang(),
     ]);
     let layer = ResumeLayer::new()
-        .look_back(4)
+        .dedup_window(4)
         .max_age(Duration::from_secs(10), 0.0);
     let queue = Admission::new(Duration::from_secs(30), 1);
     drop(queue.turn().await);
@@ -997,7 +997,7 @@ async fn it_is_replaced_again_and_again() {
         (next..100).fold(Upstream::new(), send)
     });
     let layer = ResumeLayer::new()
-        .look_back(4)
+        .dedup_window(4)
         .max_age(Duration::from_secs(10), 0.0);
     let client = open(layer, &upstreams).await;
     let stream = client.stream();
@@ -1081,7 +1081,7 @@ async fn it_ends_once_with_its_trailers_or_its_failure() {
 async fn connections_that_began_together_do_not_grow_old_together() {
     let layer = ResumeLayer::new().max_age(Duration::from_secs(100), 0.1);
     let now = Instant::now();
-    let ages = (0..1_000).map(|_| layer.config.old_at(now).unwrap() - now);
+    let ages = (0..1_000).map(|_| layer.config.replace_at(now).unwrap() - now);
     let ages: Vec<_> = ages.map(|age| age.as_secs()).collect();
     assert!(ages.iter().all(|age| (90..=110).contains(age)));
     assert!(ages.contains(&91) && ages.contains(&108));

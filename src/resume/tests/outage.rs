@@ -4,7 +4,11 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn only_an_upstream_that_gets_no_request_counts_as_away() {
-    let unreachable = || Upstream::new().status(502).extension(again::Unreachable);
+    let unreachable = || {
+        Upstream::new()
+            .status(502)
+            .extension(reconnect::Unreachable)
+    };
     for (fails, ends, is_away) in [
         (
             Some(Upstream::new().status(503)),
@@ -88,7 +92,7 @@ async fn it_is_back_at_once_after_each_outage() {
         }
     });
     let client = open(
-        ResumeLayer::new().stable(LONGEST).give_up(LONGEST),
+        ResumeLayer::new().reset_after(LONGEST).give_up(LONGEST),
         &upstreams,
     )
     .await;

@@ -1,4 +1,4 @@
-//! A request that may be sent again while its stream lives.
+//! The request that opened a stream, to send it again.
 
 use crate::client_key::{ClientKey, peer_addr};
 use crate::cors::Granted;
@@ -6,17 +6,17 @@ use http::header::HOST;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, request};
 use std::net::IpAddr;
 
-/// The head of a request, in as few bytes as can be: a header's value is a part of the buffer that its
-/// request came in, and would keep all of that.
+/// The head of a request, copied into few bytes: a header value is a slice of the connection's read buffer, and
+/// would keep all of it in memory.
 #[derive(Debug)]
-pub(super) struct Template {
+pub(super) struct SavedRequest {
     uri: Box<str>,
     version: Version,
     fields: Box<[u8]>,
     extensions: Extensions,
 }
 
-/// Name and value, each behind its length.
+/// Appends a name or value, prefixed by its length.
 fn write(bytes: &mut Vec<u8>, part: &[u8]) {
     let length = u32::try_from(part.len()).unwrap_or(0);
     bytes.extend_from_slice(&length.to_ne_bytes());
@@ -30,16 +30,17 @@ fn read<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(part)
 }
 
+/// Without what must not outlive the request, see `ResumeLayer::strip_extensions`.
 fn extensions(head: &request::Parts, strip: fn(&mut Extensions)) -> Extensions {
     let mut extensions = head.extensions.clone();
-    // Its state is for requests that come on it.
+    // The state of the client's connection applies to requests on it only.
     #[cfg(feature = "serve")]
     extensions.remove::<crate::serve::ClientConnection>();
     strip(&mut extensions);
     extensions
 }
 
-impl Template {
+impl SavedRequest {
     pub(super) fn of(head: &request::Parts, strip: fn(&mut Extensions)) -> Self {
         let mut fields = Vec::new();
         for (name, value) in &head.headers {
@@ -58,7 +59,7 @@ impl Template {
         let mut headers = HeaderMap::new();
         let mut rest = &*self.fields;
         while let (Some(name), Some(value)) = (read(&mut rest), read(&mut rest)) {
-            // Both have been what they are before.
+            // Both were parsed before.
             if let (Ok(name), Ok(value)) =
                 (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
             {
@@ -68,7 +69,7 @@ impl Template {
         headers
     }
 
-    /// What is asked for: the target, and the host that it belongs to.
+    /// The request target and the `Host`.
     pub(super) fn target(&self) -> (&str, Option<&[u8]>) {
         let mut rest = &*self.fields;
         let mut host = None;
@@ -80,25 +81,24 @@ impl Template {
         (&self.uri, host)
     }
 
-    /// The address that it came from.
+    /// The address of the peer.
     pub(super) fn peer(&self) -> Option<IpAddr> {
         peer_addr(&self.extensions).map(|peer| peer.ip().to_canonical())
     }
 
-    /// The client that it came from, as it is told apart from others, if somebody has said so.
+    /// The key of the client, if a layer has set one.
     pub(super) fn client(&self) -> Option<ClientKey> {
         self.extensions.get().cloned()
     }
 
-    /// What a head has to allow for a page of another origin to read what follows.
+    /// What a response head must allow for a page of another origin to read the stream.
     pub(super) fn granted(&self) -> Option<&Granted> {
         self.extensions.get()
     }
 
-    /// The request once more.
-    pub(super) fn request<B: Default>(&self) -> Request<B> {
+    pub(super) fn to_request<B: Default>(&self) -> Request<B> {
         let mut request = Request::new(B::default());
-        // It has been one before.
+        // It was parsed before.
         *request.uri_mut() = self.uri.parse().unwrap_or(Uri::from_static("/"));
         *request.version_mut() = self.version;
         *request.headers_mut() = self.headers();
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_the_same_request() {
+    fn saved_request_equals_the_original() {
         let request = Request::get("http://app:81/feed?a=%20&b#c")
             .version(Version::HTTP_2)
             .header("accept", "text/event-stream")
@@ -124,20 +124,25 @@ mod tests {
             .extension("large");
         let (head, ()) = request.body(()).unwrap().into_parts();
         let strip = |extensions: &mut Extensions| _ = extensions.remove::<&str>();
-        let (again, ()) = Template::of(&head, strip).request::<()>().into_parts();
-        assert_eq!(again.method, head.method);
-        assert_eq!(again.uri, head.uri);
-        assert_eq!(again.version, head.version);
-        assert_eq!(again.headers, head.headers);
-        assert_eq!(again.extensions.get(), Some(&7_u8));
-        assert_eq!(again.extensions.get::<&str>(), None);
+        let (saved, ()) = SavedRequest::of(&head, strip)
+            .to_request::<()>()
+            .into_parts();
+        assert_eq!(saved.method, head.method);
+        assert_eq!(saved.uri, head.uri);
+        assert_eq!(saved.version, head.version);
+        assert_eq!(saved.headers, head.headers);
+        assert_eq!(saved.extensions.get(), Some(&7_u8));
+        assert_eq!(saved.extensions.get::<&str>(), None);
     }
 
     #[test]
-    fn a_target_without_a_host_stays_one() {
+    fn saved_target_without_a_host_is_unchanged() {
         for target in ["/feed?q", "*", "/"] {
             let (head, ()) = Request::get(target).body(()).unwrap().into_parts();
-            assert_eq!(Template::of(&head, |_| {}).request::<()>().uri(), target);
+            assert_eq!(
+                SavedRequest::of(&head, |_| {}).to_request::<()>().uri(),
+                target
+            );
         }
     }
 }
