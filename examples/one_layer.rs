@@ -15,6 +15,7 @@ use futures_util::stream;
 use http::{HeaderValue, Response};
 use http_body::{Body, Frame};
 use http_body_util::StreamBody;
+use sse_guard::Event;
 use sse_guard::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use std::convert::Infallible;
 use std::time::Duration;
@@ -27,7 +28,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let service = ServiceBuilder::new()
         .layer(
             HeartbeatLayer::new(Duration::from_secs(5))
-                .style(HeartbeatStyle::event("ping", "{}")?)
+                .style(HeartbeatStyle::event(&Event::new("ping", "{}")?))
                 .immediate(true),
         )
         .service_fn(slow_answer);

@@ -101,7 +101,7 @@ impl Family {
         static EVENTS: LazyLock<Vec<Option<Timestamped>>> = LazyLock::new(|| {
             let event = |row: &Profile| {
                 let (name, data) = row.heartbeat_event?;
-                Encoded::event(name, data).ok().map(Into::into)
+                Encoded::event(Some(name), data).ok().map(Into::into)
             };
             PROFILES.iter().map(event).collect()
         });
@@ -130,7 +130,7 @@ impl Profile {
     fn error_event(&self, status: StatusCode, message: &str, line_end: LineEnd) -> Option<Bytes> {
         let (name, data) = self.error_event?(status, message);
         // JSON has no line ends of its own.
-        let event = Encoded::message(name, &data.to_string(), None).ok()?;
+        let event = Encoded::event(name, &data.to_string()).ok()?;
         Some(event.in_line_end(line_end))
     }
 }

@@ -39,6 +39,7 @@
 //! # }
 //! ```
 
+use crate::event::Event;
 use crate::guard::{
     Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
 };
@@ -110,14 +111,10 @@ impl HeartbeatStyle {
 
     /// Sends a named event with data, for client code that listens for one: comments do not reach it.
     ///
-    /// `{now}` in `data` is replaced by the Unix time at the moment of sending, in whole seconds, for
+    /// `{now}` in the data is replaced by the Unix time at the moment of sending, in whole seconds, for
     /// clients that show when the last heartbeat came: `{"now":{now}}` is sent as `{"now":1767225600}`.
-    ///
-    /// # Errors
-    ///
-    /// If either is empty or contains CR or LF.
-    pub fn event(name: &str, data: &str) -> Result<Self, EventError> {
-        Timestamped::event(name, data).map(Self::of)
+    pub fn event(event: &Event) -> Self {
+        Self::of(Timestamped::new(event.encoded()))
     }
 }
 
@@ -440,7 +437,7 @@ mod tests {
             (HeartbeatStyle::line(""), ":\n"),
             (HeartbeatStyle::block("hi"), ": hi\n\n"),
             (
-                HeartbeatStyle::event("ping", "{}"),
+                Ok(HeartbeatStyle::event(&Event::new("ping", "{}").unwrap())),
                 "event: ping\ndata: {}\n\n",
             ),
         ] {
@@ -452,7 +449,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_event_has_the_time_of_its_own_sending() {
-        let style = HeartbeatStyle::event("ping", r#"{"now":{now}}"#).unwrap();
+        let style = HeartbeatStyle::event(&Event::new("ping", r#"{"now":{now}}"#).unwrap());
         let upstream = Upstream::new().send("data: 1\r\n\r\n").wait(25);
         let before = SystemTime::now();
         let text = get(every(10).style(style), upstream).await.text().await;

@@ -16,6 +16,7 @@
 //! use bytes::Bytes;
 //! use http::{Request, Response};
 //! use http_body_util::{BodyExt, Full};
+//! use sse_guard::Event;
 //! use sse_guard::idle_timeout::{IdleAction, IdleTimeoutLayer};
 //! use std::{convert::Infallible, time::Duration};
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -28,7 +29,7 @@
 //!             .timeout(Duration::from_secs(600))
 //!             .event_timeout(Duration::from_secs(3600))
 //!             .pings(["ping"])
-//!             .action(IdleAction::error_event("error", r#"{"error":"upstream idle"}"#)?),
+//!             .action(IdleAction::ErrorEvent(Event::new("error", r#"{"error":"upstream idle"}"#)?)),
 //!     )
 //!     .service(service_fn(|_: Request<()>| async {
 //!         Ok::<_, Infallible>(
@@ -45,6 +46,7 @@
 //! # }
 //! ```
 
+use crate::event::Event;
 use crate::guard::{
     Ending, Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
 };
@@ -53,7 +55,7 @@ use crate::rejection::Rejection;
 use crate::request_info::RequestInfo;
 use crate::rotation::DEFAULT_RETRY;
 use crate::stream::EndReason;
-use crate::wire::{Encoded, EventError};
+use crate::wire::Encoded;
 use http::Request;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,26 +104,9 @@ pub enum IdleAction {
     /// Properly, with a `retry:` line for a client that comes back.
     Close,
     /// Properly, with a last event that says so.
-    ErrorEvent(ErrorEvent),
+    ErrorEvent(Event),
     /// As a broken transfer. A [`CompletionLayer`](crate::completion::CompletionLayer) says why.
     Abort,
-}
-
-/// A last event, validated.
-#[derive(Clone, Debug)]
-pub struct ErrorEvent(Encoded);
-
-impl IdleAction {
-    /// Ends with an event of this name and data, then a proper end.
-    ///
-    /// # Errors
-    ///
-    /// If either is empty or contains CR or LF.
-    pub fn error_event(name: &str, data: &str) -> Result<Self, EventError> {
-        Encoded::event(name, data)
-            .map(ErrorEvent)
-            .map(Self::ErrorEvent)
-    }
 }
 
 /// Ends streams whose upstream is silent. See the [module docs](self).
@@ -286,7 +271,7 @@ impl IdlePolicy {
                 (Encoded::closing(retry, None, context.line_end()), false)
             }
             IdleAction::ErrorEvent(event) => (
-                Encoded::closing(retry, Some(&event.0), context.line_end()),
+                Encoded::closing(retry, Some(event.encoded()), context.line_end()),
                 false,
             ),
             IdleAction::Abort => (None, true),
@@ -423,7 +408,7 @@ mod tests {
         for action in [
             IdleAction::Auto,
             IdleAction::Close,
-            IdleAction::error_event("oops", "{}").unwrap(),
+            IdleAction::ErrorEvent(Event::new("oops", "{}").unwrap()),
         ] {
             let coded = Upstream::new()
                 .header("content-encoding", "br")
@@ -446,7 +431,7 @@ mod tests {
     async fn our_heartbeats_are_no_life_in_either_order() {
         let beat = || {
             HeartbeatLayer::new(Duration::from_secs(2))
-                .style(HeartbeatStyle::event("alive", "{}").unwrap())
+                .style(HeartbeatStyle::event(&Event::new("alive", "{}").unwrap()))
         };
         let upstream = Upstream::new().send("data: 1\n\n").hang();
         for idle in [after(9), events_after(9)] {
@@ -527,7 +512,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_action_ends_as_it_says() {
-        let error = IdleAction::error_event("oops", "{}").unwrap();
+        let error = IdleAction::ErrorEvent(Event::new("oops", "{}").unwrap());
         let last = "event: oops\r\ndata: {}\r\n\r\n";
         for (action, expected, clean) in [
             (IdleAction::Close, "", true),

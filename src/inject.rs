@@ -8,8 +8,8 @@
 //! use bytes::Bytes;
 //! use http::{Request, Response};
 //! use http_body_util::{BodyExt, Full};
-//! use sse_guard::Stream;
-//! use sse_guard::inject::{InjectLayer, Message};
+//! use sse_guard::{Event, Stream};
+//! use sse_guard::inject::InjectLayer;
 //! use std::convert::Infallible;
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
@@ -29,14 +29,14 @@
 //! let request = Request::get("/").header("accept", "text/event-stream").body(())?;
 //! let response = service.oneshot(request).await?;
 //! let stream = response.extensions().get::<Stream>().ok_or("no stream")?.clone();
-//! stream.send(&Message::event("notice", "back at 10:00")?)?;
+//! stream.send(&Event::new("notice", "back at 10:00")?)?;
 //! let text = response.into_body().collect().await?.to_bytes();
 //! assert_eq!(text, "data: 1\n\nevent: notice\ndata: back at 10:00\n\n");
 //! # Ok(())
 //! # }
 //! ```
 
-pub use crate::stream::{Message, SendError};
+pub use crate::stream::SendError;
 
 #[cfg(doc)]
 use crate::family::Family;
@@ -155,12 +155,13 @@ impl Policy for InjectPolicy {
 mod tests {
     use super::*;
     use crate::SseGuardLayer;
+    use crate::event::Event;
     use crate::guard::testing::{Upstream, get, post};
     use crate::rotation::RotationLayer;
     use crate::stream::StreamRegistry;
 
-    fn message(data: &str) -> Message {
-        Message::data(data).unwrap()
+    fn event(data: &str) -> Event {
+        Event::new(None, data).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
@@ -169,8 +170,8 @@ mod tests {
         let stream = response.stream();
         let sent = async {
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            stream.send(&message("1")).unwrap();
-            stream.send(&message("2")).unwrap();
+            stream.send(&event("1")).unwrap();
+            stream.send(&event("2")).unwrap();
         };
         let (first, ()) = tokio::join!(response.next(), sent);
         assert_eq!(first.unwrap().unwrap(), "data: 1\n\n");
@@ -185,7 +186,7 @@ mod tests {
             .wait(5)
             .send("\r\ndata: b\r\n\r\n");
         let response = get(InjectLayer::new(), upstream).await;
-        response.stream().send(&message("x")).unwrap();
+        response.stream().send(&event("x")).unwrap();
         let text = response.text().await;
         assert_eq!(text, "data: x\r\n\r\ndata: a\r\n\r\ndata: b\r\n\r\n");
 
@@ -193,7 +194,7 @@ mod tests {
         let upstream = Upstream::new().send(&big).wait(5).send("\n\n");
         let mut response = get(InjectLayer::new(), upstream).await;
         let mut text = response.next().await.unwrap().unwrap();
-        response.stream().send(&message("x")).unwrap();
+        response.stream().send(&event("x")).unwrap();
         text.push_str(&response.text().await);
         assert_eq!(text, format!("{big}\n\ndata: x\n\n"));
     }
@@ -206,7 +207,7 @@ mod tests {
             .inject(InjectLayer::new())
             .rotation(rotation);
         let response = get(stack, Upstream::new().hang()).await;
-        response.stream().send(&message("x")).unwrap();
+        response.stream().send(&event("x")).unwrap();
         registry.drain(std::time::Duration::ZERO);
         assert_eq!(response.text().await, "data: x\n\n");
     }
@@ -216,11 +217,11 @@ mod tests {
         let layer = InjectLayer::new();
         let response = post(layer.clone(), Upstream::new().hang()).await;
         assert_eq!(
-            response.stream().send(&message("x")),
+            response.stream().send(&event("x")),
             Err(SendError::NotInjectable)
         );
         let response = post(layer.methods([Method::POST]), Upstream::new().hang()).await;
-        assert_eq!(response.stream().send(&message("x")), Ok(()));
+        assert_eq!(response.stream().send(&event("x")), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -228,8 +229,8 @@ mod tests {
         let stack = SseGuardLayer::new();
         let response = get(stack, Upstream::new().hang()).await;
         let stream = response.stream();
-        assert_eq!(stream.send(&message("x")), Err(SendError::NotInjectable));
+        assert_eq!(stream.send(&event("x")), Err(SendError::NotInjectable));
         drop(response);
-        assert_eq!(stream.send(&message("x")), Err(SendError::Ended));
+        assert_eq!(stream.send(&event("x")), Err(SendError::Ended));
     }
 }

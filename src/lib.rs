@@ -62,6 +62,7 @@ pub mod connection_auth;
 pub mod connection_limit;
 pub mod cors;
 pub mod early;
+mod event;
 pub mod family;
 mod guard;
 mod head;
@@ -89,9 +90,11 @@ pub mod wire;
 
 pub use answer::AnswerBody;
 pub use cache_control::CacheControl;
+pub use event::Event;
 pub use guard::{BoxError, Guard, Guarded, ResponseFuture, StreamError};
 pub use stack::{SseGuard, SseGuardLayer};
 pub use stream::{EndReason, Stream, StreamId, StreamRegistry, StreamState, UpstreamFault};
+pub use wire::EventError;
 
 /// What the `sse-guard` proxy needs of these layers beside their public interface. Exempt from semantic
 /// versioning: it may change in any release, and the proxy depends on exactly one.

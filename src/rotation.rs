@@ -57,6 +57,7 @@
 //! ```
 
 use crate::early::StreamAsked;
+use crate::event::Event;
 use crate::guard::{
     Ending, Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
 };
@@ -64,7 +65,7 @@ use crate::jitter::{LONGEST, around, jittered};
 use crate::rejection::Rejection;
 use crate::request_info::RequestInfo;
 use crate::stream::{ClientReconnects, EndReason, RegisteredStream, StreamRegistry};
-use crate::wire::{Encoded, EventError};
+use crate::wire::Encoded;
 use bytes::Bytes;
 use http::{Method, Request};
 use std::sync::Arc;
@@ -89,7 +90,7 @@ struct Config {
     retry: Option<Duration>,
     /// By family, if `None`.
     methods: Option<Vec<Method>>,
-    event: Option<Encoded>,
+    event: Option<Event>,
     retry_on_open: Option<Duration>,
 }
 
@@ -159,13 +160,10 @@ impl RotationLayer {
 
     /// Sends an event ahead of the end of a stream, for client code that listens for it. None by
     /// default.
-    ///
-    /// # Errors
-    ///
-    /// If either is empty or contains CR or LF.
-    pub fn event(self, name: &str, data: &str) -> Result<Self, EventError> {
-        let event = Encoded::event(name, data)?;
-        Ok(self.with(|config| config.event = Some(event)))
+    #[must_use]
+    pub fn event(self, event: impl Into<Option<Event>>) -> Self {
+        let event = event.into();
+        self.with(|config| config.event = event)
     }
 
     /// Sets the registry that lists and ends this layer's streams. While it drains, the layer admits no new
@@ -325,7 +323,11 @@ impl Policy for RotationPolicy {
                 EndReason::Drained => self.registered.retry(retry),
                 _ => jittered(retry),
             });
-            Encoded::closing(retry, self.config.event.as_ref(), context.line_end())
+            Encoded::closing(
+                retry,
+                self.config.event.as_ref().map(Event::encoded),
+                context.line_end(),
+            )
         } else {
             None
         };
@@ -507,7 +509,7 @@ mod tests {
     async fn it_waits_for_the_end_of_an_event_over_the_bound() {
         let big = format!("data: {}", "x".repeat(70_000));
         let upstream = Upstream::new().send(&big).wait(60).send("\n\n").hang();
-        let layer = at_age(10).event("rotated", "{}").unwrap();
+        let layer = at_age(10).event(Event::new("rotated", "{}").unwrap());
         let response = get(layer, upstream).await;
         let stream = response.stream();
         let (text, end) = response.read().await;

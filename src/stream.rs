@@ -20,7 +20,7 @@ pub(crate) use client_reconnects::ClientReconnects;
 pub use details::{Details, RequestDetails, RequestHead, ResponseHead, User};
 pub use end_reason::EndReason;
 pub use id::StreamId;
-pub use inject_queue::{Message, SendError};
+pub use inject_queue::SendError;
 pub(crate) use lifecycle::ends_counter;
 pub(crate) use record::{EarlyStream, MAX_ID_BYTES};
 pub use record::{Stream, StreamLabels};

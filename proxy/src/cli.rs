@@ -142,7 +142,7 @@ enum RunError {
     #[error("a socket of the service manager cannot be used: {0}")]
     Socket(std::io::Error),
     #[error("config: {0}")]
-    Event(#[from] sse_guard::wire::EventError),
+    Event(#[from] sse_guard::EventError),
     #[error("cannot install the metrics recorder: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error("cannot start threads: {0}")]

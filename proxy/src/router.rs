@@ -34,7 +34,7 @@ use sse_guard::resume::{Admission, Resume, ResumeLayer};
 use sse_guard::rotation::RotationLayer;
 use sse_guard::serve::RequestBody;
 use sse_guard::unavailable::{Unavailable, UnavailableLayer};
-use sse_guard::wire::EventError;
+use sse_guard::{Event, EventError};
 use sse_guard::{SseGuard, SseGuardLayer};
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -544,7 +544,7 @@ fn rotation(config: &config::Rotation) -> Result<RotationLayer, EventError> {
         layer = layer.max_age(age, config.jitter);
     }
     match &config.event {
-        Some((name, data)) => layer.event(name, data),
+        Some((name, data)) => Ok(layer.event(Event::new(&**name, data)?)),
         None => Ok(layer),
     }
 }
@@ -604,7 +604,7 @@ fn heartbeat(config: &config::Heartbeat) -> Result<Option<HeartbeatLayer>, Event
         Style::Auto { text } => HeartbeatStyle::auto(text),
         Style::Line { text } => HeartbeatStyle::line(text),
         Style::Block { text } => HeartbeatStyle::block(text),
-        Style::Event { name, data } => HeartbeatStyle::event(name, data),
+        Style::Event { name, data } => Ok(HeartbeatStyle::event(&Event::new(&**name, data)?)),
     }?;
     let layer = HeartbeatLayer::new(interval).style(style);
     Ok(Some(layer.immediate(config.immediate)))
@@ -622,7 +622,7 @@ fn idle_timeout(settings: &Settings) -> Result<IdleTimeoutLayer, EventError> {
             config::IdleAction::Close => IdleAction::Close,
             config::IdleAction::Abort => IdleAction::Abort,
             config::IdleAction::ErrorEvent => {
-                IdleAction::error_event(&config.error_event, &config.error_data)?
+                IdleAction::ErrorEvent(Event::new(&*config.error_event, &config.error_data)?)
             }
         }))
 }

@@ -28,8 +28,9 @@ async fn a_stream_counts_from_head_to_end() {
 #[tokio::test(start_paused = true)]
 async fn our_own_events_are_heartbeats_and_no_events_in_either_order() {
     let beat = || {
-        HeartbeatLayer::new(Duration::from_secs(1))
-            .style(HeartbeatStyle::event("ping", "{}").unwrap())
+        HeartbeatLayer::new(Duration::from_secs(1)).style(HeartbeatStyle::event(
+            &crate::event::Event::new("ping", "{}").unwrap(),
+        ))
     };
     async fn check(layer: &MetricsLayer, response: Client) {
         let _ = response.read().await;

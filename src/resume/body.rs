@@ -90,9 +90,9 @@ impl<B> ResumeBody<B> {
         match &self.inner {
             Inner::Pass { body } => Some(body),
             Inner::Empty => None,
-            Inner::Kept { kept } => match &kept.source {
+            Inner::Resumable { resumable } => match &resumable.source {
                 Source::Live { body } => Some(body),
-                Source::Replaced { body } => Some(body),
+                Source::Replaced { body } => Some(&**body),
                 _ => None,
             },
         }

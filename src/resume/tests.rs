@@ -665,7 +665,7 @@ async fn silence_is_a_loss_and_nobody_elses_business() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_stream_that_can_not_be_resumed_ends_as_idle_streams_do() {
-    let gone = IdleAction::error_event("gone", "{}").unwrap();
+    let gone = IdleAction::ErrorEvent(crate::event::Event::new("gone", "{}").unwrap());
     let half = "data: ".to_owned() + &"x".repeat(100_000);
     for (sent, action, last, is_clean) in [
         ("data: x\n\n", IdleAction::Close, "", true),

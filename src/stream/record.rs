@@ -1,11 +1,12 @@
 //! The record of one stream, which all layers around it share.
 
 use super::event_rate::EventRate;
-use super::inject_queue::{InjectQueue, Message, SendError};
+use super::inject_queue::{InjectQueue, SendError};
 use super::last_id::LastId;
 use super::wakers::{WakerSlot, Wakers};
 use super::{Details, StreamId, StreamState};
 use crate::client_key::ClientKey;
+use crate::event::Event;
 use crate::family::Family;
 use crate::lock::lock;
 use crate::wire::LineEnd;
@@ -196,11 +197,11 @@ impl Stream {
     ///
     /// If the stream has ended, has no [`InjectLayer`](crate::inject::InjectLayer), or 16 events
     /// are queued in it already.
-    pub fn send(&self, message: &Message) -> Result<(), SendError> {
+    pub fn send(&self, event: &Event) -> Result<(), SendError> {
         if self.end_reason().is_some() {
             return Err(SendError::Ended);
         }
-        self.0.inject_queue.push(message)?;
+        self.0.inject_queue.push(event)?;
         self.0.wakers.wake();
         Ok(())
     }
@@ -318,8 +319,8 @@ mod tests {
         assert_eq!(stream.held_bytes(), 16 * 0xFFFF);
         stream.set_held(0);
         stream.accept_injected();
-        let message = Message::data(&"x".repeat(1_000)).unwrap();
-        stream.send(&message).unwrap();
+        let event = Event::new(None, &"x".repeat(1_000)).unwrap();
+        stream.send(&event).unwrap();
         assert!(stream.held_bytes() > 3_000, "{}", stream.held_bytes());
     }
 

@@ -1,8 +1,8 @@
 //! The live streams of an application: lists, ends, rotates, drains them and sends events into them.
 
-use super::inject_queue::Message;
 use super::{ClientReconnects, EndReason, Stream, StreamId};
 use crate::client_key::ClientKey;
+use crate::event::Event;
 use crate::jitter::{LONGEST, jittered, up_to};
 use crate::lock::lock;
 use std::collections::HashMap;
@@ -166,9 +166,9 @@ impl StreamRegistry {
     }
 
     /// Sends an event into all live streams that accept one, see [`Stream::send`]. Returns how many did.
-    pub fn send(&self, message: &Message) -> usize {
+    pub fn send(&self, event: &Event) -> usize {
         let streams = self.streams();
-        let sent = streams.iter().filter(|stream| stream.send(message).is_ok());
+        let sent = streams.iter().filter(|stream| stream.send(event).is_ok());
         sent.count()
     }
 

@@ -66,7 +66,7 @@ impl Style {
         match self {
             Self::Line => Encoded::comment("hb", false),
             Self::Block => Encoded::comment("hb", true),
-            Self::Event => Encoded::event(OURS, "{}"),
+            Self::Event => Encoded::event(Some(OURS), "{}"),
         }
         .unwrap()
     }

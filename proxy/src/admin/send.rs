@@ -8,8 +8,9 @@ use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sse_guard::Event;
 use sse_guard::Stream;
-use sse_guard::inject::{Message, SendError};
+use sse_guard::inject::SendError;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ impl To {
 }
 
 impl Order {
-    fn message(&self) -> Result<Message, Refusal> {
+    fn event(&self) -> Result<Event, Refusal> {
         let json;
         let data = match &self.data {
             Value::String(text) => text,
@@ -63,15 +64,12 @@ impl Order {
                 &json
             }
         };
-        let retry = self.retry_ms.map(|retry| retry.min(LONGEST_RETRY_MS));
-        let message = match (&self.event, retry) {
-            (name, Some(retry)) => {
-                Message::with_retry(name.as_deref(), data, Duration::from_millis(retry))
-            }
-            (Some(name), None) => Message::event(name, data),
-            (None, None) => Message::data(data),
-        };
-        message.map_err(|error| Refusal::bad(error.to_string()))
+        let event = Event::new(self.event.as_deref(), data);
+        let event = event.map_err(|error| Refusal::bad(error.to_string()))?;
+        Ok(match self.retry_ms {
+            Some(retry) => event.with_retry(Duration::from_millis(retry.min(LONGEST_RETRY_MS))),
+            None => event,
+        })
     }
 }
 
@@ -85,11 +83,11 @@ pub(super) async fn send(
             "`to` selects no streams: set ids, client, route or user, or all = true",
         ));
     }
-    let message = order.message()?;
+    let event = order.event()?;
     let streams = admin.streams().streams();
     let (mut sent, mut full, mut deaf) = (0, 0, 0);
     for stream in streams.iter().filter(|stream| order.to.takes(stream)) {
-        match stream.send(&message) {
+        match stream.send(&event) {
             Ok(()) => sent += 1,
             Err(SendError::Full) => full += 1,
             // Answers of models, whose clients do not expect foreign events.

@@ -1,10 +1,11 @@
 //! Guards of one stream that are polled by different tasks, and services that panic.
 
 use crate::SseGuardLayer;
+use crate::event::Event;
 use crate::guard::StreamError;
 use crate::guard::testing::{Client, Inner, Upstream};
 use crate::heartbeat::HeartbeatLayer;
-use crate::inject::{InjectLayer, Message};
+use crate::inject::InjectLayer;
 use crate::rotation::RotationLayer;
 use crate::stream::EndReason;
 use crate::stream::StreamRegistry;
@@ -158,7 +159,7 @@ async fn a_message_arrives_whatever_task_is_polled_last() {
             let stream = client.stream();
             for n in 2..5 {
                 stream
-                    .send(&Message::data(&n.to_string()).unwrap())
+                    .send(&Event::new(None, &n.to_string()).unwrap())
                     .unwrap();
                 let sent = tokio::time::timeout(Duration::from_secs(10), client.next());
                 assert_eq!(
