@@ -1,12 +1,12 @@
-//! The bytes of an event stream: where in it are we, and what has passed.
+//! The bytes of an event stream: positions, events, and the encoding of events of this crate.
 //!
 //! The only module that knows what an event looks like on the wire
 //! ([WHATWG HTML, section 9.2.5](https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream)).
 //!
 //! - [`Aligner`] cuts a stream of chunks so that what leaves it are whole events;
-//! - [`Scanner`] looks into the events that pass, without a copy;
-//! - `timestamped` writes an event of ours with the time in it;
-//! - `words` writes what we say ourselves, in the stream's own line end.
+//! - [`Scanner`] reads the events that pass, without a copy;
+//! - `encode` encodes comments and events of this crate, in the line end of the stream;
+//! - `timestamped` adds the time to them.
 
 mod align;
 mod encode;
@@ -22,6 +22,6 @@ pub use align::{Aligner, DEFAULT_HOLD};
 pub(crate) use encode::Encoded;
 pub use encode::EventError;
 pub use position::LineEnd;
-pub(crate) use scan::{KEEP, Seen};
+pub(crate) use scan::{MAX_KEPT, Scanned};
 pub use scan::{RawEvent, Scanner};
 pub(crate) use timestamped::Timestamped;

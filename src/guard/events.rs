@@ -3,7 +3,7 @@
 use super::clock::unread_pause;
 use super::{BreakCause, Ending, Notice, Policy, PolicyContext, StreamError};
 use crate::stream::{EndReason, MAX_ID_BYTES, Stream, UpstreamFault, WakerSlot};
-use crate::wire::{Aligner, RawEvent, Scanner, Seen};
+use crate::wire::{Aligner, RawEvent, Scanned, Scanner};
 use bytes::Bytes;
 use http_body::Frame;
 use std::task::Waker;
@@ -142,7 +142,7 @@ impl Events {
         let is_new = counts && stream.time_to_first_event().is_none();
         let needs_pings = is_new || stream.has_event_clock();
         scanner.scan_parts(piece, |seen| match seen {
-            Seen::Event(event) => {
+            Scanned::Event(event) => {
                 id.take(event.id);
                 if event.has_data {
                     events += 1;
@@ -161,7 +161,7 @@ impl Events {
                         .expect_pass::<()>();
                 }
             }
-            Seen::Part { bytes, is_first } => {
+            Scanned::Part { bytes, is_first } => {
                 if is_new && is_first && !has_life {
                     stream.detect_family(&RawEvent::begun(bytes));
                 }

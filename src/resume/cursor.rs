@@ -1,6 +1,6 @@
 //! The position of the client in the stream: where to continue, and which events are duplicates.
 
-use crate::wire::KEEP;
+use crate::wire::MAX_KEPT;
 use http::HeaderValue;
 use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
@@ -10,7 +10,7 @@ use std::hash::{Hash, Hasher};
 const MAX_RECONNECT_ID: usize = 1024;
 
 // Of an id line that the scanner truncates, what remains is too long as well.
-const _: () = assert!(KEEP > MAX_RECONNECT_ID + b"id: ".len());
+const _: () = assert!(MAX_KEPT > MAX_RECONNECT_ID + b"id: ".len());
 
 #[derive(Debug)]
 pub(super) struct Cursor {

@@ -1,4 +1,4 @@
-//! Whole events: what leaves an [`Aligner`] ends at an event boundary.
+//! Whole events: the output of an [`Aligner`] ends at an event boundary.
 
 use super::position::{LineEnd, Position};
 use bytes::{Buf, Bytes, BytesMut};
@@ -10,20 +10,18 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// Cuts a stream of chunks at event boundaries.
 ///
-/// Guarantees that the bytes that leave are the bytes that came, in order, and that between two
-/// pieces that leave the stream is at an event boundary, so that one may speak, with these
-/// exceptions:
+/// The output has the bytes of the input, in order, and between two pieces of output the stream is at an event
+/// boundary, where an event can be injected, with these exceptions:
 ///
-/// - an event larger than the bound leaves in pieces as it comes; [`at_boundary`](Self::at_boundary)
-///   is false until it has ended;
-/// - what one has said stands before the stream's byte order mark: the mark is dropped, since a
-///   client takes it for one only at the very start;
-/// - what one has said stands between a CR and its LF: the LF is dropped, since the CR has ended
-///   the line already.
+/// - an event larger than the bound passes in pieces; [`at_boundary`](Self::at_boundary) is false until it
+///   ends;
+/// - after an injection before the stream's byte order mark the mark is dropped, since clients accept it only
+///   at the very start;
+/// - after an injection between a CR and its LF the LF is dropped, since the CR has ended the line already.
 ///
-/// A chunk that ends at a boundary leaves as it is: no copy and no look at more than its last
-/// bytes. At most the bound is held (but always what may become a byte order mark, up to two
-/// bytes), and nothing is held while no event is cut.
+/// A chunk that ends at a boundary passes without a copy, and only its last bytes are read. At most the bound is
+/// held, and in addition up to two bytes that may become a byte order mark. Without an incomplete event nothing
+/// is held.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -38,19 +36,19 @@ const BOM: &[u8] = b"\xEF\xBB\xBF";
 /// ```
 #[derive(Debug)]
 pub struct Aligner {
-    /// A `u32`, as there is one of these in each stream.
+    /// A `u32` to save memory: there is one in each stream.
     hold: u32,
-    /// The bytes tell nothing of events.
+    /// The bytes are not those of events, as in a content coding.
     opaque: bool,
-    /// Where what has come ends, which is where `held` ends.
+    /// The position at the end of the input, which is the end of `held`.
     position: Position,
     held: BytesMut,
-    /// Complete, and not taken yet. Two at the most: what was held with what completed it, and
-    /// what came behind that.
+    /// Complete pieces that are not taken yet. At most two: the held event with the bytes that complete it, and
+    /// the rest of the chunk.
     ready: [Option<Bytes>; 2],
-    /// An event over the bound is leaving in pieces.
+    /// An event over the bound is passing in pieces.
     oversize: bool,
-    nothing_left_yet: bool,
+    is_output_empty: bool,
     injected_first: bool,
     drop_lf: bool,
 }
@@ -62,13 +60,13 @@ impl Default for Aligner {
 }
 
 impl Aligner {
-    /// One that holds at most [`DEFAULT_HOLD`] bytes.
+    /// Creates an aligner that holds at most [`DEFAULT_HOLD`] bytes.
     pub fn new() -> Self {
         Self::with_hold(DEFAULT_HOLD)
     }
 
-    /// One that holds at most `hold` bytes of an incomplete event. With 0 everything leaves as it
-    /// comes, and the aligner just knows where the stream stands.
+    /// Creates an aligner that holds at most `hold` bytes of an incomplete event. With 0 each chunk passes at
+    /// once, and the aligner only tracks the position.
     pub fn with_hold(hold: usize) -> Self {
         Self {
             hold: u32::try_from(hold).unwrap_or(u32::MAX),
@@ -77,14 +75,14 @@ impl Aligner {
             held: BytesMut::new(),
             ready: [None, None],
             oversize: false,
-            nothing_left_yet: true,
+            is_output_empty: true,
             injected_first: false,
             drop_lf: false,
         }
     }
 
-    /// One for bytes that tell nothing of events, as those in a content coding: everything leaves as it
-    /// comes, and no place in it is a boundary.
+    /// Creates an aligner for bytes that are not those of events, as in a content coding: each chunk passes at
+    /// once, and no position is a boundary.
     pub(crate) fn opaque() -> Self {
         Self {
             opaque: true,
@@ -92,7 +90,7 @@ impl Aligner {
         }
     }
 
-    /// Takes the next chunk. Take all that is ready with [`pop`](Self::pop) before the next.
+    /// Takes the next chunk. Call [`pop`](Self::pop) until it returns `None` before the next.
     pub fn push(&mut self, mut chunk: Bytes) {
         debug_assert!(self.ready == [None, None], "pop before the next push");
         if chunk.is_empty() {
@@ -131,7 +129,7 @@ impl Aligner {
             self.release(chunk.split_to(last));
             self.oversize = false;
         }
-        // A byte order mark is held whatever the bound: it may have to be dropped whole.
+        // A byte order mark is held even above the bound, as it may be dropped as a whole.
         let hold = if self.position.in_bom() {
             self.hold().max(BOM.len())
         } else {
@@ -142,7 +140,7 @@ impl Aligner {
         } else if self.held.len() + chunk.len() > hold {
             self.oversize = true;
             let mut held = std::mem::take(&mut self.held);
-            // So little may be a part of the mark, which must not leave in two pieces.
+            // It may be a part of the mark, which must not be split.
             if (1..BOM.len()).contains(&held.len()) {
                 held.extend_from_slice(&chunk);
                 chunk.clear();
@@ -158,7 +156,7 @@ impl Aligner {
         if piece.is_empty() {
             return;
         }
-        if std::mem::take(&mut self.nothing_left_yet)
+        if std::mem::take(&mut self.is_output_empty)
             && self.injected_first
             && piece.starts_with(BOM)
         {
@@ -170,7 +168,7 @@ impl Aligner {
         match &mut self.ready {
             [first @ None, _] => *first = Some(piece),
             [_, second @ None] => *second = Some(piece),
-            // Completed events and the start of one over the bound, both behind what was held.
+            // Complete events and the start of one over the bound, both after the held bytes.
             [_, Some(second)] => {
                 let mut joined = BytesMut::from(&second[..]);
                 joined.extend_from_slice(&piece);
@@ -179,7 +177,7 @@ impl Aligner {
         }
     }
 
-    /// The next piece that may leave.
+    /// Returns the next piece of output.
     pub fn pop(&mut self) -> Option<Bytes> {
         let piece = self.ready[0].take();
         if piece.is_some() {
@@ -188,43 +186,42 @@ impl Aligner {
         piece
     }
 
-    /// The stream has ended by itself: what is held leaves as it came. A client drops an event
-    /// without its blank line, and must do so with us in between as without.
+    /// Ends the stream properly: returns the held bytes unchanged. Clients discard an event without its blank
+    /// line, which is left to them.
     pub fn finish(&mut self) -> Option<Bytes> {
         let held = std::mem::take(&mut self.held).freeze();
         self.release(held);
         self.pop()
     }
 
-    /// The stream has failed, or is ended by us: drops what is held and returns how much it was.
+    /// Ends a stream that failed or is broken off: drops the held bytes and returns how many there were.
     pub fn discard(&mut self) -> usize {
         self.ready = [None, None];
         std::mem::take(&mut self.held).len()
     }
 
-    /// Whether what has left ends at an event boundary, once all that is ready has been taken with
-    /// [`pop`](Self::pop).
+    /// Returns true if the output ends at an event boundary, once [`pop`](Self::pop) has returned `None`.
     pub fn at_boundary(&self) -> bool {
         !self.held.is_empty() || (!self.opaque && self.position.at_boundary())
     }
 
-    /// An injected event has been sent behind the upstream's bytes.
+    /// Records that an event was injected after the output so far.
     pub fn injected(&mut self) {
-        self.injected_first |= self.nothing_left_yet;
-        self.drop_lf = self.held.is_empty() && self.position.behind_cr();
+        self.injected_first |= self.is_output_empty;
+        self.drop_lf = self.held.is_empty() && self.position.is_after_cr();
     }
 
-    /// The stream's own line end, as seen last.
+    /// Returns the last line end of the stream.
     pub fn line_end(&self) -> LineEnd {
         self.position.line_end()
     }
 
-    /// Whether all that has come has left.
+    /// Returns true if all input has been returned.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty() && self.ready[0].is_none()
     }
 
-    /// How many bytes are held back.
+    /// Returns the number of held bytes.
     pub fn held(&self) -> usize {
         self.held.len()
     }
@@ -233,12 +230,12 @@ impl Aligner {
         usize::try_from(self.hold).unwrap_or(usize::MAX)
     }
 
-    /// Whether it may hold bytes back.
+    /// Whether an incomplete event is held.
     pub(crate) fn holds_back(&self) -> bool {
         self.hold > 0
     }
 
-    /// What is held back.
+    /// The held bytes.
     pub(crate) fn tail(&self) -> &[u8] {
         &self.held
     }
@@ -254,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_aligned_chunk_leaves_as_the_same_bytes() {
+    fn aligned_chunk_passes_without_a_copy() {
         let mut aligner = Aligner::new();
         for chunk in [&b"data: 1\n\n"[..], b"data: 2\r\n\r\n", b"data: 3\r\r"] {
             let chunk = Bytes::copy_from_slice(chunk);
@@ -267,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_held_no_chunk_is_copied() {
+    fn aligner_without_hold_copies_no_chunk() {
         let mut aligner = Aligner::with_hold(0);
         for chunk in [&b"\xEF\xBB\xBF"[..], b"data: 1", b"2\n\ndata: 3"] {
             let chunk = Bytes::copy_from_slice(chunk);
@@ -280,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_events_leave_at_once_and_the_tail_waits() {
+    fn whole_events_pass_at_once_and_the_tail_is_held() {
         let mut aligner = Aligner::new();
         assert_eq!(all(&mut aligner, b"data: 1\n\ndata"), ["data: 1\n\n"]);
         assert_eq!(aligner.held(), 4);
@@ -294,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_line_of_the_upstream_leaves_at_once() {
+    fn comment_line_of_the_upstream_passes_at_once() {
         let mut aligner = Aligner::new();
         assert_eq!(all(&mut aligner, b":\n"), [":\n"]);
         assert_eq!(
@@ -305,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_over_the_bound_passes_in_pieces_until_it_ends() {
+    fn event_over_the_bound_passes_in_pieces_until_it_ends() {
         let mut aligner = Aligner::with_hold(8);
         assert!(all(&mut aligner, b"data: 12").is_empty());
         assert_eq!(all(&mut aligner, b"3"), ["data: 12", "3"]);
@@ -322,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crlf_cut_in_two_keeps_its_halves_together() {
+    fn crlf_split_over_two_chunks_stays_together() {
         let mut aligner = Aligner::new();
         assert!(all(&mut aligner, b"data: 1\r\n\r").is_empty());
         assert_eq!(all(&mut aligner, b"\n"), ["data: 1\r\n\r\n"]);
@@ -330,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn events_in_bare_crs_leave_at_once() {
+    fn events_with_cr_line_ends_pass_at_once() {
         let mut aligner = Aligner::new();
         assert_eq!(all(&mut aligner, b"data: 1\r\r"), ["data: 1\r\r"]);
         assert!(aligner.at_boundary());
@@ -339,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn an_lf_behind_our_words_behind_its_cr_is_dropped() {
+    fn lf_after_an_injection_after_its_cr_is_dropped() {
         let mut aligner = Aligner::new();
         assert_eq!(all(&mut aligner, b"data: 1\r\r"), ["data: 1\r\r"]);
         aligner.injected();
@@ -348,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bom_behind_our_words_is_dropped_once_however_it_is_cut() {
+    fn bom_after_an_injection_is_dropped_once_for_each_split() {
         for hold in [0, 16] {
             for cut in 0..4 {
                 let stream = b"\xEF\xBB\xBF\xEF\xBB\xBFdata: 1\n\n";
@@ -362,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bom_that_stands_first_stays() {
+    fn bom_at_the_start_passes() {
         let mut aligner = Aligner::new();
         assert_eq!(
             all(&mut aligner, b"\xEF\xBB\xBFdata: 1\n\n")[0],
@@ -376,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_when_the_upstream_fails_is_dropped() {
+    fn held_bytes_are_dropped_when_the_upstream_fails() {
         let mut aligner = Aligner::new();
         assert!(all(&mut aligner, b"data: half").is_empty());
         assert_eq!(aligner.discard(), 10);

@@ -1,4 +1,4 @@
-//! The state machine over bytes: which line are we in, and does an event lie open.
+//! The state machine over bytes: position in a line, and whether an event is open.
 
 use memchr::{memchr2, memrchr2_iter};
 
@@ -6,10 +6,10 @@ const BOM: [u8; 3] = [0xEF, 0xBB, 0xBF];
 const LF: u8 = b'\n';
 const CR: u8 = b'\r';
 
-/// How a stream ends its lines. All three are legal, also mixed.
+/// A line end of a stream. All three are valid, also mixed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LineEnd {
-    /// `\n`, and what is taken for granted until the stream shows another.
+    /// `\n`, assumed until the stream shows another.
     #[default]
     Lf,
     /// `\r\n`
@@ -19,7 +19,7 @@ pub enum LineEnd {
 }
 
 impl LineEnd {
-    /// Its bytes.
+    /// Returns its bytes.
     pub fn as_bytes(self) -> &'static [u8] {
         match self {
             Self::Lf => b"\n",
@@ -31,20 +31,18 @@ impl LineEnd {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
-    /// Nothing of the stream has come but so many bytes of a byte order mark.
+    /// At the start of the stream, after this many bytes of a byte order mark.
     StreamStart(u8),
-    /// At the start of a line.
     Start,
-    /// Behind a CR. It has ended its line, but an LF that follows belongs to it.
-    BehindCr,
-    /// In a line.
+    /// After a CR. It has ended its line, but an LF that follows belongs to it.
+    AfterCr,
     Inside,
 }
 
-/// Where a run of bytes ends, seen from the line grammar.
+/// The position after a run of bytes in the line grammar.
 ///
-/// An *event boundary* is a place where a line starts and no field stands open: behind a blank
-/// line, behind a comment that follows one, and at the start of the stream.
+/// An *event boundary* is a position where a line starts and no event is open: after a blank line, after a
+/// comment that follows one, and at the start of the stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Position {
     line: Line,
@@ -60,7 +58,6 @@ impl Position {
         line_end: None,
     };
 
-    /// The line end seen last.
     pub(super) fn line_end(&self) -> LineEnd {
         self.line_end.unwrap_or_default()
     }
@@ -70,40 +67,40 @@ impl Position {
             && match self.line {
                 Line::StreamStart(bom) => bom == 0,
                 Line::Start => true,
-                Line::BehindCr => self.cr_stands_alone(),
+                Line::AfterCr => self.cr_stands_alone(),
                 Line::Inside => false,
             }
     }
 
-    /// In the middle of what may become a byte order mark.
+    /// Whether the last bytes may become a byte order mark.
     pub(super) fn in_bom(&self) -> bool {
         matches!(self.line, Line::StreamStart(1..))
     }
 
-    pub(super) fn behind_cr(&self) -> bool {
-        self.line == Line::BehindCr
+    pub(super) fn is_after_cr(&self) -> bool {
+        self.line == Line::AfterCr
     }
 
-    /// Whether a CR at the end of what has come is believed to be the whole line end. Where lines
-    /// end in CRLF its LF is on the way, and a stream that has not shown its line end yet may be
-    /// of that kind. Waiting forever in a stream of bare CRs would delay each event by one.
+    /// Whether a CR at the end of the input is taken for the whole line end. With CRLF line ends, and as long as
+    /// no line end was seen, its LF is expected. In a stream with CR line ends that would delay each event until
+    /// the next.
     fn cr_stands_alone(&self) -> bool {
         matches!(self.line_end, Some(LineEnd::Cr | LineEnd::Lf))
     }
 
-    /// Takes the LF of a CRLF whose CR came before.
+    /// Moves over the LF of a CRLF.
     pub(super) fn skip_lf(&mut self) {
         self.line = Line::Start;
         self.line_end = Some(LineEnd::CrLf);
     }
 
-    /// Whether `chunk` ends at a boundary, told from its last bytes alone; if so moves there.
-    /// A `false` tells nothing.
+    /// Moves over `chunk` if its last bytes show that it ends at a boundary. A `false` does not mean that it ends
+    /// elsewhere.
     pub(super) fn jump(&mut self, chunk: &[u8]) -> bool {
         let (line, line_end) = match *chunk {
             [.., LF, LF] => (Line::Start, LineEnd::Lf),
             [.., LF | CR, CR, LF] => (Line::Start, LineEnd::CrLf),
-            [.., CR, CR] => (Line::BehindCr, LineEnd::Cr),
+            [.., CR, CR] => (Line::AfterCr, LineEnd::Cr),
             _ => return false,
         };
         *self = Self {
@@ -114,10 +111,9 @@ impl Position {
         true
     }
 
-    /// Moves over all of `bytes`, and tells where the last boundary in them is.
+    /// Moves over all of `bytes`. Returns the offset of the last boundary in them.
     ///
-    /// What stands ahead of the last blank line is not looked at: no matter what it was, behind
-    /// the line is a boundary.
+    /// Bytes before the last blank line are not read: the end of that line is a boundary in any case.
     pub(super) fn last_boundary(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut line_ends = memrchr2_iter(CR, LF, bytes);
         let blank = line_ends.find(|&end| self.jump(&bytes[..=end]));
@@ -130,8 +126,8 @@ impl Position {
         last
     }
 
-    /// Moves to the first boundary in `bytes`, the one at offset 0 only if these bytes settle it (a
-    /// CR that turns out to stand alone), and tells where that is; over all of them if there is none.
+    /// Moves to the first boundary in `bytes` and returns its offset; over all of them if there is none. Offset 0
+    /// is one only if these bytes decide it, after a CR without LF.
     pub(super) fn next_boundary(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
@@ -150,14 +146,14 @@ impl Position {
                         self.open = true;
                     }
                 }
-                Line::BehindCr if byte == LF => {
+                Line::AfterCr if byte == LF => {
                     self.skip_lf();
                     at += 1;
                     if !self.open {
                         return Some(at);
                     }
                 }
-                Line::BehindCr => {
+                Line::AfterCr => {
                     self.line = Line::Start;
                     self.line_end = Some(LineEnd::Cr);
                     if !self.open {
@@ -183,7 +179,7 @@ impl Position {
                                 return Some(at);
                             }
                         } else {
-                            self.line = Line::BehindCr;
+                            self.line = Line::AfterCr;
                             if at == bytes.len() && self.at_boundary() {
                                 return Some(at);
                             }
@@ -200,7 +196,7 @@ impl Position {
 mod tests {
     use super::*;
 
-    /// Where a walk from boundary to boundary ends, with the first and the last of them.
+    /// The position after all bytes, with the first and the last boundary.
     fn after(bytes: &[u8]) -> (Position, Option<(usize, usize)>) {
         let (mut position, mut found) = (Position::START, None);
         let mut at = 0;
@@ -222,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn boundaries_stand_behind_blank_lines_and_free_comments() {
+    fn boundaries_are_after_blank_lines_and_comments_between_events() {
         for (bytes, first, last) in [
             (&b"data: a\n\n"[..], 9, 9),
             (b"data: a\r\n\r\n", 11, 11),
@@ -247,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn no_boundary_stands_in_an_open_event() {
+    fn boundary_is_never_inside_an_event() {
         for bytes in [
             &b"data: a"[..],
             b"data: a\n",
@@ -268,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_bytes_tell_the_same_as_the_walk() {
+    fn jump_moves_to_the_position_of_the_full_scan() {
         for bytes in [
             &b"data: a\n\n"[..],
             b"data: a\r\n\r\n",
@@ -286,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cr_behind_bare_crs_is_a_line_end_at_once() {
+    fn cr_in_a_stream_of_crs_is_a_line_end_at_once() {
         let (position, found) = after(b"data: a\r\rdata: b\r\r");
         assert_eq!(found, Some((9, 18)));
         assert_eq!(position.line_end(), LineEnd::Cr);

@@ -1,11 +1,11 @@
-//! Any stream, any chunking, any moment of speaking: the same events.
+//! Properties for any stream, any split into chunks and any moment of injection.
 
 use super::reference::{self, Dispatched};
 use super::{Aligner, Encoded, Scanner};
 use bytes::Bytes;
 use proptest::prelude::*;
 
-/// Pieces that streams are made of, so that what matters is hit often.
+/// Pieces of streams, weighted towards line ends and fields.
 fn piece() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         4 => Just(b"\n".to_vec()),
@@ -47,7 +47,7 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Where to cut, and whether to speak before each chunk.
+/// Lengths of the chunks, and whether to inject before each.
 fn cuts() -> impl Strategy<Value = Vec<(usize, bool)>> {
     prop::collection::vec((1..12_usize, any::<bool>()), 1..60)
 }
@@ -59,14 +59,14 @@ enum Style {
     Event,
 }
 
-const OURS: &str = "sse-guard-test";
+const INJECTED: &str = "sse-guard-test";
 
 impl Style {
-    fn words(self) -> Encoded {
+    fn encoded(self) -> Encoded {
         match self {
             Self::Line => Encoded::comment("hb", false),
             Self::Block => Encoded::comment("hb", true),
-            Self::Event => Encoded::event(Some(OURS), "{}"),
+            Self::Event => Encoded::event(Some(INJECTED), "{}"),
         }
         .unwrap()
     }
@@ -74,30 +74,30 @@ impl Style {
 
 fn chunks(stream: &[u8], cuts: &[(usize, bool)]) -> Vec<(Bytes, bool)> {
     let (mut rest, mut out) = (stream, Vec::new());
-    for &(len, speak) in cuts.iter().cycle() {
+    for &(len, inject) in cuts.iter().cycle() {
         if rest.is_empty() {
             break;
         }
         let (chunk, tail) = rest.split_at(len.min(rest.len()));
-        out.push((Bytes::copy_from_slice(chunk), speak));
+        out.push((Bytes::copy_from_slice(chunk), inject));
         rest = tail;
     }
     out
 }
 
-/// What a client gets, and the offsets in it at which we spoke.
+/// The bytes that a client gets, and the offsets of the injections in them.
 fn through(
     stream: &[u8],
     cuts: &[(usize, bool)],
     style: Style,
     hold: usize,
 ) -> (Vec<u8>, Vec<usize>) {
-    let (mut aligner, words) = (Aligner::with_hold(hold), style.words());
-    let (mut client, mut spoken) = (Vec::new(), Vec::new());
-    for (chunk, speak) in chunks(stream, cuts) {
-        if speak && aligner.at_boundary() {
-            spoken.push(client.len());
-            client.extend_from_slice(&words.in_line_end(aligner.line_end()));
+    let (mut aligner, encoded) = (Aligner::with_hold(hold), style.encoded());
+    let (mut client, mut injected) = (Vec::new(), Vec::new());
+    for (chunk, inject) in chunks(stream, cuts) {
+        if inject && aligner.at_boundary() {
+            injected.push(client.len());
+            client.extend_from_slice(&encoded.in_line_end(aligner.line_end()));
             aligner.injected();
         }
         aligner.push(chunk);
@@ -109,13 +109,13 @@ fn through(
     if let Some(tail) = aligner.finish() {
         client.extend_from_slice(&tail);
     }
-    (client, spoken)
+    (client, injected)
 }
 
-fn without_ours(events: Vec<Dispatched>) -> Vec<Dispatched> {
+fn without_injected(events: Vec<Dispatched>) -> Vec<Dispatched> {
     events
         .into_iter()
-        .filter(|event| event.name != OURS)
+        .filter(|event| event.name != INJECTED)
         .collect()
 }
 
@@ -123,29 +123,28 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn the_same_events_are_dispatched(
+    fn aligned_stream_dispatches_the_original_events(
         stream in stream(),
         cuts in cuts(),
         style in prop::sample::select(vec![Style::Line, Style::Block, Style::Event]),
         hold in prop::sample::select(vec![0, 1, 7, 64, 65_536]),
     ) {
         let (client, _) = through(&stream, &cuts, style, hold);
-        prop_assert_eq!(without_ours(reference::parse(&client)), reference::parse(&stream));
+        prop_assert_eq!(without_injected(reference::parse(&client)), reference::parse(&stream));
     }
 
     #[test]
-    fn in_silence_the_bytes_are_the_same(stream in stream(), cuts in cuts(), hold in 0..80_usize) {
+    fn aligned_stream_without_injection_has_the_original_bytes(stream in stream(), cuts in cuts(), hold in 0..80_usize) {
         let mute: Vec<_> = cuts.iter().map(|&(len, _)| (len, false)).collect();
         let (client, _) = through(&stream, &mute, Style::Line, hold);
         prop_assert_eq!(client, stream);
     }
 
-    /// Ahead of each of our words the client has whole events alone: an event put there instead
-    /// is dispatched as itself, with nothing of the stream mixed in.
+    /// At each offset of an injection an event could be inserted, and clients would dispatch it unchanged.
     #[test]
-    fn we_speak_at_event_boundaries_alone(stream in stream(), cuts in cuts()) {
-        let (client, spoken) = through(&stream, &cuts, Style::Line, 64);
-        for at in spoken {
+    fn injections_are_at_event_boundaries(stream in stream(), cuts in cuts()) {
+        let (client, injected) = through(&stream, &cuts, Style::Line, 64);
+        for at in injected {
             let before = reference::parse(&client[..at]);
             let mut probe = client[..at].to_vec();
             probe.extend_from_slice(b"data: probe\n\n");
@@ -156,9 +155,9 @@ proptest! {
         }
     }
 
-    /// What is held back is never a whole event.
+    /// Held bytes are never a whole event.
     #[test]
-    fn whole_events_leave_at_once(events in 1..20_usize, cuts in cuts(), end in prop::sample::select(vec!["\n", "\r\n", "\r"])) {
+    fn whole_events_pass_at_once(events in 1..20_usize, cuts in cuts(), end in prop::sample::select(vec!["\n", "\r\n", "\r"])) {
         let stream: String = (0..events).map(|n| format!("id: {n}{end}data: x{end}{end}")).collect();
         let (mut aligner, mut came, mut left) = (Aligner::new(), Vec::new(), Vec::new());
         for (chunk, _) in chunks(stream.as_bytes(), &cuts) {
@@ -177,7 +176,7 @@ proptest! {
     }
 
     #[test]
-    fn the_scanner_counts_what_a_client_dispatches(stream in stream(), cuts in cuts()) {
+    fn scanner_finds_the_events_that_clients_dispatch(stream in stream(), cuts in cuts()) {
         let (mut scanner, mut seen) = (Scanner::default(), Vec::new());
         // The scanner sees the mark whole, as the aligner hands it out.
         let (mut aligner, mut names) = (Aligner::with_hold(0), Vec::new());

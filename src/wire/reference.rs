@@ -1,5 +1,5 @@
-//! A plain parser after the letter of the specification, for the tests to compare with: decode,
-//! split into lines, interpret each. Slow, whole streams only, and shares no code with `wire`.
+//! A reference parser that follows the specification step by step, for tests to compare with. Slow, for whole
+//! streams only, without code of `wire`.
 
 /// An event as a client dispatches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub(crate) struct Dispatched {
 pub(crate) fn parse(stream: &[u8]) -> Vec<Dispatched> {
     let text = String::from_utf8_lossy(stream);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    // An end of stream inside a line or an event dispatches nothing.
+    // An incomplete event at the end of the stream is not dispatched.
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
     let Some((lines, _unfinished)) = text.rsplit_once('\n') else {
         return Vec::new();
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_the_specification() {
+    fn reference_parses_the_examples_of_the_specification() {
         assert_eq!(
             parse(b"data: YHOO\ndata: +2\ndata: 10\n\n"),
             [event("message", "YHOO\n+2\n10", "")]

@@ -1,35 +1,35 @@
-//! What the events that pass are, read in place.
+//! Reads the events that pass, in place.
 
 use memchr::memchr2;
 
-/// Of a line or a value that is cut between two calls so much is kept: more than the longest id that anybody
-/// reconnects with, so that what is left of a longer one is too long for that as well.
-pub(crate) const KEEP: usize = 1024 + 64;
+/// Bytes that are kept of a line or value that is split between two calls: more than the longest id that is used
+/// to reconnect, so that a truncated id is too long as well.
+pub(crate) const MAX_KEPT: usize = 1024 + 64;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// An event as it stood on the wire, borrowed from the bytes that were scanned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawEvent<'a> {
-    /// Its lines and the blank line. If the event came in several calls, the part of the last.
+    /// Its lines and the blank line. Of an event in several calls, the part in the last one.
     pub raw: &'a [u8],
-    /// The last `id` field, unless it is to be ignored because it contains NUL.
+    /// The last `id` field without a NUL; one with a NUL is ignored.
     pub id: Option<&'a [u8]>,
     /// The last `event` field.
     pub name: Option<&'a [u8]>,
-    /// The last `retry` field, which counts if it is digits alone.
+    /// The last `retry` field, which is valid only if it consists of digits.
     pub retry: Option<&'a [u8]>,
-    /// Whether a `data` field is in it. A client dispatches only events that have one.
+    /// Whether it has a `data` field. Clients dispatch only events that have one.
     pub has_data: bool,
 }
 
 impl<'a> RawEvent<'a> {
-    /// The value of its first `data` field, as far as it is in [`raw`](Self::raw); empty if none is.
+    /// Returns the value of its first `data` field in [`raw`](Self::raw), or an empty one.
     pub fn data(&self) -> &'a [u8] {
         self.data_lines().next().unwrap_or_default()
     }
 
-    /// The values of its `data` fields, as far as they are in [`raw`](Self::raw).
+    /// Returns the values of its `data` fields in [`raw`](Self::raw).
     pub fn data_lines(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut rest = self.raw;
         std::iter::from_fn(move || {
@@ -45,7 +45,7 @@ impl<'a> RawEvent<'a> {
         })
     }
 
-    /// What the first part of an event tells whose end has not come.
+    /// The fields in the first part of an incomplete event.
     pub(crate) fn begun(part: &'a [u8]) -> Self {
         let mut fields = Fields::default();
         let mut rest = part;
@@ -55,7 +55,7 @@ impl<'a> RawEvent<'a> {
             fields.take(line);
             rest = behind.get(1..).unwrap_or_default();
         }
-        // A value that is cut is none, but for data that has begun.
+        // A truncated value is ignored, but data that has begun counts.
         Self {
             raw: part,
             id: fields.id,
@@ -66,20 +66,20 @@ impl<'a> RawEvent<'a> {
     }
 }
 
-/// What a scan comes upon.
-pub(crate) enum Seen<'a> {
+/// A finding of a scan.
+pub(crate) enum Scanned<'a> {
     /// An event that ends here.
     Event(RawEvent<'a>),
-    /// A part of one that does not, and whether it is the first. Events of which a part was seen tell
-    /// no more than the last part in their [`raw`](RawEvent::raw).
+    /// A part of an event that does not end here. The [`raw`](RawEvent::raw) of such an event has the last part
+    /// only.
     Part { bytes: &'a [u8], is_first: bool },
 }
 
 /// Finds the events in the bytes that pass.
 ///
-/// Reads in place and allocates only while an event is cut between two calls, a bounded amount: of
-/// a line that is cut, and of each value in an event that is, little more than the first KiB. What lies beyond is not
-/// looked at, so that a NUL there does not make an `id` one to be ignored.
+/// Reads in place. Allocates only while an event is split between two calls: little more than the first KiB of
+/// the split line and of each value. Bytes beyond that are not read, so a NUL there does not make an `id`
+/// invalid.
 ///
 /// ```
 /// use sse_guard::wire::Scanner;
@@ -92,15 +92,15 @@ pub(crate) enum Seen<'a> {
 /// ```
 #[derive(Debug, Default)]
 pub struct Scanner {
-    /// Whether a byte order mark has come is settled.
+    /// The start of the stream, with or without a byte order mark, is passed.
     started: bool,
-    /// So many bytes of one have come.
+    /// Bytes of a byte order mark so far.
     mark: u8,
-    behind_cr: bool,
+    is_after_cr: bool,
     cut: Option<Box<Cut>>,
 }
 
-/// What is known of an event whose end has not come.
+/// The fields of an incomplete event.
 #[derive(Debug, Default)]
 struct Cut {
     line: Vec<u8>,
@@ -110,7 +110,7 @@ struct Cut {
     has_data: bool,
 }
 
-/// What the lines of an event have told so far.
+/// The fields of the lines so far.
 #[derive(Clone, Copy, Default)]
 struct Fields<'a> {
     id: Option<&'a [u8]>,
@@ -138,7 +138,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The value, given what follows a field's name; nothing if the name goes on.
+/// The value of a field, given the bytes after its name; `None` if the name is longer.
 fn value(rest: &[u8]) -> Option<&[u8]> {
     match rest {
         [] => Some(rest),
@@ -147,22 +147,22 @@ fn value(rest: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// How long the first line is, if its end is there.
+/// The length of the first line, if its end is there.
 fn line_len(bytes: &[u8]) -> Option<usize> {
     match bytes {
-        // A blank line is every other one in most streams.
+        // In most streams every other line is blank.
         [b'\r' | b'\n', ..] => Some(0),
         _ => memchr2(b'\r', b'\n', bytes),
     }
 }
 
 impl Scanner {
-    /// Whether an event has begun whose end has not come.
+    /// Whether an event is incomplete.
     pub(crate) fn is_inside(&self) -> bool {
         self.cut.is_some()
     }
 
-    /// The last whole `id` line of that.
+    /// Its last complete `id` field.
     pub(crate) fn id_so_far(&self) -> Option<&[u8]> {
         self.cut.as_ref()?.id.as_deref()
     }
@@ -170,26 +170,26 @@ impl Scanner {
     /// Calls `found` for each event that ends in `bytes`, which follow those of the last call.
     pub fn scan(&mut self, bytes: &[u8], mut found: impl FnMut(RawEvent<'_>)) {
         self.scan_parts(bytes, |seen| {
-            if let Seen::Event(event) = seen {
+            if let Scanned::Event(event) = seen {
                 found(event);
             }
         });
     }
 
-    /// The same, with the parts of events that are cut.
-    pub(crate) fn scan_parts(&mut self, bytes: &[u8], mut seen: impl FnMut(Seen<'_>)) {
-        // No bytes settle nothing, neither a mark nor whether an LF follows a CR.
+    /// As [`scan`](Self::scan), with the parts of split events.
+    pub(crate) fn scan_parts(&mut self, bytes: &[u8], mut seen: impl FnMut(Scanned<'_>)) {
+        // Decides neither about a mark nor about the LF after a CR.
         if bytes.is_empty() {
             return;
         }
         let mut rest = bytes;
         if !self.started {
-            let Some(behind) = self.behind_mark(rest) else {
+            let Some(behind) = self.after_mark(rest) else {
                 return;
             };
             rest = behind;
         }
-        if std::mem::take(&mut self.behind_cr) {
+        if std::mem::take(&mut self.is_after_cr) {
             rest = rest.strip_prefix(b"\n").unwrap_or(rest);
         }
         let cut = self.cut.take();
@@ -210,10 +210,10 @@ impl Scanner {
         if !kept_line.is_empty() {
             let end = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
             let mut line = kept_line.to_vec();
-            line.extend_from_slice(&rest[..end.min(KEEP.saturating_sub(line.len()))]);
+            line.extend_from_slice(&rest[..end.min(MAX_KEPT.saturating_sub(line.len()))]);
             joined = line;
             if end == rest.len() {
-                seen(Seen::Part {
+                seen(Scanned::Part {
                     bytes: rest,
                     is_first: false,
                 });
@@ -221,13 +221,13 @@ impl Scanner {
                 return;
             }
             fields.take(&joined);
-            rest = self.behind_line_end(&rest[end..]);
+            rest = self.after_line_end(&rest[end..]);
         }
         while let Some(end) = line_len(rest) {
             let line = &rest[..end];
-            rest = self.behind_line_end(&rest[end..]);
+            rest = self.after_line_end(&rest[end..]);
             if line.is_empty() {
-                seen(Seen::Event(RawEvent {
+                seen(Scanned::Event(RawEvent {
                     raw: &event[..event.len() - rest.len()],
                     id: fields.id,
                     name: fields.name,
@@ -242,28 +242,28 @@ impl Scanner {
             }
         }
         if !event.is_empty() {
-            seen(Seen::Part {
+            seen(Scanned::Part {
                 bytes: event,
                 is_first,
             });
         }
         if !event.is_empty() || fields.has_something() {
-            self.keep(fields, &rest[..rest.len().min(KEEP)]);
+            self.keep(fields, &rest[..rest.len().min(MAX_KEPT)]);
         }
     }
 
-    /// What follows the byte order mark, if one is there; `None` while it may yet become one.
-    fn behind_mark<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+    /// The bytes after the byte order mark, if there is one; `None` while it is incomplete.
+    fn after_mark<'a>(&mut self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let (came, missing) = BOM.split_at(self.mark.into());
         if bytes.len() < missing.len() && missing.starts_with(bytes) {
-            // No more than a mark has.
+            // At most three bytes.
             self.mark += bytes.len() as u8;
             return None;
         }
         self.started = true;
         let behind = bytes.strip_prefix(missing);
         if behind.is_none() && !came.is_empty() {
-            // It was none, but how the first line starts.
+            // The bytes were the start of the first line.
             self.cut = Some(Box::new(Cut {
                 line: came.to_vec(),
                 ..Cut::default()
@@ -272,12 +272,12 @@ impl Scanner {
         Some(behind.unwrap_or(bytes))
     }
 
-    /// `at` starts with a CR or an LF: what follows the line end.
-    fn behind_line_end<'a>(&mut self, at: &'a [u8]) -> &'a [u8] {
+    /// The bytes after the line end with which `at` starts.
+    fn after_line_end<'a>(&mut self, at: &'a [u8]) -> &'a [u8] {
         match at {
             [b'\r', b'\n', rest @ ..] => rest,
             [b'\r'] => {
-                self.behind_cr = true;
+                self.is_after_cr = true;
                 &[]
             }
             _ => &at[1..],
@@ -285,8 +285,8 @@ impl Scanner {
     }
 
     fn keep(&mut self, fields: Fields<'_>, line: &[u8]) {
-        let short = |value: &[u8]| value[..value.len().min(KEEP)].to_vec();
-        // Comments alone leave nothing to remember.
+        let short = |value: &[u8]| value[..value.len().min(MAX_KEPT)].to_vec();
+        // After comments there is no state to keep.
         if line.is_empty() && !fields.has_something() {
             return;
         }
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_those_of_the_specification() {
+    fn fields_follow_the_specification() {
         for (stream, expected) in [
             ("data: x\n\n", seen(None, None, true)),
             ("data\n\n", seen(None, None, true)),
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_is_told_with_its_event() {
+    fn retry_is_a_field_of_its_event() {
         for chunks in [
             &[&b"retry: 3\ndata\n\n"[..]][..],
             &[b"retry: 3\nda", b"ta\n\n"],
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_data_is_found_behind_other_lines() {
+    fn first_data_is_found_after_other_lines() {
         for (stream, expected) in [
             ("data: x\ndata: y\n\n", "x"),
             ("\u{feff}data:x\r\n\r\n", "x"),
@@ -379,12 +379,12 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_an_event_are_seen_and_the_first_tells_of_it() {
+    fn parts_of_an_event_are_found_and_the_first_has_its_fields() {
         let mut parts = Vec::new();
         let mut scanner = Scanner::default();
         for chunk in ["data: a\n\nevent: e\ndata: x", "y", "z\ndata: w", "\n\n"] {
             scanner.scan_parts(chunk.as_bytes(), |seen| {
-                if let Seen::Part { bytes, is_first } = seen {
+                if let Scanned::Part { bytes, is_first } = seen {
                     parts.push((String::from_utf8(bytes.to_vec()).unwrap(), is_first));
                 }
             });
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_one_however_it_is_cut() {
+    fn byte_order_mark_is_skipped_for_each_split() {
         let chunks: [&[u8]; 4] = [b"\xEF", b"\xBB", b"", b"\xBFdata: x\n\n"];
         assert_eq!(scan(&chunks), [seen(None, None, true)]);
         let broken: [&[u8]; 2] = [b"\xEF\xBB", b"data: x\n\ndata: y\n\n"];
@@ -412,13 +412,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_between_the_halves_of_a_crlf_makes_no_line() {
+    fn empty_chunk_within_a_crlf_is_not_a_line() {
         let chunks: [&[u8]; 5] = [b"data: x\r", b"", b"\ndata: y\r\n\r", b"", b"\n"];
         assert_eq!(scan(&chunks), [seen(None, None, true)]);
     }
 
     #[test]
-    fn every_cut_in_two_finds_the_same_events() {
+    fn events_are_equal_for_each_split_in_two() {
         for stream in [
             "id: 7\nevent: ping\ndata: x\n\ndata: y\n\n: c\n\n",
             "id: 7\r\nevent: ping\r\ndata: x\r\n\r\ndata: y\r\n\r\n: c\r\n\r\n",
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_cut_is_too_long_for_an_id() {
+    fn truncated_id_is_too_long_to_reconnect_with() {
         let id = "x".repeat(5_000);
         let whole = format!("id: {id}\ndata: x\n\n");
         for cuts in [
@@ -459,13 +459,13 @@ mod tests {
     }
 
     #[test]
-    fn of_a_line_that_comes_in_pieces_a_bounded_part_is_kept() {
+    fn kept_part_of_a_split_line_is_bounded() {
         let mut scanner = Scanner::default();
         scanner.scan(b"data: ", |_| unreachable!());
         for _ in 0..100 {
             scanner.scan(&[b'x'; 100], |_| unreachable!());
         }
-        assert!(scanner.cut.as_ref().unwrap().line.len() <= KEEP);
+        assert!(scanner.cut.as_ref().unwrap().line.len() <= MAX_KEPT);
         let mut count = 0;
         scanner.scan(b"\n\n", |event| count += usize::from(event.has_data));
         assert_eq!(count, 1);
