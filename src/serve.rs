@@ -196,7 +196,7 @@ impl Server {
     }
 
     /// Calls `release` on each of the server's own [`threads`](Self::threads), at most once a second,
-    /// after connections have closed.
+    /// after connections have closed or a burst of new ones is over.
     ///
     /// An allocator with a heap for each thread keeps what is freed there until the thread allocates
     /// again, which after a burst of connections it does not. `release` may return that to the

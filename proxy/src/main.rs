@@ -28,5 +28,5 @@ fn give_back_at_once() {
 #[expect(unsafe_code, reason = "the allocator has no other interface for it")]
 fn collect() {
     // SAFETY: takes a flag and no pointer, and works on the heap of the calling thread alone.
-    unsafe { libmimalloc_sys::mi_collect(false) }
+    unsafe { libmimalloc_sys::mi_collect(true) }
 }

@@ -71,13 +71,34 @@ impl<F: Future<Output = ()>> Future for Placed<F> {
     }
 }
 
+/// When a worker releases memory.
+#[derive(Debug, Default)]
+struct Released {
+    /// Connections at the last tick.
+    open: usize,
+    /// Connections have been opened since.
+    has_grown: bool,
+}
+
+impl Released {
+    /// Whether connections have closed, or a burst of new ones is over, which leaves behind what their requests
+    /// were parsed into. To be called at each tick.
+    fn is_due(&mut self, open: usize) -> bool {
+        let before = std::mem::replace(&mut self.open, open);
+        let is_settled = open <= before;
+        let is_due = open < before || is_settled && self.has_grown;
+        self.has_grown = !is_settled;
+        is_due
+    }
+}
+
 impl Workers {
     /// Connections run where they are accepted.
     pub(super) fn here() -> Self {
         Self::Here(JoinSet::new())
     }
 
-    /// Starts `count` threads, which call `release_memory` after connections have closed.
+    /// Starts `count` threads, which call `release_memory` after connections have closed or a burst of new ones is over.
     pub(super) fn start(count: NonZeroUsize, release_memory: fn()) -> io::Result<Self> {
         let workers = (0..count.get()).map(|n| {
             let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -90,7 +111,7 @@ impl Workers {
                     runtime.block_on(async {
                         let mut seconds = interval(Duration::from_secs(1));
                         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                        let mut before = 0;
+                        let mut released = Released::default();
                         loop {
                             tokio::select! {
                                 job = todo.recv() => match job {
@@ -98,11 +119,9 @@ impl Workers {
                                     None => break,
                                 },
                                 _ = seconds.tick() => {
-                                    let open = count.load(Relaxed);
-                                    if open < before {
+                                    if released.is_due(count.load(Relaxed)) {
                                         release_memory();
                                     }
-                                    before = open;
                                 }
                             }
                         }
@@ -164,5 +183,21 @@ impl Workers {
             Self::Here(tasks) if !tasks.is_empty() => drop(tasks.join_next().await),
             _ => pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_released_after_connections_close_and_after_a_burst_has_settled() {
+        let mut released = Released::default();
+        let open = [0, 100, 5000, 5000, 5000, 4999, 4999, 6000, 2, 2];
+        let is_due = open.map(|open| released.is_due(open));
+        let expected = [
+            false, false, false, true, false, true, false, false, true, false,
+        ];
+        assert_eq!(is_due, expected);
     }
 }
