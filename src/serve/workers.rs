@@ -76,19 +76,17 @@ impl<F: Future<Output = ()>> Future for Placed<F> {
 struct Released {
     /// Connections at the last tick.
     open: usize,
-    /// Connections have been opened since.
-    has_grown: bool,
+    /// Their number had changed by then.
+    has_changed: bool,
 }
 
 impl Released {
-    /// Whether connections have closed, or a burst of new ones is over, which leaves behind what their requests
-    /// were parsed into. To be called at each tick.
+    /// Whether connections have closed, or their number has settled: a burst of new ones leaves behind what their
+    /// requests were parsed into, and those that close leave tasks that end later. To be called at each tick.
     fn is_due(&mut self, open: usize) -> bool {
         let before = std::mem::replace(&mut self.open, open);
-        let is_settled = open <= before;
-        let is_due = open < before || is_settled && self.has_grown;
-        self.has_grown = !is_settled;
-        is_due
+        let had_changed = std::mem::replace(&mut self.has_changed, open != before);
+        open < before || open == before && had_changed
     }
 }
 
@@ -191,12 +189,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_released_after_connections_close_and_after_a_burst_has_settled() {
+    fn memory_is_released_when_connections_close_and_when_their_number_settles() {
         let mut released = Released::default();
         let open = [0, 100, 5000, 5000, 5000, 4999, 4999, 6000, 2, 2];
         let is_due = open.map(|open| released.is_due(open));
         let expected = [
-            false, false, false, true, false, true, false, false, true, false,
+            false, false, false, true, false, true, true, false, true, true,
         ];
         assert_eq!(is_due, expected);
     }
