@@ -118,7 +118,7 @@ where
     let accept = HeaderValue::from_static("text/event-stream");
     request.headers_mut().insert("accept", accept);
     let peer = SocketAddr::from(([192, 0, 2, 1], 5000));
-    request.extensions_mut().insert(PeerAddr(peer));
+    request.extensions_mut().insert(PeerAddr::from(peer));
     let service = layer.layer(service_fn(answer as fn(_) -> _));
     match service.oneshot(request).now_or_never() {
         Some(Ok(response)) if response.status() == 200 => response.into_body(),

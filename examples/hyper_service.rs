@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let service = ServiceBuilder::new()
             // Outside the stack, which is to find it.
             .map_request(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(PeerAddr(peer));
+                request.extensions_mut().insert(PeerAddr::from(peer));
                 request
             })
             .layer(guard.clone())

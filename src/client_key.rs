@@ -22,7 +22,7 @@
 //! let request = Request::builder()
 //!     // The client made up the first address, our proxy at 10.1.2.3 saw the second.
 //!     .header("x-forwarded-for", "127.0.0.1, 203.0.113.7")
-//!     .extension(PeerAddr("10.1.2.3:49152".parse::<SocketAddr>()?))
+//!     .extension(PeerAddr::from("10.1.2.3:49152".parse::<SocketAddr>()?))
 //!     .body(())?;
 //! let client: IpAddr = "203.0.113.7".parse()?;
 //! assert_eq!(by_ip.key(&request), Some(ClientKey::Ip(client)));
@@ -37,18 +37,22 @@
 //! has no key; the extractor logs one warning that names the remedy.
 
 mod forwarded;
+mod peer;
 
 use http::{Extensions, HeaderMap, Method, Request, Uri};
 use ipnet::IpNet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+#[cfg(feature = "axum")]
+use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use forwarded::ForwardedHeader;
 #[doc(hidden)]
 pub use forwarded::{Element, Node};
+pub use peer::PeerAddr;
 
 /// Hops of a forwarded list that are looked at. Real chains have fewer than ten; a client can send
 /// as many as fit into a header.
@@ -58,14 +62,6 @@ const MAX_HOPS: usize = 64;
 /// at least.
 pub(crate) const IPV6_PREFIX: u8 = 64;
 
-/// The peer's address, an extension that a server adds to each request.
-///
-/// Insert it into the extensions of each request where the connection is known. It must be what
-/// the socket says (or a PROXY protocol header from a balancer of yours), never what a header of
-/// the request says: all trust starts here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerAddr(pub SocketAddr);
-
 /// Identifies a client.
 ///
 /// Keys of different kinds are never equal: the name `"192.0.2.1"` is not the address 192.0.2.1.
@@ -74,6 +70,8 @@ pub struct PeerAddr(pub SocketAddr);
 pub enum ClientKey {
     /// The address the client connects from.
     Ip(IpAddr),
+    /// All clients on a Unix socket that no trusted proxy names: they have no address.
+    Unix,
     /// A name of the application's own: an account, a tenant, a device.
     ///
     /// It is printed as it is in logs, so it should not be a secret.
@@ -153,6 +151,8 @@ pub struct PeerIp {
 ///   element without `for=`, garbage) ends the walk. The client is then the proxy that reported
 ///   it: nothing to the left of it can be checked.
 /// - If all are trusted, the client is the left-most, a machine of your own.
+/// - A peer on a [Unix socket](Self::unix) has no address: without a trusted entry its clients are one,
+///   [`ClientKey::Unix`].
 /// - No more than 64 entries are looked at; the 64th stands for the rest.
 ///
 /// Nothing that a client writes into the header changes what is read from the entries that trusted
@@ -175,6 +175,7 @@ pub struct PeerIp {
 #[derive(Clone, Debug)]
 pub struct ForwardedIp {
     trusted: Arc<[IpNet]>,
+    trusts_unix: bool,
     header: ForwardedHeader,
     hints: Arc<Hints>,
 }
@@ -286,6 +287,7 @@ impl fmt::Display for ClientKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ip(ip) => ip.fmt(f),
+            Self::Unix => f.write_str(peer::UNIX),
             Self::Name(name) => name.fmt(f),
         }
     }
@@ -323,7 +325,7 @@ impl KeyExtractor for PeerIp {
     fn key<B>(&self, request: &Request<B>) -> Option<ClientKey> {
         let peer = self.hints.peer(request.extensions())?;
         self.hints.untrusted(peer, request.headers());
-        Some(ClientKey::Ip(peer))
+        Some(peer.key())
     }
 }
 
@@ -335,6 +337,7 @@ impl ForwardedIp {
     pub fn new(trusted: impl IntoIterator<Item = IpNet>) -> Self {
         Self {
             trusted: trusted.into_iter().collect(),
+            trusts_unix: false,
             header: ForwardedHeader::default(),
             hints: Arc::default(),
         }
@@ -347,10 +350,27 @@ impl ForwardedIp {
         self
     }
 
-    /// Returns true if `addr` is in a trusted network; an IPv4-mapped address counts as IPv4.
+    /// Trusts peers on Unix sockets. Off by default.
     ///
-    /// A proxy asks this to know whether to extend the forwarded headers of a request or to
-    /// replace them.
+    /// Such a peer has no address, so that its clients are one to a limit unless it is trusted. The
+    /// permissions of the socket's file decide which processes can be any client.
+    #[must_use]
+    pub fn unix(mut self, trusted: bool) -> Self {
+        self.trusts_unix = trusted;
+        self
+    }
+
+    /// Returns true if the forwarded headers of this peer's requests are trusted: a proxy extends those
+    /// headers then, and replaces them otherwise.
+    #[must_use]
+    pub fn is_trusted_peer(&self, peer: PeerAddr) -> bool {
+        match peer.ip() {
+            Some(ip) => self.is_trusted(ip),
+            None => self.trusts_unix,
+        }
+    }
+
+    /// Returns true if `addr` is in a trusted network; an IPv4-mapped address counts as IPv4.
     #[must_use]
     pub fn is_trusted(&self, addr: IpAddr) -> bool {
         let addr = addr.to_canonical();
@@ -373,29 +393,28 @@ impl ForwardedIp {
     }
 
     /// The client according to `peer`, a trusted one.
-    fn walk(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    fn walk(&self, peer: PeerAddr, headers: &HeaderMap) -> ClientKey {
         // Each hop vouches for the next one to the left only as far as it is trusted itself.
-        let mut client = peer;
+        let mut client = None;
         for hop in self.header.hops(headers).take(MAX_HOPS) {
             let Some(addr) = hop else { break };
-            client = addr;
+            client = Some(addr);
             if !self.is_trusted(addr) {
                 break;
             }
         }
-        client
+        client.map_or_else(|| peer.key(), ClientKey::Ip)
     }
 }
 
 impl KeyExtractor for ForwardedIp {
     fn key<B>(&self, request: &Request<B>) -> Option<ClientKey> {
         let peer = self.hints.peer(request.extensions())?;
-        Some(ClientKey::Ip(if self.is_trusted(peer) {
-            self.walk(peer, request.headers())
-        } else {
-            self.hints.untrusted(peer, request.headers());
-            peer
-        }))
+        if self.is_trusted_peer(peer) {
+            return Some(self.walk(peer, request.headers()));
+        }
+        self.hints.untrusted(peer, request.headers());
+        Some(peer.key())
     }
 }
 
@@ -428,8 +447,8 @@ impl<F> fmt::Debug for KeyFn<F> {
 }
 
 impl Hints {
-    /// The peer's address in its canonical form; the first time there is none, how to provide it.
-    fn peer(&self, extensions: &Extensions) -> Option<IpAddr> {
+    /// The peer; the first time there is none, how to provide it.
+    fn peer(&self, extensions: &Extensions) -> Option<PeerAddr> {
         let peer = peer_addr(extensions);
         if peer.is_none() && first(&self.no_peer) {
             tracing::warn!(
@@ -439,12 +458,12 @@ impl Hints {
                  insert `PeerAddr` into the extensions of each request. (Logged once.)"
             );
         }
-        Some(peer?.ip().to_canonical())
+        peer
     }
 
     /// To be told of requests by peers that are not trusted; the first time one of them looks
     /// like a proxy's, how to trust it.
-    fn untrusted(&self, peer: IpAddr, headers: &HeaderMap) {
+    fn untrusted(&self, peer: PeerAddr, headers: &HeaderMap) {
         let addresses = ForwardedHeader::ALL.iter().map(|header| header.name());
         // A proxy that ends TLS may send this one alone.
         let header = addresses
@@ -454,15 +473,22 @@ impl Hints {
         if let Some(header) = header
             && first(&self.untrusted_proxy)
         {
+            let (peer, network) = match peer.ip().map(|ip| ip.to_canonical()) {
+                Some(ip) => (ip.to_string(), IpNet::from(ip).to_string()),
+                None => (peer.to_string(), "unix".to_owned()),
+            };
+            let in_code = match network.as_str() {
+                "unix" => "ForwardedIp::unix",
+                _ => "ForwardedIp::new",
+            };
             tracing::warn!(
                 %peer,
                 header,
                 "a peer that is not trusted sends `{header}`. If {peer} is a proxy of yours, limits \
                  per IP count all clients behind it as one, and the upstream does not get its \
                  `X-Forwarded-Proto`: behind TLS that makes apps redirect to https endlessly. Set \
-                 `trusted_proxies = [\"{network}\"]` (in code: `ForwardedIp::new`). If it is not, \
+                 `trusted_proxies = [\"{network}\"]` (in code: `{in_code}`). If it is not, \
                  the header is forged and ignored. (Logged once.)",
-                network = IpNet::from(peer),
             );
         }
     }
@@ -473,20 +499,20 @@ fn first(said: &AtomicBool) -> bool {
     !said.load(Ordering::Relaxed) && !said.swap(true, Ordering::Relaxed)
 }
 
-pub(crate) fn peer_addr(extensions: &Extensions) -> Option<SocketAddr> {
-    if let Some(PeerAddr(addr)) = extensions.get() {
-        return Some(*addr);
+pub(crate) fn peer_addr(extensions: &Extensions) -> Option<PeerAddr> {
+    if let Some(peer) = extensions.get() {
+        return Some(*peer);
     }
     #[cfg(feature = "axum")]
     {
         use axum::extract::ConnectInfo;
         use axum::extract::connect_info::MockConnectInfo;
-        if let Some(ConnectInfo(addr)) = extensions.get() {
-            return Some(*addr);
+        if let Some(ConnectInfo(addr)) = extensions.get::<ConnectInfo<SocketAddr>>() {
+            return Some((*addr).into());
         }
         // As in axum's extractor: a real address takes precedence.
-        if let Some(MockConnectInfo(addr)) = extensions.get() {
-            return Some(*addr);
+        if let Some(MockConnectInfo(addr)) = extensions.get::<MockConnectInfo<SocketAddr>>() {
+            return Some((*addr).into());
         }
     }
     None

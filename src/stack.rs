@@ -331,6 +331,7 @@ mod tests {
     use http_body::Body;
     use http_body_util::Empty;
     use std::convert::Infallible;
+    use std::net::SocketAddr;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::time::Duration;
@@ -425,7 +426,7 @@ mod tests {
     #[tokio::test]
     async fn limits_are_off_until_a_client_key_is_named() {
         let asks = || {
-            let peer = PeerAddr(([192, 0, 2, 1], 5000).into());
+            let peer = PeerAddr::from(SocketAddr::from(([192, 0, 2, 1], 5000)));
             let request = Request::get("/").header("accept", "text/event-stream");
             request.extension(peer).body(()).unwrap()
         };

@@ -57,7 +57,7 @@ fn log_of(extractor: &impl KeyExtractor, requests: &[Request<()>]) -> String {
 
 fn request(peer: &str, headers: &[(&str, &str)]) -> Request<()> {
     let peer: IpAddr = peer.parse().unwrap();
-    let mut request = Request::builder().extension(PeerAddr(SocketAddr::new(peer, 49152)));
+    let mut request = Request::builder().extension(PeerAddr::from(SocketAddr::new(peer, 49152)));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

@@ -88,7 +88,7 @@ async fn plain(request: Request<RequestBody>) -> Result<Response<Body>, BoxError
         "/dies" => events(one.chain(stream::iter([Err("it died".into())]))),
         "/known" => full("text/event-stream", "data: 1\n\n"),
         "/peer" => {
-            let PeerAddr(peer) = request.extensions().get().unwrap();
+            let peer: &PeerAddr = request.extensions().get().unwrap();
             full("text/plain", peer.to_string())
         }
         "/echo" => full(

@@ -88,7 +88,7 @@ fn through_the_stack(
     let accept = HeaderValue::from_static("text/event-stream");
     request.headers_mut().insert("accept", accept);
     let peer = SocketAddr::from(([192, 0, 2, 1], 5000));
-    request.extensions_mut().insert(PeerAddr(peer));
+    request.extensions_mut().insert(PeerAddr::from(peer));
     if let Some(family) = family {
         request.extensions_mut().insert(family);
     }

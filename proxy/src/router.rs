@@ -12,7 +12,6 @@ use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Full};
-use ipnet::IpNet;
 use sse_guard::Stream;
 use sse_guard::StreamRegistry;
 use sse_guard::client_key::{ForwardedHeader, ForwardedIp, KeyExtractor, PeerAddr};
@@ -70,7 +69,6 @@ pub(super) struct Router {
     normalize: config::Normalize,
     user_header: Option<HeaderName>,
     /// Which peers' headers count for it.
-    trusted: Vec<IpNet>,
     clients: ForwardedIp,
     ipv6_prefix: u8,
     drain: StreamRegistry,
@@ -145,7 +143,6 @@ impl Router {
             upstreams: Vec::new(),
             normalize: config.normalize,
             user_header: config.admin.user_header.clone(),
-            trusted: config.trusted_proxies.clone(),
             clients: clients.clone(),
             ipv6_prefix: config.limit.ipv6_prefix,
             drain: common.drain.clone(),
@@ -330,10 +327,8 @@ impl Router {
 
     /// Whether the peer of a request may name users and requests.
     fn is_by_trusted(&self, request: &Request<RequestBody>) -> bool {
-        request.extensions().get().is_some_and(|PeerAddr(peer)| {
-            let peer = peer.ip().to_canonical();
-            self.trusted.iter().any(|network| network.contains(&peer))
-        })
+        let peer: Option<&PeerAddr> = request.extensions().get();
+        peer.is_some_and(|peer| self.clients.is_trusted_peer(*peer))
     }
 
     async fn answer(&self, mut request: Box<Request<RequestBody>>) -> Response<ResponseBody> {

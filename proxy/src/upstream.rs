@@ -225,17 +225,16 @@ impl Upstream {
             "" => PathAndQuery::try_from(path)?,
             base => PathAndQuery::try_from(format!("{base}{path}"))?,
         };
-        let peer = parts.extensions.remove();
+        let peer: Option<PeerAddr> = parts.extensions.remove();
         // Without a peer, the author of the head is unknown.
-        let is_by_client =
-            peer.is_some_and(|PeerAddr(peer)| !self.target.trusted.is_trusted(peer.ip()));
+        let is_by_client = peer.is_some_and(|peer| !self.target.trusted.is_trusted_peer(peer));
         let options = match is_by_client {
             true => Options::All,
             false => Options::Known,
         };
         headers::remove_hop_by_hop(&mut parts.headers, options);
         parts.headers.remove(TRAILER);
-        if let Some(PeerAddr(peer)) = peer {
+        if let Some(peer) = peer {
             headers::forward(&mut parts.headers, peer, &self.target.trusted);
         }
         if let (Some(host), false) = (&self.target.host, parts.headers.contains_key(HOST)) {

@@ -18,7 +18,7 @@ fn trusting() -> ForwardedIp {
 }
 
 fn from_peer(peer: &str) -> Builder {
-    Request::builder().extension(PeerAddr(SocketAddr::new(ip(peer), 49152)))
+    Request::builder().extension(PeerAddr::from(SocketAddr::new(ip(peer), 49152)))
 }
 
 fn request(peer: &str, header: ForwardedHeader, lines: &[&str]) -> Request<()> {
@@ -387,7 +387,7 @@ fn the_walk_ends_at_the_sixty_fourth_hop() {
 #[test]
 fn a_function_is_an_extractor() {
     let extractor = KeyFn::new(|request| {
-        let PeerAddr(peer) = request.extensions.get()?;
+        let peer: &PeerAddr = request.extensions.get()?;
         let name = request.headers.get("x-account")?.to_str().ok()?;
         let (method, path) = (request.method, request.uri.path());
         Some(ClientKey::from(format!("{name}@{peer}: {method} {path}")))
@@ -450,4 +450,30 @@ proptest! {
             prop_assert_eq!(key_of(&trusting().header(header), &request), "203.0.113.7");
         }
     }
+}
+
+#[test]
+fn unix_peer_is_one_client_unless_its_header_is_trusted() {
+    let request = |forwarded: &str| {
+        let request = Request::builder().extension(PeerAddr::unix());
+        let request = request.header("x-forwarded-for", forwarded);
+        request.body(()).unwrap()
+    };
+    let trusting = trusting().unix(true);
+    for (forwarded, expected) in [
+        ("203.0.113.7", "203.0.113.7"),
+        ("203.0.113.7, 10.0.0.1", "203.0.113.7"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("203.0.113.7, unknown", "unix:"),
+        ("", "unix:"),
+    ] {
+        assert_eq!(key_of(&trusting, &request(forwarded)), expected);
+        assert_eq!(
+            key_of(&trusting.clone().unix(false), &request(forwarded)),
+            "unix:"
+        );
+        assert_eq!(key_of(&PeerIp::new(), &request(forwarded)), "unix:");
+    }
+    assert!(trusting.is_trusted_peer(PeerAddr::unix()));
+    assert_ne!(ClientKey::Unix, ClientKey::from("unix:"));
 }

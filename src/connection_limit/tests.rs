@@ -10,7 +10,7 @@ fn from(ip: &str) -> Request<()> {
     let ip: IpAddr = ip.parse().unwrap();
     Request::get("/")
         .header("accept", "text/event-stream")
-        .extension(PeerAddr(SocketAddr::new(ip, 5000)))
+        .extension(PeerAddr::from(SocketAddr::new(ip, 5000)))
         .body(())
         .unwrap()
 }

@@ -134,7 +134,7 @@ fn hash_host<B>(request: &Request<B>, state: &mut impl Hasher) {
 
 fn client<B>(request: &Request<B>, ipv6_prefix: u8) -> Option<ClientKey> {
     let extensions = request.extensions();
-    let peer = || Some(ClientKey::Ip(peer_addr(extensions)?.ip()));
+    let peer = || Some(peer_addr(extensions)?.key());
     let client = extensions.get().cloned().or_else(peer)?;
     Some(client.network(ipv6_prefix))
 }

@@ -203,7 +203,7 @@ async fn a_masked_failure_keeps_what_the_service_said_of_it() {
 /// A request of this client, by its last number.
 fn of(client: u8, mut request: Request<()>) -> Request<()> {
     let address = std::net::SocketAddr::from(([192, 0, 2, client], 5000));
-    request.extensions_mut().insert(PeerAddr(address));
+    request.extensions_mut().insert(PeerAddr::from(address));
     request
 }
 

@@ -83,7 +83,9 @@ impl SavedRequest {
 
     /// The address of the peer.
     pub(super) fn peer(&self) -> Option<IpAddr> {
-        peer_addr(&self.extensions).map(|peer| peer.ip().to_canonical())
+        peer_addr(&self.extensions)?
+            .ip()
+            .map(|ip| ip.to_canonical())
     }
 
     /// The key of the client, if a layer has set one.

@@ -6,6 +6,7 @@ use super::registry::Registry;
 use super::stop::Stopper;
 use super::workers::Workers;
 use super::{RequestBody, Settings};
+use crate::client_key::PeerAddr;
 use crate::guard::BoxError;
 use crate::log_limit::LogLimit;
 use bytes::Bytes;
@@ -79,6 +80,7 @@ impl Connections {
             };
             match accepted {
                 Ok((socket, peer)) => {
+                    let peer = PeerAddr::from(peer);
                     self.failures.over();
                     let bounds = &self.settings.per_client;
                     let Some(entry) = self.registry.admit(peer.ip(), bounds) else {

@@ -8,6 +8,7 @@ use super::registry::ConnectionEntry;
 use super::stop::Stop;
 use super::talk::{Next, talk};
 use super::{RequestBody, Settings, tune};
+use crate::client_key::PeerAddr;
 use crate::guard::BoxError;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,7 +16,6 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -28,7 +28,7 @@ pin_project! {
     /// async function would hold its arguments twice, and the room of all it ever awaits.
     pub(super) struct Connection<S, B> {
         io: ClientIo,
-        peer: SocketAddr,
+        peer: PeerAddr,
         service: S,
         settings: Arc<Settings>,
         #[pin]
@@ -57,7 +57,7 @@ impl<S, B> Connection<S, B> {
     pub(super) fn new(
         socket: TcpStream,
         entry: ConnectionEntry,
-        peer: SocketAddr,
+        peer: PeerAddr,
         service: S,
         settings: Arc<Settings>,
         stop: Stop,
@@ -196,7 +196,8 @@ mod tests {
             let (service, settings) = (Nothing(Arc::default()), Arc::<Settings>::default());
             let registry = Registry::default();
             let entry = registry.admit(peer.ip(), &settings.per_client).unwrap();
-            let connection = Connection::new(theirs, entry, peer, service, settings, stop).unwrap();
+            let connection =
+                Connection::new(theirs, entry, peer.into(), service, settings, stop).unwrap();
             let task = tokio::spawn(connection);
             tokio::task::yield_now().await;
             if !is_early {

@@ -96,17 +96,17 @@ pub(super) struct PerClient {
 
 impl PerClient {
     /// Under which address a peer is counted, if it is.
-    fn key(&self, peer: IpAddr) -> Option<IpAddr> {
-        let peer = peer.to_canonical();
+    fn key(&self, peer: Option<IpAddr>) -> Option<IpAddr> {
         match self.max.and(self.holder(peer))? {
             ClientKey::Ip(network) => Some(network),
-            ClientKey::Name(_) => None,
+            ClientKey::Unix | ClientKey::Name(_) => None,
         }
     }
 
-    /// Which client a peer is, unless it is a proxy that carries many.
-    fn holder(&self, peer: IpAddr) -> Option<ClientKey> {
-        let peer = peer.to_canonical();
+    /// Which client a peer is, unless it is a proxy that carries many, as those without an address
+    /// are: the file of a Unix socket decides which processes connect.
+    fn holder(&self, peer: Option<IpAddr>) -> Option<ClientKey> {
+        let peer = peer?.to_canonical();
         let is_exempt = self.exempt.iter().any(|network| network.contains(&peer));
         (!is_exempt).then(|| ClientKey::Ip(peer).network(self.ipv6_prefix))
     }
@@ -380,9 +380,14 @@ impl Registry {
     }
 
     /// The place of a new connection, unless its client has as many as it may, none of which is idle.
-    pub(super) fn admit(&self, peer: IpAddr, bounds: &PerClient) -> Option<ConnectionEntry> {
+    pub(super) fn admit(
+        &self,
+        peer: impl Into<Option<IpAddr>>,
+        bounds: &PerClient,
+    ) -> Option<ConnectionEntry> {
+        let peer = peer.into();
         if self.0.bounded_by == CloseReason::Total && self.open() >= self.0.max_open.load(Relaxed) {
-            self.0.note(CloseReason::Total, 1, Some(peer));
+            self.0.note(CloseReason::Total, 1, peer);
             return None;
         }
         let client = bounds.key(peer);
@@ -391,7 +396,7 @@ impl Registry {
         {
             // Those that are closed still count until they are gone; the new one takes their place.
             let idle = self.0.close_oldest(batch_of(max), u64::MAX, Some(client));
-            self.0.note(CloseReason::PerClient, idle.max(1), Some(peer));
+            self.0.note(CloseReason::PerClient, idle.max(1), peer);
             if idle == 0 {
                 return None;
             }
@@ -547,7 +552,7 @@ pub(super) mod tests {
     }
 
     pub(super) fn admit(registry: &Registry, peer: &str, max: u32) -> Option<ConnectionEntry> {
-        let connection = registry.admit(peer.parse().unwrap(), &bounds(Some(max)));
+        let connection = registry.admit(peer.parse::<IpAddr>().unwrap(), &bounds(Some(max)));
         if let Some(connection) = &connection {
             // Never to be told by time alone which is older.
             connection.begin();

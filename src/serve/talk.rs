@@ -23,7 +23,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use std::error::Error;
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
@@ -135,7 +134,7 @@ struct Attendant<S, B> {
     service: S,
     connection: ClientConnection,
     io: ClientIo,
-    peer: SocketAddr,
+    peer: PeerAddr,
     desk: Desk<B>,
 }
 
@@ -167,12 +166,12 @@ where
         let (client, request_info) = (Client::of(&request), RequestInfo::of(&request));
         let (mut parts, incoming) = request.into_parts();
         let (body, upload) = RequestBody::new(incoming);
-        parts.extensions.insert(PeerAddr(self.peer));
+        parts.extensions.insert(self.peer);
         parts.extensions.insert(self.connection.clone());
         #[cfg(feature = "axum")]
-        parts
-            .extensions
-            .insert(axum::extract::ConnectInfo(self.peer));
+        if let Some(address) = self.peer.socket_addr() {
+            parts.extensions.insert(axum::extract::ConnectInfo(address));
+        }
         let request = Request::from_parts(parts, body);
         let call = Call::new(self.service.clone(), request, request_info, client, upload);
         self.desk.leave(Note::Asked(call));
@@ -225,7 +224,7 @@ enum Phase<B> {
 /// connection does something that needs no hyper.
 pub(super) async fn talk<S, B>(
     io: ClientIo,
-    peer: SocketAddr,
+    peer: PeerAddr,
     service: S,
     settings: Arc<Settings>,
     stop: Stop,

@@ -7,10 +7,10 @@ use super::claims;
 use crate::request_target::is_authority;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use sse_guard::client_key::{ForwardedHeader, ForwardedIp};
+use sse_guard::client_key::{ForwardedHeader, ForwardedIp, PeerAddr};
 use sse_guard::internal::Node;
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 const FORWARDED: &str = "forwarded";
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
@@ -35,10 +35,9 @@ pub(super) const IS_SECURE: [&str; 4] = [
 ];
 
 /// Describes the client to the upstream. Fields of the request count if the peer is trusted.
-pub(crate) fn forward(headers: &mut HeaderMap, peer: SocketAddr, trusted: &ForwardedIp) {
-    let peer = peer.ip().to_canonical();
+pub(crate) fn forward(headers: &mut HeaderMap, peer: PeerAddr, trusted: &ForwardedIp) {
     claims::remove_misspelt(headers);
-    let client = match (trusted.is_trusted(peer), trusted.believed()) {
+    let client = match (trusted.is_trusted_peer(peer), trusted.believed()) {
         (true, ForwardedHeader::XForwardedFor) => Client::by_x_forwarded(headers, trusted),
         (true, ForwardedHeader::Forwarded) => Client::by_forwarded(headers, trusted),
         _ => {
@@ -46,7 +45,7 @@ pub(crate) fn forward(headers: &mut HeaderMap, peer: SocketAddr, trusted: &Forwa
             Client::default()
         }
     };
-    client.write(headers, peer);
+    client.write(headers, peer.ip().map(|ip| ip.to_canonical()));
 }
 
 /// What a trusted peer reports.
@@ -128,23 +127,26 @@ impl Client {
     }
 
     /// The same address that limits count by.
-    fn address(&self, peer: IpAddr) -> IpAddr {
+    fn address(&self, peer: Option<IpAddr>) -> Option<IpAddr> {
         let known = self.hops[..self.known].iter().rev();
         let mut addresses = known.filter_map(|hop| match &hop.node {
             Node::Address(address) => Some(*address),
             Node::Obfuscated(_) | Node::Unknown => None,
         });
-        addresses.next().unwrap_or(peer)
+        addresses.next().or(peer)
     }
 
-    fn write(self, headers: &mut HeaderMap, peer: IpAddr) {
+    fn write(self, headers: &mut HeaderMap, peer: Option<IpAddr>) {
         let proto = self.proto.unwrap_or("http");
         let host = self.host.as_ref().or(headers.get(HOST)).cloned();
         let host = host.as_ref().and_then(|host| host.to_str().ok());
         let explicit = host.and_then(port_of);
         let port = explicit.or(self.port);
 
-        set(headers, X_FORWARDED_FOR, &self.x_forwarded_for(peer));
+        match self.x_forwarded_for(peer) {
+            line if line.is_empty() => drop(headers.remove(X_FORWARDED_FOR)),
+            line => set(headers, X_FORWARDED_FOR, &line),
+        }
         let full_host = match (host, port) {
             (Some(host), Some(port)) if explicit.is_none() && !is_default(proto, port) => {
                 Some(format!("{}:{port}", host.trim_end_matches(':')))
@@ -167,11 +169,10 @@ impl Client {
             }
         }
         if headers.contains_key(X_REAL_IP) {
-            set(
-                headers,
-                X_REAL_IP,
-                self.address(peer).to_string().as_bytes(),
-            );
+            match self.address(peer) {
+                Some(address) => set(headers, X_REAL_IP, address.to_string().as_bytes()),
+                None => drop(headers.remove(X_REAL_IP)),
+            }
         }
         let is_secure = match proto {
             "https" | "wss" => "on",
@@ -188,26 +189,40 @@ impl Client {
         }
     }
 
-    fn x_forwarded_for(&self, peer: IpAddr) -> Vec<u8> {
-        let mut line = Vec::new();
-        for hop in self.hops.iter().rev() {
-            line.extend_from_slice(&hop.text);
-            line.extend_from_slice(b", ");
-        }
-        line.extend_from_slice(peer.to_string().as_bytes());
-        line
+    /// Without an element for a peer that has no address. A text in its place would end the search of
+    /// servers that read the list from the right.
+    fn x_forwarded_for(&self, peer: Option<IpAddr>) -> Vec<u8> {
+        let hops = self.hops.iter().rev().map(|hop| hop.text.clone());
+        let peer = peer.map(|peer| peer.to_string().into_bytes());
+        let elements: Vec<_> = hops.chain(peer).collect();
+        elements.join(b", ".as_slice())
     }
 
     /// Host and protocol stand with the client and with the peer, as some servers read the first
     /// element and some the last. Elements beyond the client are unverified.
-    fn forwarded(&self, peer: IpAddr, proto: &str, host: Option<&str>) -> String {
+    fn forwarded(&self, peer: Option<IpAddr>, proto: &str, host: Option<&str>) -> String {
+        let peer = match peer {
+            Some(peer) => Some(Node::Address(peer)),
+            // An element is needed for host and protocol.
+            None if self.hops.is_empty() => Some(Node::Unknown),
+            None => None,
+        };
         let mut line = String::new();
         for (index, hop) in self.hops.iter().enumerate().rev() {
             let is_client = index + 1 == self.known;
-            element(&mut line, &hop.node, is_client.then_some((proto, host)));
-            line.push_str(", ");
+            let is_last = index == 0 && peer.is_none();
+            element(
+                &mut line,
+                &hop.node,
+                (is_client || is_last).then_some((proto, host)),
+            );
+            if !is_last {
+                line.push_str(", ");
+            }
         }
-        element(&mut line, &Node::Address(peer), Some((proto, host)));
+        if let Some(peer) = peer {
+            element(&mut line, &peer, Some((proto, host)));
+        }
         line
     }
 }

@@ -31,7 +31,7 @@ impl Binding {
     pub(super) fn of(request: &Request<RequestBody>, target: &Target, switches: bool) -> Self {
         let extensions = request.extensions();
         let peer = extensions.get::<PeerAddr>();
-        let is_trusted = peer.is_some_and(|PeerAddr(peer)| target.trusted.is_trusted(peer.ip()));
+        let is_trusted = peer.is_some_and(|peer| target.trusted.is_trusted_peer(*peer));
         let key = is_trusted.then(|| target.trusted.key(request));
         Self {
             client: extensions.get().cloned(),

@@ -2,6 +2,15 @@ use super::*;
 
 const PEER: &str = "10.0.0.1:5000";
 const STRANGER: &str = "192.0.2.1:5000";
+/// On a Unix socket.
+const UNIX: &str = "unix:";
+
+fn peer_at(text: &str) -> PeerAddr {
+    match text {
+        UNIX => PeerAddr::unix(),
+        address => address.parse::<std::net::SocketAddr>().unwrap().into(),
+    }
+}
 
 /// What the upstream is told of a request with these fields, of the names asked for.
 fn told(header: ForwardedHeader, peer: &str, fields: &[(&str, &[u8])]) -> HeaderMap {
@@ -11,8 +20,8 @@ fn told(header: ForwardedHeader, peer: &str, fields: &[(&str, &[u8])]) -> Header
         headers.append(name, HeaderValue::from_bytes(value).unwrap());
     }
     let networks = ["10.0.0.0/8", "2001:db8:aaaa::/48"].map(|net| net.parse().unwrap());
-    let trusted = ForwardedIp::new(networks).header(header);
-    forward(&mut headers, peer.parse().unwrap(), &trusted);
+    let trusted = ForwardedIp::new(networks).header(header).unix(true);
+    forward(&mut headers, peer_at(peer), &trusted);
     headers
 }
 
@@ -405,4 +414,57 @@ fn bytes_beyond_ascii_do_no_harm() {
     assert!(!headers.contains_key("x-forwarded-host"));
     let forwarded = "for=unknown, for=203.0.113.1;proto=http, for=10.0.0.1;proto=http";
     assert_eq!(headers["forwarded"], forwarded);
+}
+
+#[test]
+fn peer_on_a_unix_socket_adds_no_address() {
+    assert_told(
+        XForwardedFor,
+        UNIX,
+        &[
+            "host: a.test",
+            "x-forwarded-for: 203.0.113.1, 10.0.0.2",
+            "x-forwarded-proto: https",
+            "x-real-ip: 10.0.0.2",
+        ],
+        &[
+            "forwarded: for=203.0.113.1;host=\"a.test\";proto=https, for=10.0.0.2;host=\"a.test\";proto=https",
+            "x-forwarded-for: 203.0.113.1, 10.0.0.2",
+            "x-forwarded-host: a.test",
+            "x-forwarded-proto: https",
+            "x-real-ip: 203.0.113.1",
+        ],
+    );
+    assert_told(
+        Forwarded,
+        UNIX,
+        &["host: a.test", "forwarded: for=203.0.113.1;proto=https"],
+        &[
+            "forwarded: for=203.0.113.1;host=\"a.test\";proto=https",
+            "x-forwarded-for: 203.0.113.1",
+            "x-forwarded-host: a.test",
+            "x-forwarded-proto: https",
+        ],
+    );
+    for header in [XForwardedFor, Forwarded] {
+        assert_told(
+            header,
+            UNIX,
+            &["host: a.test", "x-real-ip: "],
+            &[
+                "forwarded: for=unknown;host=\"a.test\";proto=http",
+                "x-forwarded-host: a.test",
+                "x-forwarded-proto: http",
+            ],
+        );
+    }
+}
+
+#[test]
+fn peer_on_a_unix_socket_is_a_stranger_unless_it_is_trusted() {
+    let mut headers = HeaderMap::new();
+    headers.insert("x-forwarded-for", HeaderValue::from_static("203.0.113.1"));
+    forward(&mut headers, PeerAddr::unix(), &ForwardedIp::new([]));
+    assert!(!headers.contains_key("x-forwarded-for"), "{headers:?}");
+    assert_eq!(headers["forwarded"], "for=unknown;proto=http");
 }
