@@ -64,6 +64,7 @@ mod connection;
 mod encode;
 mod idle;
 mod io;
+mod listener;
 mod liveness;
 mod patience;
 mod pump;
@@ -73,10 +74,13 @@ mod request_scan;
 mod stalls;
 mod stop;
 mod talk;
+mod transport;
 mod workers;
 mod written;
 
 pub use body::RequestBody;
+pub use listener::Listener;
+pub use transport::Io;
 
 /// See [`crate::internal`].
 #[doc(hidden)]
@@ -88,6 +92,7 @@ pub mod internal {
     pub use super::refusal::log as log_refusal;
     pub use super::registry::{CloseReason, Registry, Shares};
     pub use super::talk::LINGER;
+    pub use super::transport::DetachedIo;
 }
 
 use accept::Connections;
@@ -102,13 +107,11 @@ use http::{Request, Response};
 use http_body::Body;
 use ipnet::IpNet;
 use registry::PerClient;
-use socket2::SockRef;
 use stalls::Stalls;
 use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
 use tower_service::Service;
 use workers::Workers;
 
@@ -323,7 +326,7 @@ impl Server {
     /// Serves until the task is dropped; returns early only if [`threads`](Self::threads) cannot be
     /// started. Each request carries a [`PeerAddr`](crate::client_key::PeerAddr) (with the feature
     /// `axum` a `ConnectInfo`, too).
-    pub async fn serve<S, B>(self, listener: TcpListener, service: S) -> std::io::Result<()>
+    pub async fn serve<S, B>(self, listener: impl Listener, service: S) -> std::io::Result<()>
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
         S::Error: Into<BoxError>,
@@ -340,7 +343,7 @@ impl Server {
     /// [`serve_until_drained`](Self::serve_until_drained), or bound the wait.
     pub async fn serve_until<S, B>(
         self,
-        listener: TcpListener,
+        listener: impl Listener,
         service: S,
         stop: impl Future<Output = ()>,
     ) -> std::io::Result<()>
@@ -367,7 +370,7 @@ impl Server {
     /// Bound the wait, as a client may take any time to read a long response.
     pub async fn serve_until_drained<S, B>(
         self,
-        listener: TcpListener,
+        listener: impl Listener,
         service: S,
         drain: &StreamRegistry,
     ) -> std::io::Result<()>
@@ -400,7 +403,7 @@ impl Server {
     pub async fn serve_in<S, B>(
         &self,
         registry: &Registry,
-        listener: TcpListener,
+        listener: impl Listener,
         service: S,
         stop: impl Future<Output = ()>,
     ) -> std::io::Result<()>
@@ -442,14 +445,17 @@ impl Settings {
     }
 }
 
-fn tune(socket: &TcpStream, settings: &Settings) -> std::io::Result<()> {
-    // Events are small and must not wait for each other.
-    socket.set_nodelay(true)?;
-    settings.liveness.watch(socket)?;
-    let socket = SockRef::from(socket);
+fn tune(io: &Io, settings: &Settings) -> std::io::Result<()> {
+    settings.liveness.watch(io)?;
     if let Some(bytes) = settings.send_buffer {
-        socket.set_send_buffer_size(bytes)?;
+        io.socket().set_send_buffer_size(bytes)?;
     }
+    // A Unix socket sends at once, and what its peer has not read counts as its send buffer.
+    let Some(socket) = io.tcp() else {
+        return Ok(());
+    };
+    // Events are small and must not wait for each other.
+    socket.set_tcp_nodelay(true)?;
     #[cfg(target_os = "linux")]
     if let Some(bytes) = settings.unsent {
         socket.set_tcp_notsent_lowat(bytes)?;

@@ -53,13 +53,12 @@ use sse_guard::family::Family;
 use sse_guard::internal::connection_auth::ConnectionBound;
 use sse_guard::internal::retry_after_value;
 use sse_guard::internal::{ClientConnection, LINGER, Liveness, Upload};
-use sse_guard::serve::RequestBody;
+use sse_guard::serve::{Io, RequestBody};
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower_service::Service;
@@ -308,7 +307,7 @@ impl Upstream {
         Ok(exchange::exchange(socket, binding, &self.pool, sent).await?)
     }
 
-    async fn connect(&self) -> Result<TcpStream, Failure> {
+    async fn connect(&self) -> Result<Io, Failure> {
         if !files::has_room() {
             return Err(Failure::Files("the last files are kept for others".into()));
         }
@@ -397,12 +396,15 @@ fn connector(timeout: Duration) -> HttpConnector<Lookup> {
     connector
 }
 
-async fn connect(mut connector: HttpConnector<Lookup>, url: Uri) -> Result<TcpStream, Failure> {
+async fn connect(mut connector: HttpConnector<Lookup>, url: Uri) -> Result<Io, Failure> {
     std::future::poll_fn(|cx| connector.poll_ready(cx))
         .await
         .map_err(Failure::of_connecting)?;
     let connected = connector.call(url).await;
-    Ok(connected.map_err(Failure::of_connecting)?.into_inner())
+    Ok(connected
+        .map_err(Failure::of_connecting)?
+        .into_inner()
+        .into())
 }
 
 /// The upstream's own name, as `Host` has it.

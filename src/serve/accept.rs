@@ -2,11 +2,11 @@
 
 use super::Server;
 use super::connection::Connection;
+use super::listener::Listener;
 use super::registry::Registry;
 use super::stop::Stopper;
 use super::workers::Workers;
 use super::{RequestBody, Settings};
-use crate::client_key::PeerAddr;
 use crate::guard::BoxError;
 use crate::log_limit::LogLimit;
 use bytes::Bytes;
@@ -15,7 +15,6 @@ use http_body::Body;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tower_service::Service;
 
 /// Between two tries to accept when files are exhausted.
@@ -58,7 +57,7 @@ impl Connections {
     }
 
     /// Accepts connections until it is dropped.
-    pub async fn accept<S, B>(&mut self, listener: &TcpListener, service: &S)
+    pub async fn accept<S, B>(&mut self, listener: &impl Listener, service: &S)
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
         S::Error: Into<BoxError>,
@@ -80,7 +79,6 @@ impl Connections {
             };
             match accepted {
                 Ok((socket, peer)) => {
-                    let peer = PeerAddr::from(peer);
                     self.failures.over();
                     let bounds = &self.settings.per_client;
                     let Some(entry) = self.registry.admit(peer.ip(), bounds) else {
@@ -92,7 +90,7 @@ impl Connections {
                     let service = service.clone();
                     let connection =
                         move |socket| Connection::new(socket, entry, peer, service, settings, stop);
-                    if let Err(error) = self.workers.spawn(socket, closer, connection) {
+                    if let Err(error) = self.workers.spawn(socket.into(), closer, connection) {
                         tracing::debug!(%error, "a client disconnected at once");
                     }
                 }

@@ -7,6 +7,7 @@ use super::pump::Pump;
 use super::registry::ConnectionEntry;
 use super::stop::Stop;
 use super::talk::{Next, talk};
+use super::transport::Io;
 use super::{RequestBody, Settings, tune};
 use crate::client_key::PeerAddr;
 use crate::guard::BoxError;
@@ -19,7 +20,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -55,7 +55,7 @@ pin_project! {
 impl<S, B> Connection<S, B> {
     /// Fails if its client has gone by then.
     pub(super) fn new(
-        socket: TcpStream,
+        socket: Io,
         entry: ConnectionEntry,
         peer: PeerAddr,
         service: S,
@@ -152,7 +152,7 @@ mod tests {
     use http_body_util::Empty;
     use std::convert::Infallible;
     use std::future::Ready;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     /// As large as the proxy's.
     #[derive(Clone)]
@@ -197,7 +197,8 @@ mod tests {
             let registry = Registry::default();
             let entry = registry.admit(peer.ip(), &settings.per_client).unwrap();
             let connection =
-                Connection::new(theirs, entry, peer.into(), service, settings, stop).unwrap();
+                Connection::new(theirs.into(), entry, peer.into(), service, settings, stop)
+                    .unwrap();
             let task = tokio::spawn(connection);
             tokio::task::yield_now().await;
             if !is_early {

@@ -10,12 +10,12 @@ use super::refusal;
 use super::registry::ConnectionEntry;
 use super::request_scan::RequestScan;
 use super::stalls::Stalls;
+use super::transport::Io;
 use crate::lock::lock;
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use socket2::SockRef;
 use std::future::Future;
-use std::io::{self, IoSlice, Read as _};
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -23,7 +23,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{Interest, Ready};
-use tokio::net::TcpStream;
 
 /// Bytes that one read takes at the most; hyper's own buffer starts at as much.
 const READ: usize = 8 * 1024;
@@ -55,7 +54,7 @@ impl Stalled {
 pub(super) struct ClientIo(Arc<Shared>);
 
 pub(super) struct Shared {
-    socket: TcpStream,
+    socket: Io,
     stalls: Stalls,
     case: Case,
     /// The response under way is an event stream.
@@ -121,13 +120,13 @@ impl Shared {
 
 impl ClientIo {
     pub(super) fn new(
-        socket: TcpStream,
+        socket: impl Into<Io>,
         stalls: Stalls,
         case: Case,
         entry: ConnectionEntry,
     ) -> Self {
         Self(Arc::new(Shared {
-            socket,
+            socket: socket.into(),
             stalls,
             case,
             is_stream: AtomicBool::new(false),
@@ -395,7 +394,7 @@ impl ClientIo {
             return self.0.socket.try_read(bytes);
         }
         // Past the runtime, which believes that nothing is there. It is right again once nothing is.
-        let read = (&*SockRef::from(&self.0.socket)).read(bytes);
+        let read = self.0.socket.read_now(bytes);
         if let Err(error) = &read
             && error.kind() == io::ErrorKind::WouldBlock
         {
@@ -422,12 +421,7 @@ impl ClientIo {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         loop {
-            let wrote = match bufs {
-                // Which is a cheaper call.
-                [all] => self.0.socket.try_write(all),
-                _ => self.0.socket.try_write_vectored(bufs),
-            };
-            match wrote {
+            match self.0.socket.try_write(bufs) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => {
                     self.0.blocked.store(false, Relaxed);
@@ -469,7 +463,7 @@ impl ClientIo {
     }
 
     /// From now on to close is to reset: what the kernel still holds is dropped, and the client
-    /// learns that this is no proper end.
+    /// learns that this is no proper end. A Unix socket has no reset: there chunks alone show the end.
     pub(super) fn reset_on_close(&self) {
         self.linger(Some(Duration::ZERO));
     }
@@ -480,16 +474,14 @@ impl ClientIo {
     }
 
     fn linger(&self, linger: Option<Duration>) {
-        let socket = SockRef::from(&self.0.socket);
-        if let Err(error) = socket.set_linger(linger) {
+        if let Err(error) = self.0.socket.socket().set_linger(linger) {
             tracing::debug!(%error, "cannot set how a connection closes");
         }
     }
 
     /// Tells the client that no more will come.
     pub(super) fn shutdown(&self) -> io::Result<()> {
-        let socket = SockRef::from(&self.0.socket);
-        match socket.shutdown(std::net::Shutdown::Write) {
+        match self.0.socket.socket().shutdown(std::net::Shutdown::Write) {
             Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
             _ => Ok(()),
         }

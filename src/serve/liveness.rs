@@ -1,9 +1,9 @@
 //! How the kernel finds out that the other side is gone without a word.
 
-use socket2::{SockRef, TcpKeepalive};
+use super::transport::Io;
+use socket2::TcpKeepalive;
 use std::io;
 use std::time::Duration;
-use tokio::net::TcpStream;
 
 /// Linux counts in whole seconds, and fails for none or for more than its `MAX_TCP_KEEPIDLE`.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(32767));
@@ -24,9 +24,11 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// Sets the options of a socket.
-    pub fn watch(&self, stream: &TcpStream) -> io::Result<()> {
-        let socket = SockRef::from(stream);
+    /// Sets the options of a TCP socket. The kernel closes a Unix socket with its peer's process.
+    pub fn watch(&self, io: &Io) -> io::Result<()> {
+        let Some(socket) = io.tcp() else {
+            return Ok(());
+        };
         if let Some(after) = self.keepalive {
             let (least, most) = KEEPALIVE;
             let after = after.clamp(least, most);
@@ -35,24 +37,21 @@ impl Liveness {
             socket.set_tcp_keepalive(&keepalive.with_retries(3))?;
         }
         match self.user_timeout {
-            Some(timeout) => Self::set_user_timeout(stream, Some(timeout)),
+            Some(timeout) => Self::set_user_timeout(io, Some(timeout)),
             None => Ok(()),
         }
     }
 
     /// Sets it where the system has it; `None` is the kernel's choice.
-    pub(crate) fn set_user_timeout(
-        socket: &TcpStream,
-        timeout: Option<Duration>,
-    ) -> io::Result<()> {
+    pub(crate) fn set_user_timeout(io: &Io, timeout: Option<Duration>) -> io::Result<()> {
         #[cfg(target_os = "linux")]
-        {
+        if let Some(socket) = io.tcp() {
             let (least, most) = USER_TIMEOUT;
             let timeout = timeout.map(|timeout| timeout.clamp(least, most));
-            SockRef::from(socket).set_tcp_user_timeout(timeout)?;
+            socket.set_tcp_user_timeout(timeout)?;
         }
         #[cfg(not(target_os = "linux"))]
-        let _ = (socket, timeout);
+        let _ = (io, timeout);
         Ok(())
     }
 }
@@ -60,13 +59,13 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     #[tokio::test]
     async fn any_time_is_one_that_the_kernel_takes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap());
-        let socket = socket.await.unwrap();
+        let socket = Io::from(socket.await.unwrap());
         for time in [
             Duration::from_nanos(1),
             Duration::from_millis(999),
@@ -80,7 +79,7 @@ mod tests {
                 user_timeout: Some(time),
             };
             liveness.watch(&socket).unwrap();
-            let socket = SockRef::from(&socket);
+            let socket = socket.socket();
             assert!(socket.keepalive().unwrap(), "{time:?}");
             #[cfg(target_os = "linux")]
             assert!(socket.tcp_user_timeout().unwrap().is_some(), "{time:?}");

@@ -6,6 +6,7 @@
 //! fewest.
 
 use super::registry::Closer;
+use super::transport::Io;
 use pin_project_lite::pin_project;
 use std::future::{Future, pending};
 use std::io;
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -134,16 +134,16 @@ impl Workers {
     /// Runs a connection on the worker that has the fewest.
     pub(super) fn spawn<F>(
         &mut self,
-        socket: TcpStream,
+        io: Io,
         closer: Closer,
-        connection: impl FnOnce(TcpStream) -> io::Result<F> + Send + 'static,
+        connection: impl FnOnce(Io) -> io::Result<F> + Send + 'static,
     ) -> io::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let workers = match self {
             Self::Here(tasks) => {
-                closer.task(tasks.spawn(connection(socket)?));
+                closer.task(tasks.spawn(connection(io)?));
                 return Ok(());
             }
             Self::Own(workers) => workers,
@@ -154,8 +154,8 @@ impl Workers {
         };
         let place = Place::of(&worker.connections);
         // Its events come to the thread that it is registered on.
-        let socket = socket.into_std()?;
-        let job = move || match TcpStream::from_std(socket).and_then(connection) {
+        let io = io.detach()?;
+        let job = move || match io.attach().and_then(connection) {
             Ok(connection) => {
                 let task = tokio::spawn(Placed { connection, place });
                 closer.task(task.abort_handle());

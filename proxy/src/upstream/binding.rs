@@ -9,9 +9,9 @@ use sse_guard::client_key::{ClientKey, KeyExtractor, PeerAddr};
 use sse_guard::internal::ClientConnection;
 use sse_guard::internal::connection_auth;
 use sse_guard::internal::list_has;
+use sse_guard::serve::Io;
 use sse_guard::serve::RequestBody;
 use std::sync::Arc;
-use tokio::net::TcpStream;
 
 /// What ties a request to its client's connection.
 pub(super) struct Binding {
@@ -48,7 +48,7 @@ impl Binding {
     }
 
     /// The client's own connection, if it has one.
-    pub(super) async fn take(&mut self) -> Option<TcpStream> {
+    pub(super) async fn take(&mut self) -> Option<Io> {
         let client = self.client.as_ref()?;
         let pins: Arc<Pins> = client.attached()?;
         let socket = pins.take(&self.upstream, self.key.as_ref()).await?;

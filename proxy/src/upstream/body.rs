@@ -9,11 +9,11 @@ use super::pool::Home;
 use crate::headers;
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use sse_guard::serve::Io;
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 /// Bytes that one read takes at the most: what a client has no room for is kept for it, and many
@@ -57,7 +57,7 @@ impl Pace {
 ///
 /// The buffer is reused once earlier data is dropped: to keep data for long, copy it.
 pub(super) fn read(
-    socket: &mut TcpStream,
+    socket: &mut Io,
     pace: &mut Pace,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<BytesMut>> {
@@ -101,7 +101,7 @@ impl From<BodyError> for io::Error {
 #[derive(Debug)]
 pub(crate) struct StreamBody {
     /// Until the end.
-    socket: Option<TcpStream>,
+    socket: Option<Io>,
     /// Where the socket goes then.
     home: Option<Home>,
     /// What came with the head. A box, as it is empty while the stream is quiet.
@@ -111,12 +111,7 @@ pub(crate) struct StreamBody {
 }
 
 impl StreamBody {
-    pub(super) fn new(
-        socket: TcpStream,
-        home: Option<Home>,
-        ahead: BytesMut,
-        framing: Framing,
-    ) -> Self {
+    pub(super) fn new(socket: Io, home: Option<Home>, ahead: BytesMut, framing: Framing) -> Self {
         Self {
             socket: Some(socket),
             home,

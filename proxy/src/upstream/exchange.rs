@@ -17,9 +17,9 @@ use http_body_util::Either;
 use hyper::client::conn::http1::SendRequest;
 use sse_guard::internal::Upload;
 use sse_guard::internal::{RequestInfo, ResponseKind};
+use sse_guard::serve::Io;
 use std::future::poll_fn;
 use std::task::Poll;
-use tokio::net::TcpStream;
 
 /// Why an exchange fails.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ const MAX_HEAD: usize = 64 * 1024;
 
 /// A connection that has switched protocols.
 pub(super) struct Switched {
-    pub(super) socket: TcpStream,
+    pub(super) socket: Io,
     /// What came with the head.
     pub(super) ahead: BytesMut,
     /// Held until the connection has ended.
@@ -76,7 +76,7 @@ pub(super) struct Sent<'a> {
 /// Sends a request to the upstream at the other end of `socket`. When the response has been read
 /// and the connection may serve another request, it goes to `binding`.
 pub(super) async fn exchange(
-    socket: TcpStream,
+    socket: Io,
     binding: &mut Binding,
     pool: &Pool,
     sent: Sent<'_>,
@@ -139,7 +139,7 @@ pub(super) async fn exchange(
 
 /// Puts `request` to it for no more than the status of the response, and closes the connection.
 pub(super) async fn status(
-    socket: TcpStream,
+    socket: Io,
     request: Request<BoxedBody>,
     title_case: bool,
 ) -> Result<StatusCode, Failed> {

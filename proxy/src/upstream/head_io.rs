@@ -7,13 +7,13 @@ use super::body::{Pace, read};
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use sse_guard::serve::Io;
 use std::error::Error;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
-use tokio::net::TcpStream;
 
 /// State shared with a socket that hyper holds.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +73,7 @@ impl Gate {
 /// The socket that hyper gets.
 #[derive(Debug)]
 pub(super) struct HeadIo {
-    socket: TokioIo<TcpStream>,
+    socket: TokioIo<Io>,
     gate: Gate,
     scan: HeadScan,
     /// Read, and not given to hyper yet.
@@ -88,7 +88,7 @@ pub(super) struct HeadIo {
 
 impl HeadIo {
     /// `takes_many`: of a hyper that takes more than `FEW_FIELDS` of them.
-    pub(super) fn new(socket: TcpStream, takes_many: bool) -> (Self, Gate) {
+    pub(super) fn new(socket: Io, takes_many: bool) -> (Self, Gate) {
         let gate = Gate::default();
         let io = Self {
             socket: TokioIo::new(socket),
@@ -107,7 +107,7 @@ impl HeadIo {
 
     /// For a response to a request that was sent before, on a socket that `into_parts` gave back.
     pub(super) fn asked_before(
-        socket: TcpStream,
+        socket: Io,
         ahead: &[u8],
         interim: Interim,
         takes_many: bool,
@@ -130,7 +130,7 @@ impl HeadIo {
     }
 
     /// The socket, what was read of it behind the head, and what came ahead of the final one.
-    pub(super) fn into_parts(self) -> (TcpStream, BytesMut, Interim) {
+    pub(super) fn into_parts(self) -> (Io, BytesMut, Interim) {
         (self.socket.into_inner(), self.ahead, self.scan.interim)
     }
 }
@@ -395,7 +395,7 @@ mod tests {
     use socket2::SockRef;
     use std::future::poll_fn;
     use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     /// What of `bytes` belongs to heads, whatever the cut.
     fn head(bytes: &str) -> &str {
@@ -490,7 +490,7 @@ mod tests {
             .set_linger(Some(std::time::Duration::ZERO))
             .unwrap();
         drop(theirs);
-        let (mut io, gate) = HeadIo::new(ours.unwrap(), false);
+        let (mut io, gate) = HeadIo::new(ours.unwrap().into(), false);
         // Loopback delivers before the calls return.
         for _ in 0..2 {
             let wrote = poll_fn(|cx| Pin::new(&mut io).poll_write(cx, b"rest")).await;

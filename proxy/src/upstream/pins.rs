@@ -5,14 +5,12 @@
 //! serves the client's connection that the login came on and no other, and both close together, as
 //! if the client had connected to the upstream itself.
 
-use super::pool::is_quiet;
 use sse_guard::client_key::ClientKey;
 use sse_guard::internal::lock;
 use sse_guard::internal::{Attachment, ClientConnection};
+use sse_guard::serve::Io;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 /// Pinned connections per client's connection, one for each upstream. A login to a further upstream
@@ -40,7 +38,7 @@ struct Pin {
     upstream: Arc<str>,
     client: Option<ClientKey>,
     /// Between two requests.
-    socket: Option<TcpStream>,
+    socket: Option<Io>,
 }
 
 impl Pins {
@@ -58,11 +56,7 @@ impl Pins {
 
     /// Takes the connection to this upstream, once the request before has left it. Nothing if there
     /// is none, or if it is lost.
-    pub(super) async fn take(
-        &self,
-        upstream: &str,
-        client: Option<&ClientKey>,
-    ) -> Option<TcpStream> {
+    pub(super) async fn take(&self, upstream: &str, client: Option<&ClientKey>) -> Option<Io> {
         loop {
             let changed = self.changed.notified();
             {
@@ -72,7 +66,7 @@ impl Pins {
                 // A proxy in front may put several clients on one connection.
                 let is_its = pin.client.as_ref() == client;
                 let socket = pin.socket.take_if(|_| is_its);
-                if socket.as_ref().is_some_and(is_quiet) {
+                if socket.as_ref().is_some_and(Io::is_quiet) {
                     return socket;
                 }
                 if socket.is_some() || !is_its {
@@ -118,7 +112,7 @@ impl Attachment for Pins {
         } = &mut *state;
         for socket in pins.iter().filter_map(|pin| pin.socket.as_ref()) {
             // An end, an error, or an answer to no request.
-            *closing |= socket.poll_peek(cx, &mut ReadBuf::new(&mut [0])).is_ready();
+            *closing |= socket.poll_input(cx).is_ready();
         }
         if *closing {
             // Nothing can use them any more.
@@ -135,7 +129,7 @@ impl Attachment for Pins {
     fn is_closing(&self) -> bool {
         let mut state = lock(&self.state);
         let mut idle = state.pins.iter().filter_map(|pin| pin.socket.as_ref());
-        let lost = !idle.all(is_quiet);
+        let lost = !idle.all(Io::is_quiet);
         state.closing |= lost;
         state.closing
     }
@@ -157,7 +151,7 @@ impl Lease {
         }
     }
 
-    pub(super) fn put(mut self, socket: TcpStream) {
+    pub(super) fn put(mut self, socket: Io) {
         let pins = self.client.take().and_then(|client| client.attached());
         let Some(pins): Option<Arc<Pins>> = pins else {
             // The client is gone, and the connection closes with it.
@@ -186,16 +180,16 @@ impl Drop for Lease {
 mod tests {
     use super::*;
     use std::future::poll_fn;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
-    async fn pair() -> (TcpStream, TcpStream) {
+    async fn pair() -> (Io, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap());
         let (ours, theirs) = tokio::join!(ours, listener.accept());
-        (ours.unwrap(), theirs.unwrap().0)
+        (ours.unwrap().into(), theirs.unwrap().0)
     }
 
-    fn put(pins: &Pins, socket: TcpStream) {
+    fn put(pins: &Pins, socket: Io) {
         pins.change(|state| state.pins[0].socket = Some(socket));
     }
 
@@ -206,9 +200,9 @@ mod tests {
         assert!(pins.take(&upstream, None).await.is_none());
         assert!(pins.reserve(&upstream, None));
         let (ours, _theirs) = pair().await;
-        let address = ours.local_addr().unwrap();
+        let address = ours.socket().local_addr().unwrap();
         let (taken, ()) = tokio::join!(pins.take(&upstream, None), async { put(&pins, ours) });
-        assert_eq!(taken.unwrap().local_addr().unwrap(), address);
+        assert_eq!(taken.unwrap().socket().local_addr().unwrap(), address);
         assert!(!pins.is_closing());
     }
 

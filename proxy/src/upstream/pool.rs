@@ -3,8 +3,8 @@
 
 use super::pins::Lease;
 use http::HeaderMap;
-use sse_guard::internal::lock;
-use std::net::TcpStream;
+use sse_guard::internal::{DetachedIo, lock};
+use sse_guard::serve::Io;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -26,7 +26,7 @@ pub(super) struct Pool {
 #[derive(Debug, Default)]
 pub(super) struct Idle {
     /// Each with the time at which it is closed. They are not in the order of these.
-    sockets: Vec<(Instant, TcpStream)>,
+    sockets: Vec<(Instant, DetachedIo)>,
     /// Until when the task that closes them waits, while there is one.
     watched: Option<Instant>,
     /// That task has to look earlier.
@@ -65,11 +65,11 @@ impl Pool {
     }
 
     /// A connection that the upstream has neither closed nor spoken on.
-    pub(super) fn take(&self) -> Option<tokio::net::TcpStream> {
+    pub(super) fn take(&self) -> Option<Io> {
         loop {
             let (until, socket) = lock(&self.idle).sockets.pop()?;
-            if Instant::now() < until && is_quiet(&socket) {
-                return tokio::net::TcpStream::from_std(socket).ok();
+            if Instant::now() < until && socket.is_quiet() {
+                return socket.attach().ok();
             }
         }
     }
@@ -91,23 +91,13 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     timeouts.min()
 }
 
-/// Whether the other side has neither closed the connection nor sent anything.
-pub(super) fn is_quiet<'a, S>(socket: &'a S) -> bool
-where
-    socket2::SockRef<'a>: From<&'a S>,
-{
-    let mut byte = [std::mem::MaybeUninit::uninit()];
-    let peeked = socket2::SockRef::from(socket).peek(&mut byte);
-    matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
-}
-
 impl Home {
-    pub(super) fn put(self, socket: tokio::net::TcpStream) {
+    pub(super) fn put(self, socket: Io) {
         let (pool, millis) = match self {
             Self::Pool(pool, millis) => (pool, millis),
             Self::Client(lease) => return lease.put(socket),
         };
-        let (Some(idle), Ok(socket)) = (pool.upgrade(), socket.into_std()) else {
+        let (Some(idle), Ok(socket)) = (pool.upgrade(), socket.detach()) else {
             return;
         };
         let until = Instant::now() + Duration::from_millis(millis.into());
@@ -168,10 +158,10 @@ mod tests {
         pool.home(&headers).unwrap()
     }
 
-    async fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
+    async fn pair(listener: &TcpListener) -> (Io, TcpStream) {
         let ours = TcpStream::connect(listener.local_addr().unwrap());
         let (ours, theirs) = tokio::join!(ours, listener.accept());
-        (ours.unwrap(), theirs.unwrap().0)
+        (ours.unwrap().into(), theirs.unwrap().0)
     }
 
     #[tokio::test]
@@ -181,14 +171,15 @@ mod tests {
         let (good, _theirs) = pair(&listener).await;
         let (closed, closes) = pair(&listener).await;
         let (spoken, speaks) = pair(&listener).await;
-        let address = good.local_addr().unwrap();
+        let address = good.socket().local_addr().unwrap();
         drop(closes);
         speaks.try_write(b"x").unwrap();
         // Loopback delivers before the calls return.
         for socket in [good, closed, spoken] {
             home(&pool, "").put(socket);
         }
-        assert_eq!(pool.take().unwrap().local_addr().unwrap(), address);
+        let taken = pool.take().unwrap();
+        assert_eq!(taken.socket().local_addr().unwrap(), address);
         assert!(pool.take().is_none());
     }
 

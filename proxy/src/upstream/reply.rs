@@ -12,10 +12,10 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use sse_guard::internal::{ClientConnection, Upload};
+use sse_guard::serve::Io;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use tokio::net::TcpStream;
 
 /// The shortest field there is, with the end of its line.
 const MIN_FIELD: usize = b"a:\r\n".len();
@@ -89,14 +89,14 @@ pub(super) struct Reply {
 enum Part {
     Over(Box<Reply>),
     /// Nothing of the head has come but this, which is whole lines at most.
-    Long(TcpStream, BytesMut, Interim),
+    Long(Io, BytesMut, Interim),
     /// This has come of a head of more fields than hyper was set up for.
-    Full(TcpStream, BytesMut, Interim),
+    Full(Io, BytesMut, Interim),
 }
 
 /// Puts `request` to the upstream at the other end of `socket`.
 pub(super) async fn reply(
-    socket: TcpStream,
+    socket: Io,
     mut request: Outgoing,
     upload: &Upload,
     progress: &Progress,
@@ -199,12 +199,12 @@ async fn ask(
 }
 
 /// The socket, and what was read of it and not used.
-pub(super) fn socket_of(driver: Driver) -> (TcpStream, BytesMut) {
+pub(super) fn socket_of(driver: Driver) -> (Io, BytesMut) {
     let (socket, ahead, _) = parts_of(driver);
     (socket, ahead)
 }
 
-fn parts_of(driver: Driver) -> (TcpStream, BytesMut, Interim) {
+fn parts_of(driver: Driver) -> (Io, BytesMut, Interim) {
     let parts = driver.connection.into_parts();
     let (socket, ahead, interim) = parts.io.into_parts();
     // Of what hyper read it left nothing, most likely: it got the head alone.

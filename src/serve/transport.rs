@@ -1,0 +1,244 @@
+//! The byte stream of a connection, whatever carries it.
+
+use socket2::SockRef;
+use std::io::{self, IoSlice, Read as _};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
+use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
+
+/// A connection's byte stream: TCP, or a Unix socket.
+#[derive(Debug)]
+pub struct Io(Transport);
+
+#[derive(Debug)]
+enum Transport {
+    Tcp(TcpStream),
+    /// A box, so that the size of a quiet stream over TCP does not grow by a tag.
+    #[cfg(unix)]
+    Unix(Box<UnixStream>),
+}
+
+/// An [`Io`] without a runtime: it holds no timer and no task, and belongs to no thread.
+#[derive(Debug)]
+pub struct DetachedIo(Detached);
+
+#[derive(Debug)]
+enum Detached {
+    Tcp(std::net::TcpStream),
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// Calls the method of the socket, whichever it is.
+macro_rules! each {
+    ($self:expr, $socket:ident => $call:expr) => {
+        match $self {
+            Transport::Tcp($socket) => $call,
+            #[cfg(unix)]
+            Transport::Unix($socket) => $call,
+        }
+    };
+}
+
+impl From<TcpStream> for Io {
+    fn from(socket: TcpStream) -> Self {
+        Self(Transport::Tcp(socket))
+    }
+}
+
+#[cfg(unix)]
+impl From<UnixStream> for Io {
+    fn from(socket: UnixStream) -> Self {
+        Self(Transport::Unix(Box::new(socket)))
+    }
+}
+
+/// For the proxy's upstream side, too.
+#[doc(hidden)]
+impl Io {
+    /// The TCP socket, which alone has options that detect a dead peer and bound what is not sent.
+    pub fn tcp(&self) -> Option<SockRef<'_>> {
+        match &self.0 {
+            Transport::Tcp(socket) => Some(SockRef::from(socket)),
+            #[cfg(unix)]
+            Transport::Unix(_) => None,
+        }
+    }
+
+    /// The socket, for the options that all kinds have.
+    pub fn socket(&self) -> SockRef<'_> {
+        match &self.0 {
+            Transport::Tcp(socket) => SockRef::from(socket),
+            #[cfg(unix)]
+            Transport::Unix(socket) => SockRef::from(&**socket),
+        }
+    }
+
+    /// Takes it off its runtime.
+    pub fn detach(self) -> io::Result<DetachedIo> {
+        Ok(DetachedIo(match self.0 {
+            Transport::Tcp(socket) => Detached::Tcp(socket.into_std()?),
+            #[cfg(unix)]
+            Transport::Unix(socket) => Detached::Unix(socket.into_std()?),
+        }))
+    }
+
+    /// Ready when there is input, its end, or an error.
+    pub fn poll_input(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if ready!(self.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            let peeked = self.try_io(Interest::READABLE, || peek(&self.socket()));
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Whether there is neither input nor its end.
+    pub fn is_quiet(&self) -> bool {
+        is_quiet(&self.socket())
+    }
+
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(&self.0, socket => socket.poll_read_ready(cx))
+    }
+
+    pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(&self.0, socket => socket.poll_write_ready(cx))
+    }
+
+    pub(super) async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+        each!(&self.0, socket => socket.ready(interest).await)
+    }
+
+    pub(super) fn try_io<R>(
+        &self,
+        interest: Interest,
+        call: impl FnOnce() -> io::Result<R>,
+    ) -> io::Result<R> {
+        each!(&self.0, socket => socket.try_io(interest, call))
+    }
+
+    pub(super) fn try_read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        each!(&self.0, socket => socket.try_read(bytes))
+    }
+
+    /// Reads past the runtime, which may have forgotten that there is input.
+    pub(super) fn read_now(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        (&*self.socket()).read(bytes)
+    }
+
+    pub(super) fn try_write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        match bufs {
+            // Which is a cheaper call.
+            [all] => each!(&self.0, socket => socket.try_write(all)),
+            _ => each!(&self.0, socket => socket.try_write_vectored(bufs)),
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(&mut self.0, socket => Pin::new(socket).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(&mut self.0, socket => Pin::new(socket).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(&mut self.0, socket => Pin::new(socket).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(&mut self.0, socket => Pin::new(socket).poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(&mut self.0, socket => Pin::new(socket).poll_shutdown(cx))
+    }
+}
+
+#[doc(hidden)]
+impl DetachedIo {
+    /// Registers it with the runtime of this thread.
+    pub fn attach(self) -> io::Result<Io> {
+        match self.0 {
+            Detached::Tcp(socket) => Ok(TcpStream::from_std(socket)?.into()),
+            #[cfg(unix)]
+            Detached::Unix(socket) => Ok(UnixStream::from_std(socket)?.into()),
+        }
+    }
+
+    /// Whether there is neither input nor its end.
+    pub fn is_quiet(&self) -> bool {
+        match &self.0 {
+            Detached::Tcp(socket) => is_quiet(&SockRef::from(socket)),
+            #[cfg(unix)]
+            Detached::Unix(socket) => is_quiet(&SockRef::from(socket)),
+        }
+    }
+}
+
+fn peek(socket: &SockRef<'_>) -> io::Result<usize> {
+    socket.peek(&mut [MaybeUninit::uninit()])
+}
+
+fn is_quiet(socket: &SockRef<'_>) -> bool {
+    matches!(peek(socket), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::AsyncWriteExt;
+
+    #[test]
+    fn io_is_as_large_as_a_tcp_socket() {
+        assert_eq!(size_of::<Io>(), size_of::<TcpStream>());
+    }
+
+    #[tokio::test]
+    async fn unix_io_reports_input_and_its_end_on_every_runtime() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let io = Io::from(theirs).detach().unwrap();
+        assert!(io.is_quiet());
+        let io = io.attach().unwrap();
+        assert!(io.is_quiet() && io.tcp().is_none());
+        let mut ours = Io::from(ours);
+        ours.write_all(b"x").await.unwrap();
+        poll_fn(|cx| io.poll_input(cx)).await;
+        assert!(!io.is_quiet());
+        assert_eq!(io.try_read(&mut [0; 2]).unwrap(), 1);
+        drop(ours);
+        poll_fn(|cx| io.poll_input(cx)).await;
+        assert_eq!(io.try_read(&mut [0; 2]).unwrap(), 0);
+        assert!(!io.detach().unwrap().is_quiet());
+    }
+}
