@@ -85,10 +85,14 @@ fn check(source: &Source, loaded: &Loaded) -> ExitCode {
     warnings.extend(system_warnings(&loaded.config));
     let flags = source.matches.subcommand_matches("check");
     let is_set = |flag| flags.is_some_and(|flags| flags.get_flag(flag));
+    let limits = config::SystemLimits {
+        memory: budget::memory_limit(),
+        files: budget::files_limit(),
+    };
     if is_set(config::CHANGED) {
-        print!("{}", loaded.changes_to_toml());
+        print!("{}", loaded.changes_to_toml(&limits));
     } else {
-        print!("{}", loaded.to_toml());
+        print!("{}", loaded.to_toml(&limits));
     }
     for warning in &warnings {
         eprintln!("warning: {warning}");

@@ -1,4 +1,4 @@
-//! The configuration: a table of keys, four sources of values, and the typed result.
+//! The configuration: tables of keys, four sources of values, and the typed result.
 //!
 //! Every key has one name in three spellings, all derived from [`KEYS`]:
 //!
@@ -7,6 +7,9 @@
 //! | file | `interval` in `[heartbeat]`, in messages `heartbeat.interval` |
 //! | flag | `--heartbeat-interval` |
 //! | environment | `SSE_GUARD_HEARTBEAT_INTERVAL` |
+//!
+//! A table of the file is a module in `sections`: its keys, its part of the typed result, and how
+//! that is read from the values.
 //!
 //! # Which value counts
 //!
@@ -20,16 +23,14 @@
 //! check again. Reading does not stop at the first [`Mistake`]: a [`ConfigError`] lists all of them,
 //! each with its place and what would be right, and repeats no value that may hold a secret.
 
-mod check;
 mod cli;
 mod file;
+mod given;
 mod key;
 mod kind;
-mod layer;
 mod mistake;
 mod not_toml;
 mod print;
-mod resolve;
 mod route;
 mod sections;
 mod settings;
@@ -38,23 +39,24 @@ mod suggest;
 mod value;
 
 pub use super::path::Normalize;
-pub(super) use check::host_and_port;
 pub(crate) use cli::{CHANGED, DEFAULT_TIMEOUT, LIVE, PORT, STRICT, TIMEOUT};
 pub use cli::{command, load, process_env};
 pub(super) use cli::{file_name, hung, load_admin, read_text};
+pub(super) use key::SystemLimits;
 pub use key::{Key, Table};
 pub use kind::{Kind, Shape};
 pub use mistake::{ConfigError, Mistake, Place};
 pub(super) use print::Entry;
 pub use route::RoutePath;
-pub use sections::{KEYS, TABLES};
-pub use settings::{
-    Admin, Budget, Budgets, Client, Config, Drain, Health, Heartbeat, Idle, IdleAction, Level,
-    Limit, Log, LogFormat, LogRequests, Origins, OwnCounts, Rate, ReadyWhen, Reject,
-    RequestsFormat, Resume, Rotation, Route, Settings, Style, Takeover, TrustedHeader, Unavailable,
-    Upstream,
+pub(super) use sections::upstream::host_and_port;
+pub use sections::{
+    Admin, Budget, Budgets, Client, Drain, Early, Health, HealthCheck, Heartbeat, Idle, IdleAction,
+    KEYS, Level, Limit, Log, LogFormat, LogRequests, OwnCounts, Reject, RequestsFormat, Resume,
+    Rotation, Style, TABLES, Takeover, TrustedHeader, Unavailable, Upstream,
 };
+pub use settings::{Config, Route, Settings};
 pub(super) use source::AdminAccess;
 pub use source::Loaded;
 #[cfg(test)]
 pub(super) use source::tests::from_file;
+pub use value::{Origins, Rate, ReadyWhen};

@@ -470,7 +470,7 @@ mod tests {
             }
             let loaded = load_args(&args);
             let place = Place::Flag(format!("--{}", key.flag()));
-            assert_eq!(loaded.global[key.name].place, place);
+            assert_eq!(loaded.values.global[key.name].place, place);
         }
     }
 
@@ -529,7 +529,10 @@ mod tests {
         ]
         .map(|(name, text): (&str, &str)| (name, text.to_owned()));
         let loaded = load(&matches(&["demo"]), std::iter::empty(), &overrides).unwrap();
-        assert_eq!(loaded.global["heartbeat.interval"].place, Place::Demo);
+        assert_eq!(
+            loaded.values.global["heartbeat.interval"].place,
+            Place::Demo
+        );
         let args = matches(&["demo", "--heartbeat-interval=3s"]);
         let loaded = load(&args, std::iter::empty(), &overrides).unwrap();
         let interval = loaded.config.routes[0].settings.heartbeat.interval;

@@ -5,36 +5,30 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
+use super::given::{AllValues, Given, RouteValues, Values};
 use super::key::Key;
-use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{Mistake, Place};
 use super::not_toml::slip;
+use super::route::RoutePath;
 use super::sections::{KEYS, find, is_table, renamed, table_names};
+use super::suggest;
 use super::value::Value;
-use super::{RoutePath, suggest};
 
 /// The problem of a key that no route may set.
 pub(super) const OF_THE_PROXY: &str =
     "applies to the whole proxy; write it above the first [[route]]";
 
-/// What a file sets: for the proxy as a whole, and per route.
-#[derive(Default)]
-pub(super) struct FileLayers {
-    pub(super) global: Layer,
-    pub(super) routes: Vec<RouteLayer>,
-}
-
 /// Reads a file and adds its mistakes, in the order of its lines.
 ///
 /// Returns nothing for invalid TOML: what such a file would set is unknown.
-pub(super) fn read(name: &str, text: &str, mistakes: &mut Vec<Mistake>) -> Option<FileLayers> {
+pub(super) fn read(name: &str, text: &str, mistakes: &mut Vec<Mistake>) -> Option<AllValues> {
     let mut reader = Reader {
         name: Arc::from(name),
         line_ends: memchr::memchr_iter(b'\n', text.as_bytes()).collect(),
         mistakes: Vec::new(),
     };
     let (root, errors) = DeTable::parse_recoverable(text);
-    let layers = if errors.is_empty() {
+    let values = if errors.is_empty() {
         Some(reader.root(root.get_ref()))
     } else {
         for error in errors {
@@ -57,7 +51,7 @@ pub(super) fn read(name: &str, text: &str, mistakes: &mut Vec<Mistake>) -> Optio
         _ => 0,
     });
     mistakes.append(&mut reader.mistakes);
-    layers
+    values
 }
 
 /// Which part of the file is read.
@@ -87,19 +81,19 @@ impl Reader {
         self.mistakes.push(Mistake::new(place, key, problem));
     }
 
-    fn root(&mut self, root: &DeTable<'_>) -> FileLayers {
-        let mut layers = FileLayers::default();
+    fn root(&mut self, root: &DeTable<'_>) -> AllValues {
+        let mut values = AllValues::default();
         for (key, value) in root {
             if key.get_ref() == "route" {
-                layers.routes = self.routes(key.span().start, value.get_ref());
+                values.routes = self.routes(key.span().start, value.get_ref());
             } else {
-                self.entry(Part::Global, "", key, value, &mut layers.global);
+                self.entry(Part::Global, "", key, value, &mut values.global);
             }
         }
-        layers
+        values
     }
 
-    fn routes(&mut self, offset: usize, value: &DeValue<'_>) -> Vec<RouteLayer> {
+    fn routes(&mut self, offset: usize, value: &DeValue<'_>) -> Vec<RouteValues> {
         let Some(items) = value.as_array() else {
             self.mistake(offset, "route", "is a list of tables; write [[route]]");
             return Vec::new();
@@ -114,19 +108,19 @@ impl Reader {
         routes
     }
 
-    fn route(&mut self, offset: usize, table: &DeTable<'_>) -> Option<RouteLayer> {
+    fn route(&mut self, offset: usize, table: &DeTable<'_>) -> Option<RouteValues> {
         let mut path = None;
         let mut path_given = false;
-        let mut given = Layer::new();
+        let mut values = Values::new();
         for (key, value) in table {
             if key.get_ref() != "path" {
-                self.entry(Part::Route, "", key, value, &mut given);
+                self.entry(Part::Route, "", key, value, &mut values);
                 continue;
             }
             // What stands below `path` is of the table of that name.
             if let Some(inner) = value.get_ref().as_table() {
                 for (key, value) in inner {
-                    self.entry(Part::Route, "path", key, value, &mut given);
+                    self.entry(Part::Route, "path", key, value, &mut values);
                 }
                 continue;
             }
@@ -144,10 +138,10 @@ impl Reader {
             let problem = "missing; write one such as path = \"/v1\"";
             self.mistake(offset, "route.path", problem);
         }
-        Some(RouteLayer {
+        Some(RouteValues {
             path: path?,
             place: self.place(offset),
-            given,
+            values,
         })
     }
 
@@ -157,7 +151,7 @@ impl Reader {
         table: &str,
         key: &Spanned<DeString<'_>>,
         value: &Spanned<DeValue<'_>>,
-        layer: &mut Layer,
+        values: &mut Values,
     ) {
         let offset = key.span().start;
         let name = if table.is_empty() {
@@ -172,25 +166,25 @@ impl Reader {
                 (switch, value.get_ref(), part)
             {
                 let (value, place) = (Value::Off, self.place(offset));
-                layer.insert(key.name, Given { value, place });
+                values.insert(key.name, Given { value, place });
                 return;
             }
             // `resume = "lossy"`: short for a table with this mode.
             if let (Some(mode), DeValue::String(_)) =
                 (find(&format!("{name}.mode")), value.get_ref())
             {
-                return self.set(part, mode, offset, value.get_ref(), layer);
+                return self.set(part, mode, offset, value.get_ref(), values);
             }
             return match value.get_ref().as_table() {
                 Some(inner) if is_table(&name) => {
                     for (key, value) in inner {
-                        self.entry(part, &name, key, value, layer);
+                        self.entry(part, &name, key, value, values);
                     }
                 }
                 _ => self.mistake(offset, &name, unknown(part, &name)),
             };
         };
-        self.set(part, known, offset, value.get_ref(), layer);
+        self.set(part, known, offset, value.get_ref(), values);
     }
 
     fn set(
@@ -199,7 +193,7 @@ impl Reader {
         key: &'static Key,
         offset: usize,
         value: &DeValue<'_>,
-        layer: &mut Layer,
+        values: &mut Values,
     ) {
         if part == Part::Route && !key.per_route {
             return self.mistake(offset, key.name, OF_THE_PROXY);
@@ -207,7 +201,7 @@ impl Reader {
         match Value::from_toml(key.kind, value) {
             Ok(value) => {
                 let place = self.place(offset);
-                layer.insert(key.name, Given { value, place });
+                values.insert(key.name, Given { value, place });
             }
             Err(problem) => self.mistake(offset, key.name, problem),
         }

@@ -1,6 +1,8 @@
 //! A key of the configuration, and its name in each spelling.
 
+use super::given::{AllValues, Scope};
 use super::kind::{Kind, Shape};
+use super::value::Value;
 
 /// One key of the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +23,24 @@ pub struct Key {
     pub example: Option<&'static str>,
     /// The name that it had before.
     pub(super) former_name: Option<&'static str>,
+    /// The effective value of a key without a default that is not set, for `check`.
+    pub(super) unset: Option<Unset>,
+    /// The effective value of a key whose own is too small.
+    pub(super) raised: Option<Raised>,
+}
+
+type Unset = fn(&AllValues, &SystemLimits) -> Option<String>;
+
+/// With the key that raises it.
+type Raised = fn(Scope<'_>) -> Option<(Value, &'static str)>;
+
+/// Limits of this system, which are those of budgets that are not set.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SystemLimits {
+    /// Bytes of memory.
+    pub(crate) memory: Option<u64>,
+    /// Open files.
+    pub(crate) files: Option<u64>,
 }
 
 /// A table of the config file and its keys; one of them holds the keys outside of any table.
@@ -51,6 +71,8 @@ impl Key {
             advice: "",
             example: None,
             former_name: None,
+            unset: None,
+            raised: None,
         }
     }
 
@@ -89,6 +111,16 @@ impl Key {
 
     pub(super) const fn formerly(mut self, name: &'static str) -> Self {
         self.former_name = Some(name);
+        self
+    }
+
+    pub(super) const fn unset(mut self, effective: Unset) -> Self {
+        self.unset = Some(effective);
+        self
+    }
+
+    pub(super) const fn raised(mut self, effective: Raised) -> Self {
+        self.raised = Some(effective);
         self
     }
 

@@ -1,20 +1,16 @@
 //! The output of `sse-guard check`.
 
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use humantime::format_duration;
 
-use super::super::budget;
-use super::RoutePath;
-use super::key::Key;
+use super::given::{Given, RouteValues, Values};
+use super::key::{Key, SystemLimits};
 use super::kind::Shape;
-use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::Place;
 use super::sections::KEYS;
-use super::settings::{Origins, Rate, ReadyWhen};
 use super::source::Loaded;
-use super::value::{Value, size_text};
+use super::value::{Origins, Rate, ReadyWhen, Value, size_text};
 
 impl Loaded {
     /// The effective configuration as a config file: each value with a comment that names its
@@ -23,15 +19,15 @@ impl Loaded {
     /// Read as a file, it gives the same [`Config`](super::Config), but for secrets, which are not
     /// in it.
     #[must_use]
-    pub fn to_toml(&self) -> String {
-        self.print(|_| true)
+    pub(crate) fn to_toml(&self, limits: &SystemLimits) -> String {
+        self.print(limits, |_| true)
     }
 
     /// The same without the values that are those of the defaults, wherever they were set.
     #[must_use]
-    pub fn changes_to_toml(&self) -> String {
-        self.print(|key| {
-            let given = self.global.get(key.name);
+    pub(crate) fn changes_to_toml(&self, limits: &SystemLimits) -> String {
+        self.print(limits, |key| {
+            let given = self.values.global.get(key.name);
             let default = key
                 .default
                 .and_then(|text| Value::from_text(key.kind, text).ok());
@@ -39,7 +35,7 @@ impl Loaded {
         })
     }
 
-    fn print(&self, is_wanted: impl Fn(&Key) -> bool) -> String {
+    fn print(&self, limits: &SystemLimits, is_wanted: impl Fn(&Key) -> bool) -> String {
         let mut lines = Vec::new();
         let mut table = None;
         for key in KEYS.iter().filter(|key| is_wanted(key)) {
@@ -49,74 +45,39 @@ impl Loaded {
                 lines.push(Line::plain(""));
                 lines.extend(table.map(|table| Line::plain(format!("[{table}]"))));
             }
-            lines.push(match self.global.get(key.name) {
+            lines.push(match self.values.global.get(key.name) {
                 Some(given) if is_hidden(key, given) => Line::hidden(leaf, given),
-                Some(given) => self.raised(key.name, leaf, given),
-                None => Line::plain(match self.effective(key.name) {
-                    Some(value) => format!("# {leaf} is not set: {value}"),
-                    None => format!("# {leaf} is not set"),
-                }),
+                Some(given) => self.raised(key, leaf, given),
+                None => Line::plain(
+                    match key.unset.and_then(|unset| unset(&self.values, limits)) {
+                        Some(value) => format!("# {leaf} is not set: {value}"),
+                        None => format!("# {leaf} is not set"),
+                    },
+                ),
             });
         }
-        for route in &self.routes {
+        for route in &self.values.routes {
             lines.push(Line::plain(""));
             lines.push(Line::plain("[[route]]"));
             let path = Value::Text(route.path.as_str().to_owned());
             let place = route.place.clone();
             lines.push(Line::new("path", &Given { value: path, place }));
-            lines.extend(overrides(&route.given).map(|(key, given)| Line::new(key.name, given)));
+            lines.extend(overrides(&route.values).map(|(key, given)| Line::new(key.name, given)));
         }
         render(&lines)
     }
 
     /// The effective value, which is larger if the given one is too small.
-    fn raised(&self, key: &str, leaf: &str, given: &Given) -> Line {
-        let value = Value::Duration(self.config.drain.answers);
-        if key != "drain.answers" || given.value == value {
+    fn raised(&self, key: &Key, leaf: &str, given: &Given) -> Line {
+        let raised = key.raised.and_then(|raised| raised(self.values.proxy()));
+        let Some((value, by)) = raised else {
             return Line::new(leaf, given);
-        }
+        };
         let place = given.place.clone();
         let mut line = Line::new(leaf, &Given { value, place });
-        let remark = format!("; raised from {} to drain.window", toml(&given.value));
+        let remark = format!("; raised from {} to {by}", toml(&given.value));
         line.origin = line.origin.map(|origin| origin + &remark);
         line
-    }
-
-    /// The effective value of an unset key without a default; for a key of routes, at the top level.
-    fn effective(&self, key: &str) -> Option<String> {
-        let or_off = |value: Option<NonZeroU32>| {
-            value.map_or_else(|| "off".to_owned(), |value| value.to_string())
-        };
-        let settings = || {
-            let all = self.config.routes.last();
-            Some(
-                &all.filter(|route| route.path == RoutePath::everything())?
-                    .settings,
-            )
-        };
-        match key {
-            "threads" => {
-                let cores = std::thread::available_parallelism().ok()?;
-                Some(format!("{cores}, one per core"))
-            }
-            "client.max_connections" => Some(or_off(self.config.client.max_connections)),
-            "limit.requests_per_ip" => Some(or_off(settings()?.limit.requests_per_ip)),
-            "early.after" => Some(format!("\"{}\"", format_duration(settings()?.early.after))),
-            "rotation.methods" => Some("those of family eventsource".to_owned()),
-            "resume.mode" => Some(match settings()?.resume {
-                None => "\"off\"".to_owned(),
-                Some(_) => "\"on\"".to_owned(),
-            }),
-            "memory.budget" => Some(match budget::memory_limit() {
-                Some(limit) => format!("\"{}\", the limit of the container", size_text(limit)),
-                None => "\"off\", as the container has no limit".to_owned(),
-            }),
-            "files.budget" => Some(match budget::files_limit() {
-                Some(limit) => format!("{limit}, the limit of the process"),
-                None => "the limit of the process".to_owned(),
-            }),
-            _ => None,
-        }
     }
 }
 
@@ -142,25 +103,30 @@ impl Entry {
 impl Loaded {
     /// Whether this key is not set.
     pub(crate) fn is_default(&self, key: &str) -> bool {
-        let given = self.global.get(key);
+        let given = self.values.global.get(key);
         given.is_none_or(|given| given.place == Place::Default)
     }
 
     /// The keys that have another value than in `old`; `route` for the keys of a route.
     pub(crate) fn changes_from(&self, old: &Self) -> Vec<&'static str> {
-        let value =
-            |loaded: &Self, key: &Key| loaded.global.get(key.name).map(|given| given.value.clone());
+        let value = |loaded: &Self, key: &Key| {
+            loaded
+                .values
+                .global
+                .get(key.name)
+                .map(|given| given.value.clone())
+        };
         let keys = KEYS
             .iter()
             .filter(|key| value(self, key) != value(old, key));
         let mut changed: Vec<_> = keys.map(|key| key.name).collect();
         let routes = |loaded: &Self| -> Vec<(String, Vec<(&'static str, Value)>)> {
-            let own = |route: &RouteLayer| {
-                let own = overrides(&route.given);
+            let own = |route: &RouteValues| {
+                let own = overrides(&route.values);
                 own.map(|(key, given)| (key.name, given.value.clone()))
                     .collect()
             };
-            let routes = loaded.routes.iter();
+            let routes = loaded.values.routes.iter();
             routes
                 .map(|route| (route.path.as_str().to_owned(), own(route)))
                 .collect()
@@ -173,18 +139,18 @@ impl Loaded {
 
     /// The effective values of the proxy, in the order of the key table, without secrets.
     pub(crate) fn entries(&self) -> Vec<Entry> {
-        let given = |key: &'static Key| Some(Entry::new(key, self.global.get(key.name)?));
+        let given = |key: &'static Key| Some(Entry::new(key, self.values.global.get(key.name)?));
         KEYS.iter().filter_map(given).collect()
     }
 
     /// The keys that each route of the file sets.
     pub(crate) fn route_entries(&self) -> Vec<(&str, Vec<Entry>)> {
-        let entries = |route: &RouteLayer| {
-            overrides(&route.given)
+        let entries = |route: &RouteValues| {
+            overrides(&route.values)
                 .map(|(key, given)| Entry::new(key, given))
                 .collect()
         };
-        let routes = self.routes.iter();
+        let routes = self.values.routes.iter();
         routes
             .map(|route| (route.path.as_str(), entries(route)))
             .collect()
@@ -203,9 +169,9 @@ fn from(place: &Place) -> String {
 }
 
 /// What a route sets, in the order of the key table.
-fn overrides(given: &Layer) -> impl Iterator<Item = (&'static Key, &Given)> {
+fn overrides(values: &Values) -> impl Iterator<Item = (&'static Key, &Given)> {
     KEYS.iter()
-        .filter_map(|key| Some((key, given.get(key.name)?)))
+        .filter_map(|key| Some((key, values.get(key.name)?)))
 }
 
 /// A line of the file, and perhaps where it came from.
@@ -335,13 +301,14 @@ fn quote(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::key::SystemLimits;
     use super::super::sections::find;
     use super::super::source::tests::from_file;
     use super::super::source::{FileText, Inputs, read};
 
     fn same_again(text: &str) -> String {
         let first = from_file(text).unwrap();
-        let printed = first.to_toml();
+        let printed = first.to_toml(&SystemLimits::default());
         match from_file(&printed) {
             Ok(second) => assert_eq!(second.config, first.config, "{printed}"),
             Err(error) => panic!("{error}\n{printed}"),
@@ -391,7 +358,7 @@ mod tests {
             })),
             demo: vec![("upstream.url".to_owned(), "http://app".to_owned())],
         });
-        let printed = loaded.unwrap().to_toml();
+        let printed = loaded.unwrap().to_toml(&SystemLimits::default());
         let squeezed: Vec<String> = printed
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))

@@ -1,30 +1,47 @@
-//! The tables of the config file, a module each: its keys with help and default.
+//! The tables of the config file, a module each: its keys with help and default, what they become
+//! in the typed config, and warnings about them.
 //!
 //! Flags, environment variables, the file's spelling, help texts and defaults all derive from
 //! [`KEYS`]; a key that is missing here does not exist.
 
-mod admin;
+pub(super) mod admin;
 mod client;
-mod completion;
-mod cors;
+pub(super) mod completion;
+pub(super) mod cors;
 mod drain;
 mod early;
-mod files;
+pub(super) mod files;
 mod health;
-mod health_check;
+pub(super) mod health_check;
 mod heartbeat;
 mod idle;
 mod limit;
 mod log;
-mod memory;
-mod path;
-mod ready;
-mod reload;
+pub(super) mod memory;
+pub(super) mod path;
+pub(super) mod ready;
+pub(super) mod reload;
 mod resume;
 mod rotation;
-mod top;
+pub(super) mod top;
 mod tunnel;
-mod upstream;
+pub(super) mod upstream;
+
+pub use admin::Admin;
+pub use client::Client;
+pub use drain::Drain;
+pub use early::Early;
+pub use health::Health;
+pub use health_check::HealthCheck;
+pub use heartbeat::{Heartbeat, Style};
+pub use idle::{Idle, IdleAction};
+pub use limit::{Limit, OwnCounts, Reject};
+pub use log::{Level, Log, LogFormat, LogRequests, RequestsFormat};
+pub use memory::{Budget, Budgets};
+pub use resume::Resume;
+pub use rotation::Rotation;
+pub use top::{Takeover, TrustedHeader};
+pub use upstream::{Unavailable, Upstream};
 
 use super::key::{Key, Table};
 

@@ -1,22 +1,27 @@
-//! The typed configuration of the proxy.
+//! The typed configuration of the proxy as a whole, from the tables.
 //!
 //! Every value in here is valid, alone and together with the others; only [`load`](super::load)
 //! makes one.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
-use http::{HeaderName, Method, Uri};
+use http::Uri;
 use ipnet::IpNet;
 
 use super::super::path::Normalize;
 use super::RoutePath;
+use super::given::{AllValues, RouteValues, Scope, URL};
+use super::mistake::{Mistake, Place};
+use super::sections::{
+    Admin, Budgets, Client, Drain, Early, Health, Heartbeat, Idle, Limit, Log, OwnCounts, Resume,
+    Rotation, Takeover, TrustedHeader, Unavailable, Upstream, completion, cors, files,
+    health_check, memory, path, ready, reload, top, upstream,
+};
+use super::value::{Origins, ReadyWhen};
 use sse_guard::CacheControl;
 use sse_guard::family::Family;
-use sse_guard::idle_timeout::EventTimeout;
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,190 +80,6 @@ impl Config {
     }
 }
 
-/// When another process may listen on the addresses of this one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Takeover {
-    /// Once this one stops.
-    Drain,
-    /// At any time.
-    Always,
-    /// Never.
-    Off,
-}
-
-/// Upstreams that must be reachable for the proxy to be ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReadyWhen {
-    /// One of them.
-    Any,
-    /// Each of them.
-    All,
-    /// Those of these routes, at least one, by their paths.
-    Routes(Vec<String>),
-}
-
-/// How the process stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Drain {
-    /// Time for which everything is served while readiness is red; may be zero.
-    pub delay: Duration,
-    /// Time over which streams then end; zero ends them at once.
-    pub window: Duration,
-    /// Time limit for streams that are not rotated, from the start of the window; not shorter than it.
-    pub answers: Duration,
-}
-
-/// A header that names the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TrustedHeader {
-    /// `X-Forwarded-For`.
-    XForwardedFor,
-    /// `Forwarded`, RFC 7239.
-    Forwarded,
-}
-
-/// Limits and socket options of client connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Client {
-    /// Time limit for a request's head; above zero.
-    pub head_timeout: Duration,
-    /// Maximum bytes of a request's head; 8 KiB or more.
-    pub max_head: usize,
-    /// Whether header names are sent as `Content-Type`.
-    pub title_case_headers: bool,
-    /// Time after which a client with pending output is reset; above zero; never if `None`.
-    pub write_stall: Option<Duration>,
-    /// Maximum unsent bytes in the kernel; the kernel's choice if `None`.
-    pub notsent_lowat: Option<u32>,
-    /// The kernel's send buffer in bytes; the kernel's choice if `None`.
-    pub send_buffer: Option<usize>,
-    /// Time without traffic after which TCP keepalive probes the client; above zero; never if `None`.
-    pub keepalive: Option<Duration>,
-    /// Time without an acknowledgement after which a client is dropped; above zero; the kernel's
-    /// choice if `None`.
-    pub user_timeout: Option<Duration>,
-    /// Maximum connections per address; unlimited if `None`.
-    pub max_connections: Option<NonZeroU32>,
-    /// Leading bits of an IPv6 address that identify a client for that; 1 to 128.
-    pub ipv6_prefix: u8,
-    /// Networks that `max_connections` does not bound.
-    pub unbounded: Vec<IpNet>,
-}
-
-/// Budgets of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budgets {
-    /// Memory in bytes; default: the container's limit.
-    pub memory: Budget,
-    /// Open files; default: the limit of the process.
-    pub files: Budget,
-}
-
-/// A budget of memory or files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Budget {
-    /// The limit of the system.
-    Auto,
-    /// This amount; above zero.
-    Of(u64),
-    /// No budget.
-    Off,
-}
-
-/// The admin address.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Admin {
-    /// Its address; no admin address if `None`. Any address other than loopback implies a token.
-    pub listen: Option<SocketAddr>,
-    /// Bearer token that requests must contain; none if `None`.
-    pub token: Option<String>,
-    /// The header that names a stream's user.
-    pub user_header: Option<HeaderName>,
-}
-
-impl fmt::Debug for Admin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admin")
-            .field("listen", &self.listen)
-            .field("token", &self.token.as_ref().map(|_| "..."))
-            .field("user_header", &self.user_header)
-            .finish()
-    }
-}
-
-/// Log format and level.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// Format of log lines.
-    pub format: LogFormat,
-    /// Lowest severity that is logged.
-    pub level: Level,
-    /// Maximum rate of logged streams; all of them if `None`.
-    pub stream_rate: Option<Rate>,
-    /// Which requests that do not become event streams are logged.
-    pub requests: LogRequests,
-    /// How those are written.
-    pub requests_format: RequestsFormat,
-}
-
-/// Which requests that do not become event streams are logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogRequests {
-    /// None.
-    Off,
-    /// Those with status 400 and above, but for those that a limit rejects.
-    Errors,
-    /// All.
-    All,
-}
-
-/// How lines of single requests are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestsFormat {
-    /// As other lines.
-    Log,
-    /// The Combined Log Format, on standard output.
-    Combined,
-}
-
-/// Format of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-/// Severity of a log line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// Something failed.
-    Error,
-    /// Something is unusual.
-    Warn,
-    /// Something happened.
-    Info,
-    /// Details for operators.
-    Debug,
-    /// Details for developers.
-    Trace,
-}
-
-impl Level {
-    /// The level's name in lower case, as log filters take it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-}
-
 /// A route: paths and their settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
@@ -268,19 +89,6 @@ pub struct Route {
     pub settings: Settings,
     /// Limits that it counts separately from other routes.
     pub own_counts: OwnCounts,
-}
-
-/// Limits that a route sets itself and counts separately; all others are shared among routes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OwnCounts {
-    /// Streams of each client.
-    pub per_ip: bool,
-    /// Requests of each client.
-    pub requests_per_ip: bool,
-    /// Streams in all.
-    pub total: bool,
-    /// How fast each client opens streams.
-    pub rate: bool,
 }
 
 /// Settings that a route may override.
@@ -314,254 +122,173 @@ pub struct Settings {
     pub health: Health,
 }
 
-/// Resume after the loss of an upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Resume {
-    /// Whether streams without event ids are resumed, too.
-    pub lossy: bool,
-    /// Whether streams that the upstream ends are resumed, too.
-    pub on_end: bool,
-    /// Maximum delay before the first attempt; above zero.
-    pub backoff: Duration,
-    /// Maximum delay before any attempt; above zero.
-    pub max_backoff: Duration,
-    /// Maximum attempts; unlimited if `None`.
-    pub attempts: Option<NonZeroU32>,
-    /// Time without the upstream after which a stream fails; above zero.
-    pub give_up: Duration,
-    /// Age at which a connection counts as stable; above zero.
-    pub reset_after: Duration,
-    /// Number of remembered event ids.
-    pub dedup_window: NonZeroU32,
-    /// Rate of reconnect attempts; unlimited if `None`.
-    pub rate: Option<Rate>,
-    /// Maximum concurrent reconnect attempts.
-    pub max_concurrent: NonZeroU32,
-    /// Age at which its connection is replaced; never if `None`.
-    pub max_connection_age: Option<Duration>,
+impl Settings {
+    fn read(scope: Scope<'_>) -> Result<Self, Mistake> {
+        Ok(Self {
+            family: top::family(scope)?,
+            upstream: Upstream::read(scope)?,
+            cache_control: upstream::cache_control(scope)?,
+            unavailable: Unavailable::read(scope)?,
+            heartbeat: Heartbeat::read(scope)?,
+            cors: cors::allowed_origins(scope)?,
+            early: Early::read(scope)?,
+            idle: Idle::read(scope)?,
+            limit: Limit::read(scope)?,
+            rotation: Rotation::read(scope)?,
+            resume: Resume::read(scope)?,
+            completion_required: completion::required(scope)?,
+            health: Health::read(scope)?,
+        })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let early = self.early.warning(self.upstream.head_timeout);
+        let mut warnings: Vec<_> = early.into_iter().collect();
+        warnings.extend(self.unavailable.warning(self.resume.is_some()));
+        warnings.extend(self.heartbeat.warnings(&self.idle, &self.rotation));
+        warnings.extend(self.rotation.warning());
+        warnings.extend(self.limit.warning());
+        warnings
+    }
 }
 
-/// Health thresholds of a route; `None` switches a threshold off, except for the comparison with
-/// the baseline.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Health {
-    /// Whether event rate, gaps and first events without a threshold are compared with the previous
-    /// 15 minutes.
-    pub baseline: bool,
-    /// Minimum event rate per stream.
-    pub min_event_rate: Option<Rate>,
-    /// Maximum time to the first event, 95th percentile; above zero.
-    pub max_first_event_p95: Option<Duration>,
-    /// Maximum gap between events, 99th percentile; above zero.
-    pub max_gap_p99: Option<Duration>,
-    /// Share of requests that fail, and of ends that are breaks; 0 to 1.
-    pub max_error_rate: Option<f64>,
-    /// Share of early ends among those by the upstream, of streams whose clients reconnect; 0 to 1.
-    pub early_ends: Option<f64>,
-    /// Share of the streams that came back in a minute; 0 to 1.
-    pub reconnects: Option<f64>,
+/// Reads the config, or adds to the mistakes.
+///
+/// `values` has one for each key that has a default; that is what makes it succeed.
+pub(super) fn read(values: &AllValues, mistakes: &mut Vec<Mistake>) -> Option<Config> {
+    let mut problems = Vec::new();
+    let config = read_all(values, &mut problems);
+    // A URL that was refused is not missing, too.
+    let refused = mistakes.iter().any(|mistake| mistake.key == URL);
+    problems.retain(|problem| !(refused && problem.key == URL));
+    mistakes.append(&mut problems);
+    match config {
+        Ok(config) => Some(config),
+        Err(mistake) => {
+            if mistakes.is_empty() {
+                mistakes.push(mistake);
+            }
+            None
+        }
+    }
 }
 
-/// The upstream of a route.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// An absolute `http` URL with a host, and without credentials, query and fragment.
-    pub url: Uri,
-    /// Time limit for connecting; above zero.
-    pub connect_timeout: Duration,
-    /// How long a connection to it is kept without a request; above zero.
-    pub idle_timeout: Duration,
-    /// Time limit for the response head; above zero.
-    pub head_timeout: Duration,
-    /// Time limit without a byte of a request's body; above zero.
-    pub body_timeout: Duration,
-    /// Maximum requests that wait for a response head; unlimited if `None`.
-    pub max_pending: Option<NonZeroU32>,
-    /// Maximum bytes of a request's body; unlimited if `None`.
-    pub max_body: Option<u64>,
-    /// Time without traffic after which TCP keepalive probes the upstream; above zero; never if `None`.
-    pub keepalive: Option<Duration>,
-    /// Time without an acknowledgement after which the upstream's connection is dropped; above
-    /// zero; the kernel's choice if `None`.
-    pub user_timeout: Option<Duration>,
-    /// How many bytes the head of a response may have; 8 KiB or more.
-    pub max_head: usize,
-    /// Whether header names are sent as `Content-Type`.
-    pub title_case_headers: bool,
-    /// The kernel's receive buffer in bytes; the kernel's choice if `None`.
-    pub receive_buffer: Option<usize>,
-    /// Time without a byte after which a tunnel is closed; above zero; never if `None`.
-    pub tunnel_idle_timeout: Option<Duration>,
-    /// Its active health checks.
-    pub health_check: HealthCheck,
+fn read_all(values: &AllValues, problems: &mut Vec<Mistake>) -> Result<Config, Mistake> {
+    let proxy = values.proxy();
+    let listen: SocketAddr = proxy.get(top::LISTEN)?;
+    let routes = routes(values, listen, problems)?;
+    let mut config = Config {
+        listen,
+        takeover: proxy.get("takeover")?,
+        trusted_proxies: top::trusted_proxies(proxy)?,
+        trusted_header: proxy.get("trusted_header")?,
+        normalize: path::normalize(proxy)?,
+        threads: top::threads(proxy)?,
+        client: Client::read(values)?,
+        budgets: Budgets {
+            memory: memory::budget(proxy)?,
+            files: files::budget(proxy)?,
+        },
+        admin: Admin::read(proxy, listen, problems)?,
+        watch: reload::watch(proxy)?,
+        ready_when: ready::when(proxy, &values.routes, problems)?,
+        drain: Drain::read(proxy)?,
+        log: Log::read(proxy)?,
+        limit: Limit::read(proxy)?,
+        routes,
+        warnings: Vec::new(),
+    };
+    let has_catch_all = proxy.given(URL).is_some();
+    config.warnings = warnings(&config, has_catch_all);
+    config.warnings.extend(config.drain.warning(proxy)?);
+    Ok(config)
 }
 
-/// Active health checks of an upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// Time between two checks; above zero; no checks if `None`.
-    pub interval: Option<Duration>,
-    /// Path to GET, from the root of the host on; if `None`, to connect is enough.
-    pub path: Option<PathAndQuery>,
+/// The routes of the file, and behind them that of all other paths.
+fn routes(
+    values: &AllValues,
+    listen: SocketAddr,
+    problems: &mut Vec<Mistake>,
+) -> Result<Vec<Route>, Mistake> {
+    let mut routes = Vec::new();
+    let mut looping: Vec<Place> = Vec::new();
+    let mut add = |path: RoutePath, scope: Scope<'_>| {
+        let settings = Settings::read(scope)?;
+        if settings.upstream.is_reached_at(listen) {
+            looping.extend(scope.given(URL).map(|given| given.place.clone()));
+        }
+        routes.push(Route {
+            path,
+            settings,
+            own_counts: OwnCounts::read(scope),
+        });
+        Ok(())
+    };
+    for route in &values.routes {
+        let scope = values.route(route);
+        if scope.given(URL).is_some() {
+            add(route.path.clone(), scope)?;
+        } else {
+            problems.push(missing_in_route(route));
+        }
+    }
+    let proxy = values.proxy();
+    if proxy.given(URL).is_some() {
+        add(RoutePath::everything(), proxy)?;
+    } else if values.routes.is_empty() {
+        let problem = "missing; name a server to forward to, such as --upstream-url \
+            http://127.0.0.1:3000, or try `sse-guard demo`";
+        problems.push(Mistake::new(Place::Config, URL, problem));
+    }
+    problems.extend(values.shadowed_routes());
+    // Routes that share the global URL share its mistake.
+    looping.dedup();
+    for place in looping {
+        let problem = "is this proxy's own address (listen): each request would loop; name the \
+            server behind the proxy";
+        problems.push(Mistake::new(place, URL, problem));
+    }
+    Ok(routes)
 }
 
-/// Response to an `EventSource` while the upstream is unavailable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unavailable {
-    /// A stream that waits for the upstream, if it may be resumed; else as `RetryLater`.
-    Wait,
-    /// An empty event stream with a `retry:` line, after which it reconnects.
-    RetryLater,
-    /// The status, at which it gives up for good.
-    Status,
+fn missing_in_route(route: &RouteValues) -> Mistake {
+    let problem = "missing: set it in this route or at the top level, such as upstream.url = \
+                   \"http://127.0.0.1:3000\"";
+    Mistake::new(route.place.clone(), URL, problem)
 }
 
-/// Heartbeats.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heartbeat {
-    /// Time without output after which a heartbeat is sent; above zero; never if `None`.
-    pub interval: Option<Duration>,
-    /// The form of the heartbeat.
-    pub style: Style,
-    /// Whether the first heartbeat is sent at once; depends on the family if `None`.
-    pub immediate: Option<bool>,
+/// Settings that are allowed but probably unintended; with a catch-all, that is the last route.
+fn warnings(config: &Config, has_catch_all: bool) -> Vec<String> {
+    let streams_per_ip = config
+        .routes
+        .iter()
+        .map(|route| route.settings.limit.per_ip);
+    let connections = config.client.warning(streams_per_ip);
+    let mut warnings: Vec<_> = connections.into_iter().collect();
+    warnings.extend(top::warning(&config.trusted_proxies));
+    warnings.extend(config.admin.warning(!config.trusted_proxies.is_empty()));
+    let (fallback, routes) = match config.routes.split_last() {
+        Some((last, routes)) if has_catch_all => (Some(last), routes),
+        _ => (None, config.routes.as_slice()),
+    };
+    let global = fallback
+        .map(|route| route.settings.warnings())
+        .unwrap_or_default();
+    for route in routes {
+        let own = route.settings.warnings();
+        let own = own.into_iter().filter(|warning| !global.contains(warning));
+        warnings.extend(own.map(|warning| format!("route {}: {warning}", route.path)));
+    }
+    warnings.extend(global);
+    let checks = config.routes.iter().map(|route| health_check::RouteCheck {
+        route: route.path.as_str(),
+        upstream: &route.settings.upstream.url,
+        check: &route.settings.upstream.health_check,
+    });
+    let checks: Vec<_> = checks.collect();
+    warnings.extend(health_check::warnings(&checks));
+    warnings
 }
 
-/// The form of a heartbeat; its texts have no line breaks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Style {
-    /// Selected by the family.
-    Auto {
-        /// Of a comment, where that fits; perhaps empty.
-        text: String,
-    },
-    /// A comment line without a blank line.
-    Line {
-        /// The comment, perhaps empty.
-        text: String,
-    },
-    /// A comment line and a blank line.
-    Block {
-        /// The comment, perhaps empty.
-        text: String,
-    },
-    /// An event.
-    Event {
-        /// Its name, not empty.
-        name: String,
-        /// Its data, not empty.
-        data: String,
-    },
-}
-
-/// Origins that may read responses sent in place of the upstream's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origins {
-    /// Origins that the upstream has allowed.
-    Upstream,
-    /// Any.
-    Any,
-    /// These, as browsers write them; at least one.
-    List(Vec<String>),
-    /// None.
-    Off,
-}
-
-/// Early answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Early {
-    /// Whether early answers are on.
-    pub enabled: bool,
-    /// Time without a response head after which they begin; above zero.
-    pub after: Duration,
-}
-
-/// Timeouts of silent upstreams, and how their streams end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Idle {
-    /// Time limit without a byte; above zero; none if `None`.
-    pub timeout: Option<Duration>,
-    /// Time limit without an event with data; above zero.
-    pub event_timeout: EventTimeout,
-    /// How the stream ends.
-    pub action: IdleAction,
-    /// The name of the last event of [`IdleAction::ErrorEvent`]; one line, not empty.
-    pub error_event: String,
-    /// The data of that event; one line, not empty.
-    pub error_data: String,
-    /// Names of events that `event_timeout` does not count.
-    pub ignore_events: Vec<String>,
-}
-
-/// How a stream with a silent upstream ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IdleAction {
-    /// `Close` where clients come back, else `Abort`.
-    Auto,
-    /// As a complete response.
-    Close,
-    /// With a last event that names the reason, then as a complete response.
-    ErrorEvent,
-    /// As a broken transfer.
-    Abort,
-}
-
-/// Limits on streams and requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limit {
-    /// Maximum open streams per client address; unlimited if `None`.
-    pub per_ip: Option<NonZeroU32>,
-    /// Maximum requests in flight per client address, except streams; unlimited if `None`.
-    pub requests_per_ip: Option<NonZeroU32>,
-    /// Maximum open streams in all; unlimited if `None`.
-    pub total: Option<NonZeroU32>,
-    /// Maximum tracked client addresses.
-    pub max_clients: NonZeroU32,
-    /// Rate of new streams per client address; unlimited if `None`.
-    pub rate: Option<Rate>,
-    /// New streams that may exceed `rate` at once.
-    pub burst: NonZeroU32,
-    /// Leading bits of an IPv6 address that identify a client; 1 to 128.
-    pub ipv6_prefix: u8,
-    /// Clients that are exempt from limits per address.
-    pub allow: Vec<IpNet>,
-    /// The response to a client over the limit.
-    pub reject: Reject,
-    /// The delay that it gets before it may return; above zero.
-    pub retry_after: Duration,
-}
-
-/// A count per unit of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// The count.
-    pub count: NonZeroU32,
-    /// The unit of time: a second, a minute or an hour.
-    pub per: Duration,
-}
-
-/// The response to a client over the limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reject {
-    /// Status 429 or 503, at which a browser's `EventSource` gives up for good.
-    Status,
-    /// An empty event stream with a `retry:` line, after which it tries again.
-    RetryLater,
-}
-
-/// Rotation of old streams.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rotation {
-    /// Age at which a stream is ended; above zero; never if `None`.
-    pub max_age: Option<Duration>,
-    /// Share of `max_age` by which ends are spread; 0 to 1.
-    pub jitter: f64,
-    /// The delay before the client reconnects; above zero.
-    pub retry: Duration,
-    /// The same, sent with the first event; above zero; not sent if `None`.
-    pub retry_on_open: Option<Duration>,
-    /// Methods whose streams are rotated, at least one; depends on the family if `None`.
-    pub methods: Option<Vec<Method>>,
-    /// Name and data of a last event, each one line and not empty.
-    pub event: Option<(String, String)>,
-}
+#[cfg(test)]
+mod tests;

@@ -2,21 +2,20 @@
 
 use std::net::SocketAddr;
 
+use super::given::{AllValues, Given, Values};
 use super::key::{ENV_PREFIX, Key, env_name};
-use super::layer::{Given, Layer, RouteLayer};
 use super::mistake::{ConfigError, Mistake, Place};
-use super::sections::{KEYS, find, renamed};
-use super::settings::Config;
+use super::sections::{KEYS, admin, find, renamed};
+use super::settings::{self, Config};
 use super::value::Value;
-use super::{file, resolve, suggest};
+use super::{file, suggest};
 
 /// A valid configuration, with the source of each value.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    pub(super) global: Layer,
-    pub(super) routes: Vec<RouteLayer>,
+    pub(super) values: AllValues,
     file_text: Option<String>,
 }
 
@@ -52,12 +51,11 @@ pub(super) fn read(inputs: Inputs) -> Result<Loaded, ConfigError> {
     if !merged.is_file_read {
         return Err(ConfigError { mistakes });
     }
-    let config = resolve::resolve(&merged.global, &merged.routes, &mut mistakes);
+    let config = settings::read(&merged.values, &mut mistakes);
     match config {
         Some(config) if mistakes.is_empty() => Ok(Loaded {
             config,
-            global: merged.global,
-            routes: merged.routes,
+            values: merged.values,
             file_text: merged.file_text,
         }),
         _ => Err(ConfigError { mistakes }),
@@ -79,10 +77,10 @@ pub(crate) struct AdminAccess {
 pub(super) fn read_admin(inputs: Inputs) -> AdminAccess {
     let mut mistakes = Vec::new();
     let merged = merge(inputs, &mut mistakes);
-    let (listen, token) = resolve::admin_access(&merged.global);
+    let (listen, token) = admin::access(merged.values.proxy());
     // Of a file that cannot be read each mistake counts.
     if merged.is_file_read {
-        mistakes.retain(|mistake| resolve::ADMIN_ACCESS.contains(&mistake.key.as_str()));
+        mistakes.retain(|mistake| admin::ACCESS.contains(&mistake.key.as_str()));
     }
     AdminAccess {
         listen,
@@ -93,15 +91,14 @@ pub(super) fn read_admin(inputs: Inputs) -> AdminAccess {
 
 /// All inputs, merged by their rank.
 struct Merged {
-    global: Layer,
-    routes: Vec<RouteLayer>,
+    values: AllValues,
     file_text: Option<String>,
     /// Whether the file's values are among them; also if there is none.
     is_file_read: bool,
 }
 
 fn merge(inputs: Inputs, mistakes: &mut Vec<Mistake>) -> Merged {
-    let mut flags = Layer::new();
+    let mut flags = Values::new();
     for (key, text) in &inputs.flags {
         let place = Place::Flag(format!("--{}", key.flag()));
         give(&mut flags, key, text, place, mistakes);
@@ -113,11 +110,11 @@ fn merge(inputs: Inputs, mistakes: &mut Vec<Mistake>) -> Merged {
     let demo = read_demo(&inputs.demo, mistakes);
     let mut file_text = None;
     let file = match inputs.file {
-        None => Some(file::FileLayers::default()),
+        None => Some(AllValues::default()),
         Some(Ok(file)) => {
-            let layers = file::read(&file.name, &file.text, mistakes);
+            let values = file::read(&file.name, &file.text, mistakes);
             file_text = Some(file.text);
-            layers
+            values
         }
         Some(Err(mistake)) => {
             mistakes.push(mistake);
@@ -127,19 +124,21 @@ fn merge(inputs: Inputs, mistakes: &mut Vec<Mistake>) -> Merged {
     let is_file_read = file.is_some();
     let file = file.unwrap_or_default();
     let mut global = defaults(mistakes);
-    for layer in [env_defaults, demo, file.global, env, flags] {
-        global.extend(layer);
+    for values in [env_defaults, demo, file.global, env, flags] {
+        global.extend(values);
     }
     Merged {
-        global,
-        routes: file.routes,
+        values: AllValues {
+            global,
+            routes: file.routes,
+        },
         file_text,
         is_file_read,
     }
 }
 
 fn give(
-    layer: &mut Layer,
+    values: &mut Values,
     key: &'static Key,
     text: &str,
     place: Place,
@@ -147,31 +146,31 @@ fn give(
 ) {
     match Value::from_text(key.kind, text) {
         Ok(value) => {
-            layer.insert(key.name, Given { value, place });
+            values.insert(key.name, Given { value, place });
         }
         Err(problem) => mistakes.push(Mistake::new(place, key.name, problem)),
     }
 }
 
-fn defaults(mistakes: &mut Vec<Mistake>) -> Layer {
-    let mut layer = Layer::new();
+fn defaults(mistakes: &mut Vec<Mistake>) -> Values {
+    let mut values = Values::new();
     for key in KEYS {
         if let Some(text) = key.default {
-            give(&mut layer, key, text, Place::Default, mistakes);
+            give(&mut values, key, text, Place::Default, mistakes);
         }
     }
-    layer
+    values
 }
 
-fn read_demo(demo: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Layer {
-    let mut layer = Layer::new();
+fn read_demo(demo: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Values {
+    let mut values = Values::new();
     for (name, text) in demo {
         match find(name) {
-            Some(key) => give(&mut layer, key, text, Place::Demo, mistakes),
+            Some(key) => give(&mut values, key, text, Place::Demo, mistakes),
             None => mistakes.push(Mistake::new(Place::Demo, name, "not a key of the config")),
         }
     }
-    layer
+    values
 }
 
 /// The variable that names the config file.
@@ -185,9 +184,9 @@ const DEFAULT_PREFIX: &str = "SSE_GUARD_DEFAULT_";
 #[derive(Default)]
 struct Environment {
     /// Below the file.
-    defaults: Layer,
+    defaults: Values,
     /// Above it.
-    values: Layer,
+    values: Values,
 }
 
 fn read_env(variables: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Environment {
@@ -197,7 +196,7 @@ fn read_env(variables: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Envi
             continue;
         }
         let place = Place::Env(name.clone());
-        let (prefix, rest, layer) = match name.strip_prefix(DEFAULT_PREFIX) {
+        let (prefix, rest, values) = match name.strip_prefix(DEFAULT_PREFIX) {
             Some(rest) => (DEFAULT_PREFIX, rest, &mut environment.defaults),
             None => (
                 ENV_PREFIX,
@@ -209,7 +208,7 @@ fn read_env(variables: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Envi
         let plain = format!("{ENV_PREFIX}{rest}");
         let in_its_rank = |plain: &str| plain.replacen(ENV_PREFIX, prefix, 1);
         if let Some(key) = KEYS.iter().find(|key| key.env() == plain) {
-            give(layer, key, text, place, mistakes);
+            give(values, key, text, place, mistakes);
             continue;
         }
         if let Some(key) = renamed(&plain, env_name) {
@@ -264,6 +263,19 @@ pub(crate) mod tests {
     pub(in super::super) fn problems(text: &str) -> Vec<String> {
         let error = from_file(text).unwrap_err();
         error.to_string().lines().map(str::to_owned).collect()
+    }
+
+    /// The config of a file without mistakes.
+    pub(crate) fn config(text: &str) -> Config {
+        match from_file(text) {
+            Ok(loaded) => loaded.config,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The warnings about a file that also sets an upstream.
+    pub(in super::super) fn warnings(text: &str) -> Vec<String> {
+        config(&format!("upstream.url = 'http://app'\n{text}")).warnings
     }
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {

@@ -11,8 +11,11 @@ use toml::de::DeValue;
 
 use super::super::path;
 use super::kind::{Kind, Shape};
-use super::settings::{Origins, Rate, ReadyWhen};
 use super::suggest;
+
+mod from_value;
+
+pub(super) use from_value::{Choice, FromValue, choice};
 
 /// A valid value of some [`Kind`].
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +39,39 @@ pub(super) enum Value {
     Origins(Origins),
     ReadyWhen(ReadyWhen),
     Prefix(u8),
+}
+
+/// Origins that may read responses sent in place of the upstream's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    /// Origins that the upstream has allowed.
+    Upstream,
+    /// Any.
+    Any,
+    /// These, as browsers write them; at least one.
+    List(Vec<String>),
+    /// None.
+    Off,
+}
+
+/// A count per unit of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// The count.
+    pub count: NonZeroU32,
+    /// The unit of time: a second, a minute or an hour.
+    pub per: Duration,
+}
+
+/// Upstreams that must be reachable for the proxy to be ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadyWhen {
+    /// One of them.
+    Any,
+    /// Each of them.
+    All,
+    /// Those of these routes, at least one, by their paths.
+    Routes(Vec<String>),
 }
 
 /// Units of sizes, the largest first.
@@ -330,6 +366,11 @@ pub(super) fn size_text(bytes: u64) -> String {
     let whole = |(_, size): &&(&str, u64)| bytes.is_multiple_of(*size);
     let (unit, size) = SIZES.iter().find(whole).unwrap_or(&("B", 1));
     format!("{}{unit}", bytes / size)
+}
+
+/// A limit, or that there is none, in the spelling of the file without quotes.
+pub(super) fn count_or_off(count: Option<NonZeroU32>) -> String {
+    count.map_or_else(|| "off".to_owned(), |count| count.to_string())
 }
 
 fn rate(kind: Kind, text: &str) -> Result<Rate, String> {

@@ -1,7 +1,15 @@
-//! `[admin]`.
+//! `[admin]`: metrics, health, API and dashboard.
 
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use http::HeaderName;
+
+use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
+use super::super::mistake::{Mistake, Place};
+use super::top::LISTEN;
 
 pub(super) const TABLE: Table = Table {
     name: "admin",
@@ -35,3 +43,159 @@ pub(super) const TABLE: Table = Table {
             ),
     ],
 };
+
+/// The admin address.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Its address; no admin address if `None`. Any address other than loopback implies a token.
+    pub listen: Option<SocketAddr>,
+    /// Bearer token that requests must contain; none if `None`.
+    pub token: Option<String>,
+    /// The header that names a stream's user.
+    pub user_header: Option<HeaderName>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("listen", &self.listen)
+            .field("token", &self.token.as_ref().map(|_| "..."))
+            .field("user_header", &self.user_header)
+            .finish()
+    }
+}
+
+const ADMIN_LISTEN: &str = "admin.listen";
+const ADMIN_TOKEN: &str = "admin.token";
+/// The keys of [`access`].
+pub(in super::super) const ACCESS: [&str; 2] = [ADMIN_LISTEN, ADMIN_TOKEN];
+
+/// The admin address and its token; none where the value is missing.
+pub(in super::super) fn access(proxy: Scope<'_>) -> (Option<SocketAddr>, Option<String>) {
+    let listen: Result<Option<_>, _> = proxy.get(ADMIN_LISTEN);
+    let token: Result<Option<_>, _> = proxy.get(ADMIN_TOKEN);
+    (listen.unwrap_or_default(), token.unwrap_or_default())
+}
+
+impl Admin {
+    pub(in super::super) fn read(
+        proxy: Scope<'_>,
+        clients: SocketAddr,
+        problems: &mut Vec<Mistake>,
+    ) -> Result<Self, Mistake> {
+        let header: Option<String> = proxy.get("admin.user_header")?;
+        let given = proxy.given(ADMIN_LISTEN);
+        let admin = Self {
+            listen: proxy.get(ADMIN_LISTEN)?,
+            token: proxy.get(ADMIN_TOKEN)?,
+            user_header: header.and_then(|name| name.parse().ok()),
+        };
+        if let Some(address) = admin.listen
+            && overlap(address, clients)
+        {
+            problems.extend(overlapping(proxy, address, clients));
+        }
+        if let Some(address) = admin.listen
+            && !address.ip().is_loopback()
+            && admin.token.is_none()
+        {
+            let problem = "is reachable from other machines: set admin.token, by \
+                           SSE_GUARD_ADMIN_TOKEN or in the file, or listen on 127.0.0.1";
+            let given = given.map(|given| given.place.clone());
+            problems.extend(given.map(|place| Mistake::new(place, ADMIN_LISTEN, problem)));
+        }
+        Ok(admin)
+    }
+
+    /// A header that no peer may set.
+    pub(in super::super) fn warning(&self, has_trusted_proxies: bool) -> Option<String> {
+        (self.user_header.is_some() && !has_trusted_proxies).then(|| {
+            "admin.user_header is accepted only from trusted_proxies, which is empty: add the \
+             gateway that sets the header"
+                .to_owned()
+        })
+    }
+}
+
+/// The mistake of two addresses that no process can listen on at once, at a key that is not a default.
+fn overlapping(proxy: Scope<'_>, admin: SocketAddr, clients: SocketAddr) -> Option<Mistake> {
+    let given = proxy.given(ADMIN_LISTEN);
+    let given = given.filter(|given| !matches!(given.place, Place::Default));
+    let (key, given, other) = match given {
+        Some(given) => (ADMIN_LISTEN, given, format!("{LISTEN} = \"{clients}\"")),
+        None => {
+            let other = format!("{ADMIN_LISTEN} = \"{admin}\", the default");
+            (LISTEN, proxy.given(LISTEN)?, other)
+        }
+    };
+    let problem = format!(
+        "overlaps {other}: clients and operators need different addresses; choose another port, or \
+         admin.listen = \"off\""
+    );
+    Some(Mistake::new(given.place.clone(), key, problem))
+}
+
+/// Whether no two sockets can listen on these addresses.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    // Port 0 is another one each time.
+    if one.port() != other.port() || one.port() == 0 {
+        return false;
+    }
+    let covers = |all: SocketAddr, one: SocketAddr| match all.ip() {
+        IpAddr::V4(ip) => ip.is_unspecified() && one.is_ipv4(),
+        // A socket for both families.
+        IpAddr::V6(ip) => ip.is_unspecified(),
+    };
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), one.port());
+    let (one, other) = (canonical(one), canonical(other));
+    one.ip() == other.ip() || covers(one, other) || covers(other, one)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::source::tests::{from_file, problems};
+
+    #[test]
+    fn admin_address_within_that_of_clients_is_a_mistake() {
+        let cases = [
+            (":9090", "127.0.0.1:9090", true),
+            ("0.0.0.0:9090", "127.0.0.1:9090", true),
+            ("[::]:9090", "[::1]:9090", true),
+            ("[::]:9090", "0.0.0.0:9090", true),
+            ("127.0.0.1:9090", "[::]:9090", true),
+            ("127.0.0.1:9090", "127.0.0.1:9090", true),
+            ("[::ffff:127.0.0.1]:9090", "127.0.0.1:9090", true),
+            ("0.0.0.0:9090", "[::1]:9090", false),
+            (":9090", "127.0.0.1:9091", false),
+            (":0", "127.0.0.1:0", false),
+            ("127.0.0.2:9090", "127.0.0.1:9090", false),
+            (":9090", "off", false),
+        ];
+        for (listen, admin, refused) in cases {
+            let text = format!(
+                "listen = '{listen}'\nupstream.url = 'http://app'\n[admin]\nlisten = '{admin}'\n\
+                 token = 'a-long-token-for-a-test-0123456789'"
+            );
+            match from_file(&text) {
+                Ok(_) => assert!(!refused, "{listen} {admin}"),
+                Err(error) => {
+                    assert!(refused, "{error}");
+                    assert_eq!(error.mistakes.len(), 1, "{error}");
+                    let text = error.to_string();
+                    let start = "sse-guard.toml:4: admin.listen: overlaps listen = \"";
+                    assert!(text.starts_with(start), "{text}");
+                }
+            }
+        }
+        // The default of one of them.
+        let found = problems("upstream.url = 'http://app'\nlisten = ':9090'");
+        let start =
+            "sse-guard.toml:2: listen: overlaps admin.listen = \"127.0.0.1:9090\", the default";
+        assert!(found.len() == 1 && found[0].starts_with(start), "{found:?}");
+        let found = problems("upstream.url = 'http://app'\nadmin.listen = '127.0.0.1:8080'");
+        assert!(
+            found.len() == 1 && found[0].contains("admin.listen: overlaps listen"),
+            "{found:?}"
+        );
+    }
+}

@@ -1,7 +1,16 @@
-//! `[client]`.
+//! `[client]`: limits and socket options of client connections.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::super::given::{AllValues, Scope};
 use super::super::key::{Key, Table};
 use super::super::kind::{GIB, KIB, Shape};
+use super::super::mistake::Mistake;
+use super::super::value::count_or_off;
+use super::{limit, top};
 
 pub(super) const TABLE: Table = Table {
     name: "client",
@@ -76,6 +85,7 @@ pub(super) const TABLE: Table = Table {
         Key::proxy("client.max_connections", Shape::Count)
             .or_off()
             .example("400")
+            .unset(|values, _| unset_max_connections(values))
             .help(
                 "Maximum connections per client address, except for trusted_proxies and \
                  limit.allow; default: four times the largest limit.per_ip, at least 32",
@@ -86,3 +96,109 @@ pub(super) const TABLE: Table = Table {
             ),
     ],
 };
+
+/// Limits and socket options of client connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Time limit for a request's head; above zero.
+    pub head_timeout: Duration,
+    /// Maximum bytes of a request's head; 8 KiB or more.
+    pub max_head: usize,
+    /// Whether header names are sent as `Content-Type`.
+    pub title_case_headers: bool,
+    /// Time after which a client with pending output is reset; above zero; never if `None`.
+    pub write_stall: Option<Duration>,
+    /// Maximum unsent bytes in the kernel; the kernel's choice if `None`.
+    pub notsent_lowat: Option<u32>,
+    /// The kernel's send buffer in bytes; the kernel's choice if `None`.
+    pub send_buffer: Option<usize>,
+    /// Time without traffic after which TCP keepalive probes the client; above zero; never if `None`.
+    pub keepalive: Option<Duration>,
+    /// Time without an acknowledgement after which a client is dropped; above zero; the kernel's
+    /// choice if `None`.
+    pub user_timeout: Option<Duration>,
+    /// Maximum connections per address; unlimited if `None`.
+    pub max_connections: Option<NonZeroU32>,
+    /// Leading bits of an IPv6 address that identify a client for that; 1 to 128.
+    pub ipv6_prefix: u8,
+    /// Networks that `max_connections` does not bound.
+    pub unbounded: Vec<IpNet>,
+}
+
+impl Client {
+    pub(in super::super) fn read(values: &AllValues) -> Result<Self, Mistake> {
+        let proxy = values.proxy();
+        Ok(Self {
+            head_timeout: proxy.get("client.head_timeout")?,
+            max_head: proxy.get("client.max_head")?,
+            title_case_headers: proxy.get("client.title_case_headers")?,
+            write_stall: proxy.get("client.write_stall")?,
+            notsent_lowat: proxy.get("client.notsent_lowat")?,
+            send_buffer: proxy.get("client.send_buffer")?,
+            keepalive: proxy.get("client.keepalive")?,
+            user_timeout: proxy.get("client.user_timeout")?,
+            max_connections: match proxy.get_if_set("client.max_connections")? {
+                Some(connections) => connections,
+                None => default_max_connections(values)?,
+            },
+            ipv6_prefix: limit::ipv6_prefix(proxy)?,
+            unbounded: unbounded(values)?,
+        })
+    }
+
+    /// A limit on connections below that on streams: beyond it a client gets no response, not even a 429.
+    pub(in super::super) fn warning(
+        &self,
+        streams_per_ip: impl Iterator<Item = Option<NonZeroU32>>,
+    ) -> Option<String> {
+        let connections = self.max_connections?;
+        let streams = streams_per_ip.flatten().max()?;
+        (connections < streams).then(|| {
+            format!(
+                "client.max_connections {connections} is below limit.per_ip {streams}: the client's \
+                 connections are closed before it reaches its limit of streams"
+            )
+        })
+    }
+}
+
+/// The time limit without a byte of a request's body, which is up to the route.
+pub(in super::super) fn body_timeout(scope: Scope<'_>) -> Result<Duration, Mistake> {
+    scope.get("client.body_timeout")
+}
+
+/// Connections for each stream that a client may have: some wait between two requests.
+const CONNECTIONS_PER_STREAM: u32 = 4;
+/// A browser alone has six, and a few may share an address.
+const MIN_CONNECTIONS: u32 = 32;
+
+/// Any number if a route allows any number of streams.
+fn default_max_connections(values: &AllValues) -> Result<Option<NonZeroU32>, Mistake> {
+    let mut most = None;
+    for route in values.routes() {
+        match limit::per_ip(route)? {
+            None => return Ok(None),
+            streams => most = most.max(streams),
+        }
+    }
+    Ok(most.and_then(|streams| {
+        let connections = streams.get().saturating_mul(CONNECTIONS_PER_STREAM);
+        NonZeroU32::new(connections.max(MIN_CONNECTIONS))
+    }))
+}
+
+/// Proxies carry many clients, and what any route's limit allows is not limited here either.
+fn unbounded(values: &AllValues) -> Result<Vec<IpNet>, Mistake> {
+    let mut networks = top::trusted_proxies(values.proxy())?;
+    for route in values.routes() {
+        networks.extend(limit::allow(route)?);
+    }
+    networks.sort_unstable();
+    networks.dedup();
+    Ok(networks)
+}
+
+fn unset_max_connections(values: &AllValues) -> Option<String> {
+    let connections = default_max_connections(values).ok()?;
+    Some(count_or_off(connections))
+}

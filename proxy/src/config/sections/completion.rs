@@ -1,7 +1,9 @@
-//! `[completion]`.
+//! `[completion]`: completeness of model responses.
 
+use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
+use super::super::mistake::Mistake;
 
 pub(super) const TABLE: Table = Table {
     name: "completion",
@@ -20,3 +22,8 @@ pub(super) const TABLE: Table = Table {
              API do.",
         )],
 };
+
+/// Whether the family's last event is required.
+pub(in super::super) fn required(scope: Scope<'_>) -> Result<bool, Mistake> {
+    scope.get("completion.required")
+}

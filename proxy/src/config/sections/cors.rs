@@ -1,7 +1,10 @@
-//! `[cors]`.
+//! `[cors]`: cross-origin access to the responses of sse-guard itself.
 
+use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
+use super::super::mistake::Mistake;
+use super::super::value::Origins;
 
 pub(super) const TABLE: Table = Table {
     name: "cors",
@@ -20,3 +23,8 @@ pub(super) const TABLE: Table = Table {
              than 256, or if they must be allowed from the start of the process on.",
         )],
 };
+
+pub(in super::super) fn allowed_origins(scope: Scope<'_>) -> Result<Origins, Mistake> {
+    let origins: Option<Origins> = scope.get("cors.allowed_origins")?;
+    Ok(origins.unwrap_or(Origins::Off))
+}

@@ -1,7 +1,12 @@
-//! `[health]`.
+//! `[health]`: when a route and its upstream count as degraded or failing.
 
+use std::time::Duration;
+
+use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
+use super::super::mistake::Mistake;
+use super::super::value::Rate;
 
 pub(super) const TABLE: Table = Table {
     name: "health",
@@ -68,3 +73,38 @@ pub(super) const TABLE: Table = Table {
             ),
     ],
 };
+
+/// Health thresholds of a route; `None` switches a threshold off, except for the comparison with
+/// the baseline.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Health {
+    /// Whether event rate, gaps and first events without a threshold are compared with the previous
+    /// 15 minutes.
+    pub baseline: bool,
+    /// Minimum event rate per stream.
+    pub min_event_rate: Option<Rate>,
+    /// Maximum time to the first event, 95th percentile; above zero.
+    pub max_first_event_p95: Option<Duration>,
+    /// Maximum gap between events, 99th percentile; above zero.
+    pub max_gap_p99: Option<Duration>,
+    /// Share of requests that fail, and of ends that are breaks; 0 to 1.
+    pub max_error_rate: Option<f64>,
+    /// Share of early ends among those by the upstream, of streams whose clients reconnect; 0 to 1.
+    pub early_ends: Option<f64>,
+    /// Share of the streams that came back in a minute; 0 to 1.
+    pub reconnects: Option<f64>,
+}
+
+impl Health {
+    pub(in super::super) fn read(scope: Scope<'_>) -> Result<Self, Mistake> {
+        Ok(Self {
+            baseline: scope.get("health.baseline")?,
+            min_event_rate: scope.get("health.min_event_rate")?,
+            max_first_event_p95: scope.get("health.max_first_event_p95")?,
+            max_gap_p99: scope.get("health.max_gap_p99")?,
+            max_error_rate: scope.get("health.max_error_rate")?,
+            early_ends: scope.get("health.early_ends")?,
+            reconnects: scope.get("health.reconnects")?,
+        })
+    }
+}

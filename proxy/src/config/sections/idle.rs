@@ -1,7 +1,13 @@
-//! `[idle]`.
+//! `[idle]`: streams whose upstream is silent.
 
+use std::time::Duration;
+
+use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
+use super::super::mistake::Mistake;
+use super::super::value::{Choice, FromValue, Value, choice};
+use sse_guard::idle_timeout::EventTimeout;
 
 pub(super) const TABLE: Table = Table {
     name: "idle",
@@ -28,7 +34,7 @@ pub(super) const TABLE: Table = Table {
             .help("Event names that neither reset idle.event_timeout nor count as the first \
                    event, in addition to the APIs' own pings and keepalives")
             .advice("For an upstream whose keepalives are events. Example: [\"ping\"]."),
-        Key::route("idle.action", Shape::Choice(&["auto", "close", "error-event", "abort"]))
+        Key::route("idle.action", Shape::Choice(IdleAction::WORDS))
             .default("auto")
             .help("How an idle stream ends: close, error-event, or abort; auto: close for \
                    family eventsource, else abort, because other clients take a clean end for \
@@ -43,3 +49,62 @@ pub(super) const TABLE: Table = Table {
             .help("Data of the last event of action error-event"),
     ],
 };
+
+/// Timeouts of silent upstreams, and how their streams end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// Time limit without a byte; above zero; none if `None`.
+    pub timeout: Option<Duration>,
+    /// Time limit without an event with data; above zero.
+    pub event_timeout: EventTimeout,
+    /// How the stream ends.
+    pub action: IdleAction,
+    /// The name of the last event of [`IdleAction::ErrorEvent`]; one line, not empty.
+    pub error_event: String,
+    /// The data of that event; one line, not empty.
+    pub error_data: String,
+    /// Names of events that `event_timeout` does not count.
+    pub ignore_events: Vec<String>,
+}
+
+/// How a stream with a silent upstream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdleAction {
+    /// `Close` where clients come back, else `Abort`.
+    Auto,
+    /// As a complete response.
+    Close,
+    /// With a last event that names the reason, then as a complete response.
+    ErrorEvent,
+    /// As a broken transfer.
+    Abort,
+}
+
+choice! { IdleAction {
+    "auto" => Auto,
+    "close" => Close,
+    "error-event" => ErrorEvent,
+    "abort" => Abort,
+} }
+
+impl Idle {
+    pub(in super::super) fn read(scope: Scope<'_>) -> Result<Self, Mistake> {
+        Ok(Self {
+            timeout: scope.get("idle.timeout")?,
+            event_timeout: scope.get("idle.event_timeout")?,
+            action: scope.get("idle.action")?,
+            error_event: scope.get("idle.error_event")?,
+            error_data: scope.get("idle.error_data")?,
+            ignore_events: scope.get("idle.ignore_events")?,
+        })
+    }
+}
+
+impl FromValue for EventTimeout {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Auto => Some(Self::Auto),
+            value => Option::<Duration>::from_value(value).map(Self::from),
+        }
+    }
+}

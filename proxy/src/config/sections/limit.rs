@@ -1,7 +1,15 @@
-//! `[limit]`.
+//! `[limit]`: streams and requests per client and in all.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::super::given::{AllValues, Scope};
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
+use super::super::mistake::Mistake;
+use super::super::value::{Choice, Rate, choice, count_or_off};
 
 pub(super) const TABLE: Table = Table {
     name: "limit",
@@ -19,6 +27,7 @@ pub(super) const TABLE: Table = Table {
         Key::route("limit.requests_per_ip", Shape::Count)
             .or_off()
             .example("200")
+            .unset(|values, _| unset_requests_per_ip(values))
             .help(
                 "Maximum requests in flight per client address that are not streams: waiting for a \
                  response, uploads, downloads, WebSockets; further requests get a 429. CORS \
@@ -62,7 +71,7 @@ pub(super) const TABLE: Table = Table {
         Key::route("limit.allow", Shape::Networks)
             .default("")
             .help("Networks that are neither limited nor counted, such as your monitoring"),
-        Key::route("limit.reject", Shape::Choice(&["status", "retry-later"]))
+        Key::route("limit.reject", Shape::Choice(Reject::WORDS))
             .default("status")
             .help(
                 "Response over the limit: status (429, 503), or retry-later (an empty stream; \
@@ -80,3 +89,194 @@ pub(super) const TABLE: Table = Table {
             ),
     ],
 };
+
+/// Limits on streams and requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Maximum open streams per client address; unlimited if `None`.
+    pub per_ip: Option<NonZeroU32>,
+    /// Maximum requests in flight per client address, except streams; unlimited if `None`.
+    pub requests_per_ip: Option<NonZeroU32>,
+    /// Maximum open streams in all; unlimited if `None`.
+    pub total: Option<NonZeroU32>,
+    /// Maximum tracked client addresses.
+    pub max_clients: NonZeroU32,
+    /// Rate of new streams per client address; unlimited if `None`.
+    pub rate: Option<Rate>,
+    /// New streams that may exceed `rate` at once.
+    pub burst: NonZeroU32,
+    /// Leading bits of an IPv6 address that identify a client; 1 to 128.
+    pub ipv6_prefix: u8,
+    /// Clients that are exempt from limits per address.
+    pub allow: Vec<IpNet>,
+    /// The response to a client over the limit.
+    pub reject: Reject,
+    /// The delay that it gets before it may return; above zero.
+    pub retry_after: Duration,
+}
+
+/// The response to a client over the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// Status 429 or 503, at which a browser's `EventSource` gives up for good.
+    Status,
+    /// An empty event stream with a `retry:` line, after which it tries again.
+    RetryLater,
+}
+
+choice! { Reject {
+    "status" => Status,
+    "retry-later" => RetryLater,
+} }
+
+/// Limits that a route sets itself and counts separately; all others are shared among routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnCounts {
+    /// Streams of each client.
+    pub per_ip: bool,
+    /// Requests of each client.
+    pub requests_per_ip: bool,
+    /// Streams in all.
+    pub total: bool,
+    /// How fast each client opens streams.
+    pub rate: bool,
+}
+
+const PER_IP: &str = "limit.per_ip";
+const REQUESTS_PER_IP: &str = "limit.requests_per_ip";
+
+impl Limit {
+    pub(in super::super) fn read(scope: Scope<'_>) -> Result<Self, Mistake> {
+        Ok(Self {
+            per_ip: per_ip(scope)?,
+            requests_per_ip: match scope.get_if_set(REQUESTS_PER_IP)? {
+                Some(requests) => requests,
+                None => default_requests_per_ip(per_ip(scope)?),
+            },
+            total: scope.get("limit.total")?,
+            max_clients: scope.get("limit.max_clients")?,
+            rate: scope.get("limit.rate")?,
+            burst: scope.get("limit.burst")?,
+            ipv6_prefix: ipv6_prefix(scope)?,
+            allow: allow(scope)?,
+            reject: scope.get("limit.reject")?,
+            retry_after: scope.get("limit.retry_after")?,
+        })
+    }
+
+    pub(in super::super) fn warning(&self) -> Option<String> {
+        let (per_ip, total) = (self.per_ip?, self.total?);
+        (per_ip > total).then(|| {
+            format!(
+                "limit.per_ip {per_ip} is above limit.total {total}: one client may take every \
+                 stream"
+            )
+        })
+    }
+}
+
+impl OwnCounts {
+    /// Keys that only set the response to rejected clients, or exempt clients, leave the counts shared.
+    pub(in super::super) fn read(scope: Scope<'_>) -> Self {
+        let sets = |name| scope.overrides(name);
+        // A bound that follows from the route's own streams is the route's own, too.
+        let is_derived = sets(PER_IP) && scope.given(REQUESTS_PER_IP).is_none();
+        Self {
+            per_ip: sets(PER_IP),
+            requests_per_ip: sets(REQUESTS_PER_IP) || is_derived,
+            total: sets("limit.total"),
+            rate: sets("limit.rate") || sets("limit.burst"),
+        }
+    }
+}
+
+/// Maximum open streams per client address; unlimited if `None`.
+pub(super) fn per_ip(scope: Scope<'_>) -> Result<Option<NonZeroU32>, Mistake> {
+    scope.get(PER_IP)
+}
+
+/// Leading bits of an IPv6 address that identify a client.
+pub(super) fn ipv6_prefix(scope: Scope<'_>) -> Result<u8, Mistake> {
+    scope.get("limit.ipv6_prefix")
+}
+
+/// Clients that are exempt from limits per address.
+pub(super) fn allow(scope: Scope<'_>) -> Result<Vec<IpNet>, Mistake> {
+    scope.get("limit.allow")
+}
+
+/// Requests for each stream that a client may have, and the least of them.
+const REQUESTS_PER_STREAM: u32 = 2;
+const MIN_REQUESTS: u32 = 200;
+
+/// Any number if there may be any number of streams: these begin as requests, perhaps all at once.
+fn default_requests_per_ip(streams: Option<NonZeroU32>) -> Option<NonZeroU32> {
+    let requests = streams?.get().saturating_mul(REQUESTS_PER_STREAM);
+    NonZeroU32::new(requests.max(MIN_REQUESTS))
+}
+
+fn unset_requests_per_ip(values: &AllValues) -> Option<String> {
+    let limit = Limit::read(values.catch_all()?).ok()?;
+    Some(count_or_off(limit.requests_per_ip))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::OwnCounts;
+    use crate::config::source::tests::config;
+
+    #[test]
+    fn own_counts_are_those_of_the_limits_that_a_route_sets() {
+        let shared = OwnCounts::default();
+        let cases = [
+            ("retry_after = '1s'", shared),
+            ("reject = 'retry-later'", shared),
+            ("allow = ['10.0.0.0/8']", shared),
+            ("max_clients = 5", shared),
+            (
+                "per_ip = 5",
+                OwnCounts {
+                    per_ip: true,
+                    requests_per_ip: true,
+                    ..shared
+                },
+            ),
+            (
+                "requests_per_ip = 5",
+                OwnCounts {
+                    requests_per_ip: true,
+                    ..shared
+                },
+            ),
+            (
+                "total = 5",
+                OwnCounts {
+                    total: true,
+                    ..shared
+                },
+            ),
+            (
+                "rate = 'off'",
+                OwnCounts {
+                    rate: true,
+                    ..shared
+                },
+            ),
+            (
+                "burst = 7",
+                OwnCounts {
+                    rate: true,
+                    ..shared
+                },
+            ),
+        ];
+        for (key, own) in cases {
+            let text = format!("upstream.url = 'http://app'\n[[route]]\npath = '/v1'\nlimit.{key}");
+            assert_eq!(config(&text).routes[0].own_counts, own, "{key}");
+        }
+        // A bound that is set for all routes does not follow from the route's streams.
+        let text = "upstream.url = 'http://app'\nlimit.requests_per_ip = 9\n\
+        [[route]]\npath = '/v1'\nlimit.per_ip = 1";
+        assert!(!config(text).routes[0].own_counts.requests_per_ip);
+    }
+}

@@ -1,7 +1,12 @@
-//! `[path]`.
+//! `[path]`: how request paths are matched.
 
+use crate::path::Normalize;
+
+use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
+use super::super::mistake::Mistake;
+use super::super::value::{Choice, choice};
 
 pub(super) const TABLE: Table = Table {
     name: "path",
@@ -9,7 +14,7 @@ pub(super) const TABLE: Table = Table {
     reference: "How paths are matched; see [paths](security.md#paths).",
     keys: &[Key::proxy(
         "path.normalize",
-        Shape::Choice(&["match", "rewrite", "off"]),
+        Shape::Choice(Normalize::WORDS),
     )
     .default("match")
     .help(
@@ -19,3 +24,13 @@ pub(super) const TABLE: Table = Table {
     )
     .advice("Use rewrite if the upstream should get one spelling only; see docs/security.md.")],
 };
+
+choice! { Normalize {
+    "match" => Match,
+    "rewrite" => Rewrite,
+    "off" => Off,
+} }
+
+pub(in super::super) fn normalize(proxy: Scope<'_>) -> Result<Normalize, Mistake> {
+    proxy.get("path.normalize")
+}

@@ -1,7 +1,11 @@
-//! `[reload]`.
+//! `[reload]`: when the config file is read again.
 
+use std::time::Duration;
+
+use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
+use super::super::mistake::Mistake;
 
 pub(super) const TABLE: Table = Table {
     name: "reload",
@@ -16,3 +20,8 @@ pub(super) const TABLE: Table = Table {
         )
         .advice("Use 5s if the file is mounted and replaced without a signal, as in Kubernetes.")],
 };
+
+/// The interval of checks for changes of the file; none if `None`.
+pub(in super::super) fn watch(proxy: Scope<'_>) -> Result<Option<Duration>, Mistake> {
+    proxy.get("reload.watch")
+}

@@ -1,7 +1,15 @@
-//! `[resume]`.
+//! `[resume]`: streams that survive the loss of their upstream.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::super::given::{AllValues, Scope};
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
+use super::super::mistake::Mistake;
+use super::super::value::{Choice, Rate, choice};
+use super::top;
+use sse_guard::family::Family;
 
 pub(super) const TABLE: Table = Table {
     name: "resume",
@@ -10,8 +18,9 @@ pub(super) const TABLE: Table = Table {
             table with this mode.",
     reference: "Streams that survive a restart of their upstream; see [resume](resume.md).",
     keys: &[
-        Key::route("resume.mode", Shape::Choice(&["off", "on", "lossy"]))
+        Key::route("resume.mode", Shape::Choice(Mode::WORDS))
             .example("\"on\"")
+            .unset(|values, _| unset_mode(values))
             .help(
                 "Reconnect a lost upstream behind a live EventSource stream; on: if its events \
                  have ids; lossy: always; default: on for routes with family = eventsource, else \
@@ -82,3 +91,77 @@ pub(super) const TABLE: Table = Table {
             .advice("Spreads streams over new instances of the upstream. See resume.mode."),
     ],
 };
+
+/// Resume after the loss of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// Whether streams without event ids are resumed, too.
+    pub lossy: bool,
+    /// Whether streams that the upstream ends are resumed, too.
+    pub on_end: bool,
+    /// Maximum delay before the first attempt; above zero.
+    pub backoff: Duration,
+    /// Maximum delay before any attempt; above zero.
+    pub max_backoff: Duration,
+    /// Maximum attempts; unlimited if `None`.
+    pub attempts: Option<NonZeroU32>,
+    /// Time without the upstream after which a stream fails; above zero.
+    pub give_up: Duration,
+    /// Age at which a connection counts as stable; above zero.
+    pub reset_after: Duration,
+    /// Number of remembered event ids.
+    pub dedup_window: NonZeroU32,
+    /// Rate of reconnect attempts; unlimited if `None`.
+    pub rate: Option<Rate>,
+    /// Maximum concurrent reconnect attempts.
+    pub max_concurrent: NonZeroU32,
+    /// Age at which its connection is replaced; never if `None`.
+    pub max_connection_age: Option<Duration>,
+}
+
+/// Which streams are resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Off,
+    On,
+    Lossy,
+}
+
+choice! { Mode {
+    "off" => Off,
+    "on" => On,
+    "lossy" => Lossy,
+} }
+
+impl Resume {
+    /// None if streams are not resumed.
+    pub(in super::super) fn read(scope: Scope<'_>) -> Result<Option<Self>, Mistake> {
+        let mode = match scope.get_if_set("resume.mode")? {
+            Some(mode) => mode,
+            None if top::family(scope)? == Some(Family::EventSource) => Mode::On,
+            None => Mode::Off,
+        };
+        if mode == Mode::Off {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            lossy: mode == Mode::Lossy,
+            on_end: scope.get("resume.on_end")?,
+            backoff: scope.get("resume.backoff")?,
+            max_backoff: scope.get("resume.max_backoff")?,
+            attempts: scope.get("resume.attempts")?,
+            give_up: scope.get("resume.give_up")?,
+            reset_after: scope.get("resume.reset_after")?,
+            dedup_window: scope.get("resume.dedup_window")?,
+            rate: scope.get("resume.rate")?,
+            max_concurrent: scope.get("resume.max_concurrent")?,
+            max_connection_age: scope.get("resume.max_connection_age")?,
+        }))
+    }
+}
+
+fn unset_mode(values: &AllValues) -> Option<String> {
+    let resume = Resume::read(values.catch_all()?).ok()?;
+    let mode = if resume.is_some() { "on" } else { "off" };
+    Some(format!("\"{mode}\""))
+}

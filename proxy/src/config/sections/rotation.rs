@@ -1,7 +1,14 @@
-//! `[rotation]`.
+//! `[rotation]`: when old streams end, so that their clients reconnect.
 
+use std::time::Duration;
+
+use http::Method;
+use humantime::format_duration;
+
+use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
+use super::super::mistake::Mistake;
 
 pub(super) const TABLE: Table = Table {
     name: "rotation",
@@ -39,6 +46,7 @@ pub(super) const TABLE: Table = Table {
             ),
         Key::route("rotation.methods", Shape::Methods)
             .example("[\"GET\"]")
+            .unset(|_, _| Some("those of family eventsource".to_owned()))
             .help(
                 "Rotate streams of requests with these methods, whatever the family and the \
                  client's headers are; default: streams of family eventsource",
@@ -55,3 +63,46 @@ pub(super) const TABLE: Table = Table {
             .help("Data of the last event that rotation.event names"),
     ],
 };
+
+/// Rotation of old streams.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rotation {
+    /// Age at which a stream is ended; above zero; never if `None`.
+    pub max_age: Option<Duration>,
+    /// Share of `max_age` by which ends are spread; 0 to 1.
+    pub jitter: f64,
+    /// The delay before the client reconnects; above zero.
+    pub retry: Duration,
+    /// The same, sent with the first event; above zero; not sent if `None`.
+    pub retry_on_open: Option<Duration>,
+    /// Methods whose streams are rotated, at least one; depends on the family if `None`.
+    pub methods: Option<Vec<Method>>,
+    /// Name and data of a last event, each one line and not empty.
+    pub event: Option<(String, String)>,
+}
+
+impl Rotation {
+    pub(in super::super) fn read(scope: Scope<'_>) -> Result<Self, Mistake> {
+        Ok(Self {
+            max_age: scope.get("rotation.max_age")?,
+            jitter: scope.get("rotation.jitter")?,
+            retry: scope.get("rotation.retry")?,
+            retry_on_open: scope.get("rotation.retry_on_open")?,
+            methods: scope.get_if_set("rotation.methods")?,
+            event: match scope.get("rotation.event")? {
+                Some(name) => Some((name, scope.get("rotation.data")?)),
+                None => None,
+            },
+        })
+    }
+
+    pub(in super::super) fn warning(&self) -> Option<String> {
+        let max_age = self.max_age.filter(|max_age| self.retry >= *max_age)?;
+        Some(format!(
+            "rotation.retry {} is not below rotation.max_age {}: clients wait longer than they \
+             are connected",
+            format_duration(self.retry),
+            format_duration(max_age)
+        ))
+    }
+}

@@ -1,7 +1,15 @@
-//! The keys at the top, outside of any table.
+//! The keys outside of any table: addresses, trusted proxies, threads and the family.
 
+use std::num::NonZeroU32;
+
+use ipnet::IpNet;
+
+use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
+use super::super::mistake::Mistake;
+use super::super::value::{Choice, choice};
+use sse_guard::family::Family;
 
 pub(super) const TABLE: Table = Table {
     name: "",
@@ -15,7 +23,7 @@ pub(super) const TABLE: Table = Table {
                  stands for 127.0.0.1",
             )
             .advice("Keep loopback if TLS is terminated on the same machine."),
-        Key::proxy("takeover", Shape::Choice(&["drain", "always", "off"]))
+        Key::proxy("takeover", Shape::Choice(Takeover::WORDS))
             .default("drain")
             .help(
                 "When another sse-guard of the same user may listen on the same addresses \
@@ -37,19 +45,17 @@ pub(super) const TABLE: Table = Table {
                 "Set it if a load balancer is in front: otherwise all of its clients count as one, \
                  and limit.per_ip rejects them. Example: [\"10.0.0.0/8\"].",
             ),
-        Key::proxy(
-            "trusted_header",
-            Shape::Choice(&["x-forwarded-for", "forwarded"]),
-        )
-        .default("x-forwarded-for")
-        .help(
-            "Header from which the client's address is read behind trusted proxies; host and \
+        Key::proxy("trusted_header", Shape::Choice(TrustedHeader::WORDS))
+            .default("x-forwarded-for")
+            .help(
+                "Header from which the client's address is read behind trusted proxies; host and \
              protocol are read from its family of headers (X-Forwarded-* or Forwarded). The \
              proxies must overwrite it or append to it",
-        )
-        .advice("See the load balancer's manual for the one that it writes."),
+            )
+            .advice("See the load balancer's manual for the one that it writes."),
         Key::proxy("threads", Shape::Count)
             .example("2")
+            .unset(|_, _| cores())
             .help("Worker threads; default: one per core that this process may use")
             .advice("Set fewer to leave cores to other processes on the machine."),
         Key::route(
@@ -70,3 +76,69 @@ pub(super) const TABLE: Table = Table {
         ),
     ],
 };
+
+/// When another process may listen on the addresses of this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takeover {
+    /// Once this one stops.
+    Drain,
+    /// At any time.
+    Always,
+    /// Never.
+    Off,
+}
+
+choice! { Takeover {
+    "drain" => Drain,
+    "always" => Always,
+    "off" => Off,
+} }
+
+/// A header that names the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrustedHeader {
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+    /// `Forwarded`, RFC 7239.
+    Forwarded,
+}
+
+choice! { TrustedHeader {
+    "x-forwarded-for" => XForwardedFor,
+    "forwarded" => Forwarded,
+} }
+
+/// The key of the address for clients.
+pub(in super::super) const LISTEN: &str = "listen";
+
+/// The networks whose forwarding headers are trusted.
+pub(in super::super) fn trusted_proxies(proxy: Scope<'_>) -> Result<Vec<IpNet>, Mistake> {
+    proxy.get("trusted_proxies")
+}
+
+/// The number of worker threads; one per core if it is not set.
+pub(in super::super) fn threads(proxy: Scope<'_>) -> Result<Option<NonZeroU32>, Mistake> {
+    proxy.get_if_set("threads")
+}
+
+fn cores() -> Option<String> {
+    let cores = std::thread::available_parallelism().ok()?;
+    Some(format!("{cores}, one per core"))
+}
+
+/// None for `auto`.
+pub(in super::super) fn family(scope: Scope<'_>) -> Result<Option<Family>, Mistake> {
+    let word: String = scope.get("family")?;
+    let mut all = Family::ALL.iter().copied();
+    Ok(all.find(|family| family.as_str() == word))
+}
+
+/// Trust that lets any client claim any address.
+pub(in super::super) fn warning(trusted_proxies: &[IpNet]) -> Option<String> {
+    let mut networks = trusted_proxies.iter();
+    networks.any(|network| network.prefix_len() == 0).then(|| {
+        "trusted_proxies trusts every address: any client can then claim any address; list only \
+         the networks of your proxies"
+            .to_owned()
+    })
+}

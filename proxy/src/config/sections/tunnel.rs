@@ -1,7 +1,11 @@
-//! `[tunnel]`.
+//! `[tunnel]`: WebSockets and other upgraded connections.
 
+use std::time::Duration;
+
+use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
+use super::super::mistake::Mistake;
 
 pub(super) const TABLE: Table = Table {
     name: "tunnel",
@@ -15,3 +19,8 @@ pub(super) const TABLE: Table = Table {
         )
         .advice("Most WebSocket clients send a ping within a minute.")],
 };
+
+/// Time without a byte after which a tunnel is closed; never if `None`.
+pub(in super::super) fn idle_timeout(scope: Scope<'_>) -> Result<Option<Duration>, Mistake> {
+    scope.get("tunnel.idle_timeout")
+}

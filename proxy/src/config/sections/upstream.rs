@@ -1,7 +1,19 @@
-//! `[upstream]`.
+//! `[upstream]`: the server that requests are forwarded to.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use http::Uri;
+
+use super::super::given::{Scope, URL};
 use super::super::key::{Key, Table};
 use super::super::kind::{GIB, KIB, Shape};
+use super::super::mistake::Mistake;
+use super::super::value::{Choice, choice};
+use super::health_check::HealthCheck;
+use super::{client, tunnel};
+use sse_guard::CacheControl;
 
 pub(super) const TABLE: Table = Table {
     name: "upstream",
@@ -79,7 +91,7 @@ pub(super) const TABLE: Table = Table {
             ),
         Key::route(
             "upstream.cache_control",
-            Shape::Choice(&["replace", "keep"]),
+            Shape::Choice(CacheControl::WORDS),
         )
         .default("replace")
         .help(
@@ -92,7 +104,7 @@ pub(super) const TABLE: Table = Table {
         ),
         Key::route(
             "upstream.unavailable",
-            Shape::Choice(&["wait", "retry-later", "status"]),
+            Shape::Choice(Unavailable::WORDS),
         )
         .default("retry-later")
         .help(
@@ -106,3 +118,130 @@ pub(super) const TABLE: Table = Table {
         ),
     ],
 };
+
+/// The upstream of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// An absolute `http` URL with a host, and without credentials, query and fragment.
+    pub url: Uri,
+    /// Time limit for connecting; above zero.
+    pub connect_timeout: Duration,
+    /// How long a connection to it is kept without a request; above zero.
+    pub idle_timeout: Duration,
+    /// Time limit for the response head; above zero.
+    pub head_timeout: Duration,
+    /// Time limit without a byte of a request's body; above zero.
+    pub body_timeout: Duration,
+    /// Maximum requests that wait for a response head; unlimited if `None`.
+    pub max_pending: Option<NonZeroU32>,
+    /// Maximum bytes of a request's body; unlimited if `None`.
+    pub max_body: Option<u64>,
+    /// Time without traffic after which TCP keepalive probes the upstream; above zero; never if `None`.
+    pub keepalive: Option<Duration>,
+    /// Time without an acknowledgement after which the upstream's connection is dropped; above
+    /// zero; the kernel's choice if `None`.
+    pub user_timeout: Option<Duration>,
+    /// How many bytes the head of a response may have; 8 KiB or more.
+    pub max_head: usize,
+    /// Whether header names are sent as `Content-Type`.
+    pub title_case_headers: bool,
+    /// The kernel's receive buffer in bytes; the kernel's choice if `None`.
+    pub receive_buffer: Option<usize>,
+    /// Time without a byte after which a tunnel is closed; above zero; never if `None`.
+    pub tunnel_idle_timeout: Option<Duration>,
+    /// Its active health checks.
+    pub health_check: HealthCheck,
+}
+
+impl Upstream {
+    pub(in super::super) fn read(scope: Scope<'_>) -> Result<Self, Mistake> {
+        Ok(Self {
+            url: scope.get(URL)?,
+            connect_timeout: scope.get("upstream.connect_timeout")?,
+            idle_timeout: scope.get("upstream.idle_timeout")?,
+            head_timeout: scope.get("upstream.head_timeout")?,
+            body_timeout: client::body_timeout(scope)?,
+            max_pending: scope.get("upstream.max_pending")?,
+            max_body: scope.get("upstream.max_body")?,
+            keepalive: scope.get("upstream.keepalive")?,
+            user_timeout: scope.get("upstream.user_timeout")?,
+            max_head: scope.get("upstream.max_head")?,
+            title_case_headers: scope.get("upstream.title_case_headers")?,
+            receive_buffer: scope.get("upstream.receive_buffer")?,
+            tunnel_idle_timeout: tunnel::idle_timeout(scope)?,
+            health_check: HealthCheck::read(scope)?,
+        })
+    }
+
+    /// Whether requests to the upstream would come back to the address for clients.
+    ///
+    /// Names other than `localhost` are not looked up: what they mean may change at any time.
+    pub(in super::super) fn is_reached_at(&self, listen: SocketAddr) -> bool {
+        let (host, port) = host_and_port(&self.url);
+        if port != listen.port() {
+            return false;
+        }
+        let host: IpAddr = match host.parse() {
+            Ok(address) => address,
+            Err(_) if host.eq_ignore_ascii_case("localhost") => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Err(_) => return false,
+        };
+        let listening = listen.ip();
+        let named_localhost = self
+            .url
+            .host()
+            .is_some_and(|host| host.eq_ignore_ascii_case("localhost"));
+        // Connecting to the unspecified address reaches this machine's loopback.
+        let here = host.is_loopback() || host.is_unspecified();
+        listening == host
+            || (here && listening.is_unspecified())
+            || ((host.is_unspecified() || named_localhost) && listening.is_loopback())
+    }
+}
+
+/// Host and port of an upstream; an IPv6 address without its brackets.
+pub(crate) fn host_and_port(url: &Uri) -> (&str, u16) {
+    let host = url.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    (host, url.port_u16().unwrap_or(80))
+}
+
+choice! { CacheControl {
+    "replace" => Replace,
+    "keep" => Keep,
+} }
+
+pub(in super::super) fn cache_control(scope: Scope<'_>) -> Result<CacheControl, Mistake> {
+    scope.get("upstream.cache_control")
+}
+
+/// Response to an `EventSource` while the upstream is unavailable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// A stream that waits for the upstream, if it may be resumed; else as `RetryLater`.
+    Wait,
+    /// An empty event stream with a `retry:` line, after which it reconnects.
+    RetryLater,
+    /// The status, at which it gives up for good.
+    Status,
+}
+
+choice! { Unavailable {
+    "wait" => Wait,
+    "retry-later" => RetryLater,
+    "status" => Status,
+} }
+
+impl Unavailable {
+    pub(in super::super) fn read(scope: Scope<'_>) -> Result<Self, Mistake> {
+        scope.get("upstream.unavailable")
+    }
+
+    pub(in super::super) fn warning(self, is_resumed: bool) -> Option<String> {
+        (self == Self::Wait && !is_resumed).then(|| {
+            "upstream.unavailable = \"wait\" requires resume.mode, which is off: it acts as \
+             retry-later; set resume.mode"
+                .to_owned()
+        })
+    }
+}
