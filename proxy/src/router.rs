@@ -1,6 +1,6 @@
 //! Routes requests to their layers and upstream.
 
-use super::config::{self, Config, RoutePath, Settings, Style, TrustedHeader};
+use super::config::{self, Config, RoutePath, Settings, TrustedHeader};
 use super::headers;
 use super::request_log::{Followed, Record, RequestLog, RouteMetrics};
 use super::request_target::{self, Refused};
@@ -12,28 +12,24 @@ use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Full};
+use sse_guard::EventError;
 use sse_guard::Stream;
 use sse_guard::StreamRegistry;
 use sse_guard::client_key::{ForwardedHeader, ForwardedIp, KeyExtractor, PeerAddr};
 use sse_guard::completion::CompletionLayer;
 use sse_guard::connection_limit::RejectReason;
-use sse_guard::connection_limit::{ConnectionLimitLayer, Reject, Separate};
+use sse_guard::connection_limit::{ConnectionLimitLayer, Separate};
 use sse_guard::cors::{Cors, CorsLayer};
-use sse_guard::early::{Early, EarlyLayer, StreamAsked};
+use sse_guard::early::{Early, StreamAsked};
 use sse_guard::family::Family;
-use sse_guard::heartbeat::{HeartbeatLayer, HeartbeatStyle};
-use sse_guard::idle_timeout::{EventTimeout, IdleAction, IdleTimeoutLayer};
-use sse_guard::inject::InjectLayer;
 use sse_guard::internal::LogLimits;
 use sse_guard::internal::Rejected;
 use sse_guard::internal::is_json;
 use sse_guard::internal::{Rejection, User, X_REQUEST_ID};
 use sse_guard::metrics::MetricsLayer;
-use sse_guard::resume::{Admission, Resume, ResumeLayer};
-use sse_guard::rotation::RotationLayer;
+use sse_guard::resume::Resume;
 use sse_guard::serve::RequestBody;
 use sse_guard::unavailable::{Unavailable, UnavailableLayer};
-use sse_guard::{Event, EventError};
 use sse_guard::{SseGuard, SseGuardLayer};
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -94,9 +90,6 @@ pub(super) struct View<'a> {
     pub(super) own_total: bool,
 }
 
-/// Connections that were made together are not replaced together.
-const MAX_AGE_JITTER: f64 = 0.1;
-
 struct Route {
     path: RoutePath,
     /// The path, for each request to share.
@@ -135,7 +128,8 @@ impl Router {
                 == (&config.trusted_proxies, config.trusted_header)
         });
         let before = old.map(|old| &old.router);
-        let limit = |config| limit(config, clients.clone()).gate(&common.budgets.gate);
+        let limit =
+            |config: &config::Limit| config.layer(clients.clone()).gate(&common.budgets.gate);
         let shared = common.limit(None, limit(&config.limit));
         let log_limit = common.log_limit(config.log.stream_rate);
         let mut router = Self {
@@ -156,7 +150,7 @@ impl Router {
         for route in &config.routes {
             let settings = &route.settings;
             let before_it = before.and_then(|before| before.route(&route.path));
-            let own_counts = separate(route.own_counts);
+            let own_counts = route.own_counts.separate();
             let mut in_use = limit(&settings.limit);
             if own_counts != Separate::default() {
                 in_use = common.limit(Some(route.path.as_str()), in_use);
@@ -195,27 +189,35 @@ impl Router {
                 .log_level(tracing::Level::INFO);
             let resume = settings.resume.as_ref().zip(queue.as_ref());
             let resume = resume.map(|(given, queue)| {
-                resume_layer(given, &settings.idle, queue)
+                given
+                    .layer(&settings.idle)
+                    // Each stream would hold it to its end.
+                    .strip_extensions(|extensions| _ = extensions.remove::<RequestContext>())
+                    .admission(queue)
                     .wait_for_upstream(settings.unavailable == config::Unavailable::Wait)
             });
-            let early = settings.early.enabled;
             let layer = SseGuardLayer::new()
                 .metrics(metrics.clone())
                 .limit(in_use.clone())
-                .rotation(rotation(&settings.rotation)?.registry(&common.drain))
-                .inject(inject(&settings.rotation))
-                .heartbeat(heartbeat(&settings.heartbeat)?)
-                .idle_timeout(idle_timeout(settings)?)
+                .rotation(settings.rotation.layer()?.registry(&common.drain))
+                .inject(settings.rotation.inject_layer())
+                .heartbeat(settings.heartbeat.layer()?)
+                .idle_timeout(settings.idle.layer(settings.rotation.retry)?)
                 .completion(CompletionLayer::new().required(settings.completion_required))
-                .early(early.then(|| EarlyLayer::new(settings.early.after)))
+                .early(settings.early.layer())
                 .resume(resume)
                 .cache_control(settings.cache_control);
             let unavailable = UnavailableLayer::new()
                 .enabled(settings.unavailable != config::Unavailable::Status)
                 .retry(settings.limit.retry_after);
             let before_it = before_it.filter(|before| before.settings.upstream.url == *url);
-            let cors = cors(&settings.cors, before_it.map(|before| &before.cors))
-                .ipv6_prefix(config.limit.ipv6_prefix);
+            let cors = settings.cors.layer();
+            // What it has seen of the same upstream.
+            let cors = match before_it {
+                Some(before) => cors.remembering_with(&before.cors),
+                None => cors,
+            };
+            let cors = cors.ipv6_prefix(config.limit.ipv6_prefix);
             let guarded = layer.layer(upstream.clone());
             router.routes.push(Route {
                 path: route.path.clone(),
@@ -486,64 +488,6 @@ impl Service<Request<RequestBody>> for Handler {
     }
 }
 
-fn limit(config: &config::Limit, clients: ForwardedIp) -> Limit {
-    let layer = ConnectionLimitLayer::with_extractor(clients)
-        .per_client(config.per_ip.map(u32::from))
-        .requests_per_client(config.requests_per_ip.map(u32::from))
-        .total(config.total.map(u32::from))
-        .max_clients(usize::try_from(config.max_clients.get()).unwrap_or(usize::MAX))
-        .ipv6_prefix(config.ipv6_prefix)
-        .allow(config.allow.iter().copied())
-        .retry_after(config.retry_after)
-        .reject(match config.reject {
-            config::Reject::Status => Reject::Status,
-            config::Reject::RetryLater => Reject::RetryLater,
-        });
-    match config.rate {
-        Some(rate) => layer.rate(rate.count, rate.per, config.burst),
-        None => layer,
-    }
-}
-
-fn separate(own: config::OwnCounts) -> Separate {
-    Separate {
-        per_client: own.per_ip,
-        requests: own.requests_per_ip,
-        total: own.total,
-        rate: own.rate,
-    }
-}
-
-/// Remembers what the layer `before` it has seen of the same upstream.
-fn cors(config: &config::Origins, before: Option<&CorsLayer>) -> CorsLayer {
-    let layer = match config {
-        config::Origins::Upstream => CorsLayer::new(),
-        config::Origins::Any => CorsLayer::any(),
-        config::Origins::List(origins) => CorsLayer::origins(origins),
-        config::Origins::Off => CorsLayer::new().enabled(false),
-    };
-    match before {
-        Some(before) => layer.remembering_with(before),
-        None => layer,
-    }
-}
-
-fn rotation(config: &config::Rotation) -> Result<RotationLayer, EventError> {
-    let mut layer = RotationLayer::new()
-        .retry(config.retry)
-        .retry_on_open(config.retry_on_open);
-    if let Some(methods) = &config.methods {
-        layer = layer.methods(methods.iter().cloned());
-    }
-    if let Some(age) = config.max_age {
-        layer = layer.max_age(age, config.jitter);
-    }
-    match &config.event {
-        Some((name, data)) => Ok(layer.event(Event::new(&**name, data)?)),
-        None => Ok(layer),
-    }
-}
-
 /// The config key of the limit.
 fn limit_key(reason: RejectReason) -> &'static str {
     match reason {
@@ -557,69 +501,6 @@ fn limit_key(reason: RejectReason) -> &'static str {
         RejectReason::Draining => "drain.window",
         other => other.as_str(),
     }
-}
-
-fn resume_layer(config: &config::Resume, idle: &config::Idle, queue: &Admission) -> ResumeLayer {
-    let layer = ResumeLayer::new()
-        // Each stream would hold it to its end.
-        .strip_extensions(|extensions| _ = extensions.remove::<RequestContext>())
-        .lossy(config.lossy)
-        .on_end(config.on_end)
-        .idle_timeout(idle.timeout)
-        .event_timeout(match idle.event_timeout {
-            EventTimeout::After(timeout) => Some(timeout),
-            // Answers of models are not resumed.
-            _ => None,
-        })
-        .pings(idle.ignore_events.iter().cloned())
-        .backoff(config.backoff, config.max_backoff)
-        .attempts(config.attempts.map(u32::from))
-        .give_up(config.give_up)
-        .reset_after(config.reset_after)
-        .dedup_window(usize::try_from(config.dedup_window.get()).unwrap_or(usize::MAX))
-        .admission(queue);
-    match config.max_connection_age {
-        Some(age) => layer.max_age(age, MAX_AGE_JITTER),
-        None => layer,
-    }
-}
-
-fn inject(config: &config::Rotation) -> InjectLayer {
-    match &config.methods {
-        Some(methods) => InjectLayer::new().methods(methods.iter().cloned()),
-        None => InjectLayer::new(),
-    }
-}
-
-fn heartbeat(config: &config::Heartbeat) -> Result<Option<HeartbeatLayer>, EventError> {
-    let Some(interval) = config.interval else {
-        return Ok(None);
-    };
-    let style = match &config.style {
-        Style::Auto { text } => HeartbeatStyle::auto(text),
-        Style::Line { text } => HeartbeatStyle::line(text),
-        Style::Block { text } => HeartbeatStyle::block(text),
-        Style::Event { name, data } => Ok(HeartbeatStyle::event(&Event::new(&**name, data)?)),
-    }?;
-    let layer = HeartbeatLayer::new(interval).style(style);
-    Ok(Some(layer.immediate(config.immediate)))
-}
-
-fn idle_timeout(settings: &Settings) -> Result<IdleTimeoutLayer, EventError> {
-    let config = &settings.idle;
-    Ok(IdleTimeoutLayer::new()
-        .timeout(config.timeout)
-        .event_timeout(config.event_timeout)
-        .pings(config.ignore_events.iter().cloned())
-        .retry(settings.rotation.retry)
-        .action(match config.action {
-            config::IdleAction::Auto => IdleAction::Auto,
-            config::IdleAction::Close => IdleAction::Close,
-            config::IdleAction::Abort => IdleAction::Abort,
-            config::IdleAction::ErrorEvent => {
-                IdleAction::ErrorEvent(Event::new(&*config.error_event, &config.error_data)?)
-            }
-        }))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::super::key::{Key, Table};
 use super::super::kind::Shape;
 use super::super::mistake::Mistake;
 use super::super::value::Origins;
+use sse_guard::cors::CorsLayer;
 
 pub(super) const TABLE: Table = Table {
     name: "cors",
@@ -27,4 +28,16 @@ pub(super) const TABLE: Table = Table {
 pub(in super::super) fn allowed_origins(scope: Scope<'_>) -> Result<Origins, Mistake> {
     let origins: Option<Origins> = scope.get("cors.allowed_origins")?;
     Ok(origins.unwrap_or(Origins::Off))
+}
+
+impl Origins {
+    /// The layer that lets pages of these origins read responses.
+    pub(crate) fn layer(&self) -> CorsLayer {
+        match self {
+            Self::Upstream => CorsLayer::new(),
+            Self::Any => CorsLayer::any(),
+            Self::List(origins) => CorsLayer::origins(origins),
+            Self::Off => CorsLayer::new().enabled(false),
+        }
+    }
 }

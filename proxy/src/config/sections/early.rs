@@ -9,6 +9,7 @@ use super::super::key::{Key, Table};
 use super::super::kind::Shape;
 use super::super::mistake::Mistake;
 use super::heartbeat;
+use sse_guard::early::EarlyLayer;
 use sse_guard::heartbeat::DEFAULT_INTERVAL;
 
 pub(super) const TABLE: Table = Table {
@@ -57,6 +58,11 @@ impl Early {
             enabled: scope.get("early.enabled")?,
             after,
         })
+    }
+
+    /// The layer; none if early answers are off.
+    pub(crate) fn layer(self) -> Option<EarlyLayer> {
+        self.enabled.then(|| EarlyLayer::new(self.after))
     }
 
     pub(in super::super) fn warning(self, head_timeout: Duration) -> Option<String> {

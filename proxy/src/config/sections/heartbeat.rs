@@ -10,6 +10,8 @@ use super::super::kind::Shape;
 use super::super::mistake::Mistake;
 use super::idle::Idle;
 use super::rotation::Rotation;
+use sse_guard::heartbeat::{HeartbeatLayer, HeartbeatStyle};
+use sse_guard::{Event, EventError};
 
 pub(super) const TABLE: Table = Table {
     name: "heartbeat",
@@ -112,6 +114,21 @@ impl Heartbeat {
             style: style(scope)?,
             immediate: scope.get("heartbeat.immediate")?,
         })
+    }
+
+    /// The layer; none if heartbeats are off.
+    pub(crate) fn layer(&self) -> Result<Option<HeartbeatLayer>, EventError> {
+        let Some(interval) = self.interval else {
+            return Ok(None);
+        };
+        let style = match &self.style {
+            Style::Auto { text } => HeartbeatStyle::auto(text),
+            Style::Line { text } => HeartbeatStyle::line(text),
+            Style::Block { text } => HeartbeatStyle::block(text),
+            Style::Event { name, data } => Ok(HeartbeatStyle::event(&Event::new(&**name, data)?)),
+        }?;
+        let layer = HeartbeatLayer::new(interval).style(style);
+        Ok(Some(layer.immediate(self.immediate)))
     }
 
     /// Intervals with which a heartbeat comes too late.

@@ -7,7 +7,8 @@ use super::super::key::{Key, Table};
 use super::super::kind::Shape;
 use super::super::mistake::Mistake;
 use super::super::value::{Choice, FromValue, Value, choice};
-use sse_guard::idle_timeout::EventTimeout;
+use sse_guard::idle_timeout::{self, EventTimeout, IdleTimeoutLayer};
+use sse_guard::{Event, EventError};
 
 pub(super) const TABLE: Table = Table {
     name: "idle",
@@ -97,6 +98,24 @@ impl Idle {
             error_data: scope.get("idle.error_data")?,
             ignore_events: scope.get("idle.ignore_events")?,
         })
+    }
+
+    /// The layer; its last event sends `retry`.
+    pub(crate) fn layer(&self, retry: Duration) -> Result<IdleTimeoutLayer, EventError> {
+        Ok(IdleTimeoutLayer::new()
+            .timeout(self.timeout)
+            .event_timeout(self.event_timeout)
+            .pings(self.ignore_events.iter().cloned())
+            .retry(retry)
+            .action(match self.action {
+                IdleAction::Auto => idle_timeout::IdleAction::Auto,
+                IdleAction::Close => idle_timeout::IdleAction::Close,
+                IdleAction::Abort => idle_timeout::IdleAction::Abort,
+                IdleAction::ErrorEvent => {
+                    let event = Event::new(&*self.error_event, &self.error_data)?;
+                    idle_timeout::IdleAction::ErrorEvent(event)
+                }
+            }))
     }
 }
 

@@ -10,6 +10,8 @@ use super::super::key::{Key, Table};
 use super::super::kind::Shape;
 use super::super::mistake::Mistake;
 use super::super::value::{Choice, Rate, choice, count_or_off};
+use sse_guard::client_key::ForwardedIp;
+use sse_guard::connection_limit::{self, ConnectionLimitLayer, Separate};
 
 pub(super) const TABLE: Table = Table {
     name: "limit",
@@ -164,6 +166,26 @@ impl Limit {
         })
     }
 
+    /// The layer, which counts by the address of `clients`.
+    pub(crate) fn layer(&self, clients: ForwardedIp) -> ConnectionLimitLayer<ForwardedIp> {
+        let layer = ConnectionLimitLayer::with_extractor(clients)
+            .per_client(self.per_ip.map(u32::from))
+            .requests_per_client(self.requests_per_ip.map(u32::from))
+            .total(self.total.map(u32::from))
+            .max_clients(usize::try_from(self.max_clients.get()).unwrap_or(usize::MAX))
+            .ipv6_prefix(self.ipv6_prefix)
+            .allow(self.allow.iter().copied())
+            .retry_after(self.retry_after)
+            .reject(match self.reject {
+                Reject::Status => connection_limit::Reject::Status,
+                Reject::RetryLater => connection_limit::Reject::RetryLater,
+            });
+        match self.rate {
+            Some(rate) => layer.rate(rate.count, rate.per, self.burst),
+            None => layer,
+        }
+    }
+
     pub(in super::super) fn warning(&self) -> Option<String> {
         let (per_ip, total) = (self.per_ip?, self.total?);
         (per_ip > total).then(|| {
@@ -186,6 +208,16 @@ impl OwnCounts {
             requests_per_ip: sets(REQUESTS_PER_IP) || is_derived,
             total: sets("limit.total"),
             rate: sets("limit.rate") || sets("limit.burst"),
+        }
+    }
+
+    /// What the layer of the route counts by itself.
+    pub(crate) fn separate(self) -> Separate {
+        Separate {
+            per_client: self.per_ip,
+            requests: self.requests_per_ip,
+            total: self.total,
+            rate: self.rate,
         }
     }
 }

@@ -8,8 +8,11 @@ use super::super::key::{Key, Table};
 use super::super::kind::Shape;
 use super::super::mistake::Mistake;
 use super::super::value::{Choice, Rate, choice};
+use super::idle::Idle;
 use super::top;
 use sse_guard::family::Family;
+use sse_guard::idle_timeout::EventTimeout;
+use sse_guard::resume::ResumeLayer;
 
 pub(super) const TABLE: Table = Table {
     name: "resume",
@@ -119,6 +122,9 @@ pub struct Resume {
     pub max_connection_age: Option<Duration>,
 }
 
+/// Connections that were made together are not replaced together.
+const MAX_AGE_JITTER: f64 = 0.1;
+
 /// Which streams are resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -157,6 +163,29 @@ impl Resume {
             max_concurrent: scope.get("resume.max_concurrent")?,
             max_connection_age: scope.get("resume.max_connection_age")?,
         }))
+    }
+
+    /// The layer, with the timeouts of silent upstreams; without the queue of reconnects.
+    pub(crate) fn layer(&self, idle: &Idle) -> ResumeLayer {
+        let layer = ResumeLayer::new()
+            .lossy(self.lossy)
+            .on_end(self.on_end)
+            .idle_timeout(idle.timeout)
+            .event_timeout(match idle.event_timeout {
+                EventTimeout::After(timeout) => Some(timeout),
+                // Answers of models are not resumed.
+                _ => None,
+            })
+            .pings(idle.ignore_events.iter().cloned())
+            .backoff(self.backoff, self.max_backoff)
+            .attempts(self.attempts.map(u32::from))
+            .give_up(self.give_up)
+            .reset_after(self.reset_after)
+            .dedup_window(usize::try_from(self.dedup_window.get()).unwrap_or(usize::MAX));
+        match self.max_connection_age {
+            Some(age) => layer.max_age(age, MAX_AGE_JITTER),
+            None => layer,
+        }
     }
 }
 

@@ -9,6 +9,9 @@ use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
 use super::super::mistake::Mistake;
+use sse_guard::inject::InjectLayer;
+use sse_guard::rotation::RotationLayer;
+use sse_guard::{Event, EventError};
 
 pub(super) const TABLE: Table = Table {
     name: "rotation",
@@ -94,6 +97,31 @@ impl Rotation {
                 None => None,
             },
         })
+    }
+
+    /// The layer that ends old streams.
+    pub(crate) fn layer(&self) -> Result<RotationLayer, EventError> {
+        let mut layer = RotationLayer::new()
+            .retry(self.retry)
+            .retry_on_open(self.retry_on_open);
+        if let Some(methods) = &self.methods {
+            layer = layer.methods(methods.iter().cloned());
+        }
+        if let Some(age) = self.max_age {
+            layer = layer.max_age(age, self.jitter);
+        }
+        match &self.event {
+            Some((name, data)) => Ok(layer.event(Event::new(&**name, data)?)),
+            None => Ok(layer),
+        }
+    }
+
+    /// The layer that sends events to streams of the same requests.
+    pub(crate) fn inject_layer(&self) -> InjectLayer {
+        match &self.methods {
+            Some(methods) => InjectLayer::new().methods(methods.iter().cloned()),
+            None => InjectLayer::new(),
+        }
     }
 
     pub(in super::super) fn warning(&self) -> Option<String> {
