@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Time limit of a name server, and of an upstream for its response head.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit of a name server.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// By which upstreams recognize a check.
 const NAME: &str = concat!("sse-guard/", env!("CARGO_PKG_VERSION"), " check");
 
@@ -21,6 +21,7 @@ const NAME: &str = concat!("sse-guard/", env!("CARGO_PKG_VERSION"), " check");
 pub(crate) struct Check {
     every: Duration,
     path: Option<PathAndQuery>,
+    timeout: Duration,
     connect_timeout: Duration,
     title_case: bool,
 }
@@ -50,6 +51,7 @@ impl Check {
         Some(Self {
             every: config.health_check.interval?,
             path: config.health_check.path.clone(),
+            timeout: config.health_check.timeout,
             connect_timeout: config.connect_timeout,
             title_case: config.title_case_headers,
         })
@@ -63,14 +65,14 @@ impl Check {
     pub(super) async fn run(&self, url: &Uri) -> Result<(), Missed> {
         let connected = connect(connector(self.connect_timeout), url.clone());
         // The lookup of a name has no bound of its own.
-        let socket = timeout(self.connect_timeout + PATIENCE, connected)
+        let socket = timeout(self.connect_timeout + LOOKUP_TIMEOUT, connected)
             .await
             .map_err(|late| Failure::Connect(Box::new(late)))??;
         let Some(path) = &self.path else {
             return Ok(());
         };
         let answered = exchange::status(socket, request(url, path), self.title_case);
-        let status = timeout(PATIENCE, answered)
+        let status = timeout(self.timeout, answered)
             .await
             .map_err(|_| Failure::HeadTimeout)?
             .map_err(Failure::from)?;
@@ -138,6 +140,7 @@ impl Checks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use std::future::pending;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
@@ -147,6 +150,7 @@ mod tests {
         Check {
             every: Duration::from_secs(5),
             path: path.map(PathAndQuery::from_static),
+            timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             title_case: false,
         }
@@ -233,16 +237,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_upstream_that_says_nothing_does_not_pass() {
+    async fn check_without_a_response_fails_after_its_timeout() {
         let (listener, url) = listen().await;
+        let paused = Cell::new(None);
         let silent = async {
             let asked = accept_and_read(&listener).await;
             // All that is left to happen is that time passes.
             tokio::time::pause();
+            paused.set(Some(Instant::now()));
             pending::<()>().await;
             drop(asked);
         };
-        let asked = check(Some("/up"));
+        let asked = Check {
+            timeout: Duration::from_secs(3600),
+            ..check(Some("/up"))
+        };
         let late = tokio::select! {
             result = asked.run(&url) => result,
             () = silent => unreachable!("it never ends"),
@@ -251,6 +260,9 @@ mod tests {
             late,
             Err(Missed::Unanswered(Failure::HeadTimeout))
         ));
+        // The little that had passed when the clock stopped is not among it.
+        let waited = paused.get().unwrap().elapsed();
+        assert!(waited > Duration::from_secs(3500), "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -35,9 +35,13 @@ pub(super) const TABLE: Table = Table {
             )
             .advice(
                 "The path starts at the root of the host, whatever path upstream.url has; the \
-                 response must begin within 5 s. Set it for an upstream that may accept \
-                 connections without responding. Example: \"/healthz\".",
+                 response must begin within health_check.timeout. Set it for an upstream that may \
+                 accept connections without responding. Example: \"/healthz\".",
             ),
+        Key::route("health_check.timeout", Shape::Duration)
+            .default("5s")
+            .help("Time limit for the response head of a health check, once it is connected")
+            .advice("Raise it for an upstream whose check queries other servers."),
     ],
 };
 
@@ -48,6 +52,8 @@ pub struct HealthCheck {
     pub interval: Option<Duration>,
     /// Path to GET, from the root of the host on; if `None`, to connect is enough.
     pub path: Option<PathAndQuery>,
+    /// Time limit for the response head, once it is connected; above zero.
+    pub timeout: Duration,
 }
 
 impl HealthCheck {
@@ -55,6 +61,7 @@ impl HealthCheck {
         Ok(Self {
             interval: scope.get("health_check.interval")?,
             path: scope.get("health_check.path")?,
+            timeout: scope.get("health_check.timeout")?,
         })
     }
 }
