@@ -30,7 +30,11 @@ const NAMED: &[&str] = &[
     "tracing::Level",
     // Of the feature `serve`.
     "hyper::Error",
+    "tokio::AsyncRead",
+    "tokio::AsyncWrite",
     "tokio::TcpListener",
+    "tokio::TcpStream",
+    "tokio::UnixStream",
 ];
 
 /// A source file without its tests.
@@ -248,7 +252,7 @@ fn signatures<'a>(source: &'a Source, public: &Public) -> Vec<Signature<'a>> {
             let text = text();
             let of = text.split_once(" for ").map_or(&*text, |(_, of)| of);
             let of = of.split(" where ").next().unwrap_or_default();
-            is_public = words(of).any(|word| public.types.contains(word));
+            is_public = !is_hidden && words(of).any(|word| public.types.contains(word));
         } else if let Some(kind) = kinds.find(|kind| item.starts_with(**kind)) {
             let name = words(&item[kind.len()..]).next().unwrap_or_default();
             let is_type = !matches!(*kind, "pub fn " | "pub const ");
