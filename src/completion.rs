@@ -407,5 +407,16 @@ fn explain(cause: BreakCause) -> (StatusCode, &'static str) {
     }
 }
 
+pub(crate) fn describe_metrics() {
+    for family in Family::ALL.iter().filter(|family| family.is_model_api()) {
+        metrics::counter!("sse_guard_truncated_total", "family" => family.as_str()).increment(0);
+    }
+    metrics::describe_counter!(
+        "sse_guard_truncated_total",
+        metrics::Unit::Count,
+        "Streams that their upstream ended before they were complete, by family"
+    );
+}
+
 #[cfg(test)]
 mod tests;

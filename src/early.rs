@@ -90,14 +90,15 @@ mod body;
 #[cfg(test)]
 mod tests;
 
+pub use crate::stream_flag::StreamAsked;
 pub use body::EarlyBody;
 
 use crate::accessors::inner_service_accessors;
 use crate::answer::Own;
-use crate::cache_control::CacheControl;
 use crate::cors::{Granted, Unreadable};
 use crate::family::Family;
 use crate::guard::BoxError;
+use crate::head::CacheControl;
 use crate::head::{self, EVENT_STREAM};
 use crate::heartbeat::DEFAULT_INTERVAL;
 use crate::log_limit::LogLimit;
@@ -109,8 +110,6 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep};
@@ -147,41 +146,6 @@ impl EarlyLayer {
     pub(crate) fn enabled(mut self, yes: bool) -> Self {
         self.enabled = yes;
         self
-    }
-}
-
-/// Tells an [`EarlyLayer`] that a request asks for an event stream in its body.
-///
-/// A clone is another handle to the same. It counts in the extensions of the request.
-#[derive(Clone, Debug, Default)]
-pub struct StreamAsked(Arc<AtomicU8>);
-
-const ASKED: u8 = 1;
-const NEVER: u8 = 2;
-
-impl StreamAsked {
-    /// Creates a flag for a body that has not been read.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Records that the body asks for an event stream.
-    pub fn set(&self) {
-        self.0.store(ASKED, Relaxed);
-    }
-
-    /// The whole body was read, and asks for none: its response may be compressed, also for a client of a
-    /// family of models.
-    pub fn never() -> Self {
-        Self(Arc::new(AtomicU8::new(NEVER)))
-    }
-
-    pub(crate) fn get(&self) -> bool {
-        self.0.load(Relaxed) == ASKED
-    }
-
-    pub(crate) fn is_never(&self) -> bool {
-        self.0.load(Relaxed) == NEVER
     }
 }
 
@@ -357,4 +321,13 @@ fn answer<F, B>(request: Pin<Box<Waiting<F>>>) -> Response<EarlyBody<F, B>> {
     response.extensions_mut().insert(EarlyStream(stream));
     response.extensions_mut().insert(Own);
     response
+}
+
+pub(crate) fn describe_metrics() {
+    metrics::counter!("sse_guard_early_answers_total").increment(0);
+    metrics::describe_counter!(
+        "sse_guard_early_answers_total",
+        metrics::Unit::Count,
+        "Requests that got an early answer"
+    );
 }

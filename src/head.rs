@@ -1,8 +1,10 @@
 //! Reading and changing message heads.
 
+mod cache_control;
 mod media_type;
 
-use crate::cache_control::CacheControl;
+pub use cache_control::CacheControl;
+
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 

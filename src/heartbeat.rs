@@ -288,6 +288,14 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+pub(crate) fn describe_metrics() {
+    metrics::describe_counter!(
+        "sse_guard_heartbeats_total",
+        metrics::Unit::Count,
+        "Heartbeats sent"
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

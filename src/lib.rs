@@ -54,13 +54,13 @@
 
 mod accessors;
 mod answer;
-mod cache_control;
 pub mod client_key;
 pub mod completion;
 #[doc(hidden)]
 pub mod connection_auth;
 pub mod connection_limit;
 pub mod cors;
+mod describe;
 pub mod early;
 mod event;
 pub mod family;
@@ -85,13 +85,15 @@ pub mod rotation;
 pub mod serve;
 pub mod stack;
 mod stream;
+mod stream_flag;
 pub mod unavailable;
 pub mod wire;
 
 pub use answer::AnswerBody;
-pub use cache_control::CacheControl;
+pub use describe::describe_metrics;
 pub use event::Event;
 pub use guard::{BoxError, Guard, Guarded, ResponseFuture, StreamError};
+pub use head::CacheControl;
 pub use stack::{SseGuard, SseGuardLayer};
 pub use stream::{EndReason, Stream, StreamId, StreamRegistry, StreamState, UpstreamFault};
 pub use wire::EventError;

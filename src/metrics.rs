@@ -77,7 +77,7 @@ mod unguarded;
 
 pub use crate::log_limit::LogLimit;
 pub use distribution::{BUCKETS, Distribution};
-pub use instruments::describe;
+pub(crate) use instruments::describe_metrics;
 pub use snapshot::{Outcome, Snapshot};
 pub use unguarded::Unguarded;
 

@@ -165,6 +165,17 @@ impl Rejection {
     }
 }
 
+pub(crate) fn describe_metrics() {
+    for &reason in RejectReason::ALL {
+        metrics::counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(0);
+    }
+    metrics::describe_counter!(
+        "sse_guard_rejections_total",
+        metrics::Unit::Count,
+        "Rejected requests, by reason"
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

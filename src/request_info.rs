@@ -1,7 +1,7 @@
 //! Kind of a request, and kind of its response.
 
-use crate::cache_control::CacheControl;
 use crate::family::Family;
+use crate::head::CacheControl;
 use crate::head::{accepts_event_stream, is_encoded, is_event_stream};
 use crate::stream::ClientReconnects;
 use http::{Method, Request, StatusCode, response};

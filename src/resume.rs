@@ -575,3 +575,29 @@ where
         })
     }
 }
+
+pub(crate) fn describe_metrics() {
+    for &outcome in ResumeOutcome::ALL {
+        metrics::counter!("sse_guard_resumes_total", "outcome" => outcome.as_str()).increment(0);
+    }
+    metrics::counter!("sse_guard_duplicate_events_dropped_total").increment(0);
+    metrics::counter!("sse_guard_upstream_replacements_total").increment(0);
+    let count = |name, what| metrics::describe_counter!(name, metrics::Unit::Count, what);
+    count(
+        "sse_guard_resumes_total",
+        "Streams that lost their upstream, by outcome",
+    );
+    count(
+        "sse_guard_duplicate_events_dropped_total",
+        "Events that an upstream repeated, and that were dropped",
+    );
+    count(
+        "sse_guard_upstream_replacements_total",
+        "Upstream connections that were replaced for their age",
+    );
+    metrics::describe_histogram!(
+        "sse_guard_resume_seconds",
+        metrics::Unit::Seconds,
+        "Time from the loss of an upstream to its return"
+    );
+}

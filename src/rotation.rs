@@ -56,7 +56,6 @@
 //! # }
 //! ```
 
-use crate::early::StreamAsked;
 use crate::event::Event;
 use crate::guard::{
     Ending, Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
@@ -65,6 +64,7 @@ use crate::jitter::{LONGEST, around, jittered};
 use crate::rejection::Rejection;
 use crate::request_info::RequestInfo;
 use crate::stream::{ClientReconnects, EndReason, RegisteredStream, StreamRegistry};
+use crate::stream_flag::StreamAsked;
 use crate::wire::Encoded;
 use bytes::Bytes;
 use http::{Method, Request};

@@ -32,13 +32,13 @@
 //! # }
 //! ```
 
-use crate::cache_control::CacheControl;
 use crate::client_key::KeyExtractor;
 use crate::client_key::PeerIp;
 use crate::completion::CompletionLayer;
 use crate::connection_limit::ConnectionLimitLayer;
 use crate::early::EarlyLayer;
 use crate::guard::{Guard, NotOpened, ResponseInfo, StreamLayer};
+use crate::head::CacheControl;
 use crate::heartbeat::HeartbeatLayer;
 use crate::idle_timeout::IdleTimeoutLayer;
 use crate::inject::InjectLayer;

@@ -29,3 +29,19 @@ pub use registry::StreamRegistry;
 pub use state::StreamState;
 pub use upstream_fault::UpstreamFault;
 pub(crate) use wakers::WakerSlot;
+
+pub(crate) fn describe_metrics() {
+    for &state in StreamState::ALL.iter().filter(|state| state.is_waiting()) {
+        metrics::gauge!("sse_guard_streams_waiting", "state" => state.as_str()).increment(0.0);
+    }
+    metrics::describe_gauge!(
+        "sse_guard_streams_waiting",
+        metrics::Unit::Count,
+        "Open streams without an upstream, by state"
+    );
+    metrics::describe_counter!(
+        "sse_guard_ends_total",
+        metrics::Unit::Count,
+        "Streams that have ended, by route and reason; of upstream_error also by fault"
+    );
+}

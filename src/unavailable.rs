@@ -81,7 +81,7 @@
 use crate::accessors::inner_service_accessors;
 use crate::answer::{AnswerBody, InPlaceOf, Own, retry_line, set_retry_later};
 use crate::jitter::{LONGEST, jittered, up_to};
-use crate::metrics::LogLimit;
+use crate::log_limit::LogLimit;
 use crate::rejection::Rejected;
 use crate::request_info::RequestInfo;
 use crate::retry_after::retry_after;
@@ -289,6 +289,18 @@ where
             None => response.map(AnswerBody::inner),
         }))
     }
+}
+
+pub(crate) fn describe_metrics() {
+    for answer in ["retry_later", "wait"] {
+        metrics::counter!("sse_guard_unavailable_total", "answer" => answer).increment(0);
+    }
+    metrics::describe_counter!(
+        "sse_guard_unavailable_total",
+        metrics::Unit::Count,
+        "Requests for event streams during an outage of the upstream, by the response in place of the error \
+         status"
+    );
 }
 
 #[cfg(test)]

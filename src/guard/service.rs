@@ -3,13 +3,13 @@
 use super::{BoxError, Guarded, NotOpened, ResponseInfo, StreamLayer};
 use crate::accessors::inner_service_accessors;
 use crate::answer::{InPlaceOf, WaitsInPlaceOf};
-use crate::cache_control::CacheControl;
-use crate::early::StreamAsked;
 use crate::family::Family;
 use crate::head;
+use crate::head::CacheControl;
 use crate::rejection::{Rejected, Rejection};
 use crate::request_info::{RequestInfo, ResponseKind};
 use crate::stream::{EarlyStream, Stream};
+use crate::stream_flag::StreamAsked;
 use crate::wire::{Aligner, DEFAULT_HOLD};
 use bytes::Bytes;
 use http::{Request, Response, response};

@@ -1,10 +1,7 @@
-//! Metrics for the facade: those of a route, and the description of all.
+//! Metrics for the facade: those of a route.
 
 use super::{Outcome, Unguarded};
-use crate::family::Family;
-use crate::rejection::RejectReason;
-use crate::resume::ResumeOutcome;
-use crate::stream::{EndReason, StreamState, UpstreamFault, ends_counter};
+use crate::stream::{EndReason, UpstreamFault, ends_counter};
 use ::metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 /// The metrics of one route, bound to its label.
@@ -56,29 +53,10 @@ impl Instruments {
     }
 }
 
-/// Describes each metric and its unit to the installed recorder; rejections, early answers and what
-/// resuming counts are there at zero from then on, so that the first of a kind is an increase.
-pub fn describe() {
-    for &reason in RejectReason::ALL {
-        counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(0);
-    }
+/// Describes the metrics of [`MetricsLayer`](super::MetricsLayer).
+pub(crate) fn describe_metrics() {
     for &reason in Unguarded::ALL {
         counter!("sse_guard_unguarded_total", "reason" => reason.as_str()).increment(0);
-    }
-    counter!("sse_guard_early_answers_total").increment(0);
-    for answer in ["retry_later", "wait"] {
-        counter!("sse_guard_unavailable_total", "answer" => answer).increment(0);
-    }
-    for &outcome in ResumeOutcome::ALL {
-        counter!("sse_guard_resumes_total", "outcome" => outcome.as_str()).increment(0);
-    }
-    counter!("sse_guard_duplicate_events_dropped_total").increment(0);
-    counter!("sse_guard_upstream_replacements_total").increment(0);
-    for &state in StreamState::ALL.iter().filter(|state| state.is_waiting()) {
-        gauge!("sse_guard_streams_waiting", "state" => state.as_str()).increment(0.0);
-    }
-    for family in Family::ALL.iter().filter(|family| family.is_model_api()) {
-        counter!("sse_guard_truncated_total", "family" => family.as_str()).increment(0);
     }
     let count = |name, what| ::metrics::describe_counter!(name, Unit::Count, what);
     let bytes = |name, what| ::metrics::describe_counter!(name, Unit::Bytes, what);
@@ -93,54 +71,14 @@ pub fn describe() {
         "Streams of clients that come back, with a Last-Event-ID or soon after an end on this side",
     );
     count("sse_guard_events_total", "Events with data from upstreams");
-    count("sse_guard_heartbeats_total", "Heartbeats sent");
-    count("sse_guard_rejections_total", "Rejected requests, by reason");
     count(
         "sse_guard_unguarded_total",
         "Responses that look like event streams and lack some or all protections, by reason",
-    );
-    count(
-        "sse_guard_ends_total",
-        "Streams that have ended, by route and reason; of upstream_error also by fault",
-    );
-    count(
-        "sse_guard_early_answers_total",
-        "Requests that got an early answer",
-    );
-    count(
-        "sse_guard_unavailable_total",
-        "Requests for event streams during an outage of the upstream, by the response in place of \
-         the error status",
-    );
-    count(
-        "sse_guard_truncated_total",
-        "Streams that their upstream ended before they were complete, by family",
     );
     bytes("sse_guard_bytes_total", "Bytes from upstreams");
     bytes(
         "sse_guard_dropped_bytes_total",
         "Bytes of unfinished events, dropped when a stream failed or was ended",
-    );
-    ::metrics::describe_gauge!(
-        "sse_guard_streams_waiting",
-        Unit::Count,
-        "Open streams without an upstream, by state"
-    );
-    count(
-        "sse_guard_resumes_total",
-        "Streams that lost their upstream, by outcome",
-    );
-    count(
-        "sse_guard_duplicate_events_dropped_total",
-        "Events that an upstream repeated, and that were dropped",
-    );
-    count(
-        "sse_guard_upstream_replacements_total",
-        "Upstream connections that were replaced for their age",
-    );
-    seconds(
-        "sse_guard_resume_seconds",
-        "Time from the loss of an upstream to its return",
     );
     seconds(
         "sse_guard_stream_duration_seconds",

@@ -180,7 +180,7 @@ async fn the_age_at_which_an_upstream_ends_its_event_streams_is_kept() {
 fn what_may_never_happen_is_there_at_zero_once_it_is_described() {
     let recorder = DebuggingRecorder::new();
     let seen = recorder.snapshotter();
-    ::metrics::with_local_recorder(&recorder, describe);
+    ::metrics::with_local_recorder(&recorder, crate::describe_metrics);
     let mut there = Vec::new();
     for (key, _, _, value) in seen.snapshot().into_vec() {
         let is_zero = value == DebugValue::Counter(0) || value == DebugValue::Gauge(0.0.into());

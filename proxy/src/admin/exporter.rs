@@ -29,7 +29,7 @@ impl Exporter {
             .set_buckets(BUCKETS)?
             .set_buckets_for_metric(ages, &AGES)?
             .install_recorder()?;
-        sse_guard::metrics::describe();
+        sse_guard::describe_metrics();
         budget::describe();
         judge::describe();
         request_log::describe();

@@ -1,9 +1,9 @@
 use super::*;
 use crate::SseGuardLayer;
 use crate::connection_limit::ConnectionLimitLayer;
-use crate::early::StreamAsked;
 use crate::guard::testing::{Upstream, ask, get};
 use crate::rotation::RotationLayer;
+use crate::stream_flag::StreamAsked;
 use http::{Method, Request};
 
 const WINDOW: Duration = Duration::from_secs(10);

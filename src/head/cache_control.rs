@@ -1,6 +1,6 @@
 //! `Cache-Control` of event streams: that of the service, or one that forbids to cache.
 
-use crate::head::{list, list_has};
+use super::{list, list_has};
 use http::header::CACHE_CONTROL;
 use http::{Extensions, HeaderMap, HeaderValue};
 
