@@ -1,4 +1,4 @@
-//! Answers that a layer of this crate gives itself, without the service inside.
+//! Responses of the layers of this crate, in place of the service inside.
 
 use crate::head::{EVENT_STREAM, X_ACCEL_BUFFERING};
 use bytes::Bytes;
@@ -10,20 +10,20 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Marks a response of this crate, in its extensions: the service inside knows nothing of it, so its
-/// head has none of the fields that the service would have added.
+/// In the extensions of a response: it is a response of this crate, without the fields that the service inside
+/// adds.
 #[derive(Clone, Copy, Debug)]
 pub struct Own;
 
-/// The status in whose place an answer stands, in its extensions: outer layers count that one.
+/// In the extensions of a response: the status that it replaces, which outer layers count.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InPlaceOf(pub(crate) StatusCode);
 
-/// The status in whose place a stream waits for its upstream, in the extensions of its response.
+/// In the extensions of a response: the status that is replaced by a stream which waits for its upstream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WaitsInPlaceOf(pub(crate) StatusCode);
 
-/// Fields of an event stream of no event.
+/// Sets the fields of an empty event stream.
 pub(crate) fn set_retry_later(headers: &mut HeaderMap) {
     let event_stream = HeaderValue::from_static(EVENT_STREAM);
     headers.insert(CONTENT_TYPE, event_stream);
@@ -31,14 +31,13 @@ pub(crate) fn set_retry_later(headers: &mut HeaderMap) {
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
 }
 
-/// The whole body of such a stream. A `retry:` line without a blank line sets the reconnection time in
-/// every client that heeds one, and gives none of them an empty event.
+/// The body of an empty event stream. Without a blank line `retry:` is honoured by all clients that support it, and
+/// none dispatches an empty event.
 pub(crate) fn retry_line(retry: Duration) -> Bytes {
     format!("retry: {}\n", retry.as_millis()).into()
 }
 
-/// An event stream of no event, after which an `EventSource` comes back; any status but 200 would end
-/// it for good.
+/// An empty event stream, after which an `EventSource` reconnects; after any status but 200 it would not.
 pub(crate) fn retry_later(retry: Duration) -> Response<Bytes> {
     let mut response = Response::new(retry_line(retry));
     set_retry_later(response.headers_mut());
@@ -47,7 +46,7 @@ pub(crate) fn retry_later(retry: Duration) -> Response<Bytes> {
 }
 
 pin_project! {
-    /// The body of the service, or a short one of this crate in its place.
+    /// The body of the service, or a short one of this crate.
     pub struct AnswerBody<B> {
         #[pin]
         source: Source<B>,
@@ -71,13 +70,13 @@ impl<B> AnswerBody<B> {
         }
     }
 
-    /// Passed as it is.
+    /// Passes the body unchanged.
     pub(crate) fn inner(body: B) -> Self {
         let source = Source::Inner { body };
         Self { source }
     }
 
-    /// Nothing but these bytes.
+    /// A body of these bytes.
     pub(crate) fn own(bytes: Bytes) -> Self {
         let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
         let source = Source::Own { bytes };

@@ -1,8 +1,8 @@
-//! Puts events of your own into live streams: a maintenance notice, a word to one user.
+//! Sends events of the application into live streams: a maintenance notice, a message to one user.
 //!
-//! The layer lets [`Stream::send`] reach a stream; a [`StreamRegistry`](crate::StreamRegistry)
-//! lists the live ones. What is sent stands at event boundaries alone, in the stream's own line end,
-//! and never counts as life of the upstream.
+//! The layer enables [`Stream::send`]; a [`StreamRegistry`](crate::StreamRegistry) lists the live streams.
+//! Events are sent at event boundaries only, in the line end of the stream, and do not count as activity of the
+//! upstream.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -67,7 +67,7 @@ impl Default for InjectLayer {
 }
 
 impl InjectLayer {
-    /// Creates a layer for streams whose clients [come back](Family::client_reconnects), mostly those of GET
+    /// Creates a layer for streams whose clients [reconnect](Family::client_reconnects), mostly those of GET
     /// requests.
     pub fn new() -> Self {
         Self { methods: None }
@@ -135,14 +135,14 @@ impl Policy for InjectPolicy {
     }
 
     fn check(&mut self, context: &PolicyContext<'_>) -> Reaction {
-        let mail = context
+        let event = context
             .at_boundary()
             .then(|| context.stream.next_injected(context.line_end()));
-        // Its first event may have told that it is another's.
-        let mail = mail
+        // The first event may have shown another family.
+        let event = event
             .flatten()
             .filter(|_| self.takes.applies_to(context.stream));
-        mail.map_or(Reaction::Pass, Reaction::Inject)
+        event.map_or(Reaction::Pass, Reaction::Inject)
     }
 
     #[inline]
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_quiet_stream_hears_it_at_once() {
+    async fn injected_event_is_sent_at_once_on_a_quiet_stream() {
         let mut response = get(InjectLayer::new(), Upstream::new().hang()).await;
         let stream = response.stream();
         let sent = async {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_waits_for_the_end_of_an_event() {
+    async fn injected_event_waits_for_the_end_of_an_event() {
         let upstream = Upstream::new()
             .send("data: a\r\n")
             .wait(5)
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_sent_ahead_of_an_end_goes_out_before_it() {
+    async fn injected_event_is_sent_before_the_end_of_the_stream() {
         let registry = StreamRegistry::new();
         let rotation = RotationLayer::new().retry(None).registry(&registry);
         let stack = SseGuardLayer::new()
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_in_pieces_takes_none_unless_told_to() {
+    async fn injection_into_answers_requires_configured_methods() {
         let layer = InjectLayer::new();
         let response = post(layer.clone(), Upstream::new().hang()).await;
         assert_eq!(
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_that_can_not_hear_says_so() {
+    async fn send_fails_without_the_layer_and_after_the_end() {
         let stack = SseGuardLayer::new();
         let response = get(stack, Upstream::new().hang()).await;
         let stream = response.stream();

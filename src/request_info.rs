@@ -1,4 +1,4 @@
-//! Kind of a request, and kind of its response.
+//! Properties of a request, and the kind of its response.
 
 use crate::family::Family;
 use crate::head::CacheControl;
@@ -6,15 +6,15 @@ use crate::head::{accepts_event_stream, is_encoded, is_event_stream};
 use crate::stream::ClientReconnects;
 use http::{Method, Request, StatusCode, response};
 
-/// What of the request matters once the response is there.
+/// What is kept of the head of a request until its response is there.
 #[derive(Clone, Debug)]
 pub struct RequestInfo {
     pub(crate) method: Method,
     pub(crate) accepts_stream: bool,
     pub(crate) family: Family,
-    /// Somebody has said what family it is, whatever its client and upstream say.
+    /// The application has set the family: neither headers nor events change it.
     pub(crate) is_family_fixed: bool,
-    /// What becomes of the `Cache-Control` of its stream.
+    /// What happens to the `Cache-Control` of its stream.
     pub(crate) cache_control: CacheControl,
 }
 
@@ -23,7 +23,7 @@ impl RequestInfo {
     pub fn of<B>(request: &Request<B>) -> Self {
         Self {
             method: request.method().clone(),
-            // A preflight is no request for a stream, whatever it accepts.
+            // A preflight does not request a stream, even if it accepts one.
             accepts_stream: request.method() != Method::OPTIONS
                 && accepts_event_stream(request.headers()),
             family: Family::of(request),
@@ -42,8 +42,8 @@ impl RequestInfo {
         self.method != Method::HEAD && !is_tunnel && !is_empty && !status.is_informational()
     }
 
-    /// Whether this answers a HEAD as a GET of the same target would be answered by an event stream: RFC 9110
-    /// section 9.3.2 has both send the same fields.
+    /// Whether the response is that of a HEAD whose GET would open a stream: by RFC 9110 section 9.3.2 both have
+    /// the same fields.
     pub(crate) fn is_head_of_stream(&self, head: &response::Parts) -> bool {
         let as_get = Self {
             method: Method::GET,
@@ -56,43 +56,42 @@ impl RequestInfo {
         self.method == Method::GET
     }
 
-    /// Whether the answer is to be a stream, as far as a head can tell: the clients of some APIs say so
-    /// in the body alone.
+    /// Whether the response may be a stream: clients of some APIs request one in the body only.
     pub(crate) fn may_stream(&self) -> bool {
         self.accepts_stream || self.family.is_model_api()
     }
 
-    /// Whether its client comes back after an empty stream with `retry:`, and gives up at an error
-    /// status: an `EventSource` for good, the clients of MCP's GET stream after two tries. To all others
-    /// an empty stream is an answer that is complete.
+    /// Whether the client reconnects after an empty stream with `retry:`, but not after an error status: an
+    /// `EventSource` never does, clients of MCP's GET stream try twice. All other clients take an empty stream for a
+    /// complete answer.
     pub(crate) fn takes_retry_later(&self) -> bool {
         let is_feed = self.family.is_feed();
         self.is_get() && self.accepts_stream && is_feed
     }
 
-    /// Which streams of these methods come back, if somebody has said so.
+    /// Whether the client reconnects: by the configured methods, if there are any.
     pub(crate) fn client_reconnects(&self, methods: Option<&[Method]>) -> ClientReconnects {
         ClientReconnects::configured(methods.map(|methods| methods.contains(&self.method)))
     }
 }
 
-/// What a response is to us.
+/// The kind of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseKind {
-    /// An event stream whose bytes we can read.
+    /// A readable event stream.
     Stream,
-    /// An event stream in a content coding: nothing can be put into it.
+    /// An event stream in a content coding, into which nothing can be injected.
     Encoded,
-    /// A range of bytes of an event stream, RFC 9110 section 15.3.7: it may begin and end anywhere, and
-    /// what is put into it moves the rest.
+    /// A range of bytes of an event stream, RFC 9110 section 15.3.7: it may begin and end anywhere, and an
+    /// injection would move its bytes.
     Partial,
     /// Not an event stream.
     Other,
 }
 
 impl ResponseKind {
-    /// A stream is a 2xx with a body of that type, whatever the method: an `EventSource` takes 200
-    /// alone, other clients take any of them.
+    /// A stream is a 2xx with a body of its type, for any method: an `EventSource` accepts 200 only, other clients
+    /// accept all of them.
     pub fn of(request_info: &RequestInfo, head: &response::Parts) -> Self {
         if !request_info.has_body(head.status)
             || !head.status.is_success()
@@ -107,7 +106,7 @@ impl ResponseKind {
         }
     }
 
-    /// Whether its bytes tell nothing, so that it passes as it is.
+    /// Whether its bytes are not readable, so that it passes unchanged.
     pub(crate) fn is_opaque(self) -> bool {
         matches!(self, Self::Encoded | Self::Partial)
     }
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_a_2xx_of_the_type_that_has_a_body() {
+    fn response_kind_is_stream_for_a_2xx_of_the_type_with_a_body() {
         for content_type in [
             "text/event-stream",
             "Text/Event-Stream; charset=utf-8",
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coded_stream_is_not_to_be_read() {
+    fn response_kind_is_encoded_for_a_content_coding() {
         for (coding, expected) in [
             ("gzip", ResponseKind::Encoded),
             ("br", ResponseKind::Encoded),

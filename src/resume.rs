@@ -1,53 +1,51 @@
 //! Resumes streams: when the upstream breaks off, falls silent or reaches a maximum age, its streams
-//! continue where they were, while their clients get heartbeats only.
+//! continue at their position, and their clients get heartbeats meanwhile.
 //!
-//! An `EventSource` comes back by itself and tells its `Last-Event-ID`, see
+//! An `EventSource` reconnects by itself and sends its `Last-Event-ID`, see
 //! [the specification](https://html.spec.whatwg.org/multipage/server-sent-events.html#the-last-event-id-header).
-//! This layer does so in its place: it asks the inner service again with the id of the last event that
-//! the client got, and lets the client's stream go on with what comes.
+//! This layer does so in its place: it repeats the request to the inner service with the id of the last event that
+//! the client got, and continues the client's stream with the events of the new response.
 //!
-//! # When it is faithful
+//! # Which streams are resumed
 //!
-//! Streams of GET requests without a body whose [`Family`](crate::family::Family) may go on
-//! elsewhere are resumed: those of an `EventSource`, whose `Accept` names `text/event-stream`, and those
-//! that somebody has said are such. A GET for `*/*` may be a job that starts anew. There has to be an id to
-//! go on behind, or no event came yet (or [`lossy`](ResumeLayer::lossy) says that it does not matter), and
-//! the client has no half of an event. NTLM and Negotiate authenticate a connection: streams of requests that
-//! depend on such a login are not resumed, as a new connection lacks it.
+//! Streams of GET requests without a body whose [`Family`](crate::family::Family) allows it: those of an
+//! `EventSource`, whose `Accept` names `text/event-stream`, and those for which the application sets the family. A
+//! GET for `*/*` may be a job that would start again. The last event must have an id, or no event was sent yet
+//! ([`lossy`](ResumeLayer::lossy) lifts this), and the client must not have an incomplete event. NTLM and Negotiate
+//! authenticate a connection: streams of requests that depend on such a login are not resumed, as a new connection
+//! lacks it.
 //!
-//! What was cut of the last event never reaches the client. An upstream that repeats
-//! events has them dropped up to and including the last one that was delivered, as far back as
-//! [`dedup_window`](ResumeLayer::dedup_window). What came without an id behind the last one is known by what it
-//! says; [`pings`](ResumeLayer::pings) excepted, which are never dropped, as long as there are no more of
-//! it than that. One whose numbers start anew further back is not guessed about: the stream fails, as it
-//! would have without this layer.
+//! An event that was cut off never reaches the client. Events that the upstream repeats are dropped up to and
+//! including the last delivered one, as far back as [`dedup_window`](ResumeLayer::dedup_window). Events without an
+//! id after that one are recognised by their content, up to the same number;
+//! [`pings`](ResumeLayer::pings) are never dropped. If numeric ids restart further back, the position is unknown and
+//! the stream fails, as it would without this layer.
 //!
-//! # How it asks
+//! # How it reconnects
 //!
-//! A lost stream reconnects within half a second, at most [`backoff`](ResumeLayer::backoff), not before the
-//! `retry:` of the stream or the `Retry-After` of an answer wants it. Connections that break again within 5 s
-//! and bring nothing new double that wait, up to 30 s (full jitter).
+//! A lost stream reconnects within half a second, at most [`backoff`](ResumeLayer::backoff), but not before the
+//! `retry:` of the stream or a `Retry-After`. Connections that break again within 5 s without a new event double
+//! that delay, up to 30 s (full jitter).
 //!
-//! All streams of an [`Admission`] stand in one queue, limited in rate and in concurrency, so that an
-//! upstream that comes back is not overrun. Turns go round by client, and by target within a client. While
-//! the upstream is unreachable one stream probes it, once a second or more often where it is alone; the first
-//! answer cuts the wait of all short. A 5xx holds up the streams of that client and target alone, one of
-//! which probes likewise. With [`attempts`](ResumeLayer::attempts) a stream does not probe: each of its tries
-//! has the time that its backoff gives it.
+//! All streams of an [`Admission`] share one queue, limited in rate and in concurrency, so that an upstream is not
+//! overrun when it is back. Turns are distributed by client, and by target within a client. While the upstream is
+//! unreachable one stream probes it, once a second, or more often if it is the only one; the first response ends
+//! the wait of all. A 5xx defers the streams of that client and target only, one of which probes likewise. With
+//! [`attempts`](ResumeLayer::attempts) a stream does not probe: each attempt waits for its backoff.
 //!
 //! | the upstream | its client |
 //! | --- | --- |
-//! | answers with an event stream | gets what comes |
-//! | answers 204 | sees a proper end |
-//! | fails, answers 408, 425, 429 or 5xx | waits on |
-//! | answers anything else | gets a last event that says so, see [`Family`](crate::family::Family), and a proper end |
-//! | is not back after all tries, or the time to [give up](ResumeLayer::give_up) | sees the failure it began with |
+//! | responds with an event stream | gets its events |
+//! | responds 204 | gets a proper end |
+//! | fails, responds 408, 425, 429 or 5xx | continues to wait |
+//! | responds with any other status | gets a last error event, see [`Family`](crate::family::Family), and a proper end |
+//! | is not back after all attempts, or the time to [give up](ResumeLayer::give_up) | gets the original failure |
 //!
-//! It stands inside of all layers that speak, so that heartbeats go on;
+//! The layer must be inside all layers that inject, so that heartbeats continue;
 //! [`SseGuardLayer::resume`](crate::SseGuardLayer::resume) puts it there. With idle timeouts of its own
 //! ([`idle_timeout`](ResumeLayer::idle_timeout)) an
-//! [`IdleTimeoutLayer`](crate::idle_timeout::IdleTimeoutLayer) does not watch its streams, and says no
-//! more than how one ends that is idle and cannot be resumed.
+//! [`IdleTimeoutLayer`](crate::idle_timeout::IdleTimeoutLayer) does not watch its streams, and only selects how
+//! a stream ends that is idle and cannot be resumed.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -60,7 +58,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // An upstream that ends after each event, and 204 when there are no more.
+//! // An upstream that ends after each event, and responds 204 after the last.
 //! let upstream = service_fn(|request: Request<Empty<Bytes>>| async move {
 //!     let next = match request.headers().get("last-event-id") {
 //!         None => "id: 1\ndata: a\n\n",
@@ -130,11 +128,11 @@ use tower_service::Service;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ResumeOutcome {
-    /// The stream went on.
+    /// The stream continued.
     Resumed,
-    /// The upstream had nothing more to say.
+    /// The upstream had no more events.
     Over,
-    /// The upstream did not want it to go on.
+    /// The upstream rejected the request.
     Refused,
     /// The upstream was not back in time.
     GaveUp,
@@ -159,13 +157,13 @@ impl ResumeOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResumeError {
-    /// It ended properly, and could not be taken up again.
+    /// The upstream ended it properly, and it could not be resumed.
     #[error("the upstream ended the stream")]
     Ended,
-    /// The upstream answered so when it was asked to go on.
+    /// The upstream responded with this status to the reconnect request.
     #[error("the upstream responded {0} to the reconnect request")]
     Refused(StatusCode),
-    /// The upstream's ids went back to a number that it had passed long ago.
+    /// The numeric ids of the upstream restarted at one outside of the window.
     #[error("the upstream's event ids restarted: the client's position is unknown")]
     Renumbered,
     /// An event that the upstream perhaps repeats is longer than 1 MiB, and its `id` line is not in that.
@@ -254,7 +252,7 @@ impl ResumeLayer {
         self
     }
 
-    /// Resumes streams without ids as well, whose clients miss what came meanwhile. Off by default.
+    /// Resumes streams without ids as well, whose clients miss the events of the meantime. Off by default.
     #[must_use]
     pub fn lossy(self, lossy: bool) -> Self {
         self.with(|config| config.lossy = lossy)
@@ -266,11 +264,11 @@ impl ResumeLayer {
         self.with(|config| config.on_end = on_end)
     }
 
-    /// Opens a stream whose first request fails, and lets it wait for its upstream as one that has lost it
-    /// does: a GET that accepts an event stream, and whose answer is an error or a 5xx that may pass, gets a 200 at once,
-    /// and heartbeats, where a layer outside sends them. An `EventSource` that gets any other status never
-    /// comes back. Headers of the later answer are lost. A stream that is given up breaks off, and its
-    /// client comes back by itself. Off by default.
+    /// Opens a stream whose first request fails, and reconnects it like one that has lost its upstream: a GET that
+    /// accepts an event stream, and whose response is an error or a 5xx that may be temporary, gets a 200 at once, and
+    /// heartbeats, if a layer outside sends them. An `EventSource` does not reconnect after any other status. Headers
+    /// of the later response are lost. If the layer gives up, the stream breaks off, and its client reconnects by
+    /// itself. Off by default.
     #[must_use]
     pub fn wait_for_upstream(self, wait: bool) -> Self {
         self.with(|config| config.wait_for_upstream = wait)
@@ -299,9 +297,9 @@ impl ResumeLayer {
     }
 
     /// Replaces the upstream's connection at this age, plus or minus a random share of it up to
-    /// `jitter` (0.1 is ten percent). The new one is opened while the old one goes on delivering, and
-    /// takes over with its first event, or after 5 s of silence; if it fails, the old one stays. What
-    /// both deliver is told apart by the ids of events, or where these have none by what they say.
+    /// `jitter` (0.1 is ten percent). The new one is opened while the old one continues, and
+    /// takes over with its first event, or after 5 s of silence; if it fails, the old one stays. Events
+    /// that both deliver are recognised by their ids, or by their content if they have none.
     /// Never by default.
     ///
     /// # Panics
@@ -335,21 +333,21 @@ impl ResumeLayer {
         self.with(|config| config.attempts = attempts)
     }
 
-    /// Fails a stream that has been without its upstream for this long. An upstream that answers, but
-    /// is lost again before it is [stable](Self::reset_after) and has told anything new, is as good as none.
+    /// Fails a stream that has been without its upstream for this long. A connection that is lost again before it is
+    /// [stable](Self::reset_after) and without a new event does not end that time.
     /// 5 minutes by default.
     #[must_use]
     pub fn give_up(self, time: Duration) -> Self {
         self.with(|config| config.give_up = time.min(LONGEST))
     }
 
-    /// How long a connection has to be up for the next loss to be another one. 30 s by default.
+    /// Sets how long a connection must be up to count as stable. 30 s by default.
     #[must_use]
     pub fn reset_after(self, time: Duration) -> Self {
         self.with(|config| config.reset_after = time)
     }
 
-    /// Sets how many ids of delivered events each stream remembers, and events without one behind the
+    /// Sets how many ids of delivered events each stream keeps, and events without one after the
     /// last of them, at 8 bytes each. 256 by default.
     #[must_use]
     pub fn dedup_window(self, ids: usize) -> Self {
@@ -357,7 +355,7 @@ impl ResumeLayer {
     }
 
     /// Calls `strip` with the extensions that reconnect requests are going to carry: those of the
-    /// request, which each stream holds to its end. It should remove what is large, or belongs to
+    /// request, which each stream keeps to its end. It should remove what is large, or belongs to
     /// one response. By default all are kept, except for those of the `serve` feature.
     #[must_use]
     pub fn strip_extensions(self, strip: fn(&mut Extensions)) -> Self {
@@ -443,18 +441,18 @@ where
     }
 }
 
-/// What to do should the response be a stream.
+/// What is needed to resume the response if it is a stream.
 struct ResumePlan<B> {
     layer: ResumeLayer,
     request_info: RequestInfo,
-    // A copy, as a header's value keeps all of the buffer that its request came in.
+    // A copy, as a header value keeps the whole read buffer of its connection.
     last_id: Option<Box<[u8]>>,
     stream: Option<EarlyStream>,
     reissue: Arc<dyn Reissue<B>>,
 }
 
 impl<B> ResumePlan<B> {
-    /// Whether the client is to wait with an open stream when its request fails.
+    /// Whether the client gets an open stream when its first request fails.
     fn waits_for_upstream(&self) -> bool {
         self.layer.config.wait_for_upstream && self.request_info.accepts_stream
     }
@@ -478,13 +476,13 @@ impl<B> ResumePlan<B> {
         head.headers.remove(CONTENT_LENGTH);
         let (reconnect, last_id) = self.reconnect(&mut head.extensions);
         let last_id = last_id.as_deref();
-        // This layer counts what it holds; a layer outside that held as well would overwrite that.
+        // This layer reports the bytes it holds; a layer outside that held as well would overwrite them.
         reconnect.stream.set_aligned();
         let body = ResumeBody::resumable(body, reconnect, last_id);
         Response::from_parts(head, body)
     }
 
-    /// A stream that has lost its upstream before it had it.
+    /// Opens a stream whose first request failed.
     fn wait(
         self,
         in_place_of: StatusCode,
@@ -505,13 +503,13 @@ impl<B> ResumePlan<B> {
         }
         let (reconnect, last_id) = self.reconnect(&mut head.extensions);
         let last_id = last_id.as_deref();
-        // This layer counts what it holds; a layer outside that held as well would overwrite that.
+        // This layer reports the bytes it holds; a layer outside that held as well would overwrite them.
         reconnect.stream.set_aligned();
         let body = ResumeBody::waiting(reconnect, last_id, error, min_delay);
         Response::from_parts(head, body)
     }
 
-    /// What the stream can be asked for again with, and the id that its client has asked with.
+    /// The means to reconnect, and the `Last-Event-ID` of the request.
     fn reconnect(self, extensions: &mut Extensions) -> (Reconnect<B>, Option<Box<[u8]>>) {
         let known = extensions.get::<Stream>().cloned();
         let early = self.stream.map(|EarlyStream(stream)| stream);
@@ -533,7 +531,7 @@ impl<B> ResumePlan<B> {
     }
 }
 
-/// Whether the request has its login from the connection that the response came over.
+/// Whether the request depends on a login of the connection.
 fn is_connection_bound<B>(response: &Response<B>) -> bool {
     if response
         .extensions()

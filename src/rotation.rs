@@ -1,25 +1,24 @@
-//! Ends streams that have grown old, and all streams when it is time to go.
+//! Ends streams at a maximum age, and all streams in a drain.
 //!
-//! A stream that lives forever hides leaks, pins a client to one server and keeps a deployment
-//! waiting. Past [`max_age`](RotationLayer::max_age), which is jittered so that streams opened
-//! together do not end together, a stream ends at its next event boundary with a `retry: n` line,
-//! jittered too. An `EventSource` comes back by itself and tells its `Last-Event-ID`.
+//! A stream without an end hides leaks, pins a client to one server and keeps a deployment waiting. At
+//! [`max_age`](RotationLayer::max_age), which is jittered so that streams opened together do not end together, a
+//! stream ends at its next event boundary with a jittered `retry: n` line. An `EventSource` reconnects by itself
+//! and sends its `Last-Event-ID`.
 //!
-//! Age ends only streams whose clients [come back](crate::family::Family::client_reconnects), those of an `EventSource`: to end the
-//! answer to a POST is to cancel the work behind it, and what fetch or curl get by a GET without
-//! `Accept: text/event-stream` would pass for whole. Who has set [`methods`](RotationLayer::methods), or a
-//! [`Family`] for the request, has decided, and neither a header of the client nor the first event of the
-//! upstream changes that. Else both may say that the client does not come back, see
-//! [how it is told](crate::family#how-it-is-told).
+//! Only streams whose clients [reconnect](crate::family::Family::client_reconnects), those of an `EventSource`, end
+//! by age: to end the answer to a POST would cancel the work for it, and what fetch or curl get by a GET without
+//! `Accept: text/event-stream` would pass for complete. [`methods`](RotationLayer::methods), or a
+//! [`Family`] set for the request, override this, and neither a header of the client nor the first event of the
+//! upstream changes that. Otherwise both may show that the client does not reconnect, see
+//! [`family`](crate::family).
 //!
-//! A stream [in a content coding](crate::Stream::is_opaque) has no event boundary that could be told from
-//! outside, and no end in it is a clean one. Where its client comes back, age ends it as a broken
-//! transfer, on which an `EventSource` reconnects with the id of the last event that it has decoded.
-//! Such a client gets no `retry:` and waits for as long as it likes.
+//! A stream [in a content coding](crate::Stream::is_opaque) has no readable event boundary, and cannot end
+//! properly. If its client reconnects, it ends by age as a broken transfer, after which an `EventSource` reconnects
+//! with the id of the last event that it has decoded. Such a client gets no `retry:` and uses its own delay.
 //!
 //! A [`StreamRegistry`] ends all streams within a window, or one by its id. While it drains, this layer
-//! answers requests for new streams itself: an `EventSource` that comes back gets an empty stream with a
-//! `retry:` line that points beyond the window, as it gives up after any status but 200.
+//! responds to requests for new streams itself: an `EventSource` gets an empty stream with a
+//! `retry:` line that points beyond the window, as it does not reconnect after any status but 200.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -158,7 +157,7 @@ impl RotationLayer {
         self.with(|config| config.methods = Some(methods.into_iter().collect()))
     }
 
-    /// Sends an event ahead of the end of a stream, for client code that listens for it. None by
+    /// Sends an event before the end of a stream, for client code that listens for it. None by
     /// default.
     #[must_use]
     pub fn event(self, event: impl Into<Option<Event>>) -> Self {
@@ -217,21 +216,21 @@ impl StreamLayer for RotationLayer {
         Ok(Some(RotationPolicy {
             config: self.config.clone(),
             client_reconnects,
-            greets: !head.kind.is_opaque() && self.config.retry_on_open.is_some(),
+            sends_first_retry: !head.kind.is_opaque() && self.config.retry_on_open.is_some(),
             old_at: age.and_then(|age| stream.opened().checked_add(age)),
             registered: self.registry.register(stream, client_reconnects),
         }))
     }
 }
 
-/// Whether a request opens a stream, as far as its head tells.
+/// Whether the head of a request shows that it opens a stream.
 fn wants_stream<B>(request: &Request<B>, request_info: &RequestInfo) -> bool {
     match request_info.method {
         Method::GET => request_info.accepts_stream,
-        // Their responses are no streams, whatever the client accepts.
+        // Their responses are never streams.
         Method::HEAD | Method::OPTIONS | Method::DELETE | Method::TRACE | Method::CONNECT => false,
-        // Clients of these APIs ask for a stream in the body alone. If nobody has read it, the client
-        // repeats the request, which costs less than an answer that is broken off.
+        // Clients of these APIs request a stream in the body only. If no layer has read it, the request is
+        // rejected and the client repeats it, which costs less than an answer that is broken off.
         _ => {
             request_info.accepts_stream
                 || match request.extensions().get::<StreamAsked>() {
@@ -243,7 +242,7 @@ fn wants_stream<B>(request: &Request<B>, request_info: &RequestInfo) -> bool {
 }
 
 impl RotationLayer {
-    /// Whether the client comes back after an empty stream, rather than to take it for the answer.
+    /// Whether the client reconnects after an empty stream, instead of taking it for the answer.
     fn takes_empty_stream(&self, request_info: &RequestInfo) -> bool {
         let methods = self.config.methods.as_ref();
         let client_reconnects =
@@ -258,20 +257,20 @@ impl RotationLayer {
 pub struct RotationPolicy {
     config: Arc<Config>,
     client_reconnects: ClientReconnects,
-    /// It has not been told yet when to come back.
-    greets: bool,
+    /// `retry:` is to be sent with the first event.
+    sends_first_retry: bool,
     old_at: Option<Instant>,
     registered: RegisteredStream,
 }
 
 impl RotationPolicy {
-    /// When it is to end, if it can end now: a client can do nothing with half an event, while one place
-    /// in an opaque stream is as good as any other.
+    /// The time and reason of the end, if the stream can end here: at an event boundary, or anywhere in an opaque
+    /// stream.
     fn end(&self, context: &PolicyContext<'_>) -> Option<(Instant, EndReason)> {
         if !context.at_boundary() && !context.stream.is_opaque() {
             return None;
         }
-        // A client that comes back while the upstream is away finds nothing there.
+        // A client that reconnects while the upstream is away gets nothing there.
         let may_rotate = || {
             self.client_reconnects.applies_to(context.stream)
                 && !context.stream.state().has_lost_upstream()
@@ -288,7 +287,9 @@ impl RotationPolicy {
 impl RotationPolicy {
     /// The `retry:` line that goes before the first event.
     fn first_retry(&mut self, context: &PolicyContext<'_>) -> Option<Bytes> {
-        if !std::mem::take(&mut self.greets) || !self.client_reconnects.applies_to(context.stream) {
+        if !std::mem::take(&mut self.sends_first_retry)
+            || !self.client_reconnects.applies_to(context.stream)
+        {
             return None;
         }
         let retry = self.config.retry_on_open.map(jittered);
@@ -335,7 +336,7 @@ impl Policy for RotationPolicy {
             reason,
             closing,
             // The client of an answer in pieces would take the part for the whole. A content coding that
-            // stops half-way is damaged, whatever the message's framing says.
+            // stops half-way is damaged, even with a proper end of the message.
             abort: !client_reconnects || is_opaque,
         })
     }
@@ -623,7 +624,7 @@ mod tests {
             .filter(|state| state.has_lost_upstream())
         {
             let upstream = Upstream::new().wait(100).send("data: 1\n\n").hang();
-            // Heartbeats go on meanwhile.
+            // Heartbeats continue meanwhile.
             let heartbeat = crate::heartbeat::HeartbeatLayer::new(Duration::from_secs(15));
             let layer = crate::SseGuardLayer::new()
                 .rotation(at_age(10))

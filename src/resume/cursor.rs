@@ -16,7 +16,7 @@ const _: () = assert!(MAX_KEPT > MAX_RECONNECT_ID + b"id: ".len());
 pub(super) struct Cursor {
     /// Empty if there is none.
     last_id: Vec<u8>,
-    /// The start of the stream is no position to continue at: an event was delivered, or an unusable id.
+    /// The start of the stream is not a position to continue at: an event was delivered, or an unusable id.
     has_begun: bool,
     /// Hashes of the last delivered ids, the oldest first.
     delivered: VecDeque<u64>,

@@ -59,7 +59,7 @@ impl<B> ConnectedSuccessor<B> {
         }
     }
 
-    /// Its first event, as [`EventKey`](super::cursor::EventKey) tells it from others.
+    /// The hash of its first event, see [`EventKey`](super::cursor::EventKey).
     pub(super) fn first(&self) -> Option<u64> {
         self.first.map(|(hash, _)| hash)
     }

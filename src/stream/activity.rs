@@ -37,7 +37,7 @@ impl Stream {
         self.0.event_rate.per_second(self.nanos(Instant::now()))
     }
 
-    /// Returns when the last event with data came.
+    /// Returns the time of the last event with data.
     pub fn last_event(&self) -> Option<Instant> {
         self.0
             .event_rate

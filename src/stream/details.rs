@@ -77,7 +77,7 @@ fn version_text(version: Version) -> &'static str {
     }
 }
 
-/// The parts, a separator behind each.
+/// The parts, each followed by a separator.
 fn join<const N: usize>(parts: [Option<&str>; N]) -> String {
     let parts = parts.map(|part| part.map_or(NONE, bounded));
     let mut text = String::with_capacity(parts.iter().map(|part| part.len() + 1).sum());

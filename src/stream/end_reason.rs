@@ -18,7 +18,7 @@ pub enum EndReason {
     ClientStalled,
     /// It had reached its maximum age.
     Rotated,
-    /// All streams were asked to end.
+    /// A drain of all streams ended it.
     Drained,
     /// An operator ended it.
     Operator,
@@ -59,7 +59,7 @@ impl EndReason {
         }
     }
 
-    /// Whether the upstream ended it, by its word or by its silence.
+    /// Whether the upstream ended it, by an end, an error or silence.
     pub(crate) fn is_upstreams(self) -> bool {
         matches!(
             self,

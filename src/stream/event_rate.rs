@@ -1,21 +1,20 @@
-//! How fast a stream's events come, and how long the pauses between them are.
+//! The rate of events of a stream, and the gaps between them.
 
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// The rate is a mean over about so many seconds.
+/// The rate is a mean over about this many seconds.
 const MEAN_SECS: f32 = 10.0;
-/// Pauses below a millisecond, below two, below four, and so on to above four minutes.
+/// Gaps below 1 ms, 2 ms, 4 ms and so on, the last above four minutes.
 const BUCKETS: usize = 20;
-/// Stands for "none yet".
+/// Means "no event yet".
 const NEVER: u64 = u64::MAX;
 
-/// Has one writer, the body, so that what belongs together needs no lock. Times are in nanoseconds
-/// since the stream was opened.
+/// The body is the only writer, so no lock is needed. Times are in nanoseconds since the stream opened.
 #[derive(Debug)]
 pub(super) struct EventRate {
     last: AtomicU64,
-    /// Events in a second as of `last`, the bits of an `f32`.
+    /// Events per second at `last`, as the bits of an `f32`.
     rate: AtomicU32,
     gaps: [AtomicU16; BUCKETS],
 }
@@ -53,7 +52,7 @@ impl EventRate {
         let bucket = (u64::BITS - millis.leading_zeros()) as usize;
         let count = &self.gaps[bucket.min(BUCKETS - 1)];
         match count.load(Relaxed) {
-            // The shares stay the same.
+            // Halving all counts keeps their proportions.
             u16::MAX => self.halve(),
             n => count.store(n + 1, Relaxed),
         }
@@ -80,7 +79,7 @@ impl EventRate {
             .each_ref()
             .map(|count| u64::from(count.load(Relaxed)));
         let all: u64 = counts.iter().sum();
-        // So many may be longer.
+        // Gaps above the percentile.
         let mut above = all / 100;
         for (bucket, count) in counts.iter().enumerate().rev() {
             if *count > above {
@@ -99,7 +98,7 @@ mod tests {
     const SEC: u64 = 1_000_000_000;
 
     #[test]
-    fn a_steady_rate_is_found_and_a_silence_makes_it_fall() {
+    fn event_rate_follows_a_steady_stream_and_decays_in_silence() {
         let rate = EventRate::default();
         for tenth in 1..=600 {
             rate.record(1, tenth * SEC / 10);
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_percentile_is_the_upper_end_of_its_bucket() {
+    fn gap_p99_is_the_upper_end_of_its_bucket() {
         let rate = EventRate::default();
         assert_eq!(rate.gap_p99(), None);
         rate.record(1, 0);
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn many_events_do_not_overflow_a_bucket() {
+    fn gap_buckets_do_not_overflow() {
         let rate = EventRate::default();
         for n in 0..200_000 {
             rate.record(1, n);

@@ -3,7 +3,7 @@
 /// Bytes of an id that are kept in the record itself: a counter, a time in milliseconds, an id of a Redis stream.
 /// As many as fit beside a [`Vec`].
 const INLINE: usize = 15;
-/// Longer ids grow in steps of so many bytes.
+/// The buffer of longer ids grows in steps of this many bytes.
 const STEP: usize = 16;
 
 #[derive(Debug)]

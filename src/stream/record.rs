@@ -132,8 +132,7 @@ impl Stream {
         self.0.id
     }
 
-    /// Returns when the response head came; with an [early answer](crate::early), when the request
-    /// came.
+    /// Returns the time of the response head; with an [early answer](crate::early), that of the request.
     pub fn opened(&self) -> Instant {
         self.0.opened
     }

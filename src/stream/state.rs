@@ -1,20 +1,20 @@
-//! Where a stream stands between its client and its upstream.
+//! The state of a stream between its client and its upstream.
 
 use std::fmt;
 
-/// Where a stream stands.
+/// The state of a stream between its client and its upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StreamState {
-    /// Its client has been answered, its upstream has not answered yet.
+    /// The client has its response head, the upstream has not responded yet.
     Connecting,
-    /// The upstream's events pass.
+    /// Events of the upstream pass.
     Open,
-    /// The upstream has gone, and is asked to go on.
+    /// The upstream was lost; the stream reconnects.
     Resuming,
-    /// The upstream has been asked to go on several times, in vain.
+    /// Several reconnects failed.
     Degraded,
-    /// It has ended.
+    /// The stream has ended.
     Closed,
 }
 
@@ -39,12 +39,12 @@ impl StreamState {
         }
     }
 
-    /// Whether it waits for its upstream, which most streams never do.
+    /// Whether the stream waits for its upstream.
     pub(crate) fn is_waiting(self) -> bool {
         matches!(self, Self::Connecting | Self::Resuming | Self::Degraded)
     }
 
-    /// Whether it has lost its upstream, and is to be resumed.
+    /// Whether the upstream was lost and the stream reconnects.
     pub(crate) fn has_lost_upstream(self) -> bool {
         matches!(self, Self::Resuming | Self::Degraded)
     }

@@ -18,9 +18,9 @@ pub enum UpstreamFault {
     Framing,
     /// Its connection timed out: the peer acknowledged nothing.
     TimedOut,
-    /// It answered with something other than an event stream, after the client had one.
+    /// It responded with another type than an event stream, after the client had one.
     Refused,
-    /// Its body failed with an error that tells nothing of this.
+    /// Its body failed with an unknown error.
     Other,
 }
 

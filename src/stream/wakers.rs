@@ -1,4 +1,4 @@
-//! The tasks that poll one stream's body.
+//! Wakers of the tasks that poll the body of one stream.
 
 use super::flags::FLAG_BITS;
 use crate::lock::lock;
@@ -6,15 +6,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::Waker;
 
-/// Guards with a slot of their own. More than that in one stack share the last one.
+/// The first guards of a stack have a slot each; all further ones share the last slot.
 const SLOTS: u8 = 1 << (u8::BITS - FLAG_BITS);
 
-/// Where a channel stands between two guards, each is polled by a task of its own, and all of them want to
-/// know of an end or a message. Each has a slot, which keeps its latest waker.
+/// With a channel between two guards each is polled by a task of its own, and all of them must be woken to end the
+/// stream or to send an event. Each has a slot with its latest waker.
 #[derive(Debug, Default)]
 pub(super) struct Wakers(Mutex<Slots>);
 
-/// Mostly there is one.
+/// Most streams have one.
 #[derive(Debug)]
 enum Slots {
     One(Waker),
@@ -34,7 +34,7 @@ impl Default for Slots {
 pub(crate) struct WakerSlot(u8);
 
 impl WakerSlot {
-    /// The next one, of as many as are counted above the flags.
+    /// Takes the next slot; their number is counted in the bits above the flags.
     pub(super) fn next(flags: &AtomicU8) -> Self {
         let one_more = |flags: u8| {
             let is_last = flags >> FLAG_BITS == SLOTS - 1;
@@ -59,12 +59,12 @@ impl Wakers {
         }
     }
 
-    /// Each registers anew when it is polled. What is changed ahead of this is seen by those that register
-    /// behind it, as both take the lock.
+    /// Wakes all tasks once; each registers again when it is polled. A change made before this call is visible to
+    /// every later registration, as both take the lock.
     pub(super) fn wake(&self) {
         let mut slots = lock(&self.0);
         let take = |waker: &mut Waker| std::mem::replace(waker, Waker::noop().clone());
-        // A waker may drop what it wakes, or poll it right here: not under the lock.
+        // Without the lock, as a waker may drop or poll its task at once.
         match &mut *slots {
             Slots::One(first) => {
                 let first = take(first);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn each_slot_is_woken_once_and_a_later_waker_replaces_its_own_alone() {
+    fn wake_wakes_each_slot_once_with_its_latest_waker() {
         let (wakers, taken) = (Wakers::default(), AtomicU8::new(0b10101));
         let slots: Vec<_> = (0..SLOTS).map(|_| WakerSlot::next(&taken)).collect();
         let counts: Vec<_> = (0..SLOTS).map(|_| Arc::new(Count::default())).collect();
@@ -111,7 +111,7 @@ mod tests {
             assert!(counts.iter().all(|count| count.0.load(Relaxed) == 1));
         }
         assert_eq!(stale.0.load(Relaxed), 0);
-        // One more than there are.
+        // More guards than slots.
         assert_eq!(WakerSlot::next(&taken).0, SLOTS - 1);
         assert_eq!(WakerSlot::next(&taken).0, SLOTS - 1);
         assert_eq!(taken.load(Relaxed) & 0b11111, 0b10101);

@@ -286,7 +286,7 @@ impl Scanner {
 
     fn keep(&mut self, fields: Fields<'_>, line: &[u8]) {
         let short = |value: &[u8]| value[..value.len().min(MAX_KEPT)].to_vec();
-        // After comments there is no state to keep.
+        // Comments leave no state.
         if line.is_empty() && !fields.has_something() {
             return;
         }

@@ -14,7 +14,7 @@ const NOW: &str = "{now}";
 pub(crate) struct Timestamped {
     /// The time follows each of them.
     before: Box<[Encoded]>,
-    /// The rest; the whole event if there is no `{now}`.
+    /// The rest; the whole event without a `{now}`.
     last: Encoded,
 }
 

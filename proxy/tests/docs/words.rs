@@ -340,6 +340,42 @@ fn comments_of_the_proxy_are_plain() {
     assert_plain(&found);
 }
 
+/// Modules of the library whose comments are checked as a whole, not only the first sentences of their docs.
+const PLAIN_MODULES: &[&str] = &[
+    "answer",
+    "event",
+    "inject",
+    "request_info",
+    "resume.rs",
+    "resume/body",
+    "resume/cursor",
+    "resume/reconnect",
+    "resume/saved_request",
+    "resume/state",
+    "resume/successor",
+    "rotation",
+    "stream",
+    "wire",
+];
+
+#[test]
+fn comments_of_the_librarys_plain_modules_are_plain() {
+    let (mut found, mut count) = (Vec::new(), 0);
+    let src = root().join("src");
+    for path in &sources("src") {
+        let module = path.strip_prefix(&src).unwrap().to_str().unwrap();
+        if !PLAIN_MODULES.iter().any(|plain| module.starts_with(plain)) {
+            continue;
+        }
+        for text in paragraphs(&fs::read_to_string(path).unwrap()) {
+            count += 1;
+            check(&path.display().to_string(), &text, &mut found);
+        }
+    }
+    assert!(count > 350, "only {count} paragraphs were found");
+    assert_plain(&found);
+}
+
 #[test]
 fn first_sentences_of_the_librarys_docs_are_plain() {
     let (mut found, mut count) = (Vec::new(), 0);

@@ -31,7 +31,7 @@ fn millis(text: &str) -> u128 {
 async fn a_stream_that_opens_during_a_drain_ends_within_it() {
     let (_, layer) = draining();
     let ticking = Upstream::new().repeat(100, |upstream| upstream.send("data: 1\n\n").wait(1));
-    // Its head has not told that it opens a stream.
+    // Its head does not show that it opens a stream.
     let response = ask(layer, request(Method::GET, &[]), ticking).await;
     let stream = response.stream();
     let _ = response.read().await;
