@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-/// Notifies an [`EarlyLayer`](crate::early::EarlyLayer) that a request asks for an event stream in its body.
+/// Notifies an [`EarlyLayer`](crate::early::EarlyLayer) that a request requests an event stream in its body.
 ///
 /// A clone is another handle to one flag. It counts in the extensions of the request.
 #[derive(Clone, Debug, Default)]
@@ -18,12 +18,12 @@ impl StreamAsked {
         Self::default()
     }
 
-    /// Records that the body asks for an event stream.
+    /// Records that the body requests an event stream.
     pub fn set(&self) {
         self.0.store(ASKED, Relaxed);
     }
 
-    /// The whole body was read, and asks for none: its response may be compressed, also for a client of a
+    /// The whole body was read, and requests none: its response may be compressed, also for a client of a
     /// model API.
     pub fn never() -> Self {
         Self(Arc::new(AtomicU8::new(NEVER)))
