@@ -23,11 +23,13 @@
 //! check again. Reading does not stop at the first [`Mistake`]: a [`ConfigError`] lists all of them,
 //! each with its place and what would be right, and repeats no value that may hold a secret.
 
-mod cli;
+mod command;
+mod env;
 mod file;
 mod given;
 mod key;
 mod kind;
+mod load;
 mod mistake;
 mod not_toml;
 mod print;
@@ -39,12 +41,13 @@ mod suggest;
 mod value;
 
 pub use super::path::Normalize;
-pub(crate) use cli::{CHANGED, DEFAULT_TIMEOUT, LIVE, PORT, STRICT, TIMEOUT};
-pub use cli::{command, load, process_env};
-pub(super) use cli::{file_name, hung, load_admin, read_text};
+pub use command::command;
+pub(crate) use command::{CHANGED, DEFAULT_TIMEOUT, LIVE, PORT, STRICT, TIMEOUT};
 pub(super) use key::SystemLimits;
 pub use key::{Key, Table};
 pub use kind::{Kind, Shape};
+pub(super) use load::{file_name, hung, load_admin, read_text};
+pub use load::{load, process_env};
 pub use mistake::{ConfigError, Mistake, Place};
 pub(super) use print::Entry;
 pub use route::RoutePath;

@@ -1,7 +1,8 @@
 //! A key of the configuration, and its name in each spelling.
 
-use super::given::{AllValues, Scope};
+use super::given::{AllValues, Given, Scope, Values};
 use super::kind::{Kind, Shape};
+use super::mistake::{Mistake, Place};
 use super::value::Value;
 
 /// One key of the configuration.
@@ -21,6 +22,8 @@ pub struct Key {
     pub advice: &'static str,
     /// A value in the spelling of the file, for the sample config: of a key without a default.
     pub example: Option<&'static str>,
+    /// A shorter flag, without its dashes.
+    pub(super) alias: Option<&'static str>,
     /// The name that it had before.
     pub(super) former_name: Option<&'static str>,
     /// The effective value of a key without a default that is not set, for `check`.
@@ -70,6 +73,7 @@ impl Key {
             help: "",
             advice: "",
             example: None,
+            alias: None,
             former_name: None,
             unset: None,
             raised: None,
@@ -109,6 +113,11 @@ impl Key {
         self
     }
 
+    pub(super) const fn alias(mut self, flag: &'static str) -> Self {
+        self.alias = Some(flag);
+        self
+    }
+
     pub(super) const fn formerly(mut self, name: &'static str) -> Self {
         self.former_name = Some(name);
         self
@@ -122,6 +131,22 @@ impl Key {
     pub(super) const fn raised(mut self, effective: Raised) -> Self {
         self.raised = Some(effective);
         self
+    }
+
+    /// Reads a text in the spelling of a flag into the values of its source.
+    pub(super) fn read(
+        &'static self,
+        text: &str,
+        place: Place,
+        values: &mut Values,
+        mistakes: &mut Vec<Mistake>,
+    ) {
+        match Value::from_text(self.kind, text) {
+            Ok(value) => {
+                values.insert(self.name, Given { value, place });
+            }
+            Err(problem) => mistakes.push(Mistake::new(place, self.name, problem)),
+        }
     }
 
     /// The flag without its dashes: `heartbeat-interval`.

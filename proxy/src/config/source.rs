@@ -2,13 +2,12 @@
 
 use std::net::SocketAddr;
 
-use super::given::{AllValues, Given, Values};
-use super::key::{ENV_PREFIX, Key, env_name};
+use super::given::{AllValues, Values};
+use super::key::Key;
 use super::mistake::{ConfigError, Mistake, Place};
-use super::sections::{KEYS, admin, find, renamed};
+use super::sections::{KEYS, admin, find};
 use super::settings::{self, Config};
-use super::value::Value;
-use super::{file, suggest};
+use super::{env, file};
 
 /// A valid configuration, with the source of each value.
 #[derive(Clone, Debug)]
@@ -101,12 +100,12 @@ fn merge(inputs: Inputs, mistakes: &mut Vec<Mistake>) -> Merged {
     let mut flags = Values::new();
     for (key, text) in &inputs.flags {
         let place = Place::Flag(format!("--{}", key.flag()));
-        give(&mut flags, key, text, place, mistakes);
+        key.read(text, place, &mut flags, mistakes);
     }
-    let Environment {
+    let env::EnvValues {
         defaults: env_defaults,
         values: env,
-    } = read_env(&inputs.env, mistakes);
+    } = env::read(&inputs.env, mistakes);
     let demo = read_demo(&inputs.demo, mistakes);
     let mut file_text = None;
     let file = match inputs.file {
@@ -137,26 +136,11 @@ fn merge(inputs: Inputs, mistakes: &mut Vec<Mistake>) -> Merged {
     }
 }
 
-fn give(
-    values: &mut Values,
-    key: &'static Key,
-    text: &str,
-    place: Place,
-    mistakes: &mut Vec<Mistake>,
-) {
-    match Value::from_text(key.kind, text) {
-        Ok(value) => {
-            values.insert(key.name, Given { value, place });
-        }
-        Err(problem) => mistakes.push(Mistake::new(place, key.name, problem)),
-    }
-}
-
 fn defaults(mistakes: &mut Vec<Mistake>) -> Values {
     let mut values = Values::new();
     for key in KEYS {
         if let Some(text) = key.default {
-            give(&mut values, key, text, Place::Default, mistakes);
+            key.read(text, Place::Default, &mut values, mistakes);
         }
     }
     values
@@ -166,82 +150,11 @@ fn read_demo(demo: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Values {
     let mut values = Values::new();
     for (name, text) in demo {
         match find(name) {
-            Some(key) => give(&mut values, key, text, Place::Demo, mistakes),
+            Some(key) => key.read(text, Place::Demo, &mut values, mistakes),
             None => mistakes.push(Mistake::new(Place::Demo, name, "not a key of the config")),
         }
     }
     values
-}
-
-/// The variable that names the config file.
-pub(super) const CONFIG_ENV: &str = "SSE_GUARD_CONFIG";
-
-/// The prefix of variables that rank below the file, for images: the file that a user mounts overrides
-/// them.
-const DEFAULT_PREFIX: &str = "SSE_GUARD_DEFAULT_";
-
-/// The values of variables, by their rank.
-#[derive(Default)]
-struct Environment {
-    /// Below the file.
-    defaults: Values,
-    /// Above it.
-    values: Values,
-}
-
-fn read_env(variables: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Environment {
-    let mut environment = Environment::default();
-    for (name, text) in variables {
-        if !name.starts_with(ENV_PREFIX) || name == CONFIG_ENV || of_a_container(name, text) {
-            continue;
-        }
-        let place = Place::Env(name.clone());
-        let (prefix, rest, values) = match name.strip_prefix(DEFAULT_PREFIX) {
-            Some(rest) => (DEFAULT_PREFIX, rest, &mut environment.defaults),
-            None => (
-                ENV_PREFIX,
-                &name[ENV_PREFIX.len()..],
-                &mut environment.values,
-            ),
-        };
-        // The variable as it would be called above the file.
-        let plain = format!("{ENV_PREFIX}{rest}");
-        let in_its_rank = |plain: &str| plain.replacen(ENV_PREFIX, prefix, 1);
-        if let Some(key) = KEYS.iter().find(|key| key.env() == plain) {
-            give(values, key, text, place, mistakes);
-            continue;
-        }
-        if let Some(key) = renamed(&plain, env_name) {
-            let problem = format!("is now called {}", in_its_rank(&key.env()));
-            mistakes.push(Mistake::new(place, "", problem));
-            continue;
-        }
-        let names: Vec<String> = KEYS.iter().map(Key::env).collect();
-        let of_a_file = (prefix == ENV_PREFIX).then_some(CONFIG_ENV);
-        let known = names.iter().map(String::as_str).chain(of_a_file);
-        let hint = match suggest::nearest(&plain, known) {
-            Some(near) => format!("; did you mean {}?", in_its_rank(near)),
-            None => "; `sse-guard --help` lists them all".to_owned(),
-        };
-        mistakes.push(Mistake::new(place, "", format!("unknown variable{hint}")));
-    }
-    environment
-}
-
-/// Whether the variable is one that Kubernetes or Docker sets for a service called `sse-guard`.
-///
-/// Kubernetes sets `SSE_GUARD_SERVICE_HOST`, `SSE_GUARD_PORT_8080_TCP_ADDR` and the like in every
-/// pod beside such a service; taking them for mistakes would keep the proxy from starting there.
-fn of_a_container(name: &str, text: &str) -> bool {
-    let protocols = ["TCP", "UDP", "SCTP"];
-    let parts: Vec<&str> = name.split('_').collect();
-    let port_link = parts.windows(3).any(|parts| {
-        parts[0] == "PORT"
-            && parts[1].bytes().all(|byte| byte.is_ascii_digit())
-            && protocols.contains(&parts[2])
-    });
-    let service = name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT");
-    port_link || service || (name.ends_with("_PORT") && text.contains("://"))
 }
 
 #[cfg(test)]
@@ -278,20 +191,11 @@ pub(crate) mod tests {
         config(&format!("upstream.url = 'http://app'\n{text}")).warnings
     }
 
-    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pub(in super::super) fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         let pairs = pairs.iter();
         pairs
             .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
             .collect()
-    }
-
-    fn from_env(variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
-        let mut env = pairs(variables);
-        env.push(("SSE_GUARD_UPSTREAM_URL".to_owned(), "http://app".to_owned()));
-        read(Inputs {
-            env,
-            ..Inputs::default()
-        })
     }
 
     #[test]
@@ -364,29 +268,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_wrong_default_of_the_environment_is_a_mistake_in_its_own_name() {
-        let error = from_env(&[
-            ("SSE_GUARD_DEFAULT_CONFIG", "a.toml"),
-            ("SSE_GUARD_DEFAULT_LISTENN", ":80"),
-            ("SSE_GUARD_DEFAULT_LIMIT_PER_IP", "0"),
-            ("SSE_GUARD_DEFAULT_IDLE_PINGS", "a"),
-        ]);
-        let text = error.unwrap_err().to_string();
-        for part in [
-            "SSE_GUARD_DEFAULT_CONFIG: unknown variable",
-            "SSE_GUARD_DEFAULT_LISTENN: unknown variable; did you mean SSE_GUARD_DEFAULT_LISTEN?",
-            "SSE_GUARD_DEFAULT_LIMIT_PER_IP: 0 would reject everything",
-            "SSE_GUARD_DEFAULT_IDLE_PINGS: is now called SSE_GUARD_DEFAULT_IDLE_IGNORE_EVENTS",
-        ] {
-            assert!(text.contains(part), "{part}\n{text}");
-        }
-        assert!(
-            KEYS.iter()
-                .all(|key| !key.env().starts_with(DEFAULT_PREFIX))
-        );
-    }
-
-    #[test]
     fn an_override_of_a_route_beats_a_flag() {
         let text = "[upstream]\nurl = 'http://app'\n[[route]]\npath = '/v1'\nlimit.per_ip = 3";
         let loaded = read(Inputs {
@@ -402,40 +283,6 @@ pub(crate) mod tests {
             .iter()
             .map(|route| route.settings.limit.per_ip.unwrap().get());
         assert_eq!(per_ip.collect::<Vec<_>>(), [3, 7]);
-    }
-
-    #[test]
-    fn an_unknown_variable_is_a_mistake_with_a_hint() {
-        let error = from_env(&[
-            ("SSE_GUARD_HEARTBEAT_INTERVALL", "1s"),
-            ("SSE_GUARD_X", "1"),
-        ]);
-        assert_eq!(
-            error.unwrap_err().to_string(),
-            "SSE_GUARD_HEARTBEAT_INTERVALL: unknown variable; did you mean SSE_GUARD_HEARTBEAT_INTERVAL?\n\
-             SSE_GUARD_X: unknown variable; `sse-guard --help` lists them all"
-        );
-    }
-
-    #[test]
-    fn variables_of_others_are_let_be() {
-        let loaded = from_env(&[
-            ("PATH", "/bin"),
-            ("SSE_GUARD_CONFIG", "a.toml"),
-            ("SSE_GUARD_SERVICE_HOST", "10.0.0.1"),
-            ("SSE_GUARD_SERVICE_PORT_HTTP", "80"),
-            ("SSE_GUARD_PORT", "tcp://10.0.0.1:80"),
-            ("SSE_GUARD_PORT_80_TCP", "tcp://10.0.0.1:80"),
-            ("SSE_GUARD_PORT_80_TCP_ADDR", "10.0.0.1"),
-        ]);
-        assert!(loaded.is_ok(), "{loaded:?}");
-    }
-
-    #[test]
-    fn no_key_looks_like_a_variable_of_a_container() {
-        for key in KEYS {
-            assert!(!of_a_container(&key.env(), "http://app"), "{}", key.name);
-        }
     }
 
     #[test]

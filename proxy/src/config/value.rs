@@ -14,8 +14,18 @@ use super::kind::{Kind, Shape};
 use super::suggest;
 
 mod from_value;
+mod origins;
+mod quantity;
+mod ready_when;
 
 pub(super) use from_value::{Choice, FromValue, choice};
+pub use origins::Origins;
+use origins::origins;
+pub use quantity::Rate;
+use quantity::{count, duration, rate, size, unit_missing};
+pub(super) use quantity::{count_or_off, size_text};
+pub use ready_when::ReadyWhen;
+use ready_when::ready_when;
 
 /// A valid value of some [`Kind`].
 #[derive(Clone, Debug, PartialEq)]
@@ -40,52 +50,6 @@ pub(super) enum Value {
     ReadyWhen(ReadyWhen),
     Prefix(u8),
 }
-
-/// Origins that may read responses sent in place of the upstream's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origins {
-    /// Origins that the upstream has allowed.
-    Upstream,
-    /// Any.
-    Any,
-    /// These, as browsers write them; at least one.
-    List(Vec<String>),
-    /// None.
-    Off,
-}
-
-/// A count per unit of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// The count.
-    pub count: NonZeroU32,
-    /// The unit of time: a second, a minute or an hour.
-    pub per: Duration,
-}
-
-/// Upstreams that must be reachable for the proxy to be ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReadyWhen {
-    /// One of them.
-    Any,
-    /// Each of them.
-    All,
-    /// Those of these routes, at least one, by their paths.
-    Routes(Vec<String>),
-}
-
-/// Units of sizes, the largest first.
-const SIZES: &[(&str, u64)] = &[
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("B", 1),
-];
-
-/// The longest duration: far above any use, far below where adding it to a clock overflows.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-/// The shortest one that is not zero: timers and `retry:` count in milliseconds.
-const SHORTEST: Duration = Duration::from_millis(1);
 
 impl Value {
     /// Reads the text of a flag, a variable, a default, or of a string in the file.
@@ -252,101 +216,6 @@ fn or_off(kind: Kind) -> &'static str {
     if kind.off { ", or \"off\"" } else { "" }
 }
 
-/// The problem of a number where a number with a unit belongs.
-fn unit_missing(kind: Kind, digits: &str) -> Option<String> {
-    let unit = match kind.shape {
-        Shape::Duration | Shape::DurationOrZero | Shape::DurationOrAuto => "s",
-        Shape::Size(..) => "KiB",
-        Shape::Rate => "/s",
-        _ => return None,
-    };
-    let number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if !number {
-        return None;
-    }
-    if kind.off && digits.bytes().all(|byte| byte == b'0') {
-        return Some(format!("{digits} does not mean off; write \"off\""));
-    }
-    Some(format!("{digits} has no unit; write \"{digits}{unit}\""))
-}
-
-fn duration(kind: Kind, text: &str) -> Result<Value, String> {
-    if let Some(problem) = unit_missing(kind, text) {
-        return Err(problem);
-    }
-    let or_auto = match kind.shape {
-        Shape::DurationOrAuto => ", \"auto\"",
-        _ => "",
-    };
-    let or_off = or_auto.to_owned() + or_off(kind);
-    let Ok(duration) = humantime::parse_duration(text) else {
-        return Err(format!(
-            "{} is not a duration; write a number and a unit, such as \"200ms\", \"15s\", \"10m\" or \"1h\"{or_off}",
-            echo(text)
-        ));
-    };
-    if duration.is_zero() {
-        return match kind.shape {
-            Shape::DurationOrZero => Ok(Value::Duration(duration)),
-            _ if kind.off => Err("zero does not mean off; write \"off\"".to_owned()),
-            _ => Err("must be above zero, such as \"15s\"".to_owned()),
-        };
-    }
-    if duration < SHORTEST {
-        return Err("is too short; the minimum is \"1ms\"".to_owned());
-    }
-    if duration > LONGEST {
-        return Err(format!("is longer than a year; write less{or_off}"));
-    }
-    Ok(Value::Duration(duration))
-}
-
-fn count(kind: Kind, text: &str) -> Result<NonZeroU32, String> {
-    let or_off = if kind.off {
-        ", or \"off\" for no limit"
-    } else {
-        ""
-    };
-    match text.parse::<u32>().map(NonZeroU32::new) {
-        Ok(Some(count)) => Ok(count),
-        Ok(None) => Err(format!(
-            "0 would reject everything; write 1 or more{or_off}"
-        )),
-        Err(_) => Err(format!(
-            "{} is not a count; write a whole number from 1 to {}{or_off}",
-            echo(text),
-            u32::MAX
-        )),
-    }
-}
-
-fn size(kind: Kind, text: &str, least: u64, most: u64) -> Result<u64, String> {
-    if let Some(problem) = unit_missing(kind, text) {
-        return Err(problem);
-    }
-    let or_off = or_off(kind);
-    let bytes = SIZES.iter().find_map(|(unit, size)| {
-        let number: u64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
-        number.checked_mul(*size)
-    });
-    let bound = |bytes| format!("\"{}\"", size_text(bytes));
-    match bytes {
-        Some(bytes) if bytes < least => Err(format!(
-            "is too small; the minimum is {}{or_off}",
-            bound(least)
-        )),
-        Some(bytes) if bytes > most => Err(format!(
-            "is too large; the maximum is {}{or_off}",
-            bound(most)
-        )),
-        Some(bytes) => Ok(bytes),
-        None => Err(format!(
-            "{} is not a size; write a number and a unit, such as \"16KiB\" or \"1MiB\"{or_off}",
-            echo(text)
-        )),
-    }
-}
-
 /// Its problems do not repeat it.
 fn secret(text: &str) -> Result<Value, String> {
     const SHORTEST: usize = 16;
@@ -359,44 +228,6 @@ fn secret(text: &str) -> Result<Value, String> {
         ));
     }
     Ok(Value::Text(text.to_owned()))
-}
-
-/// The size in the largest unit that it is a multiple of.
-pub(super) fn size_text(bytes: u64) -> String {
-    let whole = |(_, size): &&(&str, u64)| bytes.is_multiple_of(*size);
-    let (unit, size) = SIZES.iter().find(whole).unwrap_or(&("B", 1));
-    format!("{}{unit}", bytes / size)
-}
-
-/// A limit, or that there is none, in the spelling of the file without quotes.
-pub(super) fn count_or_off(count: Option<NonZeroU32>) -> String {
-    count.map_or_else(|| "off".to_owned(), |count| count.to_string())
-}
-
-fn rate(kind: Kind, text: &str) -> Result<Rate, String> {
-    if let Some(problem) = unit_missing(kind, text) {
-        return Err(problem);
-    }
-    let parsed = text.split_once('/').and_then(|(count, unit)| {
-        let per = match unit.trim() {
-            "s" => 1,
-            "m" => 60,
-            "h" => 60 * 60,
-            _ => return None,
-        };
-        let count = count.trim().parse::<NonZeroU32>().ok()?;
-        Some(Rate {
-            count,
-            per: Duration::from_secs(per),
-        })
-    });
-    parsed.ok_or_else(|| {
-        format!(
-            "{} is not a rate; write a number above zero and a time, such as \"50/s\", \"10/m\" or \"100/h\"{}",
-            echo(text),
-            or_off(kind)
-        )
-    })
 }
 
 fn fraction(text: &str) -> Result<Value, String> {
@@ -555,74 +386,6 @@ fn list<'a>(shape: Shape, items: impl IntoIterator<Item = &'a str>) -> Result<Va
             Ok(Value::Words(words))
         }
     }
-}
-
-fn origins(items: &[&str]) -> Result<Origins, String> {
-    match items {
-        [] => Err("lists no origin; write \"off\" for none".to_owned()),
-        ["upstream"] => Ok(Origins::Upstream),
-        ["*"] => Ok(Origins::Any),
-        items => {
-            let items = items.iter().map(|item| origin(item));
-            items.collect::<Result<_, _>>().map(Origins::List)
-        }
-    }
-}
-
-/// Whether a route has the path is checked once all routes are read.
-fn ready_when(items: &[&str]) -> Result<ReadyWhen, String> {
-    const WORDS: [&str; 2] = ["any", "all"];
-    match items {
-        [] => return Err("lists no route; write \"any\" or \"all\"".to_owned()),
-        ["any"] => return Ok(ReadyWhen::Any),
-        ["all"] => return Ok(ReadyWhen::All),
-        _ => {}
-    }
-    if let Some(item) = items.iter().find(|item| !item.starts_with('/')) {
-        if WORDS.contains(item) {
-            return Err(format!("{} cannot be combined with others", echo(item)));
-        }
-        let hint = match suggest::nearest(item, WORDS) {
-            Some(word) => format!("; did you mean \"{word}\"?"),
-            None => "; write \"any\", \"all\", or paths of routes such as \"/v1\"".to_owned(),
-        };
-        return Err(format!("{} is not the path of a route{hint}", echo(item)));
-    }
-    let routes = items.iter().map(|item| (*item).to_owned());
-    Ok(ReadyWhen::Routes(routes.collect()))
-}
-
-/// As browsers write it ([RFC 6454](https://www.rfc-editor.org/rfc/rfc6454#section-6.2)): in lower case,
-/// without a port that is the scheme's own.
-fn origin(text: &str) -> Result<String, String> {
-    const RIGHT: &str = "write one such as \"https://app.example\" or \"http://localhost:5173\"";
-    let text = text.to_ascii_lowercase();
-    if text == "null" {
-        return Ok(text);
-    }
-    if ["upstream", "*", "off"].contains(&text.as_str()) {
-        return Err(format!("{} cannot be combined with others", echo(&text)));
-    }
-    let Some((scheme, authority)) = text.split_once("://") else {
-        return Err(format!("{} is not an origin; {RIGHT}", echo(&text)));
-    };
-    if authority.contains(['/', '?', '#', '@', '*']) {
-        return Err(format!(
-            "an origin consists of scheme, host and port, without a path or a wildcard; {RIGHT}"
-        ));
-    }
-    let parsed: Uri = text
-        .parse()
-        .map_err(|_| format!("is not an origin; {RIGHT}"))?;
-    if parsed.host().is_none_or(str::is_empty) {
-        return Err(format!("has no host; {RIGHT}"));
-    }
-    let port = match scheme {
-        "http" => ":80",
-        "https" => ":443",
-        _ => return Ok(text),
-    };
-    Ok(text.strip_suffix(port).unwrap_or(&text).to_owned())
 }
 
 fn network(text: &str) -> Result<IpNet, String> {

@@ -20,7 +20,8 @@ pub(super) const TABLE: Table = Table {
     about: "The server that requests are forwarded to.",
     reference: "The server that requests are forwarded to.",
     keys: &[
-        Key::route("upstream.url", Shape::Url)
+        Key::route(URL, Shape::Url)
+            .alias("upstream")
             .example("\"http://127.0.0.1:3000\"")
             .help("Server to forward to, such as http://127.0.0.1:3000")
             .advice("Required, here or in each route."),

@@ -1,168 +1,17 @@
-//! The command line, built from the key table.
+//! Reads flags, environment and file.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read};
-use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::ArgMatches;
 
-use super::key::{ENV_PREFIX, Key, flag_name};
-use super::kind::{Kind, Shape};
+use super::env::CONFIG_ENV;
+use super::key::ENV_PREFIX;
 use super::mistake::{ConfigError, Mistake, Place};
 use super::sections::KEYS;
-use super::source::{self, AdminAccess, CONFIG_ENV, FileText, Inputs, Loaded};
-use super::value::Value;
-
-const ABOUT: &str = "Reverse proxy that hardens Server-Sent Events streams";
-
-const LONG_ABOUT: &str = "\
-Reverse proxy that hardens Server-Sent Events streams.
-
-It keeps quiet streams open through CDNs and load balancers, ends streams whose upstream is silent, \
-limits the streams of each client, and spreads reconnects over time when the server restarts. All other \
-responses pass through unchanged.";
-
-const AFTER_HELP: &str = "\
-Examples:
-  sse-guard demo
-      Try it without any setup
-  sse-guard --upstream http://127.0.0.1:3000
-      Proxy the server on port 3000; clients connect to 127.0.0.1:8080
-  sse-guard --config sse-guard.toml --heartbeat-interval 5s
-      Read a file, and override one value
-  sse-guard check --config sse-guard.toml
-      Print the effective config and the source of each value
-
-Each key can be set by flag, environment variable or config file:
-  --heartbeat-interval 5s
-  SSE_GUARD_HEARTBEAT_INTERVAL=5s
-  [heartbeat]
-  interval = \"5s\"
-
-A flag overrides the environment, which overrides the file, which overrides the default. A value in a \
-[[route]] of the file overrides all of them for the paths of that route. Variables that begin with \
-SSE_GUARD_DEFAULT_, such as SSE_GUARD_DEFAULT_LISTEN, rank below the file: they are defaults of an image.";
-
-const CHECK_ABOUT: &str =
-    "Validate the config; print the effective config and the source of each value";
-
-const CHECK_AFTER_HELP: &str = "\
-The config goes to standard output, mistakes and warnings to standard error. Exits with 0 if the \
-config is valid, and with 2 if it is not.";
-
-/// A flag of `check`.
-pub(crate) const CHANGED: &str = "changed";
-/// A flag of `check`.
-pub(crate) const STRICT: &str = "strict";
-/// Flag of `demo`.
-pub(crate) const PORT: &str = "port";
-
-const HEALTH_ABOUT: &str = "Check a running proxy, for images without an HTTP client";
-
-const HEALTH_LONG_ABOUT: &str = "\
-Check a running proxy, for images without an HTTP client.
-
-Requests /readyz of the admin address: 200 while the proxy accepts new streams, 503 while it stops or \
-a required upstream is unreachable. Exits with 0 if the status is 200, and with 1 otherwise; prints one \
-line with the status and the reasons. If the proxy has an admin.token, only the reasons require it.
-
-The address is admin.listen of the proxy's config: of the same file and environment, and of the flags of \
-this command. Repeat flags of the proxy that set it, such as --config and --admin-listen.
-
-In a Dockerfile:
-  HEALTHCHECK --interval=10s --timeout=5s \\
-    CMD [\"/usr/local/bin/sse-guard\", \"health\"]
-Where unhealthy containers are restarted, as by Docker Swarm, use --live: a restart does not help while an \
-upstream is unreachable, and closes streams.";
-
-/// A flag of `health`.
-pub(crate) const LIVE: &str = "live";
-/// A flag of `health`.
-pub(crate) const TIMEOUT: &str = "timeout";
-/// Its default, below the timeout that container runtimes have.
-pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
-
-const DEMO_ABOUT: &str =
-    "Start a demo upstream with fragile event streams, and the proxy in front of it";
-
-/// The heading of flags that are in no table.
-const TOP_HEADING: &str = "Proxy";
-
-/// The command line of the proxy: a flag for each of [`KEYS`], `--config`, and the subcommands
-/// `check`, `health` and `demo`, which take the same flags.
-///
-/// It reads the arguments only; [`load`] adds environment and file.
-#[must_use]
-pub fn command() -> Command {
-    let config = Arg::new("config")
-        .long("config")
-        .value_name("FILE")
-        .help_heading(TOP_HEADING)
-        .help("Config file, in TOML")
-        .long_help(format!("Config file, in TOML\n[env: {CONFIG_ENV}]"))
-        .global(true);
-    Command::new("sse-guard")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about(ABOUT)
-        .long_about(LONG_ABOUT)
-        .after_help(AFTER_HELP)
-        .arg(config)
-        .args(KEYS.iter().map(flag))
-        .args(KEYS.iter().filter_map(renamed_flag))
-        .subcommand(
-            Command::new("check")
-                .about(CHECK_ABOUT)
-                .after_help(CHECK_AFTER_HELP)
-                .arg(
-                    Arg::new(CHANGED)
-                        .long(CHANGED)
-                        .action(ArgAction::SetTrue)
-                        .help("Print only what differs from the defaults"),
-                )
-                .arg(
-                    Arg::new(STRICT)
-                        .long(STRICT)
-                        .action(ArgAction::SetTrue)
-                        .help("Exit with 2 if there are warnings"),
-                ),
-        )
-        .subcommand(
-            Command::new("health")
-                .about(HEALTH_ABOUT)
-                .long_about(HEALTH_LONG_ABOUT)
-                .arg(
-                    Arg::new(LIVE)
-                        .long(LIVE)
-                        .action(ArgAction::SetTrue)
-                        .help("Request /healthz, which is 200 while the process runs"),
-                )
-                .arg(
-                    Arg::new(TIMEOUT)
-                        .long(TIMEOUT)
-                        .value_name("DURATION")
-                        .value_parser(timeout)
-                        .help("Time limit of the whole check [default: 3s]"),
-                ),
-        )
-        .subcommand(
-            Command::new("demo").about(DEMO_ABOUT).arg(
-                Arg::new(PORT)
-                    .long(PORT)
-                    .value_name("PORT")
-                    .value_parser(clap::value_parser!(u16).range(super::super::demo::PORTS))
-                    .help("Port of the proxy [default: 8080]; upstream and dashboard use the next two ports"),
-            ),
-        )
-}
-
-fn timeout(text: &str) -> Result<Duration, String> {
-    match Value::from_text(Shape::Duration.into(), text)? {
-        Value::Duration(duration) => Ok(duration),
-        _ => Err("is not a duration".to_owned()),
-    }
-}
+use super::source::{self, AdminAccess, FileText, Inputs, Loaded};
 
 /// The variables of this process, in a form that [`load`] takes.
 ///
@@ -177,7 +26,7 @@ pub fn process_env() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Reads the configuration from the arguments of a [`command`], from the variables in `env`, and
+/// Reads the configuration from the arguments of a [`command`](super::command), from the variables in `env`, and
 /// from the file that either of them names.
 ///
 /// `overrides` are defaults for this run, as pairs of a key's name and its text in the spelling of
@@ -315,98 +164,13 @@ fn file(matches: &ArgMatches, env: &BTreeMap<String, String>) -> Option<(Place, 
     of_flag.or_else(of_env)
 }
 
-fn flag(key: &'static Key) -> Arg {
-    let mut notes = format!("[env: {}]", key.env());
-    if !key.per_route {
-        notes.push_str(" [not per route]");
-    }
-    // A default of many words would bury the flag; its long help has room for it.
-    let default = match key.default {
-        Some("") => " [default: none]".to_owned(),
-        Some(text) => format!(" [default: {text}]"),
-        None => String::new(),
-    };
-    let short_default = if default.len() < 40 {
-        default.as_str()
-    } else {
-        ""
-    };
-    let arg = Arg::new(key.name)
-        .long(key.flag())
-        .value_name(value_name(key.kind))
-        .help(format!("{}{short_default}", key.help))
-        .long_help(format!("{}{default}\n{notes}", key.help))
-        .help_heading(heading(key))
-        .global(true);
-    let arg = if key.name == "upstream.url" {
-        arg.visible_alias("upstream")
-    } else {
-        arg
-    };
-    if key.kind.is_list() {
-        arg.action(ArgAction::Append)
-    } else if matches!(key.kind.shape, Shape::Bool | Shape::BoolOrAuto) {
-        // With `=`, so that a bare flag does not take a subcommand for its value.
-        arg.num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true")
-    } else {
-        arg
-    }
-}
-
-/// A flag that only names the one that replaces it.
-fn renamed_flag(key: &'static Key) -> Option<Arg> {
-    let old = key.former_name?;
-    let renamed = Arg::new(old)
-        .long(flag_name(old))
-        .hide(true)
-        .global(true)
-        .value_parser(move |_: &str| -> Result<String, String> {
-            Err(format!("it is now called --{}", key.flag()))
-        });
-    Some(renamed)
-}
-
-fn heading(key: &Key) -> String {
-    let Some(table) = key.table_and_leaf().0 else {
-        return TOP_HEADING.to_owned();
-    };
-    let (first, rest) = table.split_at(1);
-    format!("{}{}", first.to_uppercase(), rest.replace('_', " "))
-}
-
-fn value_name(kind: Kind) -> String {
-    let name = match kind.shape {
-        Shape::Duration | Shape::DurationOrZero => "DURATION",
-        Shape::DurationOrAuto => "DURATION|auto",
-        Shape::Count => "N",
-        Shape::Rate => "N/s",
-        Shape::Size(..) => "SIZE",
-        Shape::Fraction => "0..1",
-        Shape::Bool => "true|false",
-        Shape::BoolOrAuto => "auto|true|false",
-        Shape::Text | Shape::Filled => "TEXT",
-        Shape::Path => "PATH",
-        Shape::Header => "NAME",
-        Shape::Secret => "SECRET",
-        Shape::Address => "IP:PORT",
-        Shape::Url => "URL",
-        Shape::Networks => "CIDR,...",
-        Shape::Words => "NAME,...",
-        Shape::Methods => "METHOD,...",
-        Shape::Origins => "ORIGIN,...|upstream",
-        Shape::ReadyWhen => "any|all|ROUTE,...",
-        Shape::Prefix => "BITS",
-        Shape::Choice(words) => &words.join("|"),
-    };
-    format!("{name}{}", if kind.off { "|off" } else { "" })
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use super::super::command::command;
+    use super::super::key::flag_name;
+    use super::super::kind::Shape;
     use super::*;
 
     const UPSTREAM: &str = "--upstream-url=http://app";
@@ -422,12 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn clap_finds_nothing_wrong_with_the_table() {
-        command().debug_assert();
-    }
-
-    #[test]
-    fn a_renamed_key_names_its_new_name_in_every_place() {
+    fn renamed_key_is_a_mistake_that_names_the_new_one() {
         for key in KEYS {
             let Some(old) = key.former_name else {
                 continue;
@@ -453,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_a_flag() {
+    fn keys_are_flags() {
         for key in KEYS {
             let text = key.default.unwrap_or(match key.kind.shape {
                 _ if key.kind.off => "off",
@@ -484,13 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn upstream_is_short_for_upstream_url() {
+    fn flag_upstream_is_short_for_upstream_url() {
         let loaded = load_args(&["--upstream", "http://app"]);
         assert_eq!(loaded.config.routes.len(), 1);
     }
 
     #[test]
-    fn a_bare_switch_is_true_and_takes_no_subcommand_for_its_value() {
+    fn flag_without_a_value_is_true_and_takes_no_subcommand() {
         let immediate = |args: &[&str]| {
             load_args(args).config.routes[0]
                 .settings
@@ -507,14 +266,14 @@ mod tests {
     }
 
     #[test]
-    fn lists_take_commas_and_repetition() {
+    fn list_flags_take_commas_and_repetition() {
         let networks = "--trusted-proxies=10.0.0.0/8,::1";
         let loaded = load_args(&[UPSTREAM, networks, "--trusted-proxies=192.168.0.0/16"]);
         assert_eq!(loaded.config.trusted_proxies.len(), 3);
     }
 
     #[test]
-    fn a_comma_in_a_text_is_a_comma() {
+    fn text_flags_may_contain_commas() {
         let loaded = load_args(&[UPSTREAM, "--heartbeat-text=a, b"]);
         let style = &loaded.config.routes[0].settings.heartbeat.style;
         let text = "a, b".to_owned();
@@ -522,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_of_the_run_rank_below_what_the_user_says() {
+    fn defaults_of_the_run_rank_below_flags() {
         let overrides = [
             ("upstream.url", "http://demo"),
             ("heartbeat.interval", "2s"),
@@ -540,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_named_by_flag_or_environment() {
+    fn file_is_named_by_flag_or_environment() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.toml");
         fs::write(&path, "upstream.url = 'http://app'").unwrap();
@@ -551,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_a_mistake_of_who_named_it() {
+    fn file_that_is_missing_is_a_mistake_of_its_flag_or_variable() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing.toml");
         assert!(!Path::exists(&missing));
@@ -566,16 +325,5 @@ mod tests {
                 .to_string()
                 .starts_with("SSE_GUARD_CONFIG: cannot read")
         );
-    }
-
-    #[test]
-    fn help_teaches_every_key_and_the_precedence() {
-        let help = command().render_long_help().to_string();
-        for key in KEYS {
-            assert!(help.contains(&format!("--{}", key.flag())), "{}", key.name);
-            assert!(help.contains(&key.env()), "{}", key.name);
-        }
-        assert!(help.contains("A flag overrides the environment"));
-        assert!(help.contains("\nHealth check:\n"), "{help}");
     }
 }
