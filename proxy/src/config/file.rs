@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_names_file_line_key_and_what_would_be_right() {
+    fn mistake_names_file_line_key_and_a_correct_value() {
         check(&[
             (
                 "[heartbeat]\n# fifteen\ninterval = 15",
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_with_a_mode_may_be_a_word() {
+    fn table_with_a_mode_may_be_a_word() {
         for text in [
             "resume = 'lossy'",
             "[[route]]\npath = '/'\nresume = 'lossy'",
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_gets_a_hint() {
+    fn unknown_name_gets_a_hint() {
         check(&[
             (
                 "[heartbeat]\nintervall = '1s'",
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_has_a_path_and_nothing_of_the_whole_proxy() {
+    fn route_has_a_path_and_no_key_of_the_whole_proxy() {
         check(&[
             (
                 "\n[[route]]\n[route.limit]\nper_ip = 1",
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn no_key_of_the_whole_proxy_is_taken_in_a_route_however_it_is_spelled() {
+    fn keys_of_the_whole_proxy_are_mistakes_in_a_route_in_every_spelling() {
         let of_the_proxy = KEYS.iter().filter(|key| !key.per_route);
         for key in of_the_proxy {
             let told = format!("{}: {OF_THE_PROXY}", key.name);
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_toml_is_reported_by_line_and_not_repeated() {
+    fn invalid_toml_is_reported_by_line_and_not_repeated() {
         let lines = problems("listen = '127.0.0.1:1'\n[upstream]\nurl = hunter2\n");
         assert!(
             lines[0].starts_with("sse-guard.toml:3: not TOML: "),
@@ -408,14 +408,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_one_line_whatever_the_file_holds() {
+    fn mistake_is_one_line_whatever_the_file_contains() {
         let lines = problems("\"a\\n\\u001bb\" = 1\nupstream.url = 'http://app'");
         let line = "sse-guard.toml:1: a  b: unknown key; `sse-guard --help` lists them all";
         assert_eq!(lines, [line]);
     }
 
     #[test]
-    fn all_spellings_of_a_table_are_read() {
+    fn tables_are_read_in_all_spellings() {
         let files = [
             "upstream.url = 'http://app'",
             "upstream = { url = 'http://app' }",
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_makes_the_reader_panic() {
+    fn reader_panics_at_no_text() {
         let text = "[upstream]\nurl = 'http://app'\n[[route]]\npath = \"/ä\"\nlimit.per_ip = 3\n";
         for end in (0..text.len()).filter(|end| text.is_char_boundary(*end)) {
             let _ = from_file(&text[..end]);

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_path_of_a_route_has_no_keys_and_those_of_the_proxy_stand_above() {
+    fn path_of_a_route_has_no_keys() {
         let problem = "applies to the whole proxy; write it above the first [[route]]";
         let normalize = format!("path.normalize: {problem}");
         let at = |line: usize| format!("{line}: {normalize}");
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_for_a_table_is_told_from_keys_in_it() {
+    fn table_with_a_value_and_keys_is_a_mistake() {
         check(&[
             (
                 "resume = 'on'\nresume.on_end = true",
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_twice_is_named() {
+    fn key_that_is_set_twice_is_a_mistake() {
         check(&[
             (
                 "limit.per_ip = 5\nlimit.per_ip = 6",

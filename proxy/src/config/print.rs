@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_reads_back_as_the_same_config() {
+    fn printed_config_reads_back_as_it_was() {
         same_again("upstream.url = 'http://app'");
         same_again("upstream.url = 'http://app'\nready.when = 'all'");
         same_again("[[route]]\npath = '/v1'\nupstream.url = 'http://app'");
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn each_value_tells_where_it_came_from() {
+    fn printed_values_name_their_source() {
         let loaded = read(Inputs {
             flags: vec![(find("heartbeat.interval").unwrap(), "5s".to_owned())],
             env: vec![("SSE_GUARD_LIMIT_PER_IP".to_owned(), "7".to_owned())],
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_raised_tells_what_holds() {
+    fn printed_value_that_is_raised_is_the_effective_one() {
         let printed = same_again("upstream.url = 'http://app'\ndrain.window = '1m'");
         let line = printed.lines().find(|line| line.starts_with("answers"));
         let told = "# default; raised from \"20s\" to drain.window";
@@ -391,14 +391,14 @@ mod tests {
     }
 
     #[test]
-    fn a_route_shows_only_what_it_overrides() {
+    fn printed_route_has_only_what_it_overrides() {
         let printed = same_again("upstream.url = 'http://app'\n[[route]]\npath = '/v1'");
         let route = printed.split("[[route]]").nth(1).unwrap();
         assert_eq!(route.trim().lines().count(), 1, "{route}");
     }
 
     #[test]
-    fn what_is_not_set_is_said_to_be_so() {
+    fn printed_key_that_is_not_set_is_a_comment() {
         let printed = same_again("[[route]]\npath = '/v1'\nupstream.url = 'http://app'");
         assert!(printed.contains("# url is not set"));
     }

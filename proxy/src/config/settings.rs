@@ -179,9 +179,9 @@ fn read_all(values: &AllValues, problems: &mut Vec<Mistake>) -> Result<Config, M
     let routes = routes(values, listen, problems)?;
     let mut config = Config {
         listen,
-        takeover: proxy.get("takeover")?,
+        takeover: Takeover::read(proxy)?,
         trusted_proxies: top::trusted_proxies(proxy)?,
-        trusted_header: proxy.get("trusted_header")?,
+        trusted_header: TrustedHeader::read(proxy)?,
         normalize: path::normalize(proxy)?,
         threads: top::threads(proxy)?,
         client: Client::read(values)?,

@@ -235,7 +235,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_default_of_the_environment_beats_only_the_default_of_its_key() {
+    fn variable_of_a_default_beats_only_the_default_of_its_key() {
         let env = [
             ("SSE_GUARD_DEFAULT_LISTEN", ":1"),
             ("SSE_GUARD_DEFAULT_DRAIN_DELAY", "1s"),
@@ -268,7 +268,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_override_of_a_route_beats_a_flag() {
+    fn override_of_a_route_beats_a_flag() {
         let text = "[upstream]\nurl = 'http://app'\n[[route]]\npath = '/v1'\nlimit.per_ip = 3";
         let loaded = read(Inputs {
             flags: vec![(find("limit.per_ip").unwrap(), "7".to_owned())],
@@ -310,7 +310,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_file_that_can_not_be_read_hides_no_other_mistake() {
+    fn unreadable_file_hides_no_other_mistake() {
         let unreadable = Mistake::new(Place::Flag("--config".to_owned()), "", "cannot read it");
         let error = read(Inputs {
             env: pairs(&[("SSE_GUARD_IDLE_TIMEOUT", "10")]),

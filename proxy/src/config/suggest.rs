@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_finds_its_word() {
+    fn misspelt_word_finds_its_word() {
         let words = ["heartbeat.interval", "idle.timeout", "idle.event_timeout"];
         let cases = [
             ("heartbeat.intervall", Some("heartbeat.interval")),
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn swapped_neighbours_are_one_slip() {
+    fn distance_of_swapped_neighbours_is_one() {
         assert_eq!(distance("form", "from"), 1);
         assert_eq!(distance("", "abc"), 3);
         assert_eq!(distance("abc", "abc"), 0);

@@ -146,3 +146,46 @@ fn key_tables_of_the_sample_config_are_those_of_the_code() -> Result {
         &format!("{start}{SAMPLE_START}{keys}\n{SAMPLE_END}{end}"),
     )
 }
+
+/// Rust source below a folder that does not belong to unit tests, with its path.
+fn sources(folder: &Path, all: &mut Vec<(String, String)>) -> Result {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sources(&path, all)?;
+        } else if !path.ends_with("tests.rs") {
+            let text = fs::read_to_string(&path)?;
+            let code = text.split("mod tests").next().unwrap_or_default();
+            all.push((path.display().to_string(), code.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// Adding a key takes its section, and nothing else of the config.
+#[test]
+fn keys_are_named_in_the_section_of_their_table_alone() -> Result {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config");
+    let mut all = Vec::new();
+    sources(&folder, &mut all)?;
+    // Names outside of tables are words that stand elsewhere, too.
+    for table in TABLES.iter().filter(|table| !table.name.is_empty()) {
+        let section = format!("sections/{}.rs", table.name);
+        for key in table.keys {
+            let literal = format!("\"{}\"", key.name);
+            let named = all.iter().filter(|(_, code)| code.contains(&literal));
+            let named: Vec<_> = named.map(|(path, _)| path).collect();
+            let file = match key.name {
+                // A route without it is a mistake; that is checked before tables are read.
+                "upstream.url" => "given.rs",
+                _ => &section,
+            };
+            // Warnings of another section may name it.
+            let is_right = |path: &&String| path.ends_with(file) || path.contains("/sections/");
+            let is_alone =
+                named.iter().any(|path| path.ends_with(file)) && named.iter().all(is_right);
+            assert!(is_alone, "{}: {named:?}", key.name);
+        }
+    }
+    Ok(())
+}

@@ -94,6 +94,12 @@ choice! { Takeover {
     "off" => Off,
 } }
 
+impl Takeover {
+    pub(in super::super) fn read(proxy: Scope<'_>) -> Result<Self, Mistake> {
+        proxy.get("takeover")
+    }
+}
+
 /// A header that names the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrustedHeader {
@@ -107,6 +113,12 @@ choice! { TrustedHeader {
     "x-forwarded-for" => XForwardedFor,
     "forwarded" => Forwarded,
 } }
+
+impl TrustedHeader {
+    pub(in super::super) fn read(proxy: Scope<'_>) -> Result<Self, Mistake> {
+        proxy.get("trusted_header")
+    }
+}
 
 /// The key of the address for clients.
 pub(in super::super) const LISTEN: &str = "listen";

@@ -14,7 +14,7 @@ fn toml(kind: impl Into<Kind>, text: &str) -> Result<Value, String> {
 }
 
 #[test]
-fn a_duration_has_a_unit() {
+fn duration_has_a_unit() {
     let kind = Shape::Duration.or_off();
     let fifteen = Value::Duration(Duration::from_secs(15));
     assert_eq!(from_text(kind, "15s"), Ok(fifteen));
@@ -29,7 +29,7 @@ fn a_duration_has_a_unit() {
 }
 
 #[test]
-fn zero_is_a_duration_only_where_it_makes_sense() {
+fn duration_of_zero_is_valid_only_where_it_makes_sense() {
     assert!(from_text(Shape::DurationOrZero, "0s").is_ok());
     assert!(problem(Shape::Duration, "0s").contains("above zero"));
     assert!(problem(Shape::Duration.or_off(), "0s").contains("\"off\""));
@@ -37,14 +37,14 @@ fn zero_is_a_duration_only_where_it_makes_sense() {
 }
 
 #[test]
-fn a_duration_fits_every_clock() {
+fn duration_fits_every_clock() {
     assert!(problem(Shape::Duration, "1ns").contains("\"1ms\""));
     assert!(problem(Shape::Duration, "500years").contains("longer than a year"));
     assert!(problem(Shape::Duration, "99999999999999999999s").contains("not a duration"));
 }
 
 #[test]
-fn only_the_word_off_switches_off() {
+fn off_is_the_only_word_that_switches_off() {
     for kind in [
         Shape::Duration.or_off(),
         Shape::Count.or_off(),
@@ -59,7 +59,7 @@ fn only_the_word_off_switches_off() {
 }
 
 #[test]
-fn a_size_has_a_unit_and_bounds() {
+fn size_has_a_unit_and_bounds() {
     let kind = Shape::Size(1024, 1 << 30).or_off();
     for (text, bytes) in [
         ("1024B", 1024),
@@ -100,7 +100,7 @@ fn a_size_has_a_unit_and_bounds() {
 }
 
 #[test]
-fn a_count_is_a_number_above_zero_without_quotes() {
+fn count_is_a_number_above_zero_without_quotes() {
     let hundred = Value::Count(NonZeroU32::new(100).unwrap());
     assert_eq!(toml(Shape::Count.or_off(), "100"), Ok(hundred.clone()));
     assert_eq!(toml(Shape::Count.or_off(), "0x64"), Ok(hundred));
@@ -129,7 +129,7 @@ fn a_count_is_a_number_above_zero_without_quotes() {
 }
 
 #[test]
-fn a_rate_is_a_count_per_time() {
+fn rate_is_a_count_per_time() {
     let rate = |count, per| {
         Ok(Value::Rate(Rate {
             count: NonZeroU32::new(count).unwrap(),
@@ -147,7 +147,7 @@ fn a_rate_is_a_count_per_time() {
 }
 
 #[test]
-fn a_share_is_between_none_and_all() {
+fn fraction_is_between_none_and_all() {
     assert_eq!(toml(Shape::Fraction, "0.1"), Ok(Value::Fraction(0.1)));
     assert_eq!(toml(Shape::Fraction, "1"), Ok(Value::Fraction(1.0)));
     for text in ["1.1", "-0.1", "nan", "inf", "10"] {
@@ -161,7 +161,7 @@ fn a_share_is_between_none_and_all() {
 }
 
 #[test]
-fn text_for_the_wire_is_one_line() {
+fn text_is_one_line() {
     for text in ["a\nb", "a\rb", "a\r\n"] {
         assert!(problem(Shape::Text, text).contains("line break"));
         assert!(problem(Shape::Filled, text).contains("line break"));
@@ -171,7 +171,7 @@ fn text_for_the_wire_is_one_line() {
 }
 
 #[test]
-fn a_choice_knows_its_words() {
+fn choice_is_one_of_its_words() {
     let kind = Shape::Choice(&["line", "block", "event"]);
     assert!(from_text(kind, "block").is_ok());
     assert_eq!(
@@ -182,7 +182,7 @@ fn a_choice_knows_its_words() {
 }
 
 #[test]
-fn an_address_is_numeric_localhost_or_all() {
+fn address_is_numeric_localhost_or_all() {
     for kind in [Kind::from(Shape::Address), Shape::Address.or_off()] {
         for (text, address) in [
             ("[::1]:80", "[::1]:80"),
@@ -215,7 +215,7 @@ fn an_address_is_numeric_localhost_or_all() {
 }
 
 #[test]
-fn an_upstream_is_plain_http_and_nothing_but_a_place() {
+fn url_is_plain_http_without_query_or_credentials() {
     for text in [
         "http://127.0.0.1:3000",
         "http://app",
@@ -248,7 +248,7 @@ fn an_upstream_is_plain_http_and_nothing_but_a_place() {
 }
 
 #[test]
-fn a_path_is_as_a_request_line_has_it() {
+fn path_is_as_a_request_line_has_it() {
     let kind = Shape::Path.or_off();
     for text in ["/", "/healthz", "/a%20b/c?deep=1&x=/"] {
         let path = text.parse().unwrap();
@@ -273,7 +273,7 @@ fn a_path_is_as_a_request_line_has_it() {
 }
 
 #[test]
-fn no_problem_repeats_a_secret() {
+fn problems_repeat_no_secret() {
     let secrets = [
         "http://user:hunter2@app",
         "https://user:hunter2@app",
@@ -335,7 +335,7 @@ fn methods_are_in_capitals() {
 }
 
 #[test]
-fn an_origin_is_what_browsers_send() {
+fn origin_is_what_browsers_send() {
     let origins = |text| from_text(Shape::Origins.or_off(), text);
     let list = |items: &[&str]| {
         let items = items.iter().map(|item| (*item).to_owned());
@@ -376,7 +376,7 @@ fn an_origin_is_what_browsers_send() {
 }
 
 #[test]
-fn a_switch_that_depends_on_the_stream_is_auto() {
+fn bool_that_depends_on_the_stream_is_auto() {
     let kind = Shape::BoolOrAuto;
     assert_eq!(from_text(kind, "auto"), Ok(Value::Auto));
     assert_eq!(from_text(kind, "true"), Ok(Value::Bool(true)));
@@ -394,7 +394,7 @@ fn a_switch_that_depends_on_the_stream_is_auto() {
 }
 
 #[test]
-fn readiness_depends_on_any_all_or_named_routes() {
+fn ready_when_is_any_all_or_named_routes() {
     let kind = Shape::ReadyWhen;
     let value = |when| Ok(Value::ReadyWhen(when));
     let routes =
