@@ -34,6 +34,7 @@ const NAMED: &[&str] = &[
     "tokio::AsyncWrite",
     "tokio::TcpListener",
     "tokio::TcpStream",
+    "tokio::UnixListener",
     "tokio::UnixStream",
 ];
 
@@ -250,8 +251,8 @@ fn signatures<'a>(source: &'a Source, public: &Public) -> Vec<Signature<'a>> {
         .iter();
         if item.starts_with("impl") {
             let text = text();
-            let of = text.split_once(" for ").map_or(&*text, |(_, of)| of);
-            let of = of.split(" where ").next().unwrap_or_default();
+            // A public type, or a type of another crate for which a public trait is implemented.
+            let of = text.split(" where ").next().unwrap_or_default();
             is_public = !is_hidden && words(of).any(|word| public.types.contains(word));
         } else if let Some(kind) = kinds.find(|kind| item.starts_with(**kind)) {
             let name = words(&item[kind.len()..]).next().unwrap_or_default();
