@@ -39,8 +39,8 @@ mod time;
 pub(super) use exporter::Exporter;
 pub(super) use journal::Journal;
 
+use super::control::Command;
 use super::running::Running;
-use super::server::Word;
 use axum::routing::{get, post};
 use history::History;
 use sse_guard::StreamRegistry;
@@ -71,7 +71,7 @@ pub(super) struct Admin {
     exporter: Exporter,
     history: History,
     started: Instant,
-    says: mpsc::Sender<Word>,
+    commands: mpsc::Sender<Command>,
     /// Programs use the API, too: each of many events is sent by a request.
     log_limits: LogLimits<Action>,
     /// The summary of each second, for all live feeds.
@@ -88,18 +88,18 @@ enum Action {
 }
 
 impl Admin {
-    /// `says` takes commands of the operator.
+    /// `commands` takes those of the operator.
     pub(super) fn new(
         running: Arc<Running>,
         exporter: Exporter,
-        says: mpsc::Sender<Word>,
+        commands: mpsc::Sender<Command>,
     ) -> Arc<Self> {
         Arc::new(Self {
             running,
             exporter,
             history: History::default(),
             started: Instant::now(),
-            says,
+            commands,
             log_limits: LogLimits::new(LogLimit::per_kind),
             summaries: watch::Sender::new(Arc::from("")),
         })

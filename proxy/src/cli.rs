@@ -3,10 +3,11 @@
 use super::activation::{self, ActivationError, Sockets};
 use super::admin::{Admin, Exporter};
 use super::config::{self, Config, Loaded};
+use super::control::Signals;
 use super::listen::{ListenError, Listener, listen_at_start};
 use super::logging::{self, Logging};
 use super::running::{Common, Inherited, Running, Source};
-use super::server::{self, AdminServer, Proxy};
+use super::server::{AdminServer, Proxy};
 use super::watch::Watch;
 use super::{budget, demo, files, health_command, notify, pulse};
 use std::num::NonZeroUsize;
@@ -53,7 +54,7 @@ pub fn main() -> ExitCode {
 }
 
 async fn start(source: Source) -> ExitCode {
-    let mut signals = match server::Signals::new() {
+    let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
             eprintln!("error: cannot receive signals: {error}");
@@ -104,7 +105,7 @@ fn check(source: &Source, loaded: &Loaded) -> ExitCode {
     }
 }
 
-async fn run(source: Source, loaded: Loaded, signals: server::Signals, demo: bool) -> ExitCode {
+async fn run(source: Source, loaded: Loaded, signals: Signals, demo: bool) -> ExitCode {
     let config = &loaded.config;
     let logging = logging::start(&config.log);
     for warning in &config.warnings {
@@ -157,7 +158,7 @@ async fn serve(
     source: Source,
     loaded: Loaded,
     logging: Logging,
-    signals: server::Signals,
+    signals: Signals,
     is_demo: bool,
 ) -> Result<(), RunError> {
     let config = &loaded.config;
@@ -196,9 +197,9 @@ async fn serve(
     let journal = admin_listener.is_some().then(Arc::default);
     let common = Common::new(journal, inherited);
     let running = Arc::new(Running::new(source, loaded, common)?);
-    let (says, operator) = mpsc::channel(1);
+    let (commands, operator) = mpsc::channel(1);
     let exporter = exporter.transpose()?;
-    let admin = exporter.map(|exporter| Admin::new(running.clone(), exporter, says));
+    let admin = exporter.map(|exporter| Admin::new(running.clone(), exporter, commands));
     let beat = pulse::beat(running.clone(), admin.clone());
     let proxy = Proxy {
         running,

@@ -14,6 +14,7 @@ mod admin;
 mod budget;
 mod cli;
 pub mod config;
+mod control;
 mod demo;
 mod files;
 mod headers;

@@ -2,6 +2,7 @@
 
 use super::admin::Admin;
 use super::config;
+use super::control::{Command, ReloadResult, Signals};
 use super::files;
 use super::listen::{Handover, Listener};
 use super::logging::Logging;
@@ -18,7 +19,6 @@ use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -29,46 +29,6 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Before a listener closes: for connections that the kernel is about to complete, and for the first
 /// request of those that it has completed.
 const SETTLE: Duration = Duration::from_millis(200);
-
-/// Commands to the running proxy.
-pub(super) enum Word {
-    Stop,
-    /// The sender gets the result.
-    Reload(Option<oneshot::Sender<Told>>),
-}
-
-/// The result of a reload: the changed keys and those that require a restart, or the error.
-pub(super) type Told = Result<(Vec<&'static str>, Vec<&'static str>), String>;
-
-/// The signals that the proxy handles.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    /// From here on they no longer kill the process.
-    pub(super) fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Word {
-        tokio::select! {
-            _ = self.terminate.recv() => Word::Stop,
-            _ = self.interrupt.recv() => Word::Stop,
-            _ = self.hangup.recv() => Word::Reload(None),
-        }
-    }
-
-    pub(super) async fn stop(&mut self) {
-        while !matches!(self.next().await, Word::Stop) {}
-    }
-}
 
 /// What serves clients, with these limits.
 pub(super) fn server(config: &config::Client) -> Server {
@@ -127,7 +87,7 @@ impl AdminServer {
 
 /// What the proxy acts on while it serves.
 enum Event {
-    Word(Word),
+    Command(Command),
     /// The config has been read.
     Read(Box<Reading>),
 }
@@ -138,13 +98,13 @@ enum Event {
 struct Reload {
     reading: Option<Pin<Box<dyn Future<Output = Reading>>>>,
     /// Where to send the result.
-    waiting: Vec<oneshot::Sender<Told>>,
-    /// Words that came since it began: the config may have changed, so that one more follows.
-    next: Option<Vec<oneshot::Sender<Told>>>,
+    waiting: Vec<oneshot::Sender<ReloadResult>>,
+    /// Commands that came since it began: the config may have changed, so that one more follows.
+    next: Option<Vec<oneshot::Sender<ReloadResult>>>,
 }
 
 impl Reload {
-    fn ask(&mut self, running: &Running, who: Option<oneshot::Sender<Told>>) {
+    fn ask(&mut self, running: &Running, who: Option<oneshot::Sender<ReloadResult>>) {
         if self.reading.is_some() {
             self.next.get_or_insert_default().extend(who);
             return;
@@ -163,7 +123,7 @@ impl Reload {
     }
 
     /// This is what came of it.
-    fn done(&mut self, running: &Running, told: &Told) {
+    fn done(&mut self, running: &Running, told: &ReloadResult) {
         self.reading = None;
         for who in self.waiting.drain(..) {
             // The requester may have disconnected.
@@ -189,7 +149,7 @@ pub(super) struct Proxy {
     pub(super) watch: Watch,
     pub(super) signals: Signals,
     /// Commands of the operator.
-    pub(super) operator: mpsc::Receiver<Word>,
+    pub(super) operator: mpsc::Receiver<Command>,
 }
 
 impl Proxy {
@@ -204,17 +164,17 @@ impl Proxy {
         loop {
             let every = self.running.current().config().watch;
             let event = tokio::select! {
-                () = connections.accept(&self.listener.socket, &handler) => Event::Word(Word::Stop),
-                word = self.signals.next() => Event::Word(word),
-                Some(word) = self.operator.recv() => Event::Word(word),
+                () = connections.accept(&self.listener.socket, &handler) => Event::Command(Command::Stop),
+                command = self.signals.next() => Event::Command(command),
+                Some(command) = self.operator.recv() => Event::Command(command),
                 () = self.watch.changed(every), if reload.reading.is_none() => {
-                    Event::Word(Word::Reload(None))
+                    Event::Command(Command::Reload(None))
                 }
                 reading = reload.read() => Event::Read(Box::new(reading)),
             };
             match event {
-                Event::Word(Word::Stop) => break,
-                Event::Word(Word::Reload(who)) => reload.ask(&self.running, who),
+                Event::Command(Command::Stop) => break,
+                Event::Command(Command::Reload(who)) => reload.ask(&self.running, who),
                 Event::Read(reading) => {
                     self.watch.saw(reading.seen);
                     let told = self.reload(reading.loaded, &mut connections);
@@ -232,7 +192,7 @@ impl Proxy {
         &mut self,
         loaded: Result<config::Loaded, config::ConfigError>,
         connections: &mut Connections,
-    ) -> Told {
+    ) -> ReloadResult {
         let reloaded = match self.running.reload(loaded) {
             Ok(reloaded) => reloaded,
             Err(error) => {

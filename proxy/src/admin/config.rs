@@ -1,7 +1,7 @@
 //! `/api/config` and `/api/reload`: the effective config, its sources, and a reload.
 
 use super::super::config::Entry;
-use super::super::server::Word;
+use super::super::control::Command;
 use super::Shared;
 use super::answer::Refusal;
 use axum::Json;
@@ -34,10 +34,11 @@ pub(super) async fn config(State(admin): State<Shared>) -> Json<Value> {
 
 pub(super) async fn reload(State(admin): State<Shared>) -> Result<Json<Value>, Refusal> {
     let stopping = || Refusal::new(StatusCode::CONFLICT, "the proxy is stopping");
-    let (tell, told) = oneshot::channel();
-    let word = Word::Reload(Some(tell));
-    admin.says.send(word).await.map_err(|_| stopping())?;
-    match told.await.map_err(|_| stopping())? {
+    let (sender, result) = oneshot::channel();
+    let command = Command::Reload(Some(sender));
+    let sent = admin.commands.send(command).await;
+    sent.map_err(|_| stopping())?;
+    match result.await.map_err(|_| stopping())? {
         Ok((changed, waiting)) => Ok(Json(json!({
             "changed": changed,
             "requires_restart": waiting,

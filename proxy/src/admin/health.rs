@@ -2,7 +2,7 @@
 
 use super::super::budget::Level;
 use super::super::config::ReadyWhen;
-use super::super::server::Word;
+use super::super::control::Command;
 use super::Shared;
 use super::access::Access;
 use axum::Json;
@@ -171,7 +171,7 @@ pub(super) async fn drain(State(admin): State<Shared>) -> impl IntoResponse {
     let streams = admin.streams().live();
     tracing::info!(streams, "the admin API stops the proxy");
     // Without a receiver the drain has already ended.
-    let _ = admin.says.send(Word::Stop).await;
+    let _ = admin.commands.send(Command::Stop).await;
     let body = json!({
         "draining": streams,
         "delay_s": drain.delay.as_secs_f64(),
