@@ -21,23 +21,22 @@
 //! Everything except the dashboard's page and the health checks requires the token, if one is set.
 
 mod access;
-mod answer;
 mod config;
+mod ended;
+mod error;
 mod exporter;
+mod filter;
 mod heads;
 mod health;
 mod history;
-mod journal;
 mod live;
 mod page;
-mod select;
 mod send;
 mod streams;
 mod summary;
 mod time;
 
 pub(super) use exporter::Exporter;
-pub(super) use journal::Journal;
 
 use super::control::Command;
 use super::running::Running;
@@ -145,7 +144,7 @@ impl Admin {
             .route("/api/history", get(history::history))
             .route("/api/streams", get(streams::list))
             .route("/api/streams/{id}", get(streams::one).delete(streams::end))
-            .route("/api/ends", get(journal::ends))
+            .route("/api/ends", get(ended::ends))
             .route("/api/send", post(send::send))
             .route("/api/drain", post(health::drain))
             .route("/api/reload", post(config::reload))
@@ -161,7 +160,7 @@ impl Admin {
             .route("/healthz", get(health::healthz))
             .route("/readyz", get(health::readyz))
             .merge(guarded)
-            .fallback(answer::unknown)
+            .fallback(error::unknown)
             .layer(axum::middleware::from_fn_with_state(
                 self.clone(),
                 access::same_site,

@@ -194,8 +194,8 @@ async fn serve(
     let threads = threads(config);
     let watch = Watch::new(source.file(), loaded.file_text());
     let exporter = admin_listener.is_some().then(Exporter::install);
-    let journal = admin_listener.is_some().then(Arc::default);
-    let common = Common::new(journal, inherited);
+    let ended = admin_listener.is_some().then(Arc::default);
+    let common = Common::new(ended, inherited);
     let running = Arc::new(Running::new(source, loaded, common)?);
     let (commands, operator) = mpsc::channel(1);
     let exporter = exporter.transpose()?;

@@ -16,6 +16,7 @@ mod cli;
 pub mod config;
 mod control;
 mod demo;
+mod ended;
 mod files;
 mod headers;
 mod health_command;

@@ -4,9 +4,9 @@
 //! streams of both have in common is in [`Common`]: one drain, one count of each limit, the same
 //! numbers.
 
-use super::admin::Journal;
 use super::budget::{Budgets, Holders};
 use super::config::{self, Config, ConfigError, Loaded, Rate};
+use super::ended::EndedStreams;
 use super::judge::Judge;
 use super::listen::{ListenError, Listener, listen};
 use super::off_thread::OffThread;
@@ -87,8 +87,8 @@ pub(super) struct Common {
     pub(super) judge: Judge,
     /// Connections that have switched protocols.
     pub(super) tunnels: Tunnels,
-    /// Gets each stream that has ended.
-    journal: Option<Arc<Journal>>,
+    /// Only with an admin address, which reads it.
+    ended: Option<Arc<EndedStreams>>,
     /// The numbers of each path that has been a route.
     books: Mutex<Vec<(String, MetricsLayer)>>,
     /// The counts of each path that has some of its own, and those that routes share.
@@ -110,9 +110,9 @@ pub(super) struct Inherited {
 }
 
 impl Common {
-    pub(super) fn new(journal: Option<Arc<Journal>>, inherited: Inherited) -> Self {
+    pub(super) fn new(ended: Option<Arc<EndedStreams>>, inherited: Inherited) -> Self {
         Self {
-            journal,
+            ended,
             inherited,
             ..Self::default()
         }
@@ -139,10 +139,10 @@ impl Common {
             return layer.clone();
         }
         let mut layer = MetricsLayer::new().route(path);
-        if let Some(journal) = self.journal.clone() {
+        if let Some(ended) = self.ended.clone() {
             layer = layer
                 .keep_heads()
-                .on_end(move |stream| journal.note(stream));
+                .on_end(move |stream| ended.add(stream));
         }
         books.push((path.to_owned(), layer.clone()));
         layer
@@ -201,8 +201,8 @@ impl Common {
         Some(limit)
     }
 
-    pub(super) fn journal(&self) -> Option<&Arc<Journal>> {
-        self.journal.as_ref()
+    pub(super) fn ended(&self) -> Option<&Arc<EndedStreams>> {
+        self.ended.as_ref()
     }
 
     /// The numbers of all routes that there have been.
@@ -336,7 +336,7 @@ impl Running {
             let port = |address: Option<SocketAddr>| address.map(|address| address.port());
             let is_ours = address.is_some() && port(address) == port(before);
             let is_inherited = common.inherited.admin && address.is_some();
-            if common.journal.is_some() && !is_ours && !is_inherited {
+            if common.ended.is_some() && !is_ours && !is_inherited {
                 let listener =
                     address.map(|address| listen("admin.listen", address, config.takeover));
                 reloaded.admin = Some(listener.transpose()?);

@@ -9,7 +9,7 @@ use super::super::config;
 use super::super::request_target;
 use super::super::running::Current;
 use super::Shared;
-use super::answer::Refusal;
+use super::error::ApiError;
 use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::uri::Authority;
@@ -70,7 +70,7 @@ pub(super) async fn valid(mut request: Request, next: Next) -> Response {
             status = refused.status().as_u16(),
             "request refused: {refused}"
         );
-        let mut response = Refusal::new(refused.status(), refused.to_string()).into_response();
+        let mut response = ApiError::new(refused.status(), refused.to_string()).into_response();
         if refused.status() == StatusCode::METHOD_NOT_ALLOWED {
             // RFC 9110 section 15.5.6.
             let methods = HeaderValue::from_static("GET, HEAD, POST, DELETE");
@@ -81,7 +81,7 @@ pub(super) async fn valid(mut request: Request, next: Next) -> Response {
     for name in [ORIGIN, AUTHORIZATION, CONTENT_TYPE] {
         if request.headers().get_all(&name).iter().nth(1).is_some() {
             let problem = format!("the request has more than one field `{name}`");
-            return Refusal::bad(problem).into_response();
+            return ApiError::bad(problem).into_response();
         }
     }
     next.run(request).await
@@ -102,7 +102,7 @@ pub(super) async fn same_site(
     if host.as_deref().is_some_and(|host| !access.knows(host)) {
         let problem = "the Host header does not name this machine: use its IP address or \
                        localhost, or set admin.token";
-        return Refusal::new(StatusCode::FORBIDDEN, problem).into_response();
+        return ApiError::new(StatusCode::FORBIDDEN, problem).into_response();
     }
     if let Some(origin) = headers.get(ORIGIN)
         && !text(Some(origin))
@@ -110,7 +110,7 @@ pub(super) async fn same_site(
             .is_some_and(|(origin, host)| is_ours(&origin, &host))
     {
         let problem = "the request comes from a page of another origin";
-        return Refusal::new(StatusCode::FORBIDDEN, problem).into_response();
+        return ApiError::new(StatusCode::FORBIDDEN, problem).into_response();
     }
     next.run(request).await
 }
@@ -125,7 +125,7 @@ pub(super) async fn authorize(
         return next.run(request).await;
     }
     let problem = "the token is missing or wrong: send `Authorization: Bearer` and admin.token";
-    let mut response = Refusal::new(StatusCode::UNAUTHORIZED, problem).into_response();
+    let mut response = ApiError::new(StatusCode::UNAUTHORIZED, problem).into_response();
     let scheme = HeaderValue::from_static("Bearer");
     response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
     response

@@ -3,7 +3,7 @@
 use super::super::config::Entry;
 use super::super::control::Command;
 use super::Shared;
-use super::answer::Refusal;
+use super::error::ApiError;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -32,8 +32,8 @@ pub(super) async fn config(State(admin): State<Shared>) -> Json<Value> {
     }))
 }
 
-pub(super) async fn reload(State(admin): State<Shared>) -> Result<Json<Value>, Refusal> {
-    let stopping = || Refusal::new(StatusCode::CONFLICT, "the proxy is stopping");
+pub(super) async fn reload(State(admin): State<Shared>) -> Result<Json<Value>, ApiError> {
+    let stopping = || ApiError::new(StatusCode::CONFLICT, "the proxy is stopping");
     let (sender, result) = oneshot::channel();
     let command = Command::Reload(Some(sender));
     let sent = admin.commands.send(command).await;
@@ -43,6 +43,6 @@ pub(super) async fn reload(State(admin): State<Shared>) -> Result<Json<Value>, R
             "changed": changed,
             "requires_restart": waiting,
         }))),
-        Err(error) => Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error)),
+        Err(error) => Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error)),
     }
 }

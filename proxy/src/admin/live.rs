@@ -1,7 +1,7 @@
 //! `/api/live`: an event stream of summaries and ends, behind the layers of this crate.
 
 use super::Shared;
-use super::journal::Ended;
+use super::ended::row;
 use axum::extract::State;
 use axum::response::Sse;
 use axum::response::sse::Event;
@@ -47,9 +47,9 @@ impl Watcher {
             return None;
         }
         let summary = self.summaries.borrow_and_update().clone();
-        let (count, ends) = self.admin.ends_behind(self.seen, ENDS);
+        let (count, ends) = self.admin.ended_after(self.seen, ENDS);
         let missed = count - self.seen - ends.len() as u64;
-        let ends: Vec<_> = ends.iter().map(Ended::row).collect();
+        let ends: Vec<_> = ends.iter().map(row).collect();
         self.seen = count;
         let (ends, missed) = (json!(ends), json!(missed));
         let data = format!(r#"{{"summary":{summary},"ends":{ends},"missed_ends":{missed}}}"#);
@@ -61,7 +61,7 @@ pub(super) async fn live(
     State(admin): State<Shared>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let watcher = Watcher {
-        seen: admin.ends_behind(u64::MAX, 0).0,
+        seen: admin.ended_after(u64::MAX, 0).0,
         token: admin.running.current().config().admin.token.clone(),
         summaries: admin.summaries.subscribe(),
         admin,

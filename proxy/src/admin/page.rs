@@ -1,7 +1,7 @@
 //! The dashboard: one page, embedded in the binary. It contains no secrets and gets its data from
 //! the API, so the page itself needs no token.
 
-use super::answer;
+use super::error;
 use axum::extract::Path;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -66,7 +66,7 @@ pub(super) async fn page() -> Response {
 pub(super) async fn asset(Path(name): Path<String>) -> Response {
     match ASSETS.iter().find(|(known, ..)| *known == name) {
         Some((_, kind, text)) => file(kind, text),
-        None => answer::unknown().await.into_response(),
+        None => error::unknown().await.into_response(),
     }
 }
 

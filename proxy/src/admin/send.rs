@@ -1,7 +1,7 @@
 //! `/api/send`: sends an event into selected streams.
 
-use super::answer::Refusal;
-use super::select::{Names, is};
+use super::error::ApiError;
+use super::filter::{Names, is};
 use super::{Action, Shared};
 use axum::Json;
 use axum::extract::State;
@@ -55,7 +55,7 @@ impl To {
 }
 
 impl Order {
-    fn event(&self) -> Result<Event, Refusal> {
+    fn event(&self) -> Result<Event, ApiError> {
         let json;
         let data = match &self.data {
             Value::String(text) => text,
@@ -65,7 +65,7 @@ impl Order {
             }
         };
         let event = Event::new(self.event.as_deref(), data);
-        let event = event.map_err(|error| Refusal::bad(error.to_string()))?;
+        let event = event.map_err(|error| ApiError::bad(error.to_string()))?;
         Ok(match self.retry_ms {
             Some(retry) => event.with_retry(Duration::from_millis(retry.min(LONGEST_RETRY_MS))),
             None => event,
@@ -76,10 +76,10 @@ impl Order {
 pub(super) async fn send(
     State(admin): State<Shared>,
     order: Result<Json<Order>, JsonRejection>,
-) -> Result<Json<Value>, Refusal> {
-    let Json(order) = order.map_err(|error| Refusal::new(error.status(), error.body_text()))?;
+) -> Result<Json<Value>, ApiError> {
+    let Json(order) = order.map_err(|error| ApiError::new(error.status(), error.body_text()))?;
     if order.to.names_nobody() {
-        return Err(Refusal::bad(
+        return Err(ApiError::bad(
             "`to` selects no streams: set ids, client, route or user, or all = true",
         ));
     }

@@ -1,8 +1,8 @@
 //! `/api/streams`: the live streams, and the end of one.
 
-use super::answer::Refusal;
+use super::error::ApiError;
 use super::heads::Heads;
-use super::select::{Names, is};
+use super::filter::{Names, is};
 use super::time::{millis, since_1970_ms};
 use super::{Action, Shared};
 use axum::Json;
@@ -259,8 +259,8 @@ enum Key {
 pub(super) async fn list(
     State(admin): State<Shared>,
     wanted: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Json<Value>, Refusal> {
-    let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text()))?;
+) -> Result<Json<Value>, ApiError> {
+    let Query(wanted) = wanted.map_err(|error| ApiError::bad(error.body_text()))?;
     let streams = admin.streams().streams();
     let live = streams.len();
     let streams = wanted.select(streams);
@@ -277,22 +277,22 @@ pub(super) async fn list(
     })))
 }
 
-fn none_such(id: u64) -> Refusal {
-    Refusal::new(
+fn none_such(id: u64) -> ApiError {
+    ApiError::new(
         StatusCode::NOT_FOUND,
         format!("no live stream has the id {id}"),
     )
 }
 
-fn id(path: Result<Path<u64>, PathRejection>) -> Result<u64, Refusal> {
+fn id(path: Result<Path<u64>, PathRejection>) -> Result<u64, ApiError> {
     path.map(|Path(id)| id)
-        .map_err(|_| Refusal::bad("the id of a stream is a number"))
+        .map_err(|_| ApiError::bad("the id of a stream is a number"))
 }
 
 pub(super) async fn one(
     State(admin): State<Shared>,
     path: Result<Path<u64>, PathRejection>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Value>, ApiError> {
     let id = id(path)?;
     let stream = admin.streams().stream(StreamId::from_u64(id));
     let row = stream.map(|stream| {
@@ -323,7 +323,7 @@ fn reconnects(stream: &Stream, methods: Option<&[Method]>) -> bool {
 pub(super) async fn end(
     State(admin): State<Shared>,
     path: Result<Path<u64>, PathRejection>,
-) -> Result<(StatusCode, Json<Value>), Refusal> {
+) -> Result<(StatusCode, Json<Value>), ApiError> {
     let id = id(path)?;
     if !admin.streams().end(StreamId::from_u64(id)) {
         return Err(none_such(id));

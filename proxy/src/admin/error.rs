@@ -7,12 +7,12 @@ use serde_json::json;
 
 /// An error response: what is wrong with a request, and a correct form.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     status: StatusCode,
     error: String,
 }
 
-impl Refusal {
+impl ApiError {
     pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Self {
             status,
@@ -25,14 +25,14 @@ impl Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         (self.status, Json(json!({ "error": self.error }))).into_response()
     }
 }
 
-pub(super) async fn unknown() -> Refusal {
-    Refusal::new(
+pub(super) async fn unknown() -> ApiError {
+    ApiError::new(
         StatusCode::NOT_FOUND,
         "no such page; there are /, /metrics, /healthz, /readyz and /api/summary, streams, ends, \
          history, send, reload, drain, config and live",
