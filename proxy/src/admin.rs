@@ -39,7 +39,7 @@ mod time;
 pub(super) use exporter::Exporter;
 
 use super::control::Command;
-use super::running::Running;
+use super::state::ProxyState;
 use axum::routing::{get, post};
 use history::History;
 use sse_guard::StreamRegistry;
@@ -66,7 +66,7 @@ const WRITE_STALL: Duration = Duration::from_secs(30);
 
 /// State that the admin address serves and changes.
 pub(super) struct Admin {
-    running: Arc<Running>,
+    state: Arc<ProxyState>,
     exporter: Exporter,
     history: History,
     started: Instant,
@@ -89,12 +89,12 @@ enum Action {
 impl Admin {
     /// `commands` takes those of the operator.
     pub(super) fn new(
-        running: Arc<Running>,
+        state: Arc<ProxyState>,
         exporter: Exporter,
         commands: mpsc::Sender<Command>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            running,
+            state,
             exporter,
             history: History::default(),
             started: Instant::now(),
@@ -125,7 +125,7 @@ impl Admin {
 
     /// Keeps the history. To be called each second.
     pub(super) fn second(&self) {
-        self.history.note(&self.running.common.snapshot());
+        self.history.note(&self.state.carryover.snapshot());
         if self.summaries.receiver_count() > 0 {
             let summary = summary::of(self).to_string();
             self.summaries.send_replace(summary.into());
@@ -134,7 +134,7 @@ impl Admin {
     }
 
     fn streams(&self) -> &StreamRegistry {
-        &self.running.common.drain
+        &self.state.carryover.drain
     }
 
     fn app(self: &Arc<Self>) -> axum::Router {

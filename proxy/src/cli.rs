@@ -2,12 +2,14 @@
 
 use super::activation::{self, ActivationError, Sockets};
 use super::admin::{Admin, Exporter};
+use super::carryover::Carryover;
 use super::config::{self, Config, Loaded};
+use super::config_reader::ConfigReader;
 use super::control::Signals;
 use super::listen::{ListenError, Listener, listen_at_start};
 use super::logging::{self, Logging};
-use super::running::{Common, Inherited, Running, Source};
 use super::server::{AdminServer, Proxy};
+use super::state::{Inherited, ProxyState};
 use super::watch::Watch;
 use super::{budget, demo, files, health_command, notify, pulse};
 use std::num::NonZeroUsize;
@@ -32,7 +34,7 @@ pub fn main() -> ExitCode {
         Some(("demo", demo)) => demo::defaults(demo.get_one(config::PORT).copied()),
         _ => Vec::new(),
     };
-    let source = Source::new(matches, defaults);
+    let reader = ConfigReader::new(matches, defaults);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -43,17 +45,17 @@ pub fn main() -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let code = if source.matches.subcommand_name() == Some("health") {
-        runtime.block_on(health_command::run(&source.matches))
+    let code = if reader.matches.subcommand_name() == Some("health") {
+        runtime.block_on(health_command::run(&reader.matches))
     } else {
-        runtime.block_on(start(source))
+        runtime.block_on(start(reader))
     };
     // What is left are connections that had their time.
     runtime.shutdown_background();
     code
 }
 
-async fn start(source: Source) -> ExitCode {
+async fn start(reader: ConfigReader) -> ExitCode {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
@@ -62,7 +64,7 @@ async fn start(source: Source) -> ExitCode {
         }
     };
     let reading = tokio::select! {
-        reading = source.read() => reading,
+        reading = reader.read() => reading,
         // It may take its time, and the first process of a container has no default for signals.
         () = signals.stop() => return OK,
     };
@@ -73,18 +75,18 @@ async fn start(source: Source) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    match source.matches.subcommand_name() {
-        Some("check") => check(&source, &loaded),
-        Some("demo") => run(source, loaded, signals, true).await,
-        _ => run(source, loaded, signals, false).await,
+    match reader.matches.subcommand_name() {
+        Some("check") => check(&reader, &loaded),
+        Some("demo") => run(reader, loaded, signals, true).await,
+        _ => run(reader, loaded, signals, false).await,
     }
 }
 
-fn check(source: &Source, loaded: &Loaded) -> ExitCode {
+fn check(reader: &ConfigReader, loaded: &Loaded) -> ExitCode {
     let mut warnings = loaded.config.warnings.clone();
     // First, as what is printed shows the limit that will hold.
     warnings.extend(system_warnings(&loaded.config));
-    let flags = source.matches.subcommand_matches("check");
+    let flags = reader.matches.subcommand_matches("check");
     let is_set = |flag| flags.is_some_and(|flags| flags.get_flag(flag));
     let limits = config::SystemLimits {
         memory: budget::memory_limit(),
@@ -105,7 +107,7 @@ fn check(source: &Source, loaded: &Loaded) -> ExitCode {
     }
 }
 
-async fn run(source: Source, loaded: Loaded, signals: Signals, demo: bool) -> ExitCode {
+async fn run(reader: ConfigReader, loaded: Loaded, signals: Signals, demo: bool) -> ExitCode {
     let config = &loaded.config;
     let logging = logging::start(&config.log);
     for warning in &config.warnings {
@@ -114,7 +116,7 @@ async fn run(source: Source, loaded: Loaded, signals: Signals, demo: bool) -> Ex
     for warning in system_warnings(config) {
         tracing::warn!("{warning}");
     }
-    match serve(source, loaded, logging, signals, demo).await {
+    match serve(reader, loaded, logging, signals, demo).await {
         Ok(()) => OK,
         Err(error) => {
             eprintln!("error: {error}");
@@ -155,7 +157,7 @@ enum RunError {
 }
 
 async fn serve(
-    source: Source,
+    reader: ConfigReader,
     loaded: Loaded,
     logging: Logging,
     signals: Signals,
@@ -192,17 +194,18 @@ async fn serve(
     }
     tracing::info!("listening on http://{address}");
     let threads = threads(config);
-    let watch = Watch::new(source.file(), loaded.file_text());
+    let watch = Watch::new(reader.file(), loaded.file_text());
     let exporter = admin_listener.is_some().then(Exporter::install);
     let ended = admin_listener.is_some().then(Arc::default);
-    let common = Common::new(ended, inherited);
-    let running = Arc::new(Running::new(source, loaded, common)?);
+    let carryover = Carryover::new(ended);
+    let state = ProxyState::new(reader, loaded, carryover, inherited)?;
+    let state = Arc::new(state);
     let (commands, operator) = mpsc::channel(1);
     let exporter = exporter.transpose()?;
-    let admin = exporter.map(|exporter| Admin::new(running.clone(), exporter, commands));
-    let beat = pulse::beat(running.clone(), admin.clone());
+    let admin = exporter.map(|exporter| Admin::new(state.clone(), exporter, commands));
+    let beat = pulse::beat(state.clone(), admin.clone());
     let proxy = Proxy {
-        running,
+        state,
         listener,
         threads,
         admin: AdminServer::new(admin, admin_listener),

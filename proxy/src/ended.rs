@@ -93,6 +93,9 @@ impl EndedStreams {
         let latest = self.latest();
         let start = latest.records.partition_point(|ended| ended.seq <= seq);
         let start = start.max(latest.records.len().saturating_sub(max));
-        (latest.count, latest.records.range(start..).cloned().collect())
+        (
+            latest.count,
+            latest.records.range(start..).cloned().collect(),
+        )
     }
 }

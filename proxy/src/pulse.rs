@@ -2,7 +2,7 @@
 
 use super::admin::Admin;
 use super::memory;
-use super::running::Running;
+use super::state::ProxyState;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,27 +11,27 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Runs budgets, health checks and the history.
-pub(super) async fn beat(running: Arc<Running>, admin: Option<Arc<Admin>>) -> Infallible {
+pub(super) async fn beat(state: Arc<ProxyState>, admin: Option<Arc<Admin>>) -> Infallible {
     let mut seconds = interval(SECOND);
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut look = Instant::now();
-    let common = &running.common;
+    let carryover = &state.carryover;
     loop {
         tokio::select! {
             () = sleep_until(look) => {
-                let current = running.current();
-                let config = current.config();
-                let holders = common.holders(config.limit.ipv6_prefix);
-                let again = common.budgets.look(&config.budgets, holders);
-                if common.budgets.is_short() {
-                    current.router.close_idle_upstream_connections();
+                let active = state.active();
+                let config = active.config();
+                let holders = carryover.holders(config.limit.ipv6_prefix);
+                let again = carryover.budgets.look(&config.budgets, holders);
+                if carryover.budgets.is_short() {
+                    active.router.close_idle_upstream_connections();
                 }
                 look = Instant::now() + again;
             }
             _ = seconds.tick() => {
-                let current = running.current();
-                current.router.probe_upstreams();
-                common.judge.second(&current.router, &common.budgets);
+                let active = state.active();
+                active.router.probe_upstreams();
+                state.judge.second(&active.router, &carryover.budgets);
                 if let Some(admin) = &admin {
                     admin.second();
                 }

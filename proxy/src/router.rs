@@ -1,10 +1,11 @@
 //! Routes requests to their layers and upstream.
 
+use super::carryover::{Carryover, Limit};
 use super::config::{self, Config, RoutePath, Settings, TrustedHeader};
 use super::headers;
 use super::request_log::{Followed, Record, RequestLog, RouteMetrics};
 use super::request_target::{self, Refused};
-use super::running::{Common, Current, Running};
+use super::state::ProxyState;
 use super::stream_flag::{self, StreamFlag};
 use super::upstream::{Check, Health, Upstream};
 use crate::request_context::{RequestContext, RequestId};
@@ -18,7 +19,7 @@ use sse_guard::StreamRegistry;
 use sse_guard::client_key::{ForwardedHeader, ForwardedIp, KeyExtractor, PeerAddr};
 use sse_guard::completion::CompletionLayer;
 use sse_guard::connection_limit::RejectReason;
-use sse_guard::connection_limit::{ConnectionLimitLayer, Separate};
+use sse_guard::connection_limit::Separate;
 use sse_guard::cors::{Cors, CorsLayer};
 use sse_guard::early::{Early, StreamAsked};
 use sse_guard::family::Family;
@@ -38,7 +39,6 @@ use std::task::{Context, Poll};
 use tower_layer::Layer;
 use tower_service::Service;
 
-pub(super) type Limit = ConnectionLimitLayer<ForwardedIp>;
 type Guarded = Cors<Unavailable<SseGuard<Early<Resume<Upstream>>, ForwardedIp>>>;
 type GuardedBody = <<Guarded as Service<Request<RequestBody>>>::Response as IntoBody>::Body;
 
@@ -105,7 +105,7 @@ struct Route {
 }
 
 impl Router {
-    /// Counts on where the `old` one has counted, and keeps its connections to upstreams that stay
+    /// Counts on where the `previous` one has counted, and keeps its connections to upstreams that stay
     /// the same.
     ///
     /// # Errors
@@ -113,8 +113,8 @@ impl Router {
     /// If a text of the config cannot stand in an event stream, which its own checks rule out.
     pub(super) fn new(
         config: &Config,
-        common: &Common,
-        old: Option<&Current>,
+        carryover: &Carryover,
+        previous: Option<(&Config, &Self)>,
     ) -> Result<Self, EventError> {
         let clients = ForwardedIp::new(config.trusted_proxies.iter().copied()).header(match config
             .trusted_header
@@ -122,16 +122,15 @@ impl Router {
             TrustedHeader::XForwardedFor => ForwardedHeader::XForwardedFor,
             TrustedHeader::Forwarded => ForwardedHeader::Forwarded,
         });
-        let is_trust_the_same = old.is_some_and(|old| {
-            let old = old.config();
+        let is_trust_the_same = previous.is_some_and(|(old, _)| {
             (&old.trusted_proxies, old.trusted_header)
                 == (&config.trusted_proxies, config.trusted_header)
         });
-        let before = old.map(|old| &old.router);
+        let before = previous.map(|(_, router)| router);
         let limit =
-            |config: &config::Limit| config.layer(clients.clone()).gate(&common.budgets.gate);
-        let shared = common.limit(None, limit(&config.limit));
-        let log_limit = common.log_limit(config.log.stream_rate);
+            |config: &config::Limit| config.layer(clients.clone()).gate(&carryover.budgets.gate);
+        let shared = carryover.limit(None, limit(&config.limit));
+        let log_limit = carryover.log_limit(config.log.stream_rate);
         let mut router = Self {
             routes: Vec::new(),
             upstreams: Vec::new(),
@@ -139,13 +138,13 @@ impl Router {
             user_header: config.admin.user_header.clone(),
             clients: clients.clone(),
             ipv6_prefix: config.limit.ipv6_prefix,
-            drain: common.drain.clone(),
+            drain: carryover.drain.clone(),
             requests: RequestLog {
                 requests: config.log.requests,
                 format: config.log.requests_format,
             },
             unrouted: Arc::new(RouteMetrics::new("")),
-            rejections: common.rejections.clone(),
+            rejections: carryover.rejections.clone(),
         };
         for route in &config.routes {
             let settings = &route.settings;
@@ -153,7 +152,7 @@ impl Router {
             let own_counts = route.own_counts.separate();
             let mut in_use = limit(&settings.limit);
             if own_counts != Separate::default() {
-                in_use = common.limit(Some(route.path.as_str()), in_use);
+                in_use = carryover.limit(Some(route.path.as_str()), in_use);
             }
             let in_use = in_use.sharing(&shared, own_counts);
             let url = &settings.upstream.url;
@@ -168,7 +167,7 @@ impl Router {
             let queue = settings
                 .resume
                 .as_ref()
-                .map(|config| common.queue(url, config));
+                .map(|config| carryover.queue(url, config));
             if let Some(queue) = &queue {
                 health.wakes(queue);
             }
@@ -179,10 +178,10 @@ impl Router {
                     && retry_after(&before.settings) == retry_after(settings)
             });
             let upstream = stays.map_or_else(
-                || Upstream::new(settings, clients.clone(), common.tunnels.clone(), health),
+                || Upstream::new(settings, clients.clone(), carryover.tunnels.clone(), health),
                 |before| before.upstream.clone(),
             );
-            let metrics = common
+            let metrics = carryover
                 .metrics(route.path.as_str())
                 .upstream(&url.to_string())
                 .log_limit(log_limit.clone())
@@ -199,7 +198,7 @@ impl Router {
             let layer = SseGuardLayer::new()
                 .metrics(metrics.clone())
                 .limit(in_use.clone())
-                .rotation(settings.rotation.layer()?.registry(&common.drain))
+                .rotation(settings.rotation.layer()?.registry(&carryover.drain))
                 .inject(settings.rotation.inject_layer())
                 .heartbeat(settings.heartbeat.layer()?)
                 .idle_timeout(settings.idle.layer(settings.rotation.retry)?)
@@ -463,11 +462,11 @@ fn watch_for_flag(request: &mut Request<RequestBody>) {
 
 /// The router that holds when a request comes, as a service.
 #[derive(Clone)]
-pub(super) struct Handler(Arc<Running>);
+pub(super) struct Handler(Arc<ProxyState>);
 
 impl Handler {
-    pub(super) fn new(running: &Arc<Running>) -> Self {
-        Self(running.clone())
+    pub(super) fn new(state: &Arc<ProxyState>) -> Self {
+        Self(state.clone())
     }
 }
 
@@ -481,10 +480,10 @@ impl Service<Request<RequestBody>> for Handler {
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let current = self.0.current();
+        let active = self.0.active();
         // Futures hold the room of all that they pass on: a box takes little.
         let request = Box::new(request);
-        Box::pin(async move { Ok(current.router.answer(request).await) })
+        Box::pin(async move { Ok(active.router.answer(request).await) })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::admin::Admin;
 use super::config;
+use super::config_reader::ReadConfig;
 use super::control::{Command, ReloadResult, Signals};
 use super::files;
 use super::listen::{Handover, Listener};
@@ -10,7 +11,7 @@ use super::memory;
 use super::notify;
 use super::phase::Phase;
 use super::router::Handler;
-use super::running::{Reading, Running};
+use super::state::ProxyState;
 use super::watch::Watch;
 use sse_guard::internal::Connections;
 use sse_guard::internal::seconds;
@@ -89,14 +90,14 @@ impl AdminServer {
 enum Event {
     Command(Command),
     /// The config has been read.
-    Read(Box<Reading>),
+    Read(Box<ReadConfig>),
 }
 
 /// A reload under way, which does not keep the proxy from serving, and from stopping, while the config is
 /// read.
 #[derive(Default)]
 struct Reload {
-    reading: Option<Pin<Box<dyn Future<Output = Reading>>>>,
+    reading: Option<Pin<Box<dyn Future<Output = ReadConfig>>>>,
     /// Where to send the result.
     waiting: Vec<oneshot::Sender<ReloadResult>>,
     /// Commands that came since it began: the config may have changed, so that one more follows.
@@ -104,18 +105,18 @@ struct Reload {
 }
 
 impl Reload {
-    fn ask(&mut self, running: &Running, who: Option<oneshot::Sender<ReloadResult>>) {
+    fn ask(&mut self, state: &ProxyState, who: Option<oneshot::Sender<ReloadResult>>) {
         if self.reading.is_some() {
             self.next.get_or_insert_default().extend(who);
             return;
         }
         notify::reloading();
         self.waiting.extend(who);
-        self.reading = Some(Box::pin(running.read()));
+        self.reading = Some(Box::pin(state.read_config()));
     }
 
     /// Waits for the config; forever if it is not read.
-    async fn read(&mut self) -> Reading {
+    async fn read(&mut self) -> ReadConfig {
         match &mut self.reading {
             Some(reading) => reading.await,
             None => std::future::pending().await,
@@ -123,14 +124,14 @@ impl Reload {
     }
 
     /// This is what came of it.
-    fn done(&mut self, running: &Running, told: &ReloadResult) {
+    fn done(&mut self, state: &ProxyState, told: &ReloadResult) {
         self.reading = None;
         for who in self.waiting.drain(..) {
             // The requester may have disconnected.
             let _ = who.send(told.clone());
         }
         if let Some(next) = self.next.take() {
-            self.ask(running, None);
+            self.ask(state, None);
             self.waiting = next;
         }
     }
@@ -141,7 +142,7 @@ const CHECK: Duration = Duration::from_millis(100);
 
 /// The proxy while it runs.
 pub(super) struct Proxy {
-    pub(super) running: Arc<Running>,
+    pub(super) state: Arc<ProxyState>,
     pub(super) listener: Listener,
     pub(super) threads: NonZeroUsize,
     pub(super) admin: AdminServer,
@@ -156,13 +157,13 @@ impl Proxy {
     /// Serves until a signal or a command stops it, then drains; see [`stop`](Self::stop). Fails if it
     /// cannot start.
     pub(super) async fn run(mut self) -> std::io::Result<()> {
-        let server = server(&self.running.current().config().client).threads(self.threads);
-        let mut connections = server.connections(&self.running.common.connections)?;
-        let handler = Handler::new(&self.running);
+        let server = server(&self.state.active().config().client).threads(self.threads);
+        let mut connections = server.connections(&self.state.carryover.connections)?;
+        let handler = Handler::new(&self.state);
         notify::ready(&self.listener.socket);
         let mut reload = Reload::default();
         loop {
-            let every = self.running.current().config().watch;
+            let every = self.state.active().config().watch;
             let event = tokio::select! {
                 () = connections.accept(&self.listener.socket, &handler) => Event::Command(Command::Stop),
                 command = self.signals.next() => Event::Command(command),
@@ -174,12 +175,12 @@ impl Proxy {
             };
             match event {
                 Event::Command(Command::Stop) => break,
-                Event::Command(Command::Reload(who)) => reload.ask(&self.running, who),
+                Event::Command(Command::Reload(who)) => reload.ask(&self.state, who),
                 Event::Read(reading) => {
                     self.watch.saw(reading.seen);
                     let told = self.reload(reading.loaded, &mut connections);
                     notify::reloaded(&self.listener.socket, told.is_ok());
-                    reload.done(&self.running, &told);
+                    reload.done(&self.state, &told);
                 }
             }
         }
@@ -193,15 +194,15 @@ impl Proxy {
         loaded: Result<config::Loaded, config::ConfigError>,
         connections: &mut Connections,
     ) -> ReloadResult {
-        let reloaded = match self.running.reload(loaded) {
+        let reloaded = match self.state.reload(loaded) {
             Ok(reloaded) => reloaded,
             Err(error) => {
                 tracing::error!("reload failed, keeping the current config: {error}");
                 return Err(error.to_string());
             }
         };
-        let current = self.running.current();
-        let config = current.config();
+        let active = self.state.active();
+        let config = active.config();
         connections.retune(&server(&config.client));
         self.logging.set_level(config.log.level);
         if let Some(listener) = reloaded.listener {
@@ -232,26 +233,26 @@ impl Proxy {
     async fn stop(mut self, mut connections: Connections, handler: &Handler) {
         // A pending reload gets an error.
         drop(self.operator);
-        let (current, common) = (self.running.current(), &self.running.common);
-        let config = current.config();
+        let (active, carryover) = (self.state.active(), &self.state.carryover);
+        let config = active.config();
         let config::Drain {
             delay,
             window,
             answers,
         } = config.drain;
-        common.phases().enter(Phase::Delay);
+        carryover.phases().enter(Phase::Delay);
         if config.takeover == config::Takeover::Drain {
             self.listener.handover.begin();
             self.admin.handover.begin();
         }
         let draining_from = Instant::now() + delay;
         let begin = |connections: &Connections| {
-            common.phases().enter(Phase::Draining);
+            carryover.phases().enter(Phase::Draining);
             notify::phase(Phase::Draining);
             connections.drain();
-            common.drain.drain_with(window, answers);
+            carryover.drain.drain_with(window, answers);
         };
-        let streams = common.drain.live();
+        let streams = carryover.drain.live();
         notify::stopping(delay + answers + GRACE);
         if delay.is_zero() {
             begin(&connections);
@@ -269,17 +270,17 @@ impl Proxy {
             if !delay.is_zero() {
                 serve_until(&mut connections, listener, handler, draining_from).await;
                 begin(&connections);
-                tracing::info!(streams = common.drain.live(), "drain started");
+                tracing::info!(streams = carryover.drain.live(), "drain started");
             }
             let closes_at = draining_from + window;
             serve_until(&mut connections, listener, handler, closes_at).await;
-            common.phases().enter(Phase::Answers);
+            carryover.phases().enter(Phase::Answers);
             notify::phase(Phase::Answers);
             // A refused connection is an error to a client, and the end of an EventSource behind another
             // proxy. So the listener stays open while answers finish, unless the next process serves the
             // address.
             let gone_at = draining_from + answers;
-            while common.drain.live() > 0
+            while carryover.drain.live() > 0
                 && Instant::now() < gone_at
                 && !listener.is_taken_over(config.takeover)
             {
@@ -306,9 +307,9 @@ impl Proxy {
                 connections.finish().await;
                 // A foreign protocol cannot be ended gracefully from outside: tunnels get the
                 // window to end by themselves.
-                common.tunnels.close();
+                carryover.tunnels.close();
                 let _ =
-                    tokio::time::timeout_at(draining_from + window, common.tunnels.wait()).await;
+                    tokio::time::timeout_at(draining_from + window, carryover.tunnels.wait()).await;
             };
             tokio::select! {
                 () = done => {}
@@ -317,15 +318,15 @@ impl Proxy {
             }
         }
         let accept_failures = connections.accept_failures();
-        let left = common.drain.abandon();
+        let left = carryover.drain.abandon();
         connections.cut_off().await;
-        current.router.summarize_log();
-        let sums = common.snapshot();
+        active.router.summarize_log();
+        let sums = carryover.snapshot();
         tracing::info!(
             cut_off = left,
             accept_failures,
             active = sums.active,
-            slots = common.slots(),
+            slots = carryover.slots(),
             opened = sums.opened,
             rejected = sums.rejected,
             events = sums.events,

@@ -7,7 +7,7 @@
 
 use super::super::config;
 use super::super::request_target;
-use super::super::running::Current;
+use super::super::state::ActiveConfig;
 use super::Shared;
 use super::error::ApiError;
 use axum::extract::{Request, State};
@@ -23,8 +23,8 @@ use subtle::ConstantTimeEq;
 pub(super) struct Access<'a>(&'a config::Admin);
 
 impl<'a> Access<'a> {
-    pub(super) fn by(current: &'a Current) -> Self {
-        Self(&current.config().admin)
+    pub(super) fn by(active: &'a ActiveConfig) -> Self {
+        Self(&active.config().admin)
     }
 
     fn knows(&self, host: &str) -> bool {
@@ -93,8 +93,8 @@ pub(super) async fn same_site(
     request: Request,
     next: Next,
 ) -> Response {
-    let current = admin.running.current();
-    let access = Access::by(&current);
+    let active = admin.state.active();
+    let access = Access::by(&active);
     let headers = request.headers();
     let text = |value: Option<&HeaderValue>| Some(value?.to_str().ok()?.to_owned());
     // It is valid, and left out by HTTP/1.0 alone: by health checks, and by no browser.
@@ -121,7 +121,7 @@ pub(super) async fn authorize(
     request: Request,
     next: Next,
 ) -> Response {
-    if Access::by(&admin.running.current()).is_shown(request.headers()) {
+    if Access::by(&admin.state.active()).is_shown(request.headers()) {
         return next.run(request).await;
     }
     let problem = "the token is missing or wrong: send `Authorization: Bearer` and admin.token";

@@ -19,16 +19,16 @@ fn entry(entry: &Entry) -> Value {
 }
 
 pub(super) async fn config(State(admin): State<Shared>) -> Json<Value> {
-    let current = admin.running.current();
-    let entries = current.loaded.entries();
-    let routes = current.loaded.route_entries();
+    let active = admin.state.active();
+    let entries = active.loaded.entries();
+    let routes = active.loaded.route_entries();
     let routes = routes.iter().map(
         |(path, own)| json!({ "path": path, "config": own.iter().map(entry).collect::<Vec<_>>() }),
     );
     Json(json!({
         "config": entries.iter().map(entry).collect::<Vec<_>>(),
         "routes": routes.collect::<Vec<_>>(),
-        "warnings": current.config().warnings,
+        "warnings": active.config().warnings,
     }))
 }
 

@@ -63,7 +63,7 @@ impl Admin {
     /// Like [`EndedStreams::after`](crate::ended::EndedStreams::after); the records exist whenever the
     /// admin address does.
     pub(super) fn ended_after(&self, seq: u64, max: usize) -> (u64, Vec<Ended>) {
-        let ended = self.running.common.ended();
+        let ended = self.state.carryover.ended();
         ended.map_or((0, Vec::new()), |ended| ended.after(seq, max))
     }
 }

@@ -64,7 +64,7 @@ impl Exporter {
 /// The age of the oldest stream of each route: one that grows without end shows that no rotation ends it.
 fn export_ages(admin: &Admin) {
     let mut oldest: HashMap<String, f64> = HashMap::new();
-    for view in admin.running.current().router.views() {
+    for view in admin.state.active().router.views() {
         oldest.insert(view.path.to_owned(), 0.0);
     }
     for stream in admin.streams().streams() {

@@ -68,7 +68,7 @@ fn is_tolerated<'a>(
 }
 
 pub(super) fn readiness(admin: &super::Admin) -> Readiness {
-    let phases = admin.running.common.phases();
+    let phases = admin.state.carryover.phases();
     let stopping = phases.stopping_since();
     let mut parts = vec![(
         "listener".to_owned(),
@@ -78,20 +78,20 @@ pub(super) fn readiness(admin: &super::Admin) -> Readiness {
             phases.now().reason(),
         ),
     )];
-    let current = admin.running.current();
-    let refusal = admin.running.last_refusal();
+    let active = admin.state.active();
+    let refusal = admin.state.reload_error();
     parts.push((
         "config".to_owned(),
         Part {
             // The previous config stays in use, so readiness does not change.
             ok: true,
-            since_s: current.since.elapsed().as_secs(),
+            since_s: active.since.elapsed().as_secs(),
             reason: refusal.map(|why| format!("the last reload failed: {why}")),
             tolerated: false,
         },
     ));
-    let router = &current.router;
-    let when = &current.config().ready_when;
+    let router = &active.router;
+    let when = &active.config().ready_when;
     let states: Vec<_> = router
         .upstreams()
         .map(|upstream| (upstream.url(), upstream.state()))
@@ -126,7 +126,7 @@ pub(super) fn readiness(admin: &super::Admin) -> Readiness {
         })
     });
     let routes = routes.collect();
-    for (resource, status) in admin.running.common.budgets.status() {
+    for (resource, status) in admin.state.carryover.budgets.status() {
         let red = (status.level > Level::Room).then(|| status.since.elapsed());
         let part = Part::new(red, status.since.into_std(), status.to_string());
         parts.push((resource.as_str().to_owned(), part));
@@ -153,21 +153,21 @@ pub(super) async fn readyz(State(admin): State<Shared>, headers: HeaderMap) -> i
     };
     let mut body = json!({ "ready": readiness.is_ready });
     // Names of upstreams and files are none of a stranger's business.
-    if Access::by(&admin.running.current()).is_shown(&headers) {
-        let common = &admin.running.common;
-        body["phase"] = common.phases().now().as_str().into();
+    if Access::by(&admin.state.active()).is_shown(&headers) {
+        let carryover = &admin.state.carryover;
+        body["phase"] = carryover.phases().now().as_str().into();
         body["ready_when"] = readiness.when;
         body["parts"] = readiness.parts.into();
         body["routes"] = readiness.routes.into();
         body["upstreams"] = readiness.upstreams.into();
-        body["health"] = json!(common.judge.verdicts(&common.budgets));
+        body["health"] = json!(admin.state.judge.verdicts(&carryover.budgets));
     }
     let body = Json(body);
     (status, [(CACHE_CONTROL, "no-store")], body)
 }
 
 pub(super) async fn drain(State(admin): State<Shared>) -> impl IntoResponse {
-    let drain = admin.running.current().config().drain;
+    let drain = admin.state.active().config().drain;
     let streams = admin.streams().live();
     tracing::info!(streams, "the admin API stops the proxy");
     // Without a receiver the drain has already ended.

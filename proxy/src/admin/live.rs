@@ -43,7 +43,7 @@ impl Watcher {
     /// the feed was opened.
     async fn event(&mut self) -> Option<Event> {
         self.summaries.changed().await.ok()?;
-        if self.admin.running.current().config().admin.token != self.token {
+        if self.admin.state.active().config().admin.token != self.token {
             return None;
         }
         let summary = self.summaries.borrow_and_update().clone();
@@ -62,7 +62,7 @@ pub(super) async fn live(
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let watcher = Watcher {
         seen: admin.ended_after(u64::MAX, 0).0,
-        token: admin.running.current().config().admin.token.clone(),
+        token: admin.state.active().config().admin.token.clone(),
         summaries: admin.summaries.subscribe(),
         admin,
     };

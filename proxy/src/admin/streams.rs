@@ -1,8 +1,8 @@
 //! `/api/streams`: the live streams, and the end of one.
 
 use super::error::ApiError;
-use super::heads::Heads;
 use super::filter::{Names, is};
+use super::heads::Heads;
 use super::time::{millis, since_1970_ms};
 use super::{Action, Shared};
 use axum::Json;
@@ -304,9 +304,9 @@ pub(super) async fn one(
 
 /// The value of `rotation.methods` for its route.
 fn rotated_methods(admin: &super::Admin, stream: &Stream) -> Option<Vec<Method>> {
-    let current = admin.running.current();
+    let active = admin.state.active();
     let route = stream.route()?;
-    let view = current.router.views().find(|view| view.path == route)?;
+    let view = active.router.views().find(|view| view.path == route)?;
     view.rotation.methods.clone()
 }
 

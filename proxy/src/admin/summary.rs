@@ -89,9 +89,9 @@ fn unguarded<'a>(views: impl Iterator<Item = View<'a>>) -> Vec<Value> {
 
 pub(super) fn of(admin: &super::Admin) -> Value {
     let streams = admin.streams().streams();
-    let current = admin.running.current();
+    let active = admin.state.active();
     let readiness = readiness(admin);
-    let upstreams = current.router.upstreams().map(|upstream| {
+    let upstreams = active.router.upstreams().map(|upstream| {
         let state = upstream.state();
         json!({
             "url": upstream.url().to_string(),
@@ -102,7 +102,7 @@ pub(super) fn of(admin: &super::Admin) -> Value {
             "last_failure": state.last_failure,
         })
     });
-    let routes = current.router.views();
+    let routes = active.router.views();
     let routes = routes.map(|view| {
         json!({
             "path": view.path,
@@ -110,22 +110,22 @@ pub(super) fn of(admin: &super::Admin) -> Value {
             "numbers": numbers(&view.metrics.snapshot()),
         })
     });
-    let common = &admin.running.common;
+    let carryover = &admin.state.carryover;
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": admin.started.elapsed().as_secs(),
         "ready": readiness.is_ready,
         "ready_when": readiness.when,
-        "phase": admin.running.common.phases().now().as_str(),
+        "phase": admin.state.carryover.phases().now().as_str(),
         "parts": readiness.parts,
-        "health": common.judge.verdicts(&common.budgets),
-        "budgets": budgets(&common.budgets),
-        "streams": numbers(&common.snapshot()),
+        "health": admin.state.judge.verdicts(&carryover.budgets),
+        "budgets": budgets(&carryover.budgets),
+        "streams": numbers(&carryover.snapshot()),
         "second": admin.history.last(),
         "routes": routes.collect::<Vec<_>>(),
         "upstreams": upstreams.collect::<Vec<_>>(),
-        "unguarded": unguarded(current.router.views()),
-        "top_clients": top_clients(&streams, current.config().limit.ipv6_prefix),
+        "unguarded": unguarded(active.router.views()),
+        "top_clients": top_clients(&streams, active.config().limit.ipv6_prefix),
     })
 }
 

@@ -1,0 +1,169 @@
+//! The state of the running proxy: its config, which reloads replace, and what outlives a reload.
+
+use super::carryover::Carryover;
+use super::config::{Config, ConfigError, Loaded};
+use super::config_reader::{ConfigReader, ReadConfig};
+use super::judge::Judge;
+use super::listen::{ListenError, Listener, listen};
+use super::router::Router;
+use arc_swap::ArcSwap;
+use sse_guard::EventError;
+use sse_guard::internal::lock;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// Which sockets the service manager passed; the config's addresses do not apply to them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Inherited {
+    pub(super) listen: bool,
+    pub(super) admin: bool,
+}
+
+/// A config and the router built from it.
+pub(super) struct ActiveConfig {
+    pub(super) loaded: Loaded,
+    pub(super) router: Router,
+    pub(super) since: Instant,
+}
+
+impl ActiveConfig {
+    fn new(
+        loaded: Loaded,
+        carryover: &Carryover,
+        previous: Option<&Self>,
+    ) -> Result<Self, EventError> {
+        let previous = previous.map(|previous| (previous.config(), &previous.router));
+        Ok(Self {
+            router: Router::new(&loaded.config, carryover, previous)?,
+            loaded,
+            since: Instant::now(),
+        })
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.loaded.config
+    }
+}
+
+/// The state of the running proxy.
+pub(super) struct ProxyState {
+    reader: ConfigReader,
+    pub(super) carryover: Carryover,
+    pub(super) judge: Judge,
+    inherited: Inherited,
+    active: ArcSwap<ActiveConfig>,
+    reload_error: Mutex<Option<String>>,
+}
+
+/// Why a reload failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReloadError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("config: {0}")]
+    Event(#[from] EventError),
+}
+
+/// The result of a reload.
+#[derive(Debug, Default)]
+pub(super) struct Reloaded {
+    /// The keys that have another value now; `route` for the keys of a route.
+    pub(super) changed: Vec<&'static str>,
+    /// Those of them that require a restart.
+    pub(super) waiting: Vec<&'static str>,
+    /// In place of the one there is.
+    pub(super) listener: Option<Listener>,
+    /// In place of the one there is, or none from now on.
+    pub(super) admin: Option<Option<Listener>>,
+}
+
+/// Threads are started once, and so is the log.
+const AT_START: [&str; 2] = ["threads", "log.format"];
+
+impl ProxyState {
+    pub(super) fn new(
+        reader: ConfigReader,
+        loaded: Loaded,
+        carryover: Carryover,
+        inherited: Inherited,
+    ) -> Result<Self, EventError> {
+        let active = ActiveConfig::new(loaded, &carryover, None)?;
+        Ok(Self {
+            reader,
+            carryover,
+            judge: Judge::default(),
+            inherited,
+            active: ArcSwap::from_pointee(active),
+            reload_error: Mutex::default(),
+        })
+    }
+
+    pub(super) fn active(&self) -> Arc<ActiveConfig> {
+        self.active.load_full()
+    }
+
+    /// Why the last reload failed, if it did.
+    pub(super) fn reload_error(&self) -> Option<String> {
+        lock(&self.reload_error).clone()
+    }
+
+    /// Reads the config again, for [`reload`](Self::reload).
+    pub(super) fn read_config(&self) -> impl Future<Output = ReadConfig> + 'static {
+        let reader = self.reader.clone();
+        async move { reader.read().await }
+    }
+
+    /// Uses this config for new streams. Atomic: on an error the old config stays in use completely.
+    pub(super) fn reload(
+        &self,
+        loaded: Result<Loaded, ConfigError>,
+    ) -> Result<Reloaded, ReloadError> {
+        let result = loaded.map_err(Into::into);
+        let result = result.and_then(|loaded| self.try_reload(loaded));
+        *lock(&self.reload_error) = result.as_ref().err().map(ToString::to_string);
+        result
+    }
+
+    fn try_reload(&self, loaded: Loaded) -> Result<Reloaded, ReloadError> {
+        let old = self.active();
+        let changed = loaded.changes_from(&old.loaded);
+        let mut reloaded = Reloaded {
+            waiting: AT_START
+                .into_iter()
+                .filter(|key| changed.contains(key))
+                .collect(),
+            changed,
+            ..Reloaded::default()
+        };
+        let config = &loaded.config;
+        let (before, address) = (old.config().listen, config.listen);
+        if address != before {
+            if address.port() == before.port() || self.inherited.listen {
+                // We hold it ourselves, or the service manager does.
+                reloaded.waiting.push("listen");
+            } else {
+                reloaded.listener = Some(listen("listen", address, config.takeover)?);
+            }
+        }
+        let (before, address) = (old.config().admin.listen, config.admin.listen);
+        if address != before {
+            let port = |address: Option<SocketAddr>| address.map(|address| address.port());
+            let is_ours = address.is_some() && port(address) == port(before);
+            let is_inherited = self.inherited.admin && address.is_some();
+            if self.carryover.ended().is_some() && !is_ours && !is_inherited {
+                let listener =
+                    address.map(|address| listen("admin.listen", address, config.takeover));
+                reloaded.admin = Some(listener.transpose()?);
+            } else {
+                // Nothing was counted for it, or we hold the port ourselves.
+                reloaded.waiting.push("admin.listen");
+            }
+        }
+        let active = ActiveConfig::new(loaded, &self.carryover, Some(&old))?;
+        self.active.store(Arc::new(active));
+        Ok(reloaded)
+    }
+}
