@@ -31,7 +31,7 @@ pub(super) async fn beat(state: Arc<ProxyState>, admin: Option<Arc<Admin>>) -> I
             _ = seconds.tick() => {
                 let active = state.active();
                 active.router.probe_upstreams();
-                state.judge.second(&active.router, &carryover.budgets);
+                state.health.update(&active.router, &carryover.budgets);
                 if let Some(admin) = &admin {
                     admin.second();
                 }

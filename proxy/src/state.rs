@@ -3,7 +3,7 @@
 use super::carryover::Carryover;
 use super::config::{Config, ConfigError, Loaded};
 use super::config_reader::{ConfigReader, ReadConfig};
-use super::judge::Judge;
+use super::health::HealthMonitor;
 use super::listen::{ListenError, Listener, listen};
 use super::router::Router;
 use arc_swap::ArcSwap;
@@ -50,7 +50,7 @@ impl ActiveConfig {
 pub(super) struct ProxyState {
     reader: ConfigReader,
     pub(super) carryover: Carryover,
-    pub(super) judge: Judge,
+    pub(super) health: HealthMonitor,
     inherited: Inherited,
     active: ArcSwap<ActiveConfig>,
     reload_error: Mutex<Option<String>>,
@@ -94,7 +94,7 @@ impl ProxyState {
         Ok(Self {
             reader,
             carryover,
-            judge: Judge::default(),
+            health: HealthMonitor::default(),
             inherited,
             active: ArcSwap::from_pointee(active),
             reload_error: Mutex::default(),

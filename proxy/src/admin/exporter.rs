@@ -1,7 +1,7 @@
 //! `/metrics`: the numbers of all layers and of the process, as Prometheus text.
 
 use super::{Admin, Shared};
-use crate::{budget, judge, request_log};
+use crate::{budget, health, request_log};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -31,7 +31,7 @@ impl Exporter {
             .install_recorder()?;
         sse_guard::describe_metrics();
         budget::describe();
-        judge::describe();
+        health::describe();
         request_log::describe();
         metrics::describe_gauge!(
             "sse_guard_oldest_stream_age_seconds",

@@ -160,7 +160,7 @@ pub(super) async fn readyz(State(admin): State<Shared>, headers: HeaderMap) -> i
         body["parts"] = readiness.parts.into();
         body["routes"] = readiness.routes.into();
         body["upstreams"] = readiness.upstreams.into();
-        body["health"] = json!(admin.state.judge.verdicts(&carryover.budgets));
+        body["health"] = json!(admin.state.health.reports(&carryover.budgets));
     }
     let body = Json(body);
     (status, [(CACHE_CONTROL, "no-store")], body)

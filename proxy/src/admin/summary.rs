@@ -118,7 +118,7 @@ pub(super) fn of(admin: &super::Admin) -> Value {
         "ready_when": readiness.when,
         "phase": admin.state.carryover.phases().now().as_str(),
         "parts": readiness.parts,
-        "health": admin.state.judge.verdicts(&carryover.budgets),
+        "health": admin.state.health.reports(&carryover.budgets),
         "budgets": budgets(&carryover.budgets),
         "streams": numbers(&carryover.snapshot()),
         "second": admin.history.last(),

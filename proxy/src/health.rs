@@ -1,31 +1,31 @@
 //! Health of routes and upstreams, with causes and remedies.
 //!
-//! Each second, what has happened within a minute is held against the bounds of the config, or what
-//! was usual in the quarter of an hour before. What is found has to last before it counts, so that
-//! states neither flap nor cry wolf: see [`State`].
+//! Each second, the numbers of the last minute are compared with the thresholds of the config, or with the
+//! previous quarter of an hour. An issue takes effect only after it has lasted, so that states do not flap: see
+//! [`Debounced`].
 
-mod check;
-mod past;
-mod state;
+mod criterion;
+mod debounce;
 #[cfg(test)]
 mod tests;
+mod window;
 
-pub(super) use state::State;
+pub(super) use debounce::HealthState;
 
 use super::budget::{Budgets, Level};
 use super::config::Health;
 use super::router::Router;
-use check::{Check, Facts, Finding};
+use criterion::{Criterion, Facts, Issue};
+use debounce::Debounced;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
-use past::{Past, Span};
 use serde::Serialize;
 use sse_guard::internal::lock;
 use sse_guard::metrics::Snapshot;
-use state::Held;
 use std::sync::Mutex;
 use tokio::time::Instant;
+use window::{Span, Window};
 
-/// Who is judged.
+/// What has a health state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Kind {
@@ -44,21 +44,21 @@ impl Kind {
     }
 }
 
-/// How somebody is, and why.
+/// The health of the proxy, a route or an upstream, and its causes.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Verdict {
+pub(super) struct HealthReport {
     pub(super) kind: Kind,
     pub(super) name: String,
-    pub(super) state: State,
+    pub(super) state: HealthState,
     pub(super) since_s: u64,
     pub(super) causes: Vec<Cause>,
 }
 
-/// What makes somebody less than healthy.
+/// Why something is less than healthy.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Cause {
     pub(super) check: &'static str,
-    pub(super) state: State,
+    pub(super) state: HealthState,
     pub(super) cause: String,
     pub(super) remedy: &'static str,
 }
@@ -71,10 +71,10 @@ const PROXY: &str = "sse-guard";
 struct Subject {
     kind: Kind,
     name: String,
-    /// Whose numbers add up to its own.
+    /// The routes whose numbers add up to its own.
     routes: Vec<String>,
-    past: Past,
-    checks: [(Held, Option<Finding>); Check::ALL.len()],
+    window: Window,
+    criteria: [(Debounced, Option<Issue>); Criterion::ALL.len()],
     since: Instant,
 }
 
@@ -84,28 +84,28 @@ impl Subject {
             kind,
             name: name.to_owned(),
             routes: Vec::new(),
-            past: Past::default(),
-            checks: Default::default(),
+            window: Window::default(),
+            criteria: Default::default(),
             since: Instant::now(),
         }
     }
 
-    fn state(&self) -> State {
-        let states = self.checks.iter().map(|(held, _)| held.state);
+    fn state(&self) -> HealthState {
+        let states = self.criteria.iter().map(|(debounced, _)| debounced.state);
         states.max().unwrap_or_default()
     }
 
     fn note(&mut self, routes: Vec<String>, numbers: Snapshot) {
         if self.routes != routes {
-            // The sums of others are no continuation.
+            // The sums of other routes do not continue these.
             self.routes = routes;
-            self.past = Past::default();
+            self.window = Window::default();
         }
-        self.past.note(numbers);
+        self.window.note(numbers);
     }
 
-    fn judge(&mut self, bounds: &Health, fill: Option<(u64, u64)>, away: Option<String>) {
-        let window = self.past.window();
+    fn update(&mut self, bounds: &Health, fill: Option<(u64, u64)>, away: Option<String>) {
+        let window = self.window.last_minute();
         // An upstream's own state tells it already.
         let waiting =
             (self.kind == Kind::Route).then_some((window.numbers.waiting, window.numbers.active));
@@ -113,30 +113,32 @@ impl Subject {
             bounds,
             window,
             waiting,
-            before: self.past.before(),
+            baseline: self.window.baseline(),
             fill,
             away,
         };
         let was = self.state();
-        for (check, (held, known)) in Check::ALL.into_iter().zip(&mut self.checks) {
-            let found = check.look(&facts);
-            let raw = found.as_ref().map_or(State::Healthy, |found| found.state);
-            let before = held.state;
-            let has_changed = match check.is_settled() {
-                true => held.set(raw),
-                false => held.note(raw),
+        for (criterion, (debounced, known)) in Criterion::ALL.into_iter().zip(&mut self.criteria) {
+            let issue = criterion.check(&facts);
+            let raw = issue
+                .as_ref()
+                .map_or(HealthState::Healthy, |issue| issue.state);
+            let before = debounced.state;
+            let has_changed = match criterion.is_settled() {
+                true => debounced.set(raw),
+                false => debounced.note(raw),
             };
-            // What it was keeps its cause until it counts as over.
-            if found.is_some() || held.state == State::Healthy {
-                *known = found;
+            // An issue keeps its cause until it counts as over.
+            if issue.is_some() || debounced.state == HealthState::Healthy {
+                *known = issue;
             }
-            if has_changed && !check.is_settled() {
-                tell(
+            if has_changed && !criterion.is_settled() {
+                log_change(
                     self.kind,
                     &self.name,
-                    check,
+                    criterion,
                     before,
-                    held.state,
+                    debounced.state,
                     known.as_ref(),
                 );
             }
@@ -146,19 +148,19 @@ impl Subject {
         }
     }
 
-    fn verdict(&self) -> Verdict {
-        let checks = Check::ALL.into_iter().zip(&self.checks);
-        let causes = checks.filter(|(_, (held, _))| held.state > State::Healthy);
-        let causes = causes.filter_map(|(check, (held, found))| {
-            let found = found.as_ref()?;
+    fn report(&self) -> HealthReport {
+        let criteria = Criterion::ALL.into_iter().zip(&self.criteria);
+        let causes = criteria.filter(|(_, (debounced, _))| debounced.state > HealthState::Healthy);
+        let causes = causes.filter_map(|(criterion, (debounced, issue))| {
+            let issue = issue.as_ref()?;
             Some(Cause {
-                check: check.as_str(),
-                state: held.state,
-                cause: found.cause.clone(),
-                remedy: found.remedy,
+                check: criterion.as_str(),
+                state: debounced.state,
+                cause: issue.cause.clone(),
+                remedy: issue.remedy,
             })
         });
-        Verdict {
+        HealthReport {
             kind: self.kind,
             name: self.name.clone(),
             state: self.state(),
@@ -168,19 +170,18 @@ impl Subject {
     }
 }
 
-fn export(kind: Kind, name: &str, state: State) {
+fn export(kind: Kind, name: &str, state: HealthState) {
     gauge!("sse_guard_health", "kind" => kind.as_str(), "name" => name.to_owned())
         .set(state.number());
 }
 
-/// The proxy's verdict with that of its budgets, which know themselves since when they are as they are,
-/// and have told the log.
-fn with_budgets(mut proxy: Verdict, budgets: &Budgets) -> Verdict {
+/// The proxy's report with the causes of its budgets, which keep their own times and log their changes.
+fn with_budgets(mut proxy: HealthReport, budgets: &Budgets) -> HealthReport {
     for (resource, status) in budgets.status() {
         let state = match status.level {
-            Level::Room if status.is_near() => State::Degraded,
+            Level::Room if status.is_near() => HealthState::Degraded,
             Level::Room => continue,
-            Level::Full | Level::Over => State::Failing,
+            Level::Full | Level::Over => HealthState::Failing,
         };
         if state > proxy.state {
             (proxy.state, proxy.since_s) = (state, status.since.elapsed().as_secs());
@@ -195,17 +196,17 @@ fn with_budgets(mut proxy: Verdict, budgets: &Budgets) -> Verdict {
     proxy
 }
 
-fn tell(
+fn log_change(
     kind: Kind,
     name: &str,
-    check: Check,
-    before: State,
-    state: State,
-    found: Option<&Finding>,
+    criterion: Criterion,
+    before: HealthState,
+    state: HealthState,
+    issue: Option<&Issue>,
 ) {
-    let (kind, check) = (kind.as_str(), check.as_str());
-    match (found, state) {
-        (Some(Finding { cause, remedy, .. }), State::Degraded) if before < state => {
+    let (kind, check) = (kind.as_str(), criterion.as_str());
+    match (issue, state) {
+        (Some(Issue { cause, remedy, .. }), HealthState::Degraded) if before < state => {
             tracing::warn!(
                 kind,
                 name,
@@ -213,7 +214,7 @@ fn tell(
                 "the {kind} is degraded: {cause}; {remedy}"
             );
         }
-        (Some(Finding { cause, remedy, .. }), State::Failing) => {
+        (Some(Issue { cause, remedy, .. }), HealthState::Failing) => {
             tracing::warn!(
                 kind,
                 name,
@@ -221,7 +222,9 @@ fn tell(
                 "the {kind} is failing: {cause}; {remedy}"
             );
         }
-        (_, State::Healthy) => tracing::info!(kind, name, check, "the {kind} is healthy again"),
+        (_, HealthState::Healthy) => {
+            tracing::info!(kind, name, check, "the {kind} is healthy again")
+        }
         _ => tracing::info!(
             kind,
             name,
@@ -268,13 +271,13 @@ pub(super) fn describe() {
     );
 }
 
-/// Judges all routes and upstreams.
+/// Monitors the health of the proxy, all routes and all upstreams.
 #[derive(Debug, Default)]
-pub(super) struct Judge(Mutex<Vec<Subject>>);
+pub(super) struct HealthMonitor(Mutex<Vec<Subject>>);
 
-impl Judge {
-    /// To be called each second.
-    pub(super) fn second(&self, router: &Router, budgets: &Budgets) {
+impl HealthMonitor {
+    /// Call it each second.
+    pub(super) fn update(&self, router: &Router, budgets: &Budgets) {
         let mut subjects = lock(&self.0);
         let mut gone = std::mem::take(&mut *subjects);
         let mut subject = |kind, name: &str| {
@@ -300,7 +303,7 @@ impl Judge {
             );
             let state = upstream.state();
             let away = (!state.is_reachable).then(|| state.last_failure.unwrap_or_default());
-            subject.judge(first.health, None, away);
+            subject.update(first.health, None, away);
             subjects.push(subject);
         }
         for view in router.views() {
@@ -309,37 +312,37 @@ impl Judge {
             count_stream_seconds(view.path, &numbers);
             subject.note(vec![view.path.to_owned()], numbers);
             gauge!("sse_guard_availability_ratio", "route" => view.path.to_owned())
-                .set(availability(&subject.past.window()));
-            subject.judge(view.health, view.fill.filter(|_| view.own_total), None);
+                .set(availability(&subject.window.last_minute()));
+            subject.update(view.health, view.fill.filter(|_| view.own_total), None);
             subjects.push(subject);
         }
         // Of all routes that have no total of their own.
         let mut proxy = subject(Kind::Proxy, PROXY);
         if let Some(view) = router.views().find(|view| !view.own_total) {
-            proxy.judge(view.health, view.fill, None);
+            proxy.update(view.health, view.fill, None);
         }
         subjects.push(proxy);
-        for verdict in verdicts(&subjects, budgets) {
-            export(verdict.kind, &verdict.name, verdict.state);
+        for report in reports(&subjects, budgets) {
+            export(report.kind, &report.name, report.state);
         }
         // A metric that is not set any more would stay as it was.
         for subject in &gone {
-            export(subject.kind, &subject.name, State::Healthy);
+            export(subject.kind, &subject.name, HealthState::Healthy);
         }
     }
 
-    /// How everybody is: the proxy, upstreams, routes.
-    pub(super) fn verdicts(&self, budgets: &Budgets) -> Vec<Verdict> {
-        let mut verdicts = verdicts(&lock(&self.0), budgets);
-        verdicts.sort_by_key(|verdict| (verdict.kind as u8, verdict.name.clone()));
-        verdicts
+    /// The health of the proxy, all upstreams and all routes.
+    pub(super) fn reports(&self, budgets: &Budgets) -> Vec<HealthReport> {
+        let mut reports = reports(&lock(&self.0), budgets);
+        reports.sort_by_key(|report| (report.kind as u8, report.name.clone()));
+        reports
     }
 }
 
-fn verdicts(subjects: &[Subject], budgets: &Budgets) -> Vec<Verdict> {
-    let verdict = |subject: &Subject| match subject.kind {
-        Kind::Proxy => with_budgets(subject.verdict(), budgets),
-        Kind::Upstream | Kind::Route => subject.verdict(),
+fn reports(subjects: &[Subject], budgets: &Budgets) -> Vec<HealthReport> {
+    let report = |subject: &Subject| match subject.kind {
+        Kind::Proxy => with_budgets(subject.report(), budgets),
+        Kind::Upstream | Kind::Route => subject.report(),
     };
-    subjects.iter().map(verdict).collect()
+    subjects.iter().map(report).collect()
 }

@@ -1,7 +1,7 @@
 //! Health checks of a route or an upstream: conditions, causes and remedies.
 
-use super::past::Span;
-use super::state::State;
+use super::debounce::HealthState;
+use super::window::Span;
 use crate::config;
 use humantime::format_duration;
 use sse_guard::EndReason;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// A health criterion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Check {
+pub(super) enum Criterion {
     Reachable,
     Waiting,
     Errors,
@@ -25,8 +25,8 @@ pub(super) enum Check {
 
 /// A problem that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Finding {
-    pub(super) state: State,
+pub(super) struct Issue {
+    pub(super) state: HealthState,
     pub(super) cause: String,
     pub(super) remedy: &'static str,
 }
@@ -36,7 +36,7 @@ pub(super) struct Finding {
 pub(super) struct Facts<'a> {
     pub(super) bounds: &'a config::Health,
     pub(super) window: Span,
-    pub(super) before: Option<Span>,
+    pub(super) baseline: Option<Span>,
     /// Streams, and how many there may be.
     pub(super) fill: Option<(u64, u64)>,
     /// Streams that have lost their upstream, and all of them.
@@ -61,7 +61,7 @@ pub(super) const EARLY: Duration = Duration::from_secs(10);
 /// The part of a limit from which it is near.
 const NEAR: f64 = 0.9;
 
-impl Check {
+impl Criterion {
     pub(super) const ALL: [Self; 10] = [
         Self::Reachable,
         Self::Waiting,
@@ -96,10 +96,10 @@ impl Check {
     }
 
     /// Checks the criterion; returns a problem if there is one.
-    pub(super) fn look(self, facts: &Facts<'_>) -> Option<Finding> {
+    pub(super) fn check(self, facts: &Facts<'_>) -> Option<Issue> {
         let numbers = &facts.window.numbers;
         let (state, cause) = match self {
-            Self::Reachable => (State::Failing, facts.away.clone()?),
+            Self::Reachable => (HealthState::Failing, facts.away.clone()?),
             Self::Waiting => waiting(facts.waiting?)?,
             Self::Errors => errors(facts.bounds.max_error_rate?, numbers)?,
             Self::Breaks => breaks(facts.bounds.max_error_rate?, numbers)?,
@@ -119,7 +119,7 @@ impl Check {
             Self::Limit => limit(facts.fill?)?,
         };
         let is_incomplete = self == Self::Breaks && numbers.cut_short >= FEW;
-        Some(Finding {
+        Some(Issue {
             state,
             cause,
             remedy: match is_incomplete {
@@ -169,33 +169,33 @@ fn part(some: u64, all: u64) -> f64 {
 }
 
 /// Checks a share against `bound`; failing from halfway between `bound` and 1.
-fn share(bound: f64, some: u64, all: u64) -> Option<State> {
+fn share(bound: f64, some: u64, all: u64) -> Option<HealthState> {
     let share = part(some, all);
     if some < FEW || share < bound {
         return None;
     }
     Some(if share >= f64::midpoint(bound, 1.0) {
-        State::Failing
+        HealthState::Failing
     } else {
-        State::Degraded
+        HealthState::Degraded
     })
 }
 
-fn beyond(times: f64) -> Option<State> {
+fn beyond(times: f64) -> Option<HealthState> {
     match times {
-        times if times >= FAILING => Some(State::Failing),
-        times if times > 1.0 => Some(State::Degraded),
+        times if times >= FAILING => Some(HealthState::Failing),
+        times if times > 1.0 => Some(HealthState::Degraded),
         _ => None,
     }
 }
 
-type Found = Option<(State, String)>;
+type Found = Option<(HealthState, String)>;
 
 fn waiting((waiting, all): (u64, u64)) -> Found {
     let state = match waiting {
         0 => return None,
-        some if some >= all => State::Failing,
-        _ => State::Degraded,
+        some if some >= all => HealthState::Failing,
+        _ => HealthState::Degraded,
     };
     let cause = format!("{waiting} of {all} streams have lost their upstream and wait for it");
     Some((state, cause))
@@ -212,7 +212,7 @@ fn errors(bound: f64, numbers: &Snapshot) -> Found {
     };
     if !whose.is_empty() && numbers.opened > 0 {
         // However many requests it sends, a single client does not make a route fail for others.
-        state = State::Degraded;
+        state = HealthState::Degraded;
     }
     Some((
         state,
@@ -245,7 +245,7 @@ fn breaks(bound: f64, numbers: &Snapshot) -> Found {
 
 fn events(facts: &Facts<'_>) -> Found {
     let per_minute = |span: &Span| part(span.numbers.events, span.stream_seconds) * MINUTE;
-    let (bound, wanted) = match (facts.bounds.min_event_rate, &facts.before) {
+    let (bound, wanted) = match (facts.bounds.min_event_rate, &facts.baseline) {
         (Some(rate), _) => {
             let wanted = f64::from(rate.count.get()) / rate.per.as_secs_f64() * MINUTE;
             (
@@ -253,8 +253,8 @@ fn events(facts: &Facts<'_>) -> Found {
                 format!("health.min_event_rate requires {wanted:.1}"),
             )
         }
-        (None, Some(before)) if facts.bounds.baseline && before.numbers.events >= SOME => {
-            let usual = per_minute(before);
+        (None, Some(baseline)) if facts.bounds.baseline && baseline.numbers.events >= SOME => {
+            let usual = per_minute(baseline);
             (usual / LENIENCE, format!("baseline: {usual:.1}"))
         }
         _ => return None,
@@ -266,7 +266,7 @@ fn events(facts: &Facts<'_>) -> Found {
     let seen = per_minute(&facts.window);
     let state = match seen {
         seen if seen > 0.0 => beyond(bound / seen)?,
-        _ => State::Failing,
+        _ => HealthState::Failing,
     };
     Some((
         state,
@@ -287,10 +287,10 @@ fn slow(
         return None;
     }
     let seen = now.quantile(quantile)?;
-    let (bound, wanted) = match (bound, &facts.before) {
+    let (bound, wanted) = match (bound, &facts.baseline) {
         (Some(bound), _) => (bound, format!("threshold: {}", format_duration(bound))),
-        (None, Some(before)) if facts.bounds.baseline => {
-            let usual = times(before);
+        (None, Some(baseline)) if facts.bounds.baseline => {
+            let usual = times(baseline);
             let usual = Some(usual).filter(|usual| usual.count() >= SOME)?;
             let usual = usual.quantile(quantile)?;
             let wanted = format!("baseline: {}", rounded(usual));
@@ -351,8 +351,8 @@ fn reconnects(bound: f64, window: &Span) -> Found {
 
 fn limit((streams, most): (u64, u64)) -> Found {
     let state = match part(streams, most) {
-        share if share >= 1.0 => State::Failing,
-        share if share >= NEAR => State::Degraded,
+        share if share >= 1.0 => HealthState::Failing,
+        share if share >= NEAR => HealthState::Degraded,
         _ => return None,
     };
     Some((

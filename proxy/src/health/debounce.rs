@@ -5,7 +5,7 @@ use serde::Serialize;
 /// A health state; worse states are greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum State {
+pub(crate) enum HealthState {
     #[default]
     Healthy,
     /// Worse than it should be; needs attention today.
@@ -14,7 +14,7 @@ pub(crate) enum State {
     Failing,
 }
 
-impl State {
+impl HealthState {
     pub(super) fn number(self) -> f64 {
         match self {
             Self::Healthy => 0.0,
@@ -31,18 +31,22 @@ const BETTER_AFTER: u32 = 30;
 
 /// A state that changes only when the other one lasts.
 #[derive(Debug, Default)]
-pub(super) struct Held {
-    pub(super) state: State,
+pub(super) struct Debounced {
+    pub(super) state: HealthState,
     worse: Run,
     better: Run,
 }
 
 /// Seconds in a row, and the state that all of them allow.
 #[derive(Debug, Default)]
-struct Run(Option<(u32, State)>);
+struct Run(Option<(u32, HealthState)>);
 
 impl Run {
-    fn more(&mut self, state: State, join: fn(State, State) -> State) -> (u32, State) {
+    fn more(
+        &mut self,
+        state: HealthState,
+        join: fn(HealthState, HealthState) -> HealthState,
+    ) -> (u32, HealthState) {
         let (seconds, so_far) = self.0.unwrap_or((0, state));
         let run = (seconds + 1, join(so_far, state));
         self.0 = Some(run);
@@ -50,16 +54,16 @@ impl Run {
     }
 }
 
-impl Held {
+impl Debounced {
     /// Records the state of one second; returns whether the debounced state has changed.
-    pub(super) fn note(&mut self, raw: State) -> bool {
+    pub(super) fn note(&mut self, raw: HealthState) -> bool {
         let due = if raw > self.state {
             self.better = Run::default();
-            let (seconds, state) = self.worse.more(raw, State::min);
+            let (seconds, state) = self.worse.more(raw, HealthState::min);
             (seconds >= WORSE_AFTER).then_some(state)
         } else if raw < self.state {
             self.worse = Run::default();
-            let (seconds, state) = self.better.more(raw, State::max);
+            let (seconds, state) = self.better.more(raw, HealthState::max);
             (seconds >= BETTER_AFTER).then_some(state)
         } else {
             (self.worse, self.better) = (Run::default(), Run::default());
@@ -69,7 +73,7 @@ impl Held {
     }
 
     /// Sets the state without debouncing.
-    pub(super) fn set(&mut self, state: State) -> bool {
+    pub(super) fn set(&mut self, state: HealthState) -> bool {
         let is_other = self.state != state;
         if is_other {
             *self = Self {
@@ -83,50 +87,50 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
-    use super::State::{Degraded, Failing, Healthy};
+    use super::HealthState::{Degraded, Failing, Healthy};
     use super::*;
 
-    fn after(held: &mut Held, seconds: u32, raw: State) -> State {
+    fn after(debounced: &mut Debounced, seconds: u32, raw: HealthState) -> HealthState {
         for _ in 0..seconds {
-            held.note(raw);
+            debounced.note(raw);
         }
-        held.state
+        debounced.state
     }
 
     #[test]
-    fn it_gets_worse_soon_and_better_late() {
-        let mut held = Held::default();
-        assert_eq!(after(&mut held, WORSE_AFTER - 1, Failing), Healthy);
-        assert_eq!(after(&mut held, 1, Failing), Failing);
-        assert_eq!(after(&mut held, BETTER_AFTER - 1, Healthy), Failing);
-        assert_eq!(after(&mut held, 1, Failing), Failing);
-        assert_eq!(after(&mut held, BETTER_AFTER - 1, Healthy), Failing);
-        assert_eq!(after(&mut held, 1, Healthy), Healthy);
+    fn debounced_state_gets_worse_soon_and_better_late() {
+        let mut debounced = Debounced::default();
+        assert_eq!(after(&mut debounced, WORSE_AFTER - 1, Failing), Healthy);
+        assert_eq!(after(&mut debounced, 1, Failing), Failing);
+        assert_eq!(after(&mut debounced, BETTER_AFTER - 1, Healthy), Failing);
+        assert_eq!(after(&mut debounced, 1, Failing), Failing);
+        assert_eq!(after(&mut debounced, BETTER_AFTER - 1, Healthy), Failing);
+        assert_eq!(after(&mut debounced, 1, Healthy), Healthy);
     }
 
     #[test]
-    fn what_is_worse_at_times_counts_as_the_least_of_it() {
-        let mut held = Held::default();
+    fn debounced_state_is_the_mildest_of_the_seconds_that_were_worse() {
+        let mut debounced = Debounced::default();
         for raw in [Failing, Degraded, Failing] {
-            held.note(raw);
+            debounced.note(raw);
         }
-        assert_eq!(held.state, Degraded);
-        assert_eq!(after(&mut held, WORSE_AFTER, Failing), Failing);
+        assert_eq!(debounced.state, Degraded);
+        assert_eq!(after(&mut debounced, WORSE_AFTER, Failing), Failing);
         for _ in 0..BETTER_AFTER / 2 {
-            held.note(Healthy);
-            held.note(Degraded);
+            debounced.note(Healthy);
+            debounced.note(Degraded);
         }
-        assert_eq!(held.state, Degraded);
+        assert_eq!(debounced.state, Degraded);
     }
 
     #[test]
-    fn a_single_bad_second_is_none() {
-        let mut held = Held::default();
+    fn debounced_state_ignores_a_single_bad_second() {
+        let mut debounced = Debounced::default();
         for _ in 0..20 {
-            held.note(Failing);
-            held.note(Failing);
-            assert!(!held.note(Healthy));
+            debounced.note(Failing);
+            debounced.note(Failing);
+            assert!(!debounced.note(Healthy));
         }
-        assert_eq!(held.state, Healthy);
+        assert_eq!(debounced.state, Healthy);
     }
 }

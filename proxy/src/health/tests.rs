@@ -30,14 +30,14 @@ impl Life {
         for _ in 0..seconds {
             each(&mut self.sums);
             self.subject.note(vec!["/feed".into()], self.sums.clone());
-            self.subject.judge(&self.bounds, None, None);
+            self.subject.update(&self.bounds, None, None);
         }
         self
     }
 
     /// What is wrong, and how much.
-    fn found(&self) -> Vec<(&'static str, State)> {
-        let causes = self.subject.verdict().causes;
+    fn found(&self) -> Vec<(&'static str, HealthState)> {
+        let causes = self.subject.report().causes;
         causes
             .iter()
             .map(|cause| (cause.check, cause.state))
@@ -45,7 +45,7 @@ impl Life {
     }
 
     fn cause(&self) -> String {
-        self.subject.verdict().causes[0].cause.clone()
+        self.subject.report().causes[0].cause.clone()
     }
 }
 
@@ -65,7 +65,7 @@ async fn who_is_well_has_no_cause() {
     let mut life = Life::new("");
     life.seconds(2_000, well);
     assert_eq!(life.found(), []);
-    assert_eq!(life.subject.state(), State::Healthy);
+    assert_eq!(life.subject.state(), HealthState::Healthy);
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,7 +76,7 @@ async fn requests_that_fail_are_errors_until_they_have_not_for_long() {
         well(sums);
         sums.failed += 1;
     });
-    assert_eq!(life.found(), [("errors", State::Degraded)]);
+    assert_eq!(life.found(), [("errors", HealthState::Degraded)]);
     assert!(
         life.cause().contains("requests for a stream failed"),
         "{}",
@@ -88,7 +88,7 @@ async fn requests_that_fail_are_errors_until_they_have_not_for_long() {
         sums.failed += 1;
     });
     assert!(
-        life.found().contains(&("errors", State::Failing)),
+        life.found().contains(&("errors", HealthState::Failing)),
         "{:?}",
         life.found()
     );
@@ -105,7 +105,7 @@ async fn failed_requests_of_one_client_do_not_make_a_route_failing_that_serves_o
         sums.failed += 100;
     };
     life.seconds(30, of_one);
-    assert_eq!(life.found(), [("errors", State::Degraded)]);
+    assert_eq!(life.found(), [("errors", HealthState::Degraded)]);
     assert!(
         life.cause().contains("all from one client"),
         "{}",
@@ -115,7 +115,7 @@ async fn failed_requests_of_one_client_do_not_make_a_route_failing_that_serves_o
         of_one(sums);
         sums.failed_others += 1;
     });
-    assert_eq!(life.found(), [("errors", State::Failing)]);
+    assert_eq!(life.found(), [("errors", HealthState::Failing)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,12 +130,12 @@ async fn a_route_is_not_healthy_while_its_streams_wait_for_their_upstream() {
     life.seconds(100, well).seconds(2, lost(10));
     assert_eq!(life.found(), []);
     life.seconds(2, lost(10));
-    assert_eq!(life.found(), [("waiting", State::Failing)]);
+    assert_eq!(life.found(), [("waiting", HealthState::Failing)]);
     assert!(life.cause().starts_with("10 of 10"), "{}", life.cause());
     life.seconds(40, lost(3));
-    assert_eq!(life.found(), [("waiting", State::Degraded)]);
+    assert_eq!(life.found(), [("waiting", HealthState::Degraded)]);
     life.seconds(40, well);
-    assert_eq!(life.found(), [("waiting", State::Degraded)]);
+    assert_eq!(life.found(), [("waiting", HealthState::Degraded)]);
     life.seconds(40, lost(0));
     assert_eq!(life.found(), []);
 }
@@ -155,7 +155,7 @@ async fn streams_that_the_upstream_breaks_off_are_told_of() {
         well(sums);
         sums.add_ends(EndReason::UpstreamError, 3);
     });
-    assert_eq!(life.found(), [("breaks", State::Degraded)]);
+    assert_eq!(life.found(), [("breaks", HealthState::Degraded)]);
     assert!(life.cause().contains("broke"), "{}", life.cause());
 }
 
@@ -164,9 +164,9 @@ async fn fewer_events_than_usual_are_found_without_a_bound() {
     let silent = |sums: &mut Snapshot| sums.active = 10;
     let mut life = Life::new("");
     life.seconds(1_000, well).seconds(50, silent);
-    assert_eq!(life.found(), [("events", State::Degraded)]);
+    assert_eq!(life.found(), [("events", HealthState::Degraded)]);
     life.seconds(15, silent);
-    assert_eq!(life.found(), [("events", State::Failing)]);
+    assert_eq!(life.found(), [("events", HealthState::Failing)]);
     assert!(life.cause().contains("baseline: "), "{}", life.cause());
     let mut life = Life::new("baseline = false");
     life.seconds(1_000, well).seconds(120, silent);
@@ -179,7 +179,7 @@ async fn fewer_events_than_wanted_are_found_at_once() {
     life.seconds(20, |sums| sums.active = 10);
     assert_eq!(life.found(), []);
     life.seconds(30, |sums| sums.active = 10);
-    assert_eq!(life.found(), [("events", State::Failing)]);
+    assert_eq!(life.found(), [("events", HealthState::Failing)]);
     assert!(
         life.cause().contains("health.min_event_rate requires 1.0"),
         "{}",
@@ -198,12 +198,18 @@ async fn slow_first_events_and_long_pauses_are_found_by_bound_or_by_habit() {
     };
     let mut life = Life::new("");
     life.seconds(1_000, well).seconds(60, slow);
-    let (first, gap) = (("first_event", State::Failing), ("gap", State::Degraded));
+    let (first, gap) = (
+        ("first_event", HealthState::Failing),
+        ("gap", HealthState::Degraded),
+    );
     assert_eq!(life.found(), [first, gap]);
     assert!(life.cause().contains("baseline: "), "{}", life.cause());
     let mut life = Life::new("max_first_event_p95 = '8s'\nmax_gap_p99 = '1s'");
     life.seconds(60, slow);
-    let (first, gap) = (("first_event", State::Degraded), ("gap", State::Failing));
+    let (first, gap) = (
+        ("first_event", HealthState::Degraded),
+        ("gap", HealthState::Failing),
+    );
     assert_eq!(life.found(), [first, gap]);
     assert!(life.cause().contains("threshold: 8s"), "{}", life.cause());
 }
@@ -217,7 +223,7 @@ async fn streams_that_hardly_begin_are_found_unless_they_may_be_short() {
     };
     let mut life = Life::new("");
     life.seconds(30, short);
-    assert_eq!(life.found(), [("early_ends", State::Failing)]);
+    assert_eq!(life.found(), [("early_ends", HealthState::Failing)]);
     let mut life = Life::new("early_ends = 'off'");
     life.seconds(30, short);
     assert_eq!(life.found(), []);
@@ -236,7 +242,7 @@ async fn clients_that_come_back_are_found_unless_we_had_sent_them() {
         back(sums);
         sums.reconnects_after_cut += 1;
     });
-    assert_eq!(life.found(), [("reconnects", State::Failing)]);
+    assert_eq!(life.found(), [("reconnects", HealthState::Failing)]);
     assert!(
         life.cause().contains("reconnected within a minute"),
         "{}",
@@ -250,15 +256,15 @@ async fn clients_that_come_back_are_found_unless_we_had_sent_them() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_that_is_near_or_reached_is_told_of() {
     for (streams, state) in [
-        (89, State::Healthy),
-        (90, State::Degraded),
-        (99, State::Degraded),
-        (100, State::Failing),
+        (89, HealthState::Healthy),
+        (90, HealthState::Degraded),
+        (99, HealthState::Degraded),
+        (100, HealthState::Failing),
     ] {
         let mut subject = Subject::new(Kind::Route, "/feed");
         for _ in 0..3 {
             subject.note(Vec::new(), Snapshot::default());
-            subject.judge(&bounds(""), Some((streams, 100)), None);
+            subject.update(&bounds(""), Some((streams, 100)), None);
         }
         assert_eq!(subject.state(), state, "{streams}");
     }
@@ -268,14 +274,14 @@ async fn a_limit_that_is_near_or_reached_is_told_of() {
 async fn an_upstream_that_is_away_is_failing_at_once_and_well_when_it_is_back() {
     let mut subject = Subject::new(Kind::Upstream, "http://app/");
     subject.note(Vec::new(), Snapshot::default());
-    subject.judge(&bounds(""), None, Some("cannot connect".into()));
-    let verdict = subject.verdict();
-    assert_eq!(verdict.state, State::Failing);
-    assert_eq!(verdict.causes[0].cause, "cannot connect");
+    subject.update(&bounds(""), None, Some("cannot connect".into()));
+    let report = subject.report();
+    assert_eq!(report.state, HealthState::Failing);
+    assert_eq!(report.causes[0].cause, "cannot connect");
     tokio::time::advance(Duration::from_secs(7)).await;
-    assert_eq!(subject.verdict().since_s, 7);
-    subject.judge(&bounds(""), None, None);
-    assert_eq!(subject.state(), State::Healthy);
+    assert_eq!(subject.report().since_s, 7);
+    subject.update(&bounds(""), None, None);
+    assert_eq!(subject.state(), HealthState::Healthy);
 }
 
 #[tokio::test(start_paused = true)]
@@ -286,7 +292,7 @@ async fn numbers_of_other_routes_are_no_continuation() {
     sums.failed = 1_000;
     for _ in 0..10 {
         subject.note(vec!["/a".into(), "/b".into()], sums.clone());
-        subject.judge(&bounds(""), None, None);
+        subject.update(&bounds(""), None, None);
     }
-    assert_eq!(subject.state(), State::Healthy);
+    assert_eq!(subject.state(), HealthState::Healthy);
 }

@@ -3,16 +3,16 @@
 use sse_guard::metrics::Snapshot;
 use std::collections::VecDeque;
 
-/// Seconds between two points of the window.
+/// Seconds between two points of the last minute.
 const STEP: u64 = 5;
-/// Points that make the window: a minute.
+/// Points that make a minute.
 const STEPS: usize = 12;
-/// Seconds between two points of what was before.
+/// Seconds between two points of the baseline.
 const LONG_STEP: u64 = 60;
-/// Points of what was before: with the window, a quarter of an hour.
+/// Points of the baseline: with the window, a quarter of an hour.
 const LONG_STEPS: usize = 14;
-/// Seconds without which nothing is learnt.
-const ENOUGH: u64 = 300;
+/// A shorter baseline, in seconds, does not count.
+const MIN_BASELINE: u64 = 300;
 
 /// The sums at one second.
 #[derive(Clone, Debug)]
@@ -49,13 +49,13 @@ pub(super) struct Span {
 
 /// Counts per second.
 #[derive(Debug, Default)]
-pub(super) struct Past {
+pub(super) struct Window {
     now: Option<Point>,
-    window: VecDeque<Point>,
-    before: VecDeque<Point>,
+    minute: VecDeque<Point>,
+    baseline: VecDeque<Point>,
 }
 
-impl Past {
+impl Window {
     /// Notes the sums at the end of a second.
     pub(super) fn note(&mut self, numbers: Snapshot) {
         let (second, stream_seconds, lost_seconds) = self.now.as_ref().map_or((0, 0, 0), |now| {
@@ -72,32 +72,32 @@ impl Past {
             numbers,
         };
         if second.is_multiple_of(STEP) {
-            self.window.push_back(point.clone());
+            self.minute.push_back(point.clone());
         }
-        if self.window.len() > STEPS
-            && let Some(point) = self.window.pop_front()
+        if self.minute.len() > STEPS
+            && let Some(point) = self.minute.pop_front()
             && point.second.is_multiple_of(LONG_STEP)
         {
-            self.before.push_back(point);
+            self.baseline.push_back(point);
         }
-        if self.before.len() > LONG_STEPS {
-            self.before.pop_front();
+        if self.baseline.len() > LONG_STEPS {
+            self.baseline.pop_front();
         }
         self.now = Some(point);
     }
 
     /// The last minute, or what there is of it.
-    pub(super) fn window(&self) -> Span {
-        match (self.window.front(), &self.now) {
+    pub(super) fn last_minute(&self) -> Span {
+        match (self.minute.front(), &self.now) {
             (Some(first), Some(now)) => first.until(now),
             _ => Span::default(),
         }
     }
 
     /// The quarter of an hour before that, if there is enough of it to compare with.
-    pub(super) fn before(&self) -> Option<Span> {
-        let before = self.before.front()?.until(self.window.front()?);
-        (before.seconds >= ENOUGH).then_some(before)
+    pub(super) fn baseline(&self) -> Option<Span> {
+        let baseline = self.baseline.front()?.until(self.minute.front()?);
+        (baseline.seconds >= MIN_BASELINE).then_some(baseline)
     }
 }
 
@@ -105,21 +105,21 @@ impl Past {
 mod tests {
     use super::*;
 
-    fn past(seconds: u64) -> Past {
-        let mut past = Past::default();
+    fn window_after(seconds: u64) -> Window {
+        let mut window = Window::default();
         for second in 0..seconds {
             let mut numbers = Snapshot::default();
             (numbers.active, numbers.waiting, numbers.events) = (2, 1, second * 10);
-            past.note(numbers);
+            window.note(numbers);
         }
-        past
+        window
     }
 
     #[test]
-    fn the_window_is_the_last_minute() {
-        assert_eq!(Past::default().window().seconds, 0);
+    fn window_has_the_last_minute() {
+        assert_eq!(Window::default().last_minute().seconds, 0);
         for seconds in [2, 30, 61, 1_000, 5_000] {
-            let window = past(seconds).window();
+            let window = window_after(seconds).last_minute();
             let lasts = (seconds - 1).min(60);
             assert!((lasts.saturating_sub(STEP)..=lasts).contains(&window.seconds));
             assert_eq!(window.numbers.events, window.seconds * 10);
@@ -129,12 +129,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_before_ends_where_the_window_begins() {
-        assert!(past(ENOUGH).before().is_none());
-        let past = past(5_000);
-        let (window, before) = (past.window(), past.before().unwrap());
-        assert_eq!(before.numbers.events, before.seconds * 10);
-        let all = window.seconds + before.seconds;
+    fn baseline_ends_where_the_last_minute_begins() {
+        assert!(window_after(MIN_BASELINE).baseline().is_none());
+        let window = window_after(5_000);
+        let (minute, baseline) = (window.last_minute(), window.baseline().unwrap());
+        assert_eq!(baseline.numbers.events, baseline.seconds * 10);
+        let all = minute.seconds + baseline.seconds;
         assert!((840..=900).contains(&all), "{all}");
     }
 }
