@@ -106,9 +106,9 @@ impl Admin {
 
     /// Serves until `stop`, and gives connections a moment to end then.
     pub(super) async fn serve(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        super::files::keep_some();
+        super::fd_limit::keep_some();
         let server = Server::new().response_stall(WRITE_STALL);
-        let most = super::files::for_admin(MAX_CONNECTIONS);
+        let most = super::fd_limit::for_admin(MAX_CONNECTIONS);
         let connections = Registry::new(most, MIN_IDLE.min(most / 2), CloseReason::Total);
         let served = server.serve_in(&connections, listener, self.app(), stop.cancelled());
         let late = async {

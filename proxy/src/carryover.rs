@@ -4,9 +4,9 @@
 //! New streams use the current config, open ones keep the config that they opened with. Both share this:
 //! one drain, one count of each limit, one set of numbers.
 
-use super::budget::{Budgets, Holders};
 use super::config::{self, Rate};
 use super::ended::EndedStreams;
+use super::overload::{Budgets, Holders};
 use super::phase::Phases;
 use super::upstream::Tunnels;
 use http::Uri;

@@ -11,7 +11,7 @@ use super::logging::{self, Logging};
 use super::server::{AdminServer, Proxy};
 use super::state::{Inherited, ProxyState};
 use super::watch::Watch;
-use super::{budget, demo, files, health_command, notify, pulse};
+use super::{cgroup, demo, fd_limit, health_command, notify, overload, pulse};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -85,12 +85,12 @@ async fn start(reader: ConfigReader) -> ExitCode {
 fn check(reader: &ConfigReader, loaded: &Loaded) -> ExitCode {
     let mut warnings = loaded.config.warnings.clone();
     // First, as what is printed shows the limit that will hold.
-    warnings.extend(system_warnings(&loaded.config));
+    warnings.extend(overload::warnings(&loaded.config));
     let flags = reader.matches.subcommand_matches("check");
     let is_set = |flag| flags.is_some_and(|flags| flags.get_flag(flag));
     let limits = config::SystemLimits {
-        memory: budget::memory_limit(),
-        files: budget::files_limit(),
+        memory: cgroup::memory_limit(),
+        files: fd_limit::soft_limit(),
     };
     if is_set(config::CHANGED) {
         print!("{}", loaded.changes_to_toml(&limits));
@@ -113,7 +113,7 @@ async fn run(reader: ConfigReader, loaded: Loaded, signals: Signals, demo: bool)
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    for warning in system_warnings(config) {
+    for warning in overload::warnings(config) {
         tracing::warn!("{warning}");
     }
     match serve(reader, loaded, logging, signals, demo).await {
@@ -123,12 +123,6 @@ async fn run(reader: ConfigReader, loaded: Loaded, signals: Signals, demo: bool)
             ExitCode::from(FAILED)
         }
     }
-}
-
-/// Warnings about limits of this system that are below the config.
-fn system_warnings(config: &Config) -> impl Iterator<Item = String> {
-    let files = files::raise_limit(config);
-    files.into_iter().chain(budget::beyond_limits(config))
 }
 
 fn threads(config: &Config) -> NonZeroUsize {

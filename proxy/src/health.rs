@@ -12,8 +12,8 @@ mod window;
 
 pub(super) use debounce::HealthState;
 
-use super::budget::{Budgets, Level};
 use super::config::Health;
+use super::overload::{Budgets, Level};
 use super::router::Router;
 use criterion::{Criterion, Facts, Issue};
 use debounce::Debounced;
@@ -179,9 +179,9 @@ fn export(kind: Kind, name: &str, state: HealthState) {
 fn with_budgets(mut proxy: HealthReport, budgets: &Budgets) -> HealthReport {
     for (resource, status) in budgets.status() {
         let state = match status.level {
-            Level::Room if status.is_near() => HealthState::Degraded,
-            Level::Room => continue,
-            Level::Full | Level::Over => HealthState::Failing,
+            Level::Normal if status.is_near() => HealthState::Degraded,
+            Level::Normal => continue,
+            Level::Rejecting | Level::Shedding => HealthState::Failing,
         };
         if state > proxy.state {
             (proxy.state, proxy.since_s) = (state, status.since.elapsed().as_secs());

@@ -11,15 +11,15 @@
 
 mod activation;
 mod admin;
-mod budget;
 mod carryover;
+mod cgroup;
 mod cli;
 pub mod config;
 mod config_reader;
 mod control;
 mod demo;
 mod ended;
-mod files;
+mod fd_limit;
 mod headers;
 mod health;
 mod health_command;
@@ -28,6 +28,7 @@ mod logging;
 mod memory;
 mod notify;
 mod off_thread;
+mod overload;
 mod path;
 mod percent;
 mod phase;

@@ -22,7 +22,7 @@ pub(super) async fn beat(state: Arc<ProxyState>, admin: Option<Arc<Admin>>) -> I
                 let active = state.active();
                 let config = active.config();
                 let holders = carryover.holders(config.limit.ipv6_prefix);
-                let again = carryover.budgets.look(&config.budgets, holders);
+                let again = carryover.budgets.update(&config.budgets, holders);
                 if carryover.budgets.is_short() {
                     active.router.close_idle_upstream_connections();
                 }

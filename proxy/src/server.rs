@@ -4,7 +4,7 @@ use super::admin::Admin;
 use super::config;
 use super::config_reader::ReadConfig;
 use super::control::{Command, ReloadResult, Signals};
-use super::files;
+use super::fd_limit;
 use super::listen::{Handover, Listener};
 use super::logging::Logging;
 use super::memory;
@@ -35,7 +35,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 pub(super) fn server(config: &config::Client) -> Server {
     Server::new()
         .release_memory(memory::collect)
-        .has_file(files::has_room)
+        .has_file(fd_limit::has_room)
         .head_timeout(config.head_timeout)
         .max_head(config.max_head)
         .title_case_headers(config.title_case_headers)

@@ -35,7 +35,7 @@ use self::reply::HeadOptions;
 pub(super) use self::tunnel::Tunnels;
 use self::without_trailers::WithoutTrailers;
 use super::headers::Options;
-use super::{files, headers};
+use super::{fd_limit, headers};
 use crate::config;
 use crate::request_context::RequestContext;
 use bytes::{Bytes, BytesMut};
@@ -308,7 +308,7 @@ impl Upstream {
     }
 
     async fn connect(&self) -> Result<Io, Failure> {
-        if !files::has_room() {
+        if !fd_limit::has_room() {
             return Err(Failure::Files("the last files are kept for others".into()));
         }
         let socket = connect(self.connector.clone(), self.target.url.clone()).await?;

@@ -1,7 +1,7 @@
 //! `/metrics`: the numbers of all layers and of the process, as Prometheus text.
 
 use super::{Admin, Shared};
-use crate::{budget, health, request_log};
+use crate::{health, overload, request_log};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -30,7 +30,7 @@ impl Exporter {
             .set_buckets_for_metric(ages, &AGES)?
             .install_recorder()?;
         sse_guard::describe_metrics();
-        budget::describe();
+        overload::describe();
         health::describe();
         request_log::describe();
         metrics::describe_gauge!(

@@ -1,8 +1,8 @@
 //! Liveness (`/healthz`) and readiness (`/readyz`).
 
-use super::super::budget::Level;
 use super::super::config::ReadyWhen;
 use super::super::control::Command;
+use super::super::overload::Level;
 use super::Shared;
 use super::access::Access;
 use axum::Json;
@@ -127,7 +127,7 @@ pub(super) fn readiness(admin: &super::Admin) -> Readiness {
     });
     let routes = routes.collect();
     for (resource, status) in admin.state.carryover.budgets.status() {
-        let red = (status.level > Level::Room).then(|| status.since.elapsed());
+        let red = (status.level > Level::Normal).then(|| status.since.elapsed());
         let part = Part::new(red, status.since.into_std(), status.to_string());
         parts.push((resource.as_str().to_owned(), part));
     }

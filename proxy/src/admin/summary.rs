@@ -5,7 +5,7 @@ use super::heads::Heads;
 use super::health::readiness;
 use super::history::ends;
 use super::time::{millis, since_1970_of};
-use crate::budget::{Budgets, Used};
+use crate::overload::{Budgets, Usage};
 use crate::router::View;
 use axum::Json;
 use axum::extract::State;
@@ -37,7 +37,7 @@ fn numbers(snapshot: &Snapshot) -> Value {
 
 fn budgets(budgets: &Budgets) -> Value {
     let status = budgets.status().map(|(resource, status)| {
-        let Used { used, budget, .. } = status.used;
+        let Usage { used, budget, .. } = status.used;
         let level = status.level.as_str();
         (
             resource.as_str().to_owned(),

@@ -12,9 +12,11 @@
 //! A stream never ends for lack of files as long as there are connections without a request: the
 //! listener closes some of these before it accepts another one.
 
-mod used;
+mod system_limits;
+mod usage;
 
-pub(super) use used::{Used, files_limit, memory_limit};
+pub(super) use system_limits::warnings;
+pub(super) use usage::Usage;
 
 use super::config;
 use super::upstream::Tunnels;
@@ -27,65 +29,65 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
-use used::Meter;
+use usage::Meter;
 
 /// Interval of measurements far below the budgets.
-const SELDOM: Duration = Duration::from_millis(250);
-/// Interval of measurements from [`HALF`] on: a burst of new streams must not pass from one threshold
+const RELAXED_INTERVAL: Duration = Duration::from_millis(250);
+/// Interval of measurements from [`BUSY_SHARE`] on: a burst of new streams must not pass from one threshold
 /// to the end of the budget within it.
-const OFTEN: Duration = Duration::from_millis(50);
+const BUSY_INTERVAL: Duration = Duration::from_millis(50);
 /// How long usage must stay lower, so that bursts are not admitted again and again; a round of ends
 /// takes this long to show an effect.
-const PAUSE: Duration = Duration::from_secs(1);
+const ROUND: Duration = Duration::from_secs(1);
 /// The part of the live streams that ends in a round.
-const PART: usize = 50;
+const STREAMS_DIVISOR: usize = 50;
 /// The part of the tunnels that is closed in a round.
-const TUNNELS_PART: usize = 8;
+const TUNNELS_DIVISOR: usize = 8;
 /// The part of what a client holds above its share that ends in a round.
-const EXCESS_PART: usize = 4;
+const EXCESS_DIVISOR: usize = 4;
 /// A stream without an event for this long is idle.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE_AFTER: Duration = Duration::from_secs(10);
 
 /// A stream that holds this many bytes holds several times what others do.
-const MUCH: u64 = 16 * 1024;
+const LARGE_STREAM_BYTES: u64 = 16 * 1024;
 
-const HALF: f64 = 0.5;
+const BUSY_SHARE: f64 = 0.5;
 /// Share from which connections without a request are closed.
-const TRIM: f64 = 0.80;
+const TRIM_SHARE: f64 = 0.80;
 /// Share of the files for connections that have just come, and the bounds of their number: the
 /// request of a rejected client must be read, too.
-const YOUNG: f64 = 0.03;
-const MIN_YOUNG: u64 = 4;
-const MAX_YOUNG: u64 = 64;
-const ROOM: f64 = 0.85;
-const FULL: f64 = 0.90;
-const OVER: f64 = 0.95;
+const NEW_CONNECTIONS_SHARE: f64 = 0.03;
+const MIN_NEW_CONNECTIONS: u64 = 4;
+const MAX_NEW_CONNECTIONS: u64 = 64;
+const NORMAL_SHARE: f64 = 0.85;
+const REJECTING_SHARE: f64 = 0.90;
+const SHEDDING_SHARE: f64 = 0.95;
 
 /// The level of load shedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
-    Room,
+    Normal,
     /// New streams are rejected.
-    Full,
+    Rejecting,
     /// Idle streams are ended.
-    Over,
+    Shedding,
 }
 
 impl Level {
     fn next(self, share: f64) -> Self {
         match share {
-            share if share >= OVER => Self::Over,
-            share if share >= FULL => self.max(Self::Full),
-            share if share >= ROOM => self.min(Self::Full),
-            _ => Self::Room,
+            share if share >= SHEDDING_SHARE => Self::Shedding,
+            share if share >= REJECTING_SHARE => self.max(Self::Rejecting),
+            share if share >= NORMAL_SHARE => self.min(Self::Rejecting),
+            _ => Self::Normal,
         }
     }
 
     pub(super) fn as_str(self) -> &'static str {
         match self {
-            Self::Room => "room",
-            Self::Full => "refusing",
-            Self::Over => "rotating",
+            Self::Normal => "room",
+            Self::Rejecting => "refusing",
+            Self::Shedding => "rotating",
         }
     }
 }
@@ -94,7 +96,7 @@ impl Level {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Status {
     resource: Resource,
-    pub(super) used: Used,
+    pub(super) used: Usage,
     pub(super) level: Level,
     pub(super) since: Instant,
     /// Since when usage allows a lower level.
@@ -104,13 +106,13 @@ pub(super) struct Status {
 impl Status {
     /// Whether load shedding is about to begin.
     pub(super) fn is_near(&self) -> bool {
-        self.used.share() >= ROOM
+        self.used.share() >= NORMAL_SHARE
     }
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Used {
+        let Usage {
             used,
             budget,
             reserve,
@@ -126,9 +128,9 @@ impl fmt::Display for Status {
             Resource::Files => write!(f, "{used} of {budget} files open"),
         }?;
         f.write_str(match self.level {
-            Level::Room => "",
-            Level::Full => ": new streams are rejected",
-            Level::Over => ": new streams are rejected, and the oldest idle ones are ended",
+            Level::Normal => "",
+            Level::Rejecting => ": new streams are rejected",
+            Level::Shedding => ": new streams are rejected, and the oldest idle ones are ended",
         })
     }
 }
@@ -141,35 +143,7 @@ impl fmt::Display for Status {
     reason = "a share is not exact anyway"
 )]
 pub(super) fn files_for_streams(files: u64) -> u64 {
-    (files as f64 * FULL) as u64
-}
-
-/// Warnings about budgets that cannot be reached because a limit of the system is lower.
-pub(super) fn beyond_limits(config: &config::Config) -> Vec<String> {
-    let budgets = &config.budgets;
-    let memory = beyond(budgets.memory, memory_limit()).map(|(budget, limit)| {
-        format!(
-            "memory.budget {} MiB is above the container's limit of {} MiB: the kernel ends the process \
-             before the budget takes effect; lower it, or leave it out to use the container's limit",
-            budget >> 20,
-            limit >> 20
-        )
-    });
-    let files = beyond(budgets.files, files_limit()).map(|(budget, limit)| {
-        format!(
-            "files.budget {budget} is above the process's limit of {limit} open files: connections fail \
-             before the budget takes effect; lower it, or raise the limit (ulimit -Hn, LimitNOFILE=)"
-        )
-    });
-    memory.into_iter().chain(files).collect()
-}
-
-/// A budget above its limit, and that.
-fn beyond(budget: config::Budget, limit: Option<u64>) -> Option<(u64, u64)> {
-    match (budget, limit) {
-        (config::Budget::Of(budget), Some(limit)) if budget > limit => Some((budget, limit)),
-        _ => None,
-    }
+    (files as f64 * REJECTING_SHARE) as u64
 }
 
 /// The holders of memory and files that can be ended.
@@ -275,7 +249,7 @@ pub(super) fn describe() {
 
 impl Budgets {
     /// Measures, and sheds load if necessary. Returns when to measure again.
-    pub(super) fn look(&self, config: &config::Budgets, holders: Holders<'_>) -> Duration {
+    pub(super) fn update(&self, config: &config::Budgets, holders: Holders<'_>) -> Duration {
         let memory = self.or_last(
             Resource::Memory,
             config.memory,
@@ -293,11 +267,11 @@ impl Budgets {
         gauge!("sse_guard_files_used").set(used);
         gauge!("sse_guard_files_budget").set(budget);
         trim(memory, files, holders.connections);
-        self.judge([memory, files], holders);
-        let shares = [memory, files].into_iter().flatten().map(Used::share);
+        self.apply([memory, files], holders);
+        let shares = [memory, files].into_iter().flatten().map(Usage::share);
         match shares.fold(0.0, f64::max) {
-            share if share < HALF => SELDOM,
-            _ => OFTEN,
+            share if share < BUSY_SHARE => RELAXED_INTERVAL,
+            _ => BUSY_INTERVAL,
         }
     }
 
@@ -306,8 +280,8 @@ impl Budgets {
         &self,
         resource: Resource,
         budget: config::Budget,
-        used: Option<Used>,
-    ) -> Option<Used> {
+        used: Option<Usage>,
+    ) -> Option<Usage> {
         let is_wanted = budget != config::Budget::Off;
         used.or_else(|| {
             let (_, last) = self.status().find(|(known, _)| *known == resource)?;
@@ -320,7 +294,7 @@ impl Budgets {
         self.gate.closed().is_some()
     }
 
-    fn judge(&self, used: [Option<Used>; 2], holders: Holders<'_>) {
+    fn apply(&self, used: [Option<Usage>; 2], holders: Holders<'_>) {
         let mut status = lock(&self.status);
         for (resource, (status, used)) in Resource::ALL.into_iter().zip(status.iter_mut().zip(used))
         {
@@ -328,7 +302,7 @@ impl Budgets {
         }
         let all = *status;
         drop(status);
-        let is_short = |status: &&Status| status.level > Level::Room;
+        let is_short = |status: &&Status| status.level > Level::Normal;
         match all.iter().flatten().find(is_short) {
             Some(status) => self.gate.close(status.resource.reason()),
             None => self.gate.open(),
@@ -344,15 +318,18 @@ impl Budgets {
         }
         let lasting = |level| {
             let is_lasting = move |status: &&Status| {
-                let lasts = status.since.elapsed() >= PAUSE && status.better.is_none();
+                let lasts = status.since.elapsed() >= ROUND && status.better.is_none();
                 status.level >= level && lasts
             };
             all.iter().flatten().filter(is_lasting)
         };
-        if lasting(Level::Over).next().is_some() {
+        if lasting(Level::Shedding).next().is_some() {
             let is_memory = |status: &Status| status.resource == Resource::Memory;
-            self.rotate(holders, &shares, lasting(Level::Over).any(is_memory));
-        } else if lasting(Level::Full).next().is_some() && shares.is_majority() && self.is_due() {
+            self.rotate(holders, &shares, lasting(Level::Shedding).any(is_memory));
+        } else if lasting(Level::Rejecting).next().is_some()
+            && shares.is_majority()
+            && self.is_due()
+        {
             end_largest(holders, &shares);
         }
     }
@@ -361,7 +338,7 @@ impl Budgets {
     fn is_due(&self) -> bool {
         let now = Instant::now();
         let mut rotated = lock(&self.rotated);
-        let is_due = rotated.is_none_or(|last| now.saturating_duration_since(last) >= PAUSE);
+        let is_due = rotated.is_none_or(|last| now.saturating_duration_since(last) >= ROUND);
         if is_due {
             *rotated = Some(now);
         }
@@ -378,7 +355,7 @@ impl Budgets {
             return;
         }
         if is_memory_short {
-            let ended = streams.shed(streams.live().div_ceil(PART), MUCH);
+            let ended = streams.shed(streams.live().div_ceil(STREAMS_DIVISOR), LARGE_STREAM_BYTES);
             if ended > 0 {
                 tracing::info!(ended, "ending the streams that hold the most memory");
                 return;
@@ -387,12 +364,12 @@ impl Budgets {
         if end_largest(holders, shares) {
             return;
         }
-        let closed = tunnels.close_idle(tunnels.len().div_ceil(TUNNELS_PART), IDLE);
+        let closed = tunnels.close_idle(tunnels.len().div_ceil(TUNNELS_DIVISOR), IDLE_AFTER);
         if closed > 0 {
             tracing::info!(closed, "closing idle tunnels: memory or files run short");
             return;
         }
-        let ended = streams.rotate(streams.live().div_ceil(PART), IDLE);
+        let ended = streams.rotate(streams.live().div_ceil(STREAMS_DIVISOR), IDLE_AFTER);
         tracing::info!(ended, "rotating idle streams: memory or files run short");
     }
 
@@ -409,34 +386,38 @@ fn end_largest(holders: Holders<'_>, shares: &Shares) -> bool {
     let Some((client, excess)) = shares.largest() else {
         return false;
     };
-    let most = excess.div_ceil(EXCESS_PART);
+    let most = excess.div_ceil(EXCESS_DIVISOR);
     if holders.connections.close_requests(client, most) > 0 {
         return true;
     }
     let ended = holders
         .streams
-        .rotate_of((client, holders.ipv6_prefix), most, IDLE);
+        .rotate_of((client, holders.ipv6_prefix), most, IDLE_AFTER);
     tracing::info!(ended, %client, "rotating streams of the client that holds the most");
     ended > 0
 }
 
 /// Closes connections that serve no request, and sets how many the listener may accept.
-fn trim(memory: Option<Used>, files: Option<Used>, connections: &Registry) {
+fn trim(memory: Option<Usage>, files: Option<Usage>, connections: &Registry) {
     gauge_of("idle", connections.idle());
     gauge_of(
         "active",
         connections.open().saturating_sub(connections.idle()),
     );
     let room = files.map(|files| {
-        let left = files.at(TRIM).saturating_sub(files.used);
-        let excess = files.used.saturating_sub(files.at(TRIM));
+        let left = files.at(TRIM_SHARE).saturating_sub(files.used);
+        let excess = files.used.saturating_sub(files.at(TRIM_SHARE));
         let room = (connections.open() as u64 + left).saturating_sub(excess);
         usize::try_from(room).unwrap_or(usize::MAX)
     });
-    let min_idle = files.map_or(0, |files| files.at(YOUNG).clamp(MIN_YOUNG, MAX_YOUNG));
+    let min_idle = files.map_or(0, |files| {
+        files
+            .at(NEW_CONNECTIONS_SHARE)
+            .clamp(MIN_NEW_CONNECTIONS, MAX_NEW_CONNECTIONS)
+    });
     let min_idle = usize::try_from(min_idle).unwrap_or(usize::MAX);
     connections.set_bounds(room.unwrap_or(usize::MAX), min_idle);
-    if memory.is_some_and(|memory| memory.share() >= TRIM) {
+    if memory.is_some_and(|memory| memory.share() >= TRIM_SHARE) {
         connections.close_some(CloseReason::Memory);
     }
 }
@@ -448,19 +429,19 @@ fn gauge_of(state: &'static str, connections: usize) {
 
 /// Usage and budget as metrics. They are set every time, because a metric would keep its last value.
 #[expect(clippy::cast_precision_loss, reason = "a gauge is not exact anyway")]
-fn as_gauges(used: Option<Used>) -> (f64, f64) {
+fn as_gauges(used: Option<Usage>) -> (f64, f64) {
     match used {
         Some(used) => (used.used as f64, (used.budget - used.reserve) as f64),
         None => (0.0, f64::INFINITY),
     }
 }
 
-fn next(resource: Resource, before: Option<&Status>, used: Used) -> Status {
+fn next(resource: Resource, before: Option<&Status>, used: Usage) -> Status {
     let now = Instant::now();
     let first = Status {
         resource,
         used,
-        level: Level::Room,
+        level: Level::Normal,
         since: now,
         better: None,
     };
@@ -468,7 +449,7 @@ fn next(resource: Resource, before: Option<&Status>, used: Used) -> Status {
     let mut status = Status { used, ..*before };
     let level = before.level.next(used.share());
     let better = (level < before.level).then(|| before.better.unwrap_or(now));
-    let waits = better.is_some_and(|since| now.saturating_duration_since(since) < PAUSE);
+    let waits = better.is_some_and(|since| now.saturating_duration_since(since) < ROUND);
     if level == before.level || waits {
         status.better = better;
         return status;
@@ -486,7 +467,7 @@ fn next(resource: Resource, before: Option<&Status>, used: Used) -> Status {
 mod tests {
     use super::*;
 
-    fn judge(budgets: &Budgets, used: [Option<Used>; 2], streams: &StreamRegistry) {
+    fn apply(budgets: &Budgets, used: [Option<Usage>; 2], streams: &StreamRegistry) {
         let connections = &Registry::default();
         let holders = Holders {
             connections,
@@ -494,22 +475,22 @@ mod tests {
             streams,
             ipv6_prefix: 64,
         };
-        budgets.judge(used, holders);
+        budgets.apply(used, holders);
     }
 
-    fn of_hundred(used: u64) -> Option<Used> {
-        Some(Used {
+    fn of_hundred(used: u64) -> Option<Usage> {
+        Some(Usage {
             used,
             budget: 110,
             reserve: 10,
         })
     }
 
-    /// After so many parts of a hundred were taken for a while.
+    /// After this many percent were in use for a while.
     async fn after(budgets: &Budgets, streams: &StreamRegistry, used: u64) -> Level {
-        for _ in 0..=PAUSE.as_millis() / OFTEN.as_millis() {
-            judge(budgets, [of_hundred(used), of_hundred(50)], streams);
-            tokio::time::advance(OFTEN).await;
+        for _ in 0..=ROUND.as_millis() / BUSY_INTERVAL.as_millis() {
+            apply(budgets, [of_hundred(used), of_hundred(50)], streams);
+            tokio::time::advance(BUSY_INTERVAL).await;
         }
         let (resource, status) = budgets.status().next().unwrap();
         assert_eq!(resource, Resource::Memory);
@@ -517,52 +498,52 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_takes_more_to_get_back_than_to_get_there() {
+    async fn level_takes_more_to_fall_than_to_rise() {
         let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         for (used, level) in [
-            (89, Level::Room),
-            (90, Level::Full),
-            (86, Level::Full),
-            (84, Level::Room),
-            (95, Level::Over),
-            (90, Level::Over),
-            (89, Level::Full),
-            (0, Level::Room),
+            (89, Level::Normal),
+            (90, Level::Rejecting),
+            (86, Level::Rejecting),
+            (84, Level::Normal),
+            (95, Level::Shedding),
+            (90, Level::Shedding),
+            (89, Level::Rejecting),
+            (0, Level::Normal),
         ] {
             assert_eq!(after(&budgets, &streams, used).await, level, "{used}");
-            let closed = (level > Level::Room).then_some(RejectReason::Memory);
+            let closed = (level > Level::Normal).then_some(RejectReason::Memory);
             assert_eq!(budgets.gate.closed(), closed, "{used}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_moment_of_room_lets_no_burst_in() {
+    async fn gate_stays_closed_while_usage_is_lower_for_a_moment_only() {
         let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         for used in [99, 1, 1, 99, 1, 1, 99] {
-            judge(&budgets, [of_hundred(used), None], &streams);
-            tokio::time::advance(PAUSE / 3).await;
+            apply(&budgets, [of_hundred(used), None], &streams);
+            tokio::time::advance(ROUND / 3).await;
             assert!(budgets.gate.closed().is_some());
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn either_closes_the_gate_and_no_budget_is_never_short() {
+    async fn gate_is_closed_by_either_budget_and_by_none_without_budgets() {
         let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
-        judge(&budgets, [None, of_hundred(91)], &streams);
+        apply(&budgets, [None, of_hundred(91)], &streams);
         assert_eq!(budgets.gate.closed(), Some(RejectReason::Files));
         assert_eq!(budgets.status().count(), 1);
-        judge(&budgets, [None, None], &streams);
+        apply(&budgets, [None, None], &streams);
         assert_eq!(budgets.gate.closed(), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_cannot_be_measured_stays_as_it_was() {
+    async fn usage_that_cannot_be_measured_stays_as_it_was() {
         let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         let memory = |budget, used| budgets.or_last(Resource::Memory, budget, used);
         let full = of_hundred(91);
         let limit = config::Budget::Of(110);
         assert_eq!(memory(limit, None), None);
-        judge(&budgets, [full, None], &streams);
+        apply(&budgets, [full, None], &streams);
         assert_eq!(memory(limit, None), full);
         assert_eq!(memory(config::Budget::Auto, None), full);
         assert_eq!(memory(limit, of_hundred(5)), of_hundred(5));
@@ -571,11 +552,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn idle_connections_go_before_idle_tunnels_and_these_before_streams() {
+    async fn shedding_ends_idle_connections_before_idle_tunnels_and_these_before_streams() {
         let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         let (connections, tunnels) = (Registry::default(), Tunnels::default());
         let _places: Vec<_> = (0..9).map(|_| tunnels.enter()).collect();
-        tokio::time::advance(IDLE).await;
+        tokio::time::advance(IDLE_AFTER).await;
         let _busy = tunnels.enter();
         let holders = Holders {
             connections: &connections,
@@ -584,22 +565,22 @@ mod tests {
             ipv6_prefix: 64,
         };
         let rotated = || lock(&budgets.rotated).is_some();
-        budgets.judge([of_hundred(99), None], holders);
-        tokio::time::advance(PAUSE).await;
+        budgets.apply([of_hundred(99), None], holders);
+        tokio::time::advance(ROUND).await;
         let idle = connections.admit_for_test();
-        budgets.judge([of_hundred(99), None], holders);
+        budgets.apply([of_hundred(99), None], holders);
         assert!(!rotated());
         drop(idle);
-        budgets.judge([of_hundred(99), None], holders);
+        budgets.apply([of_hundred(99), None], holders);
         assert!(rotated());
         assert_eq!(tunnels.closing(), 2, "an eighth of all, rounded up");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_known_since_when() {
+    async fn status_has_the_time_of_its_last_change() {
         let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         let start = Instant::now();
-        assert_eq!(after(&budgets, &streams, 91).await, Level::Full);
+        assert_eq!(after(&budgets, &streams, 91).await, Level::Rejecting);
         let (_, status) = budgets.status().next().unwrap();
         assert_eq!(status.since, start);
     }

@@ -1,61 +1,52 @@
-//! Open files: a stream takes two, its client's socket and its upstream's.
+//! Warnings about limits of this system that are below the config.
 
-use super::budget;
-use super::config::{Budget, Config};
-use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use super::files_for_streams;
+use crate::cgroup::memory_limit;
+use crate::config::{Budget, Config};
+use crate::fd_limit;
 
-/// Files that are reserved for the admin address, if the limit allows it, so that health and metrics are
-/// served when clients have taken all others.
-const KEPT: u64 = 16;
-/// But no more than this part of all.
-const KEPT_PART: u64 = 8;
-
-/// No file for a client or an upstream has this number or a greater one: the kernel gives out the lowest
-/// that is free, so that a greater one means that all lower ones are taken.
-static FIRST_KEPT: AtomicU64 = AtomicU64::new(u64::MAX);
-
-/// From now on some files are kept for the admin address.
-pub(super) fn keep_some() {
-    if let Ok(limit) = rlimit::Resource::NOFILE.get_soft() {
-        FIRST_KEPT.store(limit - KEPT.min(limit / KEPT_PART), Relaxed);
-    }
-}
-
-/// How many of these files are kept.
-pub(super) fn kept(files: u64) -> u64 {
-    // As many as there are below the first that is kept.
-    files.saturating_sub(FIRST_KEPT.load(Relaxed))
-}
-
-/// How many connections the admin address may hold: a part of the files.
-pub(super) fn for_admin(most: usize) -> usize {
-    let limit = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
-    let part = usize::try_from(limit / KEPT_PART).unwrap_or(usize::MAX);
-    most.min(part.max(1))
-}
-
-/// Whether there is a file for another connection, beside those that are kept.
-pub(super) fn has_room() -> bool {
-    let first_kept = FIRST_KEPT.load(Relaxed);
-    if first_kept == u64::MAX {
-        return true;
-    }
-    let next = File::open("/dev/null").map(|file| file.as_raw_fd());
-    next.is_ok_and(|next| u64::try_from(next).is_ok_and(|next| next < first_kept))
-}
-
-/// Raises the limit as far as this process may. The sentence that warns of it, if the config allows
-/// more streams than that is room for.
-pub(super) fn raise_limit(config: &Config) -> Option<String> {
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) => too_few(config, files),
+/// Raises the limit of open files, and returns the warnings about what stays below the config.
+pub(crate) fn warnings(config: &Config) -> Vec<String> {
+    let files = match fd_limit::raise() {
+        Ok(files) => too_few_files(config, files),
         Err(error) => Some(format!("the limit of open files cannot be raised: {error}")),
+    };
+    files
+        .into_iter()
+        .chain(unreachable_budgets(config))
+        .collect()
+}
+
+/// Warnings about budgets that cannot be reached because a limit of the system is lower.
+fn unreachable_budgets(config: &Config) -> Vec<String> {
+    let budgets = &config.budgets;
+    let memory = beyond(budgets.memory, memory_limit()).map(|(budget, limit)| {
+        format!(
+            "memory.budget {} MiB is above the container's limit of {} MiB: the kernel ends the process \
+             before the budget takes effect; lower it, or leave it out to use the container's limit",
+            budget >> 20,
+            limit >> 20
+        )
+    });
+    let files = beyond(budgets.files, fd_limit::soft_limit()).map(|(budget, limit)| {
+        format!(
+            "files.budget {budget} is above the process's limit of {limit} open files: connections fail \
+             before the budget takes effect; lower it, or raise the limit (ulimit -Hn, LimitNOFILE=)"
+        )
+    });
+    memory.into_iter().chain(files).collect()
+}
+
+/// A budget above its limit, and that.
+fn beyond(budget: Budget, limit: Option<u64>) -> Option<(u64, u64)> {
+    match (budget, limit) {
+        (Budget::Of(budget), Some(limit)) if budget > limit => Some((budget, limit)),
+        _ => None,
     }
 }
 
-fn too_few(config: &Config, limit: u64) -> Option<String> {
+/// The warning if the config allows more streams than this many files are enough for.
+fn too_few_files(config: &Config, limit: u64) -> Option<String> {
     let (own, shared): (Vec<_>, Vec<_>) = config
         .routes
         .iter()
@@ -71,7 +62,7 @@ fn too_few(config: &Config, limit: u64) -> Option<String> {
         Budget::Of(budget) => budget.min(limit),
         Budget::Auto | Budget::Off => limit,
     };
-    let room = budget::files_for_streams(files) / 2;
+    let room = files_for_streams(files) / 2;
     (streams > room).then(|| {
         let of_all = if own.is_empty() {
             ""
@@ -89,16 +80,16 @@ fn too_few(config: &Config, limit: u64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::from_file;
     use super::*;
+    use crate::config::from_file;
 
     fn warning(text: &str, files: u64) -> Option<String> {
         let text = format!("upstream.url = 'http://app'\n{text}");
-        too_few(&from_file(&text).unwrap().config, files)
+        too_few_files(&from_file(&text).unwrap().config, files)
     }
 
     #[test]
-    fn two_files_for_each_stream_that_is_allowed() {
+    fn warning_counts_two_files_for_each_allowed_stream() {
         assert_eq!(warning("limit.total = 460", 1024), None);
         let text = warning("limit.total = 461", 1024).unwrap();
         let told = "limit.total allows 461 streams, but 1024 open files are enough for 460:";
@@ -106,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_below_the_limit_is_what_counts() {
+    fn warning_counts_the_budget_where_it_is_below_the_limit() {
         let text = "limit.total = 100\nfiles.budget = ";
         assert!(warning(&format!("{text}200"), 1024).is_some());
         assert_eq!(warning(&format!("{text}300"), 1024), None);
@@ -115,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_with_limits_of_their_own_add_up() {
+    fn warning_adds_up_routes_with_limits_of_their_own() {
         let routes = "[[route]]\npath = '/a'\nlimit.total = 100\n[[route]]\npath = '/b'";
         let text = format!("limit.total = 100\n{routes}");
         assert_eq!(warning(&text, 450), None);
@@ -126,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_with_another_limit_of_its_own_adds_nothing() {
+    fn warning_adds_nothing_for_a_route_with_another_limit_of_its_own() {
         let route = "[[route]]\npath = '/a'\nlimit";
         for key in ["retry_after = '1s'", "per_ip = 5", "rate = '1/s'"] {
             let text = format!("limit.total = 100\n{route}.{key}");
@@ -135,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_is_no_promise() {
+    fn warning_is_not_given_without_a_limit() {
         assert_eq!(warning("limit.total = 'off'", 64), None);
     }
 }
