@@ -11,7 +11,7 @@ use super::logging::{self, Logging};
 use super::server::{AdminServer, Proxy};
 use super::state::{Inherited, ProxyState};
 use super::watch::Watch;
-use super::{cgroup, demo, fd_limit, health_command, notify, overload, pulse};
+use super::{cgroup, demo, fd_limit, health_command, maintenance, notify, overload};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -197,7 +197,7 @@ async fn serve(
     let (commands, operator) = mpsc::channel(1);
     let exporter = exporter.transpose()?;
     let admin = exporter.map(|exporter| Admin::new(state.clone(), exporter, commands));
-    let beat = pulse::beat(state.clone(), admin.clone());
+    let maintenance = maintenance::run(state.clone(), admin.clone());
     let proxy = Proxy {
         state,
         listener,
@@ -212,7 +212,7 @@ async fn serve(
     tokio::select! {
         result = proxy.run() => result.map_err(RunError::Threads),
         never = notify::signs_of_life() => match never {},
-        never = beat => match never {},
+        never = maintenance => match never {},
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) use debounce::HealthState;
 
 use super::config::Health;
 use super::overload::{Budgets, Level};
-use super::router::Router;
+use super::route::Router;
 use criterion::{Criterion, Facts, Issue};
 use debounce::Debounced;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};

@@ -1,7 +1,7 @@
 //! The reverse proxy behind the `sse-guard` binary: the layers of the crate
 //! [`sse-guard`](sse_guard) in front of any upstream.
 //!
-//! A request goes accept loop (`server`), client and route (`router`), the layers, `upstream`; its
+//! A request goes accept loop (`server`), client and route (`route`), the layers, `upstream`; its
 //! response goes back through the same layers. It contains no private variant of a layer.
 //!
 //! Not a stable interface: only the binary, its tests and the fuzz targets use it. To embed the
@@ -23,8 +23,10 @@ mod fd_limit;
 mod headers;
 mod health;
 mod health_command;
+mod json_stream_flag;
 mod listen;
 mod logging;
+mod maintenance;
 mod memory;
 mod notify;
 mod off_thread;
@@ -32,14 +34,12 @@ mod overload;
 mod path;
 mod percent;
 mod phase;
-mod pulse;
 mod request_context;
 mod request_log;
 mod request_target;
-mod router;
+mod route;
 mod server;
 mod state;
-mod stream_flag;
 mod upstream;
 mod watch;
 

@@ -10,7 +10,7 @@ use super::logging::Logging;
 use super::memory;
 use super::notify;
 use super::phase::Phase;
-use super::router::Handler;
+use super::route::Handler;
 use super::state::ProxyState;
 use super::watch::Watch;
 use sse_guard::internal::Connections;

@@ -5,7 +5,7 @@ use super::config::{Config, ConfigError, Loaded};
 use super::config_reader::{ConfigReader, ReadConfig};
 use super::health::HealthMonitor;
 use super::listen::{ListenError, Listener, listen};
-use super::router::Router;
+use super::route::Router;
 use arc_swap::ArcSwap;
 use sse_guard::EventError;
 use sse_guard::internal::lock;

@@ -64,7 +64,7 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 /// An event stream, another body that hyper reads, or a short text of the proxy.
-pub(super) type UpstreamBody = Either<StreamBody, Either<Relay, Full<Bytes>>>;
+pub(crate) type UpstreamBody = Either<StreamBody, Either<Relay, Full<Bytes>>>;
 
 /// A request's body on its way to the upstream.
 type BoxedBody = UnsyncBoxBody<Bytes, BoxError>;

@@ -6,7 +6,7 @@ use super::health::readiness;
 use super::history::ends;
 use super::time::{millis, since_1970_of};
 use crate::overload::{Budgets, Usage};
-use crate::router::View;
+use crate::route::View;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};

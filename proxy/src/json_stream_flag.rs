@@ -18,7 +18,7 @@ const AHEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// decides: a family of models means a stream.
 ///
 /// For a drain, which refuses new streams and serves all else.
-pub(super) async fn read_ahead(request: &mut Request<RequestBody>) {
+pub(crate) async fn read_ahead(request: &mut Request<RequestBody>) {
     let may_stream = matches!(
         *request.method(),
         Method::POST | Method::PUT | Method::PATCH
@@ -51,7 +51,7 @@ async fn said_ahead(request: &mut Request<RequestBody>) -> Option<bool> {
 ///
 /// Only what has a coding to lose is read ahead. `is_watched` is set if the route searches
 /// for the flag; the guard changes requests of families of models.
-pub(super) async fn settle_coding(request: &mut Request<RequestBody>, is_watched: bool) -> bool {
+pub(crate) async fn settle_coding(request: &mut Request<RequestBody>, is_watched: bool) -> bool {
     let headers = request.headers();
     let is_of_models = || Family::of(request).is_model_api();
     if accepts_event_stream(headers) || !is_json(headers) || !(is_watched || is_of_models()) {
@@ -73,7 +73,7 @@ pub(super) async fn settle_coding(request: &mut Request<RequestBody>, is_watched
 
 /// Reads an object piece by piece, and keeps no more than a name.
 #[derive(Debug, Default)]
-pub(super) struct StreamFlag {
+pub(crate) struct StreamFlag {
     depth: u32,
     /// In a string; behind a backslash in it.
     text: Option<Text>,
@@ -93,7 +93,7 @@ const NAME: &[u8] = b"stream";
 
 impl StreamFlag {
     /// Whether the flag has been found by the end of these bytes, which follow those of the last call.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> bool {
         bytes.iter().any(|byte| self.is_said(*byte))
     }
 

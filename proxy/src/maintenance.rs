@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Runs budgets, health checks and the history.
-pub(super) async fn beat(state: Arc<ProxyState>, admin: Option<Arc<Admin>>) -> Infallible {
+pub(super) async fn run(state: Arc<ProxyState>, admin: Option<Arc<Admin>>) -> Infallible {
     let mut seconds = interval(SECOND);
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut look = Instant::now();

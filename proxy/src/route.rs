@@ -1,0 +1,10 @@
+//! Routes: the table of them, what a request gets before its layers, the layers, and the service that
+//! connects these.
+
+mod handler;
+mod prepare;
+mod stack;
+mod table;
+
+pub(super) use handler::Handler;
+pub(super) use table::{Router, View};

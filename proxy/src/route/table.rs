@@ -1,0 +1,238 @@
+//! The routes: which one serves a request, and what each keeps from the config before.
+
+use super::prepare::Prepare;
+use super::stack::{self, Parts, RouteService};
+use crate::carryover::{Carryover, Limit};
+use crate::config::{self, Config, RoutePath, Settings, TrustedHeader};
+use crate::request_log::{RequestLog, RouteMetrics};
+use crate::request_target::{self, Refused};
+use crate::upstream::{Check, Health, Upstream};
+use http::{Request, Uri};
+use sse_guard::EventError;
+use sse_guard::StreamRegistry;
+use sse_guard::client_key::{ForwardedHeader, ForwardedIp};
+use sse_guard::connection_limit::{RejectReason, Separate};
+use sse_guard::cors::CorsLayer;
+use sse_guard::internal::LogLimits;
+use sse_guard::metrics::MetricsLayer;
+use sse_guard::serve::RequestBody;
+use std::sync::Arc;
+
+/// All routes, in the order of the config.
+pub(crate) struct Router {
+    pub(super) routes: Vec<Route>,
+    /// One for each upstream, however many routes lead to it, and how it is checked.
+    upstreams: Vec<(Health, Option<Check>)>,
+    normalize: config::Normalize,
+    pub(super) prepare: Prepare,
+    pub(super) clients: ForwardedIp,
+    pub(super) drain: StreamRegistry,
+    pub(super) requests: RequestLog,
+    /// Of requests that match no route.
+    pub(super) unrouted: Arc<RouteMetrics>,
+    pub(super) rejections: Arc<LogLimits<RejectReason>>,
+}
+
+/// The data of a route for metrics and the admin API.
+pub(crate) struct View<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) upstream: &'a Uri,
+    pub(crate) metrics: &'a MetricsLayer,
+    pub(crate) health: &'a config::Health,
+    pub(crate) rotation: &'a config::Rotation,
+    /// Streams that its limit counts, and how many there may be.
+    pub(crate) fill: Option<(u64, u64)>,
+    /// Whether it counts these alone.
+    pub(crate) own_total: bool,
+}
+
+pub(super) struct Route {
+    path: RoutePath,
+    /// The path, for each request to share.
+    pub(super) name: Arc<str>,
+    pub(super) requests: Arc<RouteMetrics>,
+    metrics: MetricsLayer,
+    limit: Limit,
+    own_total: bool,
+    pub(super) settings: Settings,
+    upstream: Upstream,
+    pub(super) cors: CorsLayer,
+    pub(super) service: RouteService,
+}
+
+impl Router {
+    /// Counts on where the `previous` one has counted, and keeps its connections to upstreams that stay
+    /// the same.
+    ///
+    /// # Errors
+    ///
+    /// If a text of the config cannot stand in an event stream, which its own checks rule out.
+    pub(crate) fn new(
+        config: &Config,
+        carryover: &Carryover,
+        previous: Option<(&Config, &Self)>,
+    ) -> Result<Self, EventError> {
+        let clients = ForwardedIp::new(config.trusted_proxies.iter().copied()).header(match config
+            .trusted_header
+        {
+            TrustedHeader::XForwardedFor => ForwardedHeader::XForwardedFor,
+            TrustedHeader::Forwarded => ForwardedHeader::Forwarded,
+        });
+        let is_trust_the_same = previous.is_some_and(|(old, _)| {
+            (&old.trusted_proxies, old.trusted_header)
+                == (&config.trusted_proxies, config.trusted_header)
+        });
+        let before = previous.map(|(_, router)| router);
+        let limit =
+            |config: &config::Limit| config.layer(clients.clone()).gate(&carryover.budgets.gate);
+        let shared = carryover.limit(None, limit(&config.limit));
+        let log_limit = carryover.log_limit(config.log.stream_rate);
+        let mut router = Self {
+            routes: Vec::new(),
+            upstreams: Vec::new(),
+            normalize: config.normalize,
+            prepare: Prepare::new(config, clients.clone()),
+            clients: clients.clone(),
+            drain: carryover.drain.clone(),
+            requests: RequestLog {
+                requests: config.log.requests,
+                format: config.log.requests_format,
+            },
+            unrouted: Arc::new(RouteMetrics::new("")),
+            rejections: carryover.rejections.clone(),
+        };
+        for route in &config.routes {
+            let settings = &route.settings;
+            let before_it = before.and_then(|before| before.route(&route.path));
+            let own_counts = route.own_counts.separate();
+            let mut in_use = limit(&settings.limit);
+            if own_counts != Separate::default() {
+                in_use = carryover.limit(Some(route.path.as_str()), in_use);
+            }
+            let in_use = in_use.sharing(&shared, own_counts);
+            let url = &settings.upstream.url;
+            let health = router.health(url).cloned().unwrap_or_else(|| {
+                let known = before.and_then(|before| before.health(url)).cloned();
+                let health = known.unwrap_or_else(|| Health::of(url));
+                let checked_by = config.checked_by(url);
+                let check = checked_by.and_then(|route| Check::new(&route.settings.upstream));
+                router.upstreams.push((health.clone(), check));
+                health
+            });
+            let queue = settings
+                .resume
+                .as_ref()
+                .map(|config| carryover.queue(url, config));
+            if let Some(queue) = &queue {
+                health.wakes(queue);
+            }
+            let stays = before_it.filter(|before| {
+                let retry_after = |settings: &Settings| settings.limit.retry_after;
+                is_trust_the_same
+                    && before.settings.upstream == settings.upstream
+                    && retry_after(&before.settings) == retry_after(settings)
+            });
+            let upstream = stays.map_or_else(
+                || Upstream::new(settings, clients.clone(), carryover.tunnels.clone(), health),
+                |before| before.upstream.clone(),
+            );
+            let metrics = carryover
+                .metrics(route.path.as_str())
+                .upstream(&url.to_string())
+                .log_limit(log_limit.clone())
+                .log_level(tracing::Level::INFO);
+            let before_it = before_it.filter(|before| before.settings.upstream.url == *url);
+            let cors = settings.cors.layer();
+            // Keeps what it has learned of the same upstream.
+            let cors = match before_it {
+                Some(before) => cors.remembering_with(&before.cors),
+                None => cors,
+            };
+            let cors = cors.ipv6_prefix(config.limit.ipv6_prefix);
+            let parts = Parts {
+                drain: &carryover.drain,
+                metrics: &metrics,
+                limit: &in_use,
+                cors: &cors,
+                queue: queue.as_ref(),
+            };
+            let service = stack::stack(settings, &parts, upstream.clone())?;
+            router.routes.push(Route {
+                path: route.path.clone(),
+                name: route.path.as_str().into(),
+                requests: Arc::new(RouteMetrics::new(route.path.as_str())),
+                metrics,
+                limit: in_use,
+                own_total: route.own_counts.total,
+                settings: settings.clone(),
+                service,
+                cors,
+                upstream,
+            });
+        }
+        Ok(router)
+    }
+
+    fn route(&self, path: &RoutePath) -> Option<&Route> {
+        self.routes.iter().find(|route| route.path == *path)
+    }
+
+    fn health(&self, url: &Uri) -> Option<&Health> {
+        self.upstreams().find(|upstream| upstream.url() == url)
+    }
+
+    /// Returns the files of connections that serve no request.
+    pub(crate) fn close_idle_upstream_connections(&self) {
+        for route in &self.routes {
+            route.upstream.close_idle_connections();
+        }
+    }
+
+    pub(crate) fn upstreams(&self) -> impl Iterator<Item = &Health> {
+        self.upstreams.iter().map(|(upstream, _)| upstream)
+    }
+
+    /// Writes what was left out of the log of each upstream so far.
+    pub(crate) fn summarize_log(&self) {
+        self.upstreams().for_each(Health::summarize_log);
+    }
+
+    /// Probes those that count as unreachable, and runs the checks that are due. Call it about once
+    /// per second.
+    pub(crate) fn probe_upstreams(&self) {
+        for (upstream, check) in &self.upstreams {
+            upstream.probe(check.as_ref());
+        }
+    }
+
+    /// The data of each route.
+    pub(crate) fn views(&self) -> impl Iterator<Item = View<'_>> {
+        self.routes.iter().map(|route| {
+            let total = route.settings.limit.total;
+            View {
+                path: route.path.as_str(),
+                upstream: &route.settings.upstream.url,
+                metrics: &route.metrics,
+                health: &route.settings.health,
+                rotation: &route.settings.rotation,
+                fill: total.map(|total| (route.limit.active(), total.get().into())),
+                own_total: route.own_total,
+            }
+        })
+    }
+
+    /// The route of a request, whose target it normalizes.
+    pub(super) fn route_of(
+        &self,
+        request: &mut Request<RequestBody>,
+    ) -> Result<Option<&Route>, Refused> {
+        let routes = &self.routes;
+        let index = request_target::route(
+            request,
+            self.normalize,
+            |path| routes.iter().position(|route| route.path.matches(path)),
+            |index| index.is_some_and(|index| routes[index].upstream.has_base_path()),
+        )?;
+        Ok(index.map(|index| &routes[index]))
+    }
+}
