@@ -331,6 +331,12 @@ impl<K> ConnectionLimitLayer<K> {
         self
     }
 
+    /// Returns true if a service, a stream or another layer counts in this table, too.
+    #[doc(hidden)]
+    pub fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.table) > 1 || self.table.is_in_use()
+    }
+
     /// Returns the number of streams that hold a slot.
     pub fn active(&self) -> u64 {
         self.table.active()

@@ -305,6 +305,12 @@ impl MetricsLayer {
         self.with(|setup| setup.on_end = Some(OnEnd(Arc::new(f))))
     }
 
+    /// Returns true if a service, a stream or another layer counts in these numbers, too.
+    #[doc(hidden)]
+    pub fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.shared) > 1
+    }
+
     /// Returns the current numbers of each route.
     pub fn routes(&self) -> Vec<(String, Snapshot)> {
         let own = (self.shared.route.to_string(), self.own_snapshot());

@@ -93,7 +93,7 @@ mod successor;
 #[cfg(test)]
 mod tests;
 
-pub use admission::Admission;
+pub use admission::{Admission, WeakAdmission};
 pub use body::ResumeBody;
 #[doc(hidden)]
 pub use reconnect::Unreachable;

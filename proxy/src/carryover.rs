@@ -17,7 +17,7 @@ use sse_guard::internal::LogLimits;
 use sse_guard::internal::Registry;
 use sse_guard::internal::lock;
 use sse_guard::metrics::{LogLimit, MetricsLayer, Snapshot};
-use sse_guard::resume::Admission;
+use sse_guard::resume::{Admission, WeakAdmission};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -38,16 +38,23 @@ pub(super) struct Carryover {
     pub(super) tunnels: Tunnels,
     /// Only with an admin address, which reads it.
     ended: Option<Arc<EndedStreams>>,
-    /// The numbers of each path that has been a route.
-    books: Mutex<Vec<(String, MetricsLayer)>>,
+    numbers: Mutex<Numbers>,
     /// The counts of each path that has some of its own, and those that routes share.
     limits: Mutex<Vec<(Option<String>, Limit)>>,
-    /// Where streams wait to reconnect, at the rate of a config.
-    queues: Mutex<Vec<(Uri, Pace, Admission)>>,
+    /// Where streams wait to reconnect, at the rate of a config. Routes and streams keep them.
+    queues: Mutex<Vec<(Uri, Pace, WeakAdmission)>>,
     log_limit: Mutex<Option<(Rate, LogLimit)>>,
     /// For lines about rejected requests.
     pub(super) rejections: Arc<LogLimits<RejectReason>>,
     phases: Phases,
+}
+
+/// The numbers of routes.
+#[derive(Debug, Default)]
+struct Numbers {
+    by_path: Vec<(String, MetricsLayer)>,
+    /// The sums of routes that are gone.
+    gone: Snapshot,
 }
 
 impl Carryover {
@@ -68,21 +75,34 @@ impl Carryover {
         }
     }
 
-    fn books(&self) -> MutexGuard<'_, Vec<(String, MetricsLayer)>> {
-        lock(&self.books)
+    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        lock(&self.numbers)
+    }
+
+    /// Forgets what neither a route nor a stream uses any more; the numbers of routes that are gone stay in the
+    /// sums. Call it after a reload, once the config before is dropped.
+    pub(super) fn prune(&self) {
+        let mut numbers = self.numbers();
+        let Numbers { by_path, gone } = &mut *numbers;
+        for (_, layer) in by_path.extract_if(.., |(_, layer)| !layer.is_in_use()) {
+            *gone = std::mem::take(gone) + layer.snapshot();
+        }
+        drop(numbers);
+        lock(&self.limits).retain(|(path, limit)| path.is_none() || limit.is_in_use());
+        lock(&self.queues).retain(|(_, _, queue)| queue.upgrade().is_some());
     }
 
     /// The layer that has counted this route's streams so far, or a new one.
     pub(super) fn metrics(&self, path: &str) -> MetricsLayer {
-        let mut books = self.books();
-        if let Some((_, layer)) = books.iter().find(|(known, _)| known == path) {
+        let by_path = &mut self.numbers().by_path;
+        if let Some((_, layer)) = by_path.iter().find(|(known, _)| known == path) {
             return layer.clone();
         }
         let mut layer = MetricsLayer::new().route(path);
         if let Some(ended) = self.ended.clone() {
             layer = layer.keep_heads().on_end(move |stream| ended.add(stream));
         }
-        books.push((path.to_owned(), layer.clone()));
+        by_path.push((path.to_owned(), layer.clone()));
         layer
     }
 
@@ -111,14 +131,24 @@ impl Carryover {
         let known = queues
             .iter()
             .find(|(url, known, _)| url == upstream && *known == pace);
-        if let Some((_, _, queue)) = known {
-            return queue.clone();
+        if let Some(queue) = known.and_then(|(_, _, queue)| queue.upgrade()) {
+            return queue;
         }
         let gap = resume.rate.map(|rate| rate.per / rate.count.get());
         let at_once = usize::try_from(resume.max_concurrent.get()).unwrap_or(usize::MAX);
         let queue = Admission::new(gap.unwrap_or_default(), at_once);
-        queues.push((upstream.clone(), pace, queue.clone()));
+        queues.push((upstream.clone(), pace, queue.downgrade()));
         queue
+    }
+
+    /// How many routes have metrics, how many have counts, and how many queues there are.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> [usize; 3] {
+        [
+            self.numbers().by_path.len(),
+            lock(&self.limits).len(),
+            lock(&self.queues).len(),
+        ]
     }
 
     /// Streams that hold a slot.
@@ -145,9 +175,9 @@ impl Carryover {
 
     /// The numbers of all routes that there have been.
     pub(super) fn snapshot(&self) -> Snapshot {
-        let books = self.books();
-        let all = books.iter().map(|(_, layer)| layer.snapshot());
-        all.fold(Snapshot::default(), |sum, route| sum + route)
+        let numbers = self.numbers();
+        let all = numbers.by_path.iter().map(|(_, layer)| layer.snapshot());
+        all.fold(numbers.gone.clone(), |sum, route| sum + route)
     }
 
     pub(super) fn phases(&self) -> &Phases {

@@ -5,6 +5,8 @@ mod handler;
 mod prepare;
 mod stack;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub(super) use handler::Handler;
 pub(super) use table::{Router, View};

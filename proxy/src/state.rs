@@ -164,6 +164,8 @@ impl ProxyState {
         }
         let active = ActiveConfig::new(loaded, &self.carryover, Some(&old))?;
         self.active.store(Arc::new(active));
+        drop(old);
+        self.carryover.prune();
         Ok(reloaded)
     }
 }

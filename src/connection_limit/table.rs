@@ -260,6 +260,14 @@ impl Table {
         self.sharing(self, Separate::default())
     }
 
+    /// Whether another table counts in a part of this one.
+    pub(super) fn is_in_use(&self) -> bool {
+        let parts = [&self.streams, &self.requests, &self.rates];
+        let own = |part| parts.iter().filter(|own| Arc::ptr_eq(own, part)).count();
+        Arc::strong_count(&self.active) > 1
+            || parts.iter().any(|part| Arc::strong_count(part) > own(part))
+    }
+
     pub(super) fn active(&self) -> u64 {
         self.active.load(Relaxed)
     }

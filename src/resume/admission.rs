@@ -15,7 +15,7 @@ use crate::jitter::LONGEST;
 use crate::lock::lock;
 use crate::log_limit::{LogLimit, LogLimits};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
@@ -30,6 +30,18 @@ use tokio::time::{Instant, timeout_at};
 /// that refuses connections is probed so by one stream for all.
 #[derive(Clone, Debug)]
 pub struct Admission(Arc<Shared>);
+
+/// A handle to an [`Admission`] that does not keep it.
+#[doc(hidden)]
+#[derive(Clone, Debug)]
+pub struct WeakAdmission(Weak<Shared>);
+
+impl WeakAdmission {
+    /// The queue, while a layer or a stream uses it.
+    pub fn upgrade(&self) -> Option<Admission> {
+        self.0.upgrade().map(Admission)
+    }
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -88,6 +100,12 @@ impl Admission {
     pub fn upstream_is_unreachable(&self) {
         self.0
             .update(|queue, now, lines| queue.unreachable(now, lines));
+    }
+
+    /// A handle that does not keep the queue.
+    #[doc(hidden)]
+    pub fn downgrade(&self) -> WeakAdmission {
+        WeakAdmission(Arc::downgrade(&self.0))
     }
 
     /// Whether both are handles to one queue.

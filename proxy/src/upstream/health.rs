@@ -13,7 +13,7 @@ use sse_guard::client_key::ClientKey;
 use sse_guard::internal::LogLimits;
 use sse_guard::internal::lock;
 use sse_guard::metrics::LogLimit;
-use sse_guard::resume::Admission;
+use sse_guard::resume::{Admission, WeakAdmission};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -38,7 +38,7 @@ struct Shared {
     state: Mutex<State>,
     checks: Mutex<Checks>,
     /// Where streams wait for it.
-    queues: RwLock<Vec<Admission>>,
+    queues: RwLock<Vec<WeakAdmission>>,
     failure_limits: FailureLimits,
     /// Of lines about its becoming unreachable and reachable, which two clients can cause at will.
     change_limit: LogLimit,
@@ -201,14 +201,22 @@ impl Health {
             .queues
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        if !queues.iter().any(|known| known.is_same(queue)) {
-            queues.push(queue.clone());
+        // Those of previous configs are kept by their streams alone.
+        let mut is_known = false;
+        queues.retain(|known| {
+            let known = known.upgrade();
+            is_known |= known.as_ref().is_some_and(|known| known.is_same(queue));
+            known.is_some()
+        });
+        if !is_known {
+            queues.push(queue.downgrade());
         }
     }
 
     fn for_queues(&self, call: fn(&Admission)) {
         let queues = self.0.queues.read().unwrap_or_else(PoisonError::into_inner);
-        queues.iter().for_each(call);
+        let queues = queues.iter().filter_map(WeakAdmission::upgrade);
+        queues.for_each(|queue| call(&queue));
     }
 
     fn wake_streams(&self) {
