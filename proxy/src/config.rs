@@ -42,7 +42,7 @@ mod value;
 
 pub use super::path::Normalize;
 pub use command::command;
-pub(crate) use command::{CHANGED, DEFAULT_TIMEOUT, LIVE, PORT, STRICT, TIMEOUT};
+pub(crate) use command::{CHANGED, DEFAULT_TIMEOUT, DEMO_MORE_PORTS, LIVE, PORT, STRICT, TIMEOUT};
 pub(super) use key::SystemLimits;
 pub use key::{Key, Table};
 pub use kind::{Kind, Shape};

@@ -3,7 +3,7 @@
 mod hop;
 mod origin;
 
-use super::config::Config;
+use super::config::{Config, DEMO_MORE_PORTS};
 use origin::{Endpoint, Setup};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,12 +22,6 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("limit.total", "200"),
 ];
 
-/// Ports behind the one that is given: of the upstream, and of the dashboard.
-const MORE_PORTS: u16 = 2;
-
-/// Ports that [`defaults`] takes.
-pub(super) const PORTS: std::ops::RangeInclusive<i64> = 1..=(u16::MAX - MORE_PORTS) as i64;
-
 /// Defaults of the config; with a port for the proxy, also the next ones for upstream and dashboard.
 pub(super) fn defaults(port: Option<u16>) -> Vec<(&'static str, String)> {
     let mut defaults: Vec<_> = DEFAULTS
@@ -39,7 +33,7 @@ pub(super) fn defaults(port: Option<u16>) -> Vec<(&'static str, String)> {
         let at = |offset: u16| format!("127.0.0.1:{}", port.saturating_add(offset));
         defaults.push(("listen", at(0)));
         defaults.push(("upstream.url", format!("http://{}", at(1))));
-        defaults.push(("admin.listen", at(MORE_PORTS)));
+        defaults.push(("admin.listen", at(DEMO_MORE_PORTS)));
     }
     defaults
 }

@@ -51,6 +51,11 @@ config is valid, and with 2 if it is not.";
 pub(crate) const CHANGED: &str = "changed";
 /// A flag of `check`.
 pub(crate) const STRICT: &str = "strict";
+/// Ports of `demo` behind the one that is given: of its upstream, and of the dashboard.
+pub(crate) const DEMO_MORE_PORTS: u16 = 2;
+/// Ports that `demo` takes.
+const DEMO_PORTS: std::ops::RangeInclusive<i64> = 1..=(u16::MAX - DEMO_MORE_PORTS) as i64;
+
 /// Flag of `demo`.
 pub(crate) const PORT: &str = "port";
 
@@ -146,7 +151,7 @@ pub fn command() -> Command {
                 Arg::new(PORT)
                     .long(PORT)
                     .value_name("PORT")
-                    .value_parser(clap::value_parser!(u16).range(super::super::demo::PORTS))
+                    .value_parser(clap::value_parser!(u16).range(DEMO_PORTS))
                     .help("Port of the proxy [default: 8080]; upstream and dashboard use the next two ports"),
             ),
         )

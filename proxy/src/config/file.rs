@@ -7,16 +7,12 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::given::{AllValues, Given, RouteValues, Values};
 use super::key::Key;
-use super::mistake::{Mistake, Place};
+use super::mistake::{Mistake, OF_THE_PROXY, Place};
 use super::not_toml::slip;
 use super::route::RoutePath;
 use super::sections::{KEYS, find, is_table, renamed, table_names};
 use super::suggest;
 use super::value::Value;
-
-/// The problem of a key that no route may set.
-pub(super) const OF_THE_PROXY: &str =
-    "applies to the whole proxy; write it above the first [[route]]";
 
 /// Reads a file and adds its mistakes, in the order of its lines.
 ///
@@ -245,8 +241,9 @@ fn unknown(part: Part, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mistake::OF_THE_PROXY;
     use super::super::source::tests::{from_file, problems};
-    use super::{KEYS, OF_THE_PROXY};
+    use super::KEYS;
 
     /// Each case is a file and the lines of its error.
     fn check(cases: &[(&str, &[&str])]) {

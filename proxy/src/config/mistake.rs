@@ -3,6 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+/// The problem of a key that no route may set.
+pub(super) const OF_THE_PROXY: &str =
+    "applies to the whole proxy; write it above the first [[route]]";
+
 /// Where a value was set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {

@@ -1,6 +1,6 @@
 //! Better messages for invalid TOML: the key that is concerned, and a correct line.
 
-use super::file::OF_THE_PROXY;
+use super::mistake::OF_THE_PROXY;
 use super::sections::{find, is_table};
 
 /// A mistake with a better message than the parser's.

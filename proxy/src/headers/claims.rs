@@ -6,8 +6,6 @@
 
 use http::{HeaderMap, HeaderName};
 
-use super::forwarding::{IS_SECURE, SCHEMES};
-
 /// What all names of a family of such fields begin with.
 const FAMILIES: &[&str] = &[
     // The standard, and what it replaced: For, Host, Proto, Port, Prefix, User, Client-Cert, ...
@@ -112,6 +110,21 @@ const FIELDS: &[&str] = &[
     "x-client-verify",
     // CGI makes it `HTTP_PROXY`, by which HTTP clients choose their proxy.
     "proxy",
+];
+
+/// Fields that repeat the protocol, after which they are written too, if the request has them.
+pub(super) const SCHEMES: [&str; 4] = [
+    "x-forwarded-protocol",
+    "x-forwarded-scheme",
+    "x-url-scheme",
+    "x-scheme",
+];
+/// The same as `on` and `off`.
+pub(super) const IS_SECURE: [&str; 4] = [
+    "x-forwarded-ssl",
+    "front-end-https",
+    "x-forwarded-https",
+    "x-https",
 ];
 
 /// What the fields that this proxy writes begin with. It also writes [`SCHEMES`] and [`IS_SECURE`].

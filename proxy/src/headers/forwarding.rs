@@ -3,7 +3,7 @@
 //! A server reads one of them, and not all read the same one. So both are written from one
 //! [`Client`], which is read from the form that the peer is trusted in.
 
-use super::claims;
+use super::claims::{self, IS_SECURE, SCHEMES};
 use crate::request_target::is_authority;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -18,21 +18,6 @@ const X_FORWARDED_HOST: &str = "x-forwarded-host";
 const X_FORWARDED_PORT: &str = "x-forwarded-port";
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 const X_REAL_IP: &str = "x-real-ip";
-
-/// Fields that repeat the protocol, after which they are written too, if the request has them.
-pub(super) const SCHEMES: [&str; 4] = [
-    "x-forwarded-protocol",
-    "x-forwarded-scheme",
-    "x-url-scheme",
-    "x-scheme",
-];
-/// The same as `on` and `off`.
-pub(super) const IS_SECURE: [&str; 4] = [
-    "x-forwarded-ssl",
-    "front-end-https",
-    "x-forwarded-https",
-    "x-https",
-];
 
 /// Describes the client to the upstream. Fields of the request count if the peer is trusted.
 pub(crate) fn forward(headers: &mut HeaderMap, peer: PeerAddr, trusted: &ForwardedIp) {

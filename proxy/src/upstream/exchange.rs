@@ -3,7 +3,8 @@
 
 use super::binding::{Binding, stays_open};
 use super::body::StreamBody;
-use super::framing::{BadFraming, Framing};
+use super::exchange_error::Failed;
+use super::framing::Framing;
 use super::head_io::Gate;
 use super::outgoing::Outgoing;
 use super::pins::Lease;
@@ -21,26 +22,6 @@ use sse_guard::serve::Io;
 use std::future::poll_fn;
 use std::task::Poll;
 
-/// Why an exchange fails.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
-    /// Nothing of the request was sent: it can be put to another connection.
-    #[error("the connection was closed")]
-    Unsent(Outgoing),
-    #[error(transparent)]
-    Http(#[from] hyper::Error),
-    /// The connection ended before a byte of the response had come.
-    #[error(transparent)]
-    Dead(hyper::Error),
-    /// The upstream closed the connection, and did not wait for the request.
-    #[error("the connection was closed for lack of a request")]
-    TimedOut,
-    #[error("it switched protocols while the request was on its way")]
-    EarlySwitch,
-    #[error("the response head has {0}")]
-    Framing(BadFraming),
-}
-
 /// Bytes of the head of a health check's response.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -55,13 +36,6 @@ pub(super) struct Switched {
 
 /// A response, and its connection if it has switched from HTTP.
 pub(super) type Exchanged = (Response<UpstreamBody>, Option<Switched>);
-
-/// Not by `#[from]`, which makes it a source: the text of the error contains it already.
-impl From<BadFraming> for Failed {
-    fn from(framing: BadFraming) -> Self {
-        Self::Framing(framing)
-    }
-}
 
 /// A request on its way.
 pub(super) struct Sent<'a> {

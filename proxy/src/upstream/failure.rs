@@ -1,7 +1,7 @@
 //! Failures of the upstream, and the responses in its place.
 
 use super::UpstreamBody;
-use super::exchange::Failed;
+use super::exchange_error::Failed;
 use super::head_io::TooManyInterim;
 use crate::request_context::RequestContext;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
