@@ -34,6 +34,7 @@ mod overload;
 mod path;
 mod percent;
 mod phase;
+mod reload;
 mod request_context;
 mod request_log;
 mod request_target;

@@ -10,6 +10,7 @@ use super::logging::Logging;
 use super::memory;
 use super::notify;
 use super::phase::Phase;
+use super::reload::PendingReload;
 use super::route::Handler;
 use super::state::ProxyState;
 use super::watch::Watch;
@@ -17,19 +18,18 @@ use sse_guard::internal::Connections;
 use sse_guard::internal::seconds;
 use sse_guard::serve::Server;
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// Behind the drain window and the time for answers: for ends that are still being written and requests
 /// other than streams.
-const GRACE: Duration = Duration::from_secs(5);
+const END_GRACE: Duration = Duration::from_secs(5);
 /// Before a listener closes: for connections that the kernel is about to complete, and for the first
 /// request of those that it has completed.
-const SETTLE: Duration = Duration::from_millis(200);
+const LISTENER_SETTLE_TIME: Duration = Duration::from_millis(200);
 
 /// What serves clients, with these limits.
 pub(super) fn server(config: &config::Client) -> Server {
@@ -93,52 +93,8 @@ enum Event {
     Read(Box<ReadConfig>),
 }
 
-/// A reload under way, which does not keep the proxy from serving, and from stopping, while the config is
-/// read.
-#[derive(Default)]
-struct Reload {
-    reading: Option<Pin<Box<dyn Future<Output = ReadConfig>>>>,
-    /// Where to send the result.
-    waiting: Vec<oneshot::Sender<ReloadResult>>,
-    /// Commands that came since it began: the config may have changed, so that one more follows.
-    next: Option<Vec<oneshot::Sender<ReloadResult>>>,
-}
-
-impl Reload {
-    fn ask(&mut self, state: &ProxyState, who: Option<oneshot::Sender<ReloadResult>>) {
-        if self.reading.is_some() {
-            self.next.get_or_insert_default().extend(who);
-            return;
-        }
-        notify::reloading();
-        self.waiting.extend(who);
-        self.reading = Some(Box::pin(state.read_config()));
-    }
-
-    /// Waits for the config; forever if it is not read.
-    async fn read(&mut self) -> ReadConfig {
-        match &mut self.reading {
-            Some(reading) => reading.await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// This is what came of it.
-    fn done(&mut self, state: &ProxyState, told: &ReloadResult) {
-        self.reading = None;
-        for who in self.waiting.drain(..) {
-            // The requester may have disconnected.
-            let _ = who.send(told.clone());
-        }
-        if let Some(next) = self.next.take() {
-            self.ask(state, None);
-            self.waiting = next;
-        }
-    }
-}
-
 /// Interval of the checks for running answers at shutdown.
-const CHECK: Duration = Duration::from_millis(100);
+const ANSWERS_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The proxy while it runs.
 pub(super) struct Proxy {
@@ -161,26 +117,30 @@ impl Proxy {
         let mut connections = server.connections(&self.state.carryover.connections)?;
         let handler = Handler::new(&self.state);
         notify::ready(&self.listener.socket);
-        let mut reload = Reload::default();
+        let state = self.state.clone();
+        let mut reload = PendingReload::new(move || {
+            notify::reloading();
+            state.read_config()
+        });
         loop {
             let every = self.state.active().config().watch;
             let event = tokio::select! {
                 () = connections.accept(&self.listener.socket, &handler) => Event::Command(Command::Stop),
                 command = self.signals.next() => Event::Command(command),
                 Some(command) = self.operator.recv() => Event::Command(command),
-                () = self.watch.changed(every), if reload.reading.is_none() => {
+                () = self.watch.changed(every), if !reload.is_reading() => {
                     Event::Command(Command::Reload(None))
                 }
-                reading = reload.read() => Event::Read(Box::new(reading)),
+                read = reload.read() => Event::Read(Box::new(read)),
             };
             match event {
                 Event::Command(Command::Stop) => break,
-                Event::Command(Command::Reload(who)) => reload.ask(&self.state, who),
-                Event::Read(reading) => {
-                    self.watch.saw(reading.seen);
-                    let told = self.reload(reading.loaded, &mut connections);
-                    notify::reloaded(&self.listener.socket, told.is_ok());
-                    reload.done(&self.state, &told);
+                Event::Command(Command::Reload(requester)) => reload.request(requester),
+                Event::Read(read) => {
+                    self.watch.saw(read.seen);
+                    let result = self.reload(read.loaded, &mut connections);
+                    notify::reloaded(&self.listener.socket, result.is_ok());
+                    reload.finish(&result);
                 }
             }
         }
@@ -253,7 +213,7 @@ impl Proxy {
             carryover.drain.drain_with(window, answers);
         };
         let streams = carryover.drain.live();
-        notify::stopping(delay + answers + GRACE);
+        notify::stopping(delay + answers + END_GRACE);
         if delay.is_zero() {
             begin(&connections);
         }
@@ -284,15 +244,15 @@ impl Proxy {
                 && Instant::now() < gone_at
                 && !listener.is_taken_over(config.takeover)
             {
-                let next = Instant::now() + CHECK;
+                let next = Instant::now() + ANSWERS_CHECK_INTERVAL;
                 serve_until(&mut connections, listener, handler, next.min(gone_at)).await;
             }
             match listener.is_inherited() {
                 // What waits there is for the next process.
-                true => sleep(SETTLE).await,
+                true => sleep(LISTENER_SETTLE_TIME).await,
                 false => {
                     listener.refuse_handshakes();
-                    let settled = Instant::now() + SETTLE;
+                    let settled = Instant::now() + LISTENER_SETTLE_TIME;
                     serve_until(&mut connections, listener, handler, settled).await;
                 }
             }
@@ -313,7 +273,7 @@ impl Proxy {
             };
             tokio::select! {
                 () = done => {}
-                () = sleep_until(draining_from + answers + GRACE) => {}
+                () = sleep_until(draining_from + answers + END_GRACE) => {}
                 () = self.signals.stop() => {}
             }
         }

@@ -111,7 +111,7 @@ impl ProxyState {
     }
 
     /// Reads the config again, for [`reload`](Self::reload).
-    pub(super) fn read_config(&self) -> impl Future<Output = ReadConfig> + 'static {
+    pub(super) fn read_config(&self) -> impl Future<Output = ReadConfig> + use<> {
         let reader = self.reader.clone();
         async move { reader.read().await }
     }

@@ -63,7 +63,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("the service that clients reach", &["route/handler"]),
     ("the admin address", &["admin"]),
-    ("periodic work", &["maintenance"]),
+    (
+        "periodic work; a reload under way",
+        &["maintenance", "reload"],
+    ),
     ("serving, reloading and stopping", &["server"]),
     ("the command line", &["cli"]),
     ("the crate, and the binary", &["lib", "main"]),
