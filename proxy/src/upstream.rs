@@ -18,6 +18,8 @@ mod pool;
 mod progress;
 mod relay;
 mod reply;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 mod without_trailers;
 
@@ -457,7 +459,7 @@ fn copy_of_path(uri: &Uri) -> Uri {
 }
 
 #[cfg(test)]
-mod tests {
+mod size_tests {
     use super::*;
 
     fn size<F>(_: impl Fn(&'static Upstream, Box<Request<RequestBody>>) -> F) -> usize {
