@@ -223,7 +223,7 @@ fn log_change(
             );
         }
         (_, HealthState::Healthy) => {
-            tracing::info!(kind, name, check, "the {kind} is healthy again")
+            tracing::info!(kind, name, check, "the {kind} is healthy again");
         }
         _ => tracing::info!(
             kind,
