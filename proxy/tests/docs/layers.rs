@@ -5,8 +5,11 @@
 //! the parent re-exports counts as the submodule that it comes from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
 /// From the lowest to the highest layer: a module imports only from layers above its own in this list, or from
 /// its own layer. A folder stands for all files in it, unless one of them is listed.
@@ -82,21 +85,22 @@ type Sources = BTreeMap<String, String>;
 /// Which modules each module imports.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
-fn read(folder: &Path, root: &Path, sources: &mut Sources) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+fn read(folder: &Path, root: &Path, sources: &mut Sources) -> Result {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
         if path.is_dir() {
-            read(&path, root, sources);
+            read(&path, root, sources)?;
             continue;
         }
-        let name = path.strip_prefix(root).unwrap().with_extension("");
-        let name = name.to_str().unwrap().to_owned();
+        let name = path.strip_prefix(root)?.with_extension("");
+        let name = name.to_string_lossy().into_owned();
         if path.extension().is_some_and(|its| its == "rs")
             && !name.split('/').any(|part| part == "tests")
         {
-            sources.insert(name, without_tests(&fs::read_to_string(path).unwrap()));
+            sources.insert(name, without_tests(&fs::read_to_string(path)?));
         }
     }
+    Ok(())
 }
 
 /// Without comments, and without the module of tests, which is the last item of its file.
@@ -314,15 +318,15 @@ fn layer(module: &str) -> Option<usize> {
     None
 }
 
-fn of_the_proxy() -> Sources {
+fn of_the_proxy() -> Result<Sources> {
     let mut sources = Sources::new();
-    read(&source(), &source(), &mut sources);
-    sources
+    read(&source(), &source(), &mut sources)?;
+    Ok(sources)
 }
 
 #[test]
-fn modules_import_only_from_their_own_layer_and_those_below() {
-    let sources = of_the_proxy();
+fn modules_import_only_from_their_own_layer_and_those_below() -> Result {
+    let sources = of_the_proxy()?;
     let mut wrong = Vec::new();
     for (module, imported) in imports(&sources) {
         let Some(own) = layer(&module) else {
@@ -336,11 +340,13 @@ fn modules_import_only_from_their_own_layer_and_those_below() {
     for name in LAYERS.iter().flat_map(|(_, names)| *names) {
         assert!(sources.contains_key(*name), "there is no module {name}");
     }
+    Ok(())
 }
 
 #[test]
-fn modules_have_no_import_circle() {
-    assert_eq!(circle(&imports(&of_the_proxy())), None);
+fn modules_have_no_import_circle() -> Result {
+    assert_eq!(circle(&imports(&of_the_proxy()?)), None);
+    Ok(())
 }
 
 #[test]
