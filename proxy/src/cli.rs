@@ -6,7 +6,7 @@ use super::carryover::Carryover;
 use super::config::{self, Config, Loaded};
 use super::config_reader::ConfigReader;
 use super::control::Signals;
-use super::listen::{ListenError, Listener, listen_at_start};
+use super::listen::{ClientListener, ListenError, Listener, listen_at_start};
 use super::logging::{self, Logging};
 use super::server::{AdminServer, Proxy};
 use super::state::{Inherited, ProxyState};
@@ -138,6 +138,8 @@ enum RunError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Activation(#[from] ActivationError),
+    #[error("the demo is for browsers: set listen to an IP address and a port")]
+    UnixDemo,
     #[error("the demo cannot listen: {0}")]
     Demo(std::io::Error),
     #[error("a socket of the service manager cannot be used: {0}")]
@@ -172,12 +174,18 @@ async fn serve(
     };
     let Sockets { clients, admin } = sockets;
     let listener = match clients {
-        Some(socket) => Listener::inherited(socket).map_err(RunError::Socket)?,
-        None => listen_at_start("listen", config.listen, config.takeover).await?,
+        Some(socket) => {
+            let listener = Listener::inherited(socket).map_err(RunError::Socket)?;
+            ClientListener::Tcp(listener)
+        }
+        None => ClientListener::open_at_start(config).await?,
     };
     let admin_listener = admin_listener(&loaded, admin).await?;
-    let address = listener.socket.local_addr().unwrap_or(config.listen);
     if let Some(origin) = origin {
+        let ClientListener::Tcp(clients) = &listener else {
+            return Err(RunError::UnixDemo);
+        };
+        let address = clients.socket.local_addr().map_err(RunError::Demo)?;
         let admin = admin_listener.as_ref().map(|listener| &listener.socket);
         demo::start(origin, address, admin)
             .await
@@ -186,7 +194,7 @@ async fn serve(
     for route in &config.routes {
         tracing::info!(path = %route.path, upstream = %route.settings.upstream.url, "route");
     }
-    tracing::info!("listening on http://{address}");
+    tracing::info!("listening on {}", listener.url());
     let threads = threads(config);
     let watch = Watch::new(reader.file(), loaded.file_text());
     let exporter = admin_listener.is_some().then(Exporter::install);

@@ -38,6 +38,7 @@ mod sections;
 mod settings;
 mod source;
 mod suggest;
+mod unix;
 mod value;
 
 pub use super::path::Normalize;
@@ -51,7 +52,6 @@ pub use load::{load, process_env};
 pub use mistake::{ConfigError, Mistake, Place};
 pub(super) use print::Entry;
 pub use route::RoutePath;
-pub(super) use sections::upstream::host_and_port;
 pub use sections::{
     Admin, Budget, Budgets, Client, Drain, Early, Health, HealthCheck, Heartbeat, Idle, IdleAction,
     KEYS, Level, Limit, Log, LogFormat, LogRequests, OwnCounts, Reject, RequestsFormat, Resume,
@@ -62,4 +62,6 @@ pub(super) use source::AdminAccess;
 pub use source::Loaded;
 #[cfg(test)]
 pub(super) use source::tests::from_file;
+pub(super) use unix::unix_socket;
+pub use unix::{FileMode, ListenAddress, TrustedProxies};
 pub use value::{Origins, Rate, ReadyWhen};

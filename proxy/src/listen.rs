@@ -9,6 +9,11 @@
 //! connection of it lives. So there is a lock as well: an abstract Unix socket named by the address, which
 //! lives in the same network namespace as the port, and goes with its process.
 
+mod clients;
+mod unix;
+
+pub(super) use clients::ClientListener;
+
 use super::config::Takeover;
 use socket2::SockRef;
 use std::io;
@@ -32,7 +37,7 @@ const HANDOVER_RETRY: Duration = Duration::from_millis(20);
 #[error("{key} = \"{address}\": {error}{hint}")]
 pub(super) struct ListenError {
     key: &'static str,
-    address: SocketAddr,
+    address: String,
     error: io::Error,
     hint: String,
     /// Another sse-guard listens there, which may be about to stop.
@@ -145,24 +150,33 @@ struct Lock {
 }
 
 impl Lock {
-    #[cfg(target_os = "linux")]
     fn take(address: SocketAddr) -> io::Result<Self> {
-        use std::os::linux::net::SocketAddrExt;
-        use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
         // One name for all addresses, as one process has the port of both families.
         let address = match is_all(address) {
             true => SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())),
             false => address,
         };
-        let name = UnixAddr::from_abstract_name(format!("sse-guard/listen/{address}"))?;
+        Self::named(&format!("listen/{address}"))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn named(name: &str) -> io::Result<Self> {
+        use std::os::linux::net::SocketAddrExt;
+        use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+        let name = UnixAddr::from_abstract_name(format!("sse-guard/{name}"))?;
         Ok(Self {
             _socket: UnixDatagram::bind_addr(&name)?,
         })
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn take(_: SocketAddr) -> io::Result<Self> {
+    fn named(_: &str) -> io::Result<Self> {
         Ok(Self {})
+    }
+
+    /// Whether another process holds it.
+    fn is_held(name: &str) -> bool {
+        Self::named(name).is_err()
     }
 }
 
@@ -175,7 +189,7 @@ pub(super) fn listen(
     let (address, result) = with_fallback(address, |address| bind(address, takeover));
     result.map_err(|error| ListenError {
         key,
-        address,
+        address: address.to_string(),
         hint: hint(key, error.kind()),
         is_ours: takeover == Takeover::Drain
             && error.kind() == io::ErrorKind::AddrInUse

@@ -7,12 +7,11 @@ use super::phase::Phase;
 use sd_notify::NotifyState;
 use std::convert::Infallible;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 /// Notifies that clients are accepted.
-pub(super) fn ready(listener: &TcpListener) {
-    tell_ready(listener, "");
+pub(super) fn ready(url: &str) {
+    tell_ready(url, "");
 }
 
 /// The config is read again. To be followed by [`reloaded`].
@@ -25,13 +24,13 @@ pub(super) fn reloading() {
 }
 
 /// Notifies that the reload is done, or has failed.
-pub(super) fn reloaded(listener: &TcpListener, is_new: bool) {
+pub(super) fn reloaded(url: &str, is_new: bool) {
     let note = if is_new {
         ""
     } else {
         "; the last reload failed, see the log"
     };
-    tell_ready(listener, note);
+    tell_ready(url, note);
 }
 
 /// Notifies that the process is stopping, and extends the manager's timeout to this time.
@@ -64,9 +63,8 @@ pub(super) async fn signs_of_life() -> Infallible {
     }
 }
 
-fn tell_ready(listener: &TcpListener, note: &str) {
-    let address = listener.local_addr().map(|address| address.to_string());
-    let status = format!("serving on {}{note}", address.unwrap_or_default());
+fn tell_ready(url: &str, note: &str) {
+    let status = format!("serving on {}{note}", url.trim_start_matches("http://"));
     tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 

@@ -5,7 +5,7 @@ use super::config;
 use super::config_reader::ReadConfig;
 use super::control::{Command, ReloadResult, Signals};
 use super::fd_limit;
-use super::listen::{Handover, Listener};
+use super::listen::{ClientListener, Handover, Listener};
 use super::logging::Logging;
 use super::memory;
 use super::notify;
@@ -99,7 +99,7 @@ const ANSWERS_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// The proxy while it runs.
 pub(super) struct Proxy {
     pub(super) state: Arc<ProxyState>,
-    pub(super) listener: Listener,
+    pub(super) listener: ClientListener,
     pub(super) threads: NonZeroUsize,
     pub(super) admin: AdminServer,
     pub(super) logging: Logging,
@@ -116,7 +116,7 @@ impl Proxy {
         let server = server(&self.state.active().config().client).threads(self.threads);
         let mut connections = server.connections(&self.state.carryover.connections)?;
         let handler = Handler::new(&self.state);
-        notify::ready(&self.listener.socket);
+        notify::ready(&self.listener.url());
         let state = self.state.clone();
         let mut reload = PendingReload::new(move || {
             notify::reloading();
@@ -125,7 +125,7 @@ impl Proxy {
         loop {
             let every = self.state.active().config().watch;
             let event = tokio::select! {
-                () = connections.accept(&self.listener.socket, &handler) => Event::Command(Command::Stop),
+                () = connections.accept(&self.listener, &handler) => Event::Command(Command::Stop),
                 command = self.signals.next() => Event::Command(command),
                 Some(command) = self.operator.recv() => Event::Command(command),
                 () = self.watch.changed(every), if !reload.is_reading() => {
@@ -139,7 +139,7 @@ impl Proxy {
                 Event::Read(read) => {
                     self.watch.saw(read.seen);
                     let result = self.reload(read.loaded, &mut connections);
-                    notify::reloaded(&self.listener.socket, result.is_ok());
+                    notify::reloaded(&self.listener.url(), result.is_ok());
                     reload.finish(&result);
                 }
             }
@@ -166,9 +166,7 @@ impl Proxy {
         connections.retune(&server(&config.client));
         self.logging.set_level(config.log.level);
         if let Some(listener) = reloaded.listener {
-            if let Ok(address) = listener.socket.local_addr() {
-                tracing::info!("listening on http://{address}");
-            }
+            tracing::info!("listening on {}", listener.url());
             self.listener = listener;
         }
         if let Some(listener) = reloaded.admin {
@@ -202,7 +200,7 @@ impl Proxy {
         } = config.drain;
         carryover.phases().enter(Phase::Delay);
         if config.takeover == config::Takeover::Drain {
-            self.listener.handover.begin();
+            self.listener.begin_handover();
             self.admin.handover.begin();
         }
         let draining_from = Instant::now() + delay;
@@ -299,12 +297,12 @@ impl Proxy {
 /// Accepts connections until this time.
 async fn serve_until(
     connections: &mut Connections,
-    listener: &Listener,
+    listener: &ClientListener,
     handler: &Handler,
     until: Instant,
 ) {
     tokio::select! {
-        () = connections.accept(&listener.socket, handler) => {}
+        () = connections.accept(listener, handler) => {}
         () = sleep_until(until) => {}
     }
 }

@@ -1,10 +1,10 @@
 //! The state of the running proxy: its config, which reloads replace, and what outlives a reload.
 
 use super::carryover::Carryover;
-use super::config::{Config, ConfigError, Loaded};
+use super::config::{Config, ConfigError, ListenAddress, Loaded};
 use super::config_reader::{ConfigReader, ReadConfig};
 use super::health::HealthMonitor;
-use super::listen::{ListenError, Listener, listen};
+use super::listen::{ClientListener, ListenError, Listener, listen};
 use super::route::Router;
 use arc_swap::ArcSwap;
 use sse_guard::EventError;
@@ -75,13 +75,13 @@ pub(super) struct Reloaded {
     /// Those of them that require a restart.
     pub(super) waiting: Vec<&'static str>,
     /// In place of the one there is.
-    pub(super) listener: Option<Listener>,
+    pub(super) listener: Option<ClientListener>,
     /// In place of the one there is, or none from now on.
     pub(super) admin: Option<Option<Listener>>,
 }
 
 /// Threads are started once, and so is the log.
-const AT_START: [&str; 2] = ["threads", "log.format"];
+const AT_START: [&str; 4] = ["listen_mode", "listen_owner", "threads", "log.format"];
 
 impl ProxyState {
     pub(super) fn new(
@@ -139,13 +139,15 @@ impl ProxyState {
             ..Reloaded::default()
         };
         let config = &loaded.config;
-        let (before, address) = (old.config().listen, config.listen);
+        let (before, address) = (&old.config().listen, &config.listen);
         if address != before {
-            if address.port() == before.port() || self.inherited.listen {
+            let port = |address: &ListenAddress| address.tcp().map(|address| address.port());
+            let is_same_port = port(address).is_some() && port(address) == port(before);
+            if is_same_port || self.inherited.listen {
                 // We hold it ourselves, or the service manager does.
                 reloaded.waiting.push("listen");
             } else {
-                reloaded.listener = Some(listen("listen", address, config.takeover)?);
+                reloaded.listener = Some(ClientListener::open(config)?);
             }
         }
         let (before, address) = (old.config().admin.listen, config.admin.listen);

@@ -4,6 +4,7 @@ mod binding;
 mod body;
 mod check;
 pub mod chunked;
+mod connect;
 mod exchange;
 mod exchange_error;
 mod failure;
@@ -26,11 +27,11 @@ mod without_trailers;
 use self::binding::Binding;
 use self::body::StreamBody;
 pub(super) use self::check::Check;
+use self::connect::{Connector, host};
 use self::exchange::{Exchanged, Sent};
 use self::exchange_error::Failed;
 use self::failure::Failure;
 pub(super) use self::health::Health;
-use self::lookup::Lookup;
 use self::outgoing::Outgoing;
 use self::pool::Pool;
 use self::progress::{Overdue, Progress, Uploading};
@@ -49,7 +50,6 @@ use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either, Empty, Full, Limited};
-use hyper_util::client::legacy::connect::HttpConnector;
 use sse_guard::BoxError;
 use sse_guard::client_key::{ClientKey, ForwardedIp, PeerAddr};
 use sse_guard::connection_limit::InFlight;
@@ -76,7 +76,7 @@ type BoxedBody = UnsyncBoxBody<Bytes, BoxError>;
 /// One upstream of one route, with its idle connections.
 #[derive(Clone)]
 pub(super) struct Upstream {
-    connector: HttpConnector<Lookup>,
+    connector: Connector,
     pool: Arc<Pool>,
     target: Arc<Target>,
 }
@@ -113,15 +113,19 @@ impl Upstream {
         health: Health,
     ) -> Self {
         let config = &settings.upstream;
-        let mut connector = connector(config.connect_timeout);
-        connector.set_recv_buffer_size(config.receive_buffer);
+        let unix = config::unix_socket(&config.url);
+        let base = unix.map_or(config.url.path(), |unix| unix.base);
+        let authority = match unix {
+            Some(unix) => unix.socket,
+            None => config.url.authority().map_or("", Authority::as_str),
+        };
         Self {
-            connector,
+            connector: Connector::of(config),
             pool: Arc::new(Pool::new(config.idle_timeout)),
             target: Arc::new(Target {
-                authority: config.url.authority().map_or("", Authority::as_str).into(),
+                authority: authority.into(),
                 host: host(&config.url),
-                base: config.url.path().trim_end_matches('/').to_owned(),
+                base: base.trim_end_matches('/').to_owned(),
                 url: config.url.clone(),
                 liveness: Liveness {
                     keepalive: config.keepalive,
@@ -315,7 +319,7 @@ impl Upstream {
         if !fd_limit::has_room() {
             return Err(Failure::Files("the last files are kept for others".into()));
         }
-        let socket = connect(self.connector.clone(), self.target.url.clone()).await?;
+        let socket = self.connector.connect().await?;
         if let Err(error) = self.target.liveness.watch(&socket) {
             // Its use will show whether it still works.
             tracing::debug!(%error, "an upstream's connection is not watched");
@@ -391,29 +395,6 @@ impl Service<Request<RequestBody>> for Upstream {
             })
         })
     }
-}
-
-fn connector(timeout: Duration) -> HttpConnector<Lookup> {
-    let mut connector = HttpConnector::new_with_resolver(Lookup::new());
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(timeout));
-    connector
-}
-
-async fn connect(mut connector: HttpConnector<Lookup>, url: Uri) -> Result<Io, Failure> {
-    std::future::poll_fn(|cx| connector.poll_ready(cx))
-        .await
-        .map_err(Failure::of_connecting)?;
-    let connected = connector.call(url).await;
-    Ok(connected
-        .map_err(Failure::of_connecting)?
-        .into_inner()
-        .into())
-}
-
-/// The upstream's own name, as `Host` has it.
-fn host(url: &Uri) -> Option<HeaderValue> {
-    HeaderValue::from_str(url.authority()?.as_str()).ok()
 }
 
 /// A body of no bytes.

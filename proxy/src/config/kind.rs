@@ -51,10 +51,16 @@ pub enum Shape {
     Secret,
     /// An IP address and a port: `127.0.0.1:8080`; `:8080` for all addresses, `localhost:8080` for loopback.
     Address,
-    /// An `http://` URL without credentials, query and fragment.
+    /// The same, or the path of a Unix socket: `unix:/run/sse-guard.sock`.
+    Listen,
+    /// The permissions of a file: `660`.
+    Mode,
+    /// An `http://` URL without credentials, query and fragment, or `unix:/run/app.sock`.
     Url,
     /// A list of networks: `10.0.0.0/8`.
     Networks,
+    /// The same, and `unix` for peers on Unix sockets.
+    Proxies,
     /// A list of words.
     Words,
     /// A list of HTTP methods, with at least one.
@@ -71,7 +77,10 @@ impl Kind {
     /// Whether the value is a list: an array in the file, comma-separated elsewhere.
     #[must_use]
     pub fn is_list(self) -> bool {
-        matches!(self.shape, Shape::Networks | Shape::Words | Shape::Methods)
+        matches!(
+            self.shape,
+            Shape::Networks | Shape::Proxies | Shape::Words | Shape::Methods
+        )
     }
 }
 

@@ -269,7 +269,7 @@ mod tests {
     fn list_flags_take_commas_and_repetition() {
         let networks = "--trusted-proxies=10.0.0.0/8,::1";
         let loaded = load_args(&[UPSTREAM, networks, "--trusted-proxies=192.168.0.0/16"]);
-        assert_eq!(loaded.config.trusted_proxies.len(), 3);
+        assert_eq!(loaded.config.trusted_proxies.networks.len(), 3);
     }
 
     #[test]

@@ -246,9 +246,15 @@ fn toml(value: &Value) -> String {
         Value::Bool(value) => value.to_string(),
         Value::Text(text) => quote(text),
         Value::Address(address) => quote(&address.to_string()),
+        Value::Listen(address) => quote(&address.to_string()),
+        Value::Mode(mode) => quote(&mode.to_string()),
         Value::Url(url) => quote(&url.to_string()),
         Value::Path(path) => quote(path.as_str()),
         Value::Networks(networks) => array(networks.iter().map(ToString::to_string)),
+        Value::Proxies(proxies) => {
+            let networks = proxies.networks.iter().map(ToString::to_string);
+            array(networks.chain(proxies.unix.then(|| "unix".to_owned())))
+        }
         Value::Words(words) => array(words.iter().cloned()),
         Value::Methods(methods) => array(methods.iter().map(ToString::to_string)),
         Value::Origins(Origins::Upstream) => quote("upstream"),

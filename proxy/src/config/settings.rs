@@ -3,12 +3,10 @@
 //! Every value in here is valid, alone and together with the others; only [`load`](super::load)
 //! makes one.
 
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::Uri;
-use ipnet::IpNet;
 
 use super::super::path::Normalize;
 use super::RoutePath;
@@ -19,6 +17,7 @@ use super::sections::{
     Rotation, Takeover, TrustedHeader, Unavailable, Upstream, completion, cors, files,
     health_check, memory, path, ready, reload, top, upstream,
 };
+use super::unix::{FileMode, ListenAddress, TrustedProxies};
 use super::value::{Origins, ReadyWhen};
 use sse_guard::CacheControl;
 use sse_guard::family::Family;
@@ -27,11 +26,15 @@ use sse_guard::family::Family;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Address for clients.
-    pub listen: SocketAddr,
+    pub listen: ListenAddress,
+    /// The permissions of its socket file.
+    pub listen_mode: FileMode,
+    /// User and group of its socket file, as `user:group`.
+    pub listen_owner: Option<String>,
     /// When another process may listen there, too.
     pub takeover: Takeover,
     /// Peers whose forwarding headers are trusted; none by default.
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: TrustedProxies,
     /// The header in which those peers name the client.
     pub trusted_header: TrustedHeader,
     /// How paths are matched and forwarded.
@@ -175,10 +178,10 @@ pub(super) fn read(values: &AllValues, mistakes: &mut Vec<Mistake>) -> Option<Co
 
 fn read_all(values: &AllValues, problems: &mut Vec<Mistake>) -> Result<Config, Mistake> {
     let proxy = values.proxy();
-    let listen: SocketAddr = proxy.get(top::LISTEN)?;
-    let routes = routes(values, listen, problems)?;
+    let listen: ListenAddress = proxy.get(top::LISTEN)?;
+    let routes = routes(values, &listen, problems)?;
     let mut config = Config {
-        listen,
+        listen: listen.clone(),
         takeover: Takeover::read(proxy)?,
         trusted_proxies: top::trusted_proxies(proxy)?,
         trusted_header: TrustedHeader::read(proxy)?,
@@ -189,7 +192,9 @@ fn read_all(values: &AllValues, problems: &mut Vec<Mistake>) -> Result<Config, M
             memory: memory::budget(proxy)?,
             files: files::budget(proxy)?,
         },
-        admin: Admin::read(proxy, listen, problems)?,
+        admin: Admin::read(proxy, listen.tcp(), problems)?,
+        listen_mode: proxy.get("listen_mode")?,
+        listen_owner: proxy.get("listen_owner")?,
         watch: reload::watch(proxy)?,
         ready_when: ready::when(proxy, &values.routes, problems)?,
         drain: Drain::read(proxy)?,
@@ -207,7 +212,7 @@ fn read_all(values: &AllValues, problems: &mut Vec<Mistake>) -> Result<Config, M
 /// The routes of the file, and behind them that of all other paths.
 fn routes(
     values: &AllValues,
-    listen: SocketAddr,
+    listen: &ListenAddress,
     problems: &mut Vec<Mistake>,
 ) -> Result<Vec<Route>, Mistake> {
     let mut routes = Vec::new();
@@ -265,8 +270,12 @@ fn warnings(config: &Config, has_catch_all: bool) -> Vec<String> {
         .map(|route| route.settings.limit.per_ip);
     let connections = config.client.warning(streams_per_ip);
     let mut warnings: Vec<_> = connections.into_iter().collect();
-    warnings.extend(top::warning(&config.trusted_proxies));
-    warnings.extend(config.admin.warning(!config.trusted_proxies.is_empty()));
+    warnings.extend(top::warnings(&config.trusted_proxies, &config.listen));
+    let has_proxies = match config.listen {
+        ListenAddress::Tcp(_) => !config.trusted_proxies.networks.is_empty(),
+        ListenAddress::Unix(_) => config.trusted_proxies.unix,
+    };
+    warnings.extend(config.admin.warning(has_proxies));
     let (fallback, routes) = match config.routes.split_last() {
         Some((last, routes)) if has_catch_all => (Some(last), routes),
         _ => (None, config.routes.as_slice()),

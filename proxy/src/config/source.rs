@@ -258,7 +258,7 @@ pub(crate) mod tests {
             };
             read(inputs).unwrap().config
         };
-        let port = |file, demo| loaded(file, demo).listen.port();
+        let port = |file, demo| loaded(file, demo).listen.tcp().unwrap().port();
         assert_eq!(port(false, false), 1);
         assert_eq!(port(false, true), 2);
         assert_eq!(port(true, true), 3);

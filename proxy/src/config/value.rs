@@ -12,6 +12,7 @@ use toml::de::DeValue;
 use super::super::path;
 use super::kind::{Kind, Shape};
 use super::suggest;
+use super::unix::{self, FileMode, ListenAddress, TrustedProxies};
 
 mod from_value;
 mod origins;
@@ -41,15 +42,21 @@ pub(super) enum Value {
     Bool(bool),
     Text(String),
     Address(SocketAddr),
+    Listen(ListenAddress),
+    Mode(FileMode),
     Url(Uri),
     Path(PathAndQuery),
     Networks(Vec<IpNet>),
+    Proxies(TrustedProxies),
     Words(Vec<String>),
     Methods(Vec<Method>),
     Origins(Origins),
     ReadyWhen(ReadyWhen),
     Prefix(u8),
 }
+
+/// The problem of a URL with `..` in its path.
+const DOT_SEGMENTS: &str = "has a path with dot segments; write the path that they lead to";
 
 impl Value {
     /// Reads the text of a flag, a variable, a default, or of a string in the file.
@@ -88,6 +95,8 @@ impl Value {
             },
             Shape::Secret => secret(text),
             Shape::Address => address(text).map(Self::Address),
+            Shape::Listen => listen_address(text).map(Self::Listen),
+            Shape::Mode => unix::file_mode(text).map(Self::Mode),
             Shape::Url => url(text).map(Self::Url),
             Shape::Origins => {
                 let items: Vec<&str> = text.split(',').map(str::trim).collect();
@@ -104,7 +113,7 @@ impl Value {
                     echo(text)
                 )),
             },
-            Shape::Networks | Shape::Words | Shape::Methods => {
+            Shape::Networks | Shape::Proxies | Shape::Words | Shape::Methods => {
                 let items = text.split(',').map(str::trim);
                 list(kind.shape, items.filter(|_| !text.trim().is_empty()))
             }
@@ -192,8 +201,11 @@ fn example(kind: Kind) -> String {
         // Of an address that may be off, that of the admin address.
         Shape::Address if kind.off => ("\"127.0.0.1:9090\"", " or \"off\""),
         Shape::Address => ("\"127.0.0.1:8080\"", ""),
+        Shape::Listen => ("\"127.0.0.1:8080\" or \"unix:/run/sse-guard.sock\"", ""),
+        Shape::Mode => ("\"660\"", " or \"off\""),
         Shape::Url => ("\"http://127.0.0.1:3000\"", " or \"off\""),
         Shape::Networks => ("[\"10.0.0.0/8\"]", " or \"off\""),
+        Shape::Proxies => ("[\"10.0.0.0/8\", \"unix\"]", " or \"off\""),
         Shape::Words => ("[\"ping\"]", " or \"off\""),
         Shape::Methods => ("[\"GET\"]", " or \"off\""),
         // `off` is among the words.
@@ -294,9 +306,24 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// An address, or the path of a Unix socket.
+fn listen_address(text: &str) -> Result<ListenAddress, String> {
+    match text.strip_prefix("unix:") {
+        Some(path) => unix::socket_path(path).map(ListenAddress::Unix),
+        None => address(text).map(ListenAddress::Tcp),
+    }
+}
+
 /// No problem of a URL repeats it: it may hold a password or a token.
 fn url(text: &str) -> Result<Uri, String> {
     const RIGHT: &str = "write one such as \"http://127.0.0.1:3000\"";
+    if let Some(url) = unix::upstream_url(text) {
+        let url = url?;
+        return match path::has_dot_segments(url.path()) {
+            true => Err(DOT_SEGMENTS.to_owned()),
+            false => Ok(url),
+        };
+    }
     let scheme = text
         .split_once("://")
         .map(|(scheme, _)| scheme.to_ascii_lowercase());
@@ -325,7 +352,7 @@ fn url(text: &str) -> Result<Uri, String> {
     };
     // Each server would resolve them in its own way, and requests are to stay below this path.
     if path::has_dot_segments(uri.path()) {
-        return Err("has a path with dot segments; write the path that they lead to".to_owned());
+        return Err(DOT_SEGMENTS.to_owned());
     }
     if authority.as_str().contains('@') {
         return Err(
@@ -370,6 +397,14 @@ fn list<'a>(shape: Shape, items: impl IntoIterator<Item = &'a str>) -> Result<Va
             .map(network)
             .collect::<Result<_, _>>()
             .map(Value::Networks),
+        Shape::Proxies => {
+            let (unix, networks): (Vec<_>, Vec<_>) = items.partition(|item| *item == "unix");
+            let networks = networks.into_iter().map(network);
+            Ok(Value::Proxies(TrustedProxies {
+                networks: networks.collect::<Result<_, _>>()?,
+                unix: !unix.is_empty(),
+            }))
+        }
         Shape::Methods => {
             let methods: Vec<Method> = items.map(method).collect::<Result<_, _>>()?;
             if methods.is_empty() {

@@ -3,7 +3,7 @@
 use super::prepare::Prepare;
 use super::stack::{self, Parts, RouteService};
 use crate::carryover::{Carryover, Limit};
-use crate::config::{self, Config, RoutePath, Settings, TrustedHeader};
+use crate::config::{self, Config, RoutePath, Settings, TrustedHeader, TrustedProxies};
 use crate::request_log::{RequestLog, RouteMetrics};
 use crate::request_target::{self, Refused};
 use crate::upstream::{Check, Health, Upstream};
@@ -72,9 +72,9 @@ impl Router {
         carryover: &Carryover,
         previous: Option<(&Config, &Self)>,
     ) -> Result<Self, EventError> {
-        let clients = ForwardedIp::new(config.trusted_proxies.iter().copied()).header(match config
-            .trusted_header
-        {
+        let TrustedProxies { networks, unix } = &config.trusted_proxies;
+        let clients = ForwardedIp::new(networks.iter().copied()).unix(*unix);
+        let clients = clients.header(match config.trusted_header {
             TrustedHeader::XForwardedFor => ForwardedHeader::XForwardedFor,
             TrustedHeader::Forwarded => ForwardedHeader::Forwarded,
         });

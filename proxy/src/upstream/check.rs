@@ -1,8 +1,9 @@
 //! Active health checks of upstreams.
 
+use super::connect::{Connector, host};
 use super::exchange;
 use super::failure::Failure;
-use super::{BoxedBody, connect, connector, host, nothing};
+use super::{BoxedBody, nothing};
 use crate::config;
 use http::header::{CONNECTION, HOST, USER_AGENT};
 use http::uri::PathAndQuery;
@@ -11,8 +12,6 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Time limit of a name server.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// By which upstreams recognize a check.
 const NAME: &str = concat!("sse-guard/", env!("CARGO_PKG_VERSION"), " check");
 
@@ -63,11 +62,8 @@ impl Check {
     }
 
     pub(super) async fn run(&self, url: &Uri) -> Result<(), Missed> {
-        let connected = connect(connector(self.connect_timeout), url.clone());
-        // The lookup of a name has no bound of its own.
-        let socket = timeout(self.connect_timeout + LOOKUP_TIMEOUT, connected)
-            .await
-            .map_err(|late| Failure::Connect(Box::new(late)))??;
+        let connector = Connector::new(url, self.connect_timeout);
+        let socket = connector.connect_within(self.connect_timeout).await?;
         let Some(path) = &self.path else {
             return Ok(());
         };

@@ -6,8 +6,8 @@
 //! itself out of service.
 
 use super::check::{Check, Checks, Missed};
+use super::connect::Connector;
 use super::failure::FailureLimits;
-use crate::config::host_and_port;
 use http::Uri;
 use sse_guard::client_key::ClientKey;
 use sse_guard::internal::LogLimits;
@@ -16,7 +16,6 @@ use sse_guard::metrics::LogLimit;
 use sse_guard::resume::{Admission, WeakAdmission};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// Failures in a row that mark the upstream as unreachable.
@@ -364,7 +363,8 @@ impl Health {
         drop(state);
         let health = self.clone();
         tokio::spawn(async move {
-            let connect = TcpStream::connect(host_and_port(&health.0.url));
+            let connector = Connector::new(&health.0.url, PROBE_TIMEOUT);
+            let connect = connector.connect();
             if let Ok(Ok(_)) = tokio::time::timeout(PROBE_TIMEOUT, connect).await {
                 health.wake_streams();
                 let mut state = health.lock();

@@ -9,7 +9,7 @@ use tower_service::Service;
 
 /// The system's resolver, except for its errors when files are exhausted: it then reports an
 /// unknown name, or anything else.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Lookup(GaiResolver);
 
 impl Lookup {

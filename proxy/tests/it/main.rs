@@ -44,5 +44,6 @@ mod support;
 #[cfg(target_os = "linux")]
 mod takeover;
 mod target;
+mod unix_sockets;
 mod uploads;
 mod waiting;

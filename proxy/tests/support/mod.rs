@@ -195,9 +195,11 @@ impl Proxy {
             addr: ([127, 0, 0, 1], 0).into(),
             log,
         };
-        let line = proxy.wait_for_log("listening on http://");
-        let addr = line.split("listening on http://").nth(1).unwrap();
-        proxy.addr = addr.split('"').next().unwrap().parse().unwrap();
+        let line = proxy.wait_for_log("listening on ");
+        // A Unix socket has no address.
+        if let Some(addr) = line.split("listening on http://").nth(1) {
+            proxy.addr = addr.split('"').next().unwrap().parse().unwrap();
+        }
         proxy
     }
 

@@ -80,7 +80,7 @@ pub(in super::super) fn access(proxy: Scope<'_>) -> (Option<SocketAddr>, Option<
 impl Admin {
     pub(in super::super) fn read(
         proxy: Scope<'_>,
-        clients: SocketAddr,
+        clients: Option<SocketAddr>,
         problems: &mut Vec<Mistake>,
     ) -> Result<Self, Mistake> {
         let header: Option<String> = proxy.get("admin.user_header")?;
@@ -90,7 +90,7 @@ impl Admin {
             token: proxy.get(ADMIN_TOKEN)?,
             user_header: header.and_then(|name| name.parse().ok()),
         };
-        if let Some(address) = admin.listen
+        if let (Some(address), Some(clients)) = (admin.listen, clients)
             && overlap(address, clients)
         {
             problems.extend(overlapping(proxy, address, clients));

@@ -9,6 +9,7 @@ use super::super::given::{AllValues, Scope};
 use super::super::key::{Key, Table};
 use super::super::kind::{GIB, KIB, Shape};
 use super::super::mistake::Mistake;
+use super::super::unix::TrustedProxies;
 use super::super::value::count_or_off;
 use super::{limit, top};
 
@@ -189,7 +190,7 @@ fn default_max_connections(values: &AllValues) -> Result<Option<NonZeroU32>, Mis
 
 /// Proxies carry many clients, and what any route's limit allows is not limited here either.
 fn unbounded(values: &AllValues) -> Result<Vec<IpNet>, Mistake> {
-    let mut networks = top::trusted_proxies(values.proxy())?;
+    let TrustedProxies { mut networks, .. } = top::trusted_proxies(values.proxy())?;
     for route in values.routes() {
         networks.extend(limit::allow(route)?);
     }

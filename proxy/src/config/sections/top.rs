@@ -2,12 +2,11 @@
 
 use std::num::NonZeroU32;
 
-use ipnet::IpNet;
-
 use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
 use super::super::mistake::Mistake;
+use super::super::unix::{ListenAddress, TrustedProxies};
 use super::super::value::{Choice, choice};
 use sse_guard::family::Family;
 
@@ -16,13 +15,30 @@ pub(super) const TABLE: Table = Table {
     about: "",
     reference: "Addresses, trusted proxies and threads.",
     keys: &[
-        Key::proxy("listen", Shape::Address)
+        Key::proxy("listen", Shape::Listen)
             .default("127.0.0.1:8080")
             .help(
                 "Address to accept clients on; :8080 for all interfaces, IPv4 and IPv6; localhost \
-                 stands for 127.0.0.1",
+                 stands for 127.0.0.1; unix:/run/sse-guard.sock for a Unix socket",
             )
-            .advice("Keep loopback if TLS is terminated on the same machine."),
+            .advice(
+                "Keep loopback, or use a Unix socket, if TLS is terminated on the same machine.",
+            ),
+        Key::proxy("listen_mode", Shape::Mode)
+            .default("660")
+            .help("Permissions of the socket file, if listen is a Unix socket")
+            .advice("With 660 the group of listen_owner can connect; 666 lets every user connect."),
+        Key::proxy("listen_owner", Shape::Filled)
+            .or_off()
+            .default("off")
+            .help(
+                "Owner of the socket file, if listen is a Unix socket: user:group, user or :group, by \
+                 name or number",
+            )
+            .advice(
+                "Such as \":www-data\" for nginx. The process must be root, or a member of the \
+                 group.",
+            ),
         Key::proxy("takeover", Shape::Choice(Takeover::WORDS))
             .default("drain")
             .help(
@@ -35,11 +51,11 @@ pub(super) const TABLE: Table = Table {
                  one may also start first, but a copy started by mistake shares the port. Linux \
                  only.",
             ),
-        Key::proxy("trusted_proxies", Shape::Networks)
-            .default("")
+        Key::proxy("trusted_proxies", Shape::Proxies)
+            .default("unix")
             .help(
                 "Networks of proxies whose forwarding headers are trusted, such as your load \
-                 balancer's",
+                 balancer's; unix for those that connect to a Unix socket",
             )
             .advice(
                 "Set it if a load balancer is in front: otherwise all of its clients count as one, \
@@ -123,8 +139,8 @@ impl TrustedHeader {
 /// The key of the address for clients.
 pub(in super::super) const LISTEN: &str = "listen";
 
-/// The networks whose forwarding headers are trusted.
-pub(in super::super) fn trusted_proxies(proxy: Scope<'_>) -> Result<Vec<IpNet>, Mistake> {
+/// The peers whose forwarding headers are trusted.
+pub(in super::super) fn trusted_proxies(proxy: Scope<'_>) -> Result<TrustedProxies, Mistake> {
     proxy.get("trusted_proxies")
 }
 
@@ -145,12 +161,21 @@ pub(in super::super) fn family(scope: Scope<'_>) -> Result<Option<Family>, Mista
     Ok(all.find(|family| family.as_str() == word))
 }
 
-/// Trust that lets any client claim any address.
-pub(in super::super) fn warning(trusted_proxies: &[IpNet]) -> Option<String> {
-    let mut networks = trusted_proxies.iter();
-    networks.any(|network| network.prefix_len() == 0).then(|| {
+/// Trust that lets any client claim any address, or makes all clients on a Unix socket one.
+pub(in super::super) fn warnings(
+    trusted_proxies: &TrustedProxies,
+    listen: &ListenAddress,
+) -> impl Iterator<Item = String> + use<> {
+    let mut networks = trusted_proxies.networks.iter();
+    let all = networks.any(|network| network.prefix_len() == 0).then(|| {
         "trusted_proxies trusts every address: any client can then claim any address; list only \
          the networks of your proxies"
             .to_owned()
-    })
+    });
+    let no_unix = (listen.unix().is_some() && !trusted_proxies.unix).then(|| {
+        "clients on a Unix socket have no address, and limits per client count them as one: add \
+         \"unix\" to trusted_proxies if a proxy connects to listen"
+            .to_owned()
+    });
+    all.into_iter().chain(no_unix)
 }

@@ -1,7 +1,8 @@
 //! `[upstream]`: the server that requests are forwarded to.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::time::Duration;
 
 use http::Uri;
@@ -10,6 +11,7 @@ use super::super::given::{Scope, URL};
 use super::super::key::{Key, Table};
 use super::super::kind::{GIB, KIB, Shape};
 use super::super::mistake::Mistake;
+use super::super::unix::{ListenAddress, unix_socket};
 use super::super::value::{Choice, choice};
 use super::health_check::HealthCheck;
 use super::{client, tunnel};
@@ -23,7 +25,10 @@ pub(super) const TABLE: Table = Table {
         Key::route(URL, Shape::Url)
             .alias("upstream")
             .example("\"http://127.0.0.1:3000\"")
-            .help("Server to forward to, such as http://127.0.0.1:3000")
+            .help(
+                "Server to forward to, such as http://127.0.0.1:3000, or unix:/run/app.sock; \
+                 unix:/run/app.sock:/base for requests below a path",
+            )
             .advice("Required, here or in each route."),
         Key::route("upstream.connect_timeout", Shape::Duration)
             .default("5s")
@@ -177,7 +182,12 @@ impl Upstream {
     /// Whether requests to the upstream would come back to the address for clients.
     ///
     /// Names other than `localhost` are not looked up: what they mean may change at any time.
-    pub(in super::super) fn is_reached_at(&self, listen: SocketAddr) -> bool {
+    pub(in super::super) fn is_reached_at(&self, listen: &ListenAddress) -> bool {
+        let listen = match (listen, unix_socket(&self.url)) {
+            (ListenAddress::Unix(path), Some(unix)) => return path == Path::new(unix.socket),
+            (ListenAddress::Tcp(address), None) => *address,
+            _ => return false,
+        };
         let (host, port) = host_and_port(&self.url);
         if port != listen.port() {
             return false;
@@ -201,7 +211,7 @@ impl Upstream {
 }
 
 /// Host and port of an upstream; an IPv6 address without its brackets.
-pub(crate) fn host_and_port(url: &Uri) -> (&str, u16) {
+fn host_and_port(url: &Uri) -> (&str, u16) {
     let host = url.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
     (host, url.port_u16().unwrap_or(80))

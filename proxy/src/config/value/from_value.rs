@@ -8,6 +8,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Uri};
 use ipnet::IpNet;
 
+use super::super::unix::{FileMode, ListenAddress, TrustedProxies};
 use super::{Origins, Rate, ReadyWhen, Value};
 
 /// What a [`Value`] of the right kind becomes in the typed config.
@@ -47,6 +48,9 @@ from_variant! {
     Bool => bool,
     Text => String,
     Address => SocketAddr,
+    Listen => ListenAddress,
+    Mode => FileMode,
+    Proxies => TrustedProxies,
     Url => Uri,
     Path => PathAndQuery,
     Networks => Vec<IpNet>,
