@@ -161,12 +161,12 @@ impl Upstream {
         self.pool.clear();
     }
 
-    async fn ask(
+    async fn forward(
         &self,
         mut request: Box<Request<RequestBody>>,
     ) -> Result<Response<UpstreamBody>, Failure> {
         if !headers::is_chunked_at_most(request.headers()) {
-            return Err(Failure::Coding);
+            return Err(Failure::UnsupportedTransferCoding);
         }
         let protocol = headers::upgrade(request.headers());
         let client_side = protocol.as_ref().map(|_| hyper::upgrade::on(&mut *request));
@@ -175,7 +175,7 @@ impl Upstream {
         let switches = protocol.is_some();
         let target = &self.target;
         let waits = target.waiting.as_ref().map(Semaphore::try_acquire);
-        let _waits = waits.transpose().map_err(|_| Failure::Busy)?;
+        let _waits = waits.transpose().map_err(|_| Failure::Overloaded)?;
         if target
             .max_body
             .is_some_and(|most| request.body().size_hint().lower() > most)
@@ -188,8 +188,8 @@ impl Upstream {
         let request = self.request(request, protocol, &progress);
         let request = request.map_err(Failure::Request)?;
         let (mut response, switched) = {
-            let response = self.obtain(request, &upload, &progress, &mut binding, switches);
-            self.in_time(pin!(response), &progress).await?
+            let response = self.send(request, &upload, &progress, &mut binding, switches);
+            self.with_head_timeout(pin!(response), &progress).await?
         };
         if binding.is_bound() {
             response.extensions_mut().insert(ConnectionBound);
@@ -202,7 +202,7 @@ impl Upstream {
         *response.version_mut() = Version::HTTP_11;
         if let Some(switched) = switched {
             let (Some(client_side), Some(protocol)) = (client_side, agreed) else {
-                return Err(Failure::Switched);
+                return Err(Failure::UnexpectedUpgrade);
             };
             headers::set_upgrade(response.headers_mut(), protocol);
             let idle_timeout = target.tunnel_idle_timeout;
@@ -265,7 +265,7 @@ impl Upstream {
     }
 
     /// By the client's own connection if it has one, else by an idle one, else by a new one.
-    async fn obtain(
+    async fn send(
         &self,
         mut request: Outgoing,
         upload: &Upload,
@@ -329,7 +329,7 @@ impl Upstream {
 
     /// Waits for the head, no longer than the timeout since the last of the request was sent; for what
     /// the client still has to send of it, no longer than its own timeout.
-    async fn in_time(
+    async fn with_head_timeout(
         &self,
         mut response: Pin<&mut impl Future<Output = Result<Exchanged, Failure>>>,
         progress: &Progress,
@@ -374,7 +374,7 @@ impl Service<Request<RequestBody>> for Upstream {
             let client: Option<ClientKey> = request.extensions().get().cloned();
             let family = Family::of(&request);
             let context: Option<RequestContext> = request.extensions().get().cloned();
-            Ok(match upstream.ask(request).await {
+            Ok(match upstream.forward(request).await {
                 Ok(response) => {
                     target.health.answered();
                     response
@@ -449,7 +449,7 @@ mod size_tests {
 
     #[test]
     fn a_request_that_waits_is_small() {
-        let size = size(|upstream, request| upstream.ask(request));
+        let size = size(|upstream, request| upstream.forward(request));
         // It was eight times as much when each step held the request, and hyper's connection.
         assert!(size <= 1152, "{size} bytes");
     }

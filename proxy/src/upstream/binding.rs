@@ -2,7 +2,7 @@
 
 use super::Target;
 use super::pins::{Lease, Pins};
-use super::pool::{Home, Pool};
+use super::pool::{Pool, PoolReturn};
 use http::header::CONNECTION;
 use http::{HeaderMap, Request, Version, response};
 use sse_guard::client_key::{ClientKey, KeyExtractor, PeerAddr};
@@ -67,18 +67,22 @@ impl Binding {
     }
 
     /// Where the connection goes once this response has been read; nothing if it must close.
-    pub(super) fn home(&mut self, head: &response::Parts, pool: &Pool) -> Option<Home> {
+    pub(super) fn pool_return(
+        &mut self,
+        head: &response::Parts,
+        pool: &Pool,
+    ) -> Option<PoolReturn> {
         self.is_bound |= self.lease.is_some() || connection_auth::in_response(&head.headers);
         if !self.is_bound {
             let may_stay = !self.switches;
-            return may_stay.then(|| pool.home(&head.headers)).flatten();
+            return may_stay.then(|| pool.pool_return(&head.headers)).flatten();
         }
         let lease = self.lease.take().or_else(|| self.pin());
         // Otherwise the client's connection closes with it, and the response announces it.
         let stays = stays_open(head.version, &head.headers);
         lease
             .filter(|_| stays)
-            .map(|lease| Home::Client(Box::new(lease)))
+            .map(|lease| PoolReturn::Client(Box::new(lease)))
     }
 
     fn pin(&self) -> Option<Lease> {

@@ -5,7 +5,7 @@
 
 use super::chunked::BadChunk;
 use super::framing::Framing;
-use super::pool::Home;
+use super::pool::PoolReturn;
 use crate::headers;
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
@@ -103,7 +103,7 @@ pub(crate) struct StreamBody {
     /// Until the end.
     socket: Option<Io>,
     /// Where the socket goes then.
-    home: Option<Home>,
+    pool_return: Option<PoolReturn>,
     /// What came with the head. A box, as it is empty while the stream is quiet.
     ahead: Option<Box<BytesMut>>,
     pace: Pace,
@@ -111,10 +111,15 @@ pub(crate) struct StreamBody {
 }
 
 impl StreamBody {
-    pub(super) fn new(socket: Io, home: Option<Home>, ahead: BytesMut, framing: Framing) -> Self {
+    pub(super) fn new(
+        socket: Io,
+        pool_return: Option<PoolReturn>,
+        ahead: BytesMut,
+        framing: Framing,
+    ) -> Self {
         Self {
             socket: Some(socket),
-            home,
+            pool_return,
             ahead: (!ahead.is_empty()).then(|| Box::new(ahead)),
             pace: Pace::default(),
             framing,
@@ -138,10 +143,10 @@ impl StreamBody {
         if over {
             let socket = self.socket.take();
             // Bytes behind the message are a response without a request.
-            if let (Some(socket), Some(home), true) =
-                (socket, self.home.take(), used == bytes.len())
+            if let (Some(socket), Some(pool_return), true) =
+                (socket, self.pool_return.take(), used == bytes.len())
             {
-                home.put(socket);
+                pool_return.put(socket);
             }
         }
         bytes.truncate(payload);

@@ -27,14 +27,14 @@ pub(crate) struct Check {
 
 /// Why an upstream did not pass.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Missed {
+pub(super) enum CheckError {
     #[error("a check failed: {0}")]
     Unanswered(#[from] Failure),
     #[error("a check failed: the upstream responded with {0}")]
     Refused(StatusCode),
 }
 
-impl Missed {
+impl CheckError {
     /// Whether it is about the upstream at all.
     pub(super) fn is_upstreams(&self) -> bool {
         match self {
@@ -61,7 +61,7 @@ impl Check {
         self.path.is_some()
     }
 
-    pub(super) async fn run(&self, url: &Uri) -> Result<(), Missed> {
+    pub(super) async fn run(&self, url: &Uri) -> Result<(), CheckError> {
         let connector = Connector::new(url, self.connect_timeout);
         let socket = connector.connect_within(self.connect_timeout).await?;
         let Some(path) = &self.path else {
@@ -75,7 +75,7 @@ impl Check {
         if status.is_success() || status.is_redirection() {
             Ok(())
         } else {
-            Err(Missed::Refused(status))
+            Err(CheckError::Refused(status))
         }
     }
 }
@@ -123,7 +123,7 @@ impl Checks {
         }
         let check = self.check.clone()?;
         // Counted from when it was due, because a caller that comes each second is a little late
-        // each time. Checks that were missed by more than that are skipped.
+        // each time. Checks that were error by more than that are skipped.
         self.due = Some((self.due.unwrap_or(now) + check.every).max(now));
         Some(check)
     }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     /// What comes of a check of an upstream that says this.
-    async fn answered(answer: &str) -> Result<(), Missed> {
+    async fn answered(answer: &str) -> Result<(), CheckError> {
         let (listener, url) = listen().await;
         let upstream = async {
             let (mut socket, _) = accept_and_read(&listener).await;
@@ -192,15 +192,15 @@ mod tests {
         ] {
             let result = answered(&format!("HTTP/1.1 {status}\r\nContent-Length: 9\r\n\r\n")).await;
             assert_eq!(result.is_ok(), passes, "{status}");
-            if let Err(missed) = result {
-                assert!(missed.to_string().ends_with(status), "{missed}");
-                assert!(missed.is_upstreams());
+            if let Err(error) = result {
+                assert!(error.to_string().ends_with(status), "{error}");
+                assert!(error.is_upstreams());
             }
         }
         assert!(answered("HTTP/1.0 200 OK\r\n\r\n").await.is_ok());
         for nothing in ["", "HTTP/1.1 200", "SSH-2.0-OpenSSH\r\n\r\n"] {
-            let missed = answered(nothing).await.unwrap_err();
-            assert!(missed.is_upstreams(), "{missed}");
+            let error = answered(nothing).await.unwrap_err();
+            assert!(error.is_upstreams(), "{error}");
         }
     }
 
@@ -228,8 +228,8 @@ mod tests {
         let (listener, url) = listen().await;
         check(None).run(&url).await.unwrap();
         drop(listener);
-        let missed = check(None).run(&url).await.unwrap_err();
-        assert!(matches!(missed, Missed::Unanswered(Failure::Connect(_))));
+        let error = check(None).run(&url).await.unwrap_err();
+        assert!(matches!(error, CheckError::Unanswered(Failure::Connect(_))));
     }
 
     #[tokio::test]
@@ -254,7 +254,7 @@ mod tests {
         };
         assert!(matches!(
             late,
-            Err(Missed::Unanswered(Failure::HeadTimeout))
+            Err(CheckError::Unanswered(Failure::HeadTimeout))
         ));
         // The little that had passed when the clock stopped is not among it.
         let waited = paused.get().unwrap().elapsed();

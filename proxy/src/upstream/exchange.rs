@@ -8,7 +8,7 @@ use super::framing::Framing;
 use super::head_io::Gate;
 use super::outgoing::Outgoing;
 use super::pins::Lease;
-use super::pool::{Home, Pool};
+use super::pool::{Pool, PoolReturn};
 use super::relay::Relay;
 use super::reply::{Driver, HeadOptions, Reply, reply, socket_of};
 use super::{BoxedBody, Progress, UpstreamBody};
@@ -91,7 +91,7 @@ pub(super) async fn exchange(
         return Err(Failed::TimedOut);
     }
     let framing = Framing::of(&mut parts)?;
-    let home = binding.home(&parts, pool);
+    let pool_return = binding.pool_return(&parts, pool);
     // What is left of the request is hyper's to send, and an end that came with the head hyper's to
     // see: no event would report it.
     let is_stream = ResponseKind::of(&request_info, &parts) != ResponseKind::Other;
@@ -101,11 +101,11 @@ pub(super) async fn exchange(
     let body = if is_ours {
         let stays = parts.version == Version::HTTP_11 && !closes && !driver.has_ended();
         let (socket, ahead) = socket_of(driver);
-        let home = home.filter(|_| stays);
-        Either::Left(StreamBody::new(socket, home, ahead, framing))
+        let pool_return = pool_return.filter(|_| stays);
+        Either::Left(StreamBody::new(socket, pool_return, ahead, framing))
     } else {
         gate.open();
-        tokio::spawn(rest(sender, driver, gate, home));
+        tokio::spawn(rest(sender, driver, gate, pool_return));
         Either::Right(Either::Left(Relay::new(incoming, upload)))
     };
     Ok((Response::from_parts(parts, body), None))
@@ -131,7 +131,7 @@ async fn rest(
     mut sender: SendRequest<BoxedBody>,
     mut driver: Driver,
     gate: Gate,
-    home: Option<Home>,
+    pool_return: Option<PoolReturn>,
 ) {
     let is_idle = poll_fn(|cx| {
         if driver.poll(cx).is_ready() {
@@ -139,10 +139,10 @@ async fn rest(
         }
         sender.poll_ready(cx).map(|ready| ready.is_ok())
     });
-    if let (true, false, Some(home)) = (is_idle.await, gate.has_failed(), home) {
+    if let (true, false, Some(pool_return)) = (is_idle.await, gate.has_failed(), pool_return) {
         let (socket, ahead) = socket_of(driver);
         if ahead.is_empty() {
-            home.put(socket);
+            pool_return.put(socket);
         }
     }
 }

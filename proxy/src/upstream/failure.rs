@@ -35,11 +35,11 @@ pub(super) enum Failure {
     #[error("the request cannot be sent to the upstream")]
     Request(#[source] http::Error),
     #[error("the request's body has a transfer coding other than chunked")]
-    Coding,
+    UnsupportedTransferCoding,
     #[error("the upstream switched protocols without a request for it")]
-    Switched,
+    UnexpectedUpgrade,
     #[error("too many requests wait for the upstream")]
-    Busy,
+    Overloaded,
     #[error("the request's body is too long")]
     TooLong,
     #[error("the client sent no more of the request's body in time")]
@@ -77,13 +77,13 @@ impl Failure {
             | Self::Broken(_)
             | Self::Interim(_)
             | Self::LongHead(_)
-            | Self::Switched => StatusCode::BAD_GATEWAY,
-            Self::Busy | Self::Files(_) => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::UnexpectedUpgrade => StatusCode::BAD_GATEWAY,
+            Self::Overloaded | Self::Files(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UploadStalled => StatusCode::REQUEST_TIMEOUT,
             Self::HeadTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Request(_) | Self::Upload(_) => StatusCode::BAD_REQUEST,
-            Self::Coding => StatusCode::NOT_IMPLEMENTED,
+            Self::UnsupportedTransferCoding => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
@@ -96,7 +96,7 @@ impl Failure {
                 | Self::Broken(_)
                 | Self::Interim(_)
                 | Self::LongHead(_)
-                | Self::Switched
+                | Self::UnexpectedUpgrade
         )
     }
 
@@ -111,16 +111,20 @@ impl Failure {
                 "it is the limit of this process, not a fault of the upstream: raise it (ulimit -n)"
             }
             Self::Broken(Failed::Framing(framing)) => framing.remedy(),
-            Self::Broken(_) | Self::Interim(_) | Self::Switched => "check the upstream's log",
+            Self::Broken(_) | Self::Interim(_) | Self::UnexpectedUpgrade => {
+                "check the upstream's log"
+            }
             Self::LongHead(_) => {
                 "upstream.max_head bounds it: raise it if the response is to be that large"
             }
-            Self::Busy => "it does not keep up; upstream.max_pending bounds the requests that wait",
+            Self::Overloaded => {
+                "it does not keep up; upstream.max_pending bounds the requests that wait"
+            }
             Self::HeadTimeout => {
                 "raise upstream.head_timeout if it needs longer, else check its log"
             }
             Self::Request(_)
-            | Self::Coding
+            | Self::UnsupportedTransferCoding
             | Self::TooLong
             | Self::Upload(_)
             | Self::UploadStalled => return None,
@@ -203,7 +207,7 @@ impl Failure {
         let headers = response.headers_mut();
         let text = HeaderValue::from_static("text/plain; charset=utf-8");
         headers.insert(CONTENT_TYPE, text);
-        if let Self::Busy | Self::Files(_) = self {
+        if let Self::Overloaded | Self::Files(_) = self {
             headers.insert(RETRY_AFTER, retry_after);
         }
         if let Self::Files(_) | Self::Upload(_) | Self::UploadStalled = self {

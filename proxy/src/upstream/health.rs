@@ -5,7 +5,7 @@
 //! successful requests do not outweigh failed checks, because an upstream may respond and still take
 //! itself out of service.
 
-use super::check::{Check, Checks, Missed};
+use super::check::{Check, CheckError, Checks};
 use super::connect::Connector;
 use super::failure::FailureLimits;
 use http::Uri;
@@ -55,8 +55,8 @@ pub(crate) struct State {
     pub(crate) failed: u64,
     /// Of a request or a check.
     pub(crate) last_failure: Option<String>,
-    requests: Row,
-    checks: Row,
+    requests: Streak,
+    checks: Streak,
     /// It cannot be connected to, which is found out without a request.
     is_away: bool,
     tried: Option<Instant>,
@@ -64,7 +64,7 @@ pub(crate) struct State {
 
 /// Failures in a row.
 #[derive(Clone, Debug, Default)]
-struct Row {
+struct Streak {
     /// That the upstream fails everybody with: it takes no connection, or fails a check.
     general: u32,
     /// Of single requests, which may be those requests' fault.
@@ -82,7 +82,7 @@ enum Clients {
     Several,
 }
 
-impl Row {
+impl Streak {
     fn is_enough(&self) -> bool {
         self.enough_since.is_some()
     }
@@ -142,8 +142,8 @@ impl Health {
                 answered: 0,
                 failed: 0,
                 last_failure: None,
-                requests: Row::default(),
-                checks: Row::default(),
+                requests: Streak::default(),
+                checks: Streak::default(),
                 is_away: false,
                 tried: None,
             }),
@@ -226,7 +226,7 @@ impl Health {
         self.wake_streams();
         let mut state = self.lock();
         state.answered += 1;
-        state.requests = Row::default();
+        state.requests = Streak::default();
         self.welcome(state, "the upstream is back");
     }
 
@@ -274,14 +274,14 @@ impl Health {
     }
 
     /// `has_answered`: passing required a response, not only a connection.
-    fn checked(&self, found: Result<(), Missed>, has_answered: bool) {
-        let missed = match found {
+    fn checked(&self, found: Result<(), CheckError>, has_answered: bool) {
+        let error = match found {
             Ok(()) => return self.passed(has_answered),
-            Err(missed) => missed,
+            Err(error) => error,
         };
-        let failure = missed.to_string();
+        let failure = error.to_string();
         tracing::debug!(upstream = %self.0.url, "{failure}");
-        if !missed.is_upstreams() {
+        if !error.is_upstreams() {
             return;
         }
         let mut state = self.lock();
@@ -304,12 +304,12 @@ impl Health {
     fn passed(&self, has_answered: bool) {
         self.wake_streams();
         let mut state = self.lock();
-        state.checks = Row::default();
+        state.checks = Streak::default();
         // An upstream that accepts connections without responding passes a check that only
         // connects. Below the threshold, failures of requests stay counted: they may be spread over
         // two checks.
         if state.requests.is_enough() && (has_answered || state.is_away) {
-            state.requests = Row::default();
+            state.requests = Streak::default();
         }
         self.welcome(state, "the upstream passes its check again");
     }
@@ -321,7 +321,7 @@ impl Health {
         let mut checks = lock(&self.0.checks);
         if checks.follow(check) {
             let mut state = self.lock();
-            state.checks = Row::default();
+            state.checks = Streak::default();
             self.welcome(
                 state,
                 "health checks of the upstream are off: it counts as reachable",
@@ -351,7 +351,7 @@ impl Health {
         if !state.is_away {
             // It accepts connections without responding: only a request can show that it responds again.
             if since.elapsed() >= DOUBT {
-                state.requests = Row::default();
+                state.requests = Streak::default();
                 self.welcome(
                     state,
                     "the upstream counts as reachable until the next failures",
@@ -368,7 +368,7 @@ impl Health {
             if let Ok(Ok(_)) = tokio::time::timeout(PROBE_TIMEOUT, connect).await {
                 health.wake_streams();
                 let mut state = health.lock();
-                state.requests = Row::default();
+                state.requests = Streak::default();
                 health.welcome(state, "the upstream accepts connections again");
             }
         });

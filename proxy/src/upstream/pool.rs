@@ -35,7 +35,7 @@ pub(super) struct Idle {
 
 /// Where a connection goes when another request may follow on it.
 #[derive(Debug)]
-pub(super) enum Home {
+pub(super) enum PoolReturn {
     /// To the next request within this time in milliseconds, if the pool still exists by then.
     Pool(Weak<Mutex<Idle>>, u32),
     /// To the next request of its client. A box, as quiet streams hold this.
@@ -51,11 +51,11 @@ impl Pool {
     }
 
     /// For a connection whose upstream has sent this response. None if it may be closed at any time.
-    pub(super) fn home(&self, response: &HeaderMap) -> Option<Home> {
+    pub(super) fn pool_return(&self, response: &HeaderMap) -> Option<PoolReturn> {
         let promised = keep_alive(response).map(|timeout| timeout.saturating_sub(MARGIN));
         let keep = promised.map_or(self.idle_timeout, |timeout| timeout.min(self.idle_timeout));
         let millis = u32::try_from(keep.as_millis()).unwrap_or(u32::MAX);
-        (millis > 0).then(|| Home::Pool(Arc::downgrade(&self.idle), millis))
+        (millis > 0).then(|| PoolReturn::Pool(Arc::downgrade(&self.idle), millis))
     }
 
     /// Closes all connections.
@@ -91,7 +91,7 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     timeouts.min()
 }
 
-impl Home {
+impl PoolReturn {
     pub(super) fn put(self, socket: Io) {
         let (pool, millis) = match self {
             Self::Pool(pool, millis) => (pool, millis),
@@ -152,10 +152,10 @@ mod tests {
     const KEEP: Duration = Duration::from_secs(60);
 
     /// Of a response with this `Keep-Alive`.
-    fn home(pool: &Pool, keep_alive: &'static str) -> Home {
+    fn pool_return(pool: &Pool, keep_alive: &'static str) -> PoolReturn {
         let value = http::HeaderValue::from_static(keep_alive);
         let headers = HeaderMap::from_iter([(http::HeaderName::from_static("keep-alive"), value)]);
-        pool.home(&headers).unwrap()
+        pool.pool_return(&headers).unwrap()
     }
 
     async fn pair(listener: &TcpListener) -> (Io, TcpStream) {
@@ -176,7 +176,7 @@ mod tests {
         speaks.try_write(b"x").unwrap();
         // Loopback delivers before the calls return.
         for socket in [good, closed, spoken] {
-            home(&pool, "").put(socket);
+            pool_return(&pool, "").put(socket);
         }
         let taken = pool.take().unwrap();
         assert_eq!(taken.socket().local_addr().unwrap(), address);
@@ -188,7 +188,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let pool = Pool::new(KEEP);
         let (ours, mut theirs) = pair(&listener).await;
-        home(&pool, "").put(ours);
+        pool_return(&pool, "").put(ours);
         assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0);
         assert!(pool.take().is_none());
         assert!(lock(&pool.idle).watched.is_none());
@@ -199,7 +199,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let pool = Pool::new(KEEP);
         let (ours, mut theirs) = pair(&listener).await;
-        home(&pool, "").put(ours);
+        pool_return(&pool, "").put(ours);
         pool.clear();
         assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0);
         assert!(pool.take().is_none());
@@ -212,7 +212,7 @@ mod tests {
         let mut theirs = Vec::new();
         for _ in 0..=MOST {
             let (ours, other) = pair(&listener).await;
-            home(&pool, "").put(ours);
+            pool_return(&pool, "").put(ours);
             theirs.push(other);
         }
         assert_eq!(lock(&pool.idle).sockets.len(), MOST);
@@ -232,7 +232,7 @@ mod tests {
             "max=1, Timeout=\"20\"",
         ] {
             let (ours, other) = pair(&listener).await;
-            home(&pool, keep_alive).put(ours);
+            pool_return(&pool, keep_alive).put(ours);
             theirs.push(other);
         }
         // A second ahead of the upstream's own time, and no later than the pool's.
@@ -254,7 +254,7 @@ mod tests {
             let value = http::HeaderValue::from_static(value);
             let headers =
                 HeaderMap::from_iter([(http::HeaderName::from_static("keep-alive"), value)]);
-            assert_eq!(pool.home(&headers).is_some(), is_kept);
+            assert_eq!(pool.pool_return(&headers).is_some(), is_kept);
         }
     }
 }

@@ -24,8 +24,8 @@ fn clients() -> impl Iterator<Item = ClientKey> {
     (0..ENOUGH).map(|number| ClientKey::Ip(std::net::Ipv4Addr::from_bits(number).into()))
 }
 
-fn refused() -> Result<(), Missed> {
-    Err(Missed::Refused(StatusCode::SERVICE_UNAVAILABLE))
+fn refused() -> Result<(), CheckError> {
+    Err(CheckError::Refused(StatusCode::SERVICE_UNAVAILABLE))
 }
 
 fn check(text: &str) -> Check {
