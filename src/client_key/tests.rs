@@ -3,6 +3,7 @@ use http::HeaderValue;
 use http::request::Builder;
 use proptest::prelude::*;
 use std::collections::HashSet;
+use std::net::SocketAddr;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

@@ -124,11 +124,10 @@ impl Stream {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "serve"))]
 mod tests {
     use super::*;
 
-    #[cfg(feature = "serve")]
     #[tokio::test(start_paused = true)]
     async fn shed_flag_survives_waker_slots_and_a_change_of_family() {
         let stream = Stream::open();
