@@ -8,7 +8,7 @@
 //! Only streams whose clients [reconnect](crate::family::Family::client_reconnects), those of an `EventSource`, end
 //! by age: to end the answer to a POST would cancel the work for it, and what fetch or curl get by a GET without
 //! `Accept: text/event-stream` would pass for complete. [`methods`](RotationLayer::methods), or a
-//! [`Family`] set for the request, override this, and neither a header of the client nor the first event of the
+//! [`Family`](crate::family::Family) set for the request, override this, and neither a header of the client nor the first event of the
 //! upstream changes that. Otherwise both may show that the client does not reconnect, see
 //! [`family`](crate::family).
 //!
@@ -150,7 +150,7 @@ impl RotationLayer {
         self.with(|config| config.retry_on_open = retry)
     }
 
-    /// Sets the request methods whose streams end by age and get `retry:`, for every [`Family`]. By
+    /// Sets the request methods whose streams end by age and get `retry:`, for every [`Family`](crate::family::Family). By
     /// default the family decides.
     #[must_use]
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
