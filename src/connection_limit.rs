@@ -55,7 +55,7 @@
 //!
 //! let request = || {
 //!     Request::get("/")
-//!         .extension(PeerAddr(SocketAddr::from(([192, 0, 2, 1], 5000))))
+//!         .extension(PeerAddr::from(SocketAddr::from(([192, 0, 2, 1], 5000))))
 //!         .body(())
 //!         .unwrap()
 //! };

@@ -60,7 +60,7 @@ fuzz_target!(|input: &[u8]| {
         let mut request = Request::new(());
         request
             .extensions_mut()
-            .insert(PeerAddr(SocketAddr::new(peer, 49152)));
+            .insert(PeerAddr::from(SocketAddr::new(peer, 49152)));
         for (name, lines) in [(name, believed), (other, others)] {
             for line in lines {
                 request.headers_mut().append(name, line.clone());

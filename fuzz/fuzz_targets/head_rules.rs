@@ -82,7 +82,7 @@ fuzz_target!(|input: &[u8]| {
     let mut request = Request::builder().method(&method).body(()).unwrap();
     *request.headers_mut() = asked.clone();
     let peer = SocketAddr::from(([192, 0, 2, 1], 49152));
-    request.extensions_mut().insert(PeerAddr(peer));
+    request.extensions_mut().insert(PeerAddr::from(peer));
     let mut response = Response::builder()
         .status(status)
         .body(Chunks(chunks))
