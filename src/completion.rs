@@ -1,30 +1,30 @@
 //! Distinguishes complete streams from truncated ones.
 //!
-//! The answer of a model ends with a word of its own, and the clients of such APIs take any proper
-//! end for the whole: an upstream, or a proxy before it, that ends an answer half-way with a proper
-//! end of the message makes a half answer look whole. This layer knows the last word of each
-//! [`Family`] that has one, and breaks the stream that its upstream ends without. A stream of such a
-//! family that breaks for whatever reason, an idle timeout or a shutdown outside included, says why
-//! ahead of that, in the family's own shape, so that the official SDKs raise a proper exception.
+//! The answer of a model ends with a terminal event, but the clients of such APIs take any proper end of
+//! the message for the end of the answer: an upstream, or a proxy in front of it, that ends an answer half-way
+//! with a proper end makes it look whole. This layer knows the terminal event of each [`Family`] that has one,
+//! and breaks a stream that its upstream ends without it. A stream of such a family that breaks for any
+//! reason, an idle timeout or a shutdown outside included, first gets an error event in the family's
+//! own shape, so that the official SDKs raise a proper exception.
 //!
-//! | family | kind of answer, by its first event | last word |
+//! | family | kind of answer, by its first event | terminal event |
 //! | --- | --- | --- |
 //! | OpenAI | chat completion, text completion | `data: [DONE]` |
 //! | OpenAI | run of an assistant | `event: done` |
 //! | OpenAI | response | `event: response.completed`, `response.incomplete`, `response.failed` or `response.cancelled` |
 //! | Anthropic | message | `event: message_stop` |
 //!
-//! Where events have no names, the `type` in their data counts. An error is a last word, too: `event: error`,
+//! Where events have no names, the `type` in their data counts. An error is terminal, too: `event: error`,
 //! or an `error` member anywhere in a chunk, that of a choice or an extension included. Not every server
-//! says the last word. An answer is whole, and may end properly without it, when each of its choices has
+//! sends the terminal event. An answer is whole, and may end properly without it, when each of its choices has
 //! had a `finish_reason`, its message a `stop_reason`, or its run a state in which it ends.
 //!
 //! Any other answer of these families may end as it likes; one to a request other than GET in which nothing
 //! has come is none. Signs of life (`ping`, `keepalive`) are nothing. Streams of other families pass
 //! untouched.
 //!
-//! The family is that [of the request](Family::of), or where that is [`Raw`](Family::Raw) and nobody
-//! has said so, of the first event with data.
+//! The family is that [of the request](Family::of). Where that is [`Raw`](Family::Raw) by default, the first
+//! event with data decides.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -52,7 +52,7 @@
 //! let mut body = pin!(service.oneshot(request).await?.into_body());
 //! let first = body.frame().await.ok_or("no event")??;
 //! assert_eq!(first.data_ref().unwrap(), "data: {\"object\":\"chat.completion.chunk\"}\n\n");
-//! let last = body.frame().await.ok_or("no last word")??;
+//! let last = body.frame().await.ok_or("no error event")??;
 //! assert!(last.data_ref().unwrap().starts_with(b"data: {\"error\":{"));
 //! assert!(body.frame().await.ok_or("a proper end")?.is_err());
 //! # Ok(())
@@ -62,7 +62,7 @@
 //! Streams that end too early are counted in `sse_guard_truncated_total`, by `family`, and end as
 //! [`UpstreamError`](EndReason::UpstreamError); their line in the log names
 //! [`required`](CompletionLayer::required). A layer of its own belongs outside of those that may
-//! break a stream; in [`SseGuardLayer`](crate::SseGuardLayer) it hears of all of them.
+//! break a stream; in [`SseGuardLayer`](crate::SseGuardLayer) it detects each of them.
 
 mod chunk;
 mod glance;
@@ -155,19 +155,19 @@ impl StreamLayer for CompletionLayer {
 /// What is to come before a stream is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaits {
-    /// Anything that tells the family.
+    /// Anything that shows the family.
     Sign,
-    /// The first event, which tells the kind of answer.
+    /// The first event, which shows the kind of answer.
     First { may_be_none: bool },
-    /// The last word.
+    /// The terminal event.
     Last,
     /// Nothing is known of its end.
     Any,
-    /// It is complete, its client has been told that it never will be, or it is no answer of a model.
+    /// It is complete, its client has got an error event, or it is not an answer of a model.
     Nothing,
 }
 
-/// Whether an answer that begins with this event has a last word.
+/// Whether an answer that begins with this event has a terminal one.
 fn has_last_word(family: Family, event: &RawEvent<'_>) -> bool {
     let has_choices = || memmem::find(event.raw, br#""choices""#).is_some();
     Family::of_first_event(event) == Some(family)
@@ -185,7 +185,7 @@ const ENDS: [&[u8]; 5] = [
     b"canceled",
 ];
 
-/// The states of a run of an assistant that has ended. What is left is its last word.
+/// The states of a run of an assistant that has ended. What is left is its terminal event.
 const RUN_ENDS: [&[u8]; 6] = [
     b"completed",
     b"incomplete",
@@ -195,7 +195,7 @@ const RUN_ENDS: [&[u8]; 6] = [
     b"requires_action",
 ];
 
-/// Whether nothing comes behind an event of this name, or of this `type` where there are no names.
+/// Whether nothing comes behind an event of this name, or of this `type` where events have no names.
 fn is_last_name(name: &[u8]) -> bool {
     match name.strip_prefix(b"response.") {
         Some(state) => ENDS.contains(&state),
@@ -247,14 +247,14 @@ impl CompletionPolicy {
         }
     }
 
-    /// Whether it was the last word.
+    /// Whether it was the terminal event.
     fn has_said(&mut self, said: Said, name: &[u8]) -> bool {
         self.note(said.seen, said.finished);
         if said.stopped {
             self.note(1, 1);
         }
         if said.beyond {
-            // Never finished: its last word has to come.
+            // Never finished: its terminal event is required.
             self.note(u32::MAX, 0);
         }
         // What a tool of a response has failed at is in the response.
@@ -267,12 +267,12 @@ impl CompletionPolicy {
         self.finished |= finished;
     }
 
-    /// Whether all has been said but the last word, which some servers leave out.
+    /// Whether all has come but the terminal event, which some servers leave out.
     fn is_whole(&self) -> bool {
         self.finished != 0 && self.seen & !self.finished == 0
     }
 
-    /// Whether what stands behind the last whole event is a last word that some servers send without
+    /// Whether what stands behind the last whole event is a terminal event that some servers send without
     /// its blank line. Any other is half an event.
     fn is_done(&self, tail: &[u8]) -> bool {
         let mut found = false;
@@ -308,7 +308,7 @@ impl CompletionPolicy {
         }
         if is_first {
             self.parts = None;
-            // Of an event that is so long the end tells nothing of its kind.
+            // The end of such a long event does not show its kind.
             if matches!(self.awaits, Awaits::Sign | Awaits::First { .. }) {
                 self.awaits = match has_last_word(family, &RawEvent::begun(part)) {
                     true => Awaits::Last,
@@ -320,7 +320,7 @@ impl CompletionPolicy {
     }
 
     fn is_truncated(&self, stream: &Stream, tail: &[u8]) -> bool {
-        // A layer inside that has ended it has also said how.
+        // A layer inside that has ended it has also sent the reason.
         let is_upstreams = matches!(stream.end_reason(), None | Some(EndReason::UpstreamEnd));
         let awaits_more = match self.awaits {
             Awaits::First { may_be_none } => !may_be_none,

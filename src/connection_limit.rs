@@ -4,8 +4,8 @@
 //!
 //! It is *streams* that are limited. A request whose `Accept` names `text/event-stream` takes its
 //! slot before the inner service is called, and gives it back at the response head, with what it took of
-//! its client's rate, if the response is no event stream: calls of MCP accept JSON and a stream, and most
-//! get JSON. Nobody can send requests faster by that: a request that accepts no stream takes no part of
+//! its client's rate, if the response is not an event stream: calls of MCP accept JSON and a stream, and most
+//! get JSON. This allows no client more requests: a request that accepts no stream takes no part of
 //! the rate, and requests in flight have a limit of their own. Any other request takes a slot at the head
 //! if its response turns out to be an event stream (also one in a content coding); over the limit that
 //! response is dropped and replaced. A slot is held to the end or the drop of the body, and given back
@@ -17,10 +17,10 @@
 //! failed. A client may have as many of them in flight, apart from its other requests. A service that opens a tunnel keeps the request's place in the count by
 //! the [`InFlight`] in its extensions.
 //!
-//! # Who is counted
+//! # What is counted
 //!
-//! Whoever the [`KeyExtractor`] names; IPv6 addresses by their first 64 bits unless told
-//! otherwise, IPv4-mapped ones as IPv4. Requests without a key count in all only. The table knows
+//! The clients that the [`KeyExtractor`] names; IPv6 addresses by their first 64 bits by default
+//! ([`ipv6_prefix`](ConnectionLimitLayer::ipv6_prefix)), IPv4-mapped ones as IPv4. Requests without a key count in all only. The table knows
 //! clients that have a stream, or opened one so recently that their rate is not forgotten, and at
 //! most [`max_clients`](ConnectionLimitLayer::max_clients) of them.
 //!
@@ -29,7 +29,7 @@
 //! `429` (this client has too many, or opens too fast) or `503` (there are too many in all) with
 //! `Retry-After`. An `EventSource` never comes back after either: with
 //! [`Reject::RetryLater`] a request that accepts an event stream, and whose client
-//! [comes back](crate::family::Family::client_reconnects), gets one that says `retry:` and ends.
+//! [comes back](crate::family::Family::client_reconnects), gets one that sends `retry:` and ends.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -306,8 +306,8 @@ impl<K> ConnectionLimitLayer<K> {
     }
 
     /// Sets a gate that rejects all new streams but those of [allowed](Self::allow) addresses while it
-    /// is closed. A GET that accepts an event stream is then told to retry later, whatever
-    /// [`reject`](Self::reject) says: it may have been here a moment ago.
+    /// is closed. A GET that accepts an event stream then gets a stream that has it retry later, whatever
+    /// [`reject`](Self::reject) is set to: it may have been here a moment ago.
     #[must_use]
     pub fn gate(mut self, gate: &Gate) -> Self {
         self.config.gate = gate.clone();
@@ -366,13 +366,13 @@ pub struct Ticket {
     stream: StreamTicket,
     client: Option<ClientKey>,
     request: Option<Arc<table::Request>>,
-    /// It asks for a switch of protocols.
+    /// It requests a switch of protocols.
     may_tunnel: bool,
 }
 
 #[derive(Debug)]
 enum StreamTicket {
-    /// It asked for a stream and has its slot.
+    /// It requested a stream and has its slot.
     Holds(Option<Slot>),
     /// It may turn out to be one.
     May,
@@ -429,7 +429,7 @@ impl Policy for Permit {
 }
 
 impl<K: KeyExtractor> ConnectionLimitLayer<K> {
-    /// Nobody is limited whom the list allows.
+    /// Clients on the list have no limit.
     fn allowed(&self, key: Option<&ClientKey>) -> bool {
         match key {
             Some(ClientKey::Ip(ip)) => self.config.allow.iter().any(|net| net.contains(ip)),
@@ -488,7 +488,7 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
         };
         Rejection {
             reason,
-            // Who comes before its rate allows is turned away again.
+            // A client that comes before its rate allows is rejected again.
             retry_after: retry_after.max(refused.wait),
             as_stream,
             custom: self.config.custom.clone(),
@@ -543,7 +543,7 @@ impl<K: KeyExtractor> StreamLayer for ConnectionLimitLayer<K> {
     fn open(&self, ticket: Ticket, head: &ResponseInfo<'_>) -> Result<Option<Permit>, Rejection> {
         let slot = match (head.kind, ticket.stream) {
             (ResponseKind::Other, stream) => {
-                // What an inner limit has turned away came too fast.
+                // What an inner limit has rejected came too fast.
                 if let (StreamTicket::Holds(Some(slot)), false) = (stream, head.rejected) {
                     self.table.refund(&slot);
                 }

@@ -1,6 +1,6 @@
-//! Answers ahead of a slow upstream, so that heartbeats can begin.
+//! Responds ahead of a slow upstream, so that heartbeats can begin.
 //!
-//! No layer can speak before there is a response head, and what stands on the way cuts a connection
+//! No layer can send anything before there is a response head, and what stands on the way cuts a connection
 //! on which nothing comes (nginx and ALB after 60 s, Cloudflare after 100 s): a model that thinks
 //! for longer never gets its first word through. When the upstream has sent no head within
 //! [`after`](EarlyLayer::new), this layer answers 200 with an event stream, lets a
@@ -49,8 +49,8 @@
 //! # Which requests
 //!
 //! Those whose `Accept` names `text/event-stream`, and whose method is not HEAD. Many clients of LLM
-//! APIs, OpenAI's own among them, name `application/json` alone, and ask for a stream in the body: whoever
-//! reads that tells by a [`StreamAsked`] in the request's extensions, as the proxy does with JSON.
+//! APIs, OpenAI's own among them, name `application/json` alone, and request a stream in the body: a service that
+//! reads it sets a [`StreamAsked`] in the request's extensions, as the proxy does with JSON.
 //!
 //! A page of another origin that could not read the early answer is left to wait: see
 //! [`CorsLayer`](crate::cors::CorsLayer).
@@ -58,33 +58,33 @@
 //! # What is lost
 //!
 //! An answer that comes in time passes as it is: status, headers, body. Behind an early answer the
-//! status has been told already, and is 200, so this layer is for routes whose clients can live
+//! status has been sent already, and is 200, so this layer is for routes whose clients can live
 //! without the late one:
 //!
 //! - **Headers of the late answer**: cookies, `Retry-After`, rate limits, `Mcp-Session-Id`.
-//! - **A late answer that is no event stream**, whatever its status: it becomes one last error event
+//! - **A late answer that is not an event stream**, whatever its status: it becomes one last error event
 //!   in the [`Family`](crate::family)'s own shape, with the status and up to 4 KiB of a body that is
 //!   text, JSON or XML and comes within 5 s, in front of a proper end. Clients of families without
 //!   such an event (MCP, and whatever nothing is known of) get a broken transfer. This also happens
 //!   to a late JSON answer of a server that may answer either way, as MCP servers may.
 //! - **The end of an `EventSource`**: it gives up for good on a status other than 200, also on a 204,
-//!   and comes back again and again when it is told of neither. Behind a late 204 the stream just
+//!   and reconnects again and again when it gets neither. Behind a late 204 the stream just
 //!   ends.
 //! - **Access by another origin**: the early head allows it if a [`CorsLayer`](crate::cors::CorsLayer)
-//!   outside says so. When the late head does not, or does not allow the credentials that the early head
-//!   did, nothing of its body is told, and the answer counts as refused.
-//! - **Errors of the service** are told as a 502, and their text goes to the log alone.
+//!   outside allows it. When the late head does not, or does not allow the credentials that the early head
+//!   did, nothing of its body is sent, and the answer counts as refused.
+//! - **Errors of the service** are reported as a 502, and their text goes to the log alone.
 //!
-//! The clock runs from the request's head: a slow upload counts, and goes on behind the early answer.
+//! The clock runs from the request's head: a slow upload counts, and continues behind the early answer.
 //!
 //! # How it ends
 //!
 //! A client that goes, and any layer outside that ends the stream, drops the request to the upstream
-//! at once, also before its head. How long the upstream may take is for a layer or service inside to
-//! say, such as [`tower::timeout`](https://docs.rs/tower/latest/tower/timeout/), and an
+//! at once, also before its head. How long the upstream may take is the decision of a layer or service
+//! inside, such as [`tower::timeout`](https://docs.rs/tower/latest/tower/timeout/), and an
 //! [idle timeout](crate::idle_timeout) outside counts the wait from the early answer on. In the
-//! stream's record the wait is [`StreamState::Connecting`], and what is told by an error event or by
-//! a broken transfer ends as [`EndReason::UpstreamError`](crate::EndReason::UpstreamError).
+//! stream's record the wait is [`StreamState::Connecting`], and what an error event or a broken
+//! transfer reports ends as [`EndReason::UpstreamError`](crate::EndReason::UpstreamError).
 
 mod body;
 #[cfg(test)]
@@ -218,7 +218,7 @@ where
 }
 
 impl EarlyLayer {
-    /// What was asked, if it may be answered early.
+    /// What was requested, if it may be answered early.
     fn eligible<B>(&self, request: &Request<B>) -> Option<RequestInfo> {
         let is_unreadable = request.extensions().get::<Unreadable>().is_some();
         if !self.enabled || request.method() == Method::HEAD || is_unreadable {
@@ -292,7 +292,7 @@ where
                     if on_time.request_info.accepts_stream || has_asked {
                         return Poll::Ready(Ok(answer(request)));
                     }
-                    // It may be said further down a body that is slow to come.
+                    // It may be further down a body that is slow to come.
                     on_time
                         .timer
                         .as_mut()

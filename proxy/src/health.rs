@@ -106,7 +106,7 @@ impl Subject {
 
     fn update(&mut self, bounds: &Health, fill: Option<(u64, u64)>, away: Option<String>) {
         let window = self.window.last_minute();
-        // An upstream's own state tells it already.
+        // An upstream's own state shows it already.
         let waiting =
             (self.kind == Kind::Route).then_some((window.numbers.waiting, window.numbers.active));
         let facts = Facts {

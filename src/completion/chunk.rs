@@ -7,7 +7,7 @@ const WORD: usize = 32;
 /// Choices by index, a bit each.
 pub(super) const CHOICES: u32 = u32::BITS;
 
-/// What one chunk says.
+/// What one chunk reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Said {
     /// An `error` member that is not empty.
@@ -68,7 +68,7 @@ impl Reader {
         }
     }
 
-    /// What it said, at its end.
+    /// What it reported, at its end.
     pub(super) fn said(&self) -> Said {
         self.json.said
     }
@@ -109,7 +109,7 @@ enum Name {
     StopReason,
     Error,
     Type,
-    /// Azure tells in these when its filter has failed, which the answer does not.
+    /// Azure reports here that its filter has failed; the answer itself has not.
     Filter,
     #[default]
     Other,

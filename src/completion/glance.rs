@@ -8,11 +8,11 @@ use std::sync::LazyLock;
 /// What a glance has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Glance {
-    /// Nothing that tells of the answer's end.
+    /// Nothing that shows the answer's end.
     Nothing,
     /// A part of the first choice, and nothing else.
     FirstChoice,
-    /// It has to be read.
+    /// It must be read.
     Read,
 }
 

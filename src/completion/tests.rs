@@ -149,7 +149,7 @@ async fn an_upstream_that_fails_is_told_once_and_not_behind_the_last_word() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_says_so_whoever_breaks_the_stream_and_in_the_streams_line_end() {
+async fn error_event_precedes_every_break_in_the_line_end_of_the_stream() {
     let registry = StreamRegistry::new();
     let stack = stack()
         .idle_timeout(IdleTimeoutLayer::new().timeout(Duration::from_secs(30)))

@@ -62,7 +62,7 @@ impl Gate {
         *lock(&self.0.over) = clients;
     }
 
-    /// Why a request of this client is turned away, stream or not, if it is.
+    /// Why a request of this client is rejected, stream or not, if it is.
     pub(super) fn closed_to(&self, client: Option<&ClientKey>) -> Option<RejectReason> {
         let reason = self.closed()?;
         lock(&self.0.over).contains(client?).then_some(reason)

@@ -20,7 +20,7 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 struct Client {
     streams: u32,
-    /// Requests in flight that are no streams, or not yet.
+    /// Requests in flight that are not streams, or not yet.
     requests: u32,
     /// Preflights in flight.
     preflights: u32,
@@ -127,7 +127,7 @@ impl Clients {
         }
     }
 
-    /// A sweep looks at every client: while the table is full, not for each that comes.
+    /// A sweep visits every client: while the table is full it does not run for each new one.
     fn sweep_when_due(&self) {
         let now = Instant::now();
         let due = {
@@ -186,7 +186,7 @@ impl Clients {
     }
 }
 
-/// Why there is no slot, and how long there will be none at the least.
+/// Why a slot is not granted, and the least time until one may be.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) reason: RejectReason,

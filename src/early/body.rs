@@ -16,15 +16,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
-/// So much of the body of a late refusal is told.
+/// The most bytes of the body of a late refusal that the error event carries.
 const LONGEST: usize = 4 * 1024;
-/// And so long is waited for it: a client that waits for an error waits for nothing.
+/// The longest wait for them: a client that waits for an error waits for nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pin_project! {
     /// The body of a response that has passed an [`EarlyLayer`](super::EarlyLayer).
     ///
-    /// Behind an early answer it hands out nothing until the upstream has answered, then what the
+    /// Behind an early answer it hands out nothing until the upstream has responded, then what the
     /// upstream sends. Any other it hands out as it is: frames, trailers, size hint and end.
     pub struct EarlyBody<F, B> {
         #[pin]
@@ -41,15 +41,15 @@ pin_project! {
             body: B,
         },
         Waiting { request: Pin<Box<Waiting<F>>> },
-        /// The upstream has answered with something else.
+        /// The upstream has responded with something else.
         Refused { refusal: Pin<Box<Refusal<B>>> },
-        /// The end, and what is to be told of it.
+        /// The end, and what is to be sent about it.
         Last { last: Option<Result<Bytes, StreamError>> },
     }
 }
 
 pin_project! {
-    /// A late answer that is no event stream, while its body is read.
+    /// A late answer that is not an event stream, while its body is read.
     struct Refusal<B> {
         #[pin]
         body: B,
@@ -62,7 +62,7 @@ pin_project! {
     }
 }
 
-/// Who is to be told of a failure.
+/// The recipients of a failure.
 #[derive(Clone)]
 struct Audience {
     family: Family,
@@ -190,7 +190,7 @@ fn describe(status: StatusCode) -> String {
 }
 
 impl<B: Body<Data = Bytes>> Refusal<B> {
-    /// Reads what there is to tell. Whatever ends it, what has come by then is told.
+    /// Reads what the error event is to carry. Whatever ends it, what has come by then is sent.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         while this.text.len() < LONGEST {

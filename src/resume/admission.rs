@@ -86,7 +86,7 @@ impl Admission {
         lock(&self.0.queue).is_away()
     }
 
-    /// The upstream has answered something else than a reconnect, as a plain request or a health check:
+    /// The upstream has responded to something else than a reconnect, as a plain request or a health check:
     /// streams that wait because it could not be reached reconnect now, within the rate.
     pub fn upstream_is_back(&self) {
         // For each request, so it must cost nothing.

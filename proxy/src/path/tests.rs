@@ -236,7 +236,7 @@ proptest! {
         for mode in [Match, Rewrite] {
             if let Ok((route, forwarded)) = resolved(&path, mode) {
                 prop_assert_eq!(route, route_of(&normalized));
-                // Whoever reads on reads the same.
+                // A reader behind the proxy gets an equal path.
                 prop_assert_eq!(Reading::NORMALIZED.of(&forwarded), Ok(normalized.clone()));
                 for reading in Reading::all() {
                     prop_assert_eq!(route_of(&reading.of(&forwarded).unwrap()), route);
