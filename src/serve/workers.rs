@@ -162,16 +162,9 @@ impl Workers {
             }
             Err(error) => tracing::debug!(%error, "a client disconnected at once"),
         };
-        // Larger than the connection's entry in the registry, which is made next to it: else the queue of a burst
-        // would leave holes among the entries.
-        let padding = [const { MaybeUninit::<u64>::uninit() }; 6];
-        let job = move || {
-            let _ = &padding;
-            job();
-        };
         worker
             .jobs
-            .send(Box::new(job))
+            .send(Box::new(padded(job)))
             .map_err(|_| io::Error::other("the thread has ended"))
     }
 
@@ -181,6 +174,16 @@ impl Workers {
             Self::Here(tasks) if !tasks.is_empty() => drop(tasks.join_next().await),
             _ => pending().await,
         }
+    }
+}
+
+/// Makes a job larger than the connection's entry in the registry, which is allocated next to it: else the queue of a
+/// burst would leave holes among the entries.
+fn padded(job: impl FnOnce() + Send + 'static) -> impl FnOnce() + Send + 'static {
+    let padding = [const { MaybeUninit::<u64>::uninit() }; 6];
+    move || {
+        let _ = &padding;
+        job();
     }
 }
 
@@ -197,5 +200,13 @@ mod tests {
             false, false, false, true, false, true, true, false, true, true,
         ];
         assert_eq!(is_due, expected);
+    }
+
+    #[test]
+    fn padded_job_is_larger_than_its_job() {
+        let bytes = [0u8; 100];
+        let job = move || _ = std::hint::black_box(bytes);
+        let size = size_of_val(&job);
+        assert_eq!(size_of_val(&padded(job)), (size + 48).next_multiple_of(8));
     }
 }
