@@ -1,42 +1,29 @@
 //! The innermost service: forwards to the upstream, and responds in its place when it fails.
 
 mod binding;
-mod body;
-mod check;
-pub mod chunked;
 mod connect;
-mod exchange;
-mod exchange_error;
-mod failure;
-mod framing;
-mod head_io;
+mod dns;
+mod error;
 mod health;
-mod interim;
-mod lookup;
+mod http1;
 mod outgoing;
 mod pins;
 mod pool;
 mod progress;
-mod relay;
-mod reply;
 #[cfg(test)]
 mod tests;
 mod tunnel;
 mod without_trailers;
 
 use self::binding::Binding;
-use self::body::StreamBody;
-pub(super) use self::check::Check;
 use self::connect::{Connector, host};
-use self::exchange::{Exchanged, Sent};
-use self::exchange_error::Failed;
-use self::failure::Failure;
-pub(super) use self::health::Health;
-use self::outgoing::Outgoing;
+use self::error::Failure;
+pub(super) use self::health::{Check, Health};
+pub use self::http1::chunked;
+use self::http1::{ExchangeError, Exchanged, HeadOptions, HyperBody, Sent, StreamBody};
+use self::outgoing::{BoxedBody, Outgoing, nothing};
 use self::pool::Pool;
 use self::progress::{Overdue, Progress, Uploading};
-use self::relay::Relay;
-use self::reply::HeadOptions;
 pub(super) use self::tunnel::Tunnels;
 use self::without_trailers::WithoutTrailers;
 use super::headers::Options;
@@ -48,9 +35,7 @@ use http::header::{ALT_SVC, HOST, TRAILER, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Either, Empty, Full, Limited};
-use sse_guard::BoxError;
+use http_body_util::{BodyExt, Either, Full, Limited};
 use sse_guard::client_key::{ClientKey, ForwardedIp, PeerAddr};
 use sse_guard::connection_limit::InFlight;
 use sse_guard::family::Family;
@@ -68,10 +53,7 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 /// An event stream, another body that hyper reads, or a short text of the proxy.
-pub(crate) type UpstreamBody = Either<StreamBody, Either<Relay, Full<Bytes>>>;
-
-/// A request's body on its way to the upstream.
-type BoxedBody = UnsyncBoxBody<Bytes, BoxError>;
+pub(crate) type UpstreamBody = Either<StreamBody, Either<HyperBody, Full<Bytes>>>;
 
 /// One upstream of one route, with its idle connections.
 #[derive(Clone)]
@@ -290,16 +272,16 @@ impl Upstream {
                 is_repeatable,
                 heads: self.target.heads,
             };
-            let exchanged = exchange::exchange(socket, binding, &self.pool, sent);
+            let exchanged = http1::exchange(socket, binding, &self.pool, sent);
             match exchanged.await {
                 Ok(exchanged) => return Ok(exchanged),
                 // The upstream may have closed the connection while the request was on its way.
-                Err(Failed::Unsent(unsent)) => request = unsent,
+                Err(ExchangeError::Unsent(unsent)) => request = unsent,
                 // RFC 9110 section 9.2.2: it may have been processed, so that it must do no harm twice.
-                Err(failed @ Failed::Dead(_)) => {
+                Err(failed @ ExchangeError::Dead(_)) => {
                     request = again.filter(|_| is_idempotent).ok_or(failed)?;
                 }
-                Err(failed @ Failed::TimedOut) => request = again.ok_or(failed)?,
+                Err(failed @ ExchangeError::TimedOut) => request = again.ok_or(failed)?,
                 Err(failed) => return Err(failed.into()),
             }
             binding.lose();
@@ -312,7 +294,7 @@ impl Upstream {
             is_repeatable: false,
             heads: self.target.heads,
         };
-        Ok(exchange::exchange(socket, binding, &self.pool, sent).await?)
+        Ok(http1::exchange(socket, binding, &self.pool, sent).await?)
     }
 
     async fn connect(&self) -> Result<Io, Failure> {
@@ -395,11 +377,6 @@ impl Service<Request<RequestBody>> for Upstream {
             })
         })
     }
-}
-
-/// A body of no bytes.
-fn nothing() -> BoxedBody {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 /// The same request once more, if its body was empty.

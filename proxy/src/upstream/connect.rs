@@ -1,7 +1,7 @@
 //! Connections to an upstream: one way for requests and for health checks.
 
-use super::failure::Failure;
-use super::lookup::Lookup;
+use super::dns::Resolver;
+use super::error::Failure;
 use crate::config::{self, unix_socket};
 use http::{HeaderValue, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -21,7 +21,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(super) enum Connector {
     Tcp {
-        connector: HttpConnector<Lookup>,
+        connector: HttpConnector<Resolver>,
         url: Uri,
     },
     Unix {
@@ -38,7 +38,7 @@ impl Connector {
                 timeout,
             };
         }
-        let mut connector = HttpConnector::new_with_resolver(Lookup::new());
+        let mut connector = HttpConnector::new_with_resolver(Resolver::new());
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(timeout));
         Self::Tcp {

@@ -5,9 +5,13 @@
 //! successful requests do not outweigh failed checks, because an upstream may respond and still take
 //! itself out of service.
 
-use super::check::{Check, CheckError, Checks};
+mod check;
+
+pub(crate) use check::Check;
+
 use super::connect::Connector;
-use super::failure::FailureLimits;
+use super::error::FailureLimits;
+use check::{CheckError, Checks};
 use http::Uri;
 use sse_guard::client_key::ClientKey;
 use sse_guard::internal::LogLimits;

@@ -1,9 +1,20 @@
 //! A request on its way to the upstream.
 
-use super::BoxedBody;
+use bytes::Bytes;
 use http::Request;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
+use sse_guard::BoxError;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
+
+/// A request's body on its way to the upstream.
+pub(super) type BoxedBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A body of no bytes.
+pub(super) fn nothing() -> BoxedBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
 
 /// In a box, as futures hold the room of all that they pass on.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Upgraded connections: bytes are copied until either side ends or the idle timeout fires.
 
-use super::exchange::Switched;
+use super::http1::Switched;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use metrics::{counter, gauge};

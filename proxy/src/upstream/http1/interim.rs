@@ -6,7 +6,7 @@ use http::{HeaderMap, Request, StatusCode};
 use sse_guard::internal::ClientConnection;
 
 /// Has hyper forward the interim heads that come ahead of the response to `request`. Their number is bounded by
-/// that of heads that are read: see `head_io`.
+/// that of heads that are read: see `head_scan`.
 pub(super) fn forward<B>(request: &mut Request<B>, client: &ClientConnection) {
     let client = client.clone();
     hyper::ext::on_informational(request, move |head| {

@@ -10,15 +10,15 @@ use tower_service::Service;
 /// The system's resolver, except for its errors when files are exhausted: it then reports an
 /// unknown name, or anything else.
 #[derive(Clone, Debug)]
-pub(super) struct Lookup(GaiResolver);
+pub(super) struct Resolver(GaiResolver);
 
-impl Lookup {
+impl Resolver {
     pub(super) fn new() -> Self {
         Self(GaiResolver::new())
     }
 }
 
-impl Service<Name> for Lookup {
+impl Service<Name> for Resolver {
     type Response = GaiAddrs;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<GaiAddrs>> + Send>>;

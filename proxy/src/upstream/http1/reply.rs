@@ -4,9 +4,13 @@
 //! takes. So when that is long, the socket leaves hyper, which has sent all it had, and goes to a new
 //! connection of hyper's when something has come.
 
-use super::head_io::{Gate, HeadIo, Interim};
-use super::outgoing::Outgoing;
-use super::{BoxedBody, Failed, Progress, interim, nothing};
+use super::super::outgoing::{BoxedBody, Outgoing, nothing};
+use super::super::progress::Progress;
+use super::error::ExchangeError;
+use super::gate::Gate;
+use super::head_io::HeadIo;
+use super::head_scan::Interim;
+use super::interim;
 use bytes::BytesMut;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -25,11 +29,11 @@ const MAX_FIELDS: usize = 16 * 1024;
 
 /// What is set for the heads of requests and responses.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct HeadOptions {
+pub(in crate::upstream) struct HeadOptions {
     /// Maximum bytes of a response's head.
-    pub(super) max_bytes: usize,
+    pub(in crate::upstream) max_bytes: usize,
     /// Names of fields are sent as `Content-Type`, for servers that compare them byte by byte.
-    pub(super) title_case: bool,
+    pub(in crate::upstream) title_case: bool,
 }
 
 /// What hyper takes of a response's head.
@@ -101,7 +105,7 @@ pub(super) async fn reply(
     upload: &Upload,
     progress: &Progress,
     options: HeadOptions,
-) -> Result<Box<Reply>, Failed> {
+) -> Result<Box<Reply>, ExchangeError> {
     let method = request.method().clone();
     // Requests of the proxy itself, such as health checks, have none.
     let client: Option<ClientConnection> = request.extensions().get().cloned();
@@ -114,7 +118,7 @@ pub(super) async fn reply(
         takes_many: !upload.is_over(),
     };
     let io = HeadIo::new(socket, limits.takes_many);
-    let mut part = Box::pin(ask(io, request, upload, progress, limits)).await?;
+    let mut part = Box::pin(wait(io, request, upload, progress, limits)).await?;
     loop {
         let (socket, ahead, interim) = match part {
             Part::Over(reply) => return Ok(reply),
@@ -129,14 +133,14 @@ pub(super) async fn reply(
                 (socket, ahead, interim)
             }
         };
-        let io = HeadIo::asked_before(socket, &ahead, interim, limits.takes_many);
-        let request = asked_before(&method, client.as_ref());
-        part = Box::pin(ask(io, request, upload, progress, limits)).await?;
+        let io = HeadIo::after_request(socket, &ahead, interim, limits.takes_many);
+        let request = bodiless(&method, client.as_ref());
+        part = Box::pin(wait(io, request, upload, progress, limits)).await?;
     }
 }
 
 /// All of a request that hyper's reading of the response depends on.
-fn asked_before(method: &Method, client: Option<&ClientConnection>) -> Outgoing {
+fn bodiless(method: &Method, client: Option<&ClientConnection>) -> Outgoing {
     let mut request = Request::new(nothing());
     *request.method_mut() = method.clone();
     if let Some(client) = client {
@@ -145,13 +149,13 @@ fn asked_before(method: &Method, client: Option<&ClientConnection>) -> Outgoing 
     Outgoing::new(request)
 }
 
-async fn ask(
+async fn wait(
     (io, gate): (HeadIo, Gate),
     request: Outgoing,
     upload: &Upload,
     progress: &Progress,
     limits: HeadLimits,
-) -> Result<Part, Failed> {
+) -> Result<Part, ExchangeError> {
     let (mut sender, connection) = limits.client().handshake(io).await?;
     let mut driver = Driver {
         connection,
@@ -181,11 +185,11 @@ async fn ask(
             gate,
         }))),
         Some(Err(mut error)) => Err(match error.take_message() {
-            Some(request) => Failed::Unsent(Outgoing::new(request)),
+            Some(request) => ExchangeError::Unsent(Outgoing::new(request)),
             None => match error.into_error() {
                 // An error of the request's own body is not one of the connection.
-                error if !gate.has_read() && !error.is_user() => Failed::Dead(error),
-                error => Failed::Http(error),
+                error if !gate.has_read() && !error.is_user() => ExchangeError::Dead(error),
+                error => ExchangeError::Http(error),
             },
         }),
         None => {

@@ -1,17 +1,18 @@
 //! One request on one connection: hyper writes it and reads the response's head; the body is read
 //! by hyper or by `StreamBody`.
 
-use super::binding::{Binding, stays_open};
-use super::body::StreamBody;
-use super::exchange_error::Failed;
-use super::framing::Framing;
-use super::head_io::Gate;
-use super::outgoing::Outgoing;
-use super::pins::Lease;
-use super::pool::{Pool, PoolReturn};
-use super::relay::Relay;
+use super::super::UpstreamBody;
+use super::super::binding::{Binding, stays_open};
+use super::super::outgoing::{BoxedBody, Outgoing};
+use super::super::pins::Lease;
+use super::super::pool::{Pool, PoolReturn};
+use super::super::progress::Progress;
+use super::body_length::BodyLength;
+use super::error::ExchangeError;
+use super::gate::Gate;
+use super::hyper_body::HyperBody;
 use super::reply::{Driver, HeadOptions, Reply, reply, socket_of};
-use super::{BoxedBody, Progress, UpstreamBody};
+use super::stream_body::StreamBody;
 use bytes::BytesMut;
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::Either;
@@ -26,35 +27,35 @@ use std::task::Poll;
 const MAX_HEAD: usize = 64 * 1024;
 
 /// A connection that has switched protocols.
-pub(super) struct Switched {
-    pub(super) socket: Io,
+pub(in crate::upstream) struct Switched {
+    pub(in crate::upstream) socket: Io,
     /// What came with the head.
-    pub(super) ahead: BytesMut,
+    pub(in crate::upstream) ahead: BytesMut,
     /// Held until the connection has ended.
-    pub(super) lease: Option<Lease>,
+    pub(in crate::upstream) lease: Option<Lease>,
 }
 
 /// A response, and its connection if it has switched from HTTP.
-pub(super) type Exchanged = (Response<UpstreamBody>, Option<Switched>);
+pub(in crate::upstream) type Exchanged = (Response<UpstreamBody>, Option<Switched>);
 
 /// A request on its way.
-pub(super) struct Sent<'a> {
-    pub(super) request: Outgoing,
-    pub(super) upload: &'a Upload,
-    pub(super) progress: &'a Progress,
+pub(in crate::upstream) struct Sent<'a> {
+    pub(in crate::upstream) request: Outgoing,
+    pub(in crate::upstream) upload: &'a Upload,
+    pub(in crate::upstream) progress: &'a Progress,
     /// The connection was used before, and the request can be put to another.
-    pub(super) is_repeatable: bool,
-    pub(super) heads: HeadOptions,
+    pub(in crate::upstream) is_repeatable: bool,
+    pub(in crate::upstream) heads: HeadOptions,
 }
 
 /// Sends a request to the upstream at the other end of `socket`. When the response has been read
 /// and the connection may serve another request, it goes to `binding`.
-pub(super) async fn exchange(
+pub(in crate::upstream) async fn exchange(
     socket: Io,
     binding: &mut Binding,
     pool: &Pool,
     sent: Sent<'_>,
-) -> Result<Exchanged, Failed> {
+) -> Result<Exchanged, ExchangeError> {
     let Sent {
         request,
         upload,
@@ -73,7 +74,7 @@ pub(super) async fn exchange(
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         // Behind the head nothing of the request may follow.
         if !upload.is_over() || gate.is_blocked() || gate.has_failed() {
-            return Err(Failed::EarlySwitch);
+            return Err(ExchangeError::EarlySwitch);
         }
         let (socket, ahead) = socket_of(driver);
         let switched = Switched {
@@ -81,42 +82,42 @@ pub(super) async fn exchange(
             ahead,
             lease: binding.tunnel(),
         };
-        let body = Either::Right(Either::Left(Relay::new(incoming, upload)));
+        let body = Either::Right(Either::Left(HyperBody::new(incoming, upload)));
         return Ok((Response::from_parts(parts, body), Some(switched)));
     }
     // RFC 9110 section 15.5.9: on a connection that was used before it may be of the wait for a
     // request, sent while this one was on its way.
     let closes = !stays_open(parts.version, &parts.headers);
     if is_repeatable && parts.status == StatusCode::REQUEST_TIMEOUT && closes {
-        return Err(Failed::TimedOut);
+        return Err(ExchangeError::TimedOut);
     }
-    let framing = Framing::of(&mut parts)?;
+    let length = BodyLength::of(&mut parts)?;
     let pool_return = binding.pool_return(&parts, pool);
     // What is left of the request is hyper's to send, and an end that came with the head hyper's to
     // see: no event would report it.
     let is_stream = ResponseKind::of(&request_info, &parts) != ResponseKind::Other;
-    let is_empty = matches!(framing, Framing::Length(0));
+    let is_empty = matches!(length, BodyLength::Length(0));
     let is_sent = upload.is_over() && !gate.is_blocked() && !gate.has_failed();
     let is_ours = is_stream && !is_empty && is_sent;
     let body = if is_ours {
         let stays = parts.version == Version::HTTP_11 && !closes && !driver.has_ended();
         let (socket, ahead) = socket_of(driver);
         let pool_return = pool_return.filter(|_| stays);
-        Either::Left(StreamBody::new(socket, pool_return, ahead, framing))
+        Either::Left(StreamBody::new(socket, pool_return, ahead, length))
     } else {
         gate.open();
         tokio::spawn(rest(sender, driver, gate, pool_return));
-        Either::Right(Either::Left(Relay::new(incoming, upload)))
+        Either::Right(Either::Left(HyperBody::new(incoming, upload)))
     };
     Ok((Response::from_parts(parts, body), None))
 }
 
 /// Puts `request` to it for no more than the status of the response, and closes the connection.
-pub(super) async fn status(
+pub(in crate::upstream) async fn status(
     socket: Io,
     request: Request<BoxedBody>,
     title_case: bool,
-) -> Result<StatusCode, Failed> {
+) -> Result<StatusCode, ExchangeError> {
     let heads = HeadOptions {
         max_bytes: MAX_HEAD,
         title_case,

@@ -3,9 +3,9 @@
 //! hyper makes a frame of each chunk. Here all chunks of one read are one frame, and a stream that
 //! is quiet holds no buffer: there is one per thread, shared by all its reads.
 
+use super::super::pool::PoolReturn;
+use super::body_length::BodyLength;
 use super::chunked::BadChunk;
-use super::framing::Framing;
-use super::pool::PoolReturn;
 use crate::headers;
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
@@ -107,7 +107,7 @@ pub(crate) struct StreamBody {
     /// What came with the head. A box, as it is empty while the stream is quiet.
     ahead: Option<Box<BytesMut>>,
     pace: Pace,
-    framing: Framing,
+    length: BodyLength,
 }
 
 impl StreamBody {
@@ -115,30 +115,30 @@ impl StreamBody {
         socket: Io,
         pool_return: Option<PoolReturn>,
         ahead: BytesMut,
-        framing: Framing,
+        length: BodyLength,
     ) -> Self {
         Self {
             socket: Some(socket),
             pool_return,
             ahead: (!ahead.is_empty()).then(|| Box::new(ahead)),
             pace: Pace::default(),
-            framing,
+            length,
         }
     }
 
     fn take(&mut self, bytes: &mut BytesMut) -> Result<bool, BodyError> {
-        let (payload, used, over) = match &mut self.framing {
-            Framing::Chunked(chunked) => {
+        let (payload, used, over) = match &mut self.length {
+            BodyLength::Chunked(chunked) => {
                 let decoded = chunked.decode(bytes)?;
                 (decoded.payload, decoded.used, chunked.is_done())
             }
-            Framing::Length(left) => {
+            BodyLength::Length(left) => {
                 let there = bytes.len();
                 let take = usize::try_from(*left).map_or(there, |left| left.min(there));
                 *left -= take as u64;
                 (take, take, *left == 0)
             }
-            Framing::Close => (bytes.len(), bytes.len(), false),
+            BodyLength::Close => (bytes.len(), bytes.len(), false),
         };
         if over {
             let socket = self.socket.take();
@@ -156,14 +156,14 @@ impl StreamBody {
     /// The input has ended.
     fn end(&mut self) -> Result<(), BodyError> {
         self.socket = None;
-        match self.framing {
-            Framing::Close | Framing::Length(0) => Ok(()),
-            Framing::Chunked(_) | Framing::Length(_) => Err(BodyError::Broken),
+        match self.length {
+            BodyLength::Close | BodyLength::Length(0) => Ok(()),
+            BodyLength::Chunked(_) | BodyLength::Length(_) => Err(BodyError::Broken),
         }
     }
 
     fn trailers(&mut self) -> Option<Result<Frame<Bytes>, BodyError>> {
-        let Framing::Chunked(chunked) = &self.framing else {
+        let BodyLength::Chunked(chunked) = &self.length else {
             return None;
         };
         if chunked.trailers().is_empty() {
@@ -173,7 +173,7 @@ impl StreamBody {
         if let Ok(fields) = &mut fields {
             headers::remove_no_trailers(fields);
         }
-        self.framing = Framing::Close;
+        self.length = BodyLength::Close;
         Some(fields.map(Frame::trailers))
     }
 
@@ -209,14 +209,14 @@ impl Body for StreamBody {
         let frame = ready!(self.next(cx));
         if matches!(frame, Some(Err(_))) {
             self.socket = None;
-            self.framing = Framing::Close;
+            self.length = BodyLength::Close;
         }
         Poll::Ready(frame.map(|frame| frame.map_err(io::Error::from)))
     }
 
     fn is_end_stream(&self) -> bool {
         self.socket.is_none()
-            && !matches!(&self.framing, Framing::Chunked(chunked) if !chunked.trailers().is_empty())
+            && !matches!(&self.length, BodyLength::Chunked(chunked) if !chunked.trailers().is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -14,12 +14,12 @@ use std::task::{Context, Poll};
 /// The upstream's connection, which this body hangs on, fails with the request's body, too. Then it
 /// is not the upstream that broke off.
 #[derive(Debug)]
-pub(crate) struct Relay {
+pub(crate) struct HyperBody {
     incoming: Incoming,
     upload: Upload,
 }
 
-impl Relay {
+impl HyperBody {
     pub(super) fn new(incoming: Incoming, upload: &Upload) -> Self {
         Self {
             incoming,
@@ -28,7 +28,7 @@ impl Relay {
     }
 }
 
-impl Body for Relay {
+impl Body for HyperBody {
     type Data = Bytes;
     type Error = BoxError;
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, Version, response};
 
 /// Why a response's head does not define the end of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadFraming {
+pub(in crate::upstream) enum BodyLengthError {
     #[error("both Transfer-Encoding and Content-Length")]
     Both,
     #[error("the transfer coding chunked more than once")]
@@ -19,9 +19,9 @@ pub(super) enum BadFraming {
     Length,
 }
 
-impl BadFraming {
+impl BodyLengthError {
     /// What the application's author can do about it.
-    pub(super) fn remedy(self) -> &'static str {
+    pub(in crate::upstream) fn remedy(self) -> &'static str {
         match self {
             Self::Both => {
                 "the application must not set Transfer-Encoding: its HTTP server does, unless there is a \
@@ -45,13 +45,13 @@ impl BadFraming {
 
 /// Where a body ends.
 #[derive(Debug)]
-pub(super) enum Framing {
+pub(super) enum BodyLength {
     Chunked(Chunked),
     Length(u64),
     Close,
 }
 
-impl Framing {
+impl BodyLength {
     /// By RFC 9112 section 6.3. Where it leaves a choice, a response that another recipient could frame in
     /// another way is refused, as that is how messages are smuggled:
     ///
@@ -64,21 +64,21 @@ impl Framing {
     ///   is for this connection alone.
     /// - `Content-Length: 9, 9`, or two such fields: item 5 and RFC 9110 section 8.6 permit equal values to
     ///   count as one. Proxies join repeated fields in this way. One is passed on.
-    pub(super) fn of(head: &mut response::Parts) -> Result<Self, BadFraming> {
+    pub(super) fn of(head: &mut response::Parts) -> Result<Self, BodyLengthError> {
         let coding = coding(&head.headers);
         if coding.is_some() && head.headers.contains_key(CONTENT_LENGTH) {
-            return Err(BadFraming::Both);
+            return Err(BodyLengthError::Both);
         }
         match coding {
-            Some(_) if head.version != Version::HTTP_11 => Err(BadFraming::Version),
+            Some(_) if head.version != Version::HTTP_11 => Err(BodyLengthError::Version),
             Some(coding) => coding,
             None => length(&mut head.headers),
         }
     }
 }
 
-/// The framing by Transfer-Encoding, if there is one.
-fn coding(headers: &HeaderMap) -> Option<Result<Framing, BadFraming>> {
+/// The end by Transfer-Encoding, if there is one.
+fn coding(headers: &HeaderMap) -> Option<Result<BodyLength, BodyLengthError>> {
     let fields = headers.get_all(TRANSFER_ENCODING).iter();
     let mut codings = fields
         .flat_map(|field| field.as_bytes().split(|byte| *byte == b','))
@@ -86,15 +86,17 @@ fn coding(headers: &HeaderMap) -> Option<Result<Framing, BadFraming>> {
     let first = codings.next()?;
     let is = |coding: &[u8], name: &str| coding.eq_ignore_ascii_case(name.as_bytes());
     Some(match codings.next() {
-        None if is(first, "chunked") => Ok(Framing::Chunked(Chunked::default())),
-        None if is(first, "identity") => Ok(Framing::Close),
-        Some(second) if is(first, "chunked") && is(second, "chunked") => Err(BadFraming::Repeated),
-        _ => Err(BadFraming::Coding),
+        None if is(first, "chunked") => Ok(BodyLength::Chunked(Chunked::default())),
+        None if is(first, "identity") => Ok(BodyLength::Close),
+        Some(second) if is(first, "chunked") && is(second, "chunked") => {
+            Err(BodyLengthError::Repeated)
+        }
+        _ => Err(BodyLengthError::Coding),
     })
 }
 
-/// The framing by Content-Length. Equal values become one.
-fn length(headers: &mut HeaderMap) -> Result<Framing, BadFraming> {
+/// The end by Content-Length. Equal values become one.
+fn length(headers: &mut HeaderMap) -> Result<BodyLength, BodyLengthError> {
     let mut found = None;
     let mut count = 0;
     for field in headers.get_all(CONTENT_LENGTH) {
@@ -103,20 +105,20 @@ fn length(headers: &mut HeaderMap) -> Result<Framing, BadFraming> {
             // A number may have a sign to Rust.
             let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
             let length: Option<u64> = digits.parse().ok().filter(|_| is_plain);
-            let length = length.ok_or(BadFraming::Length)?;
+            let length = length.ok_or(BodyLengthError::Length)?;
             if found.is_some_and(|found| found != length) {
-                return Err(BadFraming::Length);
+                return Err(BodyLengthError::Length);
             }
             (found, count) = (Some(length), count + 1);
         }
     }
     let Some(length) = found else {
-        return Ok(Framing::Close);
+        return Ok(BodyLength::Close);
     };
     if count > 1 {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    Ok(Framing::Length(length))
+    Ok(BodyLength::Length(length))
 }
 
 #[cfg(test)]
@@ -125,16 +127,16 @@ mod tests {
     use http::Response;
 
     /// How it ends, in a word, and the length that is passed on.
-    fn framing(fields: &[(&str, &str)]) -> (String, Option<String>) {
+    fn body_length(fields: &[(&str, &str)]) -> (String, Option<String>) {
         let mut response = Response::builder();
         for (name, value) in fields {
             response = response.header(*name, *value);
         }
         let (mut head, ()) = response.body(()).unwrap().into_parts();
-        let word = match Framing::of(&mut head) {
-            Ok(Framing::Chunked(_)) => "chunked".to_owned(),
-            Ok(Framing::Length(length)) => length.to_string(),
-            Ok(Framing::Close) => "close".to_owned(),
+        let word = match BodyLength::of(&mut head) {
+            Ok(BodyLength::Chunked(_)) => "chunked".to_owned(),
+            Ok(BodyLength::Length(length)) => length.to_string(),
+            Ok(BodyLength::Close) => "close".to_owned(),
             Err(error) => format!("{error:?}"),
         };
         let lengths: Vec<_> = head.headers.get_all(CONTENT_LENGTH).iter().collect();
@@ -169,7 +171,7 @@ mod tests {
             (&[(LENGTH, "")], "Length"),
             (&[(LENGTH, "18446744073709551616")], "Length"),
         ] {
-            assert_eq!(framing(fields).0, expected, "{fields:?}");
+            assert_eq!(body_length(fields).0, expected, "{fields:?}");
         }
         for fields in [
             &[(LENGTH, "9")][..],
@@ -178,7 +180,7 @@ mod tests {
             &[(LENGTH, "9"), (LENGTH, "9")],
         ] {
             let expected = ("9".to_owned(), Some("9".to_owned()));
-            assert_eq!(framing(fields), expected, "{fields:?}");
+            assert_eq!(body_length(fields), expected, "{fields:?}");
         }
     }
 
@@ -188,6 +190,9 @@ mod tests {
             .version(Version::HTTP_10)
             .header(TRANSFER_ENCODING, "identity");
         let (mut head, ()) = response.body(()).unwrap().into_parts();
-        assert_eq!(Framing::of(&mut head).err(), Some(BadFraming::Version));
+        assert_eq!(
+            BodyLength::of(&mut head).err(),
+            Some(BodyLengthError::Version)
+        );
     }
 }

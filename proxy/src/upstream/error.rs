@@ -1,8 +1,7 @@
 //! Failures of the upstream, and the responses in its place.
 
 use super::UpstreamBody;
-use super::exchange_error::Failed;
-use super::head_io::TooManyInterim;
+use super::http1::{ExchangeError, TooManyInterim};
 use crate::request_context::RequestContext;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode, Uri};
@@ -25,11 +24,11 @@ pub(super) enum Failure {
     #[error("no more files can be opened")]
     Files(#[source] BoxError),
     #[error("the upstream sent no valid response head")]
-    Broken(#[source] Failed),
+    Broken(#[source] ExchangeError),
     #[error("the upstream sent too many interim (1xx) heads and no final one")]
-    Interim(#[source] Failed),
+    Interim(#[source] ExchangeError),
     #[error("the head of the upstream's response is too large")]
-    LongHead(#[source] Failed),
+    LongHead(#[source] ExchangeError),
     #[error("the upstream sent no response head in time")]
     HeadTimeout,
     #[error("the request cannot be sent to the upstream")]
@@ -45,7 +44,7 @@ pub(super) enum Failure {
     #[error("the client sent no more of the request's body in time")]
     UploadStalled,
     #[error("the request's body broke off")]
-    Upload(#[source] Failed),
+    Upload(#[source] ExchangeError),
 }
 
 /// A limit of log lines for each kind of failure.
@@ -110,7 +109,7 @@ impl Failure {
             Self::Files(_) => {
                 "it is the limit of this process, not a fault of the upstream: raise it (ulimit -n)"
             }
-            Self::Broken(Failed::Framing(framing)) => framing.remedy(),
+            Self::Broken(ExchangeError::BodyLength(error)) => error.remedy(),
             Self::Broken(_) | Self::Interim(_) | Self::UnexpectedUpgrade => {
                 "check the upstream's log"
             }
@@ -219,8 +218,8 @@ impl Failure {
     }
 }
 
-impl From<Failed> for Failure {
-    fn from(failed: Failed) -> Self {
+impl From<ExchangeError> for Failure {
+    fn from(failed: ExchangeError) -> Self {
         let mut next: Option<&(dyn Error + 'static)> = Some(&failed);
         while let Some(error) = next {
             if error.is::<LengthLimitError>() {
@@ -236,11 +235,11 @@ impl From<Failed> for Failure {
             .source()
             .is_some_and(|cause| cause.is::<hyper::Error>());
         match failed {
-            Failed::Http(error) if error.is_parse_too_large() => {
-                Self::LongHead(Failed::Http(error))
+            ExchangeError::Http(error) if error.is_parse_too_large() => {
+                Self::LongHead(ExchangeError::Http(error))
             }
-            Failed::Http(error) if error.is_user() && of_the_client => {
-                Self::Upload(Failed::Http(error))
+            ExchangeError::Http(error) if error.is_user() && of_the_client => {
+                Self::Upload(ExchangeError::Http(error))
             }
             failed => Self::Broken(failed),
         }

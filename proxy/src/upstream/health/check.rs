@@ -1,9 +1,9 @@
 //! Active health checks of upstreams.
 
-use super::connect::{Connector, host};
-use super::exchange;
-use super::failure::Failure;
-use super::{BoxedBody, nothing};
+use super::super::connect::{Connector, host};
+use super::super::error::Failure;
+use super::super::http1;
+use super::super::outgoing::{BoxedBody, nothing};
 use crate::config;
 use http::header::{CONNECTION, HOST, USER_AGENT};
 use http::uri::PathAndQuery;
@@ -67,7 +67,7 @@ impl Check {
         let Some(path) = &self.path else {
             return Ok(());
         };
-        let answered = exchange::status(socket, request(url, path), self.title_case);
+        let answered = http1::status(socket, request(url, path), self.title_case);
         let status = timeout(self.timeout, answered)
             .await
             .map_err(|_| Failure::HeadTimeout)?

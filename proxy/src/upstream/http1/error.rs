@@ -1,11 +1,11 @@
 //! Why one request on one connection fails.
 
-use super::framing::BadFraming;
-use super::outgoing::Outgoing;
+use super::super::outgoing::Outgoing;
+use super::body_length::BodyLengthError;
 
 /// Why an exchange fails.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
+pub(in crate::upstream) enum ExchangeError {
     /// Nothing of the request was sent: it can be put to another connection.
     #[error("the connection was closed")]
     Unsent(Outgoing),
@@ -20,12 +20,12 @@ pub(super) enum Failed {
     #[error("it switched protocols while the request was on its way")]
     EarlySwitch,
     #[error("the response head has {0}")]
-    Framing(BadFraming),
+    BodyLength(BodyLengthError),
 }
 
 /// Not by `#[from]`, which makes it a source: the text of the error contains it already.
-impl From<BadFraming> for Failed {
-    fn from(framing: BadFraming) -> Self {
-        Self::Framing(framing)
+impl From<BodyLengthError> for ExchangeError {
+    fn from(error: BodyLengthError) -> Self {
+        Self::BodyLength(error)
     }
 }

@@ -1,0 +1,24 @@
+//! HTTP/1 towards an upstream: one request on one connection at a time.
+//!
+//! hyper writes the request and reads the response's head ([`reply`]); [`exchange`] decides which side reads the
+//! body. A second protocol stands beside this folder, not in it: what it shares with HTTP/1 is the request
+//! ([`Outgoing`](super::outgoing::Outgoing)) and the response that [`exchange`] returns.
+
+mod body_length;
+pub mod chunked;
+mod error;
+mod exchange;
+mod gate;
+mod head_io;
+mod head_scan;
+mod hyper_body;
+mod interim;
+mod reply;
+mod stream_body;
+
+pub(super) use error::ExchangeError;
+pub(super) use exchange::{Exchanged, Sent, Switched, exchange, status};
+pub(super) use head_scan::TooManyInterim;
+pub(crate) use hyper_body::HyperBody;
+pub(super) use reply::HeadOptions;
+pub(crate) use stream_body::StreamBody;
