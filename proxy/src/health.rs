@@ -286,7 +286,7 @@ impl HealthMonitor {
                 .position(|known| known.kind == kind && known.name == name);
             known.map_or_else(|| Subject::new(kind, name), |at| gone.swap_remove(at))
         };
-        for upstream in router.upstreams() {
+        for upstream in router.endpoints().upstreams() {
             let routes = || {
                 router
                     .views()

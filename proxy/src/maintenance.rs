@@ -24,13 +24,13 @@ pub(super) async fn run(state: Arc<ProxyState>, admin: Option<Arc<Admin>>) -> In
                 let holders = carryover.holders(config.limit.ipv6_prefix);
                 let again = carryover.budgets.update(&config.budgets, holders);
                 if carryover.budgets.is_short() {
-                    active.router.close_idle_upstream_connections();
+                    active.router.endpoints().close_idle_connections();
                 }
                 look = Instant::now() + again;
             }
             _ = seconds.tick() => {
                 let active = state.active();
-                active.router.probe_upstreams();
+                active.router.endpoints().probe();
                 state.health.update(&active.router, &carryover.budgets);
                 if let Some(admin) = &admin {
                     admin.second();

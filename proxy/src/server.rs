@@ -278,7 +278,7 @@ impl Proxy {
         let accept_failures = connections.accept_failures();
         let left = carryover.drain.abandon();
         connections.cut_off().await;
-        active.router.summarize_log();
+        active.router.endpoints().summarize_log();
         let sums = carryover.snapshot();
         tracing::info!(
             cut_off = left,

@@ -93,6 +93,7 @@ pub(super) fn readiness(admin: &super::Admin) -> Readiness {
     let router = &active.router;
     let when = &active.config().ready_when;
     let states: Vec<_> = router
+        .endpoints()
         .upstreams()
         .map(|upstream| (upstream.url(), upstream.state()))
         .collect();

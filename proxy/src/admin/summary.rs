@@ -91,7 +91,7 @@ pub(super) fn of(admin: &super::Admin) -> Value {
     let streams = admin.streams().streams();
     let active = admin.state.active();
     let readiness = readiness(admin);
-    let upstreams = active.router.upstreams().map(|upstream| {
+    let upstreams = active.router.endpoints().upstreams().map(|upstream| {
         let state = upstream.state();
         json!({
             "url": upstream.url().to_string(),

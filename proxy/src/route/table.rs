@@ -6,7 +6,7 @@ use crate::carryover::{Carryover, Limit};
 use crate::config::{self, Config, RoutePath, Settings, TrustedHeader, TrustedProxies};
 use crate::request_log::{RequestLog, RouteMetrics};
 use crate::request_target::{self, Refused};
-use crate::upstream::{Check, Health, Upstream};
+use crate::upstream::{Endpoints, Upstream};
 use http::{Request, Uri};
 use sse_guard::EventError;
 use sse_guard::StreamRegistry;
@@ -21,8 +21,8 @@ use std::sync::Arc;
 /// All routes, in the order of the config.
 pub(crate) struct Router {
     pub(super) routes: Vec<Route>,
-    /// One for each upstream, however many routes lead to it, and how it is checked.
-    upstreams: Vec<(Health, Option<Check>)>,
+    /// What the routes use of upstreams, and share.
+    endpoints: Endpoints,
     normalize: config::Normalize,
     pub(super) prepare: Prepare,
     pub(super) clients: ForwardedIp,
@@ -89,7 +89,7 @@ impl Router {
         let log_limit = carryover.log_limit(config.log.stream_rate);
         let mut router = Self {
             routes: Vec::new(),
-            upstreams: Vec::new(),
+            endpoints: Endpoints::default(),
             normalize: config.normalize,
             prepare: Prepare::new(config, clients.clone()),
             clients: clients.clone(),
@@ -111,20 +111,16 @@ impl Router {
             }
             let in_use = in_use.sharing(&shared, own_counts);
             let url = &settings.upstream.url;
-            let health = router.health(url).cloned().unwrap_or_else(|| {
-                let known = before.and_then(|before| before.health(url)).cloned();
-                let health = known.unwrap_or_else(|| Health::of(url));
-                let checked_by = config.checked_by(url);
-                let check = checked_by.and_then(|route| Check::new(&route.settings.upstream));
-                router.upstreams.push((health.clone(), check));
-                health
-            });
+            let endpoints_before = before.map(|before| &before.endpoints);
+            let cluster = router
+                .endpoints
+                .cluster(config, &settings.upstream, endpoints_before);
             let queue = settings
                 .resume
                 .as_ref()
                 .map(|config| carryover.queue(url, config));
             if let Some(queue) = &queue {
-                health.wakes(queue);
+                cluster.wakes(queue);
             }
             let stays = before_it.filter(|before| {
                 let retry_after = |settings: &Settings| settings.limit.retry_after;
@@ -133,7 +129,14 @@ impl Router {
                     && retry_after(&before.settings) == retry_after(settings)
             });
             let upstream = stays.map_or_else(
-                || Upstream::new(settings, clients.clone(), carryover.tunnels.clone(), health),
+                || {
+                    Upstream::new(
+                        settings,
+                        clients.clone(),
+                        carryover.tunnels.clone(),
+                        cluster,
+                    )
+                },
                 |before| before.upstream.clone(),
             );
             let metrics = carryover
@@ -177,32 +180,9 @@ impl Router {
         self.routes.iter().find(|route| route.path == *path)
     }
 
-    fn health(&self, url: &Uri) -> Option<&Health> {
-        self.upstreams().find(|upstream| upstream.url() == url)
-    }
-
-    /// Returns the files of connections that serve no request.
-    pub(crate) fn close_idle_upstream_connections(&self) {
-        for route in &self.routes {
-            route.upstream.close_idle_connections();
-        }
-    }
-
-    pub(crate) fn upstreams(&self) -> impl Iterator<Item = &Health> {
-        self.upstreams.iter().map(|(upstream, _)| upstream)
-    }
-
-    /// Writes what was left out of the log of each upstream so far.
-    pub(crate) fn summarize_log(&self) {
-        self.upstreams().for_each(Health::summarize_log);
-    }
-
-    /// Probes those that count as unreachable, and runs the checks that are due. Call it about once
-    /// per second.
-    pub(crate) fn probe_upstreams(&self) {
-        for (upstream, check) in &self.upstreams {
-            upstream.probe(check.as_ref());
-        }
+    /// The upstreams of all routes.
+    pub(crate) fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
     }
 
     /// The data of each route.

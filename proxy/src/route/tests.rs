@@ -135,7 +135,11 @@ async fn reload_keeps_pooled_connections_of_a_route_that_stays() {
     let changed = config_of(&upstream, "upstream.head_timeout = '7s'");
     state.reload(Ok(loaded(&changed))).unwrap();
     fetch().await;
-    assert_eq!(upstream.connections(), 2, "a route with another upstream");
+    assert_eq!(upstream.connections(), 1, "the endpoint stays");
+    let changed = config_of(&upstream, "upstream.keepalive = '7s'");
+    state.reload(Ok(loaded(&changed))).unwrap();
+    fetch().await;
+    assert_eq!(upstream.connections(), 2, "other socket options");
 }
 
 #[tokio::test]

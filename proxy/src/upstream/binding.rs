@@ -1,11 +1,11 @@
 //! The upstream connection of a request, and what happens to it afterwards.
 
-use super::Target;
+use super::member::Member;
 use super::pins::{Lease, Pins};
-use super::pool::{Pool, PoolReturn};
+use super::pool::PoolReturn;
 use http::header::CONNECTION;
 use http::{HeaderMap, Request, Version, response};
-use sse_guard::client_key::{ClientKey, KeyExtractor, PeerAddr};
+use sse_guard::client_key::{ClientKey, ForwardedIp, KeyExtractor, PeerAddr};
 use sse_guard::internal::ClientConnection;
 use sse_guard::internal::connection_auth;
 use sse_guard::internal::list_has;
@@ -14,12 +14,13 @@ use sse_guard::serve::RequestBody;
 use std::sync::Arc;
 
 /// What ties a request to its client's connection.
-pub(super) struct Binding {
+pub(super) struct Binding<'m> {
+    /// Where the request goes.
+    member: &'m Member,
     /// None for a request that resume sends again: its client's connection carries the stream.
     client: Option<ClientConnection>,
     /// Set if a trusted proxy is the peer, which may send requests of several clients on one connection.
     key: Option<ClientKey>,
-    upstream: Arc<str>,
     /// The upstream connection may carry a login: only its client may use it.
     is_bound: bool,
     /// Of the client's own connection.
@@ -27,20 +28,33 @@ pub(super) struct Binding {
     switches: bool,
 }
 
-impl Binding {
-    pub(super) fn of(request: &Request<RequestBody>, target: &Target, switches: bool) -> Self {
+impl<'m> Binding<'m> {
+    pub(super) fn new(
+        request: &Request<RequestBody>,
+        trusted: &ForwardedIp,
+        member: &'m Member,
+        switches: bool,
+    ) -> Self {
         let extensions = request.extensions();
         let peer = extensions.get::<PeerAddr>();
-        let is_trusted = peer.is_some_and(|peer| target.trusted.is_trusted_peer(*peer));
-        let key = is_trusted.then(|| target.trusted.key(request));
+        let is_trusted = peer.is_some_and(|peer| trusted.is_trusted_peer(*peer));
+        let key = is_trusted.then(|| trusted.key(request));
         Self {
             client: extensions.get().cloned(),
             key: key.flatten(),
-            upstream: target.authority.clone(),
+            member,
             is_bound: connection_auth::in_request(request.headers()),
             lease: None,
             switches,
         }
+    }
+
+    pub(super) fn member(&self) -> &'m Member {
+        self.member
+    }
+
+    fn address(&self) -> &'m Arc<str> {
+        self.member.endpoint().address().name()
     }
 
     pub(super) fn is_bound(&self) -> bool {
@@ -51,8 +65,8 @@ impl Binding {
     pub(super) async fn take(&mut self) -> Option<Io> {
         let client = self.client.as_ref()?;
         let pins: Arc<Pins> = client.attached()?;
-        let socket = pins.take(&self.upstream, self.key.as_ref()).await?;
-        self.lease = Some(Lease::new(client, &self.upstream));
+        let socket = pins.take(self.address(), self.key.as_ref()).await?;
+        self.lease = Some(Lease::new(client, self.address()));
         Some(socket)
     }
 
@@ -67,15 +81,13 @@ impl Binding {
     }
 
     /// Where the connection goes once this response has been read; nothing if it must close.
-    pub(super) fn pool_return(
-        &mut self,
-        head: &response::Parts,
-        pool: &Pool,
-    ) -> Option<PoolReturn> {
+    pub(super) fn pool_return(&mut self, head: &response::Parts) -> Option<PoolReturn> {
         self.is_bound |= self.lease.is_some() || connection_auth::in_response(&head.headers);
         if !self.is_bound {
             let may_stay = !self.switches;
-            return may_stay.then(|| pool.pool_return(&head.headers)).flatten();
+            return may_stay
+                .then(|| self.member.pool().pool_return(&head.headers))
+                .flatten();
         }
         let lease = self.lease.take().or_else(|| self.pin());
         // Otherwise the client's connection closes with it, and the response announces it.
@@ -88,8 +100,8 @@ impl Binding {
     fn pin(&self) -> Option<Lease> {
         let client = self.client.as_ref()?;
         let pins: Arc<Pins> = client.attach()?;
-        let has_room = pins.reserve(&self.upstream, self.key.clone());
-        has_room.then(|| Lease::new(client, &self.upstream))
+        let has_room = pins.reserve(self.address(), self.key.clone());
+        has_room.then(|| Lease::new(client, self.address()))
     }
 }
 

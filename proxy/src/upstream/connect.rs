@@ -1,10 +1,15 @@
-//! Connections to an upstream: one way for requests and for health checks.
+//! Connections to an upstream: one way for requests, health checks and connection attempts.
+//!
+//! TLS belongs in [`Connector::connect`], behind the connection of either transport. [`Io`] then has one more
+//! variant, and what ALPN selected is returned beside it, since that decides whether HTTP/1 or HTTP/2 follows.
 
+use super::address::{Address, Transport};
 use super::dns::Resolver;
 use super::error::Failure;
-use crate::config::{self, unix_socket};
-use http::{HeaderValue, Uri};
+use crate::config;
+use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
+use sse_guard::internal::Liveness;
 use sse_guard::serve::Io;
 use std::future::poll_fn;
 use std::path::Path;
@@ -17,82 +22,128 @@ use tower_service::Service;
 /// A name server has no time limit of its own.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connects to one upstream.
+/// What a connection has from its start to its end: routes that differ in it cannot share connections. TLS
+/// settings belong here, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SocketOptions {
+    keepalive: Option<Duration>,
+    user_timeout: Option<Duration>,
+    receive_buffer: Option<usize>,
+}
+
+impl SocketOptions {
+    /// Those of requests. A Unix socket has none of them.
+    pub(super) fn of(config: &config::Upstream, address: &Address) -> Self {
+        match address.transport() {
+            Transport::Unix(_) => Self::default(),
+            Transport::Tcp(_) => Self {
+                keepalive: config.keepalive,
+                user_timeout: config.user_timeout,
+                receive_buffer: config.receive_buffer,
+            },
+        }
+    }
+}
+
+/// Connects to one address.
 #[derive(Clone, Debug)]
-pub(super) enum Connector {
+pub(super) struct Connector {
+    transport: Connect,
+    liveness: Liveness,
+}
+
+#[derive(Clone, Debug)]
+enum Connect {
     Tcp {
         connector: HttpConnector<Resolver>,
         url: Uri,
     },
     Unix {
         socket: Arc<Path>,
-        timeout: Duration,
+        timeout: Option<Duration>,
     },
 }
 
 impl Connector {
-    pub(super) fn new(url: &Uri, timeout: Duration) -> Self {
-        if let Some(unix) = unix_socket(url) {
-            return Self::Unix {
-                socket: Path::new(unix.socket).into(),
-                timeout,
-            };
-        }
-        let mut connector = HttpConnector::new_with_resolver(Resolver::new());
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(timeout));
-        Self::Tcp {
-            connector,
-            url: url.clone(),
+    /// Without a time limit.
+    pub(super) fn new(address: &Address, options: SocketOptions) -> Self {
+        let transport = match address.transport() {
+            Transport::Unix(socket) => Connect::Unix {
+                socket: socket.clone(),
+                timeout: None,
+            },
+            Transport::Tcp(url) => {
+                let mut connector = HttpConnector::new_with_resolver(Resolver::new());
+                connector.set_nodelay(true);
+                connector.set_recv_buffer_size(options.receive_buffer);
+                Connect::Tcp {
+                    connector,
+                    url: url.clone(),
+                }
+            }
+        };
+        let liveness = Liveness {
+            keepalive: options.keepalive,
+            user_timeout: options.user_timeout,
+        };
+        Self {
+            transport,
+            liveness,
         }
     }
 
-    /// With the socket options of requests.
-    pub(super) fn of(config: &config::Upstream) -> Self {
-        let mut this = Self::new(&config.url, config.connect_timeout);
-        if let Self::Tcp { connector, .. } = &mut this {
-            connector.set_recv_buffer_size(config.receive_buffer);
+    /// The same with a time limit. It is divided among the addresses of a name, so that one that does not respond
+    /// does not use up the time of the others; the lookup is not part of it.
+    pub(super) fn with_timeout(&self, limit: Duration) -> Self {
+        let mut this = self.clone();
+        match &mut this.transport {
+            Connect::Tcp { connector, .. } => connector.set_connect_timeout(Some(limit)),
+            Connect::Unix { timeout, .. } => *timeout = Some(limit),
         }
         this
     }
 
     pub(super) async fn connect(&self) -> Result<Io, Failure> {
-        match self {
-            Self::Tcp { connector, url } => {
+        let socket = match &self.transport {
+            Connect::Tcp { connector, url } => {
                 let mut connector = connector.clone();
                 poll_fn(|cx| connector.poll_ready(cx))
                     .await
                     .map_err(Failure::of_connecting)?;
                 let connected = connector.call(url.clone()).await;
-                let socket = connected.map_err(Failure::of_connecting)?.into_inner();
-                Ok(socket.into())
+                connected
+                    .map_err(Failure::of_connecting)?
+                    .into_inner()
+                    .into()
             }
-            Self::Unix {
+            Connect::Unix {
                 socket,
                 timeout: limit,
             } => {
                 // It waits only while the upstream's queue is full.
-                let connected = timeout(*limit, UnixStream::connect(socket)).await;
-                let connected = connected.map_err(|late| Failure::Connect(late.into()))?;
-                Ok(connected.map_err(Failure::of_connecting)?.into())
+                let connect = UnixStream::connect(socket);
+                let connected = match limit {
+                    Some(limit) => timeout(*limit, connect)
+                        .await
+                        .map_err(|late| Failure::Connect(late.into()))?,
+                    None => connect.await,
+                };
+                connected.map_err(Failure::of_connecting)?.into()
             }
+        };
+        if let Err(error) = self.liveness.watch(&socket) {
+            // Its use will show whether it still works.
+            tracing::debug!(%error, "an upstream's connection is not watched");
         }
+        Ok(socket)
     }
 
-    /// Connects for a check, which has a time limit in all.
+    /// Connects with a time limit that covers the lookup, too.
     pub(super) async fn connect_within(&self, limit: Duration) -> Result<Io, Failure> {
-        timeout(limit + LOOKUP_TIMEOUT, self.connect())
+        timeout(limit + LOOKUP_TIMEOUT, self.with_timeout(limit).connect())
             .await
             .map_err(|late| Failure::Connect(late.into()))?
     }
-}
-
-/// The upstream's own name, as `Host` has it. One on a Unix socket has none.
-pub(super) fn host(url: &Uri) -> Option<HeaderValue> {
-    if unix_socket(url).is_some() {
-        return Some(HeaderValue::from_static("localhost"));
-    }
-    HeaderValue::from_str(url.authority()?.as_str()).ok()
 }
 
 #[cfg(test)]
@@ -105,13 +156,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.sock");
         let url: Uri = format!("http://unix:{}", path.display()).parse().unwrap();
-        let connector = Connector::new(&url, Duration::from_secs(5));
+        let connector = Connector::new(&Address::of(&url), SocketOptions::default());
+        let connector = connector.with_timeout(Duration::from_secs(5));
         let failure = connector.connect().await.unwrap_err();
         assert!(matches!(failure, Failure::Connect(_)), "{failure}");
         let listener = UnixListener::bind(&path).unwrap();
         let (connected, accepted) = tokio::join!(connector.connect(), listener.accept());
         assert!(connected.unwrap().tcp().is_none());
         accepted.unwrap();
-        assert_eq!(host(&url).unwrap(), "localhost");
     }
 }

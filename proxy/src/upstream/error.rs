@@ -145,7 +145,7 @@ impl Failure {
     }
 
     /// What it is, and why, for the operator alone.
-    pub(super) fn told(&self) -> String {
+    pub(super) fn with_cause(&self) -> String {
         match self.cause() {
             cause if cause.is_empty() => self.to_string(),
             cause => format!("{self}: {cause}"),

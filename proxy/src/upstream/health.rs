@@ -1,18 +1,28 @@
-//! Reachability of an upstream: from requests, from connection attempts after failures, and from
+//! Reachability of an upstream's address: from requests, from connection attempts after failures, and from
 //! health checks.
 //!
 //! Requests and checks are judged separately, and either can mark the upstream as unreachable:
 //! successful requests do not outweigh failed checks, because an upstream may respond and still take
 //! itself out of service.
+//!
+//! What requests show is about the address, whatever path below it they were sent to. Checks may be about one
+//! URL alone: two applications behind one address each have a path to check. A check whose settings are equal for
+//! several URLs is made once, and its result counts for each of them.
 
 mod check;
+mod schedule;
+mod streak;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use check::Check;
 
-use super::connect::Connector;
+use super::address::Address;
+use super::connect::{Connector, SocketOptions};
 use super::error::FailureLimits;
-use check::{CheckError, Checks};
+use check::CheckError;
 use http::Uri;
+use schedule::Checks;
 use sse_guard::client_key::ClientKey;
 use sse_guard::internal::LogLimits;
 use sse_guard::internal::lock;
@@ -20,36 +30,56 @@ use sse_guard::metrics::LogLimit;
 use sse_guard::resume::{Admission, WeakAdmission};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
+use streak::{FAILURE_THRESHOLD, Streak};
 use tokio::time::Instant;
 
-/// Failures in a row that mark the upstream as unreachable.
-const ENOUGH: u32 = 3;
 /// Interval of connection attempts.
-const PROBE_EVERY: Duration = Duration::from_secs(2);
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 /// An upstream that did not respond is tried again after this long.
-const DOUBT: Duration = Duration::from_secs(30);
+const RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Time limit of a connection attempt.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The state of one upstream; clones share it.
+/// The reachability of one address; clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Health(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    url: Uri,
-    state: Mutex<State>,
+    address: Address,
+    /// Without the socket options of requests.
+    connector: Connector,
+    reachability: Mutex<Reachability>,
     checks: Mutex<Checks>,
     /// Where streams wait for it.
     queues: RwLock<Vec<WeakAdmission>>,
     failure_limits: FailureLimits,
+}
+
+#[derive(Debug, Default)]
+struct Reachability {
+    requests: Streak,
+    /// It cannot be connected to, which is found out without a request.
+    is_away: bool,
+    tried: Option<Instant>,
+    /// The URLs at this address.
+    upstreams: Vec<Monitored>,
+}
+
+/// One URL of the config.
+#[derive(Debug)]
+struct Monitored {
+    url: Uri,
+    state: UpstreamState,
+    check: Option<Check>,
+    checks: Streak,
     /// Of lines about its becoming unreachable and reachable, which two clients can cause at will.
     change_limit: LogLimit,
 }
 
-/// The state of an upstream.
+/// The state of an upstream as the config names it, by its URL.
 #[derive(Clone, Debug)]
-pub(crate) struct State {
+pub(crate) struct UpstreamState {
     /// Nothing has failed so far.
     pub(crate) is_reachable: bool,
     pub(crate) since: std::time::Instant,
@@ -57,109 +87,86 @@ pub(crate) struct State {
     pub(crate) answered: u64,
     /// Requests that it did not answer.
     pub(crate) failed: u64,
-    /// Of a request or a check.
+    /// Of a request to its address, or of a check.
     pub(crate) last_failure: Option<String>,
-    requests: Streak,
-    checks: Streak,
-    /// It cannot be connected to, which is found out without a request.
-    is_away: bool,
-    tried: Option<Instant>,
 }
 
-/// Failures in a row.
-#[derive(Clone, Debug, Default)]
-struct Streak {
-    /// That the upstream fails everybody with: it takes no connection, or fails a check.
-    general: u32,
-    /// Of single requests, which may be those requests' fault.
-    of_requests: u32,
-    clients: Clients,
-    enough_since: Option<Instant>,
+/// An upstream whose reachability has changed.
+struct Changed {
+    url: Uri,
+    limit: LogLimit,
 }
 
-/// Clients with failed requests.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Clients {
-    #[default]
-    None,
-    One(Option<ClientKey>),
-    Several,
-}
-
-impl Streak {
-    fn is_enough(&self) -> bool {
-        self.enough_since.is_some()
-    }
-
-    /// Counts a failure that only the upstream can cause. Returns whether the threshold is reached.
-    fn grow(&mut self) -> bool {
-        self.general += 1;
-        self.settle()
-    }
-
-    /// One more request of this client's.
-    fn grow_by(&mut self, client: Option<&ClientKey>) -> bool {
-        self.of_requests += 1;
-        self.clients = match std::mem::take(&mut self.clients) {
-            Clients::None => Clients::One(client.cloned()),
-            Clients::One(known) if known.as_ref() == client => Clients::One(known),
-            Clients::One(_) | Clients::Several => Clients::Several,
-        };
-        self.settle()
-    }
-
-    /// One client may send only requests that hang or fail: failures of one client alone are weak
-    /// evidence against the upstream.
-    fn settle(&mut self) -> bool {
-        let of_requests = match self.clients {
-            Clients::Several => self.of_requests,
-            Clients::None | Clients::One(_) => 0,
-        };
-        let is_turn = self.general + of_requests >= ENOUGH && !self.is_enough();
-        if is_turn {
-            self.enough_since = Some(Instant::now());
-        }
-        is_turn
-    }
-}
-
-impl State {
-    /// Updates the state from the current rows. Returns whether it has become reachable again.
-    fn settle(&mut self) -> bool {
-        let is_reachable = !self.requests.is_enough() && !self.checks.is_enough();
-        if is_reachable == self.is_reachable {
-            return false;
-        }
-        self.is_reachable = is_reachable;
-        self.since = std::time::Instant::now();
-        is_reachable
-    }
-}
-
-impl Health {
-    pub(crate) fn of(url: &Uri) -> Self {
-        Self(Arc::new(Shared {
+impl Monitored {
+    fn new(url: &Uri, is_reachable: bool) -> Self {
+        Self {
             url: url.clone(),
-            state: Mutex::new(State {
-                is_reachable: true,
+            state: UpstreamState {
+                is_reachable,
                 since: std::time::Instant::now(),
                 answered: 0,
                 failed: 0,
                 last_failure: None,
-                requests: Streak::default(),
-                checks: Streak::default(),
-                is_away: false,
-                tried: None,
-            }),
+            },
+            check: None,
+            checks: Streak::default(),
+            change_limit: LogLimit::per_kind(),
+        }
+    }
+
+    fn changed(&self) -> Changed {
+        Changed {
+            url: self.url.clone(),
+            limit: self.change_limit.clone(),
+        }
+    }
+}
+
+impl Reachability {
+    fn upstream(&mut self, url: &Uri) -> &mut Monitored {
+        let is_reachable = !self.requests.is_failing();
+        let upstreams = &mut self.upstreams;
+        let known = upstreams.iter().position(|known| known.url == *url);
+        let index = known.unwrap_or_else(|| {
+            upstreams.push(Monitored::new(url, is_reachable));
+            upstreams.len() - 1
+        });
+        &mut upstreams[index]
+    }
+
+    /// Updates the states from the current streaks. Returns those that have become reachable again.
+    fn settle(&mut self) -> Vec<Changed> {
+        let is_failing = self.requests.is_failing();
+        let mut back = Vec::new();
+        for upstream in &mut self.upstreams {
+            let is_reachable = !is_failing && !upstream.checks.is_failing();
+            if is_reachable == upstream.state.is_reachable {
+                continue;
+            }
+            upstream.state.is_reachable = is_reachable;
+            upstream.state.since = std::time::Instant::now();
+            if is_reachable {
+                back.push(upstream.changed());
+            }
+        }
+        back
+    }
+}
+
+impl Health {
+    pub(super) fn new(address: &Address) -> Self {
+        Self(Arc::new(Shared {
+            address: address.clone(),
+            connector: Connector::new(address, SocketOptions::default()),
+            reachability: Mutex::default(),
             checks: Mutex::default(),
             queues: RwLock::default(),
             failure_limits: LogLimits::new(LogLimit::per_kind),
-            change_limit: LogLimit::per_kind(),
         }))
     }
 
-    pub(crate) fn url(&self) -> &Uri {
-        &self.0.url
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub(super) fn failure_limits(&self) -> &FailureLimits {
@@ -167,38 +174,52 @@ impl Health {
     }
 
     /// Writes what was left out of the log so far.
-    pub(crate) fn summarize_log(&self) {
+    pub(super) fn summarize_log(&self) {
         self.0.failure_limits.summarize();
-        self.0.change_limit.summarize();
+        let state = self.lock();
+        let limits = state.upstreams.iter();
+        let limits: Vec<_> = limits
+            .map(|upstream| upstream.change_limit.clone())
+            .collect();
+        // A summary reads the state.
+        drop(state);
+        limits.iter().for_each(LogLimit::summarize);
     }
 
     /// Logs a change of reachability; the summary has the final state.
-    fn log_change(&self, line: impl FnOnce()) {
-        let shared = Arc::downgrade(&self.0);
-        self.0.change_limit.write(line, move |not_logged| {
-            let Some(shared) = shared.upgrade() else {
-                return;
-            };
-            let reachable = lock(&shared.state).is_reachable;
-            tracing::warn!(
-                upstream = %shared.url,
-                not_logged,
-                reachable,
-                "the upstream became unreachable or reachable more often than was logged"
-            );
-        });
+    fn log_change(&self, Changed { url, limit }: Changed, line: impl FnOnce(&Uri)) {
+        let (shared, upstream) = (Arc::downgrade(&self.0), url.clone());
+        limit.write(
+            || line(&url),
+            move |not_logged| {
+                let Some(shared) = shared.upgrade() else {
+                    return;
+                };
+                let reachable = lock(&shared.reachability)
+                    .upstream(&upstream)
+                    .state
+                    .is_reachable;
+                tracing::warn!(
+                    %upstream,
+                    not_logged,
+                    reachable,
+                    "the upstream became unreachable or reachable more often than was logged"
+                );
+            },
+        );
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.0.state)
+    fn lock(&self) -> MutexGuard<'_, Reachability> {
+        lock(&self.0.reachability)
     }
 
-    pub(crate) fn state(&self) -> State {
-        self.lock().clone()
+    /// The state of the upstream with this URL.
+    pub(super) fn state(&self, url: &Uri) -> UpstreamState {
+        self.lock().upstream(url).state.clone()
     }
 
     /// Streams wait in this queue when they have lost the upstream: they reconnect once it is back.
-    pub(crate) fn wakes(&self, queue: &Admission) {
+    pub(super) fn wakes(&self, queue: &Admission) {
         let mut queues = self
             .0
             .queues
@@ -226,27 +247,29 @@ impl Health {
         self.for_queues(Admission::upstream_is_back);
     }
 
-    pub(super) fn answered(&self) {
+    /// A request to this URL got a response.
+    pub(super) fn answered(&self, url: &Uri) {
         self.wake_streams();
         let mut state = self.lock();
-        state.answered += 1;
+        state.upstream(url).state.answered += 1;
         state.requests = Streak::default();
         self.welcome(state, "the upstream is back");
     }
 
-    /// Returns the reason if it is reachable again.
-    fn welcome(&self, mut state: MutexGuard<'_, State>, why: &str) {
-        let is_back = state.settle();
+    /// Logs the reason of those that are reachable again.
+    fn welcome(&self, mut state: MutexGuard<'_, Reachability>, why: &str) {
+        let back = state.settle();
         drop(state);
-        if is_back {
-            self.log_change(|| tracing::info!(upstream = %self.0.url, "{why}"));
+        for changed in back {
+            self.log_change(changed, |upstream| tracing::info!(%upstream, "{why}"));
         }
     }
 
-    /// `is_away` if it could not even be connected to. Else it counts when requests of more than one
-    /// client fail.
+    /// A request to this URL got no response. `is_away` if the address could not even be connected to. Else it
+    /// counts when requests of more than one client fail.
     pub(super) fn failed(
         &self,
+        url: &Uri,
         failure: &impl ToString,
         is_away: bool,
         client: Option<&ClientKey>,
@@ -256,105 +279,138 @@ impl Health {
         }
         let failure = failure.to_string();
         let mut state = self.lock();
-        state.failed += 1;
+        state.upstream(url).state.failed += 1;
         state.is_away = is_away;
-        state.last_failure = Some(failure.clone());
+        for upstream in &mut state.upstreams {
+            upstream.state.last_failure = Some(failure.clone());
+        }
         let is_turn = match is_away {
             true => state.requests.grow(),
             false => state.requests.grow_by(client),
         };
         state.settle();
+        if !is_turn {
+            return;
+        }
+        let failing: Vec<_> = state.upstreams.iter().map(Monitored::changed).collect();
         drop(state);
-        if is_turn {
-            self.log_change(|| {
+        for changed in failing {
+            self.log_change(changed, |upstream| {
                 tracing::warn!(
-                    upstream = %self.0.url,
+                    %upstream,
                     failure,
-                    "the upstream has failed {ENOUGH} requests in a row: it counts as unreachable \
-                     until it responds or accepts a connection, or for {DOUBT:?}"
+                    "the upstream has failed {FAILURE_THRESHOLD} requests in a row: it counts as \
+                     unreachable until it responds or accepts a connection, or for {RETRY_AFTER:?}"
                 );
             });
         }
     }
 
-    /// `has_answered`: passing required a response, not only a connection.
-    fn checked(&self, found: Result<(), CheckError>, has_answered: bool) {
+    fn checked(&self, check: &Check, found: Result<(), CheckError>) {
         let error = match found {
-            Ok(()) => return self.passed(has_answered),
+            Ok(()) => return self.passed(check),
             Err(error) => error,
         };
         let failure = error.to_string();
-        tracing::debug!(upstream = %self.0.url, "{failure}");
+        tracing::debug!(address = %self.0.address, "{failure}");
         if !error.is_upstreams() {
             return;
         }
         let mut state = self.lock();
-        state.last_failure = Some(failure.clone());
-        let is_turn = state.checks.grow();
+        let mut failing = Vec::new();
+        for upstream in &mut state.upstreams {
+            if upstream.check.as_ref() == Some(check) {
+                upstream.state.last_failure = Some(failure.clone());
+                if upstream.checks.grow() {
+                    failing.push(upstream.changed());
+                }
+            }
+        }
         state.settle();
         drop(state);
-        if is_turn {
-            self.log_change(|| {
+        for changed in failing {
+            self.log_change(changed, |upstream| {
                 tracing::warn!(
-                upstream = %self.0.url,
-                failure,
-                "the upstream has failed {ENOUGH} checks in a row (health_check.interval): it counts as \
-                 unreachable until it passes one"
-            );
+                    %upstream,
+                    failure,
+                    "the upstream has failed {FAILURE_THRESHOLD} checks in a row \
+                     (health_check.interval): it counts as unreachable until it passes one"
+                );
             });
         }
     }
 
-    fn passed(&self, has_answered: bool) {
+    fn passed(&self, check: &Check) {
         self.wake_streams();
         let mut state = self.lock();
-        state.checks = Streak::default();
+        for upstream in &mut state.upstreams {
+            if upstream.check.as_ref() == Some(check) {
+                upstream.checks = Streak::default();
+            }
+        }
         // An upstream that accepts connections without responding passes a check that only
         // connects. Below the threshold, failures of requests stay counted: they may be spread over
         // two checks.
-        if state.requests.is_enough() && (has_answered || state.is_away) {
+        if state.requests.is_failing() && (check.requires_response() || state.is_away) {
             state.requests = Streak::default();
         }
         self.welcome(state, "the upstream passes its check again");
     }
 
-    /// To be called each second or so: checks it by `check` when that is due, and tries to connect
-    /// once requests have found it away.
-    pub(crate) fn probe(&self, check: Option<&Check>) {
+    /// To be called each second or so, with the URLs at this address and how they are checked: runs the checks
+    /// that are due, and tries to connect once requests have found it away.
+    pub(super) fn probe<'a>(
+        &self,
+        upstreams: impl Iterator<Item = (&'a Uri, Option<&'a Check>)> + Clone,
+    ) {
         self.try_again();
-        let mut checks = lock(&self.0.checks);
-        if checks.follow(check) {
-            let mut state = self.lock();
-            state.checks = Streak::default();
-            self.welcome(
-                state,
-                "health checks of the upstream are off: it counts as reachable",
-            );
-        }
-        let Some(check) = checks.next(Instant::now()) else {
-            return;
-        };
-        // A check keeps nothing of an upstream that has left the config, and so ends with it.
-        let (health, url) = (Arc::downgrade(&self.0), self.0.url.clone());
-        checks.start(async move {
-            let found = check.run(&url).await;
-            if let Some(shared) = health.upgrade() {
-                Self(shared).checked(found, check.wants_an_answer());
+        self.follow(upstreams);
+        lock(&self.0.checks).start_due(Instant::now(), |check| {
+            // A check keeps nothing of an upstream that has left the config, and so ends with it.
+            let (health, connector) = (Arc::downgrade(&self.0), self.0.connector.clone());
+            async move {
+                let found = check.run(&connector).await;
+                if let Some(shared) = health.upgrade() {
+                    Self(shared).checked(&check, found);
+                }
             }
         });
+    }
+
+    /// Forgets other URLs, and uses these settings of checks from now on.
+    fn follow<'a>(&self, upstreams: impl Iterator<Item = (&'a Uri, Option<&'a Check>)> + Clone) {
+        let checks = upstreams.clone().filter_map(|(_, check)| check);
+        lock(&self.0.checks).follow(checks);
+        let mut state = self.lock();
+        state
+            .upstreams
+            .retain(|known| upstreams.clone().any(|(url, _)| *url == known.url));
+        for (url, check) in upstreams {
+            let known = state.upstream(url);
+            if known.check.as_ref() != check {
+                known.check = check.cloned();
+                if check.is_none() {
+                    known.checks = Streak::default();
+                }
+            }
+        }
+        self.welcome(
+            state,
+            "health checks of the upstream are off: it counts as reachable",
+        );
     }
 
     /// Tries to connect if requests found it unreachable: a load balancer that uses our readiness
     /// sends no request that would show that it is back.
     fn try_again(&self) {
         let mut state = self.lock();
-        let is_due = state.tried.is_none_or(|at| at.elapsed() >= PROBE_EVERY);
-        let Some(since) = state.requests.enough_since.filter(|_| is_due) else {
+        let is_due = state.tried.is_none_or(|at| at.elapsed() >= PROBE_INTERVAL);
+        let Some(since) = state.requests.failing_since.filter(|_| is_due) else {
             return;
         };
         if !state.is_away {
             // It accepts connections without responding: only a request can show that it responds again.
-            if since.elapsed() >= DOUBT {
+            if since.elapsed() >= RETRY_AFTER {
                 state.requests = Streak::default();
                 self.welcome(
                     state,
@@ -367,7 +423,7 @@ impl Health {
         drop(state);
         let health = self.clone();
         tokio::spawn(async move {
-            let connector = Connector::new(&health.0.url, PROBE_TIMEOUT);
+            let connector = health.0.connector.with_timeout(PROBE_TIMEOUT);
             let connect = connector.connect();
             if let Ok(Ok(_)) = tokio::time::timeout(PROBE_TIMEOUT, connect).await {
                 health.wake_streams();
@@ -378,6 +434,3 @@ impl Health {
         });
     }
 }
-
-#[cfg(test)]
-mod tests;

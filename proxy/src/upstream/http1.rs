@@ -14,11 +14,13 @@ mod head_scan;
 mod hyper_body;
 mod interim;
 mod reply;
+mod status;
 mod stream_body;
 
 pub(super) use error::ExchangeError;
-pub(super) use exchange::{Exchanged, Sent, Switched, exchange, status};
+pub(super) use exchange::{Exchanged, Sent, Switched, exchange};
 pub(super) use head_scan::TooManyInterim;
 pub(crate) use hyper_body::HyperBody;
 pub(super) use reply::HeadOptions;
+pub(super) use status::status;
 pub(crate) use stream_body::StreamBody;

@@ -10,27 +10,40 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// Connections that are kept per upstream.
-const MOST: usize = 64;
+/// Connections that are kept per endpoint.
+const MAX_IDLE: usize = 64;
 /// A connection is given up this long before the upstream closes it: a request that arrives while it closes
 /// is lost.
-const MARGIN: Duration = Duration::from_secs(1);
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
-/// The idle connections to one upstream, the newest last.
-#[derive(Debug)]
-pub(super) struct Pool {
-    idle: Arc<Mutex<Idle>>,
+/// The idle connections to one endpoint, the newest last.
+#[derive(Debug, Default)]
+pub(super) struct Pool(Arc<Mutex<Idle>>);
+
+/// A pool as one route uses it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RoutePool<'a> {
+    pool: &'a Pool,
+    /// A connection that was idle for longer is not taken, and one that is returned is not kept for longer.
     idle_timeout: Duration,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Idle {
-    /// Each with the time at which it is closed. They are not in the order of these.
-    sockets: Vec<(Instant, DetachedIo)>,
+    /// In the order in which they came.
+    connections: Vec<IdleConnection>,
     /// Until when the task that closes them waits, while there is one.
     watched: Option<Instant>,
     /// That task has to look earlier.
     earlier: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct IdleConnection {
+    since: Instant,
+    /// When it is closed. They are not in the order of this.
+    until: Instant,
+    socket: DetachedIo,
 }
 
 /// Where a connection goes when another request may follow on it.
@@ -43,32 +56,38 @@ pub(super) enum PoolReturn {
 }
 
 impl Pool {
-    pub(super) fn new(idle_timeout: Duration) -> Self {
-        Self {
-            idle: Arc::default(),
+    pub(super) fn for_route(&self, idle_timeout: Duration) -> RoutePool<'_> {
+        RoutePool {
+            pool: self,
             idle_timeout,
         }
     }
 
-    /// For a connection whose upstream has sent this response. None if it may be closed at any time.
-    pub(super) fn pool_return(&self, response: &HeaderMap) -> Option<PoolReturn> {
-        let promised = keep_alive(response).map(|timeout| timeout.saturating_sub(MARGIN));
-        let keep = promised.map_or(self.idle_timeout, |timeout| timeout.min(self.idle_timeout));
-        let millis = u32::try_from(keep.as_millis()).unwrap_or(u32::MAX);
-        (millis > 0).then(|| PoolReturn::Pool(Arc::downgrade(&self.idle), millis))
-    }
-
     /// Closes all connections.
     pub(super) fn clear(&self) {
-        let sockets = std::mem::take(&mut lock(&self.idle).sockets);
-        drop(sockets);
+        let connections = std::mem::take(&mut lock(&self.0).connections);
+        drop(connections);
+    }
+}
+
+impl RoutePool<'_> {
+    /// For a connection whose upstream has sent this response. None if it may be closed at any time.
+    pub(super) fn pool_return(&self, response: &HeaderMap) -> Option<PoolReturn> {
+        let promised =
+            keep_alive(response).map(|timeout| timeout.saturating_sub(KEEP_ALIVE_MARGIN));
+        let keep = promised.map_or(self.idle_timeout, |timeout| timeout.min(self.idle_timeout));
+        let millis = u32::try_from(keep.as_millis()).unwrap_or(u32::MAX);
+        (millis > 0).then(|| PoolReturn::Pool(Arc::downgrade(&self.pool.0), millis))
     }
 
-    /// A connection that the upstream has neither closed nor spoken on.
+    /// A connection that the upstream has neither closed nor sent anything on.
     pub(super) fn take(&self) -> Option<Io> {
         loop {
-            let (until, socket) = lock(&self.idle).sockets.pop()?;
-            if Instant::now() < until && socket.is_quiet() {
+            let now = Instant::now();
+            let is_young = |it: &mut IdleConnection| now - it.since < self.idle_timeout;
+            let IdleConnection { until, socket, .. } =
+                lock(&self.pool.0).connections.pop_if(is_young)?;
+            if now < until && socket.is_quiet() {
                 return socket.attach().ok();
             }
         }
@@ -100,12 +119,17 @@ impl PoolReturn {
         let (Some(idle), Ok(socket)) = (pool.upgrade(), socket.detach()) else {
             return;
         };
-        let until = Instant::now() + Duration::from_millis(millis.into());
+        let since = Instant::now();
+        let until = since + Duration::from_millis(millis.into());
         let mut list = lock(&idle);
-        if list.sockets.len() == MOST {
-            list.sockets.remove(0);
+        if list.connections.len() == MAX_IDLE {
+            list.connections.remove(0);
         }
-        list.sockets.push((until, socket));
+        list.connections.push(IdleConnection {
+            since,
+            until,
+            socket,
+        });
         match list.watched {
             None => {
                 list.watched = Some(until);
@@ -129,12 +153,12 @@ async fn close_old(idle: Weak<Mutex<Idle>>, first: Instant, earlier: Arc<Notify>
         let Some(idle) = idle.upgrade() else { return };
         let mut list = lock(&idle);
         let now = Instant::now();
-        list.sockets.retain(|(until, _)| *until > now);
-        list.watched = list.sockets.iter().map(|(until, _)| *until).min();
+        list.connections.retain(|idle| idle.until > now);
+        list.watched = list.connections.iter().map(|idle| idle.until).min();
         match list.watched {
             Some(until) => next = until,
             None => {
-                list.sockets.shrink_to_fit();
+                list.connections.shrink_to_fit();
                 return;
             }
         }
@@ -155,7 +179,7 @@ mod tests {
     fn pool_return(pool: &Pool, keep_alive: &'static str) -> PoolReturn {
         let value = http::HeaderValue::from_static(keep_alive);
         let headers = HeaderMap::from_iter([(http::HeaderName::from_static("keep-alive"), value)]);
-        pool.pool_return(&headers).unwrap()
+        pool.for_route(KEEP).pool_return(&headers).unwrap()
     }
 
     async fn pair(listener: &TcpListener) -> (Io, TcpStream) {
@@ -165,9 +189,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_the_upstream_has_closed_or_spoken_on_is_not_used_again() {
+    async fn connection_that_the_upstream_has_closed_or_sent_on_is_not_used_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let pool = Pool::new(KEEP);
+        let pool = Pool::default();
         let (good, _theirs) = pair(&listener).await;
         let (closed, closes) = pair(&listener).await;
         let (spoken, speaks) = pair(&listener).await;
@@ -178,51 +202,51 @@ mod tests {
         for socket in [good, closed, spoken] {
             pool_return(&pool, "").put(socket);
         }
-        let taken = pool.take().unwrap();
+        let taken = pool.for_route(KEEP).take().unwrap();
         assert_eq!(taken.socket().local_addr().unwrap(), address);
-        assert!(pool.take().is_none());
+        assert!(pool.for_route(KEEP).take().is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn old_connections_are_closed_though_nobody_asks() {
+    async fn old_connections_are_closed_without_a_request() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let pool = Pool::new(KEEP);
+        let pool = Pool::default();
         let (ours, mut theirs) = pair(&listener).await;
         pool_return(&pool, "").put(ours);
         assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0);
-        assert!(pool.take().is_none());
-        assert!(lock(&pool.idle).watched.is_none());
+        assert!(pool.for_route(KEEP).take().is_none());
+        assert!(lock(&pool.0).watched.is_none());
     }
 
     #[tokio::test]
-    async fn a_cleared_pool_has_closed_its_connections() {
+    async fn pool_closes_its_connections_when_it_is_cleared() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let pool = Pool::new(KEEP);
+        let pool = Pool::default();
         let (ours, mut theirs) = pair(&listener).await;
         pool_return(&pool, "").put(ours);
         pool.clear();
         assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0);
-        assert!(pool.take().is_none());
+        assert!(pool.for_route(KEEP).take().is_none());
     }
 
     #[tokio::test]
-    async fn the_newest_are_kept() {
+    async fn pool_keeps_the_newest_connections() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let pool = Pool::new(KEEP);
+        let pool = Pool::default();
         let mut theirs = Vec::new();
-        for _ in 0..=MOST {
+        for _ in 0..=MAX_IDLE {
             let (ours, other) = pair(&listener).await;
             pool_return(&pool, "").put(ours);
             theirs.push(other);
         }
-        assert_eq!(lock(&pool.idle).sockets.len(), MOST);
+        assert_eq!(lock(&pool.0).connections.len(), MAX_IDLE);
         assert_eq!(theirs[0].read(&mut [0]).await.unwrap(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_connection_is_closed_in_time_whatever_the_order() {
+    async fn connection_is_closed_at_its_own_time_whatever_the_order() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let pool = Pool::new(KEEP);
+        let pool = Pool::default();
         let start = Instant::now();
         let mut theirs = Vec::new();
         for keep_alive in [
@@ -240,12 +264,34 @@ mod tests {
             assert_eq!(theirs[place].read(&mut [0]).await.unwrap(), 0);
             assert_eq!(start.elapsed().as_secs(), seconds, "{place}");
         }
-        assert!(lock(&pool.idle).watched.is_none());
+        assert!(lock(&pool.0).watched.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_is_kept_and_taken_by_the_idle_timeout_of_each_user() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pool = Pool::default();
+        let (short, long) = (Duration::from_secs(10), Duration::from_secs(60));
+        let (ours, _theirs) = pair(&listener).await;
+        let headers = HeaderMap::new();
+        pool.for_route(long)
+            .pool_return(&headers)
+            .unwrap()
+            .put(ours);
+        tokio::time::advance(short).await;
+        assert!(pool.for_route(short).take().is_none(), "idle for too long");
+        let socket = pool.for_route(long).take().unwrap();
+        pool.for_route(short)
+            .pool_return(&headers)
+            .unwrap()
+            .put(socket);
+        tokio::time::advance(short).await;
+        assert!(pool.for_route(long).take().is_none(), "closed by then");
     }
 
     #[test]
-    fn a_connection_that_may_close_at_once_is_not_kept() {
-        let pool = Pool::new(KEEP);
+    fn connection_that_may_close_at_once_is_not_kept() {
+        let pool = Pool::default();
         for (value, is_kept) in [
             ("timeout=1", false),
             ("timeout=0", false),
@@ -254,7 +300,10 @@ mod tests {
             let value = http::HeaderValue::from_static(value);
             let headers =
                 HeaderMap::from_iter([(http::HeaderName::from_static("keep-alive"), value)]);
-            assert_eq!(pool.pool_return(&headers).is_some(), is_kept);
+            assert_eq!(
+                pool.for_route(KEEP).pool_return(&headers).is_some(),
+                is_kept
+            );
         }
     }
 }

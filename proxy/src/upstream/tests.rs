@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::from_file;
-use http::StatusCode;
+use http::{StatusCode, Version};
+use http_body_util::BodyExt;
 use std::sync::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -40,10 +41,10 @@ impl Scripted {
     /// The service for a config with these lines below `[upstream]`.
     fn service(&self, base: &str, lines: &str) -> Upstream {
         let config = format!("[upstream]\nurl = '{}{base}'\n{lines}", self.url);
-        let settings = &from_file(&config).unwrap().config.routes[0].settings;
-        let trusted = ForwardedIp::new([]);
-        let health = Health::of(&settings.upstream.url);
-        Upstream::new(settings, trusted, Tunnels::default(), health)
+        let config = from_file(&config).unwrap().config;
+        let settings = &config.routes[0].settings;
+        let cluster = Endpoints::default().cluster(&config, &settings.upstream, None);
+        Upstream::new(settings, ForwardedIp::new([]), Tunnels::default(), cluster)
     }
 
     fn heads(&self) -> Vec<(usize, String)> {
@@ -94,6 +95,12 @@ async fn send(upstream: &Upstream, request: Request<RequestBody>) -> (StatusCode
 
 async fn get(upstream: &Upstream) -> (StatusCode, String) {
     send(upstream, request("GET", "/", &[])).await
+}
+
+/// Requests that have counted against the upstream.
+fn failures(upstream: &Upstream) -> u64 {
+    let member = upstream.0.cluster.pick();
+    member.endpoint().health().state(member.url()).failed
 }
 
 fn ok() -> (StatusCode, String) {
@@ -176,8 +183,9 @@ async fn connection_serves_the_next_request_unless_it_is_to_close() {
         tokio::task::yield_now().await;
     }
     assert_eq!(scripted.connections(), [0, 0, 1, 1]);
-    upstream.close_idle_connections();
-    assert!(upstream.pool.take().is_none());
+    let member = upstream.0.cluster.pick();
+    member.endpoint().pool().clear();
+    assert!(member.pool().take().is_none());
 }
 
 #[tokio::test]
@@ -235,8 +243,7 @@ async fn failure_of_the_upstream_is_a_502_and_counts_against_it() {
         let scripted = Scripted::start(script).await;
         let upstream = scripted.service("", "");
         let (found, _) = get(&upstream).await;
-        let health = upstream.target.health.state();
-        let found = (found.as_u16(), health.failed);
+        let found = (found.as_u16(), failures(&upstream));
         assert_eq!(found, (status, failed), "{script:?}");
     }
 }
@@ -248,6 +255,6 @@ async fn request_with_an_unknown_transfer_coding_is_rejected_unsent() {
     let gzip = request("POST", "/", &[("transfer-encoding", "gzip, chunked")]);
     let (status, _) = send(&upstream, gzip).await;
     assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
-    assert_eq!(upstream.target.health.state().failed, 0);
+    assert_eq!(failures(&upstream), 0);
     assert!(scripted.heads().is_empty());
 }

@@ -14,6 +14,7 @@ mod config;
 mod connection_auth;
 mod deploy;
 mod early;
+mod endpoints;
 mod endurance;
 mod families;
 mod faults;

@@ -1,19 +1,68 @@
+use super::check::tests::check as check_of;
 use super::*;
 use crate::config::from_file;
-use crate::upstream::Failure;
+use crate::upstream::error::Failure;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-fn health(address: &str) -> Health {
-    Health::of(&format!("http://{address}/base").parse().unwrap())
+/// The health of an address, and one URL at it.
+struct Upstream {
+    health: Health,
+    url: Uri,
+}
+
+impl Upstream {
+    /// Another URL at the same address.
+    fn at(&self, path: &str) -> Self {
+        let url = format!("http://{}{path}", self.url.authority().unwrap());
+        Self {
+            health: self.health.clone(),
+            url: url.parse().unwrap(),
+        }
+    }
+
+    fn state(&self) -> UpstreamState {
+        self.health.state(&self.url)
+    }
+
+    fn answered(&self) {
+        self.health.answered(&self.url);
+    }
+
+    fn failed(&self, failure: &str, is_away: bool, client: Option<&ClientKey>) {
+        self.health.failed(&self.url, &failure, is_away, client);
+    }
+
+    /// The result of a check, which required a response or only a connection.
+    fn checked(&self, found: Result<(), CheckError>, required_response: bool) {
+        let check = check_of(required_response.then_some("/up"));
+        self.follow(Some(&check));
+        self.health.checked(&check, found);
+    }
+
+    fn follow(&self, check: Option<&Check>) {
+        self.health.follow([(&self.url, check)].into_iter());
+    }
+
+    fn probe(&self, check: Option<&Check>) {
+        self.health.probe([(&self.url, check)].into_iter());
+    }
+}
+
+fn health(address: &str) -> Upstream {
+    let url: Uri = format!("http://{address}/base").parse().unwrap();
+    Upstream {
+        health: Health::new(&Address::of(&url)),
+        url,
+    }
 }
 
 /// One that requests have found so.
-fn unreachable(address: &str, is_away: bool) -> Health {
+fn unreachable(address: &str, is_away: bool) -> Upstream {
     let health = health(address);
     for client in clients() {
-        health.failed(&"no answer", is_away, Some(&client));
+        health.failed("no answer", is_away, Some(&client));
     }
     assert!(!health.state().is_reachable);
     health
@@ -21,7 +70,7 @@ fn unreachable(address: &str, is_away: bool) -> Health {
 
 /// As many as make enough.
 fn clients() -> impl Iterator<Item = ClientKey> {
-    (0..ENOUGH).map(|number| ClientKey::Ip(std::net::Ipv4Addr::from_bits(number).into()))
+    (0..FAILURE_THRESHOLD).map(|number| ClientKey::Ip(std::net::Ipv4Addr::from_bits(number).into()))
 }
 
 fn refused() -> Result<(), CheckError> {
@@ -40,23 +89,23 @@ async fn listen() -> (TcpListener, String) {
     (listener, address)
 }
 
-async fn until(health: &Health, is_reachable: bool) {
+async fn until(health: &Upstream, is_reachable: bool) {
     while health.state().is_reachable != is_reachable {
         tokio::task::yield_now().await;
     }
 }
 
 #[test]
-fn failures_in_a_row_make_it_unreachable_and_an_answer_reachable() {
+fn upstream_is_unreachable_after_failures_in_a_row_until_it_responds() {
     let health = health("app");
     for _ in 0..5 {
-        health.failed(&"refused", true, None);
-        health.failed(&"refused", true, None);
+        health.failed("refused", true, None);
+        health.failed("refused", true, None);
         assert!(health.state().is_reachable);
         health.answered();
     }
-    for _ in 0..ENOUGH {
-        health.failed(&"refused", true, None);
+    for _ in 0..FAILURE_THRESHOLD {
+        health.failed("refused", true, None);
     }
     let state = health.state();
     assert!(!state.is_reachable);
@@ -67,7 +116,7 @@ fn failures_in_a_row_make_it_unreachable_and_an_answer_reachable() {
 }
 
 #[test]
-fn failed_checks_in_a_row_make_it_unreachable_and_one_that_it_passes_reachable() {
+fn upstream_is_unreachable_after_failed_checks_in_a_row_until_it_passes_one() {
     let health = health("app");
     for _ in 0..5 {
         health.checked(refused(), true);
@@ -75,7 +124,7 @@ fn failed_checks_in_a_row_make_it_unreachable_and_one_that_it_passes_reachable()
         assert!(health.state().is_reachable);
         health.checked(Ok(()), true);
     }
-    for _ in 0..ENOUGH {
+    for _ in 0..FAILURE_THRESHOLD {
         health.checked(refused(), true);
     }
     let state = health.state();
@@ -91,9 +140,9 @@ fn failed_checks_in_a_row_make_it_unreachable_and_one_that_it_passes_reachable()
 }
 
 #[test]
-fn a_check_that_fails_by_our_own_fault_is_none_of_the_upstreams() {
+fn check_that_fails_for_lack_of_files_does_not_count_against_the_upstream() {
     let health = health("app");
-    for _ in 0..ENOUGH {
+    for _ in 0..FAILURE_THRESHOLD {
         let no_files = std::io::Error::from_raw_os_error(24);
         let failure = Failure::of_connecting(no_files);
         health.checked(Err(failure.into()), true);
@@ -102,7 +151,7 @@ fn a_check_that_fails_by_our_own_fault_is_none_of_the_upstreams() {
 }
 
 #[test]
-fn a_check_makes_good_for_requests_as_far_as_it_goes() {
+fn check_that_passes_outweighs_failed_requests_as_far_as_it_tests_them() {
     for (is_away, has_answered, is_reachable) in [
         (true, false, true),
         (true, true, true),
@@ -117,18 +166,18 @@ fn a_check_makes_good_for_requests_as_far_as_it_goes() {
 }
 
 #[test]
-fn requests_that_fail_between_checks_that_pass_are_in_a_row() {
+fn requests_that_fail_between_passed_checks_count_as_in_a_row() {
     let health = health("app");
     for client in clients() {
         assert!(health.state().is_reachable);
         health.checked(Ok(()), true);
-        health.failed(&"no answer", false, Some(&client));
+        health.failed("no answer", false, Some(&client));
     }
     assert!(!health.state().is_reachable);
 }
 
 #[tokio::test]
-async fn one_that_does_not_answer_is_not_back_because_it_can_be_connected_to() {
+async fn upstream_that_does_not_respond_is_not_back_once_it_accepts_a_connection() {
     let (listener, address) = listen().await;
     let health = unreachable(&address, false);
     health.probe(None);
@@ -138,20 +187,20 @@ async fn one_that_does_not_answer_is_not_back_because_it_can_be_connected_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_does_not_answer_is_given_another_chance_but_not_by_its_checks() {
+async fn upstream_that_does_not_respond_is_tried_again_after_30s_unless_it_fails_checks() {
     let health = unreachable("app", false);
-    for _ in 0..ENOUGH {
+    for _ in 0..FAILURE_THRESHOLD {
         health.checked(refused(), true);
     }
-    tokio::time::advance(DOUBT).await;
-    health.try_again();
+    tokio::time::advance(RETRY_AFTER).await;
+    health.health.try_again();
     assert!(!health.state().is_reachable);
     health.checked(Ok(()), false);
     assert!(health.state().is_reachable);
 }
 
 #[tokio::test]
-async fn one_that_is_back_is_found_without_a_request() {
+async fn upstream_that_is_back_is_found_without_a_request() {
     let (listener, address) = listen().await;
     let health = unreachable(&address, true);
     health.probe(None);
@@ -160,7 +209,7 @@ async fn one_that_is_back_is_found_without_a_request() {
 }
 
 #[tokio::test]
-async fn a_due_check_is_made_and_what_it_finds_counts() {
+async fn check_that_is_due_is_made_and_counts() {
     let (listener, address) = listen().await;
     let health = health(&address);
     let check = check("health_check.path = '/up'");
@@ -168,7 +217,7 @@ async fn a_due_check_is_made_and_what_it_finds_counts() {
     health.checked(refused(), true);
     for (status, is_reachable) in [(500, false), (200, true)] {
         // As if it had just come into the config.
-        *lock(&health.0.checks) = Checks::default();
+        *lock(&health.health.0.checks) = Checks::default();
         health.probe(Some(&check));
         let (mut socket, _) = listener.accept().await.unwrap();
         assert!(socket.read(&mut [0; 1024]).await.unwrap() > 0);
@@ -179,12 +228,12 @@ async fn a_due_check_is_made_and_what_it_finds_counts() {
 }
 
 #[tokio::test]
-async fn one_that_failed_its_checks_is_reachable_when_there_are_none_any_more() {
+async fn upstream_that_failed_its_checks_is_reachable_once_they_are_off() {
     // Nobody accepts: what is found is what this test says.
     let (_listener, address) = listen().await;
     let health = health(&address);
     health.probe(Some(&check("health_check.path = '/wrong'")));
-    for _ in 0..ENOUGH {
+    for _ in 0..FAILURE_THRESHOLD {
         health.checked(refused(), true);
     }
     health.probe(Some(&check("health_check.path = '/right'")));
@@ -194,37 +243,82 @@ async fn one_that_failed_its_checks_is_reachable_when_there_are_none_any_more() 
 }
 
 #[tokio::test]
-async fn a_check_ends_when_nobody_has_the_upstream_any_more() {
+async fn check_ends_with_its_upstream() {
     let (listener, address) = listen().await;
     let health = health(&address);
     health.probe(Some(&check("health_check.path = '/up'")));
     let _socket = listener.accept().await.unwrap();
-    let known = Arc::downgrade(&health.0);
+    let known = Arc::downgrade(&health.health.0);
     drop(health);
     assert!(known.upgrade().is_none());
 }
 
 #[test]
-fn what_fails_one_client_alone_says_little_of_the_upstream() {
+fn requests_that_fail_for_one_client_alone_do_not_make_an_upstream_unreachable() {
     let health = health("app");
     let all: Vec<ClientKey> = clients().collect();
     for _ in 0..10 {
-        health.failed(&"no answer", false, Some(&all[0]));
+        health.failed("no answer", false, Some(&all[0]));
     }
     assert!(health.state().is_reachable);
     // An answer to another, and it is no row.
     health.answered();
-    health.failed(&"no answer", false, Some(&all[1]));
-    health.failed(&"no answer", false, Some(&all[0]));
+    health.failed("no answer", false, Some(&all[1]));
+    health.failed("no answer", false, Some(&all[0]));
     assert!(health.state().is_reachable);
-    health.failed(&"no answer", false, Some(&all[0]));
+    health.failed("no answer", false, Some(&all[0]));
     assert!(!health.state().is_reachable);
     health.answered();
     // That it takes no connection is the same for all.
-    health.failed(&"no answer", false, Some(&all[0]));
-    for _ in 0..ENOUGH {
+    health.failed("no answer", false, Some(&all[0]));
+    for _ in 0..FAILURE_THRESHOLD {
         assert!(health.state().is_reachable);
-        health.failed(&"refused", true, Some(&all[0]));
+        health.failed("refused", true, Some(&all[0]));
     }
     assert!(!health.state().is_reachable);
+}
+
+#[test]
+fn urls_at_one_address_share_what_requests_show() {
+    let one = health("app");
+    let other = one.at("/other");
+    assert!(other.state().is_reachable);
+    for _ in 0..FAILURE_THRESHOLD {
+        one.failed("refused", true, None);
+    }
+    assert!(!one.state().is_reachable);
+    let state = other.state();
+    assert!(!state.is_reachable);
+    assert_eq!(state.last_failure.as_deref(), Some("refused"));
+    assert!(!one.at("/new").state().is_reachable);
+    assert_eq!((one.state().failed, state.failed), (3, 0), "each its own");
+    other.answered();
+    assert!(one.state().is_reachable);
+    assert_eq!((one.state().answered, other.state().answered), (0, 1));
+}
+
+#[test]
+fn urls_at_one_address_share_a_check_with_equal_settings_alone() {
+    let health = health("app");
+    let (up, other) = (check_of(Some("/up")), check_of(Some("/other")));
+    let [one, same, another, unchecked] = ["/1", "/2", "/3", "/4"].map(|path| health.at(path));
+    health.health.follow(
+        [
+            (&one.url, Some(&up)),
+            (&same.url, Some(&up)),
+            (&another.url, Some(&other)),
+            (&unchecked.url, None),
+        ]
+        .into_iter(),
+    );
+    let reachable =
+        || [&one, &same, &another, &unchecked].map(|upstream| upstream.state().is_reachable);
+    for _ in 0..FAILURE_THRESHOLD {
+        health.health.checked(&up, refused());
+    }
+    assert_eq!(reachable(), [false, false, true, true]);
+    health.health.checked(&other, Ok(()));
+    assert_eq!(reachable(), [false, false, true, true]);
+    health.health.checked(&up, Ok(()));
+    assert_eq!(reachable(), [true; 4]);
 }

@@ -5,7 +5,7 @@ use super::super::UpstreamBody;
 use super::super::binding::{Binding, stays_open};
 use super::super::outgoing::{BoxedBody, Outgoing};
 use super::super::pins::Lease;
-use super::super::pool::{Pool, PoolReturn};
+use super::super::pool::PoolReturn;
 use super::super::progress::Progress;
 use super::body_length::BodyLength;
 use super::error::ExchangeError;
@@ -14,7 +14,7 @@ use super::hyper_body::HyperBody;
 use super::reply::{Driver, HeadOptions, Reply, reply, socket_of};
 use super::stream_body::StreamBody;
 use bytes::BytesMut;
-use http::{Request, Response, StatusCode, Version};
+use http::{Response, StatusCode, Version};
 use http_body_util::Either;
 use hyper::client::conn::http1::SendRequest;
 use sse_guard::internal::Upload;
@@ -22,9 +22,6 @@ use sse_guard::internal::{RequestInfo, ResponseKind};
 use sse_guard::serve::Io;
 use std::future::poll_fn;
 use std::task::Poll;
-
-/// Bytes of the head of a health check's response.
-const MAX_HEAD: usize = 64 * 1024;
 
 /// A connection that has switched protocols.
 pub(in crate::upstream) struct Switched {
@@ -52,8 +49,7 @@ pub(in crate::upstream) struct Sent<'a> {
 /// and the connection may serve another request, it goes to `binding`.
 pub(in crate::upstream) async fn exchange(
     socket: Io,
-    binding: &mut Binding,
-    pool: &Pool,
+    binding: &mut Binding<'_>,
     sent: Sent<'_>,
 ) -> Result<Exchanged, ExchangeError> {
     let Sent {
@@ -92,7 +88,7 @@ pub(in crate::upstream) async fn exchange(
         return Err(ExchangeError::TimedOut);
     }
     let length = BodyLength::of(&mut parts)?;
-    let pool_return = binding.pool_return(&parts, pool);
+    let pool_return = binding.pool_return(&parts);
     // What is left of the request is hyper's to send, and an end that came with the head hyper's to
     // see: no event would report it.
     let is_stream = ResponseKind::of(&request_info, &parts) != ResponseKind::Other;
@@ -110,21 +106,6 @@ pub(in crate::upstream) async fn exchange(
         Either::Right(Either::Left(HyperBody::new(incoming, upload)))
     };
     Ok((Response::from_parts(parts, body), None))
-}
-
-/// Puts `request` to it for no more than the status of the response, and closes the connection.
-pub(in crate::upstream) async fn status(
-    socket: Io,
-    request: Request<BoxedBody>,
-    title_case: bool,
-) -> Result<StatusCode, ExchangeError> {
-    let heads = HeadOptions {
-        max_bytes: MAX_HEAD,
-        title_case,
-    };
-    let (upload, progress) = (Upload::default(), Progress::default());
-    let reply = reply(socket, Outgoing::new(request), &upload, &progress, heads).await?;
-    Ok(reply.response.status())
 }
 
 /// Lets hyper read the body, and keeps the connection if another request can follow.

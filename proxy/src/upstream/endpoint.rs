@@ -1,0 +1,67 @@
+//! One address that requests are sent to, and what they share there.
+//!
+//! | shared | by all routes with equal |
+//! | --- | --- |
+//! | reachability by requests, connection attempts | address: scheme, host and port, or Unix socket |
+//! | active checks | address, and settings of the check (`Host` among them) |
+//! | the pool | address, and [`SocketOptions`]: what a socket has from its start to its end |
+//! | nothing: applied for each connection | `upstream.connect_timeout` |
+//! | nothing: applied when a connection is taken from the pool and returned to it | `upstream.idle_timeout` |
+//! | nothing: applied to each request | base path, `Host`, time limits, `upstream.max_pending`, `upstream.max_body`, head options |
+//!
+//! `upstream.max_pending` counts the requests of each route alone: a route with a low bound would otherwise get a
+//! 503 for what others wait for. Connections that carry a client's login are in no pool: see [`pins`](super::pins).
+//!
+//! The pool holds connections for one request at a time. A connection for many at once, as HTTP/2 has, stands
+//! beside it in [`Endpoint`]: it is not taken out, but used by a clone of its sender, and replaced once it is
+//! closed.
+
+use super::address::Address;
+use super::connect::{Connector, SocketOptions};
+use super::health::Health;
+use super::pool::Pool;
+
+/// An address with the pool of one set of socket options.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    address: Address,
+    options: SocketOptions,
+    /// Without a time limit, which is the route's.
+    connector: Connector,
+    pool: Pool,
+    /// Of the address, whatever the socket options.
+    health: Health,
+}
+
+impl Endpoint {
+    pub(super) fn new(address: Address, options: SocketOptions, health: Health) -> Self {
+        Self {
+            connector: Connector::new(&address, options),
+            address,
+            options,
+            pool: Pool::default(),
+            health,
+        }
+    }
+
+    /// Whether it is the endpoint for connections with these options.
+    pub(super) fn is_for(&self, address: &Address, options: SocketOptions) -> bool {
+        self.address == *address && self.options == options
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(super) fn health(&self) -> &Health {
+        &self.health
+    }
+}

@@ -1,0 +1,84 @@
+//! An endpoint as a route uses it, by the URL in its config.
+
+use super::connect::Connector;
+use super::endpoint::Endpoint;
+use super::error::Failure;
+use super::host::own_host;
+use super::pool::RoutePool;
+use crate::config::{self, unix_socket};
+use crate::fd_limit;
+use http::{HeaderValue, Uri};
+use sse_guard::client_key::ClientKey;
+use sse_guard::serve::Io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A member of a [`Cluster`](super::cluster::Cluster).
+#[derive(Debug)]
+pub(super) struct Member {
+    /// As it stands in the config, for the log.
+    url: Uri,
+    endpoint: Arc<Endpoint>,
+    /// With the route's time limit.
+    connector: Connector,
+    idle_timeout: Duration,
+    /// Put in front of the request's path; without a slash at its end.
+    base: String,
+    /// For requests that name none.
+    own_host: Option<HeaderValue>,
+}
+
+impl Member {
+    pub(super) fn new(config: &config::Upstream, endpoint: Arc<Endpoint>) -> Self {
+        let unix = unix_socket(&config.url);
+        let base = unix.map_or(config.url.path(), |unix| unix.base);
+        Self {
+            url: config.url.clone(),
+            connector: endpoint.connector().with_timeout(config.connect_timeout),
+            idle_timeout: config.idle_timeout,
+            base: base.trim_end_matches('/').to_owned(),
+            own_host: own_host(&config.url),
+            endpoint,
+        }
+    }
+
+    pub(super) fn url(&self) -> &Uri {
+        &self.url
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub(super) fn own_host(&self) -> Option<&HeaderValue> {
+        self.own_host.as_ref()
+    }
+
+    /// The pool of the endpoint, by the route's timeout.
+    pub(super) fn pool(&self) -> RoutePool<'_> {
+        self.endpoint.pool().for_route(self.idle_timeout)
+    }
+
+    pub(super) async fn connect(&self) -> Result<Io, Failure> {
+        if !fd_limit::has_room() {
+            return Err(Failure::Files("the last files are kept for others".into()));
+        }
+        self.connector.connect().await
+    }
+
+    /// A request got a response.
+    pub(super) fn answered(&self) {
+        self.endpoint.health().answered(&self.url);
+    }
+
+    /// A request of this client failed, by a fault of the upstream.
+    pub(super) fn failed(&self, failure: &Failure, client: Option<&ClientKey>) {
+        let is_away = matches!(failure, Failure::Connect(_));
+        let health = self.endpoint.health();
+        health.failed(&self.url, &failure.with_cause(), is_away, client);
+    }
+}
