@@ -1,9 +1,8 @@
-//! Locks of this crate.
+//! Locks that ignore poisoning.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks, also after a panic under the lock: what is done under those of this crate leaves nothing
-/// half changed.
+/// Locks, also after a panic under the lock: no change under a lock of this crate is left incomplete by a panic.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

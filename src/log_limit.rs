@@ -1,4 +1,4 @@
-//! Bounds on log lines that clients or upstreams can cause without bound.
+//! Limits the rate of log lines that clients or upstreams cause.
 
 use crate::lock::lock;
 use crate::rate::Rate;
@@ -9,11 +9,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
-/// Lines of one kind at once, and in each [`PERIOD`].
-const LINES: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
-/// The time in which [`LINES`] lines are added to what may be logged.
-const PERIOD: Duration = Duration::from_secs(60);
-/// From the first line that is left out to the line with their number.
+/// Lines of one kind at once, and in each [`LINES_PERIOD`].
+const LINES_PER_KIND: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+const LINES_PERIOD: Duration = Duration::from_secs(60);
+/// Time from the first suppressed line to the summary with their number.
 const SUMMARY_AFTER: Duration = Duration::from_secs(10);
 
 /// A duration as a field of a log line, whose name ends in `_seconds`: exact to the millisecond.
@@ -23,95 +22,95 @@ pub fn seconds(time: Duration) -> f64 {
 
 /// Bounds the rate of log lines of one kind. A clone shares the limit.
 ///
-/// With [`MetricsLayer::log_limit`](crate::metrics::MetricsLayer::log_limit) it bounds the streams
-/// whose opening and end are logged. A line tells the number of the others 10 s after the first of
-/// them. Metrics count all of them.
+/// With [`MetricsLayer::log_limit`](crate::metrics::MetricsLayer::log_limit) it limits the streams
+/// whose opening and end are logged. 10 s after the first suppressed line, a summary reports their number. Metrics
+/// count all of them.
 #[derive(Clone)]
-pub struct LogLimit(Arc<Shared>);
+pub struct LogLimit(Arc<LimitState>);
 
-struct Shared {
+struct LimitState {
     rate: Rate,
-    /// When the next line is due: see [`Rate`].
-    due: Mutex<Option<Instant>>,
-    excess: Mutex<Excess>,
+    /// The time of the next line, see [`Rate`].
+    next_at: Mutex<Option<Instant>>,
+    suppressed: Mutex<Suppressed>,
 }
 
-/// What was left out since the last summary.
+/// The lines that were suppressed since the last summary.
 #[derive(Default)]
-struct Excess {
+struct Suppressed {
     count: u64,
-    /// Writes the next summary. Some while a task waits to call it.
+    /// Writes the next summary. `Some` while a task waits to call it.
     summary: Option<Summary>,
 }
 
 type Summary = Box<dyn FnOnce(u64) + Send>;
 
 impl LogLimit {
-    /// Allows `streams` lines in each `per`, and as many at once.
+    /// Allows `streams` lines in each `per`, and that number at once.
     ///
     /// # Panics
     ///
     /// If `per` is shorter than `streams` nanoseconds.
     pub fn new(streams: NonZeroU32, per: Duration) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(LimitState {
             rate: Rate::new(streams, per, streams),
-            due: Mutex::default(),
-            excess: Mutex::default(),
+            next_at: Mutex::default(),
+            suppressed: Mutex::default(),
         }))
     }
 
-    /// For lines about single requests: [`LINES`] in each [`PERIOD`].
+    /// The limit for lines about single requests: 10 at once and 10 per minute.
     #[doc(hidden)]
     pub fn per_kind() -> Self {
-        Self::new(LINES, PERIOD)
+        Self::new(LINES_PER_KIND, LINES_PERIOD)
     }
 
-    /// Whether a line may be written. If not, it is to be [left out](Self::leave_out).
-    pub(crate) fn takes_one(&self) -> bool {
-        let mut due = lock(&self.0.due);
-        let next = self.0.rate.take(*due, Instant::now());
-        *due = next.ok().or(*due);
+    /// Returns whether a line may be written. If not, it must be [suppressed](Self::suppress).
+    pub(crate) fn admit(&self) -> bool {
+        let mut next_at = lock(&self.0.next_at);
+        let next = self.0.rate.take(*next_at, Instant::now());
+        *next_at = next.ok().or(*next_at);
         next.is_ok()
     }
 
-    /// Writes `line`, or leaves it out. Returns whether it was written.
+    /// Writes `line`, or suppresses it. Returns whether it was written.
     #[doc(hidden)]
     pub fn write(&self, line: impl FnOnce(), summary: impl FnOnce(u64) + Send + 'static) -> bool {
-        let is_written = self.takes_one();
+        let is_written = self.admit();
         match is_written {
             true => line(),
-            false => self.leave_out(1, summary),
+            false => self.suppress(1, summary),
         }
         is_written
     }
 
-    /// Counts lines that are not written. The first `summary` since the last one that was written is
-    /// called with their number after [`SUMMARY_AFTER`], or when the runtime ends before.
-    pub(crate) fn leave_out(&self, count: u64, summary: impl FnOnce(u64) + Send + 'static) {
-        let mut excess = lock(&self.0.excess);
-        excess.count += count;
-        if excess.summary.is_some() {
+    /// Counts lines that are not written. The first `summary` since the last one is called with their number after
+    /// [`SUMMARY_AFTER`], or when the runtime shuts down before.
+    pub(crate) fn suppress(&self, count: u64, summary: impl FnOnce(u64) + Send + 'static) {
+        let mut suppressed = lock(&self.0.suppressed);
+        suppressed.count += count;
+        if suppressed.summary.is_some() {
             return;
         }
         let Ok(runtime) = Handle::try_current() else {
-            // Told with what is left out next.
+            // The next summary includes them.
             return;
         };
-        excess.summary = Some(Box::new(summary));
-        drop(excess);
-        let pending = Pending(self.clone());
+        suppressed.summary = Some(Box::new(summary));
+        drop(suppressed);
+        let pending = PendingSummary(self.clone());
         runtime.spawn(async move {
             let _pending = pending;
             sleep(SUMMARY_AFTER).await;
         });
     }
 
-    /// Writes the summary now if there is one to come.
+    /// Writes the pending summary now, if there is one.
     #[doc(hidden)]
     pub fn summarize(&self) {
-        let excess = std::mem::take(&mut *lock(&self.0.excess));
-        if let Some(summary) = excess.summary {
-            summary(excess.count);
+        let suppressed = std::mem::take(&mut *lock(&self.0.suppressed));
+        if let Some(summary) = suppressed.summary {
+            summary(suppressed.count);
         }
     }
 }
@@ -122,16 +121,16 @@ impl fmt::Debug for LogLimit {
     }
 }
 
-/// Writes the summary when it is dropped: a runtime that ends drops its tasks.
-struct Pending(LogLimit);
+/// Writes the summary when it is dropped: a runtime that shuts down drops its tasks.
+struct PendingSummary(LogLimit);
 
-impl Drop for Pending {
+impl Drop for PendingSummary {
     fn drop(&mut self) {
         self.0.summarize();
     }
 }
 
-/// A limit for each of a few kinds of lines, so that a flood of one does not hide the others.
+/// A limit for each of a few kinds of lines, so that many of one kind do not suppress the others.
 #[derive(Debug)]
 pub struct LogLimits<K> {
     make: fn() -> LogLimit,
@@ -164,7 +163,7 @@ impl<K: PartialEq> LogLimits<K> {
         limit
     }
 
-    /// Writes all summaries that are to come.
+    /// Writes all pending summaries.
     #[doc(hidden)]
     pub fn summarize(&self) {
         let limits = lock(&self.kinds);
@@ -181,14 +180,14 @@ pub(crate) mod captured {
     use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default};
     use tracing::{Dispatch, Metadata, Subscriber, span, subscriber::Interest};
 
-    /// A second subscriber, registered as long as the process runs.
+    /// A second subscriber, registered until the process ends.
     ///
-    /// While `tracing` knows of one subscriber alone, a callsite that is first reached on another
-    /// thread is judged by that thread's default, which is none, and stays off for all threads.
+    /// With only one registered subscriber, `tracing` takes the interest in a callsite that is first reached on
+    /// another thread from that thread's default, which is none, and disables it for all threads.
     static SECOND: LazyLock<Dispatch> =
         LazyLock::new(|| Dispatch::new(Second(NoSubscriber::new())));
 
-    /// Has each callsite judged anew whenever it is reached.
+    /// Makes `tracing` evaluate each callsite whenever it is reached.
     struct Second(NoSubscriber);
 
     impl Subscriber for Second {
@@ -233,7 +232,7 @@ pub(crate) mod captured {
             String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
         }
 
-        /// How many lines have this in them.
+        /// The number of lines that contain `text`.
         pub(crate) fn count(&self, text: &str) -> usize {
             self.text()
                 .lines()
@@ -272,7 +271,7 @@ mod tests {
         log.try_iter().collect()
     }
 
-    /// Lets tasks whose time has come run.
+    /// Advances the time, and lets tasks run.
     async fn pass(time: Duration) {
         // They set their timers first.
         tokio::task::yield_now().await;
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_excess_is_summarized_once_and_counted_exactly() {
+    async fn suppressed_lines_are_summarized_once_and_counted_exactly() {
         let (limit, (to, log)) = (two_a_minute(), channel());
         (0..10).for_each(|_| write(&limit, &to));
         assert_eq!(written(&log), [0, 0]);
@@ -298,7 +297,7 @@ mod tests {
         (0..3).for_each(|_| write(&limit, &to));
         pass(SUMMARY_AFTER).await;
         assert_eq!(written(&log), [3]);
-        // And none follows where nothing was left out.
+        // Without suppressed lines no summary follows.
         pass(SUMMARY_AFTER * 4).await;
         write(&limit, &to);
         pass(SUMMARY_AFTER).await;
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_that_lasts_is_bounded_and_all_of_it_is_told() {
+    async fn permanent_flood_is_bounded_and_counted_completely() {
         let (limit, (to, log)) = (LogLimit::per_kind(), channel());
         for _ in 0..600 {
             (0..10).for_each(|_| write(&limit, &to));
@@ -323,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_that_ends_leaves_no_count_untold() {
+    fn summary_is_written_when_the_runtime_shuts_down() {
         let (limit, (to, log)) = (two_a_minute(), channel());
         let runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = { runtime }.enable_time().build().unwrap();

@@ -1,6 +1,6 @@
 //! How often something may happen, by the generic cell rate algorithm.
 
-use crate::jitter::LONGEST;
+use crate::jitter::MAX_DURATION;
 use std::num::NonZeroU32;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -22,14 +22,14 @@ impl Rate {
     ///
     /// If `per` is shorter than `count` nanoseconds.
     pub(crate) fn new(count: NonZeroU32, per: Duration, burst: NonZeroU32) -> Self {
-        let interval = (per / count.get()).min(LONGEST);
+        let interval = (per / count.get()).min(MAX_DURATION);
         assert!(
             !interval.is_zero(),
             "a rate of {count} in {per:?} is beyond the clock"
         );
         Self {
             interval,
-            tolerance: interval.saturating_mul(burst.get()).min(LONGEST),
+            tolerance: interval.saturating_mul(burst.get()).min(MAX_DURATION),
         }
     }
 

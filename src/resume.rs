@@ -84,8 +84,6 @@
 mod admission;
 mod body;
 mod cursor;
-#[cfg(test)]
-mod properties;
 mod reconnect;
 mod saved_request;
 mod state;
@@ -103,7 +101,7 @@ use crate::answer::{Own, WaitsInPlaceOf};
 use crate::connection_auth;
 use crate::guard::BoxError;
 use crate::head::EVENT_STREAM;
-use crate::jitter::{LONGEST, around};
+use crate::jitter::{MAX_DURATION, around};
 use crate::last_event_id;
 use crate::request_info::{RequestInfo, ResponseKind};
 use crate::retry_after::retry_after;
@@ -277,14 +275,14 @@ impl ResumeLayer {
     /// Treats the upstream as lost after this long without a byte. Off by default.
     #[must_use]
     pub fn idle_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
-        let timeout = timeout.into().map(|timeout| timeout.min(LONGEST));
+        let timeout = timeout.into().map(|timeout| timeout.min(MAX_DURATION));
         self.with(|config| config.idle_timeout = timeout)
     }
 
     /// Treats the upstream as lost after this long without an event with data. Off by default.
     #[must_use]
     pub fn event_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
-        let timeout = timeout.into().map(|timeout| timeout.min(LONGEST));
+        let timeout = timeout.into().map(|timeout| timeout.min(MAX_DURATION));
         self.with(|config| config.event_timeout = timeout)
     }
 
@@ -311,7 +309,7 @@ impl ResumeLayer {
             (0.0..=1.0).contains(&jitter),
             "jitter is a part of the age, 0 to 1"
         );
-        self.with(|config| config.max_age = Some((age.min(LONGEST), jitter)))
+        self.with(|config| config.max_age = Some((age.min(MAX_DURATION), jitter)))
     }
 
     /// Sets the first wait before a lost stream reconnects, and the longest that it doubles to. 1 s and
@@ -320,8 +318,8 @@ impl ResumeLayer {
     #[must_use]
     pub fn backoff(self, initial_backoff: Duration, max_backoff: Duration) -> Self {
         self.with(|config| {
-            config.initial_backoff = initial_backoff.min(LONGEST);
-            config.max_backoff = max_backoff.min(LONGEST);
+            config.initial_backoff = initial_backoff.min(MAX_DURATION);
+            config.max_backoff = max_backoff.min(MAX_DURATION);
         })
     }
 
@@ -338,7 +336,7 @@ impl ResumeLayer {
     /// 5 minutes by default.
     #[must_use]
     pub fn give_up(self, time: Duration) -> Self {
-        self.with(|config| config.give_up = time.min(LONGEST))
+        self.with(|config| config.give_up = time.min(MAX_DURATION))
     }
 
     /// Sets how long a connection must be up to count as stable. 30 s by default.

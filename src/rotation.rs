@@ -59,7 +59,7 @@ use crate::event::Event;
 use crate::guard::{
     Ending, Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
 };
-use crate::jitter::{LONGEST, around, jittered};
+use crate::jitter::{MAX_DURATION, around, jittered};
 use crate::rejection::Rejection;
 use crate::request_info::RequestInfo;
 use crate::stream::{ClientReconnects, EndReason, RegisteredStream, StreamRegistry};
@@ -131,7 +131,7 @@ impl RotationLayer {
             (0.0..=1.0).contains(&jitter),
             "jitter is a part of the age, 0 to 1"
         );
-        self.with(|config| config.max_age = Some((age.min(LONGEST), jitter)))
+        self.with(|config| config.max_age = Some((age.min(MAX_DURATION), jitter)))
     }
 
     /// Sets the reconnection time (`retry:`) that an ended stream sends, jittered by half either way;

@@ -80,7 +80,7 @@
 
 use crate::accessors::inner_service_accessors;
 use crate::answer::{AnswerBody, InPlaceOf, Own, retry_line, set_retry_later};
-use crate::jitter::{LONGEST, jittered, up_to};
+use crate::jitter::{MAX_DURATION, jittered, up_to};
 use crate::log_limit::LogLimit;
 use crate::rejection::Rejected;
 use crate::request_info::RequestInfo;
@@ -141,14 +141,14 @@ impl UnavailableLayer {
     /// Sets the reconnection time, jittered by half either way. 5 s by default.
     #[must_use]
     pub fn retry(mut self, retry: Duration) -> Self {
-        self.retry = retry.min(LONGEST);
+        self.retry = retry.min(MAX_DURATION);
         self
     }
 
     /// Limits the reconnection time that a `Retry-After` may set. 5 minutes by default.
     #[must_use]
     pub fn longest_retry(mut self, longest: Duration) -> Self {
-        self.longest = longest.min(LONGEST);
+        self.longest = longest.min(MAX_DURATION);
         self
     }
 

@@ -78,8 +78,8 @@ impl Lines {
         limit: Option<&LogLimit>,
         level: Level,
     ) -> Self {
-        if let Some(limit) = limit.filter(|limit| !limit.takes_one()) {
-            limit.leave_out(1, move |left_out| {
+        if let Some(limit) = limit.filter(|limit| !limit.admit()) {
+            limit.suppress(1, move |left_out| {
                 at!(level, left_out, "more streams opened than were logged");
             });
             return Self { span: None };

@@ -1,11 +1,11 @@
 //! Reconnects to the upstream, until it responds or the attempts are exhausted.
 
 use super::ResumeConfig;
-use super::admission::{Admission, Failure, Key, Turn};
+use super::admission::{Admission, AttemptFailure, LaneKey, Turn};
 use super::saved_request::SavedRequest;
 use crate::client_key::IPV6_PREFIX;
 use crate::guard::BoxError;
-use crate::jitter::{LONGEST, up_to};
+use crate::jitter::{MAX_DURATION, up_to};
 use crate::last_event_id::{self, LAST_EVENT_ID};
 use crate::lock::lock;
 use crate::request_info::{RequestInfo, ResponseKind};
@@ -194,7 +194,7 @@ impl AttemptDelay {
 
 /// Why an attempt failed, and what the response requires of the next.
 struct FailedAttempt {
-    failure: Failure,
+    failure: AttemptFailure,
     /// The upstream limits the rate, with or without a `Retry-After`.
     is_throttled: bool,
     retry_after: Option<Duration>,
@@ -215,15 +215,15 @@ impl<B: Send + 'static> Reconnect<B> {
         }))
     }
 
-    /// The client and target by which the queue shares turns out.
-    fn key(&self) -> Key {
+    /// The client and target by which the queue distributes turns.
+    fn key(&self) -> LaneKey {
         let saved_request = self.reissue.saved_request();
         let (target, user) = (saved_request.target(), self.stream.user());
         // The connection limit knows the client behind a load balancer.
         let of_limit = || Some(self.stream.client()?.clone().network(IPV6_PREFIX));
         match saved_request.client().or_else(of_limit) {
-            Some(client) => Key::new((client, user), target),
-            None => Key::new((saved_request.peer(), user), target),
+            Some(client) => LaneKey::new((client, user), target),
+            None => LaneKey::new((saved_request.peer(), user), target),
         }
     }
 
@@ -233,7 +233,7 @@ impl<B: Send + 'static> Reconnect<B> {
         schedule: ReconnectSchedule,
     ) -> ReconnectOutcome<B> {
         let lost = (!schedule.is_replacement).then(|| self.stream.upstream());
-        let member = self.admission.join(self.key(), lost);
+        let queued = self.admission.join(self.key(), lost);
         let config = &self.config;
         let (mut attempts, mut failures) = (schedule.attempts, 0);
         let backoff = match schedule.is_replacement {
@@ -253,14 +253,14 @@ impl<B: Send + 'static> Reconnect<B> {
                 break;
             }
             sleep(delay.min).await;
-            let due = now + delay.backoff.max(delay.min).min(LONGEST);
+            let due = now + delay.backoff.max(delay.min).min(MAX_DURATION);
             // A probe would use up one of a limited number of attempts, and a replacement is not urgent.
             let may_probe = config.attempts.is_none() && !schedule.is_replacement;
-            let turn = member.turn(due, may_probe).await;
+            let turn = queued.turn(due, may_probe).await;
             attempts += u32::from(turn.was_due());
             let failed = match self.attempt(last_id.clone(), turn).await {
                 Ok(Ok(body)) => {
-                    member.resumed();
+                    queued.resumed();
                     return ReconnectOutcome::Connected(body, attempts);
                 }
                 Ok(Err(outcome)) => return outcome,
@@ -271,7 +271,7 @@ impl<B: Send + 'static> Reconnect<B> {
             let min = match failed {
                 // No request reached the upstream: its delays do not apply.
                 FailedAttempt {
-                    failure: Failure::Unreachable,
+                    failure: AttemptFailure::Unreachable,
                     ..
                 } => Duration::ZERO,
                 FailedAttempt { is_throttled, .. } => {
@@ -297,7 +297,7 @@ impl<B: Send + 'static> Reconnect<B> {
         let response = match timeout(SLOW_RESPONSE, &mut response).await {
             Ok(response) => response,
             Err(_) => {
-                turn.hangs();
+                turn.release_slow();
                 response.await
             }
         };
@@ -305,7 +305,7 @@ impl<B: Send + 'static> Reconnect<B> {
         let (head, body) = match response {
             Ok(response) => response.into_parts(),
             Err(error) => {
-                turn.failed(Failure::Unreachable);
+                turn.failed(AttemptFailure::Unreachable);
                 tracing::debug!(stream = %id, error, "the upstream does not respond");
                 return Err(FailedAttempt::unreachable());
             }
@@ -336,7 +336,7 @@ impl<B: Send + 'static> Reconnect<B> {
 impl FailedAttempt {
     fn unreachable() -> Self {
         Self {
-            failure: Failure::Unreachable,
+            failure: AttemptFailure::Unreachable,
             is_throttled: false,
             retry_after: None,
         }
@@ -347,7 +347,7 @@ impl FailedAttempt {
             return Self::unreachable();
         }
         Self {
-            failure: Failure::Answered,
+            failure: AttemptFailure::Response,
             is_throttled: head.status == StatusCode::TOO_MANY_REQUESTS,
             retry_after: retry_after(&head.headers),
         }

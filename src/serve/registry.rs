@@ -501,9 +501,9 @@ impl Shared {
         metrics::counter!("sse_guard_connections_closed_total", "reason" => reason.as_str())
             .increment(count as u64);
         let limit = self.log.of(reason);
-        match limit.takes_one() {
+        match limit.admit() {
             true => log_closed(reason, count, peer),
-            false => limit.leave_out(count as u64, move |closed| {
+            false => limit.suppress(count as u64, move |closed| {
                 tracing::warn!(
                     closed,
                     reason = reason.as_str(),

@@ -3,7 +3,7 @@
 use super::{ClientReconnects, EndReason, Stream, StreamId};
 use crate::client_key::ClientKey;
 use crate::event::Event;
-use crate::jitter::{LONGEST, jittered, up_to};
+use crate::jitter::{MAX_DURATION, jittered, up_to};
 use crate::lock::lock;
 use std::collections::HashMap;
 use std::fmt;
@@ -117,11 +117,11 @@ impl StreamRegistry {
     /// As [`drain`](Self::drain), but streams whose clients do not reconnect, such as the answer of a
     /// model to a POST, continue for `answers` before they are broken off. At least for `window`.
     pub fn drain_with(&self, window: Duration, answers: Duration) {
-        let (now, window) = (Instant::now(), window.min(LONGEST));
+        let (now, window) = (Instant::now(), window.min(MAX_DURATION));
         let drain = Drain {
             window,
             window_ends: now + window,
-            answers_end: now + answers.min(LONGEST).max(window),
+            answers_end: now + answers.min(MAX_DURATION).max(window),
         };
         let mut live = self.0.live();
         live.drain = Some(drain);

@@ -1,112 +1,113 @@
-//! Streams that wait for the same thing: those of one client for one path.
+//! A lane: the waiting streams of one client for one target.
 
-use super::Turn;
-use super::queue::Failure;
+use super::queue::AttemptFailure;
+use super::turn::Turn;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::LazyLock;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// What a stream's attempts are accounted by.
+/// The client and target that a stream's attempts are counted for, as hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(in crate::resume) struct Key {
+pub(in crate::resume) struct LaneKey {
     pub(super) client: u64,
-    pub(super) path: u64,
+    pub(super) target: u64,
 }
 
-impl Key {
-    /// Hashes: what is waited for may be long, and two that collide share a lane, no more.
-    pub(in crate::resume) fn new(client: impl Hash, path: impl Hash) -> Self {
+impl LaneKey {
+    /// A target may be long, hence the hashes. Two keys that collide share a lane, which is harmless.
+    pub(in crate::resume) fn new(client: impl Hash, target: impl Hash) -> Self {
         Self {
             client: hash(client),
-            path: hash(path),
+            target: hash(target),
         }
     }
 }
 
-/// Random for each process: nobody outside can compute which clients or paths collide.
-static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+/// Random for each process: a client cannot compute which keys collide.
+static HASH_KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 fn hash(value: impl Hash) -> u64 {
-    HASHES.hash_one(value)
+    HASH_KEYS.hash_one(value)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
-    /// Nothing is known against it: its streams reconnect at the full rate.
-    Good,
-    /// It failed, and may have recovered: one attempt tells.
+pub(super) enum LaneHealth {
+    /// Its streams reconnect at the full rate.
+    Healthy,
+    /// It failed, and may have recovered: its next attempt decides.
     Trial,
-    /// Its last attempt failed: now and then one of its streams probes.
-    Failing(Failure),
+    /// Its last attempt failed: one of its streams probes from time to time.
+    Failing(AttemptFailure),
 }
 
-type Waiting = BTreeMap<u64, oneshot::Sender<Turn>>;
+/// By ticket.
+type WaitingStreams = BTreeMap<u64, oneshot::Sender<Turn>>;
 
-/// The streams of one [`Key`], each by the number of its ticket.
+/// The streams of one [`LaneKey`].
 #[derive(Debug)]
 pub(super) struct Lane {
-    /// Streams that wait, between two attempts too.
-    pub(super) members: usize,
+    /// Streams in the queue, including those between two attempts.
+    pub(super) streams: usize,
     pub(super) in_flight: usize,
-    pub(super) state: State,
+    pub(super) health: LaneHealth,
     /// Their own backoff is over.
-    pub(super) due: Waiting,
+    pub(super) due: WaitingStreams,
     /// Their own backoff is not over, but they may probe.
-    pub(super) early: Waiting,
+    pub(super) probing: WaitingStreams,
     /// Their own backoff is not over.
-    pub(super) resting: Waiting,
-    /// Its place among the ready ones of its client.
-    pub(super) place: Option<u64>,
-    /// Its place among the failing ones.
+    pub(super) in_backoff: WaitingStreams,
+    /// Its position among the ready lanes of its client.
+    pub(super) position: Option<u64>,
+    /// Its key among the failing lanes.
     pub(super) probe_at: Option<Instant>,
-    pub(super) next_probe: Instant,
+    pub(super) next_probe_at: Instant,
 }
 
 impl Lane {
     pub(super) fn new() -> Self {
         Self {
-            members: 0,
+            streams: 0,
             in_flight: 0,
-            state: State::Good,
-            due: Waiting::new(),
-            early: Waiting::new(),
-            resting: Waiting::new(),
-            place: None,
+            health: LaneHealth::Healthy,
+            due: WaitingStreams::new(),
+            probing: WaitingStreams::new(),
+            in_backoff: WaitingStreams::new(),
+            position: None,
             probe_at: None,
-            next_probe: Instant::now(),
+            next_probe_at: Instant::now(),
         }
     }
 
     pub(super) fn is_failing(&self) -> bool {
-        matches!(self.state, State::Failing(_))
+        matches!(self.health, LaneHealth::Failing(_))
     }
 
-    /// All its streams may reconnect: no backoff is worth waiting for.
+    /// Lets all its streams reconnect without waiting for their backoff.
     pub(super) fn recover(&mut self) {
-        self.state = State::Good;
-        self.due.append(&mut self.early);
-        self.due.append(&mut self.resting);
+        self.health = LaneHealth::Healthy;
+        self.due.append(&mut self.probing);
+        self.due.append(&mut self.in_backoff);
     }
 
-    /// The stream whose turn it is, and whether its own backoff was over.
+    /// Removes the stream whose turn it is. Returns whether its own backoff was over.
     pub(super) fn take(&mut self) -> Option<(oneshot::Sender<Turn>, bool)> {
         if let Some((_, to)) = self.due.pop_first() {
             return Some((to, true));
         }
-        self.early.pop_first().map(|(_, to)| (to, false))
+        self.probing.pop_first().map(|(_, to)| (to, false))
     }
 }
 
-/// What one client has in the queue.
+/// The lanes of one client.
 #[derive(Debug, Default)]
-pub(super) struct Share {
-    pub(super) lanes: usize,
+pub(super) struct ClientLanes {
+    pub(super) lane_count: usize,
     pub(super) failing: usize,
     pub(super) in_flight: usize,
     /// Lanes with a stream that may reconnect at the full rate.
     pub(super) ready: usize,
-    /// Its place among the clients that have such a lane.
-    pub(super) place: Option<u64>,
+    /// Its position among the clients with a ready lane.
+    pub(super) position: Option<u64>,
 }

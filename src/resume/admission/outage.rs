@@ -1,23 +1,23 @@
-//! Log lines of an outage: a few with counts, not a line for each stream.
+//! Log lines about outages: a few with counts, instead of one for each stream.
 
 use crate::log_limit::{LogLimits, seconds};
 use std::mem::{Discriminant, discriminant};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Streams that are lost and resumed at once, as by an upstream that ends each after a while, are not
-/// reported more often than this.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
+/// Outages without a failed attempt, as of an upstream that ends each stream after a while, are logged at most this
+/// often.
+const MIN_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// One log line, written when the queue's lock is released.
+/// A log line, which is written after the queue's lock is released.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Line {
+pub(super) struct OutageLogLine {
     upstream: Option<Box<str>>,
-    what: What,
+    kind: OutageLogKind,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum OutageLogKind {
     Lost,
     Waiting {
         waiting: usize,
@@ -33,13 +33,13 @@ pub(super) enum What {
 }
 
 /// A limit for each kind of line.
-pub(super) type LineLimits = LogLimits<Discriminant<What>>;
+pub(super) type OutageLogLimits = LogLimits<Discriminant<OutageLogKind>>;
 
-impl Line {
-    /// Within the limits: an upstream that fails and answers in turn causes one outage after another.
-    pub(super) fn log(&self, limits: &LineLimits) {
+impl OutageLogLine {
+    /// Logs within the limits, as an upstream that alternates between failure and success causes many outages.
+    pub(super) fn log(&self, limits: &OutageLogLimits) {
         let upstream = self.upstream.clone();
-        limits.of(discriminant(&self.what)).write(
+        limits.of(discriminant(&self.kind)).write(
             || self.write(),
             move |not_logged| {
                 tracing::info!(
@@ -53,22 +53,22 @@ impl Line {
 
     fn write(&self) {
         let upstream = self.upstream.as_deref();
-        match self.what {
-            What::Lost => tracing::info!(
+        match self.kind {
+            OutageLogKind::Lost => tracing::info!(
                 upstream,
                 "upstream lost: its streams stay open and are resumed"
             ),
-            What::Waiting { waiting } => tracing::info!(
+            OutageLogKind::Waiting { waiting } => tracing::info!(
                 upstream,
                 waiting,
                 "upstream unreachable or failing: probing it while its streams are waiting"
             ),
-            What::Back { waiting } => tracing::info!(
+            OutageLogKind::Back { waiting } => tracing::info!(
                 upstream,
                 waiting,
                 "upstream back: resuming the streams that are waiting"
             ),
-            What::Over {
+            OutageLogKind::Over {
                 resumed,
                 ended,
                 took,
@@ -83,32 +83,37 @@ impl Line {
     }
 }
 
-/// Since the first stream was lost, until none waits.
+/// From the loss of the first stream until no stream waits.
 #[derive(Debug)]
 struct Outage {
     upstream: Option<Box<str>>,
     since: Instant,
-    is_reported: bool,
+    is_logged: bool,
     has_failed: bool,
     resumed: usize,
     ended: usize,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Outages {
+pub(super) struct OutageTracker {
     current: Option<Outage>,
     waiting: usize,
-    reported: Option<Instant>,
-    reported_waiting: Option<Instant>,
+    lost_logged_at: Option<Instant>,
+    waiting_logged_at: Option<Instant>,
 }
 
-fn is_past(at: Option<Instant>, now: Instant) -> bool {
-    at.is_none_or(|at| now.saturating_duration_since(at) >= REPORT_EVERY)
+fn may_log_again(at: Option<Instant>, now: Instant) -> bool {
+    at.is_none_or(|at| now.saturating_duration_since(at) >= MIN_LOG_INTERVAL)
 }
 
-impl Outages {
+impl OutageTracker {
     /// A stream has lost the upstream.
-    pub(super) fn lost(&mut self, upstream: Option<&str>, now: Instant, lines: &mut Vec<Line>) {
+    pub(super) fn lost(
+        &mut self,
+        upstream: Option<&str>,
+        now: Instant,
+        lines: &mut Vec<OutageLogLine>,
+    ) {
         self.waiting += 1;
         if self.current.is_some() {
             return;
@@ -116,54 +121,61 @@ impl Outages {
         let mut outage = Outage {
             upstream: upstream.map(Box::from),
             since: now,
-            is_reported: false,
+            is_logged: false,
             has_failed: false,
             resumed: 0,
             ended: 0,
         };
-        if is_past(self.reported, now) {
-            self.reported = Some(now);
-            outage.is_reported = true;
-            lines.push(outage.line(What::Lost));
+        if may_log_again(self.lost_logged_at, now) {
+            self.lost_logged_at = Some(now);
+            outage.is_logged = true;
+            lines.push(outage.line(OutageLogKind::Lost));
         }
         self.current = Some(outage);
     }
 
     /// An attempt has failed.
-    pub(super) fn failed(&mut self, now: Instant, lines: &mut Vec<Line>) {
+    pub(super) fn failed(&mut self, now: Instant, lines: &mut Vec<OutageLogLine>) {
         let Some(outage) = &mut self.current else {
             return;
         };
         if std::mem::replace(&mut outage.has_failed, true) {
             return;
         }
-        if !outage.is_reported {
-            outage.is_reported = true;
-            self.reported = Some(now);
-            lines.push(outage.line(What::Lost));
+        if !outage.is_logged {
+            outage.is_logged = true;
+            self.lost_logged_at = Some(now);
+            lines.push(outage.line(OutageLogKind::Lost));
         }
-        if is_past(self.reported_waiting, now) {
-            self.reported_waiting = Some(now);
+        if may_log_again(self.waiting_logged_at, now) {
+            self.waiting_logged_at = Some(now);
             let waiting = self.waiting;
-            lines.push(outage.line(What::Waiting { waiting }));
+            lines.push(outage.line(OutageLogKind::Waiting { waiting }));
         }
     }
 
-    /// What failed has succeeded.
-    pub(super) fn back(&mut self, now: Instant, lines: &mut Vec<Line>) {
+    /// An attempt has succeeded after a failed one.
+    pub(super) fn upstream_reachable(&mut self, now: Instant, lines: &mut Vec<OutageLogLine>) {
         let waiting = self.waiting;
         if let Some(outage) = &mut self.current
             && std::mem::take(&mut outage.has_failed)
-            && self.reported_waiting.is_some_and(|at| at >= outage.since)
+            && self.waiting_logged_at.is_some_and(|at| at >= outage.since)
         {
-            lines.push(outage.line(What::Back { waiting }));
-            // The next failure is another one.
-            self.reported_waiting = self.reported_waiting.filter(|at| !is_past(Some(*at), now));
+            lines.push(outage.line(OutageLogKind::Back { waiting }));
+            // The next failure is logged as a new one.
+            self.waiting_logged_at = self
+                .waiting_logged_at
+                .filter(|at| !may_log_again(Some(*at), now));
         }
     }
 
-    /// A stream waits no more.
-    pub(super) fn settled(&mut self, is_resumed: bool, now: Instant, lines: &mut Vec<Line>) {
+    /// A stream no longer waits.
+    pub(super) fn settled(
+        &mut self,
+        is_resumed: bool,
+        now: Instant,
+        lines: &mut Vec<OutageLogLine>,
+    ) {
         self.waiting -= 1;
         let Some(outage) = &mut self.current else {
             return;
@@ -175,10 +187,10 @@ impl Outages {
         if self.waiting > 0 {
             return;
         }
-        if outage.is_reported {
+        if outage.is_logged {
             let (resumed, ended) = (outage.resumed, outage.ended);
             let took = now.saturating_duration_since(outage.since);
-            lines.push(outage.line(What::Over {
+            lines.push(outage.line(OutageLogKind::Over {
                 resumed,
                 ended,
                 took,
@@ -189,10 +201,10 @@ impl Outages {
 }
 
 impl Outage {
-    fn line(&self, what: What) -> Line {
-        Line {
+    fn line(&self, kind: OutageLogKind) -> OutageLogLine {
+        OutageLogLine {
             upstream: self.upstream.clone(),
-            what,
+            kind,
         }
     }
 }
@@ -204,16 +216,16 @@ mod tests {
     use crate::log_limit::captured::Log;
 
     #[tokio::test(start_paused = true)]
-    async fn an_upstream_that_fails_and_answers_in_turn_does_not_flood_the_log() {
+    async fn outage_log_is_bounded_if_the_upstream_alternates_between_failure_and_success() {
         let (log, _logging) = Log::start();
-        let limits = LineLimits::new(LogLimit::per_kind);
-        let mut outages = Outages::default();
+        let limits = OutageLogLimits::new(LogLimit::per_kind);
+        let mut outages = OutageTracker::default();
         let mut all = 0;
         for _ in 0..300 {
             let (mut lines, now) = (Vec::new(), Instant::now());
             outages.lost(Some("http://a/"), now, &mut lines);
             outages.failed(now, &mut lines);
-            outages.back(now, &mut lines);
+            outages.upstream_reachable(now, &mut lines);
             outages.settled(true, now, &mut lines);
             all += lines.len() as u64;
             lines.iter().for_each(|line| line.log(&limits));

@@ -1,9 +1,9 @@
-//! Outages: who probes, who waits, and how soon all are back.
+//! Outages: probes, waiting streams, and the time until all have resumed.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn only_an_upstream_that_gets_no_request_counts_as_away() {
+async fn only_failed_connections_make_an_upstream_unreachable() {
     let unreachable = || {
         Upstream::new()
             .status(502)
@@ -19,7 +19,7 @@ async fn only_an_upstream_that_gets_no_request_counts_as_away() {
         (None, sends(2..=2), true),
     ] {
         let queue = Admission::default();
-        let upstreams = Upstreams::answering(move |asked, _| match asked {
+        let upstreams = Upstreams::responding(move |request, _| match request {
             0 => Some(sends(1..=1).fail()),
             1..=5 => fails.clone(),
             _ => Some(ends.clone()),
@@ -40,7 +40,7 @@ async fn only_an_upstream_that_gets_no_request_counts_as_away() {
 
 /// An upstream that is away until `back` and numbers its events, for any number of streams.
 fn away_until(back: Instant, failure: Option<Upstream>) -> Upstreams {
-    Upstreams::answering(move |_, id| match id {
+    Upstreams::responding(move |_, id| match id {
         None => Some(sends(1..=1).wait(1).fail()),
         Some(_) if Instant::now() < back => failure.clone(),
         Some(_) => Some(sends(2..=2)),
@@ -48,10 +48,10 @@ fn away_until(back: Instant, failure: Option<Upstream>) -> Upstreams {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lone_stream_is_back_within_a_second_of_its_upstream_and_thirty_within_two() {
+async fn sole_stream_resumes_within_1s_of_its_upstream_and_thirty_within_2s() {
     for failure in [None, Some(Upstream::new().status(503))] {
-        for (streams, most) in [(1, 1_000), (30, 2_000)] {
-            // However long it was away.
+        for (streams, max) in [(1, 1_000), (30, 2_000)] {
+            // For outages of any length.
             for away in [0, 500, 1_234, 5_000, 20_000, 100_000, 290_000] {
                 let back = Instant::now() + Duration::from_millis(1_000 + away);
                 let upstreams = away_until(back, failure.clone());
@@ -66,7 +66,7 @@ async fn a_lone_stream_is_back_within_a_second_of_its_upstream_and_thirty_within
                 }
                 let took = back.elapsed().as_millis();
                 assert!(
-                    took <= most,
+                    took <= max,
                     "{took} ms, {streams} streams, away for {away} ms"
                 );
             }
@@ -75,14 +75,14 @@ async fn a_lone_stream_is_back_within_a_second_of_its_upstream_and_thirty_within
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_back_at_once_after_each_outage() {
+async fn stream_resumes_within_1s_after_each_outage() {
     let start = Instant::now();
     // Away for 4 of each 10 seconds.
     let is_up = move || start.elapsed().as_millis() % 10_000 >= 4_000;
-    let upstreams = Upstreams::answering(move |_, id| {
+    let upstreams = Upstreams::responding(move |_, id| {
         let next = id.map_or(1, |id| id.parse::<u32>().unwrap() + 1);
         let left = 10 - start.elapsed().as_secs() % 10;
-        // A quiet stream: it has one event in all, and then silence.
+        // A quiet stream: one event in total.
         let quiet = Upstream::new().wait(left).fail();
         match next {
             1 => Some(sends(1..=1).wait(left).fail()),
@@ -92,13 +92,15 @@ async fn it_is_back_at_once_after_each_outage() {
         }
     });
     let client = open(
-        ResumeLayer::new().reset_after(LONGEST).give_up(LONGEST),
+        ResumeLayer::new()
+            .reset_after(MAX_DURATION)
+            .give_up(MAX_DURATION),
         &upstreams,
     )
     .await;
     client.text().await;
     let state = upstreams.0.lock().unwrap();
-    let resumed = state.asked.iter().map(|(_, at)| *at - start);
+    let resumed = state.requests.iter().map(|(_, at)| *at - start);
     let back: Vec<_> = resumed
         .filter(|at| at.as_millis() % 10_000 >= 4_000)
         .collect();
@@ -109,7 +111,7 @@ async fn it_is_back_at_once_after_each_outage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_hangs_holds_others_up_for_two_seconds_at_most() {
+async fn slow_response_blocks_the_queue_for_2s() {
     let queue = Admission::new(Duration::ZERO, 1);
     let layer = ResumeLayer::new().admission(&queue);
     let upstreams = Upstreams::new([sends(1..=1).fail(), sends(2..=2).late(60)]);
@@ -119,11 +121,11 @@ async fn an_answer_that_hangs_holds_others_up_for_two_seconds_at_most() {
     while upstreams.ids().len() < 2 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let asked = Instant::now();
+    let requests = Instant::now();
     let others = Upstreams::new([sends(1..=1).fail(), sends(2..=2)]);
     let client = open(layer, &others).await;
     assert_eq!(events(&client.text().await), numbered(1..=2));
-    let took = asked.elapsed();
+    let took = requests.elapsed();
     assert!(
         took > Duration::from_secs(1) && took < Duration::from_secs(3),
         "{took:?}"
@@ -132,14 +134,14 @@ async fn an_answer_that_hangs_holds_others_up_for_two_seconds_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_whose_first_request_fails_waits_if_it_is_to() {
+async fn failed_first_request_opens_a_stream_with_wait_for_upstream() {
     let waits = || ResumeLayer::new().wait_for_upstream(true);
     for failure in [
         None,
         Some(Upstream::new().status(503)),
         Some(Upstream::new().status(500)),
     ] {
-        let upstreams = Upstreams::answering(move |asked, id| match (asked, id) {
+        let upstreams = Upstreams::responding(move |request, id| match (request, id) {
             (0..10, _) => failure.clone(),
             (10, _) => Some(sends(8..=8).fail()),
             _ => Some(sends(9..=9)),
@@ -161,9 +163,9 @@ async fn a_stream_whose_first_request_fails_waits_if_it_is_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_waits_from_the_start_hears_heartbeats_and_is_given_up_like_others() {
+async fn stream_opened_without_an_upstream_gets_heartbeats_until_give_up() {
     let layer = ResumeLayer::new().wait_for_upstream(true);
-    let upstreams = Upstreams::by(|_, _| Upstream::new().status(502));
+    let upstreams = Upstreams::respond_by(|_, _| Upstream::new().status(502));
     let client = open(layer.clone(), &upstreams).await;
     let stream = client.stream();
     let (text, end) = client.read().await;
@@ -171,15 +173,15 @@ async fn a_stream_that_waits_from_the_start_hears_heartbeats_and_is_given_up_lik
     assert!(end.unwrap_err().to_string().contains("502"));
     assert_eq!(stream.age().as_secs(), 300);
     assert_eq!(stream.end_reason(), Some(EndReason::UpstreamError));
-    // Its upstream wants to be left alone.
+    // Its upstream sends a `Retry-After`.
     let upstreams = Upstreams::new([
         Upstream::new().status(503).header("retry-after", "40"),
         Upstream::new(),
     ]);
     open(layer.clone(), &upstreams).await.text().await;
-    let waited = upstreams.waits()[0].as_secs();
+    let waited = upstreams.intervals()[0].as_secs();
     assert!((40..=41).contains(&waited), "{waited}");
-    // What is no stream after all becomes its last event.
+    // A later response that is not a stream becomes its last event.
     let upstreams = Upstreams::new([Upstream::new().status(503), Upstream::new().status(404)]);
     let text = open(layer, &upstreams).await.text().await;
     assert!(
@@ -189,7 +191,7 @@ async fn a_stream_that_waits_from_the_start_hears_heartbeats_and_is_given_up_lik
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_requests_and_other_failures_do_not_wait() {
+async fn other_requests_and_failures_do_not_wait_for_the_upstream() {
     let layer = || ResumeLayer::new().wait_for_upstream(true);
     let mut page = get();
     page.headers_mut()
@@ -206,7 +208,7 @@ async fn other_requests_and_other_failures_do_not_wait() {
         (layer(), get(), 204),
         (layer(), get(), 501),
     ] {
-        let upstreams = Upstreams::by(move |_, _| Upstream::new().status(status));
+        let upstreams = Upstreams::respond_by(move |_, _| Upstream::new().status(status));
         let client = open_with(layer, &upstreams, request).await;
         assert_eq!(client.status(), status);
         client.read().await.1.unwrap();
@@ -215,11 +217,11 @@ async fn other_requests_and_other_failures_do_not_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_that_wait_from_the_start_share_the_queue() {
+async fn streams_opened_without_an_upstream_share_the_queue() {
     let queue = Admission::new(Duration::from_millis(10), 32);
     let back = Instant::now() + Duration::from_secs(60);
     let upstreams =
-        Upstreams::answering(move |_, _| (Instant::now() >= back).then(|| sends(1..=1).hang()));
+        Upstreams::responding(move |_, _| (Instant::now() >= back).then(|| sends(1..=1).hang()));
     let mut clients = Vec::new();
     for _ in 0..100 {
         let layer = ResumeLayer::new().wait_for_upstream(true).admission(&queue);
@@ -234,7 +236,7 @@ async fn streams_that_wait_from_the_start_share_the_queue() {
     let took = back.elapsed();
     assert!(took >= Duration::from_millis(990), "{took:?}");
     assert!(took <= Duration::from_secs(2), "{took:?}");
-    // One or two a second, for all of them.
-    let asked = upstreams.ids().len();
-    assert!((250..=330).contains(&asked), "{asked}");
+    // One or two per second for all of them.
+    let requests = upstreams.ids().len();
+    assert!((250..=330).contains(&requests), "{requests}");
 }

@@ -1,4 +1,4 @@
-//! Connections that are replaced under a living client: nothing twice, nothing lost, no pause.
+//! Replaced connections: events are neither lost nor repeated, without a pause.
 
 use super::*;
 use http_body::{Body, Frame};
@@ -16,7 +16,7 @@ struct Feed {
     replays: bool,
 }
 
-/// One connection's.
+/// The body of one connection.
 struct Ticks {
     feed: Feed,
     next: u32,
@@ -64,8 +64,8 @@ impl Body for Ticks {
     }
 }
 
-/// Reads `events` of a feed whose connections are replaced all the time; each opens after `late`, and they
-/// lag behind in turn. Tells the numbers, the longest pause, and how many connections there were.
+/// Reads `events` of a feed whose connections are replaced all the time; each opens after `late`, and their events
+/// lag alternately. Returns the numbers, the longest pause, and the number of connections.
 async fn read(
     feed: Feed,
     late: Duration,
@@ -74,7 +74,7 @@ async fn read(
 ) -> (Vec<u32>, Duration, usize) {
     let connections = Arc::new(AtomicUsize::new(0));
     let count = connections.clone();
-    let upstream = service_fn(move |request: Asks| {
+    let upstream = service_fn(move |request: TestRequest| {
         let id = request.headers().get(LAST_EVENT_ID);
         let id = id.map(|id| id.to_str().unwrap().parse().unwrap());
         let body = feed.connect(id, lags[count.fetch_add(1, SeqCst) % 2]);
@@ -105,7 +105,7 @@ async fn read(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_feed_goes_on_without_a_pause_a_gap_or_a_repeat() {
+async fn replaced_feed_has_neither_pause_gap_nor_duplicate() {
     let millis = Duration::from_millis;
     for (has_ids, replays) in [(true, true), (true, false), (false, false)] {
         for late in [0, 30, 300] {
@@ -121,7 +121,7 @@ async fn a_feed_goes_on_without_a_pause_a_gap_or_a_repeat() {
                 let what = format!("{has_ids} {replays} late {late} lags {lags:?}");
                 assert_eq!(numbers, whole, "{what}");
                 assert!(connections >= 10, "{what}: {connections}");
-                // One event gap, and what the connections differ by.
+                // One interval of events, and the difference of the lags.
                 assert!(pause <= 2 * PERIOD, "{what}: {pause:?}");
             }
         }
@@ -129,7 +129,7 @@ async fn a_feed_goes_on_without_a_pause_a_gap_or_a_repeat() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_stream_changes_over_in_silence() {
+async fn quiet_stream_switches_without_an_event() {
     for layer in [ResumeLayer::new(), ResumeLayer::new().lossy(true)] {
         let upstreams = Upstreams::new([
             sends(1..=1).hang(),
@@ -149,7 +149,7 @@ async fn a_quiet_stream_changes_over_in_silence() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_ends_the_old_connection_for_the_new_one_ends_nothing() {
+async fn end_of_the_old_connection_during_replacement_does_not_end_the_stream() {
     for end in [|old: Upstream| old.fail(), |old: Upstream| old] {
         let upstreams = Upstreams::new([
             end(sends(1..=1).wait(61)),
@@ -163,7 +163,7 @@ async fn an_upstream_that_ends_the_old_connection_for_the_new_one_ends_nothing()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_connection_that_is_good_for_nothing_is_not_taken() {
+async fn replacement_without_events_is_not_used() {
     let slowly = (2..=40).fold(sends(1..=1), |upstream, id| {
         upstream.wait(1).send(&numbered([id]))
     });
@@ -172,7 +172,7 @@ async fn a_new_connection_that_is_good_for_nothing_is_not_taken() {
         Upstream::new().fail(),
         Upstream::new().wait(2).fail(),
         Upstream::new().send(": hello\n").wait(1),
-        // It is silent about what the old one tells meanwhile.
+        // It lacks the events that the old one delivers.
         Upstream::new().hang(),
     ] {
         let upstreams = Upstreams::new([slowly.clone(), new.clone(), new.clone(), new.clone()]);
@@ -186,7 +186,7 @@ async fn a_new_connection_that_is_good_for_nothing_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_asked_for_without_a_backoff() {
+async fn replacement_has_no_backoff() {
     let slow = Duration::from_secs(3_600);
     let upstreams = Upstreams::new([sends(1..=1).hang(), sends(2..=2)]);
     let layer = ResumeLayer::new()
@@ -194,5 +194,5 @@ async fn it_is_asked_for_without_a_backoff() {
         .max_age(Duration::from_secs(60), 0.0);
     let client = open(layer, &upstreams).await;
     assert_eq!(events(&client.text().await), numbered(1..=2));
-    assert_eq!(upstreams.waits()[0].as_secs(), 60);
+    assert_eq!(upstreams.intervals()[0].as_secs(), 60);
 }

@@ -2,12 +2,12 @@ use super::*;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use tokio::task::JoinSet;
 
-/// How long the upstream takes to answer the clients that always come back.
-const ANSWER: Duration = Duration::from_millis(1_900);
-const GAP: Duration = Duration::from_millis(1);
-const CONCURRENT: usize = 32;
+/// Response time for clients that reconnect immediately.
+const RESPONSE_TIME: Duration = Duration::from_millis(1_900);
+const INTERVAL: Duration = Duration::from_millis(1);
+const MAX_CONCURRENT: usize = 32;
 
-/// Streams on one queue, and what they count.
+/// Streams on one queue, and counters of their turns.
 struct Load {
     admission: Admission,
     turns: AtomicU64,
@@ -17,32 +17,32 @@ struct Load {
 impl Load {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            admission: Admission::new(GAP, CONCURRENT),
+            admission: Admission::new(INTERVAL, MAX_CONCURRENT),
             turns: AtomicU64::new(0),
             keys: AtomicU32::new(1_000_000),
         })
     }
 
-    /// One reconnect, answered after `answer`; how long it waited, in turns of all and in time.
-    async fn reconnect(&self, key: Key, answer: Duration) -> (u64, Duration) {
+    /// One reconnect with this response time. Returns how long it waited: turns of other streams, and time.
+    async fn reconnect(&self, key: LaneKey, response_time: Duration) -> (u64, Duration) {
         let member = self.admission.join(key, Some(None));
         let (turns, start) = (self.turns.load(Relaxed), Instant::now());
         let turn = member.turn(Instant::now(), true).await;
         let waited = start.elapsed();
         let turns = self.turns.fetch_add(1, Relaxed) - turns;
-        tokio::time::sleep(answer).await;
+        tokio::time::sleep(response_time).await;
         turn.succeeded();
         member.resumed();
         (turns, waited)
     }
 }
 
-/// What returns at once after each of its turns.
+/// OutageLogKind returns at once after each of its turns.
 #[derive(Clone, Copy, Debug)]
 struct Flood {
     clients: u32,
-    paths: u32,
-    /// Each reconnect is that of a client that has not been here before.
+    targets: u32,
+    /// Each reconnect is of a new client.
     is_new_each_time: bool,
 }
 
@@ -58,7 +58,8 @@ impl Flood {
                         true => load.keys.fetch_add(1, Relaxed),
                         false => n,
                     };
-                    load.reconnect(key(client, n % self.paths), ANSWER).await;
+                    load.reconnect(key(client, n % self.targets), RESPONSE_TIME)
+                        .await;
                     lock(&count)[n as usize] += 1;
                 }
             });
@@ -67,16 +68,16 @@ impl Flood {
     }
 }
 
-/// Clients and paths.
+/// Clients and targets.
 const FLOODS: [(u32, u32); 5] = [(60, 4), (60, 1), (40, 40), (5, 2), (200, 3)];
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_longer_than_one_round_for_clients_that_come_back_at_once() {
-    for (clients, paths) in FLOODS {
+async fn clients_that_reconnect_immediately_delay_others_by_one_round_at_most() {
+    for (clients, targets) in FLOODS {
         for (healthy, is_new_each_time) in [(20, false), (20, true), (1, false), (70, false)] {
             let flood = Flood {
                 clients,
-                paths,
+                targets,
                 is_new_each_time,
             };
             let (load, count) = (Load::new(), Arc::default());
@@ -96,14 +97,14 @@ async fn nobody_waits_longer_than_one_round_for_clients_that_come_back_at_once()
             });
             let streams: Vec<_> = streams.collect();
             let all = clients + healthy;
-            let round = ANSWER * all.div_ceil(CONCURRENT as u32) + GAP * all;
+            let round = RESPONSE_TIME * all.div_ceil(MAX_CONCURRENT as u32) + INTERVAL * all;
             for stream in streams {
                 let (turns, waited) = stream.await.unwrap();
                 // One more may be given and not counted yet.
                 assert!(turns <= u64::from(all) + 1, "{flood:?}: {turns}");
                 assert!(waited <= round, "{flood:?}: {waited:?}");
             }
-            // Nor do they starve each other.
+            // They do not starve each other either.
             let count = lock(&count).clone();
             let (least, most) = (count.iter().min().unwrap(), count.iter().max().unwrap());
             assert!(*least * 2 + 2 >= *most, "{flood:?}: {count:?}");
@@ -112,12 +113,12 @@ async fn nobody_waits_longer_than_one_round_for_clients_that_come_back_at_once()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_with_many_streams_has_one_turn_in_a_round_and_has_it() {
-    for (clients, paths) in FLOODS {
+async fn client_with_many_streams_gets_exactly_one_turn_in_a_round() {
+    for (clients, targets) in FLOODS {
         for is_new_each_time in [false, true] {
             let flood = Flood {
                 clients,
-                paths,
+                targets,
                 is_new_each_time,
             };
             let (load, count) = (Load::new(), Arc::default());
@@ -142,7 +143,7 @@ async fn a_client_with_many_streams_has_one_turn_in_a_round_and_has_it() {
                 rounds += 1;
             }
             assert!(own <= 2, "{flood:?}: {own}");
-            // The first and the last round are not whole.
+            // The first and the last round are incomplete.
             let crowd = crowd.load(Relaxed);
             assert!(crowd.abs_diff(rounds) <= 2, "{flood:?}: {crowd}");
         }

@@ -1,15 +1,10 @@
-//! Any numbered stream, wherever its upstream is cut and however far it goes back: the same events.
+//! Property: wherever upstreams are cut, and however much they repeat, the client gets each event exactly once.
 
-use super::tests::{Upstreams, get};
 use super::*;
-use crate::SseGuardLayer;
-use crate::guard::testing::{Client, Upstream};
-use crate::heartbeat::HeartbeatLayer;
 use crate::wire::reference;
 use proptest::prelude::*;
-use tower::ServiceExt;
 
-/// One block of a stream, but for its number and its line ends.
+/// The kind of one block of a stream.
 #[derive(Clone, Copy, Debug)]
 enum Block {
     Event,
@@ -43,7 +38,7 @@ impl Block {
     }
 }
 
-/// A stream as its upstream has it: the bytes of each block, and its id.
+/// The stream of an upstream: the bytes of each block, and its id.
 #[derive(Clone, Debug)]
 struct Log(Vec<(Vec<u8>, Option<String>)>);
 
@@ -73,8 +68,8 @@ impl Log {
         blocks.flat_map(|(bytes, _)| bytes.clone()).collect()
     }
 
-    /// Where a client goes on that has got `last_id`, or so many blocks with an id before.
-    fn behind(&self, last_id: Option<&str>, back: usize) -> usize {
+    /// The block at which the stream continues after `last_id`, or `back` blocks with an id before that.
+    fn continue_at(&self, last_id: Option<&str>, back: usize) -> usize {
         let Some(last_id) = last_id else { return 0 };
         let id_of = |(_, id): &(_, Option<String>)| id.as_deref() == Some(last_id);
         let last = self.0.iter().position(id_of).unwrap();
@@ -86,8 +81,8 @@ impl Log {
     }
 }
 
-/// What one connection does: how far it goes back, where it is cut, in chunks of which lengths it comes,
-/// and whether it pauses behind each, and if it begins with a byte order mark.
+/// One connection: how many blocks it repeats, where it is cut, the lengths of its chunks and whether it pauses
+/// after each, and whether it begins with a byte order mark.
 #[derive(Clone, Debug)]
 struct Connection {
     back: usize,
@@ -98,7 +93,7 @@ struct Connection {
 
 impl Connection {
     fn serve(&self, log: &Log, last_id: Option<&str>, is_last: bool) -> Upstream {
-        let mut bytes = log.bytes(log.behind(last_id, self.back));
+        let mut bytes = log.bytes(log.continue_at(last_id, self.back));
         if self.mark {
             bytes.splice(..0, *b"\xEF\xBB\xBF");
         }
@@ -134,7 +129,7 @@ fn log() -> impl Strategy<Value = Log> {
     let ends = prop_oneof![one_end, mixed];
     let blocks = prop::collection::vec(block, 0..12);
     (blocks, any::<bool>(), ends).prop_map(|(mut blocks, numbers, ends)| {
-        // Before the first id nothing but the start can be asked for.
+        // Before the first id a stream can only continue at the start.
         blocks.insert(0, Block::Event);
         Log::new(&blocks, numbers, &ends)
     })
@@ -156,11 +151,15 @@ fn connection() -> impl Strategy<Value = Connection> {
     })
 }
 
-/// All that a client gets.
-async fn through(log: Log, connections: Vec<Connection>, max_age: Option<Duration>) -> Vec<u8> {
-    let upstreams = Upstreams::by(move |asked, last_id| {
-        let connection = &connections[asked.min(connections.len() - 1)];
-        connection.serve(&log, last_id, asked + 1 >= connections.len())
+/// All bytes that a client gets.
+async fn resumed_bytes(
+    log: Log,
+    connections: Vec<Connection>,
+    max_age: Option<Duration>,
+) -> Vec<u8> {
+    let upstreams = Upstreams::respond_by(move |request, last_id| {
+        let connection = &connections[request.min(connections.len() - 1)];
+        connection.serve(&log, last_id, request + 1 >= connections.len())
     });
     let layer = match max_age {
         Some(age) => ResumeLayer::new().max_age(age, 0.5),
@@ -182,7 +181,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn a_client_sees_the_stream_that_nobody_has_cut(
+    fn resumed_stream_equals_the_uncut_stream(
+
         log in log(),
         connections in prop::collection::vec(connection(), 1..8),
         max_age in prop::option::of((100..300_u64).prop_map(Duration::from_secs)),
@@ -195,9 +195,9 @@ proptest! {
         let whole = log.bytes(0);
         let client = runtime.block_on(async {
             let day = Duration::from_secs(24 * 3600);
-            tokio::time::timeout(day, through(log, connections, max_age)).await.unwrap()
+            tokio::time::timeout(day, resumed_bytes(log, connections, max_age)).await.unwrap()
         });
-        let said = client.escape_ascii().to_string();
-        prop_assert_eq!(reference::parse(&client), reference::parse(&whole), "{}", said);
+        let sent = client.escape_ascii().to_string();
+        prop_assert_eq!(reference::parse(&client), reference::parse(&whole), "{}", sent);
     }
 }
