@@ -32,11 +32,13 @@ mod history;
 mod live;
 mod page;
 mod send;
+mod server;
 mod streams;
 mod summary;
 mod time;
 
 pub(super) use exporter::Exporter;
+pub(super) use server::AdminServer;
 
 use super::control::Command;
 use super::state::ProxyState;

@@ -1,14 +1,14 @@
 //! The entry point of the binary: from the command line to an exit code.
 
 use super::activation::{self, ActivationError, Sockets};
-use super::admin::{Admin, Exporter};
+use super::admin::{Admin, AdminServer, Exporter};
 use super::carryover::Carryover;
 use super::config::{self, Config, Loaded};
 use super::config_reader::ConfigReader;
-use super::control::Signals;
+use super::control::{Signals, stop_command};
 use super::listen::{ClientListener, ListenError, Listener, listen_at_start};
 use super::logging::{self, Logging};
-use super::server::{AdminServer, Proxy};
+use super::server::Proxy;
 use super::state::{Inherited, ProxyState};
 use super::watch::Watch;
 use super::{cgroup, demo, fd_limit, health_command, maintenance, notify, overload};
@@ -66,7 +66,7 @@ async fn start(reader: ConfigReader) -> ExitCode {
     let reading = tokio::select! {
         reading = reader.read() => reading,
         // It may take its time, and the first process of a container has no default for signals.
-        () = signals.stop() => return OK,
+        () = stop_command(&mut signals) => return OK,
     };
     let loaded = match reading.loaded {
         Ok(loaded) => loaded,

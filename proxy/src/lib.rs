@@ -40,6 +40,7 @@ mod request_log;
 mod request_target;
 mod route;
 mod server;
+mod shutdown;
 mod state;
 mod upstream;
 mod watch;

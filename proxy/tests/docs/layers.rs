@@ -67,10 +67,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("the service that clients reach", &["route/handler"]),
     ("the admin address", &["admin"]),
     (
-        "periodic work; a reload under way",
-        &["maintenance", "reload"],
+        "periodic work; a reload under way; the shutdown",
+        &["maintenance", "reload", "shutdown"],
     ),
-    ("serving, reloading and stopping", &["server"]),
+    (
+        "serving and reloading, until a command to stop",
+        &["server"],
+    ),
     ("the command line", &["cli"]),
     ("the crate, and the binary", &["lib", "main"]),
 ];
