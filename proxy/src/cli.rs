@@ -224,8 +224,6 @@ async fn serve(
     }
 }
 
-/// A default address that is in use does not prevent the start: Prometheus itself, or another
-/// sse-guard, may have it.
 async fn admin_listener(
     loaded: &Loaded,
     inherited: Option<std::net::TcpListener>,
@@ -242,11 +240,90 @@ async fn admin_listener(
         }
         return Ok(Some(Listener::inherited(socket).map_err(RunError::Socket)?));
     }
-    match listen_at_start(KEY, address, config.takeover).await {
-        Err(error) if loaded.is_default(KEY) => {
+    let listener = listen_at_start(KEY, address, config.takeover).await;
+    Ok(unless_default(listener, loaded.is_default(KEY))?)
+}
+
+/// A default address that is in use does not prevent the start: Prometheus itself, or another
+/// sse-guard, may have it.
+fn unless_default(
+    listener: Result<Listener, ListenError>,
+    is_default: bool,
+) -> Result<Option<Listener>, ListenError> {
+    match listener {
+        Err(error) if is_default => {
             tracing::warn!("continuing without metrics, health and stream table: {error}");
             Ok(None)
         }
-        result => Ok(Some(result?)),
+        result => result.map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{SocketAddr, TcpListener};
+
+    fn loaded(admin: &str) -> Loaded {
+        config::from_file(&format!("upstream.url = 'http://127.0.0.1:9'\n{admin}")).unwrap()
+    }
+
+    /// An address that is in use for as long as the socket lives.
+    fn held() -> (TcpListener, SocketAddr) {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        (socket, address)
+    }
+
+    #[tokio::test]
+    async fn admin_address_that_is_off_opens_no_listener() {
+        let loaded = loaded("admin.listen = 'off'");
+        assert!(admin_listener(&loaded, None).await.unwrap().is_none());
+        let (socket, _) = held();
+        let inherited = admin_listener(&loaded, Some(socket)).await;
+        assert!(inherited.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn admin_address_of_the_config_that_is_in_use_prevents_the_start() {
+        let (_held, address) = held();
+        let loaded = loaded(&format!("admin.listen = '{address}'"));
+        let error = admin_listener(&loaded, None).await.unwrap_err().to_string();
+        let start = format!("admin.listen = \"{address}\": ");
+        assert!(error.starts_with(&start), "{error}");
+    }
+
+    #[tokio::test]
+    async fn default_admin_address_that_is_in_use_is_left_out() {
+        let (_held, address) = held();
+        let listen = || listen_at_start("admin.listen", address, config::Takeover::Drain);
+        assert!(unless_default(listen().await, true).unwrap().is_none());
+        assert!(unless_default(listen().await, false).is_err());
+        drop(_held);
+        assert!(unless_default(listen().await, true).unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn inherited_admin_socket_replaces_the_address_and_is_open_to_others_with_a_token_alone()
+    {
+        let (socket, address) = held();
+        let listener = admin_listener(&loaded(""), Some(socket)).await.unwrap();
+        let used = listener.unwrap().socket.local_addr().unwrap();
+        assert_eq!(used, address);
+        let open = TcpListener::bind("0.0.0.0:0").unwrap();
+        let result = admin_listener(&loaded(""), Some(open.try_clone().unwrap())).await;
+        assert!(matches!(
+            result,
+            Err(RunError::Activation(ActivationError::Open(_)))
+        ));
+        let loaded = loaded("admin.token = '0123456789abcdef'");
+        assert!(admin_listener(&loaded, Some(open)).await.unwrap().is_some());
+    }
+
+    #[test]
+    fn threads_are_one_for_each_core_unless_the_config_sets_them() {
+        assert_eq!(threads(&loaded("threads = 3").config).get(), 3);
+        let cores = std::thread::available_parallelism().unwrap();
+        assert_eq!(threads(&loaded("").config), cores);
     }
 }

@@ -36,6 +36,12 @@ pub(super) fn start(log: &Log) -> Logging {
 }
 
 impl Logging {
+    /// Of a log that is not written.
+    #[cfg(test)]
+    pub(super) fn detached() -> Self {
+        Self(reload::Layer::new(filter(Level::Info)).1)
+    }
+
     pub(super) fn set_level(&self, level: Level) {
         if let Err(error) = self.0.reload(filter(level)) {
             tracing::warn!(%error, "cannot change the log level");

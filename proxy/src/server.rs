@@ -137,3 +137,6 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
         Ok((changed, waiting))
     }
 }
+
+#[cfg(test)]
+mod tests;

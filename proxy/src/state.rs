@@ -171,3 +171,101 @@ impl ProxyState {
         Ok(reloaded)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{command, from_file};
+    use crate::ended::EndedStreams;
+    use std::net::TcpListener;
+
+    const INHERITED: Inherited = Inherited {
+        listen: true,
+        admin: true,
+    };
+
+    fn config(keys: &str) -> Loaded {
+        from_file(&format!("upstream.url = 'http://127.0.0.1:9'\n{keys}")).unwrap()
+    }
+
+    fn state(keys: &str, inherited: Inherited) -> ProxyState {
+        let reader = ConfigReader::new(command().get_matches_from(["sse-guard"]), Vec::new());
+        let carryover = Carryover::new(Some(Arc::new(EndedStreams::default())));
+        ProxyState::new(reader, config(keys), carryover, inherited).unwrap()
+    }
+
+    #[tokio::test]
+    async fn reload_to_an_address_in_use_keeps_the_config_whole() {
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = held.local_addr().unwrap();
+        for key in ["listen", "admin.listen"] {
+            let state = state("", Inherited::default());
+            let before = state.active();
+            let loaded = config(&format!("heartbeat.interval = '7s'\n{key} = '{address}'"));
+            let error = state.reload(Ok(loaded)).unwrap_err();
+            let text = error.to_string();
+            assert!(matches!(error, ReloadError::Listen(_)), "{text}");
+            assert!(
+                text.starts_with(&format!("{key} = \"{address}\"")),
+                "{text}"
+            );
+            assert!(Arc::ptr_eq(&before, &state.active()));
+            assert_eq!(state.reload_error(), Some(text));
+        }
+    }
+
+    #[tokio::test]
+    async fn reload_that_succeeds_clears_the_error_of_the_one_before() {
+        let state = state("", Inherited::default());
+        assert!(state.reload(from_file("no_such_key = 1")).is_err());
+        assert!(state.reload_error().unwrap().contains("no_such_key"));
+        let reloaded = state
+            .reload(Ok(config("heartbeat.interval = '7s'")))
+            .unwrap();
+        assert_eq!(reloaded.changed, ["heartbeat.interval"]);
+        assert!(reloaded.waiting.is_empty());
+        assert_eq!(state.reload_error(), None);
+    }
+
+    #[tokio::test]
+    async fn reload_opens_a_listener_for_each_address_that_changes() {
+        let free = |ip: &str| {
+            let socket = TcpListener::bind((ip, 0)).unwrap();
+            socket.local_addr().unwrap()
+        };
+        let (clients, admin) = (free("127.0.0.88"), free("127.0.0.89"));
+        let state = state("", Inherited::default());
+        let loaded = config(&format!("listen = '{clients}'\nadmin.listen = '{admin}'"));
+        let reloaded = state.reload(Ok(loaded)).unwrap();
+        assert_eq!(
+            reloaded.listener.unwrap().url(),
+            format!("http://{clients}")
+        );
+        let listener = reloaded.admin.flatten().unwrap();
+        assert_eq!(listener.socket.local_addr().unwrap(), admin);
+        assert!(reloaded.waiting.is_empty());
+        let reloaded = state.reload(Ok(config("admin.listen = 'off'"))).unwrap();
+        assert!(reloaded.admin.is_some_and(|listener| listener.is_none()));
+    }
+
+    #[tokio::test]
+    async fn reload_of_an_address_that_this_process_or_its_manager_holds_requires_a_restart() {
+        let keys = "listen = '127.0.0.1:8088'\nadmin.listen = '127.0.0.1:8089'";
+        let same_ports = "listen = '127.0.0.2:8088'\nadmin.listen = '127.0.0.2:8089'\nadmin.token = '0123456789abcdef'";
+        let other_ports = "listen = '127.0.0.1:8090'\nadmin.listen = '127.0.0.1:8091'";
+        for (inherited, changed) in [(Inherited::default(), same_ports), (INHERITED, other_ports)] {
+            let state = state(keys, inherited);
+            let reloaded = state.reload(Ok(config(changed))).unwrap();
+            assert_eq!(reloaded.waiting, ["listen", "admin.listen"]);
+            assert!(reloaded.listener.is_none() && reloaded.admin.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn reload_of_what_is_read_at_the_start_requires_a_restart() {
+        let state = state("", Inherited::default());
+        let changed = "threads = 3\nlog.format = 'json'\nlog.level = 'debug'";
+        let reloaded = state.reload(Ok(config(changed))).unwrap();
+        assert_eq!(reloaded.waiting, ["threads", "log.format"]);
+    }
+}

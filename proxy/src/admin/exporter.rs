@@ -49,6 +49,15 @@ impl Exporter {
         Ok(Self { handle, process })
     }
 
+    /// Of metrics that are not counted: a process has one recorder.
+    #[cfg(test)]
+    pub(crate) fn detached() -> Self {
+        Self {
+            handle: PrometheusBuilder::new().build_recorder().handle(),
+            process: Collector::default(),
+        }
+    }
+
     /// Adds up what has been timed, which waits in memory until then.
     pub(super) fn tidy(&self) {
         self.handle.run_upkeep();
