@@ -57,5 +57,5 @@ pub(super) async fn stop_command(commands: &mut (impl Stream<Item = Command> + U
             return;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
