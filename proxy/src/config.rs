@@ -55,7 +55,7 @@ pub use route::RoutePath;
 pub use sections::{
     Admin, Budget, Budgets, Client, Drain, Early, Health, HealthCheck, Heartbeat, Idle, IdleAction,
     KEYS, Level, Limit, Log, LogFormat, LogRequests, OwnCounts, Reject, RequestsFormat, Resume,
-    Rotation, Style, TABLES, Takeover, TrustedHeader, Unavailable, Upstream,
+    Rotation, Style, TABLES, Takeover, TrustedHeader, Unavailable, Upstream, UpstreamHost,
 };
 pub use settings::{Config, Route, Settings};
 pub(super) use source::AdminAccess;

@@ -11,7 +11,7 @@
 
 mod authority;
 
-use self::authority::BadAuthority;
+pub(super) use self::authority::BadAuthority;
 use super::path::{self, BadPath, Normalize};
 use super::percent::encode_raw;
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
@@ -137,6 +137,11 @@ pub(super) fn route<B, R: PartialEq>(
         *request.uri_mut() = Uri::from(target.map_err(|_| Refused::TooLong)?);
     }
     Ok(resolved.route)
+}
+
+/// Checks a host with perhaps a port, as `Host` has it.
+pub(super) fn check_authority(text: &[u8]) -> Result<(), BadAuthority> {
+    authority::check(text)
 }
 
 /// Whether this is a host with perhaps a port.

@@ -237,6 +237,7 @@ fn value_name(kind: Kind) -> String {
         Shape::Text | Shape::Filled => "TEXT",
         Shape::Path => "PATH",
         Shape::Header => "NAME",
+        Shape::UpstreamHost => "pass|upstream|HOST",
         Shape::Secret => "SECRET",
         Shape::Address => "IP:PORT",
         Shape::Listen => "IP:PORT|unix:PATH",

@@ -47,6 +47,8 @@ pub enum Shape {
     Path,
     /// The name of a header.
     Header,
+    /// `pass`, `upstream`, or a host with perhaps a port: `app.example:8080`.
+    UpstreamHost,
     /// A secret of 16 visible characters or more.
     Secret,
     /// An IP address and a port: `127.0.0.1:8080`; `:8080` for all addresses, `localhost:8080` for loopback.

@@ -41,7 +41,7 @@ pub use memory::{Budget, Budgets};
 pub use resume::Resume;
 pub use rotation::Rotation;
 pub use top::{Takeover, TrustedHeader};
-pub use upstream::{Unavailable, Upstream};
+pub use upstream::{Unavailable, Upstream, UpstreamHost};
 
 use super::key::{Key, Table};
 

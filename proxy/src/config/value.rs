@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::super::path;
+use super::super::request_target::check_authority;
 use super::kind::{Kind, Shape};
 use super::suggest;
 use super::unix::{self, FileMode, ListenAddress, TrustedProxies};
@@ -93,6 +94,7 @@ impl Value {
                     echo(text)
                 )),
             },
+            Shape::UpstreamHost => upstream_host(text),
             Shape::Secret => secret(text),
             Shape::Address => address(text).map(Self::Address),
             Shape::Listen => listen_address(text).map(Self::Listen),
@@ -197,6 +199,10 @@ fn example(kind: Kind) -> String {
         Shape::Text | Shape::Filled => ("a text in quotes", ", or \"off\""),
         Shape::Path => ("\"/healthz\"", " or \"off\""),
         Shape::Header => ("\"x-user-id\"", " or \"off\""),
+        Shape::UpstreamHost => (
+            "\"pass\", \"upstream\" or a host such as \"app.example\"",
+            "",
+        ),
         Shape::Secret => ("a text of 16 characters or more in quotes", ", or \"off\""),
         // Of an address that may be off, that of the admin address.
         Shape::Address if kind.off => ("\"127.0.0.1:9090\"", " or \"off\""),
@@ -226,6 +232,19 @@ fn example(kind: Kind) -> String {
 /// The end of a list of correct values.
 fn or_off(kind: Kind) -> &'static str {
     if kind.off { ", or \"off\"" } else { "" }
+}
+
+/// A word, or what `Host` can contain.
+fn upstream_host(text: &str) -> Result<Value, String> {
+    const RIGHT: &str =
+        "write \"pass\", \"upstream\", or a host such as \"app.example\" or \"app.example:8080\"";
+    if text == "off" {
+        return Err(format!("\"off\" is not valid here; {RIGHT}"));
+    }
+    match check_authority(text.as_bytes()) {
+        Ok(()) => Ok(Value::Text(text.to_owned())),
+        Err(error) => Err(format!("{} is not a host: {error}; {RIGHT}", echo(text))),
+    }
 }
 
 /// Its problems do not repeat it.

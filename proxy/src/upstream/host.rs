@@ -1,10 +1,48 @@
 //! The `Host` of requests to an upstream.
 
-use crate::config::unix_socket;
-use http::{HeaderValue, Uri};
+use crate::config::{self, UpstreamHost, unix_socket};
+use http::header::HOST;
+use http::{HeaderMap, HeaderValue, Uri};
 
-/// The upstream's own name, as `Host` has it. One on a Unix socket has none.
-pub(super) fn own_host(url: &Uri) -> Option<HeaderValue> {
+/// The `Host` of a route's requests.
+#[derive(Debug)]
+pub(super) enum Host {
+    /// The client's, and this in requests without one.
+    Pass(Option<HeaderValue>),
+    Replace(HeaderValue),
+}
+
+impl Host {
+    pub(super) fn of(config: &config::Upstream) -> Self {
+        let own = own_host(&config.url);
+        match (&config.host, own) {
+            (UpstreamHost::Name(name), _) => Self::Replace(name.clone()),
+            (UpstreamHost::Upstream, Some(own)) => Self::Replace(own),
+            (UpstreamHost::Upstream | UpstreamHost::Pass, own) => Self::Pass(own),
+        }
+    }
+
+    pub(super) fn set(&self, headers: &mut HeaderMap) {
+        match self {
+            Self::Pass(_) if headers.contains_key(HOST) => {}
+            Self::Pass(None) => {}
+            Self::Pass(Some(host)) | Self::Replace(host) => {
+                headers.insert(HOST, host.clone());
+            }
+        }
+    }
+
+    /// That of requests of the proxy itself.
+    pub(super) fn without_client(self) -> Option<HeaderValue> {
+        match self {
+            Self::Pass(host) => host,
+            Self::Replace(host) => Some(host),
+        }
+    }
+}
+
+/// The upstream's own name. One on a Unix socket has none.
+fn own_host(url: &Uri) -> Option<HeaderValue> {
     if unix_socket(url).is_some() {
         return Some(HeaderValue::from_static("localhost"));
     }
@@ -14,14 +52,35 @@ pub(super) fn own_host(url: &Uri) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::from_file;
 
     #[test]
-    fn own_host_is_the_authority_of_the_url_or_localhost() {
-        for (url, host) in [
-            ("http://app:81/base", "app:81"),
-            ("http://unix:/run/app.sock", "localhost"),
+    fn host_is_that_of_the_client_of_the_upstream_or_of_the_config() {
+        let tcp = "http://app:81/base";
+        let unix = "unix:/run/app.sock";
+        for (url, host, client, sent) in [
+            (tcp, "pass", Some("site.test"), "site.test"),
+            (tcp, "pass", None, "app:81"),
+            (unix, "pass", Some("site.test"), "site.test"),
+            (unix, "pass", None, "localhost"),
+            (tcp, "upstream", Some("site.test"), "app:81"),
+            (unix, "upstream", Some("site.test"), "localhost"),
+            (
+                tcp,
+                "app.example:8080",
+                Some("site.test"),
+                "app.example:8080",
+            ),
+            (unix, "app.example", None, "app.example"),
         ] {
-            assert_eq!(own_host(&url.parse().unwrap()).unwrap(), host);
+            let text = format!("upstream.url = '{url}'\nupstream.host = '{host}'");
+            let config = from_file(&text).unwrap().config;
+            let host = Host::of(&config.routes[0].settings.upstream);
+            let mut headers = HeaderMap::new();
+            let client = client.map(HeaderValue::from_static);
+            headers.extend(client.map(|client| (HOST, client)));
+            host.set(&mut headers);
+            assert_eq!(headers[HOST], sent, "{text}");
         }
     }
 }

@@ -3,11 +3,11 @@
 use super::connect::Connector;
 use super::endpoint::Endpoint;
 use super::error::Failure;
-use super::host::own_host;
+use super::host::Host;
 use super::pool::RoutePool;
 use crate::config::{self, unix_socket};
 use crate::fd_limit;
-use http::{HeaderValue, Uri};
+use http::Uri;
 use sse_guard::client_key::ClientKey;
 use sse_guard::serve::Io;
 use std::sync::Arc;
@@ -24,8 +24,7 @@ pub(super) struct Member {
     idle_timeout: Duration,
     /// Put in front of the request's path; without a slash at its end.
     base: String,
-    /// For requests that name none.
-    own_host: Option<HeaderValue>,
+    host: Host,
 }
 
 impl Member {
@@ -37,7 +36,7 @@ impl Member {
             connector: endpoint.connector().with_timeout(config.connect_timeout),
             idle_timeout: config.idle_timeout,
             base: base.trim_end_matches('/').to_owned(),
-            own_host: own_host(&config.url),
+            host: Host::of(config),
             endpoint,
         }
     }
@@ -54,8 +53,8 @@ impl Member {
         &self.base
     }
 
-    pub(super) fn own_host(&self) -> Option<&HeaderValue> {
-        self.own_host.as_ref()
+    pub(super) fn host(&self) -> &Host {
+        &self.host
     }
 
     /// The pool of the endpoint, by the route's timeout.

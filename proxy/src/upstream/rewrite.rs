@@ -6,7 +6,7 @@ use super::progress::{Progress, Uploading};
 use super::without_trailers::WithoutTrailers;
 use crate::headers::{self, Options};
 use bytes::BytesMut;
-use http::header::{ALT_SVC, HOST, TRAILER, TRANSFER_ENCODING};
+use http::header::{ALT_SVC, TRAILER, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
@@ -52,9 +52,8 @@ impl Rewrite {
         if let Some(peer) = peer {
             headers::forward(&mut parts.headers, peer, &self.trusted);
         }
-        if let (Some(host), false) = (member.own_host(), parts.headers.contains_key(HOST)) {
-            parts.headers.insert(HOST, host.clone());
-        }
+        // Behind what names the client's host to the upstream.
+        member.host().set(&mut parts.headers);
         parts.uri = Uri::from(path);
         parts.version = Version::HTTP_11;
         if let Some(protocol) = protocol {

@@ -47,4 +47,5 @@ mod takeover;
 mod target;
 mod unix_sockets;
 mod uploads;
+mod upstream_host;
 mod waiting;

@@ -312,6 +312,27 @@ fn unix_upstream_serves_requests_and_streams_below_its_base_path() {
 }
 
 #[test]
+fn unix_upstream_gets_the_host_of_the_config() {
+    for (flag, host) in [
+        ("--upstream-host=upstream", "localhost"),
+        ("--upstream-host=app.example:8080", "app.example:8080"),
+    ] {
+        let (dir, socket) = directory();
+        let upstream = Upstream::start(dir.path().join("app.sock"));
+        let url = format!("unix:{}", upstream.path.display());
+        let _proxy = listening(&socket, &url, &[flag]);
+        get(&socket, "/n", "").body(1);
+        let request = upstream.last_request().to_ascii_lowercase();
+        assert!(
+            request.contains(&format!("\r\nhost: {host}\r\n")),
+            "{request}"
+        );
+        let client = "\r\nx-forwarded-host: proxy.test\r\n";
+        assert!(request.contains(client), "{request}");
+    }
+}
+
+#[test]
 fn unix_upstream_keeps_the_connection_of_a_login() {
     let (dir, socket) = directory();
     let upstream = Upstream::start(dir.path().join("app.sock"));

@@ -5,14 +5,14 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
-use http::Uri;
+use http::{HeaderValue, Uri};
 
 use super::super::given::{Scope, URL};
 use super::super::key::{Key, Table};
 use super::super::kind::{GIB, KIB, Shape};
 use super::super::mistake::Mistake;
 use super::super::unix::{ListenAddress, unix_socket};
-use super::super::value::{Choice, choice};
+use super::super::value::{Choice, FromValue, Value, choice};
 use super::health_check::HealthCheck;
 use super::{client, tunnel};
 use sse_guard::CacheControl;
@@ -30,6 +30,17 @@ pub(super) const TABLE: Table = Table {
                  unix:/run/app.sock:/base for requests below a path",
             )
             .advice("Required, here or in each route."),
+        Key::route("upstream.host", Shape::UpstreamHost)
+            .default("pass")
+            .help(
+                "Host field of requests to the upstream; pass: that of the client; upstream: host and \
+                 port of upstream.url, or localhost for a Unix socket; or a host such as app.example",
+            )
+            .advice(
+                "Set it if the upstream serves several sites by name. X-Forwarded-Host and Forwarded \
+                 have the client's host in any case. Health checks send the host set here, else that of \
+                 upstream.url. The upstream's redirects name the host that it gets, and are not rewritten.",
+            ),
         Key::route("upstream.connect_timeout", Shape::Duration)
             .default("5s")
             .help("Time limit for connecting to the upstream"),
@@ -130,6 +141,8 @@ pub(super) const TABLE: Table = Table {
 pub struct Upstream {
     /// An absolute `http` URL with a host, and without credentials, query and fragment.
     pub url: Uri,
+    /// The `Host` of requests to it.
+    pub host: UpstreamHost,
     /// Time limit for connecting; above zero.
     pub connect_timeout: Duration,
     /// How long a connection to it is kept without a request; above zero.
@@ -163,6 +176,7 @@ impl Upstream {
     pub(in super::super) fn read(scope: Scope<'_>) -> Result<Self, Mistake> {
         Ok(Self {
             url: scope.get(URL)?,
+            host: scope.get("upstream.host")?,
             connect_timeout: scope.get("upstream.connect_timeout")?,
             idle_timeout: scope.get("upstream.idle_timeout")?,
             head_timeout: scope.get("upstream.head_timeout")?,
@@ -207,6 +221,27 @@ impl Upstream {
         listening == host
             || (here && listening.is_unspecified())
             || ((host.is_unspecified() || named_localhost) && listening.is_loopback())
+    }
+}
+
+/// The `Host` of requests to an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamHost {
+    /// The client's.
+    Pass,
+    /// Host and port of the upstream's URL.
+    Upstream,
+    /// This one, a valid host with perhaps a port.
+    Name(HeaderValue),
+}
+
+impl FromValue for UpstreamHost {
+    fn from_value(value: &Value) -> Option<Self> {
+        match String::from_value(value)?.as_str() {
+            "pass" => Some(Self::Pass),
+            "upstream" => Some(Self::Upstream),
+            name => HeaderValue::from_str(name).ok().map(Self::Name),
+        }
     }
 }
 

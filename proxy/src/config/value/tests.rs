@@ -440,3 +440,36 @@ fn ready_when_is_any_all_or_named_routes() {
             .contains("\"any\", \"all\", or a list")
     );
 }
+
+#[test]
+fn upstream_host_is_a_word_or_a_valid_authority() {
+    for text in [
+        "pass",
+        "upstream",
+        "app.example",
+        "app.example:8080",
+        "[2001:db8::1]:80",
+        "xn--bcher-kva.example",
+    ] {
+        let value = Value::Text(text.to_owned());
+        assert_eq!(from_text(Shape::UpstreamHost, text), Ok(value), "{text}");
+    }
+    for (text, part) in [
+        ("", "its host is empty"),
+        ("off", "write \"pass\""),
+        ("http://app.example", "is not a host"),
+        ("app.example/path", "an invalid character"),
+        ("a b", "an invalid character"),
+        ("a,b", "an invalid character"),
+        ("user@app.example", "it names a user"),
+        ("app.example:http", "its port is not"),
+        ("app.example:65536", "its port is not"),
+        ("2001:db8::1", "its port is not"),
+        ("[app]", "brackets"),
+        ("b\u{fc}cher.example", "an invalid character"),
+    ] {
+        let problem = problem(Shape::UpstreamHost, text);
+        assert!(problem.contains(part), "{text}: {problem}");
+        assert!(problem.contains("\"app.example\""), "{text}: {problem}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::super::connect::Connector;
 use super::super::error::Failure;
-use super::super::host::own_host;
+use super::super::host::Host;
 use super::super::http1;
 use super::super::outgoing::{BoxedBody, nothing};
 use crate::config;
@@ -48,10 +48,14 @@ impl CheckError {
 impl Check {
     /// Nothing if it is switched off.
     pub(crate) fn new(config: &config::Upstream) -> Option<Self> {
+        let path = config.health_check.path.clone();
         Some(Self {
             interval: config.health_check.interval?,
-            path: config.health_check.path.clone(),
-            host: own_host(&config.url),
+            // Without a request, checks that differ in it are equal.
+            host: path
+                .as_ref()
+                .and_then(|_| Host::of(config).without_client()),
+            path,
             timeout: config.health_check.timeout,
             connect_timeout: config.connect_timeout,
             title_case: config.title_case_headers,
@@ -102,6 +106,7 @@ pub(super) mod tests {
     use super::super::super::address::Address;
     use super::super::super::connect::SocketOptions;
     use super::*;
+    use crate::config::from_file;
     use http::Uri;
     use std::cell::Cell;
     use std::future::pending;
@@ -181,18 +186,20 @@ pub(super) mod tests {
             socket.write_all(b"HTTP/1.1 204 Up\r\n\r\n").await.unwrap();
             head
         };
-        let url = format!("http://{}/base", listener.local_addr().unwrap());
-        let check = Check {
-            host: own_host(&url.parse().unwrap()),
-            ..check(Some("/up?all"))
-        };
+        let address = listener.local_addr().unwrap();
+        let config = format!(
+            "upstream.url = 'http://{address}/base'\nhealth_check.interval = '5s'\n\
+             health_check.path = '/up?all'"
+        );
+        let config = from_file(&config).unwrap().config;
+        let check = Check::new(&config.routes[0].settings.upstream).unwrap();
         let (result, head) = tokio::join!(check.run(&connector), upstream);
         result.unwrap();
         let mut lines: Vec<_> = head.trim_end().split("\r\n").collect();
         assert_eq!(lines.remove(0), "GET /up?all HTTP/1.1");
         lines.sort_unstable();
         let agent = format!("user-agent: {NAME}");
-        let host = format!("host: {}", listener.local_addr().unwrap());
+        let host = format!("host: {address}");
         assert_eq!(lines, ["connection: close", host.as_str(), agent.as_str()]);
     }
 
