@@ -515,7 +515,7 @@ impl<K: KeyExtractor> StreamLayer for ConnectionLimitLayer<K> {
         }
         #[cfg(feature = "serve")]
         if let Some(connection) = request.extensions().get::<crate::serve::ClientConnection>() {
-            connection.set_holder(holder);
+            connection.set_client(holder);
         }
         let may_tunnel =
             request.headers().contains_key(UPGRADE) || request.method() == Method::CONNECT;

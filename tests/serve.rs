@@ -509,7 +509,7 @@ fn a_download_may_pause_for_longer_than_a_stream_and_than_the_user_timeout() {
 #[test]
 fn a_client_that_trickles_has_stalled() {
     let server = Server::new()
-        .unsent(1_024)
+        .notsent_lowat(1_024)
         .write_stall(Duration::from_secs(1));
     let large = format!("data: {}\n\n", "x".repeat(200_000));
     let pieces = stream::repeat_with(move || data(large.clone()));

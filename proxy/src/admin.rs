@@ -46,7 +46,7 @@ use axum::routing::{get, post};
 use history::History;
 use sse_guard::StreamRegistry;
 use sse_guard::internal::LogLimits;
-use sse_guard::internal::{CloseReason, Registry};
+use sse_guard::internal::{CloseReason, ConnectionRegistry};
 use sse_guard::metrics::LogLimit;
 use sse_guard::serve::Server;
 use std::sync::Arc;
@@ -111,7 +111,7 @@ impl Admin {
         super::fd_limit::keep_some();
         let server = Server::new().response_stall(WRITE_STALL);
         let most = super::fd_limit::for_admin(MAX_CONNECTIONS);
-        let connections = Registry::new(most, MIN_IDLE.min(most / 2), CloseReason::Total);
+        let connections = ConnectionRegistry::new(most, MIN_IDLE.min(most / 2), CloseReason::Total);
         let served = server.serve_in(&connections, listener, self.app(), stop.cancelled());
         let late = async {
             stop.cancelled().await;

@@ -13,8 +13,8 @@ use http::Uri;
 use sse_guard::StreamRegistry;
 use sse_guard::client_key::ForwardedIp;
 use sse_guard::connection_limit::{ConnectionLimitLayer, RejectReason};
+use sse_guard::internal::ConnectionRegistry;
 use sse_guard::internal::LogLimits;
-use sse_guard::internal::Registry;
 use sse_guard::internal::lock;
 use sse_guard::metrics::{LogLimit, MetricsLayer, Snapshot};
 use sse_guard::resume::{Admission, WeakAdmission};
@@ -32,7 +32,7 @@ type Pace = (Option<Rate>, NonZeroU32);
 pub(super) struct Carryover {
     pub(super) drain: StreamRegistry,
     /// Of clients.
-    pub(super) connections: Registry,
+    pub(super) connections: ConnectionRegistry,
     pub(super) budgets: Budgets,
     /// Connections that have switched protocols.
     pub(super) tunnels: Tunnels,

@@ -24,7 +24,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use sse_guard::StreamRegistry;
 use sse_guard::connection_limit::{Gate, RejectReason};
 use sse_guard::internal::lock;
-use sse_guard::internal::{CloseReason, Registry, Shares};
+use sse_guard::internal::{CloseReason, ConnectionRegistry, ConnectionShares};
 use std::fmt;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -150,7 +150,7 @@ pub(super) fn files_for_streams(files: u64) -> u64 {
 #[derive(Clone, Copy)]
 pub(super) struct Holders<'a> {
     /// Of clients.
-    pub(super) connections: &'a Registry,
+    pub(super) connections: &'a ConnectionRegistry,
     pub(super) tunnels: &'a Tunnels,
     pub(super) streams: &'a StreamRegistry,
     /// By which the clients of streams are counted.
@@ -309,7 +309,7 @@ impl Budgets {
         }
         let shares = match self.is_short() {
             true => holders.connections.shares(),
-            false => Shares::default(),
+            false => ConnectionShares::default(),
         };
         self.gate.close_to(shares.clients());
         // A stream is worth more than any number of connections that serve nothing.
@@ -347,7 +347,7 @@ impl Budgets {
 
     /// If memory runs short, the streams that hold much of it end first. Then the client that holds the
     /// most loses its own. Idle tunnels end before streams of other clients.
-    fn rotate(&self, holders: Holders<'_>, shares: &Shares, is_memory_short: bool) {
+    fn rotate(&self, holders: Holders<'_>, shares: &ConnectionShares, is_memory_short: bool) {
         let Holders {
             tunnels, streams, ..
         } = holders;
@@ -382,7 +382,7 @@ impl Budgets {
 }
 
 /// Ends a part of the excess of the client that holds the most. False without such a client.
-fn end_largest(holders: Holders<'_>, shares: &Shares) -> bool {
+fn end_largest(holders: Holders<'_>, shares: &ConnectionShares) -> bool {
     let Some((client, excess)) = shares.largest() else {
         return false;
     };
@@ -398,7 +398,7 @@ fn end_largest(holders: Holders<'_>, shares: &Shares) -> bool {
 }
 
 /// Closes connections that serve no request, and sets how many the listener may accept.
-fn trim(memory: Option<Usage>, files: Option<Usage>, connections: &Registry) {
+fn trim(memory: Option<Usage>, files: Option<Usage>, connections: &ConnectionRegistry) {
     gauge_of("idle", connections.idle());
     gauge_of(
         "active",
@@ -416,9 +416,9 @@ fn trim(memory: Option<Usage>, files: Option<Usage>, connections: &Registry) {
             .clamp(MIN_NEW_CONNECTIONS, MAX_NEW_CONNECTIONS)
     });
     let min_idle = usize::try_from(min_idle).unwrap_or(usize::MAX);
-    connections.set_bounds(room.unwrap_or(usize::MAX), min_idle);
+    connections.set_limits(room.unwrap_or(usize::MAX), min_idle);
     if memory.is_some_and(|memory| memory.share() >= TRIM_SHARE) {
-        connections.close_some(CloseReason::Memory);
+        connections.close_batch(CloseReason::Memory);
     }
 }
 
@@ -468,7 +468,7 @@ mod tests {
     use super::*;
 
     fn apply(budgets: &Budgets, used: [Option<Usage>; 2], streams: &StreamRegistry) {
-        let connections = &Registry::default();
+        let connections = &ConnectionRegistry::default();
         let holders = Holders {
             connections,
             tunnels: &Tunnels::default(),
@@ -554,7 +554,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn shedding_ends_idle_connections_before_idle_tunnels_and_these_before_streams() {
         let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
-        let (connections, tunnels) = (Registry::default(), Tunnels::default());
+        let (connections, tunnels) = (ConnectionRegistry::default(), Tunnels::default());
         let _places: Vec<_> = (0..9).map(|_| tunnels.enter()).collect();
         tokio::time::advance(IDLE_AFTER).await;
         let _busy = tunnels.enter();

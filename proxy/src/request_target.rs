@@ -17,7 +17,7 @@ use super::percent::encode_raw;
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use sse_guard::internal::log_refusal;
+use sse_guard::internal::log_invalid_request;
 use std::borrow::Cow;
 
 /// What is forwarded, of the methods in common use.
@@ -66,7 +66,7 @@ impl Refused {
     /// Reports the reason to the log and to the client.
     pub(super) fn answer<B: From<String>>(self) -> Response<B> {
         let status = self.status();
-        log_refusal(status.as_str(), &self.to_string());
+        log_invalid_request(status.as_str(), &self.to_string());
         let mut response = Response::new(B::from(format!("sse-guard: {self}\n")));
         *response.status_mut() = status;
         let text = HeaderValue::from_static("text/plain; charset=utf-8");

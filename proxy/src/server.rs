@@ -25,13 +25,13 @@ use tokio::sync::mpsc;
 pub(super) fn server(config: &config::Client) -> Server {
     Server::new()
         .release_memory(memory::collect)
-        .has_file(fd_limit::has_room)
+        .has_free_file(fd_limit::has_room)
         .head_timeout(config.head_timeout)
         .max_head(config.max_head)
         .title_case_headers(config.title_case_headers)
         .write_stall(config.write_stall)
         .response_stall(config.write_stall)
-        .unsent(config.notsent_lowat)
+        .notsent_lowat(config.notsent_lowat)
         .send_buffer(config.send_buffer)
         .keepalive(config.keepalive)
         .user_timeout(config.user_timeout)
@@ -117,7 +117,7 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
         };
         let active = self.state.active();
         let config = active.config();
-        connections.retune(&server(&config.client));
+        connections.set_options(&server(&config.client));
         self.logging.set_level(config.log.level);
         if let Some(listener) = reloaded.listener {
             tracing::info!("listening on {}", listener.url());

@@ -211,7 +211,7 @@ async fn cut_off(state: &ProxyState, active: &ActiveConfig, connections: Connect
     let carryover = &state.carryover;
     let accept_failures = connections.accept_failures();
     let left = carryover.drain.abandon();
-    connections.cut_off().await;
+    connections.abort().await;
     active.router.endpoints().summarize_log();
     let totals = carryover.snapshot();
     tracing::info!(

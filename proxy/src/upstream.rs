@@ -50,7 +50,7 @@ use sse_guard::connection_limit::InFlight;
 use sse_guard::family::Family;
 use sse_guard::internal::connection_auth::ConnectionBound;
 use sse_guard::internal::retry_after_value;
-use sse_guard::internal::{ClientConnection, LINGER, Upload};
+use sse_guard::internal::{ClientConnection, HYPER_IDLE_TIMEOUT, Upload};
 use sse_guard::serve::RequestBody;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -231,7 +231,7 @@ impl RouteUpstream {
         mut response: Pin<&mut impl Future<Output = Result<Exchanged, Failure>>>,
         progress: &Progress,
     ) -> Result<Exchanged, Failure> {
-        let long = Instant::now() + LINGER;
+        let long = Instant::now() + HYPER_IDLE_TIMEOUT;
         loop {
             let mut next = progress
                 .check(self.head_timeout, self.body_timeout)

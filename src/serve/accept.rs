@@ -1,12 +1,13 @@
-//! Takes connections from a listener, and has them end.
+//! Accepts connections, and ends them.
 
 use super::Server;
 use super::connection::Connection;
 use super::listener::Listener;
-use super::registry::Registry;
-use super::stop::Stopper;
+use super::options::ServerOptions;
+use super::registry::ConnectionRegistry;
+use super::request_body::RequestBody;
+use super::stop::StopSender;
 use super::workers::Workers;
-use super::{RequestBody, Settings};
 use crate::guard::BoxError;
 use crate::log_limit::LogLimit;
 use bytes::Bytes;
@@ -17,46 +18,49 @@ use std::sync::Arc;
 use std::time::Duration;
 use tower_service::Service;
 
-/// Between two tries to accept when files are exhausted.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Delay between two attempts to accept while file descriptors are exhausted.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// The connections of a server, and the word to end them.
+/// The connections of a server.
 pub struct Connections {
-    settings: Arc<Settings>,
+    options: Arc<ServerOptions>,
     workers: Workers,
-    stop: Stopper,
-    failures: Failures,
-    registry: Registry,
+    stop: StopSender,
+    failures: AcceptFailures,
+    registry: ConnectionRegistry,
 }
 
-/// Tries to accept that failed.
-struct Failures {
-    all: u64,
-    /// Without a success since.
-    running: u64,
-    /// The first of them was logged.
+/// Failed attempts to accept.
+struct AcceptFailures {
+    total: u64,
+    since_last_success: u64,
+    /// The first failure since the last success was logged.
     is_logged: bool,
-    /// Clients that come and go at the limit of files may start them anew many times a second.
-    log: LogLimit,
+    /// With connections opening and closing at the limit of file descriptors, failures may begin many times a second.
+    log_limit: LogLimit,
 }
 
 impl Connections {
-    pub(super) fn new(workers: Workers, settings: Arc<Settings>, registry: Registry) -> Self {
+    pub(super) fn new(
+        workers: Workers,
+        options: Arc<ServerOptions>,
+        registry: ConnectionRegistry,
+    ) -> Self {
         Self {
             registry,
-            settings,
+            options,
             workers,
-            stop: Stopper::new(),
-            failures: Failures::new(),
+            stop: StopSender::new(),
+            failures: AcceptFailures::new(),
         }
     }
 
-    /// New connections keep to the settings of this server.
-    pub fn retune(&mut self, server: &Server) {
-        self.settings = Arc::new(server.settings.clone());
+    /// Uses the options of this server for new connections.
+    pub fn set_options(&mut self, server: &Server) {
+        self.options = Arc::new(server.options.clone());
     }
 
-    /// Accepts connections until it is dropped.
+    /// Accepts connections until the future is dropped.
     pub async fn accept<S, B>(&mut self, listener: &impl Listener, service: &S)
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
@@ -66,10 +70,10 @@ impl Connections {
         B::Error: Into<BoxError> + Send,
     {
         loop {
-            // Before, as a connection that was accepted would be lost if this were stopped meanwhile.
+            // Before accepting: an accepted connection would be lost if this future were dropped meanwhile.
             self.registry.make_room().await;
-            if !(self.settings.has_file)() {
-                self.wait_for_files(&io::Error::other("the last files are kept for others"))
+            if !(self.options.has_free_file)() {
+                self.wait_for_files(&io::Error::other("the last file descriptors are reserved"))
                     .await;
                 continue;
             }
@@ -79,22 +83,23 @@ impl Connections {
             };
             match accepted {
                 Ok((socket, peer)) => {
-                    self.failures.over();
-                    let bounds = &self.settings.per_client;
+                    self.failures.reset();
+                    let bounds = &self.options.per_client;
                     let Some(entry) = self.registry.admit(peer.ip(), bounds) else {
                         continue;
                     };
-                    let closer = entry.closer();
+                    let close_handle = entry.close_handle();
                     let stop = self.stop.subscribe();
-                    let settings = self.settings.clone();
+                    let options = self.options.clone();
                     let service = service.clone();
                     let connection =
-                        move |socket| Connection::new(socket, entry, peer, service, settings, stop);
-                    if let Err(error) = self.workers.spawn(socket.into(), closer, connection) {
-                        tracing::debug!(%error, "a client disconnected at once");
+                        move |socket| Connection::new(socket, entry, peer, service, options, stop);
+                    if let Err(error) = self.workers.spawn(socket.into(), close_handle, connection)
+                    {
+                        tracing::debug!(%error, "a client disconnected before its connection was set up");
                     }
                 }
-                Err(error) if of_one_connection(&error) => {}
+                Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     self.wait_for_files(&error).await;
                 }
@@ -102,57 +107,57 @@ impl Connections {
         }
     }
 
-    /// Closes idle connections for lack of files, or waits if there are none.
+    /// Closes idle connections for lack of file descriptors, or waits if there are none.
     async fn wait_for_files(&mut self, error: &io::Error) {
-        self.failures.all += 1;
+        self.failures.total += 1;
         if !self.registry.free_files().await {
-            self.failures.one(error);
-            // Clients wait in the kernel meanwhile; to try at once would be to spin.
-            tokio::time::sleep(PAUSE).await;
+            self.failures.record_unresolved(error);
+            // Clients wait in the backlog meanwhile; a retry at once would be a busy loop.
+            tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
         }
     }
 
-    /// How many tries to accept have failed, for lack of files most likely.
+    /// Returns the number of failed attempts to accept, most likely for lack of file descriptors.
     pub fn accept_failures(&self) -> u64 {
-        self.failures.all
+        self.failures.total
     }
 
-    /// From now on responses other than streams have `Connection: close`, and their connections close
-    /// behind them.
+    /// From now on, responses other than streams have `Connection: close`, and their connections close after
+    /// them.
     pub fn drain(&self) {
         self.stop.drain();
     }
 
-    /// Connections end with the response they are at. Waits for the last; to stop waiting is to cut
-    /// off the rest, when this is dropped.
+    /// Closes each connection after its current response, and waits for all. Dropping `self` closes the
+    /// remaining ones at once.
     pub async fn finish(&mut self) {
         self.stop.stop();
         self.stop.closed().await;
     }
 
-    /// Cuts off what is left, and waits until it is gone.
-    pub async fn cut_off(self) {
+    /// Closes all connections at once.
+    pub async fn abort(self) {
         drop(self.workers);
         self.stop.closed().await;
     }
 }
 
-impl Failures {
+impl AcceptFailures {
     fn new() -> Self {
         Self {
-            all: 0,
-            running: 0,
+            total: 0,
+            since_last_success: 0,
             is_logged: false,
-            log: LogLimit::per_kind(),
+            log_limit: LogLimit::per_kind(),
         }
     }
 
-    /// One that nothing could be done about.
-    fn one(&mut self, error: &io::Error) {
-        self.running += 1;
-        // A try each pause; one line tells of them all.
-        if self.running == 1 {
-            self.is_logged = self.log.write(
+    /// A failure for which no idle connection could be closed.
+    fn record_unresolved(&mut self, error: &io::Error) {
+        self.since_last_success += 1;
+        // One line for all retries.
+        if self.since_last_success == 1 {
+            self.is_logged = self.log_limit.write(
                 || {
                     tracing::error!(
                         %error,
@@ -169,16 +174,16 @@ impl Failures {
         }
     }
 
-    fn over(&mut self) {
-        let failed = std::mem::take(&mut self.running);
+    fn reset(&mut self) {
+        let failed = std::mem::take(&mut self.since_last_success);
         if failed > 0 && self.is_logged {
             tracing::info!(failed, "accepting connections again");
         }
     }
 }
 
-/// The error is about the connection that was to be accepted, not about the listener.
-fn of_one_connection(error: &io::Error) -> bool {
+/// Returns true if the error concerns a single connection and not the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted

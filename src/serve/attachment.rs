@@ -1,6 +1,6 @@
-//! State that belongs to one client's connection and ends with it.
+//! State that a service attaches to a client's connection.
 
-use super::io::{ClientIo, Shared};
+use super::client_io::{ClientIo, ClientSocket};
 use crate::client_key::ClientKey;
 use http::{HeaderMap, StatusCode};
 use std::any::Any;
@@ -8,55 +8,55 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use tokio::task::AbortHandle;
 
-/// What a service keeps for the connection that its requests come on.
+/// State of a service for one client's connection, dropped with it.
 pub trait Attachment: Any + Send + Sync {
     /// Ready when the connection must not serve another request.
     fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// The same, at this moment.
+    /// Returns true if the connection must not serve another request.
     fn is_closing(&self) -> bool;
 }
 
-/// Extension of a request: the connection that it came on. It does not keep the connection open.
+/// Extension of a request: a weak handle to the connection that it was received on.
 #[derive(Clone, Debug)]
-pub struct ClientConnection(Weak<Shared>);
+pub struct ClientConnection(Weak<ClientSocket>);
 
 impl ClientConnection {
     pub(super) fn of(io: &ClientIo) -> Self {
         Self(io.downgrade())
     }
 
-    /// Whose request the connection serves; none if nothing limits that client.
-    pub(crate) fn set_holder(&self, holder: Option<ClientKey>) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.entry().set_holder(holder);
+    /// Sets the client of the connection's request; `None` if no limit applies to it.
+    pub(crate) fn set_client(&self, client: Option<ClientKey>) {
+        if let Some(socket) = self.0.upgrade() {
+            socket.entry().set_client(client);
         }
     }
 
-    /// The task that the connection lives in once it has switched protocols.
+    /// Sets the task that runs the connection after it has switched protocols.
     pub fn set_task(&self, task: AbortHandle) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.entry().set_task(task);
+        if let Some(socket) = self.0.upgrade() {
+            socket.entry().set_task(task);
         }
     }
 
-    /// Sends an interim head to the client, or drops it: before the response is known, but not any more, and
-    /// only to a client that knows such heads and reads what it gets.
+    /// Sends an interim head, or drops it: if the response is known, if the client's HTTP version has no interim
+    /// heads, or if the client does not read.
     pub fn send_interim(&self, status: StatusCode, headers: &HeaderMap) {
-        if let Some(shared) = self.0.upgrade() {
-            shared.push_interim(status, headers);
+        if let Some(socket) = self.0.upgrade() {
+            socket.push_interim(status, headers);
         }
     }
 
-    /// What is attached to the connection.
+    /// Returns the attachment of the connection.
     pub fn attached<T: Attachment>(&self) -> Option<Arc<T>> {
         downcast(self.0.upgrade()?.attachment()?)
     }
 
-    /// The same, made if there is none. Nothing if the connection has ended.
+    /// Returns the attachment, made if there is none; `None` if the connection has ended.
     pub fn attach<T: Attachment + Default>(&self) -> Option<Arc<T>> {
-        let shared = self.0.upgrade()?;
-        downcast(shared.attach(|| Arc::new(T::default())))
+        let socket = self.0.upgrade()?;
+        downcast(socket.attach(|| Arc::new(T::default())))
     }
 }
 

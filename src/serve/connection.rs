@@ -1,14 +1,13 @@
-//! A client's connection from its start to its end.
+//! A client's connection: a state machine from its start to its end.
 
-use super::call::{Answered, Call};
-use super::idle::{Idle, later};
-use super::io::ClientIo;
-use super::pump::Pump;
+use super::client_io::ClientIo;
+use super::http1::{NextStep, PendingRequest, ReadyResponse, StreamWriter, drive};
+use super::idle::{IdleWait, deadline_after};
+use super::io::Io;
+use super::options::ServerOptions;
 use super::registry::ConnectionEntry;
-use super::stop::Stop;
-use super::talk::{Next, talk};
-use super::transport::Io;
-use super::{RequestBody, Settings, tune};
+use super::request_body::RequestBody;
+use super::stop::StopSignal;
 use crate::client_key::PeerAddr;
 use crate::guard::BoxError;
 use bytes::Bytes;
@@ -24,54 +23,53 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 pin_project! {
-    /// A connection. Most of the time most connections wait, so that it is no larger than a wait: an
-    /// async function would hold its arguments twice, and the room of all it ever awaits.
+    /// Most connections wait most of the time. So this future is not larger than a wait: an async function would hold
+    /// its arguments twice, and reserve space for everything that it awaits.
     pub(super) struct Connection<S, B> {
         io: ClientIo,
         peer: PeerAddr,
         service: S,
-        settings: Arc<Settings>,
+        options: Arc<ServerOptions>,
         #[pin]
-        state: State<B>,
-        // Dropped last: the server waits for it, and counts what is left then.
-        stop: Stop,
+        state: ConnectionState<B>,
+        // Dropped last: the server waits for it, and then counts the connections that are left.
+        stop: StopSignal,
     }
 }
 
 pin_project! {
-    #[project = StateProj]
-    enum State<B> {
+    #[project = ConnectionStateProj]
+    enum ConnectionState<B> {
         Idle {
             #[pin]
-            idle: Idle,
+            wait: IdleWait,
         },
-        // On the heap, so that no other state holds the room of a request's parsing.
-        Talks { talk: Pin<Box<dyn Future<Output = Next<B>> + Send>> },
-        Waits { call: Box<Call<B>> },
-        Streams { pump: Pin<Box<Pump<B>>> },
+        // On the heap, so that no other state reserves the space that hyper needs to parse a request.
+        Http1 { driver: Pin<Box<dyn Future<Output = NextStep<B>> + Send>> },
+        AwaitingResponse { request: Box<PendingRequest<B>> },
+        Streaming { writer: Pin<Box<StreamWriter<B>>> },
     }
 }
 
 impl<S, B> Connection<S, B> {
-    /// Fails if its client has gone by then.
+    /// Fails if the client has disconnected.
     pub(super) fn new(
         socket: Io,
         entry: ConnectionEntry,
         peer: PeerAddr,
         service: S,
-        settings: Arc<Settings>,
-        stop: Stop,
+        options: Arc<ServerOptions>,
+        stop: StopSignal,
     ) -> io::Result<Self> {
-        tune(&socket, &settings)?;
-        let deadline = later(Instant::now(), settings.head_timeout);
+        let deadline = deadline_after(Instant::now(), options.head_timeout);
         Ok(Self {
-            io: ClientIo::new(socket, settings.stalls(), settings.case(), entry),
+            io: options.client_io(socket, entry)?,
             peer,
             service,
-            state: State::Idle {
-                idle: Idle::new(deadline, &stop),
+            state: ConnectionState::Idle {
+                wait: IdleWait::new(deadline, &stop),
             },
-            settings,
+            options,
             stop,
         })
     }
@@ -89,55 +87,59 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        let talks = |deadline: Instant, answered: Option<Box<Answered<B>>>| State::Talks {
-            talk: Box::pin(talk(
-                this.io.clone(),
-                *this.peer,
-                this.service.clone(),
-                this.settings.clone(),
-                this.stop.clone(),
-                deadline,
-                answered,
-            )),
-        };
-        let head_deadline = || later(Instant::now(), this.settings.head_timeout);
+        let http1 =
+            |deadline: Instant, response: Option<Box<ReadyResponse<B>>>| ConnectionState::Http1 {
+                driver: Box::pin(drive(
+                    this.io.clone(),
+                    *this.peer,
+                    this.service.clone(),
+                    this.options.clone(),
+                    this.stop.clone(),
+                    deadline,
+                    response,
+                )),
+            };
+        let head_deadline = || deadline_after(Instant::now(), this.options.head_timeout);
         loop {
             let next = match this.state.as_mut().project() {
-                StateProj::Idle { idle } => {
-                    let deadline = idle.deadline();
-                    match ready!(idle.poll_come(this.io, cx)) {
-                        true => Next::Talk(deadline),
-                        false => Next::Over,
+                ConnectionStateProj::Idle { wait } => {
+                    let deadline = wait.deadline();
+                    match ready!(wait.poll_request_start(this.io, cx)) {
+                        true => NextStep::ReadRequest(deadline),
+                        false => NextStep::Close,
                     }
                 }
-                StateProj::Talks { talk } => ready!(talk.as_mut().poll(cx)),
-                StateProj::Waits { call } => ready!(call.poll_wait(this.io, cx)),
-                StateProj::Streams { pump } => match ready!(pump.as_mut().poll(cx)) {
-                    Some(_) => {
-                        this.io.entry().idle();
-                        Next::Talk(head_deadline())
+                ConnectionStateProj::Http1 { driver } => ready!(driver.as_mut().poll(cx)),
+                ConnectionStateProj::AwaitingResponse { request } => {
+                    ready!(request.poll_outside_hyper(this.io, cx))
+                }
+                ConnectionStateProj::Streaming { writer } => match ready!(writer.as_mut().poll(cx))
+                {
+                    true => {
+                        this.io.entry().set_idle();
+                        NextStep::ReadRequest(head_deadline())
                     }
-                    None => Next::Over,
+                    false => NextStep::Close,
                 },
             };
             let state = match next {
-                Next::Over => return Poll::Ready(()),
-                Next::Idle(deadline) => {
+                NextStep::Close => return Poll::Ready(()),
+                NextStep::Idle(deadline) => {
                     tracing::trace!(peer = %this.peer, "a connection waits for a request");
-                    State::Idle {
-                        idle: Idle::new(deadline, this.stop),
+                    ConnectionState::Idle {
+                        wait: IdleWait::new(deadline, this.stop),
                     }
                 }
-                Next::Talk(deadline) => talks(deadline, None),
-                Next::Answer(answered) => {
-                    this.io.unread(&answered.head_for_hyper());
-                    talks(head_deadline(), Some(answered))
+                NextStep::ReadRequest(deadline) => http1(deadline, None),
+                NextStep::WriteResponse(response) => {
+                    this.io.unread(&response.replay_head());
+                    http1(head_deadline(), Some(response))
                 }
-                Next::Wait(call) => {
+                NextStep::AwaitResponse(request) => {
                     tracing::trace!(peer = %this.peer, "a request waits for its response");
-                    State::Waits { call }
+                    ConnectionState::AwaitingResponse { request }
                 }
-                Next::Stream(pump) => State::Streams { pump },
+                NextStep::WriteStream(writer) => ConnectionState::Streaming { writer },
             };
             this.state.set(state);
         }
@@ -146,19 +148,19 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::super::registry::Registry;
-    use super::super::stop::Stopper;
+    use super::super::registry::ConnectionRegistry;
+    use super::super::stop::StopSender;
     use super::*;
     use http_body_util::Empty;
     use std::convert::Infallible;
     use std::future::Ready;
     use tokio::net::{TcpListener, TcpStream};
 
-    /// As large as the proxy's.
+    /// Of the size of the proxy's service.
     #[derive(Clone)]
-    struct Nothing(Arc<()>);
+    struct EmptyService(Arc<()>);
 
-    impl Service<Request<RequestBody>> for Nothing {
+    impl Service<Request<RequestBody>> for EmptyService {
         type Response = Response<Empty<Bytes>>;
         type Error = Infallible;
         type Future = Ready<Result<Self::Response, Infallible>>;
@@ -173,32 +175,34 @@ mod tests {
         }
     }
 
-    /// With the task's own record it is to fit into 384 bytes: the next size of a task is 512, and a
-    /// silent connection shall cost 1 KiB with its socket's two records.
+    /// With the header of its task it must fit into 384 bytes: the next size of an allocation is 512, and a silent
+    /// connection must cost at most 1 KiB with the two records of its socket.
     #[test]
-    fn a_connection_that_waits_is_small() {
-        let size = size_of::<Connection<Nothing, Empty<Bytes>>>();
+    fn connection_future_is_small() {
+        let size = size_of::<Connection<EmptyService, Empty<Bytes>>>();
         assert!(size <= 272, "{size} bytes");
     }
 
     #[tokio::test]
-    async fn a_stop_ends_a_connection_that_waits_whenever_it_comes() {
+    async fn stop_closes_an_idle_connection_before_and_during_its_wait() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         for is_early in [true, false] {
             let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
             let (_ours, (theirs, peer)) = (ours.unwrap(), theirs.unwrap());
-            let stopper = Stopper::new();
+            let stopper = StopSender::new();
             let stop = stopper.subscribe();
             if is_early {
                 stopper.stop();
             }
-            let (service, settings) = (Nothing(Arc::default()), Arc::<Settings>::default());
-            let registry = Registry::default();
-            let entry = registry.admit(peer.ip(), &settings.per_client).unwrap();
+            let (service, options) = (
+                EmptyService(Arc::default()),
+                Arc::<ServerOptions>::default(),
+            );
+            let registry = ConnectionRegistry::default();
+            let entry = registry.admit(peer.ip(), &options.per_client).unwrap();
             let connection =
-                Connection::new(theirs.into(), entry, peer.into(), service, settings, stop)
-                    .unwrap();
+                Connection::new(theirs.into(), entry, peer.into(), service, options, stop).unwrap();
             let task = tokio::spawn(connection);
             tokio::task::yield_now().await;
             if !is_early {

@@ -1,8 +1,7 @@
-//! A connection between two requests, or before the first: it has a socket, a deadline and nothing
-//! else.
+//! A connection before its first request, or between two requests: it has a socket and a deadline, and no buffers.
 
-use super::io::ClientIo;
-use super::stop::Stop;
+use super::client_io::ClientIo;
+use super::stop::StopSignal;
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
@@ -11,17 +10,17 @@ use std::time::Duration;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Longer than any process lives.
-const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+/// Longer than the lifetime of any process, and far from the overflow of an [`Instant`].
+const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
-/// A time so much later, or as late as there is one.
-pub(super) fn later(time: Instant, by: Duration) -> Instant {
-    time + by.min(FOREVER)
+/// `now + timeout`, without overflow.
+pub(super) fn deadline_after(now: Instant, timeout: Duration) -> Instant {
+    now + timeout.min(MAX_TIMEOUT)
 }
 
 pin_project! {
-    /// What ends the wait but the client.
-    pub(super) struct Idle {
+    /// What ends the wait besides input of the client.
+    pub(super) struct IdleWait {
         #[pin]
         timer: Sleep,
         // None if the server stops.
@@ -30,11 +29,11 @@ pin_project! {
     }
 }
 
-impl Idle {
-    pub(super) fn new(deadline: Instant, stop: &Stop) -> Self {
+impl IdleWait {
+    pub(super) fn new(deadline: Instant, stop: &StopSignal) -> Self {
         Self {
             timer: sleep_until(deadline),
-            stop: stop.wait(),
+            stop: stop.notified(),
         }
     }
 
@@ -42,16 +41,15 @@ impl Idle {
         self.timer.deadline()
     }
 
-    /// Until something has come that may be a request. False if nothing will: the client has gone,
-    /// the deadline has passed, the server stops, or the connection must not serve
-    /// another request.
-    pub(super) fn poll_come(
+    /// Ready with true when a request may have begun; with false if the connection must close: the client has
+    /// disconnected, the deadline has passed, the server stops, or the attachment forbids another request.
+    pub(super) fn poll_request_start(
         self: Pin<&mut Self>,
         io: &ClientIo,
         cx: &mut Context<'_>,
     ) -> Poll<bool> {
-        if let Poll::Ready(come) = io.poll_come(cx) {
-            return Poll::Ready(come);
+        if let Poll::Ready(has_begun) = io.poll_request_start(cx) {
+            return Poll::Ready(has_begun);
         }
         if io.poll_closing(cx).is_ready() {
             return Poll::Ready(false);

@@ -1,18 +1,18 @@
-//! Where connections come from.
+//! Sources of connections.
 
 mod tcp;
 #[cfg(unix)]
 mod unix;
 
-use super::transport::Io;
+use super::io::Io;
 use crate::client_key::PeerAddr;
 use std::future::Future;
 use std::io;
 
 /// A source of connections for a [`Server`](super::Server).
 ///
-/// Implemented for the listeners of tokio. One of your own may accept from several of them, or limit what
-/// it accepts:
+/// Implemented for the listeners of tokio. A custom listener may accept from several of them, or limit what it
+/// accepts:
 ///
 /// ```
 /// use sse_guard::client_key::PeerAddr;
@@ -34,11 +34,11 @@ use std::io;
 /// }
 /// ```
 pub trait Listener: Send + Sync {
-    /// A connection as it is accepted.
+    /// The type of an accepted connection.
     type Io: Into<Io> + Send;
 
     /// Accepts the next connection.
     ///
-    /// The future is dropped when something else is to be done first: no connection may be lost with it.
+    /// Must be cancel safe: dropping the future must not lose a connection.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Io, PeerAddr)>> + Send;
 }

@@ -1,44 +1,44 @@
-//! The order to stop, as the connections of a server get it.
+//! The signal to stop, from a server to its connections.
 
 use std::sync::Arc;
 use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, watch};
 
-/// Gives the order, and waits until every connection has ended.
-pub(super) struct Stopper(watch::Sender<Order>);
+/// Sends the signal, and waits until every connection has closed.
+pub(super) struct StopSender(watch::Sender<StopState>);
 
-/// A connection's side. The server waits for it as long as it is there.
+/// A connection's side. The server waits until all are dropped.
 #[derive(Clone)]
-pub(super) struct Stop(watch::Receiver<Order>);
+pub(super) struct StopSignal(watch::Receiver<StopState>);
 
-/// Given when the channel says that it has changed.
+/// The signal is sent when the channel reports a change.
 #[derive(Default)]
-struct Order {
+struct StopState {
     notify: Arc<Notify>,
-    /// It will be given, and connections should close where they can.
-    is_near: bool,
+    /// Connections close after their current response; the signal follows later.
+    is_draining: bool,
 }
 
-impl Stopper {
+impl StopSender {
     pub(super) fn new() -> Self {
         Self(watch::Sender::default())
     }
 
-    pub(super) fn subscribe(&self) -> Stop {
-        Stop(self.0.subscribe())
+    pub(super) fn subscribe(&self) -> StopSignal {
+        StopSignal(self.0.subscribe())
     }
 
-    /// Connections close behind the responses that they send from now on.
+    /// From now on, connections close after each response.
     pub(super) fn drain(&self) {
-        // None of them has to be woken for it.
-        self.0.send_if_modified(|order| {
-            order.is_near = true;
+        // No connection must be woken for it.
+        self.0.send_if_modified(|state| {
+            state.is_draining = true;
             false
         });
     }
 
     pub(super) fn stop(&self) {
-        // First what those see who begin to wait, then the news to those who do.
+        // First for those that begin to wait, then for those that wait.
         self.0.send_modify(|_| {});
         self.0.borrow().notify.notify_waiters();
     }
@@ -48,17 +48,17 @@ impl Stopper {
     }
 }
 
-impl Stop {
-    /// Whether connections are to close behind their responses.
+impl StopSignal {
+    /// Returns true if connections close after their responses.
     pub(super) fn is_closing(&self) -> bool {
-        // If the sender is gone, so is the server.
-        self.0.borrow().is_near || self.0.has_changed().unwrap_or(true)
+        // Without a sender, the server is dropped.
+        self.0.borrow().is_draining || self.0.has_changed().unwrap_or(true)
     }
 
-    /// Nothing if the order has been given; else it will be notified.
-    pub(super) fn wait(&self) -> Option<OwnedNotified> {
+    /// Resolves when the signal is sent; `None` if it was sent before.
+    pub(super) fn notified(&self) -> Option<OwnedNotified> {
         let notified = self.0.borrow().notify.clone().notified_owned();
-        // If the sender is gone, so is the server.
+        // Without a sender, the server is dropped.
         let is_stopping = self.0.has_changed().unwrap_or(true);
         (!is_stopping).then_some(notified)
     }

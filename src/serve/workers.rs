@@ -1,12 +1,11 @@
-//! Where connections run.
+//! The threads that run connections.
 //!
-//! A proxy's event costs little beside what it takes to wake another thread for it. So a connection
-//! stays on the thread that it was given to, with both its sockets, its timers and its memory: one
-//! thread per core, each with a runtime of its own, and connections go to the one that has the
+//! To wake another thread costs more than to forward an event. So a connection stays on one thread, with both its
+//! sockets, its timers and its memory. Each thread has a runtime of its own, and gets a new connection if it has the
 //! fewest.
 
-use super::registry::Closer;
-use super::transport::Io;
+use super::io::Io;
+use super::registry::CloseHandle;
 use pin_project_lite::pin_project;
 use std::future::{Future, pending};
 use std::io;
@@ -22,15 +21,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// The threads of a server, or none of its own. What runs there ends when this is dropped.
+/// Dropping it ends all connections.
 pub(super) enum Workers {
-    /// Connections run where they are accepted.
-    Here(JoinSet<()>),
-    Own(Vec<Worker>),
+    /// Connections run on the runtime that accepts them.
+    CurrentRuntime(JoinSet<()>),
+    Threads(Vec<Worker>),
 }
 
-/// What a worker does is made there: memory that one thread takes and another gives back stays with
-/// the first until it comes by.
+/// Creates a connection on the thread that runs it: an allocator returns memory that another thread frees to the first
+/// one late.
 type Job = Box<dyn FnOnce() + Send>;
 
 pub(super) struct Worker {
@@ -38,32 +37,32 @@ pub(super) struct Worker {
     connections: Arc<AtomicUsize>,
 }
 
-/// A connection's place in the count of its worker.
-struct Place(Arc<AtomicUsize>);
+/// Counts a connection of a worker until it is dropped.
+struct CountGuard(Arc<AtomicUsize>);
 
-impl Place {
-    fn of(count: &Arc<AtomicUsize>) -> Self {
+impl CountGuard {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count.clone())
     }
 }
 
-impl Drop for Place {
+impl Drop for CountGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
 }
 
 pin_project! {
-    /// A connection in its place. An async block would have room for it twice.
-    struct Placed<F> {
+    /// Not an async block, which would reserve space for the connection twice.
+    struct CountedConnection<F> {
         #[pin]
         connection: F,
-        place: Place,
+        guard: CountGuard,
     }
 }
 
-impl<F: Future<Output = ()>> Future for Placed<F> {
+impl<F: Future<Output = ()>> Future for CountedConnection<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -71,18 +70,18 @@ impl<F: Future<Output = ()>> Future for Placed<F> {
     }
 }
 
-/// When a worker releases memory.
+/// Determines when a worker releases memory.
 #[derive(Debug, Default)]
-struct Released {
-    /// Connections at the last tick.
+struct ReleaseTrigger {
+    /// Number of connections at the last tick.
     open: usize,
-    /// Their number had changed by then.
+    /// That number differed from the one before.
     has_changed: bool,
 }
 
-impl Released {
-    /// Whether connections have closed, or their number has settled: a burst of new ones leaves behind what their
-    /// requests were parsed into, and those that close leave tasks that end later. To be called at each tick.
+impl ReleaseTrigger {
+    /// Returns true if connections have closed, or their number has settled: a burst of new ones leaves the buffers in
+    /// which their requests were parsed, and closed ones leave tasks that end later. Must be called at each tick.
     fn is_due(&mut self, open: usize) -> bool {
         let before = std::mem::replace(&mut self.open, open);
         let had_changed = std::mem::replace(&mut self.has_changed, open != before);
@@ -91,16 +90,15 @@ impl Released {
 }
 
 impl Workers {
-    /// Connections run where they are accepted.
-    pub(super) fn here() -> Self {
-        Self::Here(JoinSet::new())
+    pub(super) fn current_runtime() -> Self {
+        Self::CurrentRuntime(JoinSet::new())
     }
 
     /// Starts `count` threads, which call `release_memory` after connections have closed or a burst of new ones is over.
     pub(super) fn start(count: NonZeroUsize, release_memory: fn()) -> io::Result<Self> {
         let workers = (0..count.get()).map(|n| {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            let (jobs, mut todo) = mpsc::unbounded_channel::<Job>();
+            let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
             let connections = Arc::<AtomicUsize>::default();
             let count = connections.clone();
             std::thread::Builder::new()
@@ -109,15 +107,15 @@ impl Workers {
                     runtime.block_on(async {
                         let mut seconds = interval(Duration::from_secs(1));
                         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                        let mut released = Released::default();
+                        let mut release = ReleaseTrigger::default();
                         loop {
                             tokio::select! {
-                                job = todo.recv() => match job {
+                                job = queue.recv() => match job {
                                     Some(job) => job(),
                                     None => break,
                                 },
                                 _ = seconds.tick() => {
-                                    if released.is_due(count.load(Relaxed)) {
+                                    if release.is_due(count.load(Relaxed)) {
                                         release_memory();
                                     }
                                 }
@@ -128,39 +126,41 @@ impl Workers {
                 })?;
             Ok(Worker { jobs, connections })
         });
-        workers.collect::<io::Result<_>>().map(Self::Own)
+        workers.collect::<io::Result<_>>().map(Self::Threads)
     }
 
     /// Runs a connection on the worker that has the fewest.
     pub(super) fn spawn<F>(
         &mut self,
         io: Io,
-        closer: Closer,
+        close_handle: CloseHandle,
         connection: impl FnOnce(Io) -> io::Result<F> + Send + 'static,
     ) -> io::Result<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let workers = match self {
-            Self::Here(tasks) => {
-                closer.task(tasks.spawn(connection(io)?));
+            Self::CurrentRuntime(tasks) => {
+                close_handle.set_task(tasks.spawn(connection(io)?));
                 return Ok(());
             }
-            Self::Own(workers) => workers,
+            Self::Threads(workers) => workers,
         };
         let fewest = |worker: &&Worker| worker.connections.load(Relaxed);
         let Some(worker) = workers.iter().min_by_key(fewest) else {
             return Ok(());
         };
-        let place = Place::of(&worker.connections);
-        // Its events come to the thread that it is registered on.
+        let guard = CountGuard::new(&worker.connections);
+        // The socket must be registered with the runtime of the thread that runs it.
         let io = io.detach()?;
         let job = move || match io.attach().and_then(connection) {
             Ok(connection) => {
-                let task = tokio::spawn(Placed { connection, place });
-                closer.task(task.abort_handle());
+                let task = tokio::spawn(CountedConnection { connection, guard });
+                close_handle.set_task(task.abort_handle());
             }
-            Err(error) => tracing::debug!(%error, "a client disconnected at once"),
+            Err(error) => {
+                tracing::debug!(%error, "a client disconnected before its connection was set up");
+            }
         };
         worker
             .jobs
@@ -168,17 +168,17 @@ impl Workers {
             .map_err(|_| io::Error::other("the thread has ended"))
     }
 
-    /// Until one has ended that has to be cleared away.
+    /// Removes the next connection that ends from the set of tasks.
     pub(super) async fn reap(&mut self) {
         match self {
-            Self::Here(tasks) if !tasks.is_empty() => drop(tasks.join_next().await),
+            Self::CurrentRuntime(tasks) if !tasks.is_empty() => drop(tasks.join_next().await),
             _ => pending().await,
         }
     }
 }
 
-/// Makes a job larger than the connection's entry in the registry, which is allocated next to it: else the queue of a
-/// burst would leave holes among the entries.
+/// Makes a job larger than the connection's record in the registry, which is allocated next to it: otherwise the jobs of a
+/// burst would leave gaps between the records.
 fn padded(job: impl FnOnce() + Send + 'static) -> impl FnOnce() + Send + 'static {
     let padding = [const { MaybeUninit::<u64>::uninit() }; 6];
     move || {
@@ -192,10 +192,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_released_when_connections_close_and_when_their_number_settles() {
-        let mut released = Released::default();
+    fn release_is_due_when_connections_close_and_when_their_number_settles() {
+        let mut release = ReleaseTrigger::default();
         let open = [0, 100, 5000, 5000, 5000, 4999, 4999, 6000, 2, 2];
-        let is_due = open.map(|open| released.is_due(open));
+        let is_due = open.map(|open| release.is_due(open));
         let expected = [
             false, false, false, true, false, true, true, false, true, true,
         ];

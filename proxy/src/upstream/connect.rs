@@ -9,7 +9,7 @@ use super::error::Failure;
 use crate::config;
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
-use sse_guard::internal::Liveness;
+use sse_guard::internal::KeepaliveOptions;
 use sse_guard::serve::Io;
 use std::future::poll_fn;
 use std::path::Path;
@@ -49,7 +49,7 @@ impl SocketOptions {
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     transport: Connect,
-    liveness: Liveness,
+    keepalive: KeepaliveOptions,
 }
 
 #[derive(Clone, Debug)]
@@ -82,13 +82,13 @@ impl Connector {
                 }
             }
         };
-        let liveness = Liveness {
-            keepalive: options.keepalive,
+        let keepalive = KeepaliveOptions {
+            idle_time: options.keepalive,
             user_timeout: options.user_timeout,
         };
         Self {
             transport,
-            liveness,
+            keepalive,
         }
     }
 
@@ -131,7 +131,7 @@ impl Connector {
                 connected.map_err(Failure::of_connecting)?.into()
             }
         };
-        if let Err(error) = self.liveness.watch(&socket) {
+        if let Err(error) = self.keepalive.apply(&socket) {
             // Its use will show whether it still works.
             tracing::debug!(%error, "an upstream's connection is not watched");
         }

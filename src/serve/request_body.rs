@@ -1,4 +1,4 @@
-//! The request's body, as the service sees it.
+//! The body of a request, as the service reads it.
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -10,24 +10,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
-/// Bytes of a request's body that may be missing when its connection serves a next request.
-const SKIPPED: u64 = 8 * 1024;
+/// Maximum size of the unread rest of a body after which the connection can serve another request.
+const MAX_SKIPPED_BYTES: u64 = 8 * 1024;
 
 /// The request body that [`Server`](super::Server) passes to a service.
 pub struct RequestBody {
-    /// Nothing comes if there is none.
+    /// `None` for an empty body.
     incoming: Option<Incoming>,
     upload: Upload,
     inspect: Option<Inspect>,
-    /// Read ahead, and still to be handed out.
+    /// Frames that were read ahead and not polled yet.
     #[expect(
         clippy::box_collection,
-        reason = "few requests have one, and those that wait should be small"
+        reason = "few requests have one, and waiting requests must be small"
     )]
-    held: Option<Box<VecDeque<Frame<Bytes>>>>,
+    read_ahead: Option<Box<VecDeque<Frame<Bytes>>>>,
 }
 
-/// Is shown what passes, until it has seen enough.
+/// Called with each piece until it returns true.
 type Inspect = Box<dyn FnMut(&[u8]) -> bool + Send + Sync>;
 
 impl fmt::Debug for RequestBody {
@@ -43,29 +43,29 @@ impl Drop for RequestBody {
         let Some(incoming) = &self.incoming else {
             return;
         };
-        // hyper skips what one read may bring, and nothing of a body in chunks.
+        // hyper skips a rest that fits into one read, and nothing of a chunked body.
         let rest = incoming.size_hint().exact();
-        if !incoming.is_end_stream() && rest.is_none_or(|rest| rest > SKIPPED) {
+        if !incoming.is_end_stream() && rest.is_none_or(|rest| rest > MAX_SKIPPED_BYTES) {
             self.upload.set(Upload::ABANDONED);
         }
     }
 }
 
 impl Default for RequestBody {
-    /// One that is over.
+    /// A body that has ended.
     fn default() -> Self {
         let body = Self {
             incoming: None,
             upload: Upload::default(),
             inspect: None,
-            held: None,
+            read_ahead: None,
         };
-        body.note();
+        body.update_upload();
         body
     }
 }
 
-/// How far the taking of a request's body from the connection has come.
+/// How much of a request's body the service has read. Only the first final state is recorded.
 #[derive(Clone, Debug, Default)]
 pub struct Upload(Arc<AtomicU8>);
 
@@ -74,22 +74,21 @@ impl Upload {
     const BROKEN: u8 = 2;
     const ABANDONED: u8 = 3;
 
-    /// All of it has been taken.
+    /// Returns true if the service has read all of it.
     pub fn is_over(&self) -> bool {
         self.0.load(Relaxed) == Self::OVER
     }
 
-    /// Its client has broken it off.
+    /// Returns true if the client has aborted it.
     pub fn is_broken(&self) -> bool {
         self.0.load(Relaxed) == Self::BROKEN
     }
 
-    /// The service has dropped the body ahead of its end, and too much is missing for hyper to skip it.
+    /// Returns true if the service has dropped the body before its end, and the rest is too large for hyper to skip.
     pub(super) fn is_abandoned(&self) -> bool {
         self.0.load(Relaxed) == Self::ABANDONED
     }
 
-    /// What came first stands.
     fn set(&self, state: u8) {
         let _ = self.0.compare_exchange(0, state, Relaxed, Relaxed);
     }
@@ -102,33 +101,33 @@ impl RequestBody {
             incoming: Some(incoming),
             upload: upload.clone(),
             inspect: None,
-            held: None,
+            read_ahead: None,
         };
-        body.note();
+        body.update_upload();
         (body, upload)
     }
 
-    /// How far it has come.
+    /// Returns a handle to the progress of the body.
     #[doc(hidden)]
     pub fn upload(&self) -> Upload {
         self.upload.clone()
     }
 
-    /// Calls `inspect` with what passes, until it returns true.
+    /// Calls `inspect` with each piece that the service reads, until it returns true.
     #[doc(hidden)]
     pub fn inspect(&mut self, inspect: impl FnMut(&[u8]) -> bool + Send + Sync + 'static) {
         self.inspect = Some(Box::new(inspect));
     }
 
-    fn next_held(&mut self) -> Option<Frame<Bytes>> {
-        let frame = self.held.as_mut()?.pop_front();
+    fn next_read_ahead(&mut self) -> Option<Frame<Bytes>> {
+        let frame = self.read_ahead.as_mut()?.pop_front();
         if frame.is_none() {
-            self.held = None;
+            self.read_ahead = None;
         }
         frame
     }
 
-    fn show(&mut self, frame: &Frame<Bytes>) {
+    fn inspect_frame(&mut self, frame: &Frame<Bytes>) {
         if let (Some(inspect), Some(data)) = (&mut self.inspect, frame.data_ref())
             && inspect(data)
         {
@@ -136,12 +135,12 @@ impl RequestBody {
         }
     }
 
-    /// Reads ahead until `is_enough` returns true for a piece, and keeps what it reads for the service.
-    /// Returns whether it did; `None` if `most` bytes or the error of a broken body came first.
+    /// Reads ahead until `is_enough` returns true for a piece, and keeps the pieces for the service. Returns false if it
+    /// did not return true for any piece, and `None` after `max` bytes or the error of an aborted body.
     #[doc(hidden)]
     pub async fn read_ahead(
         &mut self,
-        most: usize,
+        max: usize,
         mut is_enough: impl FnMut(&[u8]) -> bool,
     ) -> Option<bool> {
         let mut len = 0;
@@ -153,25 +152,25 @@ impl RequestBody {
                 return Some(false);
             };
             let Ok(frame) = frame else {
-                // hyper gives the error again to the one that reads on.
+                // hyper returns the error again to the next poll.
                 self.upload.set(Upload::BROKEN);
                 return None;
             };
-            self.note();
+            self.update_upload();
             let data = frame.data_ref();
-            let is_said = data.is_some_and(|data| is_enough(data));
+            let is_found = data.is_some_and(|data| is_enough(data));
             len += data.map_or(0, Bytes::len);
-            self.held.get_or_insert_default().push_back(frame);
-            if is_said {
+            self.read_ahead.get_or_insert_default().push_back(frame);
+            if is_found {
                 return Some(true);
             }
-            if len >= most {
+            if len >= max {
                 return None;
             }
         }
     }
 
-    fn note(&self) {
+    fn update_upload(&self) {
         if self.incoming.as_ref().is_none_or(Body::is_end_stream) {
             self.upload.set(Upload::OVER);
         }
@@ -186,8 +185,8 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(frame) = self.next_held() {
-            self.show(&frame);
+        if let Some(frame) = self.next_read_ahead() {
+            self.inspect_frame(&frame);
             return Poll::Ready(Some(Ok(frame)));
         }
         let Some(incoming) = &mut self.incoming else {
@@ -198,29 +197,35 @@ impl Body for RequestBody {
             None => self.upload.set(Upload::OVER),
             Some(Err(_)) => self.upload.set(Upload::BROKEN),
             Some(Ok(frame)) => {
-                self.show(frame);
-                self.note();
+                self.inspect_frame(frame);
+                self.update_upload();
             }
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        let is_handed_out = self.held.as_ref().is_none_or(|held| held.is_empty());
-        is_handed_out && self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        let is_polled = self
+            .read_ahead
+            .as_ref()
+            .is_none_or(|frames| frames.is_empty());
+        is_polled && self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         let incoming = self.incoming.as_ref();
         let rest = incoming.map_or(SizeHint::with_exact(0), Body::size_hint);
-        let Some(held) = &self.held else {
+        let Some(read_ahead) = &self.read_ahead else {
             return rest;
         };
-        let data = held.iter().filter_map(Frame::data_ref);
-        let held: u64 = data.map(|data| data.len() as u64).sum();
+        let data = read_ahead.iter().filter_map(Frame::data_ref);
+        let read_ahead_len: u64 = data.map(|data| data.len() as u64).sum();
         let mut hint = SizeHint::new();
-        hint.set_lower(held.saturating_add(rest.lower()));
-        if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(held)) {
+        hint.set_lower(read_ahead_len.saturating_add(rest.lower()));
+        if let Some(upper) = rest
+            .upper()
+            .and_then(|upper| upper.checked_add(read_ahead_len))
+        {
             hint.set_upper(upper);
         }
         hint

@@ -1,7 +1,7 @@
-//! The body of a response while hyper writes it.
+//! The body of a response that hyper writes.
 
-use super::io::ClientIo;
-use super::talk::Desk;
+use super::handoff::Handoff;
+use crate::serve::client_io::ClientIo;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -9,29 +9,29 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pin_project! {
-    /// Bounds what hyper holds of it. Reports when hyper has taken the last of it, or drops it.
-    pub(super) struct Written<B> {
+    /// Bounds what hyper takes of the body before it writes, and reports when hyper drops the body.
+    pub(super) struct ResponseBody<B> {
         #[pin]
         body: B,
-        desk: Desk<B>,
+        handoff: Handoff<B>,
         io: ClientIo,
     }
 
-    impl<B> PinnedDrop for Written<B> {
+    impl<B> PinnedDrop for ResponseBody<B> {
         fn drop(this: Pin<&mut Self>) {
-            this.desk.is_written();
+            this.handoff.body_dropped();
         }
     }
 }
 
-impl<B> Written<B> {
-    pub(super) fn new(body: B, desk: Desk<B>, io: ClientIo) -> Self {
-        io.start_body();
-        Self { body, desk, io }
+impl<B> ResponseBody<B> {
+    pub(super) fn new(body: B, handoff: Handoff<B>, io: ClientIo) -> Self {
+        io.reset_queued_body();
+        Self { body, handoff, io }
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for Written<B> {
+impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -39,13 +39,14 @@ impl<B: Body<Data = Bytes>> Body for Written<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        if self.io.is_full() {
+        if self.io.is_body_queue_full() {
             return Poll::Pending;
         }
         let this = self.project();
         let frame = this.body.poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &frame {
-            this.io.queue(frame.data_ref().map_or(0, Bytes::len));
+            this.io
+                .add_queued_body(frame.data_ref().map_or(0, Bytes::len));
         }
         frame
     }
@@ -61,11 +62,11 @@ impl<B: Body<Data = Bytes>> Body for Written<B> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::encode::Case;
-    use super::super::registry::Registry;
-    use super::super::stalls::Stalls;
-    use super::super::{Settings, io::ClientIo};
+    use super::super::encode::FieldCase;
     use super::*;
+    use crate::serve::options::ServerOptions;
+    use crate::serve::registry::ConnectionRegistry;
+    use crate::serve::stall::StallTimeouts;
     use std::convert::Infallible;
     use std::io::IoSlice;
     use std::task::Waker;
@@ -87,15 +88,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_waits_until_enough_of_it_has_left() {
+    async fn response_body_waits_until_enough_of_it_is_written() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (_ours, (theirs, peer)) = (ours.unwrap(), theirs.unwrap());
-        let settings = Settings::default();
-        let entry = Registry::default().admit(peer.ip(), &settings.per_client);
-        let io = ClientIo::new(theirs, Stalls::default(), Case::Lower, entry.unwrap());
-        let mut body = Written::new(Endless, Desk::new(None), io.clone());
+        let options = ServerOptions::default();
+        let entry = ConnectionRegistry::default().admit(peer.ip(), &options.per_client);
+        let io = ClientIo::new(
+            theirs,
+            StallTimeouts::default(),
+            FieldCase::Lower,
+            entry.unwrap(),
+        );
+        let mut body = ResponseBody::new(Endless, Handoff::new(None), io.clone());
         let cx = &mut Context::from_waker(Waker::noop());
         let mut frames = || {
             let polls = std::iter::from_fn(|| Some(Pin::new(&mut body).poll_frame(cx).is_ready()));

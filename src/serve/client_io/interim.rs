@@ -1,44 +1,42 @@
-//! Interim (1xx) heads on their way to a client: hyper's server cannot write them.
+//! Interim (1xx) heads for a client: hyper's server cannot write them.
 //!
-//! They are accepted only while the service is polled for its response: what hyper had to write by then is
-//! written or blocked, and the final head has not begun. They are written ahead of anything else, so that what
-//! the kernel has no room for cannot end up inside of another message.
+//! They are queued only while the service is polled for its response: hyper's output is then written or blocked,
+//! and the final head has not begun. They are written before any other output, so that a head that is only partly
+//! written cannot end up inside another message.
 
-use super::super::encode;
-use super::{ClientIo, Shared};
+use super::{ClientIo, ClientSocket};
 use crate::lock::lock;
+use crate::serve::http1::interim_head;
 use http::{HeaderMap, StatusCode};
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
-/// Bytes of interim heads that are queued for one write. Those beyond are dropped: a client loses nothing but
-/// hints.
-const MAX_QUEUED: usize = 16 * 1024;
+/// Maximum size of the queued interim heads. Further ones are dropped, because they are only hints.
+const MAX_QUEUED_INTERIM: usize = 16 * 1024;
 
-/// Interim heads, and how many bytes of them are written.
 #[derive(Default)]
-pub(super) struct Interim {
+pub(super) struct QueuedInterim {
     bytes: Vec<u8>,
-    sent: usize,
+    written: usize,
 }
 
-impl Shared {
-    /// Queues an interim head, or drops it where none may be written.
+impl ClientSocket {
+    /// Queues an interim head, or drops it if none may be written.
     pub(in crate::serve) fn push_interim(&self, status: StatusCode, headers: &HeaderMap) {
-        // What is blocked may be a part of the response ahead, and a client that does not read needs no hints.
-        if !self.takes_interim.load(Relaxed) || self.blocked.load(Relaxed) {
+        // Blocked output may be a part of the previous response, and a client that does not read needs no hints.
+        if !self.accepts_interim.load(Relaxed) || self.is_blocked.load(Relaxed) {
             tracing::trace!(%status, "an interim head is dropped");
             return;
         }
-        let head = encode::interim(status, headers, self.case);
+        let head = interim_head(status, headers, self.field_case);
         let mut state = lock(&self.state);
         let queued = state
             .interim
             .as_ref()
             .map_or(0, |interim| interim.bytes.len());
-        if queued + head.len() > MAX_QUEUED {
-            tracing::debug!(%status, "an interim head of too many bytes is dropped");
+        if queued + head.len() > MAX_QUEUED_INTERIM {
+            tracing::debug!(%status, "an interim head is dropped: too many bytes are queued");
             return;
         }
         let interim = state.interim.get_or_insert_default();
@@ -48,27 +46,26 @@ impl Shared {
 }
 
 impl ClientIo {
-    /// Whether an interim head may be queued.
-    pub(in crate::serve) fn set_takes_interim(&self, takes_interim: bool) {
-        self.0.takes_interim.store(takes_interim, Relaxed);
+    /// Sets whether interim heads may be queued.
+    pub(in crate::serve) fn set_accepts_interim(&self, accepts_interim: bool) {
+        self.0.accepts_interim.store(accepts_interim, Relaxed);
     }
 
-    /// Writes the interim heads that are queued. To be called only while hyper has no part of a message to
-    /// write.
+    /// Writes the queued interim heads. Must be called only while hyper has no part of a message left to write.
     pub(in crate::serve) fn poll_interim(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.0.has_interim.load(Relaxed) {
-            // The lock is not held across the write, which takes it, too.
+            // Not held during the write, which takes the lock, too.
             let interim = self.state().interim.take();
             let Some(mut interim) = interim else {
                 self.0.has_interim.store(false, Relaxed);
                 break;
             };
-            let rest = [IoSlice::new(&interim.bytes[interim.sent..])];
+            let rest = [IoSlice::new(&interim.bytes[interim.written..])];
             let wrote = self.poll_write_now(cx, &rest);
             if let Poll::Ready(Ok(wrote @ 1..)) = wrote {
-                interim.sent += wrote;
+                interim.written += wrote;
             }
-            match interim.sent < interim.bytes.len() {
+            match interim.written < interim.bytes.len() {
                 true => self.state().interim = Some(interim),
                 false => self.0.has_interim.store(false, Relaxed),
             }
@@ -82,11 +79,11 @@ impl ClientIo {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::Settings;
-    use super::super::super::encode::Case;
-    use super::super::super::registry::Registry;
-    use super::super::super::stalls::Stalls;
     use super::*;
+    use crate::serve::http1::FieldCase;
+    use crate::serve::options::ServerOptions;
+    use crate::serve::registry::ConnectionRegistry;
+    use crate::serve::stall::StallTimeouts;
     use http::HeaderValue;
     use http::header::LINK;
     use std::future::poll_fn;
@@ -94,14 +91,20 @@ mod tests {
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
 
-    /// A client's own socket, and the handle to it.
+    /// A client's socket, and the server's handle to it.
     async fn client() -> (TcpStream, ClientIo) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (ours, (theirs, peer)) = (ours.unwrap(), theirs.unwrap());
-        let entry = Registry::default().admit(peer.ip(), &Settings::default().per_client);
-        let io = ClientIo::new(theirs, Stalls::default(), Case::Title, entry.unwrap());
+        let entry =
+            ConnectionRegistry::default().admit(peer.ip(), &ServerOptions::default().per_client);
+        let io = ClientIo::new(
+            theirs,
+            StallTimeouts::default(),
+            FieldCase::Title,
+            entry.unwrap(),
+        );
         (ours, io)
     }
 
@@ -120,14 +123,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_is_queued_only_while_it_may_be_written() {
+    async fn interim_head_is_queued_only_while_the_service_is_polled() {
         let (mut ours, io) = client().await;
         push(&io, 1);
-        io.set_takes_interim(true);
+        io.set_accepts_interim(true);
         push(&io, 2);
-        push(&io, MAX_QUEUED);
+        push(&io, MAX_QUEUED_INTERIM);
         push(&io, 3);
-        io.set_takes_interim(false);
+        io.set_accepts_interim(false);
         push(&io, 4);
         poll_fn(|cx| io.poll_write(cx, &[IoSlice::new(b"final")]))
             .await
@@ -139,10 +142,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_without_room_leaves_as_a_whole_ahead_of_the_next_write() {
+    async fn blocked_interim_head_is_written_completely_before_the_next_output() {
         const LEN: usize = 10_000;
         let (mut ours, io) = client().await;
-        io.set_takes_interim(true);
+        io.set_accepts_interim(true);
         let cx = &mut Context::from_waker(Waker::noop());
         let mut heads = 0;
         while !io.is_blocked() {

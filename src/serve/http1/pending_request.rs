@@ -1,14 +1,14 @@
-//! A request that waits for its response.
+//! A request whose response is not known yet.
 
-use super::body::{RequestBody, Upload};
-use super::client::Client;
-use super::io::ClientIo;
-use super::pump::Pump;
-use super::stalls::SMALL;
-use super::stop::Stop;
-use super::talk::Next;
+use super::NextStep;
+use super::request_options::RequestOptions;
+use super::writer::StreamWriter;
 use crate::guard::BoxError;
 use crate::request_info::{RequestInfo, ResponseKind};
+use crate::serve::client_io::ClientIo;
+use crate::serve::request_body::{RequestBody, Upload};
+use crate::serve::stall::MAX_BUFFERED_RESPONSE;
+use crate::serve::stop::StopSignal;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -19,29 +19,29 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tower_service::Service;
 
-/// A request that has no response yet. To drop it is to cancel it.
-pub(super) struct Call<B> {
+/// Dropping it cancels the request.
+pub(in crate::serve) struct PendingRequest<B> {
     response: Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>,
     request_info: RequestInfo,
-    pub(super) client: Client,
+    pub(super) request_options: RequestOptions,
     pub(super) upload: Upload,
 }
 
-/// The response to a request, for hyper to write.
-pub(super) struct Answered<B> {
+/// A response for hyper to write.
+pub(in crate::serve) struct ReadyResponse<B> {
     pub(super) result: Result<Response<B>, BoxError>,
-    pub(super) client: Client,
+    pub(super) request_options: RequestOptions,
     request_info: RequestInfo,
     is_stream: bool,
-    /// hyper closes the connection behind it, as it reads nothing of the request's body any more.
+    /// hyper closes the connection after it, because it does not read the rest of the request's body.
     is_last: bool,
 }
 
-impl<B> Answered<B> {
-    /// Where the connection closes behind this, the head says so: while the server drains or stops, and where
-    /// the request's body was not read. Not of a stream: some clients take a broken transfer for its end then.
-    /// Its connection stays until it is idle.
-    pub(super) fn for_server(mut self, stop: &Stop) -> Self {
+impl<B> ReadyResponse<B> {
+    /// Adds `Connection: close` if the connection closes after this response: while the server drains or stops, and if
+    /// the request's body was not read. Not to a stream, whose connection closes when it is idle: with this header,
+    /// some clients take a broken transfer for a complete one.
+    pub(super) fn with_connection_header(mut self, stop: &StopSignal) -> Self {
         if let Ok(response) = &mut self.result
             && (self.is_last || stop.is_closing())
             && !self.is_stream
@@ -53,25 +53,25 @@ impl<B> Answered<B> {
         self
     }
 
-    /// The head of a request whose response hyper would write just as it would have written this one.
-    pub(super) fn head_for_hyper(&self) -> Vec<u8> {
-        self.client.head_for_hyper(&self.request_info.method)
+    /// Returns a request head for which hyper writes this response in the same way as for the original one.
+    pub(in crate::serve) fn replay_head(&self) -> Vec<u8> {
+        self.request_options.replay_head(&self.request_info.method)
     }
 }
 
-/// What came of a call.
-pub(super) enum Outcome<B> {
-    /// An event stream that is ours to write.
-    Stream(Pin<Box<Pump<B>>>),
-    Other(Answered<B>),
+/// The result of a pending request.
+pub(super) enum Resolved<B> {
+    /// An event stream, which is not written by hyper.
+    Stream(Pin<Box<StreamWriter<B>>>),
+    Response(ReadyResponse<B>),
 }
 
-impl<B: Body<Data = Bytes>> Call<B> {
+impl<B: Body<Data = Bytes>> PendingRequest<B> {
     pub(super) fn new<S>(
         service: S,
         request: Request<RequestBody>,
         request_info: RequestInfo,
-        client: Client,
+        request_options: RequestOptions,
         upload: Upload,
     ) -> Self
     where
@@ -83,26 +83,26 @@ impl<B: Body<Data = Bytes>> Call<B> {
         Self {
             response: Box::pin(Oneshot::Starting { service, request }),
             request_info,
-            client,
+            request_options,
             upload,
         }
     }
 
-    pub(super) fn poll(&mut self, io: &ClientIo, cx: &mut Context<'_>) -> Poll<Outcome<B>> {
-        // HTTP/1.0 has no interim heads: RFC 9110 section 15.2. Behind this poll the final head may have begun,
-        // such as that of an early answer.
-        io.set_takes_interim(self.client.version == Version::HTTP_11);
+    pub(super) fn poll(&mut self, io: &ClientIo, cx: &mut Context<'_>) -> Poll<Resolved<B>> {
+        // HTTP/1.0 has no interim heads: RFC 9110 section 15.2. After this poll the final head may have begun,
+        // such as that of an early response.
+        io.set_accepts_interim(self.request_options.version == Version::HTTP_11);
         let result = self.response.as_mut().poll(cx);
-        io.set_takes_interim(false);
+        io.set_accepts_interim(false);
         let result = ready!(result);
-        let (client, request_info) = (self.client, self.request_info.clone());
+        let (request_options, request_info) = (self.request_options, self.request_info.clone());
         let response = match result {
             Ok(response) => response,
             Err(error) => {
                 let result = Err(error);
-                return Poll::Ready(Outcome::Other(Answered {
+                return Poll::Ready(Resolved::Response(ReadyResponse {
                     result,
-                    client,
+                    request_options,
                     request_info,
                     is_stream: false,
                     is_last: false,
@@ -115,68 +115,71 @@ impl<B: Body<Data = Bytes>> Call<B> {
             && body.size_hint().exact().is_none();
         let mut response = Response::from_parts(parts, body);
         if is_stream {
-            io.entry().stream();
+            io.entry().set_stream();
         }
         let size = response.body().size_hint().exact();
         let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let is_tunnel = is_switch || request_info.method == Method::CONNECT;
-        let may_pause = !is_tunnel && size.is_none_or(|size| size > SMALL);
-        io.respond(is_stream, may_pause);
-        // While the request's body is coming, its connection cannot change hands.
+        let may_pause = !is_tunnel && size.is_none_or(|size| size > MAX_BUFFERED_RESPONSE);
+        io.begin_response(is_stream, may_pause);
+        // hyper still reads the rest of the request's body otherwise.
         if is_stream && self.upload.is_over() {
-            let pump = Pump::new(io.clone(), response, client);
-            return Poll::Ready(Outcome::Stream(Box::pin(pump)));
+            let writer = StreamWriter::new(io.clone(), response, request_options);
+            return Poll::Ready(Resolved::Stream(Box::pin(writer)));
         }
         if is_switch {
-            io.entry().tunnel();
+            io.entry().set_tunnel();
         } else if io.is_closing() {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
-        if ends_with_connection(client, &response) {
-            // Whoever cuts it, and however: unless hyper has brought it to its end, the end of
-            // the connection must not say that this was all.
+        if ends_with_connection(request_options, &response) {
+            // Unless hyper has written the whole response, the end of the connection must not mark its end.
             io.reset_on_close();
         }
         let result = Ok(response);
-        Poll::Ready(Outcome::Other(Answered {
+        Poll::Ready(Resolved::Response(ReadyResponse {
             result,
-            client,
+            request_options,
             request_info,
             is_stream,
             is_last: self.upload.is_abandoned(),
         }))
     }
 
-    /// The response without hyper, or the client's going.
-    pub(super) fn poll_wait(&mut self, io: &ClientIo, cx: &mut Context<'_>) -> Poll<Next<B>> {
-        if io.poll_gone(cx).is_ready() {
-            return Poll::Ready(Next::Over);
+    /// Waits for the response without hyper, or for the client to disconnect.
+    pub(in crate::serve) fn poll_outside_hyper(
+        &mut self,
+        io: &ClientIo,
+        cx: &mut Context<'_>,
+    ) -> Poll<NextStep<B>> {
+        if io.poll_disconnect(cx).is_ready() {
+            return Poll::Ready(NextStep::Close);
         }
-        let outcome = self.poll(io, cx);
+        let resolved = self.poll(io, cx);
         if let Poll::Ready(Err(error)) = io.poll_interim(cx) {
-            tracing::debug!(%error, "cannot write an interim head to a client");
-            return Poll::Ready(Next::Over);
+            tracing::debug!(%error, "cannot write an interim head");
+            return Poll::Ready(NextStep::Close);
         }
-        outcome.map(|outcome| match outcome {
-            Outcome::Stream(pump) => Next::Stream(pump),
-            Outcome::Other(answered) => Next::Answer(Box::new(answered)),
+        resolved.map(|resolved| match resolved {
+            Resolved::Stream(writer) => NextStep::WriteStream(writer),
+            Resolved::Response(response) => NextStep::WriteResponse(Box::new(response)),
         })
     }
 }
 
-/// Whether all that tells the client where the response ends is the end of the connection. hyper
-/// writes no other response behind such a one.
-fn ends_with_connection<B: Body>(client: Client, response: &Response<B>) -> bool {
-    let is_old = [client.version, response.version()].contains(&Version::HTTP_10);
+/// Returns true if only the end of the connection marks the end of the response. hyper writes no other response after
+/// it.
+fn ends_with_connection<B: Body>(request_options: RequestOptions, response: &Response<B>) -> bool {
+    let is_old = [request_options.version, response.version()].contains(&Version::HTTP_10);
     is_old
         && !response.headers().contains_key(CONTENT_LENGTH)
         && response.body().size_hint().exact().is_none()
 }
 
 pin_project! {
-    /// One call of a service. The request leaves its place before the wait: its head would pin the
-    /// buffer that it was read into.
+    /// One call of a service. The request is moved into the call before the wait: its head would keep the buffer that it
+    /// was read into.
     #[project = OneshotProj]
     enum Oneshot<S, F> {
         Starting {

@@ -1,4 +1,4 @@
-//! Heads and chunks of event streams in the bytes of HTTP/1.1 (RFC 9112).
+//! Encoding of heads, chunks and trailers in HTTP/1.1 (RFC 9112).
 
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
@@ -9,15 +9,15 @@ pub(super) const CRLF: &[u8] = b"\r\n";
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// How names of fields are written.
+/// The case of field names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Case {
+pub(in crate::serve) enum FieldCase {
     Lower,
-    /// As `Content-Type`, for clients that compare names byte by byte. hyper writes them like this, too.
+    /// `Content-Type`, for clients that compare names byte by byte. Equal to hyper's title case.
     Title,
 }
 
-impl Case {
+impl FieldCase {
     fn push(self, to: &mut Vec<u8>, name: &str) {
         let mut is_start = self == Self::Title;
         for byte in name.bytes() {
@@ -31,12 +31,12 @@ impl Case {
     }
 }
 
-/// How the client learns where a stream ends.
+/// What marks the end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// By its last chunk.
+    /// The last chunk.
     Chunked,
-    /// By the end of the connection: HTTP/1.0 knows no chunks.
+    /// The end of the connection: HTTP/1.0 has no chunks.
     Close,
 }
 
@@ -49,13 +49,13 @@ impl Framing {
     }
 }
 
-/// The response's head. It never says `Connection: close`: some clients then take a truncated
-/// stream for a whole one.
+/// Encodes a response head. It never contains `Connection: close`, with which some clients do not detect a truncated
+/// stream.
 pub(super) fn head(
     status: StatusCode,
     headers: &HeaderMap,
     framing: Framing,
-    case: Case,
+    case: FieldCase,
 ) -> Vec<u8> {
     let version: &[u8] = match framing {
         Framing::Chunked => b"HTTP/1.1 ",
@@ -67,9 +67,12 @@ pub(super) fn head(
     head.push(b' ');
     head.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     head.extend_from_slice(CRLF);
-    let ours = [CONNECTION, KEEP_ALIVE, TRANSFER_ENCODING, CONTENT_LENGTH];
-    for (name, value) in headers.iter().filter(|(name, _)| !ours.contains(name)) {
-        field(&mut head, name, value, case);
+    let connection_fields = [CONNECTION, KEEP_ALIVE, TRANSFER_ENCODING, CONTENT_LENGTH];
+    for (name, value) in headers
+        .iter()
+        .filter(|(name, _)| !connection_fields.contains(name))
+    {
+        push_field(&mut head, name, value, case);
     }
     if !headers.contains_key(DATE) {
         let now = httpdate::fmt_http_date(SystemTime::now());
@@ -86,40 +89,44 @@ pub(super) fn head(
     head
 }
 
-/// An interim (1xx) head.
-pub(super) fn interim(status: StatusCode, headers: &HeaderMap, case: Case) -> Vec<u8> {
+/// Encodes an interim (1xx) head.
+pub(in crate::serve) fn interim_head(
+    status: StatusCode,
+    headers: &HeaderMap,
+    case: FieldCase,
+) -> Vec<u8> {
     let mut head = b"HTTP/1.1 ".to_vec();
     head.extend_from_slice(status.as_str().as_bytes());
     head.push(b' ');
     head.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
     head.extend_from_slice(CRLF);
     for (name, value) in headers {
-        field(&mut head, name, value, case);
+        push_field(&mut head, name, value, case);
     }
     head.extend_from_slice(CRLF);
     head
 }
 
-fn field(to: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue, case: Case) {
+fn push_field(to: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue, case: FieldCase) {
     case.push(to, name.as_str());
     to.extend_from_slice(b": ");
     to.extend_from_slice(value.as_bytes());
     to.extend_from_slice(CRLF);
 }
 
-/// The last chunk with trailers behind it.
-pub(super) fn trailers(trailers: &HeaderMap, case: Case) -> Vec<u8> {
+/// Encodes the last chunk and the trailers.
+pub(super) fn trailers(trailers: &HeaderMap, case: FieldCase) -> Vec<u8> {
     let mut section = b"0\r\n".to_vec();
-    // RFC 9110 section 6.5.1: what frames a message cannot come behind it.
+    // RFC 9110 section 6.5.1: fields that frame a message are not permitted in trailers.
     let framing = [TRANSFER_ENCODING, CONTENT_LENGTH, CONNECTION];
     for (name, value) in trailers.iter().filter(|(name, _)| !framing.contains(name)) {
-        field(&mut section, name, value, case);
+        push_field(&mut section, name, value, case);
     }
     section.extend_from_slice(CRLF);
     section
 }
 
-/// The line ahead of a chunk, on the stack.
+/// The line that precedes a chunk, on the stack.
 #[derive(Clone, Copy)]
 pub(super) struct ChunkSize {
     bytes: [u8; 18],
@@ -151,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_in_hex_without_leading_zeros() {
+    fn chunk_size_is_hex_without_leading_zeros() {
         for (len, line) in [
             (0, "0\r\n"),
             (9, "9\r\n"),
@@ -163,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_says_what_the_service_said_but_for_the_framing() {
+    fn response_head_keeps_all_fields_except_those_of_framing() {
         let mut headers = HeaderMap::new();
         headers.insert(
             "content-type",
@@ -174,7 +181,7 @@ mod tests {
         headers.append("x-a", HeaderValue::from_static("1"));
         headers.append("x-a", HeaderValue::from_static("2"));
         let head = |framing| {
-            String::from_utf8(head(StatusCode::OK, &headers, framing, Case::Lower)).unwrap()
+            String::from_utf8(head(StatusCode::OK, &headers, framing, FieldCase::Lower)).unwrap()
         };
         let fields = "content-type: text/event-stream\r\ndate: today\r\nx-a: 1\r\nx-a: 2\r\n";
         assert_eq!(
@@ -188,16 +195,19 @@ mod tests {
     }
 
     #[test]
-    fn trailers_stand_behind_the_last_chunk() {
+    fn trailers_follow_the_last_chunk() {
         let mut fields = HeaderMap::new();
         fields.insert("x-sum", HeaderValue::from_static("7"));
         fields.insert(CONTENT_LENGTH, HeaderValue::from_static("7"));
-        assert_eq!(trailers(&fields, Case::Lower), b"0\r\nx-sum: 7\r\n\r\n");
+        assert_eq!(
+            trailers(&fields, FieldCase::Lower),
+            b"0\r\nx-sum: 7\r\n\r\n"
+        );
     }
 
     #[test]
-    fn names_have_the_case_that_is_set() {
-        for (case, expected) in [(Case::Lower, "x-a--bc"), (Case::Title, "X-A--Bc")] {
+    fn field_names_have_the_configured_case() {
+        for (case, expected) in [(FieldCase::Lower, "x-a--bc"), (FieldCase::Title, "X-A--Bc")] {
             let mut name = Vec::new();
             case.push(&mut name, "x-a--bc");
             assert_eq!(name, expected.as_bytes());
