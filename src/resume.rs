@@ -18,7 +18,7 @@
 //! An event that was cut off never reaches the client. Events that the upstream repeats are dropped up to and
 //! including the last delivered one, as far back as [`dedup_window`](ResumeLayer::dedup_window). Events without an
 //! id after that one are recognised by their content, up to the same number;
-//! [`pings`](ResumeLayer::pings) are never dropped. If numeric ids restart further back, the position is unknown and
+//! [`ignore_events`](ResumeLayer::ignore_events) are never dropped. If numeric ids restart further back, the position is unknown and
 //! the stream fails, as it would without this layer.
 //!
 //! # How it reconnects
@@ -40,6 +40,11 @@
 //! | fails, responds 408, 425, 429 or 5xx | continues to wait |
 //! | responds with any other status | gets a last error event, see [`Family`](crate::family::Family), and a proper end |
 //! | is not back after all attempts, or the time to [give up](ResumeLayer::give_up) | gets the original failure |
+//!
+//! The events of the upstream are aligned in this layer: what is dropped after a loss, or held until it is known to
+//! be new, ends at an event boundary. A guard outside does not hold them a second time. It follows the position in
+//! what passes, by the last bytes of a chunk, because this position differs from the upstream's: the guard injects
+//! events of its own, and drops an LF or a byte order mark behind them.
 //!
 //! The layer must be inside all layers that inject, so that heartbeats continue;
 //! [`SseGuardLayer::resume`](crate::SseGuardLayer::resume) puts it there. With idle timeouts of its own
@@ -184,7 +189,7 @@ struct ResumeConfig {
     wait_for_upstream: bool,
     idle_timeout: Option<Duration>,
     event_timeout: Option<Duration>,
-    pings: Arc<Vec<String>>,
+    ignore_events: Arc<Vec<String>>,
     max_age: Option<(Duration, f64)>,
     initial_backoff: Duration,
     max_backoff: Duration,
@@ -225,7 +230,7 @@ impl ResumeLayer {
                 wait_for_upstream: false,
                 idle_timeout: None,
                 event_timeout: None,
-                pings: Arc::default(),
+                ignore_events: Arc::default(),
                 max_age: None,
                 initial_backoff: Duration::from_secs(1),
                 max_backoff: Duration::from_secs(30),
@@ -286,12 +291,12 @@ impl ResumeLayer {
         self.with(|config| config.event_timeout = timeout)
     }
 
-    /// Sets names of events that do not restart the [`event_timeout`](Self::event_timeout), and that
-    /// may be delivered twice.
+    /// Sets names of events that do not reset the [`event_timeout`](Self::event_timeout), and that
+    /// may be delivered twice. None by default.
     #[must_use]
-    pub fn pings(self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn ignore_events(self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let names = names.into_iter().map(Into::into).collect();
-        self.with(|config| config.pings = Arc::new(names))
+        self.with(|config| config.ignore_events = Arc::new(names))
     }
 
     /// Replaces the upstream's connection at this age, plus or minus a random share of it up to

@@ -67,7 +67,7 @@ fn through_the_stack(
             IdleTimeoutLayer::new()
                 .timeout(minutes(10))
                 .event_timeout(minutes(20))
-                .pings(["ping"]),
+                .ignore_events(["ping"]),
         )
         .completion(CompletionLayer::new());
     let upstream = Upstream {

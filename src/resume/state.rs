@@ -94,9 +94,9 @@ impl<B> ResumeState<B> {
 
     /// The key of an event that came in one piece.
     pub(super) fn event_key<'a>(&self, event: &RawEvent<'a>) -> EventKey<'a> {
-        let pings = &self.reconnect.config.pings;
-        let is_ping = |name: &[u8]| pings.iter().any(|ping| ping.as_bytes() == name);
-        let has_content = event.has_data && !event.name.is_some_and(is_ping);
+        let ignored = &self.reconnect.config.ignore_events;
+        let is_ignored = |name: &[u8]| ignored.iter().any(|ignored| ignored.as_bytes() == name);
+        let has_content = event.has_data && !event.name.is_some_and(is_ignored);
         EventKey {
             id: event.id,
             content: has_content.then_some(event.raw),
@@ -163,12 +163,15 @@ impl<B> ResumeState<B> {
         let mut in_pieces = scanner.is_inside();
         let mut behind = 0;
         let mut lost = false;
-        let (start, pings) = (piece.as_ptr().addr(), self.reconnect.config.pings.clone());
+        let (start, ignored) = (
+            piece.as_ptr().addr(),
+            self.reconnect.config.ignore_events.clone(),
+        );
         scanner.scan(&piece, |event| {
-            let is_ping = |name: &[u8]| pings.iter().any(|ping| ping.as_bytes() == name);
+            let is_ignored = |name: &[u8]| ignored.iter().any(|ignored| ignored.as_bytes() == name);
             let is_keepalive = || is_keepalive(&event, self.reconnect.request_info.family);
             let has_content = event.has_data
-                && !event.name.is_some_and(is_ping)
+                && !event.name.is_some_and(is_ignored)
                 && (event.id.is_some() || !is_keepalive());
             if has_content {
                 self.last_event = now;

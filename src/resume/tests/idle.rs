@@ -67,7 +67,7 @@ async fn ignored_events_do_not_reset_the_event_timeout() {
     let layer = ResumeLayer::new()
         .lossy(true)
         .event_timeout(Duration::from_secs(10))
-        .pings(["ping"]);
+        .ignore_events(["ping"]);
     let text = open(layer, &upstreams).await.text().await;
     assert_eq!(text.matches("ping").count(), 2);
     assert!(text.ends_with(&numbered(1..=1)));

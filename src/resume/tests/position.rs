@@ -34,7 +34,7 @@ async fn repeated_event_without_an_id_is_dropped() {
             .send(ping)
             .send(&numbered(2..=2)),
     ]);
-    let client = open(ResumeLayer::new().pings(["ping"]), &upstreams).await;
+    let client = open(ResumeLayer::new().ignore_events(["ping"]), &upstreams).await;
     let text = client.text().await;
     for (once, times) in [("data: a", 1), ("data: b", 1), (ping, 3), ("id: 2", 1)] {
         assert_eq!(text.matches(once).count(), times, "{text}");

@@ -105,7 +105,7 @@ impl Idle {
         Ok(IdleTimeoutLayer::new()
             .timeout(self.timeout)
             .event_timeout(self.event_timeout)
-            .pings(self.ignore_events.iter().cloned())
+            .ignore_events(self.ignore_events.iter().cloned())
             .retry(retry)
             .action(match self.action {
                 IdleAction::Auto => idle_timeout::IdleAction::Auto,

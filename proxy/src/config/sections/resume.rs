@@ -176,7 +176,7 @@ impl Resume {
                 // Answers of models are not resumed.
                 _ => None,
             })
-            .pings(idle.ignore_events.iter().cloned())
+            .ignore_events(idle.ignore_events.iter().cloned())
             .backoff(self.backoff, self.max_backoff)
             .attempts(self.attempts.map(u32::from))
             .give_up(self.give_up)
