@@ -89,6 +89,8 @@
 mod admission;
 mod body;
 mod cursor;
+mod layer;
+mod outcome;
 mod reconnect;
 mod saved_request;
 mod state;
@@ -98,6 +100,9 @@ mod tests;
 
 pub use admission::{Admission, WeakAdmission};
 pub use body::ResumeBody;
+pub use layer::ResumeLayer;
+pub(crate) use outcome::describe_metrics;
+pub use outcome::{ResumeError, ResumeOutcome};
 #[doc(hidden)]
 pub use reconnect::Unreachable;
 
@@ -106,7 +111,6 @@ use crate::answer::{Own, WaitsInPlaceOf};
 use crate::connection_auth;
 use crate::guard::BoxError;
 use crate::head::EVENT_STREAM;
-use crate::jitter::{MAX_DURATION, around};
 use crate::last_event_id;
 use crate::request_info::{RequestInfo, ResponseKind};
 use crate::retry_after::retry_after;
@@ -116,6 +120,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Extensions, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
+use layer::ResumeConfig;
 use pin_project_lite::pin_project;
 use reconnect::{Reconnect, Reissue, ReissueService};
 use saved_request::SavedRequest;
@@ -123,256 +128,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
-
-/// The result of the loss of an upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ResumeOutcome {
-    /// The stream continued.
-    Resumed,
-    /// The upstream had no more events.
-    Over,
-    /// The upstream rejected the request.
-    Refused,
-    /// The upstream was not back in time.
-    GaveUp,
-}
-
-impl ResumeOutcome {
-    /// All values.
-    pub const ALL: &[Self] = &[Self::Resumed, Self::Over, Self::Refused, Self::GaveUp];
-
-    /// The value of the label `outcome` in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Resumed => "resumed",
-            Self::Over => "over",
-            Self::Refused => "refused",
-            Self::GaveUp => "gave_up",
-        }
-    }
-}
-
-/// Why a stream could not be resumed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ResumeError {
-    /// The upstream ended it properly, and it could not be resumed.
-    #[error("the upstream ended the stream")]
-    Ended,
-    /// The upstream responded with this status to the reconnect request.
-    #[error("the upstream responded {0} to the reconnect request")]
-    Refused(StatusCode),
-    /// The numeric ids of the upstream restarted at one outside of the window.
-    #[error("the upstream's event ids restarted: the client's position is unknown")]
-    Renumbered,
-    /// An event that the upstream perhaps repeats is longer than 1 MiB, and its `id` line is not in that.
-    #[error("an event without an id in its first MiB may be a duplicate")]
-    TooLong,
-}
-
-/// Reconnects a lost upstream behind a live stream. See the [module docs](self).
-#[derive(Clone, Debug)]
-pub struct ResumeLayer {
-    enabled: bool,
-    config: Arc<ResumeConfig>,
-    admission: Admission,
-}
-
-#[derive(Clone, Debug)]
-struct ResumeConfig {
-    lossy: bool,
-    on_end: bool,
-    wait_for_upstream: bool,
-    idle_timeout: Option<Duration>,
-    event_timeout: Option<Duration>,
-    ignore_events: Arc<Vec<String>>,
-    max_age: Option<(Duration, f64)>,
-    initial_backoff: Duration,
-    max_backoff: Duration,
-    attempts: Option<u32>,
-    give_up: Duration,
-    reset_after: Duration,
-    dedup_window: usize,
-    strip: fn(&mut Extensions),
-}
-
-impl ResumeConfig {
-    fn replace_at(&self, now: Instant) -> Option<Instant> {
-        let (age, jitter) = self.max_age?;
-        let age = around(age, jitter);
-        // At no age at all it would be replaced without a pause.
-        now.checked_add(age.max(MIN_CONNECTION_AGE))
-    }
-}
-
-/// The shortest age at which a connection is old.
-const MIN_CONNECTION_AGE: Duration = Duration::from_millis(1);
-
-impl Default for ResumeLayer {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl ResumeLayer {
-    /// Creates a layer that resumes streams that break off, for up to 5 minutes, with an [`Admission`]
-    /// of its own.
-    pub fn new() -> Self {
-        Self {
-            enabled: true,
-            config: Arc::new(ResumeConfig {
-                lossy: false,
-                on_end: false,
-                wait_for_upstream: false,
-                idle_timeout: None,
-                event_timeout: None,
-                ignore_events: Arc::default(),
-                max_age: None,
-                initial_backoff: Duration::from_secs(1),
-                max_backoff: Duration::from_secs(30),
-                attempts: None,
-                give_up: Duration::from_secs(300),
-                reset_after: Duration::from_secs(30),
-                dedup_window: 256,
-                strip: |_| {},
-            }),
-            admission: Admission::default(),
-        }
-    }
-
-    fn with(mut self, change: impl FnOnce(&mut ResumeConfig)) -> Self {
-        change(Arc::make_mut(&mut self.config));
-        self
-    }
-
-    /// Off for a stack without it, whose service keeps its type.
-    pub(crate) fn enabled(mut self, enabled: bool) -> Self {
-        self.enabled = enabled;
-        self
-    }
-
-    /// Resumes streams without ids as well, whose clients miss the events of the meantime. Off by default.
-    #[must_use]
-    pub fn lossy(self, lossy: bool) -> Self {
-        self.with(|config| config.lossy = lossy)
-    }
-
-    /// Resumes streams that the upstream ends properly, too. Off by default.
-    #[must_use]
-    pub fn on_end(self, on_end: bool) -> Self {
-        self.with(|config| config.on_end = on_end)
-    }
-
-    /// Opens a stream whose first request fails, and reconnects it like one that has lost its upstream: a GET that
-    /// accepts an event stream, and whose response is an error or a 5xx that may be temporary, gets a 200 at once, and
-    /// heartbeats, if a layer outside sends them. An `EventSource` does not reconnect after any other status. Headers
-    /// of the later response are lost. If the layer gives up, the stream breaks off, and its client reconnects by
-    /// itself. Off by default.
-    #[must_use]
-    pub fn wait_for_upstream(self, wait: bool) -> Self {
-        self.with(|config| config.wait_for_upstream = wait)
-    }
-
-    /// Treats the upstream as lost after this long without a byte. Off by default.
-    #[must_use]
-    pub fn idle_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
-        let timeout = timeout.into().map(|timeout| timeout.min(MAX_DURATION));
-        self.with(|config| config.idle_timeout = timeout)
-    }
-
-    /// Treats the upstream as lost after this long without an event with data. Off by default.
-    #[must_use]
-    pub fn event_timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
-        let timeout = timeout.into().map(|timeout| timeout.min(MAX_DURATION));
-        self.with(|config| config.event_timeout = timeout)
-    }
-
-    /// Sets names of events that do not reset the [`event_timeout`](Self::event_timeout), and that
-    /// may be delivered twice. None by default.
-    #[must_use]
-    pub fn ignore_events(self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        let names = names.into_iter().map(Into::into).collect();
-        self.with(|config| config.ignore_events = Arc::new(names))
-    }
-
-    /// Replaces the upstream's connection at this age, plus or minus a random share of it up to
-    /// `jitter` (0.1 is ten percent). The new one is opened while the old one continues, and
-    /// takes over with its first event, or after 5 s of silence; if it fails, the old one stays. Events
-    /// that both deliver are recognised by their ids, or by their content if they have none.
-    /// Never by default.
-    ///
-    /// # Panics
-    ///
-    /// If `jitter` is not within 0 to 1.
-    #[must_use]
-    pub fn max_age(self, age: Duration, jitter: f64) -> Self {
-        assert!(
-            (0.0..=1.0).contains(&jitter),
-            "jitter is a part of the age, 0 to 1"
-        );
-        self.with(|config| config.max_age = Some((age.min(MAX_DURATION), jitter)))
-    }
-
-    /// Sets the first wait before a lost stream reconnects, and the longest that it doubles to. 1 s and
-    /// 30 s by default. It is cut short once its upstream is known to be back, and a stream may probe
-    /// before.
-    #[must_use]
-    pub fn backoff(self, initial_backoff: Duration, max_backoff: Duration) -> Self {
-        self.with(|config| {
-            config.initial_backoff = initial_backoff.min(MAX_DURATION);
-            config.max_backoff = max_backoff.min(MAX_DURATION);
-        })
-    }
-
-    /// Limits the attempts since the stream was last [stable](Self::reset_after); `None`, the default, for
-    /// no limit.
-    #[must_use]
-    pub fn attempts(self, attempts: impl Into<Option<u32>>) -> Self {
-        let attempts = attempts.into();
-        self.with(|config| config.attempts = attempts)
-    }
-
-    /// Fails a stream that has been without its upstream for this long. A connection that is lost again before it is
-    /// [stable](Self::reset_after) and without a new event does not end that time.
-    /// 5 minutes by default.
-    #[must_use]
-    pub fn give_up(self, time: Duration) -> Self {
-        self.with(|config| config.give_up = time.min(MAX_DURATION))
-    }
-
-    /// Sets how long a connection must be up to count as stable. 30 s by default.
-    #[must_use]
-    pub fn reset_after(self, time: Duration) -> Self {
-        self.with(|config| config.reset_after = time)
-    }
-
-    /// Sets how many ids of delivered events each stream keeps, and events without one after the
-    /// last of them, at 8 bytes each. 256 by default.
-    #[must_use]
-    pub fn dedup_window(self, ids: usize) -> Self {
-        self.with(|config| config.dedup_window = ids)
-    }
-
-    /// Calls `strip` with the extensions that reconnect requests are going to carry: those of the
-    /// request, which each stream keeps to its end. It should remove what is large, or belongs to
-    /// one response. By default all are kept, except for those of the `serve` feature.
-    #[must_use]
-    pub fn strip_extensions(self, strip: fn(&mut Extensions)) -> Self {
-        self.with(|config| config.strip = strip)
-    }
-
-    /// Sets the queue in which streams wait to reconnect. Layers in front of the same upstream should
-    /// share one.
-    #[must_use]
-    pub fn admission(mut self, admission: &Admission) -> Self {
-        self.admission = admission.clone();
-        self
-    }
-}
 
 impl<S> Layer<S> for ResumeLayer {
     type Service = Resume<S>;
@@ -575,30 +332,4 @@ where
             (_, response) => response.map(|response| response.map(ResumeBody::pass)),
         })
     }
-}
-
-pub(crate) fn describe_metrics() {
-    for &outcome in ResumeOutcome::ALL {
-        metrics::counter!("sse_guard_resumes_total", "outcome" => outcome.as_str()).increment(0);
-    }
-    metrics::counter!("sse_guard_duplicate_events_dropped_total").increment(0);
-    metrics::counter!("sse_guard_upstream_replacements_total").increment(0);
-    let count = |name, what| metrics::describe_counter!(name, metrics::Unit::Count, what);
-    count(
-        "sse_guard_resumes_total",
-        "Streams that lost their upstream, by outcome",
-    );
-    count(
-        "sse_guard_duplicate_events_dropped_total",
-        "Events that an upstream repeated, and that were dropped",
-    );
-    count(
-        "sse_guard_upstream_replacements_total",
-        "Upstream connections that were replaced for their age",
-    );
-    metrics::describe_histogram!(
-        "sse_guard_resume_seconds",
-        metrics::Unit::Seconds,
-        "Time from the loss of an upstream to its return"
-    );
 }

@@ -11,6 +11,7 @@ mod stream;
 use super::*;
 use crate::guard::testing::{Client, Script, Upstream};
 use crate::heartbeat::HeartbeatLayer;
+use crate::jitter::MAX_DURATION;
 use crate::last_event_id::LAST_EVENT_ID;
 use crate::stream::{EndReason, StreamState};
 use crate::{SseGuardLayer, StreamError};
@@ -18,6 +19,7 @@ use http_body_util::{BodyExt, Empty};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Mutex;
+use tokio::time::Instant;
 use tower::ServiceExt;
 
 pub(super) type TestRequest = Request<Empty<Bytes>>;
