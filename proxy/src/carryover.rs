@@ -157,7 +157,7 @@ impl Carryover {
         limits.iter().map(|(_, limit)| limit.active()).sum()
     }
 
-    /// The same for as long as the rate is.
+    /// One limit for as long as the rate stays.
     pub(super) fn log_limit(&self, rate: Option<Rate>) -> Option<LogLimit> {
         let rate = rate?;
         let mut known = lock(&self.log_limit);

@@ -10,17 +10,23 @@
 //! lives in the same network namespace as the port, and goes with its process.
 
 mod clients;
+mod handshakes;
+mod lock;
 mod unix;
+mod unspecified;
 
 pub(super) use clients::ClientListener;
 
 use super::config::Takeover;
+use handshakes::drop_handshakes;
+use lock::Lock;
 use socket2::SockRef;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::{Instant, sleep};
+use unspecified::{is_unspecified, with_fallback};
 
 /// Clients that the kernel completes connections for ahead of us, or as many as it allows
 /// (`net.core.somaxconn`). When a load balancer comes back all of its clients do, within
@@ -99,35 +105,10 @@ impl Listener {
     /// next process is the only one; those whose connection is half-open get through. Without this, a
     /// close resets what is half-open (`net.ipv4.tcp_migrate_req` is off by default).
     pub(super) fn refuse_handshakes(&self) {
-        if let Err(error) = drop_syns(&self.socket) {
+        if let Err(error) = drop_handshakes(&self.socket) {
             tracing::debug!(%error, "a connection that is half-open may be reset");
         }
     }
-}
-
-#[cfg(target_os = "linux")]
-fn drop_syns(socket: &TcpListener) -> io::Result<()> {
-    use socket2::SockFilter;
-    const LOAD_BYTE: u16 = 0x30;
-    const AND: u16 = 0x54;
-    const JUMP_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    /// Of the TCP header, at which a filter of a TCP socket begins.
-    const FLAGS: u32 = 13;
-    const SYN: u32 = 0x02;
-    const ACK: u32 = 0x10;
-    SockRef::from(socket).attach_filter(&[
-        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
-        SockFilter::new(AND, 0, 0, SYN | ACK),
-        SockFilter::new(JUMP_EQUAL, 0, 1, SYN),
-        SockFilter::new(RETURN, 0, 0, 0),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-    ])
-}
-
-#[cfg(not(target_os = "linux"))]
-fn drop_syns(_: &TcpListener) -> io::Result<()> {
-    Ok(())
 }
 
 impl Handover {
@@ -139,44 +120,6 @@ impl Handover {
         {
             tracing::warn!(%error, "the next process cannot take over the address");
         }
-    }
-}
-
-/// Held by the process that an address belongs to.
-#[derive(Debug)]
-struct Lock {
-    #[cfg(target_os = "linux")]
-    _socket: std::os::unix::net::UnixDatagram,
-}
-
-impl Lock {
-    fn take(address: SocketAddr) -> io::Result<Self> {
-        // One name for all addresses, as one process has the port of both families.
-        let address = match is_all(address) {
-            true => SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())),
-            false => address,
-        };
-        Self::named(&format!("listen/{address}"))
-    }
-
-    #[cfg(target_os = "linux")]
-    fn named(name: &str) -> io::Result<Self> {
-        use std::os::linux::net::SocketAddrExt;
-        use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
-        let name = UnixAddr::from_abstract_name(format!("sse-guard/{name}"))?;
-        Ok(Self {
-            _socket: UnixDatagram::bind_addr(&name)?,
-        })
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn named(_: &str) -> io::Result<Self> {
-        Ok(Self {})
-    }
-
-    /// Whether another process holds it.
-    fn is_held(name: &str) -> bool {
-        Self::named(name).is_err()
     }
 }
 
@@ -198,36 +141,7 @@ pub(super) fn listen(
     })
 }
 
-/// All addresses are those of IPv4 where the kernel has no IPv6 (`ipv6.disable=1`, some containers).
-///
-/// Returns the address of the last attempt with its result.
-fn with_fallback<T>(
-    address: SocketAddr,
-    bind: impl Fn(SocketAddr) -> io::Result<T>,
-) -> (SocketAddr, io::Result<T>) {
-    let error = match bind(address) {
-        Err(error) if is_all(address) => error,
-        result => return (address, result),
-    };
-    // These are about the port.
-    let of_port = [io::ErrorKind::AddrInUse, io::ErrorKind::PermissionDenied];
-    if of_port.contains(&error.kind()) {
-        return (address, Err(error));
-    }
-    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-    let result = bind(v4);
-    if result.is_ok() {
-        tracing::info!("IPv6 is not available ({error}): listening on {v4} instead of {address}");
-    }
-    (v4, result)
-}
-
-/// Whether the address is that of a socket for both families.
-fn is_all(address: SocketAddr) -> bool {
-    address.ip() == Ipv6Addr::UNSPECIFIED
-}
-
-/// The same, for a start at the moment at which the previous process gets its signal.
+/// Listens on it at a start, which may be the moment at which the process before gets its signal.
 pub(super) async fn listen_at_start(
     key: &'static str,
     address: SocketAddr,
@@ -295,7 +209,7 @@ fn open(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
     }?;
     // A restart does not have to wait for the last connections' TIME_WAIT.
     socket.set_reuseaddr(true)?;
-    if is_all(address) {
+    if is_unspecified(address) {
         // `net.ipv6.bindv6only` selects otherwise.
         SockRef::from(&socket).set_only_v6(false)?;
     }
@@ -309,7 +223,7 @@ fn open(address: SocketAddr, is_shared: bool) -> io::Result<TcpListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpStream;
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
 
     const LOCAL: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 
@@ -320,11 +234,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_burst_of_clients_finds_room() {
+    async fn listener_has_room_for_a_burst_of_clients() {
         let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
         let most: usize = most.map_or(128, |most| most.trim().parse().unwrap());
         let (listener, address) = local(Takeover::Drain);
-        // Beyond its room the kernel answers nobody.
+        // Beyond its room the kernel does not respond.
         let clients: Vec<_> = (0..most.min(300))
             .map(|_| TcpStream::connect_timeout(&address, Duration::from_secs(30)).unwrap())
             .collect();
@@ -334,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_names_the_key_and_what_to_do() {
+    async fn listen_error_names_the_key_and_a_remedy() {
         for takeover in [Takeover::Off, Takeover::Drain] {
             let (_held, address) = local(takeover);
             for again in [Takeover::Off, Takeover::Drain, Takeover::Always] {
@@ -349,36 +263,9 @@ mod tests {
         assert!(error.contains("no interface"), "{error}");
     }
 
-    #[test]
-    fn all_addresses_are_those_of_ipv4_without_ipv6() {
-        let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 80));
-        let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 80));
-        let loopback = SocketAddr::from((Ipv6Addr::LOCALHOST, 80));
-        // EAFNOSUPPORT has no kind of its own.
-        let other = io::ErrorKind::Other;
-        for (address, error, used, is_bound) in [
-            (all, other, v4, true),
-            (all, io::ErrorKind::AddrNotAvailable, v4, true),
-            (all, io::ErrorKind::AddrInUse, all, false),
-            (all, io::ErrorKind::PermissionDenied, all, false),
-            (loopback, other, loopback, false),
-            (v4, other, v4, true),
-        ] {
-            let (last, result) = with_fallback(address, |address| match address {
-                SocketAddr::V4(_) => Ok(()),
-                SocketAddr::V6(_) => Err(error.into()),
-            });
-            assert_eq!(
-                (last, result.is_ok()),
-                (used, is_bound),
-                "{address} {error}"
-            );
-        }
-    }
-
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn all_addresses_take_clients_of_both_families() {
+    async fn unspecified_address_takes_clients_of_both_families() {
         let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
         let listener = listen("listen", all, Takeover::Drain).unwrap();
         let address = listener.socket.local_addr().unwrap();
@@ -390,7 +277,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn a_port_of_all_addresses_is_handed_over_in_either_spelling() {
+    async fn unspecified_address_is_handed_over_in_either_spelling() {
         let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let mut first = listen("listen", v4, Takeover::Drain).unwrap();
         let port = first.socket.local_addr().unwrap().port();
@@ -405,9 +292,9 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn an_address_is_shared_from_the_drain_on_and_with_one_process() {
+    async fn address_is_shared_from_the_drain_on_and_with_one_process() {
         let (mut first, address) = local(Takeover::Drain);
-        // What is open on the port has no say.
+        // Open connections of the port make no difference.
         let _client = TcpStream::connect(address).unwrap();
         let _accepted = first.socket.accept().await.unwrap();
         for _ in 0..3 {
@@ -423,7 +310,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn an_address_is_shared_at_any_time_if_all_say_so() {
+    async fn address_is_shared_at_any_time_if_each_process_has_takeover_always() {
         let (_first, address) = local(Takeover::Always);
         let _second = listen("listen", address, Takeover::Always).unwrap();
         assert!(listen("listen", address, Takeover::Off).is_err());
@@ -431,7 +318,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn a_socket_about_to_close_completes_no_new_connection() {
+    async fn listener_that_refuses_handshakes_completes_no_new_connection() {
         let (listener, address) = local(Takeover::Drain);
         let _before = TcpStream::connect(address).unwrap();
         listener.refuse_handshakes();

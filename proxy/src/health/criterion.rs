@@ -46,20 +46,20 @@ pub(super) struct Facts<'a> {
 }
 
 /// Allowed factor between baseline and current value.
-const LENIENCE: f64 = 4.0;
+const BASELINE_FACTOR: f64 = 4.0;
 /// Factor beyond a threshold from which the state is failing.
-const FAILING: f64 = 4.0;
-/// Fewer cases are not significant.
-const FEW: u64 = 5;
-const SOME: u64 = 20;
-/// Of one stream in a minute.
-const MINUTE: f64 = 60.0;
-/// Times below this may vary without notice.
-const UNNOTICED: Duration = Duration::from_secs(1);
+const FAILING_FACTOR: f64 = 4.0;
+/// Fewer cases of a fault are not significant.
+const MIN_CASES: u64 = 5;
+/// Fewer events or times are not significant.
+const MIN_SAMPLES: u64 = 20;
+const SECONDS_PER_MINUTE: f64 = 60.0;
+/// A bound by the baseline is not below this.
+const MIN_TIME_BOUND: Duration = Duration::from_secs(1);
 /// Ends by the upstream within this time count as early.
-pub(super) const EARLY: Duration = Duration::from_secs(10);
+pub(super) const EARLY_END: Duration = Duration::from_secs(10);
 /// The part of a limit from which it is near.
-const NEAR: f64 = 0.9;
+const NEAR_SHARE: f64 = 0.9;
 
 impl Criterion {
     pub(super) const ALL: [Self; 10] = [
@@ -118,7 +118,7 @@ impl Criterion {
             Self::Reconnects => reconnects(facts.bounds.reconnects?, &facts.window)?,
             Self::Limit => limit(facts.fill?)?,
         };
-        let is_incomplete = self == Self::Breaks && numbers.cut_short >= FEW;
+        let is_incomplete = self == Self::Breaks && numbers.cut_short >= MIN_CASES;
         Some(Issue {
             state,
             cause,
@@ -171,7 +171,7 @@ fn part(some: u64, all: u64) -> f64 {
 /// Checks a share against `bound`; failing from halfway between `bound` and 1.
 fn share(bound: f64, some: u64, all: u64) -> Option<HealthState> {
     let share = part(some, all);
-    if some < FEW || share < bound {
+    if some < MIN_CASES || share < bound {
         return None;
     }
     Some(if share >= f64::midpoint(bound, 1.0) {
@@ -183,7 +183,7 @@ fn share(bound: f64, some: u64, all: u64) -> Option<HealthState> {
 
 fn beyond(times: f64) -> Option<HealthState> {
     match times {
-        times if times >= FAILING => Some(HealthState::Failing),
+        times if times >= FAILING_FACTOR => Some(HealthState::Failing),
         times if times > 1.0 => Some(HealthState::Degraded),
         _ => None,
     }
@@ -244,23 +244,26 @@ fn breaks(bound: f64, numbers: &Snapshot) -> Found {
 }
 
 fn events(facts: &Facts<'_>) -> Found {
-    let per_minute = |span: &Span| part(span.numbers.events, span.stream_seconds) * MINUTE;
+    let per_minute =
+        |span: &Span| part(span.numbers.events, span.stream_seconds) * SECONDS_PER_MINUTE;
     let (bound, wanted) = match (facts.bounds.min_event_rate, &facts.baseline) {
         (Some(rate), _) => {
-            let wanted = f64::from(rate.count.get()) / rate.per.as_secs_f64() * MINUTE;
+            let wanted = f64::from(rate.count.get()) / rate.per.as_secs_f64() * SECONDS_PER_MINUTE;
             (
                 wanted,
                 format!("health.min_event_rate requires {wanted:.1}"),
             )
         }
-        (None, Some(baseline)) if facts.bounds.baseline && baseline.numbers.events >= SOME => {
+        (None, Some(baseline))
+            if facts.bounds.baseline && baseline.numbers.events >= MIN_SAMPLES =>
+        {
             let usual = per_minute(baseline);
-            (usual / LENIENCE, format!("baseline: {usual:.1}"))
+            (usual / BASELINE_FACTOR, format!("baseline: {usual:.1}"))
         }
         _ => return None,
     };
     // With too little time behind it, chance alone may have kept them away.
-    if bound * part(facts.window.stream_seconds, 60) < part(FEW, 1) {
+    if bound * part(facts.window.stream_seconds, 60) < part(MIN_CASES, 1) {
         return None;
     }
     let seen = per_minute(&facts.window);
@@ -283,7 +286,7 @@ fn slow(
     times: impl Fn(&Span) -> Distribution,
 ) -> Found {
     let now = times(&facts.window);
-    if now.count() < SOME {
+    if now.count() < MIN_SAMPLES {
         return None;
     }
     let seen = now.quantile(quantile)?;
@@ -291,10 +294,10 @@ fn slow(
         (Some(bound), _) => (bound, format!("threshold: {}", format_duration(bound))),
         (None, Some(baseline)) if facts.bounds.baseline => {
             let usual = times(baseline);
-            let usual = Some(usual).filter(|usual| usual.count() >= SOME)?;
+            let usual = Some(usual).filter(|usual| usual.count() >= MIN_SAMPLES)?;
             let usual = usual.quantile(quantile)?;
             let wanted = format!("baseline: {}", rounded(usual));
-            (usual.mul_f64(LENIENCE).max(UNNOTICED), wanted)
+            (usual.mul_f64(BASELINE_FACTOR).max(MIN_TIME_BOUND), wanted)
         }
         _ => return None,
     };
@@ -321,7 +324,7 @@ fn rounded(time: Duration) -> humantime::FormattedDuration {
 
 fn early_ends(bound: f64, numbers: &Snapshot) -> Found {
     let (early, all) = (
-        numbers.upstream_ends.below(EARLY),
+        numbers.upstream_ends.below(EARLY_END),
         numbers.upstream_ends.count(),
     );
     let state = share(bound, early, all)?;
@@ -330,7 +333,7 @@ fn early_ends(bound: f64, numbers: &Snapshot) -> Found {
         format!(
             "of {all} EventSource streams that the upstream ended within a minute {early} were not older \
              than {}",
-            format_duration(EARLY)
+            format_duration(EARLY_END)
         ),
     ))
 }
@@ -352,7 +355,7 @@ fn reconnects(bound: f64, window: &Span) -> Found {
 fn limit((streams, most): (u64, u64)) -> Found {
     let state = match part(streams, most) {
         share if share >= 1.0 => HealthState::Failing,
-        share if share >= NEAR => HealthState::Degraded,
+        share if share >= NEAR_SHARE => HealthState::Degraded,
         _ => return None,
     };
     Some((

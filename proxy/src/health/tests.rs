@@ -4,7 +4,7 @@ use sse_guard::EndReason;
 use sse_guard::metrics::Distribution;
 use std::time::Duration;
 
-/// The bounds of a route whose `[health]` says this.
+/// The bounds of a route with this `[health]`.
 fn bounds(text: &str) -> Health {
     let text = format!("upstream.url = 'http://app'\n[health]\n{text}");
     from_file(&text).unwrap().config.routes[0].settings.health
@@ -61,7 +61,7 @@ fn well(sums: &mut Snapshot) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_well_has_no_cause() {
+async fn healthy_subject_has_no_causes() {
     let mut life = Life::new("");
     life.seconds(2_000, well);
     assert_eq!(life.found(), []);
@@ -69,7 +69,7 @@ async fn who_is_well_has_no_cause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_fail_are_errors_until_they_have_not_for_long() {
+async fn failed_requests_are_errors_until_none_has_failed_for_long() {
     let mut life = Life::new("");
     life.seconds(100, well);
     life.seconds(20, |sums| {
@@ -97,7 +97,7 @@ async fn requests_that_fail_are_errors_until_they_have_not_for_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_requests_of_one_client_do_not_make_a_route_failing_that_serves_others() {
+async fn failed_requests_of_one_client_do_not_make_a_route_failing() {
     let mut life = Life::new("");
     life.seconds(100, well);
     let of_one = |sums: &mut Snapshot| {
@@ -119,7 +119,7 @@ async fn failed_requests_of_one_client_do_not_make_a_route_failing_that_serves_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_route_is_not_healthy_while_its_streams_wait_for_their_upstream() {
+async fn route_is_not_healthy_while_its_streams_wait_for_their_upstream() {
     let lost = |waiting| {
         move |sums: &mut Snapshot| {
             well(sums);
@@ -141,7 +141,7 @@ async fn a_route_is_not_healthy_while_its_streams_wait_for_their_upstream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_failure_now_and_then_is_none() {
+async fn failures_that_are_few_have_no_effect() {
     let mut life = Life::new("");
     life.seconds(20, |_| {}).seconds(1, |sums| sums.failed += 4);
     life.seconds(20, |_| {});
@@ -149,7 +149,7 @@ async fn one_failure_now_and_then_is_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_that_the_upstream_breaks_off_are_told_of() {
+async fn streams_that_the_upstream_breaks_off_are_an_issue() {
     let mut life = Life::new("");
     life.seconds(100, well).seconds(5, |sums| {
         well(sums);
@@ -160,7 +160,7 @@ async fn streams_that_the_upstream_breaks_off_are_told_of() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fewer_events_than_usual_are_found_without_a_bound() {
+async fn event_rate_below_the_baseline_is_an_issue() {
     let silent = |sums: &mut Snapshot| sums.active = 10;
     let mut life = Life::new("");
     life.seconds(1_000, well).seconds(50, silent);
@@ -174,7 +174,7 @@ async fn fewer_events_than_usual_are_found_without_a_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fewer_events_than_wanted_are_found_at_once() {
+async fn event_rate_below_its_bound_is_an_issue_at_once() {
     let mut life = Life::new("min_event_rate = '1/m'");
     life.seconds(20, |sums| sums.active = 10);
     assert_eq!(life.found(), []);
@@ -188,7 +188,7 @@ async fn fewer_events_than_wanted_are_found_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_first_events_and_long_pauses_are_found_by_bound_or_by_habit() {
+async fn slow_first_events_and_long_gaps_are_issues_by_bound_or_baseline() {
     let slow = |sums: &mut Snapshot| {
         sums.active = 10;
         sums.events += 10;
@@ -215,7 +215,7 @@ async fn slow_first_events_and_long_pauses_are_found_by_bound_or_by_habit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_that_hardly_begin_are_found_unless_they_may_be_short() {
+async fn streams_that_end_early_are_an_issue_unless_they_may_be_short() {
     let short = |sums: &mut Snapshot| {
         sums.opened += 1;
         sums.add_ends(EndReason::UpstreamEnd, 1);
@@ -230,7 +230,7 @@ async fn streams_that_hardly_begin_are_found_unless_they_may_be_short() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_that_come_back_are_found_unless_we_had_sent_them() {
+async fn reconnects_are_an_issue_unless_rotation_caused_them() {
     let back = |sums: &mut Snapshot| {
         sums.active = 20;
         sums.opened += 1;
@@ -254,7 +254,7 @@ async fn clients_that_come_back_are_found_unless_we_had_sent_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_that_is_near_or_reached_is_told_of() {
+async fn limit_that_is_near_or_reached_is_an_issue() {
     for (streams, state) in [
         (89, HealthState::Healthy),
         (90, HealthState::Degraded),
@@ -271,7 +271,7 @@ async fn a_limit_that_is_near_or_reached_is_told_of() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_is_away_is_failing_at_once_and_well_when_it_is_back() {
+async fn upstream_that_is_away_is_failing_at_once_and_healthy_when_it_is_back() {
     let mut subject = Subject::new(Kind::Upstream, "http://app/");
     subject.note(Vec::new(), Snapshot::default());
     subject.update(&bounds(""), None, Some("cannot connect".into()));
@@ -285,7 +285,7 @@ async fn an_upstream_that_is_away_is_failing_at_once_and_well_when_it_is_back() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn numbers_of_other_routes_are_no_continuation() {
+async fn numbers_of_other_routes_do_not_continue_a_window() {
     let mut subject = Subject::new(Kind::Upstream, "http://app/");
     let mut sums = Snapshot::default();
     subject.note(vec!["/a".into()], sums.clone());

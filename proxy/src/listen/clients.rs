@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use tokio::time::{Instant, sleep};
 
-const KEY: &str = "listen";
+const LISTEN_KEY: &str = "listen";
 
 /// A listener for clients.
 #[derive(Debug)]
@@ -39,16 +39,18 @@ impl ClientListener {
     /// Listens at `listen` of the config.
     pub(crate) fn open(config: &Config) -> Result<Self, ListenError> {
         match &config.listen {
-            ListenAddress::Tcp(address) => listen(KEY, *address, config.takeover).map(Self::Tcp),
+            ListenAddress::Tcp(address) => {
+                listen(LISTEN_KEY, *address, config.takeover).map(Self::Tcp)
+            }
             ListenAddress::Unix(path) => open_unix(path, config).map(Self::Unix),
         }
     }
 
-    /// The same, for a start at the moment at which the previous process gets its signal.
+    /// Listens there at a start, which may be the moment at which the process before gets its signal.
     pub(crate) async fn open_at_start(config: &Config) -> Result<Self, ListenError> {
         let path = match &config.listen {
             ListenAddress::Tcp(address) => {
-                let listener = listen_at_start(KEY, *address, config.takeover).await;
+                let listener = listen_at_start(LISTEN_KEY, *address, config.takeover).await;
                 return listener.map(Self::Tcp);
             }
             ListenAddress::Unix(path) => path,
@@ -114,7 +116,7 @@ fn open_unix(path: &Path, config: &Config) -> Result<UnixSocket, ListenError> {
         owner: config.listen_owner.as_deref(),
     };
     UnixSocket::open(path, options, config.takeover).map_err(|error| ListenError {
-        key: KEY,
+        key: LISTEN_KEY,
         address: format!("unix:{}", path.display()),
         is_ours: matches!(error, UnixListenError::InUse { is_ours: true }),
         error: io::Error::other(error),

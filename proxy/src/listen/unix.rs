@@ -8,7 +8,8 @@
 //! another, so that the next process knows that it may replace the file: connections that wait at the old
 //! socket are still accepted there.
 
-use super::{BACKLOG, Lock};
+use super::BACKLOG;
+use super::lock::Lock;
 use crate::config::{FileMode, Takeover};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs;

@@ -214,14 +214,14 @@ mod tests {
     /// same class leaves holes among those of quiet streams, as a burst of requests would. The clock that tokio
     /// has in tests makes it 24 bytes larger.
     #[test]
-    fn the_body_of_a_quiet_stream_stays_small() {
+    fn body_of_a_quiet_stream_is_small() {
         assert!(size_of::<ResponseBody>() <= 608 + 24);
     }
 
     /// The boxes of a request that waits for its upstream: in size classes of the allocator apart from those of
     /// a quiet stream's record (320 bytes) and body (640), for the same reason.
     #[tokio::test]
-    async fn the_boxes_of_a_waiting_request_have_size_classes_without_parts_of_streams() {
+    async fn boxes_of_a_waiting_request_have_size_classes_without_parts_of_streams() {
         let config = from_file("upstream.url = 'http://127.0.0.1:9'").unwrap();
         let router = Router::new(&config.config, &Carryover::default(), None).unwrap();
         let mut service = router.routes[0].service.clone();

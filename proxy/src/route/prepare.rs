@@ -11,7 +11,7 @@ use sse_guard::internal::{User, is_json};
 use sse_guard::serve::RequestBody;
 
 /// A longer name of a user does not count.
-const MAX_USER: usize = 256;
+const MAX_USER_BYTES: usize = 256;
 
 /// Prepares requests for the layers of their route.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Prepare {
         headers::remove_field(request.headers_mut(), name, is_trusted);
         let mut users = request.headers().get_all(name).iter();
         let user = users.next()?.to_str().ok()?;
-        (users.next().is_none() && user.len() <= MAX_USER).then(|| user.into())
+        (users.next().is_none() && user.len() <= MAX_USER_BYTES).then(|| user.into())
     }
 
     /// Whether the peer of a request may name users and requests.

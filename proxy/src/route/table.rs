@@ -146,7 +146,7 @@ impl Router {
                 .log_level(tracing::Level::INFO);
             let before_it = before_it.filter(|before| before.settings.upstream.url == *url);
             let cors = settings.cors.layer();
-            // Keeps what it has learned of the same upstream.
+            // Keeps what it has learned of its upstream.
             let cors = match before_it {
                 Some(before) => cors.remembering_with(&before.cors),
                 None => cors,

@@ -32,7 +32,7 @@ pub(super) struct SocketOptions {
 }
 
 impl SocketOptions {
-    /// Those of requests. A Unix socket has none of them.
+    /// The options of connections for requests. They do not apply to a Unix socket.
     pub(super) fn of(config: &config::Upstream, address: &Address) -> Self {
         match address.transport() {
             Transport::Unix(_) => Self::default(),
@@ -92,7 +92,7 @@ impl Connector {
         }
     }
 
-    /// The same with a time limit. It is divided among the addresses of a name, so that one that does not respond
+    /// A connector with this time limit. It is divided among the addresses of a name, so that one that does not respond
     /// does not use up the time of the others; the lookup is not part of it.
     pub(super) fn with_timeout(&self, limit: Duration) -> Self {
         let mut this = self.clone();

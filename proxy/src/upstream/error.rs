@@ -52,7 +52,7 @@ pub(super) type FailureLimits = LogLimits<Discriminant<Failure>>;
 
 /// The errors of too many open files: of the process (`EMFILE`), and of the system (`ENFILE`). They
 /// have the same numbers on all of Unix.
-const NO_FILES: [i32; 2] = [24, 23];
+const TOO_MANY_FILES_ERRORS: [i32; 2] = [24, 23];
 
 impl Failure {
     /// The cause of a missing connection.
@@ -62,7 +62,7 @@ impl Failure {
             let code = cause
                 .downcast_ref()
                 .and_then(|error: &io::Error| error.raw_os_error());
-            if code.is_some_and(|code| NO_FILES.contains(&code)) {
+            if code.is_some_and(|code| TOO_MANY_FILES_ERRORS.contains(&code)) {
                 return Self::Files(Box::new(error));
             }
             next = cause.source();

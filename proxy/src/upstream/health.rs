@@ -10,18 +10,21 @@
 //! several URLs is made once, and its result counts for each of them.
 
 mod check;
+mod reachability;
 mod schedule;
 mod streak;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use check::Check;
+pub(crate) use reachability::UpstreamState;
 
 use super::address::Address;
 use super::connect::{Connector, SocketOptions};
 use super::error::FailureLimits;
 use check::CheckError;
 use http::Uri;
+use reachability::{Changed, Monitored, Reachability};
 use schedule::Checks;
 use sse_guard::client_key::ClientKey;
 use sse_guard::internal::LogLimits;
@@ -54,103 +57,6 @@ struct Shared {
     /// Where streams wait for it.
     queues: RwLock<Vec<WeakAdmission>>,
     failure_limits: FailureLimits,
-}
-
-#[derive(Debug, Default)]
-struct Reachability {
-    requests: Streak,
-    /// It cannot be connected to, which is found out without a request.
-    is_away: bool,
-    tried: Option<Instant>,
-    /// The URLs at this address.
-    upstreams: Vec<Monitored>,
-}
-
-/// One URL of the config.
-#[derive(Debug)]
-struct Monitored {
-    url: Uri,
-    state: UpstreamState,
-    check: Option<Check>,
-    checks: Streak,
-    /// Of lines about its becoming unreachable and reachable, which two clients can cause at will.
-    change_limit: LogLimit,
-}
-
-/// The state of an upstream as the config names it, by its URL.
-#[derive(Clone, Debug)]
-pub(crate) struct UpstreamState {
-    /// Nothing has failed so far.
-    pub(crate) is_reachable: bool,
-    pub(crate) since: std::time::Instant,
-    /// Requests that got a response, with any status.
-    pub(crate) answered: u64,
-    /// Requests that it did not answer.
-    pub(crate) failed: u64,
-    /// Of a request to its address, or of a check.
-    pub(crate) last_failure: Option<String>,
-}
-
-/// An upstream whose reachability has changed.
-struct Changed {
-    url: Uri,
-    limit: LogLimit,
-}
-
-impl Monitored {
-    fn new(url: &Uri, is_reachable: bool) -> Self {
-        Self {
-            url: url.clone(),
-            state: UpstreamState {
-                is_reachable,
-                since: std::time::Instant::now(),
-                answered: 0,
-                failed: 0,
-                last_failure: None,
-            },
-            check: None,
-            checks: Streak::default(),
-            change_limit: LogLimit::per_kind(),
-        }
-    }
-
-    fn changed(&self) -> Changed {
-        Changed {
-            url: self.url.clone(),
-            limit: self.change_limit.clone(),
-        }
-    }
-}
-
-impl Reachability {
-    fn upstream(&mut self, url: &Uri) -> &mut Monitored {
-        let is_reachable = !self.requests.is_failing();
-        let upstreams = &mut self.upstreams;
-        let known = upstreams.iter().position(|known| known.url == *url);
-        let index = known.unwrap_or_else(|| {
-            upstreams.push(Monitored::new(url, is_reachable));
-            upstreams.len() - 1
-        });
-        &mut upstreams[index]
-    }
-
-    /// Updates the states from the current streaks. Returns those that have become reachable again.
-    fn settle(&mut self) -> Vec<Changed> {
-        let is_failing = self.requests.is_failing();
-        let mut back = Vec::new();
-        for upstream in &mut self.upstreams {
-            let is_reachable = !is_failing && !upstream.checks.is_failing();
-            if is_reachable == upstream.state.is_reachable {
-                continue;
-            }
-            upstream.state.is_reachable = is_reachable;
-            upstream.state.since = std::time::Instant::now();
-            if is_reachable {
-                back.push(upstream.changed());
-            }
-        }
-        back
-    }
 }
 
 impl Health {

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_has_a_size_class_without_parts_of_streams() {
+    fn request_has_a_size_class_without_parts_of_streams() {
         assert!((385..=448).contains(&size_of::<Padded>()));
     }
 }

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_waits_until_the_one_before_has_left_the_connection() {
+    async fn pin_is_taken_once_the_request_before_has_left_it() {
         let pins = Pins::default();
         let upstream: Arc<str> = "app:80".into();
         assert!(pins.take(&upstream, None).await.is_none());
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_idle_connection_that_ends_closes_that_of_the_client() {
+    async fn pin_that_ends_while_idle_closes_the_connection_of_its_client() {
         let pins = Pins::default();
         let upstream: Arc<str> = "app:80".into();
         assert!(pins.reserve(&upstream, None));
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_client_on_the_same_connection_does_not_get_it() {
+    async fn pin_is_not_taken_by_another_client_on_the_connection() {
         let pins = Pins::default();
         let upstream: Arc<str> = "app:80".into();
         let client = |last| Some(ClientKey::Ip([192, 0, 2, last].into()));

@@ -71,7 +71,7 @@ impl Pool {
 }
 
 impl RoutePool<'_> {
-    /// For a connection whose upstream has sent this response. None if it may be closed at any time.
+    /// Where a connection goes whose upstream has sent this response; nowhere if it may be closed at any time.
     pub(super) fn pool_return(&self, response: &HeaderMap) -> Option<PoolReturn> {
         let promised =
             keep_alive(response).map(|timeout| timeout.saturating_sub(KEEP_ALIVE_MARGIN));
@@ -194,12 +194,12 @@ mod tests {
         let pool = Pool::default();
         let (good, _theirs) = pair(&listener).await;
         let (closed, closes) = pair(&listener).await;
-        let (spoken, speaks) = pair(&listener).await;
+        let (sent, sends) = pair(&listener).await;
         let address = good.socket().local_addr().unwrap();
         drop(closes);
-        speaks.try_write(b"x").unwrap();
+        sends.try_write(b"x").unwrap();
         // Loopback delivers before the calls return.
-        for socket in [good, closed, spoken] {
+        for socket in [good, closed, sent] {
             pool_return(&pool, "").put(socket);
         }
         let taken = pool.for_route(KEEP).take().unwrap();
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn old_connections_are_closed_without_a_request() {
+    async fn connection_is_closed_at_its_timeout_without_a_request() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let pool = Pool::default();
         let (ours, mut theirs) = pair(&listener).await;

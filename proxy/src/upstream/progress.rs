@@ -123,7 +123,7 @@ mod tests {
     const HEAD: Duration = Duration::from_secs(20);
     const BODY: Duration = Duration::from_secs(60);
 
-    /// Who is overdue, and after how many seconds.
+    /// The side that is overdue, and after how many seconds.
     async fn overdue(progress: &Progress) -> (Overdue, u64) {
         let start = Instant::now();
         loop {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_side_has_its_own_time() {
+    async fn timeout_is_that_of_the_side_that_is_waited_for() {
         let progress = Progress::default();
         assert_eq!(overdue(&progress).await, (Overdue::Upstream, 20));
         progress.note(true);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_time_begins_anew_when_the_other_side_is_waited_for() {
+    async fn timeout_starts_again_when_the_other_side_is_waited_for() {
         let progress = Progress::default();
         let watch = tokio::spawn({
             let progress = progress.clone();

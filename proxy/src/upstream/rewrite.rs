@@ -81,7 +81,7 @@ pub(super) fn response<B>(response: &mut Response<B>) {
     *response.version_mut() = Version::HTTP_11;
 }
 
-/// The same request once more, if its body was empty.
+/// The request once more, if its body was empty.
 pub(super) fn repeated(request: &Request<BoxedBody>, upload: &Upload) -> Option<Outgoing> {
     // A body that was read ahead has been taken and is still to be sent.
     if !upload.is_over() || !request.body().is_end_stream() {
@@ -111,7 +111,7 @@ fn copy_of(headers: &HeaderMap) -> HeaderMap {
     copies
 }
 
-/// The same for the target of a request to the upstream.
+/// The target of a request to the upstream, out of that buffer, too.
 fn copy_of_path(uri: &Uri) -> Uri {
     let path = uri.path_and_query().map(PathAndQuery::as_str);
     let copy = path.and_then(|path| PathAndQuery::try_from(path).ok());

@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn bytes_of_either_side_put_the_end_off() {
+    async fn tunnel_stays_open_while_bytes_come_from_either_side() {
         let activity = Arc::new(Activity::new());
         let start = Instant::now();
         let idle = tokio::spawn({
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_longest_idle_are_closed_first_and_none_that_is_busy() {
+    async fn tunnels_are_closed_by_idle_time_and_never_while_busy() {
         let tunnels = Tunnels::default();
         let mut places = Vec::new();
         for _ in 0..3 {

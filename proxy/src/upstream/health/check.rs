@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// By which upstreams recognize a check.
-const NAME: &str = concat!("sse-guard/", env!("CARGO_PKG_VERSION"), " check");
+const USER_AGENT_TEXT: &str = concat!("sse-guard/", env!("CARGO_PKG_VERSION"), " check");
 
 /// How an upstream is checked. Equal checks of one address are one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Check {
         let headers = request.headers_mut();
         headers.extend(self.host.clone().map(|host| (HOST, host)));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(NAME));
+        headers.insert(USER_AGENT, HeaderValue::from_static(USER_AGENT_TEXT));
         request
     }
 }
@@ -198,7 +198,7 @@ pub(super) mod tests {
         let mut lines: Vec<_> = head.trim_end().split("\r\n").collect();
         assert_eq!(lines.remove(0), "GET /up?all HTTP/1.1");
         lines.sort_unstable();
-        let agent = format!("user-agent: {NAME}");
+        let agent = format!("user-agent: {USER_AGENT_TEXT}");
         let host = format!("host: {address}");
         assert_eq!(lines, ["connection: close", host.as_str(), agent.as_str()]);
     }
@@ -217,19 +217,19 @@ pub(super) mod tests {
         let (listener, connector) = listen().await;
         let paused = Cell::new(None);
         let silent = async {
-            let asked = accept_and_read(&listener).await;
+            let request = accept_and_read(&listener).await;
             // All that is left to happen is that time passes.
             tokio::time::pause();
             paused.set(Some(Instant::now()));
             pending::<()>().await;
-            drop(asked);
+            drop(request);
         };
-        let asked = Check {
+        let patient = Check {
             timeout: Duration::from_secs(3600),
             ..check(Some("/up"))
         };
         let late = tokio::select! {
-            result = asked.run(&connector) => result,
+            result = patient.run(&connector) => result,
             () = silent => unreachable!("it never ends"),
         };
         assert!(matches!(

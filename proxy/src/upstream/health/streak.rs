@@ -9,7 +9,7 @@ pub(super) const FAILURE_THRESHOLD: u32 = 3;
 /// Failures in a row.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Streak {
-    /// That the upstream fails everybody with: it takes no connection, or fails a check.
+    /// Failures that do not depend on the client: it takes no connection, or fails a check.
     general: u32,
     /// Of single requests, which may be those requests' fault.
     of_requests: u32,

@@ -58,7 +58,7 @@ fn health(address: &str) -> Upstream {
     }
 }
 
-/// One that requests have found so.
+/// An upstream that failed requests have marked as unreachable.
 fn unreachable(address: &str, is_away: bool) -> Upstream {
     let health = health(address);
     for client in clients() {
@@ -68,7 +68,7 @@ fn unreachable(address: &str, is_away: bool) -> Upstream {
     health
 }
 
-/// As many as make enough.
+/// As many as the threshold.
 fn clients() -> impl Iterator<Item = ClientKey> {
     (0..FAILURE_THRESHOLD).map(|number| ClientKey::Ip(std::net::Ipv4Addr::from_bits(number).into()))
 }
@@ -132,7 +132,7 @@ fn upstream_is_unreachable_after_failed_checks_in_a_row_until_it_passes_one() {
     assert_eq!((state.answered, state.failed), (0, 0));
     let failure = state.last_failure.unwrap();
     assert!(failure.contains("503 Service Unavailable"), "{failure}");
-    // It answers those that it has, and wants no more.
+    // It responds to requests, and takes itself out of service.
     health.answered();
     assert!(!health.state().is_reachable);
     health.checked(Ok(()), true);
@@ -181,8 +181,8 @@ async fn upstream_that_does_not_respond_is_not_back_once_it_accepts_a_connection
     let (listener, address) = listen().await;
     let health = unreachable(&address, false);
     health.probe(None);
-    let asked = std::pin::pin!(listener.accept());
-    assert!(futures_util::FutureExt::now_or_never(asked).is_none());
+    let connected = std::pin::pin!(listener.accept());
+    assert!(futures_util::FutureExt::now_or_never(connected).is_none());
     assert!(!health.state().is_reachable);
 }
 
@@ -229,7 +229,7 @@ async fn check_that_is_due_is_made_and_counts() {
 
 #[tokio::test]
 async fn upstream_that_failed_its_checks_is_reachable_once_they_are_off() {
-    // Nobody accepts: what is found is what this test says.
+    // No connection is accepted: the results are those of this test alone.
     let (_listener, address) = listen().await;
     let health = health(&address);
     health.probe(Some(&check("health_check.path = '/wrong'")));
@@ -269,7 +269,7 @@ fn requests_that_fail_for_one_client_alone_do_not_make_an_upstream_unreachable()
     health.failed("no answer", false, Some(&all[0]));
     assert!(!health.state().is_reachable);
     health.answered();
-    // That it takes no connection is the same for all.
+    // That it accepts no connection does not depend on the client.
     health.failed("no answer", false, Some(&all[0]));
     for _ in 0..FAILURE_THRESHOLD {
         assert!(health.state().is_reachable);

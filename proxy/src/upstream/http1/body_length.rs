@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_ends_by_rfc_9112() {
+    fn body_length_is_that_of_rfc_9112() {
         const CODING: &str = "transfer-encoding";
         const LENGTH: &str = "content-length";
         for (fields, expected) in [
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_coding_in_http_1_0_is_refused() {
+    fn body_length_of_a_transfer_coding_in_http_1_0_is_an_error() {
         let response = Response::builder()
             .version(Version::HTTP_10)
             .header(TRANSFER_ENCODING, "identity");

@@ -7,14 +7,14 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Digits of a chunk's size: as many as fit into 64 bits.
-const MAX_DIGITS: u8 = 16;
+const MAX_SIZE_DIGITS: u8 = 16;
 /// Blanks behind a size. Not summed up, because servers that pad do it for the whole stream.
-const MAX_PADDING: u8 = 64;
+const MAX_PADDING_BYTES: u8 = 64;
 /// Bytes of all chunk extensions of a message together: they are unused in practice, and could be
 /// endless. hyper refuses 16 KiB.
-const MAX_EXTENSIONS: u16 = 16 * 1024 - 1;
+const MAX_EXTENSION_BYTES: u16 = 16 * 1024 - 1;
 /// Bytes of a trailer section.
-const MAX_TRAILERS: usize = 8 * 1024;
+const MAX_TRAILER_BYTES: usize = 8 * 1024;
 /// Fields of a trailer section.
 const MAX_TRAILER_FIELDS: usize = 32;
 
@@ -48,13 +48,13 @@ pub enum BadChunk {
     #[error("a chunk is longer than its size")]
     Overlong,
     /// Over the bound.
-    #[error("a chunk's size is padded with more than {MAX_PADDING} blanks")]
+    #[error("a chunk's size is padded with more than {MAX_PADDING_BYTES} blanks")]
     Padding,
     /// Over the bound.
-    #[error("chunk extensions of more than {MAX_EXTENSIONS} bytes")]
+    #[error("chunk extensions of more than {MAX_EXTENSION_BYTES} bytes")]
     Extensions,
     /// Over the bound.
-    #[error("trailers of more than {MAX_TRAILERS} bytes")]
+    #[error("trailers of more than {MAX_TRAILER_BYTES} bytes")]
     Trailers,
 }
 
@@ -191,7 +191,7 @@ impl Chunked {
     fn step(&mut self, byte: u8) -> Result<At, BadChunk> {
         Ok(match (self.at, byte) {
             (At::Size { value, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
-                if digits == MAX_DIGITS {
+                if digits == MAX_SIZE_DIGITS {
                     return Err(BadChunk::Digits);
                 }
                 At::Size {
@@ -202,7 +202,7 @@ impl Chunked {
             (At::Size { digits: 0, .. }, _) => return Err(BadChunk::Size),
             (At::Size { value, .. }, b' ' | b'\t') => At::Padding { value, blanks: 1 },
             (At::Padding { value, blanks }, b' ' | b'\t') => {
-                if blanks == MAX_PADDING {
+                if blanks == MAX_PADDING_BYTES {
                     return Err(BadChunk::Padding);
                 }
                 At::Padding {
@@ -251,7 +251,7 @@ impl Chunked {
 
     fn count_extension(&mut self) -> Result<(), BadChunk> {
         self.extensions += 1;
-        match self.extensions > MAX_EXTENSIONS {
+        match self.extensions > MAX_EXTENSION_BYTES {
             true => Err(BadChunk::Extensions),
             false => Ok(()),
         }
@@ -259,7 +259,7 @@ impl Chunked {
 
     fn keep_trailer(&mut self, byte: u8) -> Result<(), BadChunk> {
         let trailers = self.trailers.get_or_insert_default();
-        if trailers.len() == MAX_TRAILERS {
+        if trailers.len() == MAX_TRAILER_BYTES {
             return Err(BadChunk::Trailers);
         }
         trailers.push(byte);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_in_two_gives_the_same() {
+    fn chunks_decode_alike_however_they_are_cut() {
         let all = b"3\r\nabc\r\n00A;x=\"y\"\r\n0123456789\r\n1 \r\n\n\r\n0\r\nX-A: 1\r\nX-B: \
             2\r\n\r\nnext";
         for cut in 0..=all.len() {
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn doubtful_framing_is_no_framing() {
+    fn chunks_with_doubtful_framing_are_refused() {
         for (bytes, why) in [
             (&b"\r\n"[..], BadChunk::Size),
             (b" 3\r\nabc\r\n", BadChunk::Size),
@@ -355,12 +355,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_payload_has_a_bound() {
-        let most = usize::from(MAX_EXTENSIONS);
+    fn chunks_have_bounded_extensions_padding_and_trailers() {
+        let most = usize::from(MAX_EXTENSION_BYTES);
         let long = vec![b'x'; most + 1];
         let extension = [b"1;", &long[..]].concat();
         assert_eq!(decode(&[&extension]).unwrap_err(), BadChunk::Extensions);
-        let padding = [b"1", &[b' '; MAX_PADDING as usize + 1][..]].concat();
+        let padding = [b"1", &[b' '; MAX_PADDING_BYTES as usize + 1][..]].concat();
         assert_eq!(decode(&[&padding]).unwrap_err(), BadChunk::Padding);
         // Also in sum.
         let some = [b"1;", &long[..most / 2], b"\r\na\r\n"].concat();
@@ -369,24 +369,24 @@ mod tests {
             decode(&[&some, &some, b"1;xx"]).unwrap_err(),
             BadChunk::Extensions
         );
-        let trailers = [b"0\r\n", &long[..=MAX_TRAILERS]].concat();
+        let trailers = [b"0\r\n", &long[..=MAX_TRAILER_BYTES]].concat();
         assert_eq!(decode(&[&trailers]).unwrap_err(), BadChunk::Trailers);
     }
 
     #[test]
-    fn a_stream_that_pads_its_sizes_may_go_on_for_ever() {
-        let padded = [b"1", &[b' '; MAX_PADDING as usize][..], b"\r\na\r\n"].concat();
-        assert!(decode(&[&padded[..]; MAX_EXTENSIONS as usize]).is_ok());
+    fn chunk_padding_is_bounded_per_chunk_alone() {
+        let padded = [b"1", &[b' '; MAX_PADDING_BYTES as usize][..], b"\r\na\r\n"].concat();
+        assert!(decode(&[&padded[..]; MAX_EXTENSION_BYTES as usize]).is_ok());
     }
 
     #[test]
-    fn no_more_extensions_are_taken_than_hyper_takes() {
+    fn chunk_extensions_have_a_bound_no_higher_than_hypers() {
         let long = [b"1;", &[b'x'; 16 * 1024][..]].concat();
         assert_eq!(decode(&[&long]).unwrap_err(), BadChunk::Extensions);
     }
 
     #[test]
-    fn nothing_is_handed_out_behind_what_is_bad() {
+    fn chunks_behind_a_bad_one_are_refused() {
         let mut chunked = Chunked::default();
         let bad = chunked.decode(&mut b"3\r\nabcd".to_vec());
         assert_eq!(bad, Err(BadChunk::Overlong));
@@ -398,7 +398,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_encoded_is_decoded(
+        fn chunks_that_were_encoded_are_decoded(
             chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..50), 0..8),
             cut in 1..64_usize,
         ) {

@@ -23,7 +23,7 @@ pub(super) struct HeadIo {
     scan: HeadScan,
     /// Read, and not given to hyper yet.
     ahead: BytesMut,
-    /// So much of `ahead` belongs to the head.
+    /// Bytes of `ahead` that belong to the head.
     head: usize,
     /// The request was sent before: what hyper writes is dropped.
     is_mute: bool,
@@ -32,7 +32,7 @@ pub(super) struct HeadIo {
 }
 
 impl HeadIo {
-    /// `takes_many`: of a hyper that takes more than `FEW_FIELDS` of them.
+    /// `takes_many`: of a hyper that takes more than `MAX_STACK_FIELDS` of them.
     pub(super) fn new(socket: Io, takes_many: bool) -> (Self, Gate) {
         let gate = Gate::default();
         let io = Self {
@@ -85,7 +85,7 @@ impl Read for HeadIo {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.is_mute && !this.gate.0.begun.load(Relaxed) {
-            // hyper takes what comes ahead of its request for a fault. It writes in the same poll.
+            // To hyper, input ahead of its request is an error. It writes in this poll.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_read_though_a_write_has_failed() {
+    async fn response_is_read_though_a_write_has_failed() {
         let refusal = "HTTP/1.1 413 Content Too Large\r\n\r\ntoo large";
         let (seen, error, gate) = read_after_write_error(refusal, false).await;
         assert_eq!(seen, refusal);
@@ -275,14 +275,14 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn a_reset_behind_the_proper_end_is_no_error() {
+    async fn reset_behind_the_proper_end_is_not_an_error() {
         let refusal = "HTTP/1.1 413 Content Too Large\r\n\r\ntoo large";
         let (seen, error, _) = read_after_write_error(refusal, true).await;
         assert_eq!((seen.as_str(), error), (refusal, None));
     }
 
     #[tokio::test]
-    async fn without_a_response_the_error_of_the_write_remains() {
+    async fn write_error_is_reported_if_there_is_no_response() {
         let (seen, error, _) = read_after_write_error("", false).await;
         assert_eq!(
             (seen.as_str(), error),

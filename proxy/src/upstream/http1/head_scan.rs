@@ -5,13 +5,15 @@ use std::io;
 
 /// Interim responses ahead of the final one. An upstream sends one or two, or one for each step of
 /// long work; hyper would read them without end.
-const MAX_INTERIM: u32 = 32;
+const MAX_INTERIM_HEADS: u32 = 32;
 /// Bytes of all of them; hyper allows as many for one head.
 const MAX_INTERIM_BYTES: usize = 408 * 1024;
 
 /// Why a read fails when the final response's head does not come.
 #[derive(Debug, thiserror::Error)]
-#[error("more than {MAX_INTERIM} interim (1xx) heads or {MAX_INTERIM_BYTES} bytes of them came")]
+#[error(
+    "more than {MAX_INTERIM_HEADS} interim (1xx) heads or {MAX_INTERIM_BYTES} bytes of them came"
+)]
 pub(in crate::upstream) struct TooManyInterim;
 
 impl TooManyInterim {
@@ -32,21 +34,21 @@ pub(super) struct Interim {
 
 impl Interim {
     pub(super) fn is_too_much(self) -> bool {
-        self.heads > MAX_INTERIM || self.bytes > MAX_INTERIM_BYTES
+        self.heads > MAX_INTERIM_HEADS || self.bytes > MAX_INTERIM_BYTES
     }
 }
 
 /// Fields of a head that hyper takes without a heap allocation for each head.
-const FEW_FIELDS: usize = 100;
+const MAX_STACK_FIELDS: usize = 100;
 
 /// Bytes of a status line that show whether it is an interim one: `HTTP/1.1 1`.
-const STATUS: usize = 12;
+const STATUS_BYTES: usize = 12;
 
 /// Looks for the end of the final response's head.
 #[derive(Debug, Default)]
 pub(super) struct HeadScan {
     /// The start of the status line.
-    status: [u8; STATUS],
+    status: [u8; STATUS_BYTES],
     seen: usize,
     at_line_start: bool,
     over: bool,
@@ -59,7 +61,7 @@ pub(super) struct HeadScan {
 }
 
 impl HeadScan {
-    /// `takes_many`: more than `FEW_FIELDS` of them.
+    /// `takes_many`: more than `MAX_STACK_FIELDS` of them.
     pub(super) fn new(takes_many: bool) -> Self {
         Self {
             takes_many,
@@ -93,7 +95,7 @@ impl HeadScan {
                     self.lines += 1;
                 }
                 b'\r' => {}
-                _ if self.at_line_start && self.lines > FEW_FIELDS && !self.takes_many => {
+                _ if self.at_line_start && self.lines > MAX_STACK_FIELDS && !self.takes_many => {
                     self.full = true;
                     return index;
                 }
@@ -111,7 +113,7 @@ impl HeadScan {
 
     /// RFC 9110 section 15.2: another head follows, but for a switch of protocols.
     fn is_interim(&self) -> bool {
-        let code = &self.status[STATUS - 3..];
+        let code = &self.status[STATUS_BYTES - 3..];
         self.status.starts_with(b"HTTP/1.") && code[0] == b'1' && code != b"101"
     }
 

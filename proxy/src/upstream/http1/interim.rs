@@ -40,7 +40,7 @@ mod tests {
     use http::HeaderValue;
 
     #[test]
-    fn all_but_100_and_101_are_forwarded() {
+    fn interim_heads_but_100_and_101_are_forwarded() {
         for (code, is) in [
             (100, false),
             (101, false),
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_one_connection_and_of_framing_are_removed() {
+    fn interim_head_loses_fields_of_one_connection_and_of_framing() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "x-hop"),

@@ -22,10 +22,10 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 /// The shortest field there is, with the end of its line.
-const MIN_FIELD: usize = b"a:\r\n".len();
+const MIN_FIELD_BYTES: usize = b"a:\r\n".len();
 /// Fields that a head may have, whatever its size: `http::HeaderMap` takes no more than 24,576, and hyper has
 /// a place for each.
-const MAX_FIELDS: usize = 16 * 1024;
+const MAX_HEAD_FIELDS: usize = 16 * 1024;
 
 /// What is set for the heads of requests and responses.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +51,7 @@ impl HeadLimits {
         builder.max_buf_size(self.options.max_bytes);
         builder.title_case_headers(self.options.title_case);
         if self.takes_many {
-            builder.max_headers((self.options.max_bytes / MIN_FIELD).min(MAX_FIELDS));
+            builder.max_headers((self.options.max_bytes / MIN_FIELD_BYTES).min(MAX_HEAD_FIELDS));
         }
         builder
     }

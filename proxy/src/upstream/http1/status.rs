@@ -9,7 +9,7 @@ use sse_guard::internal::Upload;
 use sse_guard::serve::Io;
 
 /// Bytes of the response's head.
-const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// Sends `request` for no more than the status of the response, and closes the connection.
 pub(in crate::upstream) async fn status(
@@ -18,7 +18,7 @@ pub(in crate::upstream) async fn status(
     title_case: bool,
 ) -> Result<StatusCode, ExchangeError> {
     let heads = HeadOptions {
-        max_bytes: MAX_HEAD,
+        max_bytes: MAX_HEAD_BYTES,
         title_case,
     };
     let (upload, progress) = (Upload::default(), Progress::default());

@@ -18,13 +18,13 @@ use tokio_util::io::poll_read_buf;
 
 /// Bytes that one read takes at the most: what a client has no room for is kept for it, and many
 /// clients may be slow.
-const READ: usize = 16 * 1024;
-/// The same for a stream that has come at full speed for long enough, and was taken so. It costs
+const READ_BYTES: usize = 16 * 1024;
+/// Bytes that one read takes of a stream that has come and was taken at full speed for long enough. It costs
 /// half as much then.
-const FAST_READ: usize = 128 * 1024;
+const FAST_READ_BYTES: usize = 128 * 1024;
 /// After this many reads in a row of at least half as much, the size is large enough: together they
 /// exceed what a client that does not read is sent.
-const RUN_UP: u8 = 24;
+const RUN_UP_READS: u8 = 24;
 
 thread_local! {
     static BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
@@ -40,14 +40,14 @@ pub(super) struct Pace {
 impl Pace {
     fn most(&self) -> usize {
         match self.large {
-            RUN_UP => FAST_READ,
-            _ => READ,
+            RUN_UP_READS => FAST_READ_BYTES,
+            _ => READ_BYTES,
         }
     }
 
     fn note(&mut self, read: usize) {
-        self.large = match read >= READ / 2 {
-            true => RUN_UP.min(self.large + 1),
+        self.large = match read >= READ_BYTES / 2 {
+            true => RUN_UP_READS.min(self.large + 1),
             false => 0,
         };
     }
