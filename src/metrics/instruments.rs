@@ -1,4 +1,4 @@
-//! Metrics for the facade: those of a route.
+//! The metrics of one route for the facade.
 
 use super::{Outcome, Unguarded};
 use crate::stream::{EndReason, UpstreamFault, ends_counter};
@@ -26,7 +26,7 @@ impl std::fmt::Debug for Instruments {
 
 impl Instruments {
     pub(super) fn new(route: &str) -> Self {
-        // At zero from here on, so that the first of a kind is an increase.
+        // Registered at zero, so that the first of each reason is an increase.
         for &reason in EndReason::ALL {
             match reason {
                 EndReason::UpstreamError => UpstreamFault::ALL
@@ -68,7 +68,7 @@ pub(crate) fn describe_metrics() {
     );
     count(
         "sse_guard_reconnects_total",
-        "Streams of clients that come back, with a Last-Event-ID or soon after an end on this side",
+        "Streams of clients that reconnect, with a Last-Event-ID or soon after an end on this side",
     );
     count("sse_guard_events_total", "Events with data from upstreams");
     count(

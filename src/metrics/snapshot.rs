@@ -1,23 +1,23 @@
-//! What the layer has counted, for code.
+//! The numbers of a layer, for code.
 
-use super::Distribution;
+use super::Histogram;
 use crate::stream::EndReason;
 
 /// The result of a request for a stream, or of one that got a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It became a stream.
+    /// The response is a stream.
     Opened,
-    /// It became a stream in a content coding, or a range of one, which passes as it is.
+    /// The response is a stream in a content coding, or a range of one, which passes unchanged.
     Encoded,
-    /// The response was something else.
+    /// The response is not a stream.
     Other,
-    /// It was turned away.
+    /// A layer rejected the request.
     Rejected,
-    /// The inner service failed, or answered with a 5xx.
+    /// The inner service failed, or responded with a 5xx.
     Failed,
-    /// The client went before the head.
+    /// The client disconnected before the head.
     ClientGone,
 }
 
@@ -50,21 +50,20 @@ impl Outcome {
 pub struct Snapshot {
     /// Streams open now.
     pub active: u64,
-    /// Those of them that have lost their upstream and wait for it.
+    /// Active streams that have lost their upstream and wait for it.
     pub waiting: u64,
     /// Streams opened.
     pub opened: u64,
-    /// Those of them whose client came back: with a `Last-Event-ID`, or soon after an end on this side.
+    /// Opened streams whose client has reconnected: with a `Last-Event-ID`, or soon after an end on this side.
     pub reconnects: u64,
-    /// Those of the reconnects that followed no end on this side: something between the client and this
-    /// process cut the stream.
+    /// Reconnects without an end on this side before: the stream was cut between the client and this process.
     pub reconnects_after_cut: u64,
     /// Rejected requests.
     pub rejected: u64,
     /// Requests for a stream at which the inner service failed, or responded with a 5xx.
     pub failed: u64,
-    /// Those of them that came from another client than the one that failed before. Where nothing names
-    /// clients, each counts as another.
+    /// Failed requests of another client than the one that failed before. Without an identified client, each counts as
+    /// another.
     pub failed_others: u64,
     /// Events with data from upstreams.
     pub events: u64,
@@ -73,12 +72,12 @@ pub struct Snapshot {
     /// Heartbeats in streams that have ended.
     pub heartbeats: u64,
     /// Pauses between the chunks with events of a stream.
-    pub gaps: Distribution,
+    pub gaps: Histogram,
     /// From a stream's head to its first event with data.
-    pub first_events: Distribution,
-    /// Age at the end of streams whose clients come back and that the upstream has ended: properly, by
-    /// breaking off, or by silence.
-    pub upstream_ends: Distribution,
+    pub first_events: Histogram,
+    /// Age at the end of streams that the upstream has ended, properly, by a failure or by silence, and whose clients
+    /// reconnect.
+    pub upstream_ends: Histogram,
     /// Streams that the upstream has ended properly before they were complete, as a
     /// [`CompletionLayer`](crate::completion::CompletionLayer) found.
     pub cut_short: u64,
@@ -86,17 +85,18 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Open streams that have lost their upstream: both counts change one after the other.
+    /// Returns the number of open streams that have lost their upstream. The counts do not change together, so that
+    /// `waiting` may exceed `active`.
     pub fn lost(&self) -> u64 {
         self.waiting.min(self.active)
     }
 
-    /// Returns the number of streams that ended for this reason.
+    /// ReconnectTracker the number of streams that ended for this reason.
     pub fn ended(&self, reason: EndReason) -> u64 {
         self.ends[reason as usize]
     }
 
-    /// Returns what was added since `earlier`; gauges are those of now.
+    /// ReconnectTracker what was added since `earlier`; gauges are those of now.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let since = |number: fn(&Self) -> u64| number(self).saturating_sub(number(earlier));

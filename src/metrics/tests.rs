@@ -1,16 +1,18 @@
 use super::*;
+use crate::client_key::ClientKey;
 use crate::connection_limit::ConnectionLimitLayer;
 use crate::early::EarlyLayer;
 use crate::guard::testing::{Client, Upstream, ask, get, post};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::rejection::RejectReason;
 use crate::resume::ResumeOutcome;
+use crate::stream::EndReason;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use std::time::Duration;
 use tower_layer::Stack;
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_counts_from_head_to_end() {
+async fn stream_counts_from_head_to_end() {
     let layer = MetricsLayer::new();
     let upstream = Upstream::new()
         .send("data: 1\n\n: c\n\n")
@@ -26,7 +28,7 @@ async fn a_stream_counts_from_head_to_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn our_own_events_are_heartbeats_and_no_events_in_either_order() {
+async fn heartbeat_events_do_not_count_as_events_in_either_order() {
     let beat = || {
         HeartbeatLayer::new(Duration::from_secs(1)).style(HeartbeatStyle::event(
             &crate::event::Event::new("ping", "{}").unwrap(),
@@ -57,7 +59,7 @@ async fn our_own_events_are_heartbeats_and_no_events_in_either_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn alone_it_leaves_head_and_chunks_as_they_are() {
+async fn metrics_alone_leave_head_and_chunks_unchanged() {
     let upstream = Upstream::new()
         .header("content-length", "18")
         .send("data: 1\n")
@@ -70,7 +72,7 @@ async fn alone_it_leaves_head_and_chunks_as_they_are() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_knows_the_length_drops_the_body_at_the_upstreams_end() {
+async fn body_of_known_length_ends_as_upstream_end_when_dropped_after_its_last_byte() {
     let layer = MetricsLayer::new();
     let upstream = tower::service_fn(|_: http::Request<()>| async {
         let body = http_body_util::Full::new(bytes::Bytes::from("data: 1\n\n"));
@@ -88,7 +90,7 @@ async fn a_server_that_knows_the_length_drops_the_body_at_the_upstreams_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_came_to_nothing_counts_by_its_outcome() {
+async fn request_without_a_stream_counts_by_its_outcome() {
     let layer = MetricsLayer::new();
     let limit = ConnectionLimitLayer::new().total(0);
     let stack = Stack::new(limit, layer.clone());
@@ -98,16 +100,16 @@ async fn a_request_that_came_to_nothing_counts_by_its_outcome() {
     for status in [404, 499, 500, 502, 599] {
         get(layer.clone(), Upstream::new().status(status)).await;
     }
-    // Nobody had asked for a stream.
+    // The request did not accept a stream.
     post(layer.clone(), Upstream::new().status(500)).await;
-    let count = |outcome: Outcome| layer.shared.outcomes[outcome as usize].load(Relaxed);
+    let count = |outcome: Outcome| layer.route_metrics.outcomes[outcome as usize].load(Relaxed);
     assert_eq!(Outcome::ALL.map(count), [0, 0, 3, 1, 3, 0]);
     let snapshot = layer.snapshot();
     assert_eq!((snapshot.rejected, snapshot.failed), (1, 3));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_opaque_stream_is_counted_from_head_to_end_without_events() {
+async fn opaque_stream_counts_from_head_to_end_without_events() {
     for (status, coding) in [(200, "gzip"), (206, "none")] {
         let layer = MetricsLayer::new();
         let upstream = Upstream::new()
@@ -125,13 +127,13 @@ async fn an_opaque_stream_is_counted_from_head_to_end_without_events() {
         assert_eq!((snapshot.active, snapshot.opened), (0, 0));
         assert_eq!((snapshot.events, snapshot.bytes), (0, 11));
         assert_eq!(snapshot.ended(EndReason::UpstreamEnd), 1);
-        let outcomes = Outcome::ALL.map(|o| layer.shared.outcomes[o as usize].load(Relaxed));
+        let outcomes = Outcome::ALL.map(|o| layer.route_metrics.outcomes[o as usize].load(Relaxed));
         assert_eq!(outcomes, [0, 1, 0, 0, 0, 0]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_a_client_comes_back_for_is_a_reconnect() {
+async fn stream_of_a_returning_client_is_a_reconnect() {
     let layer = MetricsLayer::new();
     let ask_with = |id: Option<&str>, upstream| {
         let mut request = http::Request::new(());
@@ -150,7 +152,7 @@ async fn a_stream_that_a_client_comes_back_for_is_a_reconnect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_age_at_which_an_upstream_ends_its_event_streams_is_kept() {
+async fn upstream_ends_record_the_age_of_reconnecting_families() {
     let layer = MetricsLayer::new();
     let ends = || {
         let ends = layer.snapshot().upstream_ends;
@@ -169,15 +171,15 @@ async fn the_age_at_which_an_upstream_ends_its_event_streams_is_kept() {
     let _ = get(silent, Upstream::new().hang()).await.read().await;
     assert_eq!(ends(), (2, 3));
 
-    // An answer in pieces that is complete.
+    // A complete answer in pieces.
     let _ = post(layer.clone(), ended.clone()).await.read().await;
-    // A client that went.
+    // A client that disconnected.
     drop(get(layer.clone(), ended).await);
     assert_eq!(ends(), (2, 3));
 }
 
 #[test]
-fn what_may_never_happen_is_there_at_zero_once_it_is_described() {
+fn describe_metrics_registers_rare_counters_at_zero() {
     let recorder = DebuggingRecorder::new();
     let seen = recorder.snapshotter();
     ::metrics::with_local_recorder(&recorder, crate::describe_metrics);
@@ -220,7 +222,7 @@ fn what_may_never_happen_is_there_at_zero_once_it_is_described() {
 }
 
 #[test]
-fn the_facade_gets_every_number_that_the_table_names() {
+fn facade_gets_the_metrics_of_the_table() {
     let recorder = DebuggingRecorder::new();
     let seen = recorder.snapshotter();
     ::metrics::with_local_recorder(&recorder, || {
@@ -286,7 +288,7 @@ fn the_facade_gets_every_number_that_the_table_names() {
 }
 
 #[tokio::test]
-async fn failures_of_one_client_alone_are_told_from_those_of_several() {
+async fn failures_of_one_client_are_distinguished_from_those_of_several() {
     let layer = MetricsLayer::new();
     let failed = async |client: Option<[u8; 4]>| {
         let mut request = http::Request::get("/").header("accept", "text/event-stream");
@@ -303,7 +305,7 @@ async fn failures_of_one_client_alone_are_told_from_those_of_several() {
     }
     assert_eq!(failed(other).await, 2);
     assert_eq!(failed(one).await, 3);
-    // Without a name it may be anybody.
+    // Without an identified client, each counts as another.
     assert_eq!(failed(None).await, 4);
     assert_eq!(failed(None).await, 5);
     assert_eq!(layer.snapshot().failed, 9);

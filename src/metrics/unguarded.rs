@@ -1,4 +1,4 @@
-//! Streams that are not guarded, or not in full: counted, and logged once a route with what helps.
+//! Responses that look like streams and are not fully guarded: counted, and logged once a route with the remedy.
 
 use crate::guard::ResponseInfo;
 use crate::head::{is_event_stream, names_event_stream};
@@ -15,13 +15,13 @@ use tracing::warn;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unguarded {
-    /// It is in a content coding: no heartbeats, no resume, no clean end.
+    /// It has a content coding: without heartbeats, resume and a clean end.
     Encoded,
-    /// It is a range of bytes, a 206: the same.
+    /// It is a range of bytes, a 206: without heartbeats, resume and a clean end.
     Partial,
-    /// It has the type of an event stream, and a status that is no 2xx: it is taken for no stream.
+    /// It has the type of an event stream, and another status than 2xx: it is not handled as a stream.
     Status,
-    /// It has another type, or none, and seems to be meant for a stream: it is taken for no stream.
+    /// It has another type, or none, and is probably intended as a stream: it is not handled as a stream.
     ContentType,
 }
 
@@ -62,7 +62,7 @@ impl Unguarded {
         }
     }
 
-    /// How an operator gets such responses guarded.
+    /// Describes what an operator can change so that such responses are guarded.
     pub fn remedy(self) -> &'static str {
         match self {
             Self::Encoded => {
@@ -88,30 +88,31 @@ impl Unguarded {
     }
 }
 
-/// The responses of a route and a reason.
+/// The responses of one route for one reason.
 #[derive(Clone, Debug)]
 pub struct UnguardedResponses {
     /// Why they were not guarded.
     pub reason: Unguarded,
-    /// How many there were.
+    /// Their number.
     pub count: u64,
-    /// Of the last one.
+    /// The time of the last one.
     pub at: SystemTime,
-    /// Of the last one.
+    /// The heads of the last one.
     pub details: Details,
 }
 
-/// What a route has been warned of.
+/// The unguarded responses of one route.
 #[derive(Debug, Default)]
-pub(super) struct Warned {
-    reasons: AtomicU8,
-    /// Where heads are kept: at most one entry for each reason.
-    seen: Mutex<Vec<UnguardedResponses>>,
+pub(super) struct UnguardedLog {
+    /// Bits of the reasons that were logged.
+    logged: AtomicU8,
+    /// If heads are kept: at most one entry for each reason.
+    responses: Mutex<Vec<UnguardedResponses>>,
 }
 
-impl Warned {
-    /// Counts it, and warns of the first of its kind: an upstream does so with each stream.
-    pub(super) fn note(
+impl UnguardedLog {
+    /// Counts a response, and logs the first of each reason: the responses of one upstream are alike.
+    pub(super) fn record(
         &self,
         unguarded: Unguarded,
         route: &str,
@@ -124,7 +125,7 @@ impl Warned {
         let reason = unguarded.as_str();
         metrics::counter!("sse_guard_unguarded_total", "reason" => reason).increment(1);
         let bit = 1 << unguarded as u8;
-        if self.reasons.fetch_or(bit, Relaxed) & bit != 0 {
+        if self.logged.fetch_or(bit, Relaxed) & bit != 0 {
             return;
         }
         let text = |name| {
@@ -143,10 +144,10 @@ impl Warned {
     }
 
     fn keep(&self, reason: Unguarded, request: &RequestDetails, head: &ResponseInfo<'_>) {
-        let mut seen = lock(&self.seen);
-        let known = seen.iter().position(|known| known.reason == reason);
-        let count = known.map_or(0, |at| seen.swap_remove(at).count) + 1;
-        seen.push(UnguardedResponses {
+        let mut responses = lock(&self.responses);
+        let known = responses.iter().position(|known| known.reason == reason);
+        let count = known.map_or(0, |at| responses.swap_remove(at).count) + 1;
+        responses.push(UnguardedResponses {
             reason,
             count,
             at: SystemTime::now(),
@@ -154,8 +155,8 @@ impl Warned {
         });
     }
 
-    pub(super) fn seen(&self) -> Vec<UnguardedResponses> {
-        lock(&self.seen).clone()
+    pub(super) fn responses(&self) -> Vec<UnguardedResponses> {
+        lock(&self.responses).clone()
     }
 }
 
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_a_stream_and_is_not_guarded_has_a_reason() {
+    fn unguarded_response_has_a_reason() {
         const TYPE: &str = "content-type";
         let stream = (TYPE, "text/event-stream");
         let get = |status, fields: &[(&str, &str)]| of(Method::GET, "*/*", status, fields);

@@ -1,6 +1,6 @@
 //! State and end of a stream, with their metrics.
 
-use super::record::{NEVER, Record};
+use super::record::{NEVER, StreamRecord};
 use super::{EndReason, Stream, StreamState, UpstreamFault};
 use metrics::{Counter, Label};
 use std::sync::atomic::Ordering::Relaxed;
@@ -125,7 +125,7 @@ fn add_to_gauge(state: StreamState, change: f64) {
     }
 }
 
-impl Record {
+impl StreamRecord {
     pub(super) fn count_waiting(&self, before: bool, now: bool) {
         let Some(labels) = self.labels() else {
             return;
@@ -138,7 +138,7 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for StreamRecord {
     fn drop(&mut self) {
         if let Some(state) = StreamState::ALL.get(usize::from(*self.state.get_mut())) {
             add_to_gauge(*state, -1.0);

@@ -33,9 +33,9 @@ pub(crate) const MAX_ID_BYTES: usize = 256;
 /// the layers around it and the application find it. A clone is another handle to the same record.
 /// Counts and times are those of the *upstream*: bytes that layers inject are not included.
 #[derive(Clone)]
-pub struct Stream(pub(super) Arc<Record>);
+pub struct Stream(pub(super) Arc<StreamRecord>);
 
-pub(super) struct Record {
+pub(super) struct StreamRecord {
     id: StreamId,
     opened: Instant,
     client: OnceLock<ClientKey>,
@@ -74,7 +74,7 @@ struct StreamNames {
     details: Option<Details>,
 }
 
-impl Record {
+impl StreamRecord {
     pub(super) fn labels(&self) -> Option<&Arc<StreamLabels>> {
         self.names.get().map(|names| &names.labels)
     }
@@ -100,7 +100,7 @@ fn size_units(bytes: usize) -> u16 {
 impl Stream {
     #[doc(hidden)]
     pub fn open() -> Self {
-        Self(Arc::new(Record {
+        Self(Arc::new(StreamRecord {
             id: StreamId::next(),
             opened: Instant::now(),
             client: OnceLock::new(),
@@ -325,6 +325,10 @@ mod tests {
 
     #[test]
     fn record_takes_at_most_304_bytes() {
-        assert!(size_of::<Record>() <= 304, "{}", size_of::<Record>());
+        assert!(
+            size_of::<StreamRecord>() <= 304,
+            "{}",
+            size_of::<StreamRecord>()
+        );
     }
 }

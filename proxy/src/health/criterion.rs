@@ -5,7 +5,7 @@ use super::window::Span;
 use crate::config;
 use humantime::format_duration;
 use sse_guard::EndReason;
-use sse_guard::metrics::{Distribution, Snapshot};
+use sse_guard::metrics::{Histogram, Snapshot};
 use std::time::Duration;
 
 /// A health criterion.
@@ -283,7 +283,7 @@ fn slow(
     quantile: f64,
     bound: Option<Duration>,
     facts: &Facts<'_>,
-    times: impl Fn(&Span) -> Distribution,
+    times: impl Fn(&Span) -> Histogram,
 ) -> Found {
     let now = times(&facts.window);
     if now.count() < MIN_SAMPLES {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{Health, from_file};
 use sse_guard::EndReason;
-use sse_guard::metrics::Distribution;
+use sse_guard::metrics::Histogram;
 use std::time::Duration;
 
 /// The bounds of a route with this `[health]`.
@@ -55,9 +55,9 @@ fn well(sums: &mut Snapshot) {
     sums.opened += 1;
     sums.add_ends(EndReason::ClientGone, 1);
     sums.events += 10;
-    let second = Distribution::of(&[900; 10]);
+    let second = Histogram::of(&[900; 10]);
     sums.gaps = std::mem::take(&mut sums.gaps) + second;
-    sums.first_events = std::mem::take(&mut sums.first_events) + Distribution::of(&[40]);
+    sums.first_events = std::mem::take(&mut sums.first_events) + Histogram::of(&[40]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,8 +193,8 @@ async fn slow_first_events_and_long_gaps_are_issues_by_bound_or_baseline() {
         sums.active = 10;
         sums.events += 10;
         sums.opened += 1;
-        sums.gaps = std::mem::take(&mut sums.gaps) + Distribution::of(&[9_000; 10]);
-        sums.first_events = std::mem::take(&mut sums.first_events) + Distribution::of(&[9_000]);
+        sums.gaps = std::mem::take(&mut sums.gaps) + Histogram::of(&[9_000; 10]);
+        sums.first_events = std::mem::take(&mut sums.first_events) + Histogram::of(&[9_000]);
     };
     let mut life = Life::new("");
     life.seconds(1_000, well).seconds(60, slow);
@@ -219,7 +219,7 @@ async fn streams_that_end_early_are_an_issue_unless_they_may_be_short() {
     let short = |sums: &mut Snapshot| {
         sums.opened += 1;
         sums.add_ends(EndReason::UpstreamEnd, 1);
-        sums.upstream_ends = std::mem::take(&mut sums.upstream_ends) + Distribution::of(&[300]);
+        sums.upstream_ends = std::mem::take(&mut sums.upstream_ends) + Histogram::of(&[300]);
     };
     let mut life = Life::new("");
     life.seconds(30, short);

@@ -78,7 +78,7 @@ struct Unwritten {
 }
 
 impl Unwritten {
-    /// `None` if there are no bytes.
+    /// `None` for an empty buffer.
     fn of(bytes: Vec<u8>) -> Option<Box<Self>> {
         (!bytes.is_empty()).then(|| Box::new(Self { bytes, written: 0 }))
     }

@@ -1,27 +1,27 @@
-//! Distributions of times, for code without access to a metrics backend.
+//! Histograms of durations, for code without access to a metrics backend.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Upper ends of the buckets in seconds: from what a model's tokens take to an hour. Exporters that
+/// Upper bounds of the buckets in seconds: from the gap between tokens of a model to an hour. Exporters that
 /// need buckets should use the same.
 pub const BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
     120.0, 300.0, 600.0, 1800.0, 3600.0,
 ];
 
-/// With the one for what is longer than all.
-const COUNTS: usize = BUCKETS.len() + 1;
+/// With one for longer durations.
+const BUCKET_COUNT: usize = BUCKETS.len() + 1;
 
-/// Times by bucket, counted by many threads.
+/// A [`Histogram`] that several threads update.
 #[derive(Debug, Default)]
-pub(super) struct Times {
-    counts: [AtomicU64; COUNTS],
-    /// Of the times in each bucket, in microseconds.
-    sums: [AtomicU64; COUNTS],
+pub(super) struct AtomicHistogram {
+    counts: [AtomicU64; BUCKET_COUNT],
+    /// Of the durations in each bucket, in microseconds.
+    sums: [AtomicU64; BUCKET_COUNT],
 }
 
-impl Times {
+impl AtomicHistogram {
     pub(super) fn record(&self, time: Duration) {
         let secs = time.as_secs_f64();
         let bucket = BUCKETS.partition_point(|bound| *bound < secs);
@@ -30,9 +30,10 @@ impl Times {
         self.sums[bucket].fetch_add(micros, Relaxed);
     }
 
-    pub(super) fn snapshot(&self) -> Distribution {
-        let load = |numbers: &[AtomicU64; COUNTS]| numbers.each_ref().map(|one| one.load(Relaxed));
-        Distribution {
+    pub(super) fn snapshot(&self) -> Histogram {
+        let load =
+            |numbers: &[AtomicU64; BUCKET_COUNT]| numbers.each_ref().map(|one| one.load(Relaxed));
+        Histogram {
             counts: load(&self.counts),
             sums: load(&self.sums),
         }
@@ -41,26 +42,26 @@ impl Times {
 
 /// Counts of durations in the [`BUCKETS`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Distribution {
-    counts: [u64; COUNTS],
-    sums: [u64; COUNTS],
+pub struct Histogram {
+    counts: [u64; BUCKET_COUNT],
+    sums: [u64; BUCKET_COUNT],
 }
 
-impl Distribution {
-    /// Returns the number of durations.
+impl Histogram {
+    /// ReconnectTracker the number of durations.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// Returns how many durations are in buckets that end at or before `time`.
+    /// ReconnectTracker how many durations are in buckets that end at or before `time`.
     pub fn below(&self, time: Duration) -> u64 {
         let time = time.as_secs_f64();
         let buckets = BUCKETS.partition_point(|bound| *bound <= time);
         self.counts[..buckets].iter().sum()
     }
 
-    /// The time that this share of them (0.99 for 99 %) is not longer than, within the precision of
-    /// buckets; nothing if there are none. What is longer than all buckets counts as an hour.
+    /// Returns the duration that this share of them (0.99 for 99 %) does not exceed, within the precision of the buckets;
+    /// `None` if there are none. Durations above all buckets count as an hour.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         #[expect(clippy::cast_precision_loss, reason = "buckets are not exact anyway")]
         let (all, counts) = (self.count() as f64, self.counts.map(|count| count as f64));
@@ -75,8 +76,8 @@ impl Distribution {
                 let within = ((rank - below) / count).max(0.0);
                 #[expect(clippy::cast_precision_loss, reason = "means are not exact anyway")]
                 let mean = self.sums[bucket] as f64 / count / 1e6;
-                // Spread evenly around their mean, as far as the bucket allows: times that are all the same
-                // are not taken for any other.
+                // Spread evenly around their mean, as far as the bucket allows: durations that are all equal give
+                // that duration.
                 let mean = mean.clamp(lower, upper);
                 let spread = (mean - lower).min(upper - mean);
                 let time = mean + (2.0 * within - 1.0) * spread;
@@ -88,10 +89,10 @@ impl Distribution {
         Some(Duration::from_secs_f64(lower))
     }
 
-    /// Returns what was added since `earlier`.
+    /// ReconnectTracker what was added since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        let since = |now: &[u64; COUNTS], then: &[u64; COUNTS]| {
+        let since = |now: &[u64; BUCKET_COUNT], then: &[u64; BUCKET_COUNT]| {
             std::array::from_fn(|n| now[n].saturating_sub(then[n]))
         };
         Self {
@@ -101,19 +102,19 @@ impl Distribution {
     }
 }
 
-impl Distribution {
+impl Histogram {
     /// For tests.
     #[doc(hidden)]
     pub fn of(millis: &[u64]) -> Self {
-        let times = Times::default();
+        let histogram = AtomicHistogram::default();
         for ms in millis {
-            times.record(Duration::from_millis(*ms));
+            histogram.record(Duration::from_millis(*ms));
         }
-        times.snapshot()
+        histogram.snapshot()
     }
 }
 
-impl std::ops::Add for Distribution {
+impl std::ops::Add for Histogram {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -128,13 +129,13 @@ impl std::ops::Add for Distribution {
 mod tests {
     use super::*;
 
-    fn of(millis: &[u64]) -> Distribution {
-        Distribution::of(millis)
+    fn of(millis: &[u64]) -> Histogram {
+        Histogram::of(millis)
     }
 
     #[test]
-    fn a_quantile_lies_in_the_bucket_of_its_rank() {
-        assert_eq!(Distribution::default().quantile(0.5), None);
+    fn quantile_lies_in_the_bucket_of_its_rank() {
+        assert_eq!(Histogram::default().quantile(0.5), None);
         let spread = of(&[1, 30, 30, 30, 700]);
         let within = |share: f64, low: u64, high: u64| {
             let time = spread.quantile(share).unwrap();
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn below_a_time_is_what_fell_into_buckets_that_end_there() {
+    fn below_counts_the_buckets_that_end_at_or_before_the_time() {
         let spread = of(&[1, 2, 30, 100, 700, 10_000_000]);
         for (ms, below) in [
             (0, 0),
@@ -172,15 +173,15 @@ mod tests {
         }
         assert_eq!(spread.below(Duration::MAX), 5);
         for bound in BUCKETS.iter().copied() {
-            let times = Times::default();
-            times.record(Duration::from_secs_f64(bound));
-            let below = times.snapshot().below(Duration::from_secs_f64(bound));
+            let histogram = AtomicHistogram::default();
+            histogram.record(Duration::from_secs_f64(bound));
+            let below = histogram.snapshot().below(Duration::from_secs_f64(bound));
             assert_eq!(below, 1, "{bound} s");
         }
     }
 
     #[test]
-    fn a_window_is_the_difference_of_two_looks() {
+    fn since_is_the_difference_of_two_snapshots() {
         let (early, late) = (of(&[1]), of(&[1, 40]));
         assert_eq!(late.since(&early), of(&[40]));
         assert_eq!(early.clone() + late.since(&early), late);

@@ -1,4 +1,4 @@
-//! Log lines of a stream: a line when it opens and one when it ends, both in its span.
+//! The log lines of a stream, at its opening and at its end, in its span.
 
 use super::LogLimit;
 use crate::log_limit::seconds;
@@ -8,28 +8,28 @@ use std::time::Duration;
 use tracing::{Level, Span, debug, debug_span, error, info, info_span};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// Not registered, and sent by most proxies and frameworks.
+/// Not registered, but sent by most proxies and frameworks.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Longer ids do not count.
+/// Longer ids are ignored.
 pub const MAX_REQUEST_ID: usize = 128;
 
-/// What of the request is for the log alone.
+/// Properties of a request that only the log needs.
 #[derive(Debug)]
-pub(super) struct Noted {
-    /// Without the query: tokens travel there.
+pub(super) struct LoggedRequest {
+    /// Without the query, which may contain tokens.
     path: Box<str>,
     trace_id: Option<Box<str>>,
     request_id: Option<Box<str>>,
 }
 
-impl Noted {
-    /// Nothing if nobody would read it: it costs an allocation.
+impl LoggedRequest {
+    /// `None` if the level is disabled: it costs an allocation.
     pub(super) fn of<B>(request: &Request<B>, level: Level) -> Option<Self> {
-        let is_read = match level {
+        let is_enabled = match level {
             Level::INFO => tracing::enabled!(Level::INFO),
             _ => tracing::enabled!(Level::DEBUG),
         };
-        is_read.then(|| Self {
+        is_enabled.then(|| Self {
             path: request.uri().path().into(),
             trace_id: trace_id(request.headers()).map(Box::from),
             request_id: request_id(request.headers()).map(Box::from),
@@ -37,7 +37,7 @@ impl Noted {
     }
 }
 
-/// The trace that the request is part of, by
+/// The trace of the request, by
 /// [W3C trace context](https://www.w3.org/TR/trace-context/#traceparent-header).
 fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let mut parts = headers.get(TRACEPARENT)?.to_str().ok()?.split('-');
@@ -47,13 +47,13 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
     (version.len() == 2 && version != "ff" && is_id).then_some(id)
 }
 
-/// The id by which this request stands in other logs, as the layers outside let it pass.
+/// The id of the request in other logs, as outer layers have passed it on.
 fn request_id(headers: &HeaderMap) -> Option<&str> {
     let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
     (1..=MAX_REQUEST_ID).contains(&id.len()).then_some(id)
 }
 
-/// A line at one of the two levels that streams are logged at: a level is fixed where it is written.
+/// Logs at INFO or DEBUG: a level must be constant where a line is written.
 macro_rules! at {
     ($level:expr, $($line:tt)*) => {
         match $level {
@@ -63,18 +63,18 @@ macro_rules! at {
     };
 }
 
-/// The lines of one stream.
+/// The log of one stream.
 #[derive(Debug)]
-pub(super) struct Lines {
-    /// None for a stream that opened when the limit was reached.
+pub(super) struct StreamLog {
+    /// `None` for a stream that opened above the limit.
     span: Option<Span>,
 }
 
-impl Lines {
+impl StreamLog {
     pub(super) fn open(
         stream: &Stream,
         route: &str,
-        noted: Option<&Noted>,
+        request: Option<&LoggedRequest>,
         limit: Option<&LogLimit>,
         level: Level,
     ) -> Self {
@@ -91,9 +91,9 @@ impl Lines {
                     id = stream.id().as_u64(),
                     route,
                     client = stream.client().map(display),
-                    path = noted.map(|noted| display(&noted.path)),
-                    trace_id = noted.and_then(|noted| noted.trace_id.as_deref()),
-                    request_id = noted.and_then(|noted| noted.request_id.as_deref()),
+                    path = request.map(|request| display(&request.path)),
+                    trace_id = request.and_then(|request| request.trace_id.as_deref()),
+                    request_id = request.and_then(|request| request.request_id.as_deref()),
                 )
             };
         }
@@ -105,7 +105,7 @@ impl Lines {
         Self { span: Some(span) }
     }
 
-    /// A panic is reported also where the stream is not logged, within a limit of its own.
+    /// A panic is also logged for a stream that is not, within a limit of its own.
     pub(super) fn end(
         &self,
         stream: &Stream,
@@ -116,7 +116,7 @@ impl Lines {
         level: Level,
     ) {
         let is_panic = reason == EndReason::Panicked;
-        // In a span that is not collected the line of a panic would not say which stream it was.
+        // In a disabled span, the line of a panic would not identify the stream.
         let span = self.span.as_ref().filter(|span| !span.is_disabled());
         let Some(span) = span else {
             if is_panic {
@@ -168,7 +168,7 @@ mod tests {
     use http::HeaderValue;
 
     #[test]
-    fn a_trace_is_taken_from_a_well_formed_header_alone() {
+    fn trace_id_is_taken_only_from_a_well_formed_header() {
         let id = "4bf92f3577b34da6a3ce929d0e0e4736";
         for (header, expected) in [
             (format!("00-{id}-00f067aa0ba902b7-01"), Some(id)),
@@ -211,8 +211,8 @@ mod tests {
         assert_eq!(text.matches("/loud").count(), 2, "{text}");
 
         let (stream, panics) = (Stream::open(), LogLimit::per_kind());
-        let lines = Lines::open(&stream, "/broken", None, None, Level::DEBUG);
-        lines.end(
+        let stream_log = StreamLog::open(&stream, "/broken", None, None, Level::DEBUG);
+        stream_log.end(
             &stream,
             "/broken",
             EndReason::Panicked,
@@ -233,8 +233,8 @@ mod tests {
         let panics = LogLimit::per_kind();
         for _ in 0..30 {
             let stream = Stream::open();
-            let lines = Lines::open(&stream, "/", None, Some(&limit), Level::INFO);
-            lines.end(
+            let stream_log = StreamLog::open(&stream, "/", None, Some(&limit), Level::INFO);
+            stream_log.end(
                 &stream,
                 "/",
                 EndReason::Panicked,

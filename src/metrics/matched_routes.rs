@@ -1,39 +1,39 @@
-//! The numbers of one layer by the route that a router has found.
+//! The numbers of one layer by the route that a router has matched.
 
 use super::MetricsLayer;
 use http::Extensions;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-/// A router has fewer; all others count for the layer itself.
+/// More than a router has. Requests of further routes count for the layer itself.
 const MAX_ROUTES: usize = 1_024;
 
-/// Where the name of a request's route is found.
-type Find = fn(&Extensions) -> Option<&str>;
+/// Reads the name of a request's route.
+type RouteName = fn(&Extensions) -> Option<&str>;
 
 /// One layer for each route.
 #[derive(Debug)]
-pub(super) struct Matched {
-    find: Find,
+pub(super) struct MatchedRoutes {
+    name: RouteName,
     layers: RwLock<HashMap<Box<str>, Arc<MetricsLayer>>>,
 }
 
-impl Matched {
+impl MatchedRoutes {
     #[cfg(feature = "axum")]
-    pub(super) fn by(find: Find) -> Self {
+    pub(super) fn by(name: RouteName) -> Self {
         Self {
-            find,
+            name,
             layers: RwLock::default(),
         }
     }
 
-    /// The layer of the request's route, made like `layer` at the first request.
+    /// Returns the layer of the request's route, made as a copy of `layer` at the first request.
     pub(super) fn layer(
         &self,
         extensions: &Extensions,
         layer: &MetricsLayer,
     ) -> Option<Arc<MetricsLayer>> {
-        let name = (self.find)(extensions)?;
+        let name = (self.name)(extensions)?;
         if let Some(known) = self.read().get(name) {
             return Some(known.clone());
         }
@@ -43,7 +43,7 @@ impl Matched {
         }
         let made = layers.entry(name.into()).or_insert_with(|| {
             let mut layer = layer.clone();
-            layer.matched = None;
+            layer.matched_routes = None;
             Arc::new(layer.route(name))
         });
         Some(made.clone())
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn streams_count_for_the_pattern_that_has_matched() {
+    async fn streams_count_for_their_matched_pattern() {
         let recorder = DebuggingRecorder::new();
         let seen = recorder.snapshotter();
         let _guard = metrics::set_default_local_recorder(&recorder);
@@ -130,19 +130,19 @@ mod tests {
     }
 
     #[test]
-    fn more_names_than_a_router_has_count_for_the_layer_itself() {
+    fn routes_above_the_maximum_count_for_the_layer_itself() {
         #[derive(Clone)]
         struct Name(String);
-        let matched = Matched::by(|extensions| extensions.get().map(|Name(name)| &**name));
+        let routes = MatchedRoutes::by(|extensions| extensions.get().map(|Name(name)| &**name));
         let layer = MetricsLayer::new();
         let mut extensions = Extensions::new();
         for n in 0..2 * MAX_ROUTES {
             extensions.insert(Name(n.to_string()));
-            let found = matched.layer(&extensions, &layer);
+            let found = routes.layer(&extensions, &layer);
             assert_eq!(found.is_some(), n < MAX_ROUTES);
         }
         extensions.insert(Name("0".to_owned()));
-        assert!(matched.layer(&extensions, &layer).is_some());
-        assert_eq!(matched.layers().len(), MAX_ROUTES);
+        assert!(routes.layer(&extensions, &layer).is_some());
+        assert_eq!(routes.layers().len(), MAX_ROUTES);
     }
 }
