@@ -53,9 +53,9 @@ pub use mistake::{ConfigError, Mistake, Place};
 pub(super) use print::Entry;
 pub use route::RoutePath;
 pub use sections::{
-    Admin, Budget, Budgets, Client, Drain, Early, Health, HealthCheck, Heartbeat, Idle, IdleAction,
-    KEYS, Level, Limit, Log, LogFormat, LogRequests, OwnCounts, Reject, RequestsFormat, Resume,
-    Rotation, Style, TABLES, Takeover, TrustedHeader, Unavailable, Upstream, UpstreamHost,
+    Admin, Budget, Budgets, Client, Completion, Drain, Early, Health, HealthCheck, Heartbeat, Idle,
+    IdleAction, KEYS, Level, Limit, Log, LogFormat, LogRequests, OwnCounts, Reject, RequestsFormat,
+    Resume, Rotation, Style, TABLES, Takeover, TrustedHeader, Unavailable, Upstream, UpstreamHost,
 };
 pub use settings::{Config, Route, Settings};
 pub(super) use source::AdminAccess;

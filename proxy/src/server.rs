@@ -21,23 +21,12 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// What serves clients, with these limits.
+/// The server of clients, with these limits.
 pub(super) fn server(config: &config::Client) -> Server {
-    Server::new()
+    config
+        .server()
         .release_memory(memory::collect)
         .has_free_file(fd_limit::has_room)
-        .head_timeout(config.head_timeout)
-        .max_head(config.max_head)
-        .title_case_headers(config.title_case_headers)
-        .write_stall(config.write_stall)
-        .response_stall(config.write_stall)
-        .notsent_lowat(config.notsent_lowat)
-        .send_buffer(config.send_buffer)
-        .keepalive(config.keepalive)
-        .user_timeout(config.user_timeout)
-        .max_connections_per_client(config.max_connections.map(u32::from))
-        .ipv6_prefix(config.ipv6_prefix)
-        .unbounded_clients(config.unbounded.iter().copied())
 }
 
 /// What the proxy acts on while it serves.

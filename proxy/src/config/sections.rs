@@ -6,7 +6,7 @@
 
 pub(super) mod admin;
 mod client;
-pub(super) mod completion;
+mod completion;
 pub(super) mod cors;
 mod drain;
 mod early;
@@ -29,6 +29,7 @@ pub(super) mod upstream;
 
 pub use admin::Admin;
 pub use client::Client;
+pub use completion::Completion;
 pub use drain::Drain;
 pub use early::Early;
 pub use health::Health;

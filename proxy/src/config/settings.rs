@@ -13,8 +13,8 @@ use super::RoutePath;
 use super::given::{AllValues, RouteValues, Scope, URL};
 use super::mistake::{Mistake, Place};
 use super::sections::{
-    Admin, Budgets, Client, Drain, Early, Health, Heartbeat, Idle, Limit, Log, OwnCounts, Resume,
-    Rotation, Takeover, TrustedHeader, Unavailable, Upstream, completion, cors, files,
+    Admin, Budgets, Client, Completion, Drain, Early, Health, Heartbeat, Idle, Limit, Log,
+    OwnCounts, Resume, Rotation, Takeover, TrustedHeader, Unavailable, Upstream, cors, files,
     health_check, memory, path, ready, reload, top, upstream,
 };
 use super::unix::{FileMode, ListenAddress, TrustedProxies};
@@ -119,8 +119,8 @@ pub struct Settings {
     pub rotation: Rotation,
     /// Resume after the loss of an upstream; off if `None`.
     pub resume: Option<Resume>,
-    /// Whether the family's last event is required.
-    pub completion_required: bool,
+    /// Completeness of model responses.
+    pub completion: Completion,
     /// Thresholds of its health.
     pub health: Health,
 }
@@ -139,7 +139,7 @@ impl Settings {
             limit: Limit::read(scope)?,
             rotation: Rotation::read(scope)?,
             resume: Resume::read(scope)?,
-            completion_required: completion::required(scope)?,
+            completion: Completion::read(scope)?,
             health: Health::read(scope)?,
         })
     }

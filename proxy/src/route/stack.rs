@@ -6,14 +6,12 @@ use crate::request_context::RequestContext;
 use crate::upstream::{Upstream, UpstreamBody};
 use http::{Request, Response};
 use sse_guard::client_key::ForwardedIp;
-use sse_guard::completion::CompletionLayer;
 use sse_guard::cors::CorsLayer;
 use sse_guard::early::EarlyBody;
 use sse_guard::metrics::MetricsLayer;
 use sse_guard::resume::{Admission, Resume, ResumeBody, ResumeLayer};
 use sse_guard::serve::RequestBody;
 use sse_guard::stack::StackLayers;
-use sse_guard::unavailable::UnavailableLayer;
 use sse_guard::{AnswerBody, EventError, Guarded, SseGuardLayer, StreamRegistry};
 use std::convert::Infallible;
 use tower::ServiceBuilder;
@@ -65,7 +63,7 @@ pub(super) fn stack(
         // Outside of resume: a stream that waits for its upstream counts as idle, too.
         .idle_timeout(settings.idle.layer(settings.rotation.retry)?)
         // Checks the answer as the client gets it, after resume.
-        .completion(CompletionLayer::new().required(settings.completion_required))
+        .completion(settings.completion.layer())
         // Outside of resume, for which an early response to a reconnect would be a success.
         .early(settings.early.layer())
         // The innermost: sends the request again, so that each layer above sees one stream.
@@ -75,16 +73,10 @@ pub(super) fn stack(
         // Also on responses of the layers below: a page reads their status only with these headers.
         .layer(parts.cors.clone())
         // Replaces error statuses, those of the limits included, which would end an `EventSource` for good.
-        .layer(unavailable(settings))
+        .layer(settings.unavailable.layer(settings.limit.retry_after))
         .layer(guard)
         .service(upstream);
     Ok(BoxCloneSyncService::new(service))
-}
-
-fn unavailable(settings: &Settings) -> UnavailableLayer {
-    UnavailableLayer::new()
-        .enabled(settings.unavailable != config::Unavailable::Status)
-        .retry(settings.limit.retry_after)
 }
 
 fn resume(settings: &Settings, queue: Option<&Admission>) -> Option<ResumeLayer> {

@@ -12,6 +12,7 @@ use super::super::mistake::Mistake;
 use super::super::unix::TrustedProxies;
 use super::super::value::count_or_off;
 use super::{limit, top};
+use sse_guard::serve::Server;
 
 pub(super) const TABLE: Table = Table {
     name: "client",
@@ -145,6 +146,23 @@ impl Client {
             ipv6_prefix: limit::ipv6_prefix(proxy)?,
             unbounded: unbounded(values)?,
         })
+    }
+
+    /// A server with these limits and socket options.
+    pub(crate) fn server(&self) -> Server {
+        Server::new()
+            .head_timeout(self.head_timeout)
+            .max_head(self.max_head)
+            .title_case_headers(self.title_case_headers)
+            .write_stall(self.write_stall)
+            .response_stall(self.write_stall)
+            .notsent_lowat(self.notsent_lowat)
+            .send_buffer(self.send_buffer)
+            .keepalive(self.keepalive)
+            .user_timeout(self.user_timeout)
+            .max_connections_per_client(self.max_connections.map(u32::from))
+            .ipv6_prefix(self.ipv6_prefix)
+            .unbounded_clients(self.unbounded.iter().copied())
     }
 
     /// A limit on connections below that on streams: beyond it a client gets no response, not even a 429.

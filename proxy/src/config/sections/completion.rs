@@ -4,6 +4,7 @@ use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
 use super::super::mistake::Mistake;
+use sse_guard::completion::CompletionLayer;
 
 pub(super) const TABLE: Table = Table {
     name: "completion",
@@ -23,7 +24,22 @@ pub(super) const TABLE: Table = Table {
         )],
 };
 
-/// Whether the family's last event is required.
-pub(in super::super) fn required(scope: Scope<'_>) -> Result<bool, Mistake> {
-    scope.get("completion.required")
+/// Completeness of model responses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// Whether the family's last event is required.
+    pub required: bool,
+}
+
+impl Completion {
+    pub(in super::super) fn read(scope: Scope<'_>) -> Result<Self, Mistake> {
+        Ok(Self {
+            required: scope.get("completion.required")?,
+        })
+    }
+
+    /// The layer that breaks off incomplete responses.
+    pub(crate) fn layer(self) -> CompletionLayer {
+        CompletionLayer::new().required(self.required)
+    }
 }

@@ -16,6 +16,7 @@ use super::super::value::{Choice, FromValue, Value, choice};
 use super::health_check::HealthCheck;
 use super::{client, tunnel};
 use sse_guard::CacheControl;
+use sse_guard::unavailable::UnavailableLayer;
 
 pub(super) const TABLE: Table = Table {
     name: "upstream",
@@ -281,6 +282,13 @@ choice! { Unavailable {
 impl Unavailable {
     pub(in super::super) fn read(scope: Scope<'_>) -> Result<Self, Mistake> {
         scope.get("upstream.unavailable")
+    }
+
+    /// The layer that answers an `EventSource` in place of an error, with this delay to reconnect.
+    pub(crate) fn layer(self, retry: Duration) -> UnavailableLayer {
+        UnavailableLayer::new()
+            .enabled(self != Self::Status)
+            .retry(retry)
     }
 
     pub(in super::super) fn warning(self, is_resumed: bool) -> Option<String> {

@@ -53,7 +53,7 @@ fn upstream_is_the_only_key_that_is_required() {
     assert_eq!(rotation.methods, None);
     assert_eq!(rotation.event, None);
     assert_eq!(route.settings.family, None);
-    assert!(route.settings.completion_required);
+    assert!(route.settings.completion.required);
 }
 
 #[test]
