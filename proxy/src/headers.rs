@@ -62,7 +62,8 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+    /// These fields.
+    pub(super) fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for &(name, value) in lines {
             headers.append(name, HeaderValue::from_static(value));

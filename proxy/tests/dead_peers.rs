@@ -267,24 +267,35 @@ fn assert_last_words(client: &mut Client) {
     assert_eq!(end, End::Clean);
 }
 
+/// A stream of a proxy that waits for dead peers.
+fn patient(network: &Network, origin: &Origin) -> (Proxy, Client) {
+    let flags = [&ALONE[..], &PATIENT, &["--heartbeat-interval=off"]].concat();
+    let proxy = network.proxy(origin.addr, &flags);
+    let client = stream(&proxy);
+    (proxy, client)
+}
+
+/// The stream has come to its proper end, with all that was sent.
+fn assert_survived(proxy: Proxy, mut client: Client, origin: &Origin) {
+    assert_last_words(&mut client);
+    assert_ended(&proxy, "upstream_end");
+    drop(client);
+    assert_nothing_is_left(proxy, origin);
+}
+
 #[test]
 fn a_client_that_was_away_gets_all_that_was_said_meanwhile() {
     in_a_network(|network| {
         let (go, goes) = gate();
         let origin = held(network, move |to| last_words(&goes, to));
-        let flags = [&ALONE[..], &PATIENT, &["--heartbeat-interval=off"]].concat();
-        let proxy = network.proxy(origin.addr, &flags);
-        let mut client = stream(&proxy);
+        let (proxy, client) = patient(network, &origin);
         let address = client.socket.local_addr().unwrap();
         network.cut(Side::Client);
         go.send(()).unwrap();
         // It was sent into the void, more than once.
         Unheard::wait(proxy.pid(), address, "a repeat", |of| of.repeats > 1);
         network.mend(Side::Client);
-        assert_last_words(&mut client);
-        assert_ended(&proxy, "upstream_end");
-        drop(client);
-        assert_nothing_is_left(proxy, &origin);
+        assert_survived(proxy, client, &origin);
     });
 }
 
@@ -299,18 +310,13 @@ fn an_upstream_that_was_away_is_heard_to_its_end() {
             let proxy = to.socket.peer_addr().unwrap();
             tell.lock().unwrap().send(proxy).unwrap();
         });
-        let flags = [&ALONE[..], &PATIENT, &["--heartbeat-interval=off"]].concat();
-        let proxy = network.proxy(origin.addr, &flags);
-        let mut client = stream(&proxy);
+        let (proxy, client) = patient(network, &origin);
         network.cut(Side::Upstream);
         go.send(()).unwrap();
         let address = told.recv_timeout(PATIENCE).unwrap();
         Unheard::wait(std::process::id(), address, "a repeat", |of| of.repeats > 1);
         network.mend(Side::Upstream);
-        assert_last_words(&mut client);
-        assert_ended(&proxy, "upstream_end");
-        drop(client);
-        assert_nothing_is_left(proxy, &origin);
+        assert_survived(proxy, client, &origin);
     });
 }
 
@@ -319,9 +325,7 @@ fn keepalive_forgives_peers_that_were_away() {
     in_a_network(|network| {
         let (go, goes) = gate();
         let origin = held(network, move |to| last_words(&goes, to));
-        let flags = [&ALONE[..], &PATIENT, &["--heartbeat-interval=off"]].concat();
-        let proxy = network.proxy(origin.addr, &flags);
-        let mut client = stream(&proxy);
+        let (proxy, client) = patient(network, &origin);
         let address = client.socket.local_addr().unwrap();
         for (side, address) in [(Side::Client, address), (Side::Upstream, origin.addr)] {
             network.cut(side);
@@ -331,9 +335,6 @@ fn keepalive_forgives_peers_that_were_away() {
             Unheard::wait(proxy.pid(), address, "an answer", forgiven);
         }
         go.send(()).unwrap();
-        assert_last_words(&mut client);
-        assert_ended(&proxy, "upstream_end");
-        drop(client);
-        assert_nothing_is_left(proxy, &origin);
+        assert_survived(proxy, client, &origin);
     });
 }

@@ -152,16 +152,21 @@ fn a_restart_of_the_proxy_is_seen_and_survived() {
     browser.photograph("found");
 }
 
+/// A socket that is bound and does not listen: connections are refused, and no other process gets the port.
+fn refusing() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
+}
+
 #[test]
 fn an_upstream_that_is_away_is_shown_with_its_cause_and_remedy_until_it_is_back() {
     let Some(browser) = Browser::start() else {
         return;
     };
-    // Bound and not listening: connections are refused, and nobody else gets the port.
-    let place = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    place.bind(&any.into()).unwrap();
-    let address = place.local_addr().unwrap().as_socket().unwrap();
+    let (place, address) = refusing();
     let proxy = Proxy::start(
         address,
         &[
@@ -233,11 +238,7 @@ fn the_page_names_an_unreachable_upstream_that_readiness_tolerates() {
     let Some(browser) = Browser::start() else {
         return;
     };
-    // Bound and not listening: connections are refused, and nobody else gets the port.
-    let place = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    place.bind(&any.into()).unwrap();
-    let address = place.local_addr().unwrap().as_socket().unwrap();
+    let (_place, address) = refusing();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("guard.toml");
     let text = format!("[[route]]\npath = '/dead'\nupstream.url = 'http://{address}'");

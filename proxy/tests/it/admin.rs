@@ -14,15 +14,6 @@ const BY_USER: [&str; 4] = [
     "127.0.0.1/32",
 ];
 
-/// One event, then silence until the other side goes; a POST gets the same.
-fn held() -> Origin {
-    Origin::start(|_, to| {
-        to.stream();
-        to.chunk("id: 7\ndata: 1\n\n");
-        to.wait_for_close();
-    })
-}
-
 fn start(origin: &Origin, flags: &[&str]) -> Proxy {
     let mut all = vec!["--admin-listen", "127.0.0.1:0"];
     all.extend(flags);
@@ -92,7 +83,7 @@ fn ids(list: &Value) -> Vec<u64> {
 
 #[test]
 fn live_streams_are_listed_filtered_sorted_and_paged() {
-    let origin = held();
+    let origin = Origin::holding("id: 7\ndata: 1\n\n");
     let proxy = start(&origin, &BY_USER);
     let _clients: Vec<_> = ["ann", "bob", "ann"]
         .map(|user| stream(&proxy, "GET", "/", &format!("X-User: {user}\r\n")))
@@ -144,7 +135,7 @@ fn live_streams_are_listed_filtered_sorted_and_paged() {
 
 #[test]
 fn the_operator_ends_a_stream_and_its_client_is_told_to_come_back() {
-    let proxy = start(&held(), &[]);
+    let proxy = start(&Origin::holding("id: 7\ndata: 1\n\n"), &[]);
     let (mut ended, mut goes_on) = (
         stream(&proxy, "GET", "/?token=planted", ""),
         stream(&proxy, "GET", "/", ""),
@@ -182,7 +173,7 @@ fn the_operator_ends_a_stream_and_its_client_is_told_to_come_back() {
 
 #[test]
 fn an_event_of_the_operators_reaches_whom_it_names_and_breaks_out_of_no_field() {
-    let proxy = start(&held(), &BY_USER);
+    let proxy = start(&Origin::holding("id: 7\ndata: 1\n\n"), &BY_USER);
     let mut ann = stream(&proxy, "GET", "/", "X-User: ann\r\n");
     let mut bob = stream(&proxy, "GET", "/", "X-User: bob\r\n");
     let mut answer = stream(&proxy, "POST", "/", "X-User: ann\r\n");
@@ -237,7 +228,10 @@ fn an_event_of_the_operators_reaches_whom_it_names_and_breaks_out_of_no_field() 
 
 #[test]
 fn nobody_is_believed_to_be_a_user_but_from_a_trusted_proxy() {
-    let proxy = start(&held(), &["--admin-user-header", "x-user"]);
+    let proxy = start(
+        &Origin::holding("id: 7\ndata: 1\n\n"),
+        &["--admin-user-header", "x-user"],
+    );
     proxy.wait_for_log("only from trusted_proxies");
     let _client = stream(&proxy, "GET", "/", "X-User: ann\r\n");
     assert_eq!(
@@ -248,7 +242,7 @@ fn nobody_is_believed_to_be_a_user_but_from_a_trusted_proxy() {
 
 #[test]
 fn metrics_are_what_a_prometheus_parser_reads() {
-    let proxy = start(&held(), &[]);
+    let proxy = start(&Origin::holding("id: 7\ndata: 1\n\n"), &[]);
     let client = stream(&proxy, "GET", "/", "");
     let answer = get(&proxy, "/metrics");
     assert!(
@@ -347,7 +341,10 @@ fn readiness_is_red_while_the_upstream_is_away_and_says_so() {
 
 #[test]
 fn a_drain_of_the_operators_is_as_a_signal() {
-    let mut proxy = start(&held(), &["--drain-window", "30s"]);
+    let mut proxy = start(
+        &Origin::holding("id: 7\ndata: 1\n\n"),
+        &["--drain-window", "30s"],
+    );
     let mut answer = stream(&proxy, "POST", "/", "");
     assert_eq!(post(&proxy, "/api/drain", &json!({})).status, 202);
     proxy.wait_for_log("\"stopping");
@@ -368,7 +365,7 @@ fn a_drain_of_the_operators_is_as_a_signal() {
 
 #[test]
 fn the_feed_tells_of_what_happens() {
-    let proxy = start(&held(), &[]);
+    let proxy = start(&Origin::holding("id: 7\ndata: 1\n\n"), &[]);
     let mut feed = Client::connect(proxy.admin());
     feed.send("GET /api/live HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
     let head = feed.head();
@@ -381,7 +378,7 @@ fn the_feed_tells_of_what_happens() {
 
 #[test]
 fn a_foreign_page_is_not_heard() {
-    let proxy = start(&held(), &[]);
+    let proxy = start(&Origin::holding("id: 7\ndata: 1\n\n"), &[]);
     let admin = proxy.admin();
     let status = |line: &str, fields: &str| call_with(admin, line, fields, "").status;
     let host = format!("Host: {admin}\r\n");
@@ -407,7 +404,10 @@ fn a_foreign_page_is_not_heard() {
 
 #[test]
 fn with_a_token_only_who_shows_it_is_heard() {
-    let proxy = start(&held(), &["--admin-token", TOKEN]);
+    let proxy = start(
+        &Origin::holding("id: 7\ndata: 1\n\n"),
+        &["--admin-token", TOKEN],
+    );
     let admin = proxy.admin();
     let status = |line: &str, fields: &str| call_with(admin, line, fields, "").status;
     let host = "Host: admin.example\r\n";
@@ -455,7 +455,7 @@ fn with_a_token_only_who_shows_it_is_heard() {
 fn a_port_that_only_the_default_wants_is_no_reason_not_to_serve() {
     // Whoever has it, this test or another process: it is taken.
     let _taken = TcpListener::bind("127.0.0.1:9090");
-    let origin = held();
+    let origin = Origin::holding("id: 7\ndata: 1\n\n");
     let upstream = format!("http://{}", origin.addr);
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sse-guard"));
     let mut child = command

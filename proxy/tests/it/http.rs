@@ -683,6 +683,17 @@ fn hint(status: &str, path: &str) -> String {
     format!("http/1.1 {status}\nlink: <{path}.css>; rel=preload\n")
 }
 
+/// The second interim head, and the response behind it.
+#[track_caller]
+fn assert_hinted_response(client: &mut Client, path: &str) {
+    assert_eq!(client.head(), hint("199", path));
+    assert_eq!(status(&client.head()), "200");
+    match path {
+        "/events" => assert_eq!(client.rest(), (b"data: 1\n\n".to_vec(), End::Clean)),
+        _ => assert_eq!(client.bytes(path.len()), path.as_bytes()),
+    }
+}
+
 #[test]
 fn early_hints_reach_the_client_ahead_of_the_response() {
     let (origin, open) = hinting();
@@ -696,12 +707,7 @@ fn early_hints_reach_the_client_ahead_of_the_response() {
             proxy.wait_for_log("a request waits for the upstream's response head");
         }
         open.send(()).unwrap();
-        assert_eq!(client.head(), hint("199", path));
-        assert_eq!(status(&client.head()), "200");
-        match path {
-            "/events" => assert_eq!(client.rest(), (b"data: 1\n\n".to_vec(), End::Clean)),
-            _ => assert_eq!(client.bytes(path.len()), path.as_bytes()),
-        }
+        assert_hinted_response(&mut client, path);
         // The connection serves on.
         client.send("GET /next HTTP/1.1\r\nHost: x\r\n\r\n");
         assert_eq!(client.head(), hint("103 early hints", "/next"));
@@ -722,12 +728,7 @@ fn interim_heads_of_pipelined_requests_stay_with_their_responses() {
     for path in paths {
         assert_eq!(client.head(), hint("103 early hints", path));
         open.send(()).unwrap();
-        assert_eq!(client.head(), hint("199", path));
-        assert_eq!(status(&client.head()), "200");
-        match path {
-            "/events" => assert_eq!(client.rest(), (b"data: 1\n\n".to_vec(), End::Clean)),
-            _ => assert_eq!(client.bytes(path.len()), path.as_bytes()),
-        }
+        assert_hinted_response(&mut client, path);
     }
 }
 

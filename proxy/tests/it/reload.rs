@@ -7,15 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
-/// One event, then silence until the other side goes.
-fn held() -> Origin {
-    Origin::start(|_, to| {
-        to.stream();
-        to.chunk("data: 1\n\n");
-        to.wait_for_close();
-    })
-}
-
 /// A proxy and the file that it runs by.
 struct Configured {
     proxy: Proxy,
@@ -87,7 +78,7 @@ fn free_address() -> String {
 
 #[test]
 fn new_streams_use_what_is_new_and_live_ones_what_was() {
-    let origin = held();
+    let origin = Origin::held();
     let run = configured(
         &origin,
         "heartbeat.text = 'old'\nheartbeat.interval = '100ms'",
@@ -106,7 +97,7 @@ fn new_streams_use_what_is_new_and_live_ones_what_was() {
 
 #[test]
 fn a_bad_file_changes_nothing_and_says_where_it_is_wrong() {
-    let origin = held();
+    let origin = Origin::held();
     let flags = ["--admin-listen", "127.0.0.1:0"];
     let run = configured(&origin, "limit.per_ip = 5\n", &flags);
     let bad = "limit.per_ip = 1\nheartbeat.interval = 15\n";
@@ -141,7 +132,7 @@ fn a_bad_file_changes_nothing_and_says_where_it_is_wrong() {
 #[test]
 fn routes_come_and_go_and_their_streams_stay() {
     let (origin, other) = (
-        held(),
+        Origin::held(),
         Origin::start(|_, to| {
             to.stream();
             to.chunk("data: other\n\n");
@@ -172,7 +163,7 @@ fn routes_come_and_go_and_their_streams_stay() {
 
 #[test]
 fn a_route_that_comes_back_counts_on() {
-    let origin = held();
+    let origin = Origin::held();
     let route = "[[route]]\npath = '/v1'\nlimit.total = 1\n";
     let run = configured(&origin, route, &[]);
     let _live = begun(run.proxy.addr, "/v1");
@@ -183,7 +174,7 @@ fn a_route_that_comes_back_counts_on() {
 
 #[test]
 fn another_address_with_the_same_port_waits_for_the_next_start() {
-    let origin = held();
+    let origin = Origin::held();
     let at = free_address();
     let port = at.rsplit(':').next().unwrap();
     let text = |address: &str| {
@@ -205,7 +196,7 @@ fn another_address_with_the_same_port_waits_for_the_next_start() {
 
 #[test]
 fn listeners_move_and_streams_stay() {
-    let origin = held();
+    let origin = Origin::held();
     let (first, second, admin) = (free_address(), free_address(), free_address());
     let listen = |at: &str, admin: &str| {
         format!(
@@ -249,7 +240,7 @@ fn listeners_move_and_streams_stay() {
 
 #[test]
 fn a_file_that_is_watched_is_reloaded_when_it_changes() {
-    let origin = held();
+    let origin = Origin::held();
     let text = "reload.watch = '10ms'\n";
     let run = configured(&origin, text, &[]);
     run.write(&format!("{text}heartbeat.text = 'new'\n"));
@@ -263,7 +254,7 @@ fn a_file_that_is_watched_is_reloaded_when_it_changes() {
 
 #[test]
 fn the_log_has_another_level_at_once_and_threads_wait_for_the_next_start() {
-    let origin = held();
+    let origin = Origin::held();
     let run = configured(&origin, "threads = 1\n", &[]);
     let head = "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n";
     let mut first = run.proxy.ask(head);
@@ -343,7 +334,7 @@ fn a_hundred_reloads_under_load_lose_no_stream_and_no_event() {
 #[test]
 fn a_feed_opened_with_a_token_ends_when_the_token_changes() {
     let config = |token: &str| format!("admin.token = '{token}'\n");
-    let origin = held();
+    let origin = Origin::held();
     let configured = configured(
         &origin,
         &config("correct-horse-battery"),
@@ -370,7 +361,7 @@ fn fifo(path: &std::path::Path) {
 
 #[test]
 fn a_config_path_that_blocks_stops_nothing_and_a_signal_to_stop_is_heeded() {
-    let origin = held();
+    let origin = Origin::held();
     let flags = [
         "--admin-listen=127.0.0.1:0",
         "--reload-watch=50ms",
@@ -410,7 +401,7 @@ fn a_config_path_that_blocks_stops_nothing_and_a_signal_to_stop_is_heeded() {
 
 #[test]
 fn a_config_that_does_not_end_is_refused() {
-    let origin = held();
+    let origin = Origin::held();
     let run = configured(&origin, "", &[]);
     fs::remove_file(&run.file).unwrap();
     std::os::unix::fs::symlink("/dev/zero", &run.file).unwrap();

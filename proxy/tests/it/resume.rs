@@ -4,6 +4,7 @@ use crate::support::{Answer, Asked, Client, End, Origin, Proxy, gate, wait_until
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::Sender;
 use std::thread;
 
 const FLAGS: [&str; 3] = [
@@ -54,6 +55,18 @@ fn read_to(client: &mut Client, last: u64) -> (Vec<u64>, usize) {
     (ids, text.matches(": heartbeat\n").count())
 }
 
+/// An upstream that is lost behind the first event of each stream, at the test's signal.
+fn lost_after_one_event() -> (Sender<()>, Origin) {
+    let (go, goes) = gate();
+    let origin = Origin::start(move |_, to| {
+        to.stream();
+        to.chunk(event(1));
+        goes.wait();
+        to.reset();
+    });
+    (go, origin)
+}
+
 #[test]
 fn every_client_gets_every_number_once_wherever_the_upstream_is_cut() {
     const LAST: u64 = 400;
@@ -98,13 +111,7 @@ fn every_client_gets_every_number_once_wherever_the_upstream_is_cut() {
 
 #[test]
 fn while_the_upstream_is_away_its_client_hears_heartbeats_alone() {
-    let (go, goes) = gate();
-    let origin = Origin::start(move |_, to| {
-        to.stream();
-        to.chunk(event(1));
-        goes.wait();
-        to.reset();
-    });
+    let (go, origin) = lost_after_one_event();
     let address = origin.addr;
     let proxy = start(address, &["--admin-listen=127.0.0.1:0"]);
     let mut client = proxy.get("/");
@@ -159,13 +166,7 @@ fn an_upstream_that_refuses_is_heard_in_a_last_event() {
 
 #[test]
 fn a_client_that_goes_and_a_drain_end_the_asking() {
-    let (go, goes) = gate();
-    let origin = Origin::start(move |_, to| {
-        to.stream();
-        to.chunk(event(1));
-        goes.wait();
-        to.reset();
-    });
+    let (go, origin) = lost_after_one_event();
     let address = origin.addr;
     let mut proxy = start(address, &["--drain-window=0s"]);
     let mut clients: Vec<_> = (0..2).map(|_| proxy.get("/")).collect();
@@ -289,13 +290,7 @@ fn a_stream_is_back_with_its_upstream_whatever_its_own_backoff() {
 #[test]
 fn an_outage_is_logged_in_a_few_lines_however_many_streams_it_takes() {
     const STREAMS: usize = 40;
-    let (go, goes) = gate();
-    let origin = Origin::start(move |_, to| {
-        to.stream();
-        to.chunk(event(1));
-        goes.wait();
-        to.reset();
-    });
+    let (go, origin) = lost_after_one_event();
     let address = origin.addr;
     let proxy = start_with_backoff(address, &["--limit-per-ip=off"]);
     let mut clients: Vec<_> = (0..STREAMS).map(|_| proxy.get("/")).collect();
@@ -402,13 +397,7 @@ fn streams_that_fail_or_hang_do_not_delay_those_of_others() {
 
 #[test]
 fn a_plain_request_that_is_answered_tells_streams_that_their_upstream_is_back() {
-    let (go, goes) = gate();
-    let origin = Origin::start(move |_, to| {
-        to.stream();
-        to.chunk(event(1));
-        goes.wait();
-        to.reset();
-    });
+    let (go, origin) = lost_after_one_event();
     let address = origin.addr;
     // Four tries, the last of which come hours later.
     let flags = [

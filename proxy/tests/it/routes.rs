@@ -16,15 +16,6 @@ fn configured(origin: &Origin, config: &str, flags: &[&str]) -> Proxy {
     Proxy::with_flags(&all)
 }
 
-/// One event, then silence until the other side goes.
-fn held() -> Origin {
-    Origin::start(|_, to| {
-        to.stream();
-        to.chunk("data: 1\n\n");
-        to.wait_for_close();
-    })
-}
-
 /// The status of a request for a stream, and its connection.
 fn ask(proxy: &Proxy, path: &str) -> (u16, String, Client) {
     let mut client = proxy.get(path);
@@ -48,7 +39,7 @@ fn hold(proxy: &Proxy, asked: &[(&str, u16)]) -> Vec<Client> {
 
 #[test]
 fn a_route_with_limits_of_its_own_counts_its_streams_alone_and_the_others_together() {
-    let origin = held();
+    let origin = Origin::held();
     let config = "
         limit.per_ip = 2
         limit.rate = 'off'
@@ -84,7 +75,7 @@ fn a_route_with_limits_of_its_own_counts_its_streams_alone_and_the_others_togeth
 
 #[test]
 fn a_route_counts_with_the_others_what_it_does_not_limit_itself() {
-    let origin = held();
+    let origin = Origin::held();
     let config = "
         limit.per_ip = 2
         [[route]]
@@ -123,7 +114,7 @@ fn a_route_counts_with_the_others_what_it_does_not_limit_itself() {
 
 #[test]
 fn the_total_of_all_is_shared_by_a_route_that_limits_clients_alone() {
-    let origin = held();
+    let origin = Origin::held();
     let config = "
         limit.total = 2
         limit.rate = 'off'
@@ -149,7 +140,7 @@ fn the_total_of_all_is_shared_by_a_route_that_limits_clients_alone() {
 
 #[test]
 fn a_route_is_of_whole_segments_and_says_more_than_a_flag() {
-    let origin = held();
+    let origin = Origin::held();
     let config = "
         [[route]]
         path = '/v1'
@@ -208,7 +199,7 @@ fn a_route_without_heartbeats_has_none_while_others_have() {
 
 #[test]
 fn a_path_of_no_route_is_a_404_that_says_so() {
-    let origin = held();
+    let origin = Origin::held();
     let mut file = NamedTempFile::new().unwrap();
     let config = format!(
         "[[route]]\npath = '/v1'\nupstream.url = 'http://{}'\n",

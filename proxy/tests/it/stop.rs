@@ -23,15 +23,6 @@ impl Gate {
     }
 }
 
-/// One event, then silence until the other side goes.
-fn held() -> Origin {
-    Origin::start(|_, to| {
-        to.stream();
-        to.chunk("data: 1\n\n");
-        to.wait_for_close();
-    })
-}
-
 fn post(proxy: &Proxy) -> Client {
     proxy.ask(
         "POST / HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n\
@@ -92,7 +83,7 @@ fn two_events() -> (Origin, Gate) {
 #[test]
 fn sigterm_ends_streams_properly_and_tells_each_another_time_to_come_back() {
     for signal in ["-TERM", "-INT"] {
-        let origin = held();
+        let origin = Origin::held();
         let mut proxy = Proxy::start(origin.addr, &["--drain-window", "500ms"]);
         let mut clients: Vec<Client> = (0..20).map(|_| begun(proxy.get("/"))).collect();
         proxy.signal(signal);
@@ -134,7 +125,7 @@ fn the_answer_to_a_post_that_ends_within_the_window_ends_properly() {
 
 #[test]
 fn the_answer_to_a_post_that_does_not_end_in_time_is_broken_off() {
-    let origin = held();
+    let origin = Origin::held();
     let mut proxy = Proxy::start(origin.addr, &["--drain-window", "200ms"]);
     let mut client = begun(post(&proxy));
     terminate(&proxy);
@@ -151,7 +142,7 @@ fn the_answer_to_a_post_that_does_not_end_in_time_is_broken_off() {
 
 #[test]
 fn a_second_signal_ends_all_at_once_and_no_client_takes_that_for_an_end() {
-    let origin = held();
+    let origin = Origin::held();
     let mut proxy = Proxy::start(origin.addr, &["--drain-window", "10h"]);
     let mut clients = [begun(proxy.get("/")), begun(post(&proxy))];
     terminate(&proxy);
@@ -449,7 +440,7 @@ fn readiness(proxy: &Proxy) -> (u16, serde_json::Value) {
 
 #[test]
 fn readiness_turns_red_ahead_of_the_drain_and_tells_its_phase() {
-    let origin = held();
+    let origin = Origin::held();
     let flags = [
         "--drain-delay=1500ms",
         "--drain-window=300ms",
@@ -506,25 +497,33 @@ fn a_stream_that_waits_for_its_upstream_is_told_when_to_come_back() {
 #[test]
 fn a_second_signal_ends_the_delay_and_the_window_too() {
     for flags in [["--drain-delay", "10h"], ["--drain-window", "10h"]] {
-        let mut proxy = Proxy::start(held().addr, &flags);
+        let mut proxy = Proxy::start(Origin::held().addr, &flags);
         terminate(&proxy);
         proxy.signal("-INT");
         stopped(&mut proxy);
     }
 }
 
+const SWITCHED: &[u8] =
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+fn tunnel(proxy: &Proxy) -> Client {
+    let mut client =
+        proxy.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert!(client.head().starts_with("http/1.1 101 "));
+    client
+}
+
 #[test]
 fn a_tunnel_goes_on_within_the_window() {
     let origin = Origin::start(|_, to| {
-        to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        to.raw(SWITCHED);
         let came = to.body(4);
         to.raw(&came);
         to.wait_for_close();
     });
     let mut proxy = Proxy::start(origin.addr, &["--drain-window", "1m"]);
-    let mut client =
-        proxy.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
-    assert!(client.head().starts_with("http/1.1 101 "));
+    let mut client = tunnel(&proxy);
     terminate(&proxy);
     client.send("ping");
     let mut back = [0; 4];
@@ -537,13 +536,11 @@ fn a_tunnel_goes_on_within_the_window() {
 #[test]
 fn a_tunnel_is_cut_at_the_end_of_the_window() {
     let origin = Origin::start(|_, to| {
-        to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        to.raw(SWITCHED);
         to.wait_for_close();
     });
     let mut proxy = Proxy::start(origin.addr, &["--drain-window", "200ms"]);
-    let mut client =
-        proxy.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
-    assert!(client.head().starts_with("http/1.1 101 "));
+    let mut client = tunnel(&proxy);
     terminate(&proxy);
     assert_eq!(client.raw(), b"");
     stopped(&mut proxy);

@@ -13,15 +13,6 @@ fn plain() -> Origin {
     })
 }
 
-/// One event, then silence until the other side goes.
-fn held() -> Origin {
-    Origin::start(|_, to| {
-        to.stream();
-        to.chunk("data: 1\n\n");
-        to.wait_for_close();
-    })
-}
-
 /// The status and the body of the answer to exactly these bytes.
 fn answer(to: SocketAddr, bytes: &[u8]) -> (String, String) {
     let mut client = Client::connect(to);
@@ -289,7 +280,7 @@ fn what_follows_a_switch_at_once_is_no_request() {
 
 #[test]
 fn a_length_beside_a_transfer_coding_is_refused() {
-    let origin = held();
+    let origin = Origin::held();
     let proxy = Proxy::start(origin.addr, &["--admin-listen", "127.0.0.1:0"]);
     for fields in [
         "Content-Length: 34\r\nTransfer-Encoding: chunked",
@@ -438,7 +429,7 @@ fn limited(origin: &Origin, base: &str, mode: &str) -> Proxy {
 
 #[test]
 fn one_path_has_one_limit_however_it_is_spelt() {
-    let origin = held();
+    let origin = Origin::held();
     for (mode, refused) in [("match", "400"), ("rewrite", "429")] {
         let proxy = limited(&origin, "", mode);
         let mut held = proxy.get("/admin");

@@ -105,6 +105,20 @@ impl Origin {
         Self::listening("127.0.0.1:0", answer)
     }
 
+    /// Streams of one event, which stay open until the other side disconnects.
+    pub fn held() -> Self {
+        Self::holding("data: 1\n\n")
+    }
+
+    /// As `held`, with this event.
+    pub fn holding(event: &'static str) -> Self {
+        Self::start(move |_, to| {
+            to.stream();
+            to.chunk(event);
+            to.wait_for_close();
+        })
+    }
+
     /// On this address.
     pub fn listening(
         address: &str,
