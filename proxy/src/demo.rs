@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_moves_all_of_it() {
+    fn port_moves_all_of_it() {
         let value = |key: &str, port| {
             let found = defaults(port).into_iter().find(|(name, _)| *name == key);
             found.map(|(_, value)| value)
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_is_reached_by_loopback() {
+    fn wildcard_is_reached_by_loopback() {
         let address = |text: &str| reachable(text.parse().unwrap()).to_string();
         assert_eq!(address("0.0.0.0:80"), "127.0.0.1:80");
         assert_eq!(address("127.0.0.2:80"), "127.0.0.2:80");

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_names_the_parts_that_readiness_lacks() {
+    fn line_names_the_parts_that_readiness_lacks() {
         let body = r#"{"ready":false,"parts":{
             "a":{"ok":true},
             "b":{"ok":false,"reason":"x\ny"},
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_alone_decides() {
+    fn status_alone_decides() {
         for body in ["", "{}", "[1]", "{\"parts\":1}", "not JSON"] {
             assert_eq!(line(Probe::Ready, 200, body), "ready: X: status 200");
             assert_eq!(line(Probe::Live, 200, body), "alive: X: status 200");

@@ -27,7 +27,7 @@ mod tests {
     static CALLS: AtomicUsize = AtomicUsize::new(0);
 
     #[test]
-    fn the_first_function_is_the_one_that_is_called() {
+    fn first_function_is_the_one_that_is_called() {
         release_memory_with(|| _ = CALLS.fetch_add(1, Relaxed));
         release_memory_with(|| panic!("a second one"));
         let before = CALLS.load(Relaxed);

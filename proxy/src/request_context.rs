@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_keeps_the_valid_id_of_a_trusted_peer_alone() {
+    fn request_keeps_the_valid_id_of_a_trusted_peer_alone() {
         let long = "a".repeat(MAX_REQUEST_ID + 1);
         for (given, is_trusted, is_kept) in [
             (&["abc-1.2/3=+:_"][..], true, true),
@@ -172,7 +172,7 @@ mod tests {
     /// A size class of the allocator that no part of a stream has: a burst of requests leaves no holes among
     /// those of the streams.
     #[test]
-    fn a_context_has_a_size_class_of_its_own() {
+    fn context_has_a_size_class_of_its_own() {
         let counters = 2 * size_of::<usize>();
         assert!((129..=160).contains(&(size_of::<Inner>() + counters)));
     }

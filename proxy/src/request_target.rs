@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_one_valid_host() {
+    fn request_has_one_valid_host() {
         let old = Version::HTTP_10;
         let new = Version::HTTP_11;
         type Case = (
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_a_path_or_an_absolute_url() {
+    fn target_is_a_path_or_an_absolute_url() {
         for (target, expected) in [
             ("/", "/"),
             ("/a?b=c", "/a?b=c"),
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_why() {
+    fn refusal_says_why() {
         let response = Refused::NoHost.answer::<String>();
         assert_eq!(response.status(), 400);
         let text = "sse-guard: an HTTP/1.1 request must have a Host field\n";

@@ -75,7 +75,7 @@ mod tests {
     const SECOND: Option<Duration> = Some(Duration::from_secs(1));
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_is_seen_and_an_absence_is_none() {
+    async fn change_is_seen_and_an_absence_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("guard.toml");
         fs::write(&path, "a").unwrap();

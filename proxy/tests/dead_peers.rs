@@ -78,7 +78,7 @@ fn a_client_that_dies(network: &Network, flags: &[&str]) {
 }
 
 #[test]
-fn a_dead_client_is_found_by_the_heartbeats_that_it_does_not_acknowledge() {
+fn dead_client_is_found_by_unacknowledged_heartbeats() {
     in_a_network(|network| {
         let flags = [
             "--heartbeat-interval=200ms",
@@ -90,7 +90,7 @@ fn a_dead_client_is_found_by_the_heartbeats_that_it_does_not_acknowledge() {
 }
 
 #[test]
-fn a_dead_client_is_found_by_keepalive_where_there_are_no_heartbeats() {
+fn dead_client_is_found_by_keepalive_without_heartbeats() {
     in_a_network(|network| {
         let flags = [
             "--heartbeat-interval=off",
@@ -102,7 +102,7 @@ fn a_dead_client_is_found_by_keepalive_where_there_are_no_heartbeats() {
 }
 
 #[test]
-fn a_user_timeout_ends_the_wait_for_an_answer_to_keepalive() {
+fn client_user_timeout_ends_the_wait_for_a_keepalive_response() {
     in_a_network(|network| {
         let flags = [
             "--heartbeat-interval=off",
@@ -114,7 +114,7 @@ fn a_user_timeout_ends_the_wait_for_an_answer_to_keepalive() {
 }
 
 #[test]
-fn a_dead_client_of_a_busy_stream_has_stalled() {
+fn dead_client_of_a_busy_stream_counts_as_stalled() {
     in_a_network(|network| {
         let (go, goes) = gate();
         let origin = held(network, move |to| {
@@ -164,7 +164,7 @@ fn an_upstream_that_dies(network: &Network, flags: &[&str]) {
 }
 
 #[test]
-fn a_dead_upstream_is_found_by_keepalive_and_breaks_its_clients_stream_off() {
+fn dead_upstream_is_found_by_keepalive_and_its_stream_is_broken_off() {
     in_a_network(|network| {
         let flags = [
             "--heartbeat-interval=off",
@@ -176,7 +176,7 @@ fn a_dead_upstream_is_found_by_keepalive_and_breaks_its_clients_stream_off() {
 }
 
 #[test]
-fn a_user_timeout_ends_the_wait_for_an_upstreams_answer_to_keepalive() {
+fn upstream_user_timeout_ends_the_wait_for_a_keepalive_response() {
     in_a_network(|network| {
         let flags = [
             "--heartbeat-interval=off",
@@ -188,7 +188,7 @@ fn a_user_timeout_ends_the_wait_for_an_upstreams_answer_to_keepalive() {
 }
 
 #[test]
-fn an_upstream_that_dies_before_its_head_is_a_502() {
+fn upstream_that_dies_before_its_head_is_a_502() {
     in_a_network(|network| {
         let (go, goes) = gate();
         let origin = held(network, move |to| speak(&goes, to));
@@ -211,7 +211,7 @@ fn an_upstream_that_dies_before_its_head_is_a_502() {
 }
 
 #[test]
-fn a_request_that_an_idle_connection_swallows_is_put_to_a_new_one() {
+fn request_lost_on_an_idle_connection_is_sent_on_a_new_one() {
     in_a_network(|network| {
         let origin = Origin::listening(&network.upstream(), |_, to| {
             while to.raw(
@@ -284,7 +284,7 @@ fn assert_survived(proxy: Proxy, mut client: Client, origin: &Origin) {
 }
 
 #[test]
-fn a_client_that_was_away_gets_all_that_was_said_meanwhile() {
+fn client_that_was_unreachable_gets_all_that_was_sent_meanwhile() {
     in_a_network(|network| {
         let (go, goes) = gate();
         let origin = held(network, move |to| last_words(&goes, to));
@@ -300,7 +300,7 @@ fn a_client_that_was_away_gets_all_that_was_said_meanwhile() {
 }
 
 #[test]
-fn an_upstream_that_was_away_is_heard_to_its_end() {
+fn upstream_that_was_unreachable_is_read_to_its_end() {
     in_a_network(|network| {
         let (go, goes) = gate();
         let (tell, told) = std::sync::mpsc::channel::<SocketAddr>();
@@ -321,7 +321,7 @@ fn an_upstream_that_was_away_is_heard_to_its_end() {
 }
 
 #[test]
-fn keepalive_forgives_peers_that_were_away() {
+fn keepalive_spares_peers_that_were_unreachable_for_a_while() {
     in_a_network(|network| {
         let (go, goes) = gate();
         let origin = held(network, move |to| last_words(&goes, to));

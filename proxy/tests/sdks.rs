@@ -317,41 +317,41 @@ fn heartbeats(world: &World) -> u64 {
 }
 
 #[test]
-fn the_openai_sdk_of_python_gets_whole_answers_or_exceptions() {
+fn openai_sdk_of_python_gets_complete_responses_or_exceptions() {
     if let Some(world) = python("openai_sdk.py") {
         assert!(heartbeats(&world) > 100);
     }
 }
 
 #[test]
-fn the_openai_sdk_of_node_gets_whole_answers_or_exceptions() {
+fn openai_sdk_of_node_gets_complete_responses_or_exceptions() {
     if let Some(world) = node("openai_sdk.mjs") {
         assert!(heartbeats(&world) > 100);
     }
 }
 
 #[test]
-fn the_anthropic_sdk_gets_whole_answers_or_exceptions() {
+fn anthropic_sdk_gets_complete_responses_or_exceptions() {
     if let Some(world) = python("anthropic_sdk.py") {
         assert!(heartbeats(&world) > 100);
     }
 }
 
 #[test]
-fn the_mcp_sdk_gets_whole_results_or_exceptions() {
+fn mcp_sdk_gets_complete_results_or_exceptions() {
     if let Some(world) = python("mcp_sdk.py") {
         assert!(heartbeats(&world) > 100);
     }
 }
 
 #[test]
-fn httpx_sse_gets_the_same_feed_and_sees_a_break() {
+fn httpx_sse_gets_each_event_and_detects_a_break() {
     if let Some(world) = python("httpx_client.py") {
         assert!(heartbeats(&world) > 100);
     }
 }
 
 #[test]
-fn the_eventsource_of_node_gets_each_event_once_however_often_it_is_cut() {
+fn node_eventsource_gets_each_event_once_across_cuts() {
     node("eventsource.mjs");
 }

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_has_to_name_this_machine_unless_there_is_a_token() {
+    fn host_has_to_name_this_machine_unless_there_is_a_token() {
         for (host, known) in [
             ("127.0.0.1:9090", true),
             ("localhost:9090", true),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_compared_with_the_host() {
+    fn origin_is_compared_with_the_host() {
         assert!(is_ours("http://127.0.0.1:9090", "127.0.0.1:9090"));
         assert!(is_ours("https://admin.example", "admin.example"));
         for foreign in [
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_has_to_be_shown_whole() {
+    fn token_has_to_be_shown_whole() {
         let shown = |value: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, HeaderValue::from_static(value));

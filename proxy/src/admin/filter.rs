@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_found_by_its_address_in_any_spelling_and_by_its_network() {
+    fn client_is_found_by_its_address_in_any_spelling_and_by_its_network() {
         let is = |client: ClientKey, wanted: &str| {
             let names = Names {
                 id: 1,

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_is_the_difference_of_two_looks_and_old_ones_go() {
+    fn second_is_the_difference_of_two_looks_and_old_ones_go() {
         let history = History::default();
         let at = |events| {
             let mut snapshot = Snapshot::default();

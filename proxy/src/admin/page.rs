@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_page_lets_nothing_in_from_elsewhere_and_is_in_nobodys_frame() {
+    async fn page_lets_nothing_in_from_elsewhere_and_is_in_nobodys_frame() {
         let answers = [page().await, asset(Path("app.js".into())).await];
         for (answer, kind) in answers.iter().zip([HTML, SCRIPT]) {
             assert_eq!(answer.headers()[CONTENT_TYPE], kind);

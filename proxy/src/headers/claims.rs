@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_writes_no_underscores() {
+    fn trusted_proxy_writes_no_underscores() {
         let names = [
             "x-forwarded-for",
             "x_forwarded_for",
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_goes_in_all_of_its_spellings() {
+    fn field_goes_in_all_of_its_spellings() {
         let user = HeaderName::from_static("x-user");
         let names = ["x-user", "x_user", "http-x-user", "x-users"];
         assert_eq!(

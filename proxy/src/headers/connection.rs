@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_is_one_that_connection_names() {
+    fn upgrade_is_one_that_connection_names() {
         let asked = headers(&[
             ("connection", "Keep-Alive, Upgrade"),
             ("upgrade", "websocket"),

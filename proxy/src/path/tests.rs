@@ -21,7 +21,7 @@ fn resolved(path: &str, normalize: Normalize) -> Result<(&'static str, String), 
 }
 
 #[test]
-fn a_path_has_one_route_or_is_refused() {
+fn path_has_one_route_or_is_refused() {
     use BadPath::{AboveRoot, Ambiguous, Nul};
     let to = |route, path: &str| Ok((route, path.to_owned()));
     for (path, matched, rewritten) in [
@@ -199,7 +199,7 @@ fn off_forwards_what_was_sent_but_nothing_above_a_base_path() {
 }
 
 #[test]
-fn a_long_path_is_read_if_there_is_nothing_to_resolve() {
+fn long_path_is_read_if_there_is_nothing_to_resolve() {
     let long = |part: &str| format!("/{}", part.repeat(60_000 / part.len()));
     let plain = long("a/b");
     assert_eq!(resolved(&plain, Match), Ok(("/", plain.clone())));
@@ -270,7 +270,7 @@ proptest! {
     }
 
     #[test]
-    fn a_plain_path_has_one_reading(path in paths()) {
+    fn plain_path_has_one_reading(path in paths()) {
         if is_plain(&path) {
             for reading in Reading::all() {
                 prop_assert_eq!(&reading.of(&path).unwrap(), &path);

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_authority_is_a_host_with_perhaps_a_port() {
+    fn authority_is_a_host_with_perhaps_a_port() {
         for good in [
             "a",
             "a.test",

@@ -63,7 +63,7 @@ fn shows(browser: &Browser, paths: &[&str]) {
 }
 
 #[test]
-fn a_stream_shows_up_is_found_and_ended_and_its_end_is_told() {
+fn stream_is_listed_found_ended_and_its_end_is_shown() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -117,7 +117,7 @@ fn a_stream_shows_up_is_found_and_ended_and_its_end_is_told() {
 }
 
 #[test]
-fn a_restart_of_the_proxy_is_seen_and_survived() {
+fn dashboard_detects_and_survives_a_restart_of_the_proxy() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -162,7 +162,7 @@ fn refusing() -> (Socket, SocketAddr) {
 }
 
 #[test]
-fn an_upstream_that_is_away_is_shown_with_its_cause_and_remedy_until_it_is_back() {
+fn unreachable_upstream_is_shown_with_cause_and_remedy_until_it_is_back() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -234,7 +234,7 @@ fn an_upstream_that_is_away_is_shown_with_its_cause_and_remedy_until_it_is_back(
 }
 
 #[test]
-fn the_page_names_an_unreachable_upstream_that_readiness_tolerates() {
+fn unreachable_upstream_that_readiness_tolerates_is_named() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -272,7 +272,7 @@ fn the_page_names_an_unreachable_upstream_that_readiness_tolerates() {
 }
 
 #[test]
-fn a_proxy_that_wants_a_token_is_told_it() {
+fn token_is_requested_and_sent() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -290,7 +290,7 @@ fn a_proxy_that_wants_a_token_is_told_it() {
 }
 
 #[test]
-fn ends_are_saved_as_they_are_filtered_and_hold_no_formula() {
+fn ends_are_exported_as_filtered_and_without_formulas() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -333,7 +333,7 @@ fn ends_are_saved_as_they_are_filtered_and_hold_no_formula() {
 }
 
 #[test]
-fn of_a_thousand_streams_the_page_holds_the_rows_in_view() {
+fn table_of_a_thousand_streams_holds_the_rows_in_view_alone() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -388,7 +388,7 @@ fn of_a_thousand_streams_the_page_holds_the_rows_in_view() {
 }
 
 #[test]
-fn a_row_opens_its_details_and_what_is_not_protected_is_listed() {
+fn row_opens_its_details_and_unprotected_streams_are_listed() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -491,7 +491,7 @@ fn a_row_opens_its_details_and_what_is_not_protected_is_listed() {
 }
 
 #[test]
-fn a_route_is_not_healthy_while_its_streams_wait_for_their_upstream() {
+fn route_is_not_healthy_while_its_streams_wait_for_their_upstream() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -517,7 +517,7 @@ fn a_route_is_not_healthy_while_its_streams_wait_for_their_upstream() {
 }
 
 #[test]
-fn the_forms_report_what_has_been_sent_and_what_a_reload_has_changed() {
+fn forms_report_what_has_been_sent_and_what_a_reload_has_changed() {
     let Some(browser) = Browser::start() else {
         return;
     };

@@ -12,7 +12,7 @@ fn ask(proxy: &Proxy, path: &str) -> (String, Client) {
 }
 
 #[test]
-fn the_demo_shows_streams_of_an_origin_of_its_own_through_the_proxy() {
+fn demo_shows_streams_of_its_own_origin_through_the_proxy() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = format!("--upstream-url=http://{}", port.local_addr().unwrap());
     drop(port);
@@ -36,7 +36,7 @@ fn the_demo_shows_streams_of_an_origin_of_its_own_through_the_proxy() {
 }
 
 #[test]
-fn its_page_shows_each_stream_without_and_with_the_proxy() {
+fn demo_page_shows_each_stream_without_and_with_the_proxy() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -90,7 +90,7 @@ fn its_page_shows_each_stream_without_and_with_the_proxy() {
 }
 
 #[test]
-fn a_port_moves_proxy_upstream_and_dashboard() {
+fn demo_port_moves_proxy_upstream_and_dashboard() {
     // Three in a row, which nobody else is likely to take in the meantime.
     let free = |port: u16| TcpListener::bind(("127.0.0.1", port));
     let port = (21_000..32_000)

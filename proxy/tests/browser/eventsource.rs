@@ -56,7 +56,7 @@ fn metrics(proxy: &Proxy) -> String {
 }
 
 #[test]
-fn an_event_source_is_told_to_come_back_whatever_way_the_upstream_is_away() {
+fn event_source_gets_a_retry_for_each_kind_of_upstream_failure() {
     let origin = failing();
     let flags = ["--upstream-head-timeout=300ms", "--limit-retry-after=4s"];
     let proxy = Proxy::start(origin.addr, &flags);
@@ -99,7 +99,7 @@ fn an_event_source_is_told_to_come_back_whatever_way_the_upstream_is_away() {
 }
 
 #[test]
-fn what_a_later_request_would_not_change_keeps_its_status() {
+fn status_that_a_later_request_would_not_change_is_kept() {
     let proxy = Proxy::start(failing().addr, &[]);
     for code in [204, 400, 401, 403, 404, 410, 429, 501, 505, 511] {
         let mut client = proxy.get(&format!("/{code}"));
@@ -108,14 +108,14 @@ fn what_a_later_request_would_not_change_keeps_its_status() {
 }
 
 #[test]
-fn a_retry_after_of_the_upstream_is_the_reconnection_time() {
+fn retry_after_of_the_upstream_is_the_reconnection_time() {
     let proxy = Proxy::start(failing().addr, &[]);
     let (_, retry) = proxy.get("/later").retry_later();
     assert!((40_000..=60_000).contains(&retry), "{retry}");
 }
 
 #[test]
-fn too_many_waiting_requests_turn_no_event_source_away_for_good() {
+fn event_source_reconnects_after_too_many_pending_requests() {
     let origin = failing();
     let flags = ["--upstream-max-pending=1", "--limit-retry-after=4s"];
     let proxy = Proxy::start(origin.addr, &flags);
@@ -128,7 +128,7 @@ fn too_many_waiting_requests_turn_no_event_source_away_for_good() {
 }
 
 #[test]
-fn where_the_status_is_wanted_it_comes() {
+fn unavailable_status_forwards_the_status() {
     let origin = failing();
     let proxy = Proxy::start(origin.addr, &["--upstream-unavailable=status"]);
     assert_eq!(status(&mut proxy.get("/503")), 503);
@@ -136,7 +136,7 @@ fn where_the_status_is_wanted_it_comes() {
 }
 
 #[test]
-fn an_answer_in_place_of_a_failure_is_counted_as_one() {
+fn response_in_place_of_a_failure_is_counted_as_a_failure() {
     let flags = ["--admin-listen=127.0.0.1:0", "--limit-rate=off"];
     let proxy = Proxy::start(failing().addr, &flags);
     for _ in 0..30 {
@@ -159,7 +159,7 @@ fn an_answer_in_place_of_a_failure_is_counted_as_one() {
 }
 
 #[test]
-fn an_event_source_is_served_as_soon_as_its_upstream_is_back() {
+fn event_source_is_served_as_soon_as_its_upstream_is_back() {
     let address = nobody();
     let proxy = Proxy::start(address, &["--limit-retry-after=100ms"]);
     let (_, retry) = proxy.get("/").retry_later();
@@ -176,7 +176,7 @@ fn an_event_source_is_served_as_soon_as_its_upstream_is_back() {
 }
 
 #[test]
-fn the_first_heartbeat_of_a_quiet_stream_comes_at_once() {
+fn first_heartbeat_of_a_quiet_stream_comes_at_once() {
     let (go_on, goes_on) = gate();
     let origin = Origin::start(move |_, to| {
         to.stream();
@@ -298,7 +298,7 @@ fn may_read(head: &str, origin: &str) -> bool {
 }
 
 #[test]
-fn answers_in_place_of_the_upstream_allow_the_origins_that_it_allows() {
+fn responses_in_place_of_the_upstream_allow_its_origins() {
     let (_late, lates) = gate();
     let origin = allowing(lates);
     let flags = [
@@ -353,7 +353,7 @@ fn answers_in_place_of_the_upstream_allow_the_origins_that_it_allows() {
 }
 
 #[test]
-fn a_path_without_a_route_and_a_list_of_origins() {
+fn listed_origins_read_the_status_of_a_path_without_a_route() {
     let (_late, lates) = gate();
     let origin = allowing(lates);
     let dir = tempfile::tempdir().unwrap();
@@ -403,7 +403,7 @@ fn a_path_without_a_route_and_a_list_of_origins() {
 }
 
 #[test]
-fn an_early_answer_says_what_its_late_head_has_to_confirm() {
+fn early_answer_allows_an_origin_that_its_late_head_must_confirm() {
     let (late, lates) = gate();
     let origin = allowing(lates);
     let flags = ["--early-enabled=true", "--early-after=50ms"];
@@ -485,7 +485,7 @@ fn has_credentials(head: &str) -> bool {
 }
 
 #[test]
-fn a_preflight_is_allowed_no_more_than_its_host_allowed_it() {
+fn preflight_is_allowed_no_more_than_its_upstream_allowed() {
     let is_closed = Arc::new(AtomicUsize::new(0));
     let closed = is_closed.clone();
     let origin = Origin::start(move |asked, to: &mut Answer| {
@@ -538,7 +538,7 @@ fn a_preflight_is_allowed_no_more_than_its_host_allowed_it() {
 }
 
 #[test]
-fn an_early_answer_with_credentials_needs_a_late_head_with_credentials() {
+fn early_answer_with_credentials_needs_a_late_head_with_credentials() {
     let (late, lates) = gate();
     let origin = Origin::start(move |asked, to: &mut Answer| match asked.path.as_str() {
         "/session" => plain(to, &allowed(&asked)),
@@ -584,7 +584,7 @@ fn an_early_answer_with_credentials_needs_a_late_head_with_credentials() {
 }
 
 #[test]
-fn one_client_displaces_no_origin_of_another() {
+fn origins_of_one_client_do_not_displace_those_of_another() {
     let (_late, lates) = gate();
     let origin = allowing(lates);
     let proxy = Proxy::start(origin.addr, &["--trusted-proxies=127.0.0.1"]);
@@ -612,7 +612,7 @@ fn one_client_displaces_no_origin_of_another() {
 }
 
 #[test]
-fn preflights_take_no_place_of_requests_and_have_a_bound_of_their_own() {
+fn preflights_have_a_limit_apart_from_requests() {
     let origin = Origin::start(|asked, to: &mut Answer| match asked.path.as_str() {
         "/hang" => assert!(to.wait_for_close()),
         _ => plain(to, &allowed(&asked)),
@@ -671,7 +671,7 @@ fn sees(browser: &Browser, event: &str) {
 }
 
 #[test]
-fn a_browsers_event_source_of_another_origin_outlives_its_upstream() {
+fn browsers_event_source_of_another_origin_outlives_its_upstream() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -718,7 +718,7 @@ fn a_browsers_event_source_of_another_origin_outlives_its_upstream() {
 }
 
 #[test]
-fn a_browsers_event_source_of_another_origin_takes_an_early_answer() {
+fn browsers_event_source_of_another_origin_takes_an_early_answer() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -741,7 +741,7 @@ fn a_browsers_event_source_of_another_origin_takes_an_early_answer() {
 }
 
 #[test]
-fn a_browsers_event_source_of_another_origin_comes_back_from_a_limit() {
+fn browsers_event_source_of_another_origin_comes_back_from_a_limit() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -770,7 +770,7 @@ fn a_browsers_event_source_of_another_origin_comes_back_from_a_limit() {
 }
 
 #[test]
-fn a_page_of_another_origin_reads_the_status_of_an_answer_in_place_of_the_upstream() {
+fn page_of_another_origin_reads_the_status_of_a_response_in_place_of_the_upstream() {
     let Some(browser) = Browser::start() else {
         return;
     };
@@ -813,7 +813,7 @@ fn numbered(address: &str) -> Origin {
 }
 
 #[test]
-fn a_new_stream_waits_for_its_upstream_where_it_may_be_resumed() {
+fn new_stream_waits_for_its_upstream_if_resume_is_on() {
     let address = nobody();
     let mut flags = WAIT.to_vec();
     flags.push("--admin-listen=127.0.0.1:0");
@@ -851,7 +851,7 @@ fn a_new_stream_waits_for_its_upstream_where_it_may_be_resumed() {
 }
 
 #[test]
-fn a_stream_that_waits_is_read_by_an_origin_that_its_upstream_allows() {
+fn waiting_stream_is_readable_by_an_origin_that_its_upstream_allows() {
     let (closed, open) = ("/closed", "/feed");
     let origin = numbered("127.0.0.1:0");
     let address = origin.addr.to_string();
@@ -880,14 +880,14 @@ fn a_stream_that_waits_is_read_by_an_origin_that_its_upstream_allows() {
 }
 
 #[test]
-fn without_resume_a_stream_that_would_wait_is_told_to_come_back() {
+fn unavailable_wait_without_resume_sends_a_retry() {
     let proxy = Proxy::start(nobody(), &WAIT[..1]);
     proxy.get("/").retry_later();
     proxy.wait_for_log("requires resume.mode, which is off");
 }
 
 #[test]
-fn a_browsers_event_source_of_another_origin_waits_for_its_upstream() {
+fn browsers_event_source_of_another_origin_waits_for_its_upstream() {
     let Some(browser) = Browser::start() else {
         return;
     };

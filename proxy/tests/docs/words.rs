@@ -425,7 +425,7 @@ fn docs_and_deploy_files_are_plain() {
 }
 
 #[test]
-fn a_banned_phrase_is_found_across_a_line_break() {
+fn banned_phrase_is_found_across_a_line_break() {
     let mut found = Vec::new();
     check("here", "The client can\n# not connect.", &mut found);
     assert_eq!(found.len(), 1, "{found:?}");

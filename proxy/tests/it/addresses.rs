@@ -32,7 +32,7 @@ fn plain() -> Origin {
 }
 
 #[test]
-fn an_address_without_a_host_takes_clients_of_both_families() {
+fn listen_address_without_a_host_accepts_both_ip_families() {
     let origin = plain();
     let upstream = format!("--upstream-url=http://{}", origin.addr);
     let flags = [upstream.as_str(), "--admin-listen=:0", ADMIN_TOKEN];
@@ -67,7 +67,7 @@ fn localhost_is_loopback_and_requires_no_token() {
 }
 
 #[test]
-fn the_default_of_an_image_yields_to_a_mounted_file() {
+fn image_default_yields_to_a_mounted_file() {
     let origin = plain();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mounted.toml");

@@ -134,7 +134,7 @@ fn live_streams_are_listed_filtered_sorted_and_paged() {
 }
 
 #[test]
-fn the_operator_ends_a_stream_and_its_client_is_told_to_come_back() {
+fn stream_ended_by_the_operator_gets_a_retry() {
     let proxy = start(&Origin::holding("id: 7\ndata: 1\n\n"), &[]);
     let (mut ended, mut goes_on) = (
         stream(&proxy, "GET", "/?token=planted", ""),
@@ -172,7 +172,7 @@ fn the_operator_ends_a_stream_and_its_client_is_told_to_come_back() {
 }
 
 #[test]
-fn an_event_of_the_operators_reaches_whom_it_names_and_breaks_out_of_no_field() {
+fn operator_event_reaches_the_streams_that_it_names_and_stays_in_its_fields() {
     let proxy = start(&Origin::holding("id: 7\ndata: 1\n\n"), &BY_USER);
     let mut ann = stream(&proxy, "GET", "/", "X-User: ann\r\n");
     let mut bob = stream(&proxy, "GET", "/", "X-User: bob\r\n");
@@ -227,7 +227,7 @@ fn an_event_of_the_operators_reaches_whom_it_names_and_breaks_out_of_no_field() 
 }
 
 #[test]
-fn nobody_is_believed_to_be_a_user_but_from_a_trusted_proxy() {
+fn user_header_counts_from_a_trusted_proxy_alone() {
     let proxy = start(
         &Origin::holding("id: 7\ndata: 1\n\n"),
         &["--admin-user-header", "x-user"],
@@ -241,7 +241,7 @@ fn nobody_is_believed_to_be_a_user_but_from_a_trusted_proxy() {
 }
 
 #[test]
-fn metrics_are_what_a_prometheus_parser_reads() {
+fn metrics_are_readable_by_a_prometheus_parser() {
     let proxy = start(&Origin::holding("id: 7\ndata: 1\n\n"), &[]);
     let client = stream(&proxy, "GET", "/", "");
     let answer = get(&proxy, "/metrics");
@@ -305,7 +305,7 @@ fn metrics_are_what_a_prometheus_parser_reads() {
 }
 
 #[test]
-fn readiness_is_red_while_the_upstream_is_away_and_says_so() {
+fn readiness_is_red_with_a_reason_while_the_upstream_is_unreachable() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
@@ -340,7 +340,7 @@ fn readiness_is_red_while_the_upstream_is_away_and_says_so() {
 }
 
 #[test]
-fn a_drain_of_the_operators_is_as_a_signal() {
+fn drain_by_the_operator_acts_as_a_signal() {
     let mut proxy = start(
         &Origin::holding("id: 7\ndata: 1\n\n"),
         &["--drain-window", "30s"],
@@ -364,7 +364,7 @@ fn a_drain_of_the_operators_is_as_a_signal() {
 }
 
 #[test]
-fn the_feed_tells_of_what_happens() {
+fn live_feed_reports_summaries_and_ends() {
     let proxy = start(&Origin::holding("id: 7\ndata: 1\n\n"), &[]);
     let mut feed = Client::connect(proxy.admin());
     feed.send("GET /api/live HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
@@ -377,7 +377,7 @@ fn the_feed_tells_of_what_happens() {
 }
 
 #[test]
-fn a_foreign_page_is_not_heard() {
+fn request_of_a_foreign_page_is_rejected() {
     let proxy = start(&Origin::holding("id: 7\ndata: 1\n\n"), &[]);
     let admin = proxy.admin();
     let status = |line: &str, fields: &str| call_with(admin, line, fields, "").status;
@@ -403,7 +403,7 @@ fn a_foreign_page_is_not_heard() {
 }
 
 #[test]
-fn with_a_token_only_who_shows_it_is_heard() {
+fn admin_token_is_required_of_each_request() {
     let proxy = start(
         &Origin::holding("id: 7\ndata: 1\n\n"),
         &["--admin-token", TOKEN],
@@ -452,7 +452,7 @@ fn with_a_token_only_who_shows_it_is_heard() {
 }
 
 #[test]
-fn a_port_that_only_the_default_wants_is_no_reason_not_to_serve() {
+fn default_admin_port_in_use_does_not_prevent_the_start() {
     // Whoever has it, this test or another process: it is taken.
     let _taken = TcpListener::bind("127.0.0.1:9090");
     let origin = Origin::holding("id: 7\ndata: 1\n\n");

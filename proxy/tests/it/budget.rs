@@ -38,7 +38,7 @@ fn readiness(proxy: &Proxy) -> String {
 }
 
 #[test]
-fn near_the_budget_of_files_new_streams_wait_and_beyond_it_the_oldest_end() {
+fn files_budget_defers_new_streams_then_ends_the_oldest() {
     let origin = held();
     let budget = format!("--files-budget={FILES}");
     let flags = [
@@ -92,7 +92,7 @@ fn near_the_budget_of_files_new_streams_wait_and_beyond_it_the_oldest_end() {
 }
 
 #[test]
-fn memory_that_is_short_turns_streams_away_until_a_reload_allows_more() {
+fn memory_budget_rejects_streams_until_a_reload_raises_it() {
     let origin = held();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("guard.toml");

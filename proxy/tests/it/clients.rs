@@ -65,7 +65,7 @@ fn tell(to: &mut Answer, connection: u64, mut next: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_gets_each_event_once_and_in_order_however_often_it_is_cut() {
+async fn client_gets_each_event_once_and_in_order_across_cuts() {
     let connections = AtomicU64::new(0);
     let origin = Origin::start(move |asked, to| {
         let seen = asked

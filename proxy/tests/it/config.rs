@@ -91,7 +91,7 @@ fn check_prints_each_value_and_where_it_came_from() {
 }
 
 #[test]
-fn what_check_prints_is_a_config_file_of_the_same_meaning() {
+fn check_output_is_an_equivalent_config_file() {
     let without_places = |text: &str| -> Vec<String> {
         let code = |line: String| line.split(" # ").next().unwrap().to_owned();
         squeezed(text).into_iter().map(code).collect()
@@ -123,7 +123,7 @@ fn what_check_prints_is_a_config_file_of_the_same_meaning() {
 }
 
 #[test]
-fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+fn flag_beats_the_environment_beats_the_file_beats_the_default() {
     let file = "upstream.url = 'http://127.0.0.1:3000'\nheartbeat.interval = '3s'\n";
     let env = &[("SSE_GUARD_HEARTBEAT_INTERVAL", "2s")][..];
     let flag = &["check", "--heartbeat-interval", "1s"][..];
@@ -148,7 +148,7 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
 }
 
 #[test]
-fn the_environment_may_name_the_file() {
+fn environment_names_the_config_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("other.toml");
     fs::write(
@@ -168,7 +168,7 @@ fn the_environment_may_name_the_file() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_each_with_its_place_and_key() {
+fn mistakes_are_reported_at_once_each_with_place_and_key() {
     let file = "\
 upstream.url = 'https://127.0.0.1:3000'
 
@@ -215,7 +215,7 @@ drain.window = '1s'
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_told_with_its_line_and_without_its_text() {
+fn syntax_error_is_reported_with_its_line_and_without_its_text() {
     let file = "upstream.url = 'http://127.0.0.1:3000'\nlimit.total = = topsecret\n";
     let ended = Run {
         file: Some(file),
@@ -233,7 +233,7 @@ fn a_file_that_is_no_toml_is_told_with_its_line_and_without_its_text() {
 }
 
 #[test]
-fn an_unknown_variable_is_a_mistake_and_one_of_a_container_is_none() {
+fn unknown_variable_is_a_mistake_but_not_one_of_a_container() {
     for (name, value, code) in [
         ("SSE_GUARD_X", "1", 2),
         ("SSE_GUARD_SERVICE_HOST", "10.0.0.1", 0),
@@ -254,7 +254,7 @@ fn an_unknown_variable_is_a_mistake_and_one_of_a_container_is_none() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn missing_config_file_is_named() {
     let args = [CHECK, &["--config", "missing.toml"]].concat();
     let ended = Run {
         args: &args,
@@ -272,7 +272,7 @@ fn a_file_that_is_not_there_is_named() {
 }
 
 #[test]
-fn without_an_upstream_it_says_how_to_name_one() {
+fn missing_upstream_is_reported_with_its_spellings() {
     for args in [&[][..], &["check"]] {
         let ended = Run {
             args,
@@ -289,7 +289,7 @@ fn without_an_upstream_it_says_how_to_name_one() {
 }
 
 #[test]
-fn an_unknown_flag_is_a_mistake_with_a_suggestion() {
+fn unknown_flag_is_a_mistake_with_a_suggestion() {
     let ended = Run {
         args: &["check", "--heartbeat-intervall", "5s"],
         ..Run::default()
@@ -300,7 +300,7 @@ fn an_unknown_flag_is_a_mistake_with_a_suggestion() {
 }
 
 #[test]
-fn values_that_hardly_go_together_are_warned_of() {
+fn unlikely_combinations_of_values_get_a_warning() {
     let args = [CHECK, &["--limit-total", "10"]].concat();
     let ended = Run {
         args: &args,
@@ -383,7 +383,7 @@ fn check_prints_what_differs_from_the_defaults() {
 }
 
 #[test]
-fn the_help_knows_each_key_in_all_its_spellings() {
+fn help_lists_each_key_in_all_its_spellings() {
     let short = Run {
         args: &["-h"],
         ..Run::default()
@@ -412,7 +412,7 @@ fn the_help_knows_each_key_in_all_its_spellings() {
 }
 
 #[test]
-fn a_port_in_use_is_an_error_that_says_what_to_do() {
+fn port_in_use_is_an_error_with_a_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let args = ["--upstream-url", "http://127.0.0.1:1", "--listen", &address];
@@ -434,7 +434,7 @@ fn a_port_in_use_is_an_error_that_says_what_to_do() {
 }
 
 #[test]
-fn a_config_may_come_by_a_pipe() {
+fn config_may_be_a_pipe() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_sse-guard"))
         .args(["check", "--config", "/dev/stdin"])
         .env_clear()
@@ -454,7 +454,7 @@ fn a_config_may_come_by_a_pipe() {
 
 #[cfg(unix)]
 #[test]
-fn a_path_that_blocks_or_does_not_end_is_a_mistake_and_a_signal_ends_the_wait() {
+fn config_path_that_blocks_is_a_mistake_and_a_signal_ends_the_wait() {
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("fifo.toml");
     let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
@@ -523,7 +523,7 @@ fn check_shows_budgets_as_they_take_effect_and_warns_of_those_that_cannot() {
 }
 
 #[test]
-fn a_drain_that_is_raised_is_warned_of_and_shown_as_it_holds() {
+fn raised_drain_gets_a_warning_and_is_shown_with_its_effect() {
     let ended = Run {
         args: &[
             CHECK,
@@ -544,7 +544,7 @@ fn a_drain_that_is_raised_is_warned_of_and_shown_as_it_holds() {
 }
 
 #[test]
-fn a_key_of_the_proxy_in_a_route_is_told_where_to_stand_and_a_hidden_route_is_refused() {
+fn proxy_key_in_a_route_and_an_unreachable_route_are_mistakes() {
     let ended = Run {
         file: Some("[[route]]\npath = '/v1'\npath.normalize = 'off'\n"),
         args: CHECK,

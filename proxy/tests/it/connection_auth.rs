@@ -274,7 +274,7 @@ fn assert_nobody_else_is_in(proxy: &Proxy) {
 }
 
 #[test]
-fn a_login_of_three_legs_takes_one_connection_and_lasts() {
+fn login_of_three_legs_takes_one_connection_and_lasts() {
     let server = server();
     let proxy = Proxy::start(server.addr, &[]);
     let mut client = Client::connect(proxy.addr);
@@ -294,7 +294,7 @@ fn a_login_of_three_legs_takes_one_connection_and_lasts() {
 }
 
 #[test]
-fn two_logins_at_the_same_time_do_not_mix() {
+fn concurrent_logins_do_not_mix() {
     let server = server();
     let proxy = Proxy::start(server.addr, &[]);
     let mut alice = Client::connect(proxy.addr);
@@ -311,7 +311,7 @@ fn two_logins_at_the_same_time_do_not_mix() {
 }
 
 #[test]
-fn whatever_the_client_did_nobody_inherits_its_login() {
+fn login_is_never_inherited_by_another_client() {
     let basic = "Authorization: Basic YTpi\r\n";
     for credentials in [
         "Authorization: Negotiate alice\r\n",
@@ -400,7 +400,7 @@ fn other_credentials_share_connections_as_before() {
 }
 
 #[test]
-fn when_the_client_goes_its_connection_to_the_upstream_closes() {
+fn upstream_connection_of_a_login_closes_with_its_client() {
     let server = server();
     let proxy = Proxy::start(server.addr, &[]);
     for path in ["/page", "/events", "/open", "/partly", "/silent"] {
@@ -425,7 +425,7 @@ fn when_the_client_goes_its_connection_to_the_upstream_closes() {
 }
 
 #[test]
-fn when_the_upstream_goes_the_clients_connection_closes() {
+fn client_connection_of_a_login_closes_with_its_upstream() {
     let server = server();
     let proxy = Proxy::start(server.addr, &["--heartbeat-interval=off"]);
     let logged_in = || {
@@ -480,7 +480,7 @@ fn when_the_upstream_goes_the_clients_connection_closes() {
 }
 
 #[test]
-fn what_the_proxy_gives_up_closes_both() {
+fn both_connections_of_a_login_close_when_the_proxy_gives_up() {
     let server = server();
     let flags = ["--upstream-head-timeout=200ms", "--rotation-max-age=200ms"];
     let proxy = Proxy::start(server.addr, &flags);
@@ -504,7 +504,7 @@ fn what_the_proxy_gives_up_closes_both() {
 }
 
 #[test]
-fn a_stream_of_a_login_is_not_resumed() {
+fn stream_of_a_login_is_not_resumed() {
     let server = server();
     let flags = [
         "--resume-mode=lossy",
@@ -535,7 +535,7 @@ fn a_stream_of_a_login_is_not_resumed() {
 }
 
 #[test]
-fn a_request_of_a_login_does_not_wait_for_the_upstream_without_it() {
+fn request_of_a_login_does_not_wait_for_an_upstream_connection_without_it() {
     let server = server();
     let flags = ["--resume-mode=on", "--upstream-unavailable=wait"];
     let proxy = Proxy::start(server.addr, &flags);
@@ -550,7 +550,7 @@ fn a_request_of_a_login_does_not_wait_for_the_upstream_without_it() {
 }
 
 #[test]
-fn what_is_asked_for_a_resumed_stream_is_not_of_the_clients_connection() {
+fn request_of_a_resumed_stream_does_not_use_the_clients_login() {
     let server = server();
     let proxy = Proxy::start(server.addr, &["--resume-mode=on", "--resume-backoff=20ms"]);
     let mut client = Client::connect(proxy.addr);
@@ -564,7 +564,7 @@ fn what_is_asked_for_a_resumed_stream_is_not_of_the_clients_connection() {
 }
 
 #[test]
-fn an_early_answer_leaves_the_login_to_the_next_request() {
+fn early_answer_leaves_the_login_to_the_next_request() {
     let (release, released) = gate();
     let server = Origin::start(move |asked, to| serve_when(asked, to, || released.wait()));
     let flags = ["--early-enabled=true", "--early-after=20ms"];
@@ -608,7 +608,7 @@ fn pipelined_requests_share_the_login_of_their_connection() {
 }
 
 #[test]
-fn a_login_goes_on_behind_an_answer_that_came_before_the_upload() {
+fn login_continues_after_a_response_that_precedes_the_upload() {
     let server = server();
     let proxy = Proxy::start(server.addr, &[]);
     let mut client = Client::connect(proxy.addr);
@@ -622,7 +622,7 @@ fn a_login_goes_on_behind_an_answer_that_came_before_the_upload() {
 const UPGRADE: &str = "Connection: upgrade\r\nUpgrade: websocket\r\n";
 
 #[test]
-fn a_websocket_has_the_login_of_its_connection() {
+fn websocket_has_the_login_of_its_connection() {
     let server = server();
     let proxy = Proxy::start(server.addr, &[]);
     for is_page_first in [true, false] {
@@ -655,7 +655,7 @@ fn a_websocket_has_the_login_of_its_connection() {
 }
 
 #[test]
-fn a_proxy_in_front_that_mixes_clients_on_a_connection_does_not_mix_their_logins() {
+fn logins_do_not_mix_on_a_shared_connection_of_a_trusted_proxy() {
     let server = server();
     let proxy = Proxy::start(server.addr, &["--trusted-proxies=127.0.0.0/8"]);
     let mut balancer = Client::connect(proxy.addr);
@@ -678,7 +678,7 @@ fn a_proxy_in_front_that_mixes_clients_on_a_connection_does_not_mix_their_logins
 }
 
 #[test]
-fn each_upstream_has_its_login_also_behind_a_reload() {
+fn login_is_per_upstream_also_after_a_reload() {
     let (one, two) = (server(), server());
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("guard.toml");

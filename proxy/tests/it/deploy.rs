@@ -63,13 +63,13 @@ fn explained() -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_sample_config_sets_every_key_to_its_default() {
+fn sample_config_sets_every_key_to_its_default() {
     let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/sse-guard.toml");
     assert_eq!(checked(&["--config", sample]), checked(&[]));
 }
 
 #[test]
-fn the_sample_config_explains_every_key_as_the_code_does() {
+fn sample_config_explains_every_key_as_the_code_does() {
     let explained = explained();
     let names: Vec<_> = explained.iter().map(|(name, _)| name.as_str()).collect();
     let keys: Vec<_> = KEYS.iter().map(|key| key.name).collect();
@@ -86,7 +86,7 @@ fn the_sample_config_explains_every_key_as_the_code_does() {
 }
 
 #[test]
-fn what_the_sample_config_comments_out_is_right_too() {
+fn commented_keys_of_the_sample_config_are_valid() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sample.toml");
     let uncommented: Vec<_> = SAMPLE
@@ -254,7 +254,7 @@ fn assert_answered(
 }
 
 #[test]
-fn alerts_ask_for_what_is_exported_and_say_what_to_do() {
+fn alerts_query_exported_metrics_and_name_a_remedy() {
     let alerts: Value = serde_saphyr::from_str(ALERTS).unwrap();
     let exported = exported();
     let rules = alerts["groups"][0]["rules"].as_array().unwrap();
@@ -337,7 +337,7 @@ fn alerts_have_the_thresholds_of_the_config() {
 }
 
 #[test]
-fn the_dashboard_asks_for_what_is_exported_and_shows_all_of_it() {
+fn grafana_dashboard_queries_and_shows_all_exported_metrics() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let exported = exported();
     let mut shown = HashSet::new();
@@ -373,7 +373,7 @@ fn the_dashboard_asks_for_what_is_exported_and_shows_all_of_it() {
 }
 
 #[test]
-fn the_panels_of_the_dashboard_have_ids_and_places_of_their_own() {
+fn grafana_panels_have_distinct_ids_and_places() {
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let (mut ids, mut cells) = (HashSet::new(), HashSet::new());
     for panel in dashboard["panels"].as_array().unwrap() {
@@ -395,7 +395,7 @@ fn directive(name: &str) -> &'static str {
 }
 
 #[test]
-fn the_unit_leaves_room_for_what_the_defaults_allow() {
+fn systemd_unit_leaves_room_for_the_defaults() {
     let default = |name| {
         let key = KEYS.iter().find(|key| key.name == name);
         key.unwrap().default.unwrap()
@@ -412,7 +412,7 @@ fn the_unit_leaves_room_for_what_the_defaults_allow() {
 }
 
 #[test]
-fn the_image_is_built_by_the_oldest_toolchain_that_is_allowed() {
+fn image_is_built_by_the_minimum_toolchain() {
     let version = MANIFEST
         .lines()
         .find_map(|line| line.strip_prefix("rust-version = "));
@@ -422,7 +422,7 @@ fn the_image_is_built_by_the_oldest_toolchain_that_is_allowed() {
 
 /// Where the image listens is a default: a mounted file may set another address.
 #[test]
-fn the_image_sets_no_variable_that_overrides_a_file() {
+fn image_sets_no_variable_that_overrides_a_file() {
     let variables: Vec<_> = DOCKERFILE
         .lines()
         .filter_map(|line| line.strip_prefix("ENV "))
@@ -431,7 +431,7 @@ fn the_image_sets_no_variable_that_overrides_a_file() {
 }
 
 #[test]
-fn the_health_check_of_the_image_finds_the_proxy() {
+fn health_check_of_the_image_finds_the_proxy() {
     let (_, check) = DOCKERFILE.split_once("\nHEALTHCHECK ").unwrap();
     let (_, command) = check.split_once("CMD ").unwrap();
     let command: Vec<String> = serde_json::from_str(command.lines().next().unwrap()).unwrap();
@@ -484,7 +484,7 @@ impl Manager {
 const ALIVE: &str = "WATCHDOG=1\n";
 
 #[test]
-fn the_service_manager_is_told_of_readiness_reloads_stops_and_life() {
+fn service_manager_is_notified_of_readiness_reloads_stops_and_watchdog() {
     let dir = tempfile::tempdir().unwrap();
     let (socket, config) = (dir.path().join("notify"), dir.path().join("guard.toml"));
     let write = |text: &str| {

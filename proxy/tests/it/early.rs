@@ -96,7 +96,7 @@ fn hints_behind_an_early_answer_are_dropped() {
 }
 
 #[test]
-fn a_quick_failure_keeps_its_status() {
+fn quick_failure_keeps_its_status() {
     let origin = Origin::start(|_, to| {
         to.raw(
             b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: 7\r\n\
@@ -114,7 +114,7 @@ fn a_quick_failure_keeps_its_status() {
 }
 
 #[test]
-fn a_client_that_asks_for_a_stream_in_its_body_alone_is_heard_as_well() {
+fn stream_flag_in_the_body_alone_gets_an_early_answer() {
     let request = |fields: &str, body: &str| {
         format!(
             "POST /v1 HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n\
@@ -155,7 +155,7 @@ fn a_client_that_asks_for_a_stream_in_its_body_alone_is_heard_as_well() {
 }
 
 #[test]
-fn a_request_keeps_its_codings_where_its_body_asks_for_no_stream() {
+fn request_without_stream_flag_keeps_its_codings() {
     let origin = Origin::start(|asked, to| {
         let coding = asked.field("accept-encoding").unwrap_or("none").to_owned();
         let len: usize = asked.field("content-length").unwrap().parse().unwrap();
@@ -198,7 +198,7 @@ fn a_request_keeps_its_codings_where_its_body_asks_for_no_stream() {
 }
 
 #[test]
-fn heartbeats_fill_the_wait_and_the_events_come_behind_them() {
+fn heartbeats_fill_the_wait_before_the_events() {
     let (speak, gate) = gate();
     let origin = slow(gate, |to| {
         to.raw(
@@ -239,7 +239,7 @@ fn heartbeats_fill_the_wait_and_the_events_come_behind_them() {
 }
 
 #[test]
-fn a_stream_that_began_behind_an_early_answer_is_resumed() {
+fn stream_after_an_early_answer_is_resumed() {
     let (speak, gate) = gate();
     let origin = Origin::start(move |asked, to| {
         let seen = asked.field("last-event-id").is_some();
@@ -263,7 +263,7 @@ fn a_stream_that_began_behind_an_early_answer_is_resumed() {
 }
 
 #[test]
-fn a_late_failure_is_told_as_the_client_understands_it() {
+fn late_failure_is_sent_in_the_format_of_the_family() {
     const BODY: &str = r#"{"error":{"message":"no such model"}}"#;
     let (fail, gate) = gate();
     let origin = slow(gate, |to| {
@@ -298,7 +298,7 @@ fn a_late_failure_is_told_as_the_client_understands_it() {
 }
 
 #[test]
-fn a_late_answer_that_is_no_stream_is_told_as_well() {
+fn late_response_other_than_a_stream_is_sent_as_an_error() {
     let (answer, gate) = gate();
     let origin = slow(gate, |to| {
         to.raw(
@@ -315,7 +315,7 @@ fn a_late_answer_that_is_no_stream_is_told_as_well() {
 }
 
 #[test]
-fn an_upstream_that_dies_while_it_is_waited_for_is_a_502() {
+fn upstream_lost_behind_an_early_answer_is_a_502() {
     let (die, gate) = gate();
     let origin = slow(gate, |_| {});
     let proxy = early(&origin, &[]);
@@ -331,7 +331,7 @@ fn an_upstream_that_dies_while_it_is_waited_for_is_a_502() {
 }
 
 #[test]
-fn the_wait_has_an_end() {
+fn early_wait_ends_at_the_head_timeout() {
     let origin = silent();
     let proxy = early(&origin, &["--upstream-head-timeout=2s"]);
     let mut client = waiting(&proxy, GET);
@@ -340,7 +340,7 @@ fn the_wait_has_an_end() {
 }
 
 #[test]
-fn a_client_that_goes_while_it_waits_takes_its_upstream_request_along() {
+fn client_that_disconnects_during_the_wait_cancels_its_upstream_request() {
     let origin = silent();
     let mut proxy = early(&origin, &[]);
     for request in [GET, &post("", "{}")] {
@@ -355,7 +355,7 @@ fn a_client_that_goes_while_it_waits_takes_its_upstream_request_along() {
 }
 
 #[test]
-fn a_drain_ends_the_wait() {
+fn drain_ends_the_early_wait() {
     let origin = silent();
     let mut proxy = early(&origin, &["--drain-window=0s"]);
     let mut get = waiting(&proxy, GET);
@@ -370,7 +370,7 @@ fn a_drain_ends_the_wait() {
 }
 
 #[test]
-fn the_operator_sees_who_waits_and_ends_it() {
+fn early_wait_is_listed_and_ended_by_the_operator() {
     let origin = silent();
     let proxy = early(&origin, &["--admin-listen=127.0.0.1:0"]);
     let mut client = waiting(&proxy, GET);
@@ -400,7 +400,7 @@ fn the_operator_sees_who_waits_and_ends_it() {
 }
 
 #[test]
-fn who_waits_for_an_answer_counts_as_waiting_also_behind_an_early_one() {
+fn request_behind_an_early_answer_counts_as_pending() {
     let origin = silent();
     let proxy = early(
         &origin,
@@ -417,7 +417,7 @@ fn who_waits_for_an_answer_counts_as_waiting_also_behind_an_early_one() {
 }
 
 #[test]
-fn a_request_goes_on_being_sent_behind_its_early_answer() {
+fn upload_continues_behind_its_early_answer() {
     const LEN: usize = 1 << 20;
     let (speak, gate) = gate();
     let origin = Origin::start(move |_, to| {

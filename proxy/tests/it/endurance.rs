@@ -23,7 +23,7 @@ fn read_on(client: &mut Client, came: &mut String, text: &str) {
 }
 
 #[test]
-fn two_hundred_streams_held_for_long_get_every_event_in_order_and_heartbeats() {
+fn long_streams_get_every_event_in_order_and_heartbeats() {
     const STREAMS: usize = 200;
     const EVENTS: usize = 30;
     const PAUSE_AFTER: usize = 15;
@@ -114,7 +114,7 @@ fn resident(proxy: &Proxy) -> usize {
 }
 
 #[test]
-fn ten_thousand_clients_that_come_and_go_leave_nothing_behind() {
+fn clients_that_come_and_go_leave_nothing_behind() {
     const FIRST: usize = 2_000;
     const ALL: usize = 10_000;
     let first_event = event(1);

@@ -47,7 +47,7 @@ fn all(mut client: Client) -> (String, End) {
 }
 
 #[test]
-fn half_an_answer_is_told_and_broken_off() {
+fn incomplete_response_gets_an_error_and_is_broken_off() {
     for (first, field, says) in [
         (CHUNK, "X-None: 1", "data: {\"error\":{"),
         (START, "X-None: 1", "event: error\ndata: {"),
@@ -73,7 +73,7 @@ const STOP_REASON: &str =
     "event: message_delta\ndata: {\"delta\":{\"stop_reason\":\"end_turn\"}}\n\n";
 
 #[test]
-fn a_whole_answer_ends_properly_without_its_last_word() {
+fn complete_response_ends_properly_without_its_last_event() {
     let in_choice = "data: {\"choices\":[{\"index\":0,\"error\":{\"code\":502}}]}\n\n";
     let both = "data: {\"choices\":[{\"index\":0},{\"index\":1}]}\n\n";
     for (first, then, is_whole) in [
@@ -117,7 +117,7 @@ fn a_whole_answer_ends_properly_without_its_last_word() {
 }
 
 #[test]
-fn an_answer_that_hangs_ends_by_its_own_error_whatever_keeps_it_alive() {
+fn hanging_response_ends_with_its_familys_error_despite_pings() {
     const PING: &str = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
     const KEEPALIVE: &str = "data: {\"type\":\"keepalive\",\"sequence_number\":1}\n\n";
     for (first, alive, error) in [
@@ -157,7 +157,7 @@ fn an_answer_that_hangs_ends_by_its_own_error_whatever_keeps_it_alive() {
 }
 
 #[test]
-fn signs_of_life_are_no_first_event_and_none_that_is_measured() {
+fn pings_are_neither_the_first_event_nor_measured() {
     let origin = origin(
         "event: ping\ndata: {\"type\":\"ping\"}\n\ndata: {\"type\":\"keepalive\"}\n\n\
          event: still-here\ndata: {}\n\n",
@@ -188,7 +188,7 @@ fn signs_of_life_are_no_first_event_and_none_that_is_measured() {
 }
 
 #[test]
-fn the_older_transport_of_mcp_is_not_rotated_and_not_told_to_retry() {
+fn older_mcp_transport_is_not_rotated_and_gets_no_retry() {
     const ENDPOINT: &str = "event: endpoint\ndata: /messages?sessionId=1\n\n";
     let origin = origin(ENDPOINT, hang);
     let flags = [
@@ -223,7 +223,7 @@ fn the_older_transport_of_mcp_is_not_rotated_and_not_told_to_retry() {
 }
 
 #[test]
-fn a_call_that_is_answered_by_json_costs_no_stream() {
+fn call_with_a_json_response_takes_no_slot() {
     let origin = Origin::start(|_, to| {
         to.raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
         while to.next_request().is_some() {
@@ -247,7 +247,7 @@ fn a_call_that_is_answered_by_json_costs_no_stream() {
 }
 
 #[test]
-fn what_the_operator_says_of_a_route_counts() {
+fn family_of_the_route_overrides_detection() {
     let unasked = "--completion-required=false";
     for (flags, ending) in [
         (vec!["--family=raw"], End::Clean),
@@ -264,7 +264,7 @@ fn what_the_operator_says_of_a_route_counts() {
 }
 
 #[test]
-fn only_streams_whose_clients_come_back_are_rotated_and_told_to_retry() {
+fn rotation_and_retry_are_for_streams_whose_clients_reconnect() {
     for (method, field, flags, is_rotated) in [
         ("GET", ACCEPT, vec![], true),
         ("GET", "Accept: */*", vec![], false),
@@ -314,7 +314,7 @@ fn only_streams_whose_clients_come_back_are_rotated_and_told_to_retry() {
 }
 
 #[test]
-fn a_silent_upstream_is_an_error_to_who_does_not_come_back() {
+fn silent_upstream_is_an_error_to_clients_that_do_not_reconnect() {
     let origin = origin(START, hang);
     let flags = ["--idle-timeout=100ms", "--family=anthropic"];
     let proxy = Proxy::start(origin.addr, &flags);
@@ -330,7 +330,7 @@ fn a_silent_upstream_is_an_error_to_who_does_not_come_back() {
 }
 
 #[test]
-fn an_answer_that_a_shutdown_cuts_is_told_so() {
+fn response_cut_by_a_shutdown_gets_an_error() {
     let origin = origin(START, hang);
     let mut proxy = Proxy::start(origin.addr, &["--drain-window=0s"]);
     let mut client = open(&proxy, "POST", CLAUDE);
@@ -343,7 +343,7 @@ fn an_answer_that_a_shutdown_cuts_is_told_so() {
 }
 
 #[test]
-fn clients_of_an_api_hear_its_own_ping_unless_the_config_says_what() {
+fn heartbeat_is_the_familys_ping_unless_the_config_sets_it() {
     let ping = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
     for (flags, beat) in [
         (vec![], ping),
@@ -360,7 +360,7 @@ fn clients_of_an_api_hear_its_own_ping_unless_the_config_says_what() {
 }
 
 #[test]
-fn who_does_not_come_back_is_turned_away_by_a_status() {
+fn rejection_is_a_status_for_clients_that_do_not_reconnect() {
     let origin = origin("data: 1\n\n", hang);
     let flags = ["--limit-per-ip=1", "--limit-reject=retry-later"];
     for (family, status) in [("auto", "200"), ("openai", "429")] {

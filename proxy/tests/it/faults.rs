@@ -211,17 +211,17 @@ fn get(path: &str) -> String {
 }
 
 #[test]
-fn an_upstream_that_dies_in_its_chunks_leaves_whole_events_and_no_end() {
+fn upstream_that_dies_in_its_chunks_leaves_whole_events_and_no_end() {
     upstreams_that_die_at_any_byte(CHUNKED, get);
 }
 
 #[test]
-fn an_upstream_that_dies_short_of_its_length_leaves_whole_events_and_no_end() {
+fn upstream_that_dies_short_of_its_length_leaves_whole_events_and_no_end() {
     upstreams_that_die_at_any_byte(LENGTH, get);
 }
 
 #[test]
-fn also_while_the_requests_body_is_coming() {
+fn upstream_that_dies_during_the_upload_leaves_whole_events_and_no_end() {
     upstreams_that_die_at_any_byte(CHUNKED, upload);
 }
 
@@ -280,7 +280,7 @@ fn inputs_behind() -> [String; 3] {
 }
 
 #[test]
-fn clients_that_go_are_noticed_whatever_came_behind_their_request() {
+fn disconnect_is_detected_whatever_follows_the_request() {
     let origin = Origin::start(|asked, to| match asked.path.as_str() {
         "/plain" => {
             to.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n");
@@ -320,7 +320,7 @@ fn clients_that_go_are_noticed_whatever_came_behind_their_request() {
 }
 
 #[test]
-fn an_upload_that_breaks_off_as_its_response_comes_fails_alone() {
+fn upload_that_breaks_off_during_its_response_fails_alone() {
     let origin = Origin::start(|asked, to| match asked.path.as_str() {
         "/early" => {
             to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
@@ -342,7 +342,7 @@ fn an_upload_that_breaks_off_as_its_response_comes_fails_alone() {
 }
 
 #[test]
-fn a_client_that_is_reset_is_noticed_while_nobody_takes_its_upload() {
+fn client_reset_is_detected_while_its_upload_is_not_read() {
     let (go, goes) = gate();
     let origin = Origin::start(move |asked, to| match asked.path.as_str() {
         "/blocked" => goes.wait(),
@@ -466,7 +466,7 @@ fn response_heads_that_never_end_are_given_up() {
 }
 
 #[test]
-fn what_comes_byte_by_byte_comes_whole_and_holds_nobody_up() {
+fn bytes_that_arrive_one_by_one_arrive_whole_and_delay_no_other() {
     let origin = Origin::start(|asked, to| {
         if asked.path != "/slow" {
             return answer(&asked, to);

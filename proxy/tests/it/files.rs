@@ -65,7 +65,7 @@ fn exhausted(origin: &Origin, flags: &[&str]) -> (Proxy, Vec<Client>) {
 }
 
 #[test]
-fn streams_go_on_while_files_are_exhausted_and_others_get_in_when_some_are_free() {
+fn streams_continue_without_free_files_and_new_ones_start_when_some_are_free() {
     let (go, goes) = gate();
     let origin = Origin::start(move |_: Asked, to: &mut Answer| {
         to.stream();
@@ -124,7 +124,7 @@ fn streams_go_on_while_files_are_exhausted_and_others_get_in_when_some_are_free(
 }
 
 #[test]
-fn a_client_for_whose_upstream_there_is_no_file_gives_its_own_back() {
+fn client_without_a_file_for_its_upstream_releases_its_own() {
     let origin = Origin::start(|_: Asked, to: &mut Answer| {
         to.stream();
         to.chunk("data: 1\n\n");
@@ -157,7 +157,7 @@ fn a_client_for_whose_upstream_there_is_no_file_gives_its_own_back() {
 }
 
 #[test]
-fn without_a_budget_an_idle_connection_gives_its_file_to_a_new_one() {
+fn idle_connection_yields_its_file_to_a_new_one_without_a_budget() {
     let origin = Origin::start(|_: Asked, to: &mut Answer| {
         to.stream();
         to.chunk("data: 1\n\n");

@@ -46,7 +46,7 @@ fn assert_answer(client: &mut Client, path: &str) {
 }
 
 #[test]
-fn a_client_that_wants_one_answer_alone_gets_a_whole_one_and_then_the_connections_end() {
+fn connection_close_gets_a_complete_response_and_ends_both_connections() {
     let origin = Origin::start(|asked, to| answer(&asked, to));
     let proxy = Proxy::start(origin.addr, &[]);
     for option in ["close", "X-Other, Close"] {
@@ -64,7 +64,7 @@ fn a_client_that_wants_one_answer_alone_gets_a_whole_one_and_then_the_connection
 }
 
 #[test]
-fn streams_and_other_answers_follow_each_other_on_one_connection() {
+fn streams_and_other_responses_alternate_on_one_connection() {
     let origin = Origin::start(|asked, to| answer(&asked, to));
     let mut proxy = Proxy::start(origin.addr, &[]);
     let mut client = Client::connect(proxy.addr);
@@ -83,7 +83,7 @@ fn streams_and_other_answers_follow_each_other_on_one_connection() {
 }
 
 #[test]
-fn an_upstreams_connection_serves_the_next_request_after_a_stream() {
+fn upstream_connection_serves_the_next_request_after_a_stream() {
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
     let chunked = "Transfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n0\r\n\r\n";
     for (rest, events) in [
@@ -110,7 +110,7 @@ fn an_upstreams_connection_serves_the_next_request_after_a_stream() {
 }
 
 #[test]
-fn requests_behind_a_streams_are_answered_after_it_and_in_order() {
+fn pipelined_requests_behind_a_stream_are_served_in_order() {
     // More than is read ahead of a request's turn.
     const COUNT: usize = 300;
     let (go, goes) = gate();
@@ -150,7 +150,7 @@ fn requests_behind_a_streams_are_answered_after_it_and_in_order() {
 }
 
 #[test]
-fn a_client_that_closes_its_side_counts_as_gone() {
+fn half_closed_client_counts_as_disconnected() {
     let origin = Origin::start(|asked, to| {
         if asked.path == "/begun" {
             to.stream();
@@ -177,7 +177,7 @@ fn a_client_that_closes_its_side_counts_as_gone() {
 }
 
 #[test]
-fn so_does_one_that_goes_in_the_middle_of_its_upload() {
+fn client_that_disconnects_during_its_upload_counts_as_disconnected() {
     let origin = Origin::start(|_, to| {
         to.body(5);
         to.stream();
@@ -202,7 +202,7 @@ fn so_does_one_that_goes_in_the_middle_of_its_upload() {
 }
 
 #[test]
-fn trailers_reach_the_client_that_takes_them_and_no_other() {
+fn trailers_reach_clients_with_te_trailers_alone() {
     let origin = Origin::start(|asked, to| {
         if asked.path == "/plain" {
             return answer(&asked, to);
@@ -234,7 +234,7 @@ fn trailers_reach_the_client_that_takes_them_and_no_other() {
 }
 
 #[test]
-fn a_stream_may_begin_and_end_while_its_requests_body_is_coming() {
+fn stream_begins_and_ends_during_its_upload() {
     let framings = [
         ("Content-Length: 10", "first", "later", "firstlater"),
         (
@@ -282,7 +282,7 @@ fn a_stream_may_begin_and_end_while_its_requests_body_is_coming() {
 }
 
 #[test]
-fn a_client_that_waits_for_100_continue_gets_it_once_and_then_its_stream() {
+fn expect_100_continue_gets_it_once_and_then_the_stream() {
     let origin = Origin::start(|asked, to| {
         if asked.path == "/asks" {
             to.raw(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n");
@@ -340,7 +340,7 @@ fn chunks_of_all_sizes_in_one_write_arrive_whole() {
 }
 
 #[test]
-fn an_event_of_a_mebibyte_passes_byte_for_byte_in_each_framing() {
+fn event_of_a_mebibyte_passes_byte_for_byte_in_each_framing() {
     // No two parts of it are alike, so that none can stand for another.
     let mut event = "data: ".to_owned();
     for n in 0.. {

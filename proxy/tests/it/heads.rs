@@ -43,7 +43,7 @@ const CLAIMS: &str = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 192.0.2.2\r
                       X-Forwarded-Proto: https\r\nX-Forwarded-Host: public.test";
 
 #[test]
-fn what_a_stranger_says_of_itself_does_not_reach_the_upstream() {
+fn forwarding_fields_of_an_untrusted_peer_do_not_reach_the_upstream() {
     let fields = format!(
         "{CLAIMS}\r\nX-Forwarded-Prefix: /x\r\nX-Real-IP: 192.0.2.5\r\nX_Forwarded_For: 192.0.2.6\r\n\
          X-Forwarded_Proto: https\r\nx_real_ip: 192.0.2.7\r\nForwarded_: for=192.0.2.8\r\n\
@@ -73,7 +73,7 @@ fn what_a_stranger_says_of_itself_does_not_reach_the_upstream() {
 }
 
 #[test]
-fn what_a_trusted_proxy_says_in_one_form_is_told_in_both() {
+fn forwarding_fields_of_a_trusted_proxy_are_sent_in_both_forms() {
     let of = |host: &str| format!(";host=\"{host}\";proto=https");
     for (header, list, client, host) in [
         (
@@ -107,7 +107,7 @@ fn what_a_trusted_proxy_says_in_one_form_is_told_in_both() {
 }
 
 #[test]
-fn what_caddy_says_of_a_client_is_told_without_contradiction() {
+fn forwarding_fields_of_caddy_are_sent_without_contradiction() {
     let fields = "X-Forwarded-For: 203.0.113.1\r\nX-Forwarded-Proto: https\r\n\
                   X-Forwarded-Host: public.test\r\nX-Forwarded-Port: 8443\r\n\
                   X-Forwarded-Ssl: off\r\nX-Real-IP: 192.0.2.5\r\nX_Forwarded_Proto: http\r\n\
@@ -132,7 +132,7 @@ fn what_caddy_says_of_a_client_is_told_without_contradiction() {
 }
 
 #[test]
-fn the_user_header_reaches_the_upstream_from_trusted_proxies_alone() {
+fn user_header_reaches_the_upstream_from_trusted_proxies_alone() {
     let user = ["--admin-user-header=x-user"];
     let stranger = put(&says(OK), &user, "X-User: ann\r\nX_User: bob");
     assert_fields(&stranger, &[("x-user", None), ("x_user", None)]);
@@ -142,7 +142,7 @@ fn the_user_header_reaches_the_upstream_from_trusted_proxies_alone() {
 }
 
 #[test]
-fn no_trailer_of_a_request_reaches_the_upstream() {
+fn trailers_of_a_request_do_not_reach_the_upstream() {
     let origin = Origin::start(|_, to| {
         let is_bare = to.body(12) == b"2\r\nok\r\n0\r\n\r\n";
         let code = if is_bare { "200" } else { "500" };
@@ -169,7 +169,7 @@ fn no_trailer_of_a_request_reaches_the_upstream() {
 }
 
 #[test]
-fn a_trailer_of_a_response_neither_frames_nor_routes() {
+fn trailer_of_a_response_neither_frames_nor_routes() {
     let origin = says(
         "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\
          Trailer: X-Sum, Connection, Keep-Alive, Upgrade, Content-Length, Set-Cookie, Location\r\n\r\n\
@@ -185,7 +185,7 @@ fn a_trailer_of_a_response_neither_frames_nor_routes() {
 }
 
 #[test]
-fn the_authority_of_an_absolute_target_is_the_host() {
+fn authority_of_an_absolute_target_is_the_host() {
     let origin = says(OK);
     let proxy = Proxy::start(origin.addr, &[]);
     let mut client =
@@ -207,7 +207,7 @@ fn the_authority_of_an_absolute_target_is_the_host() {
 }
 
 #[test]
-fn what_concerns_the_clients_connection_alone_does_not_reach_the_upstream() {
+fn hop_by_hop_fields_of_a_request_do_not_reach_the_upstream() {
     let fields = "Connection: X-Hop, keep-alive\r\nConnection: close\r\nX-Hop: 1\r\n\
                   Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: trailers\r\n\
                   Proxy-Authorization: Basic eDp5\r\nX-Other: 2";
@@ -226,7 +226,7 @@ fn what_concerns_the_clients_connection_alone_does_not_reach_the_upstream() {
 }
 
 #[test]
-fn no_client_of_a_trusted_proxy_removes_its_fields() {
+fn fields_of_a_trusted_proxy_are_not_removed_by_its_clients() {
     let names = [
         "x-user",
         "x-ssl-client-verify",
@@ -268,7 +268,7 @@ fn no_client_of_a_trusted_proxy_removes_its_fields() {
 }
 
 #[test]
-fn no_spelling_contradicts_what_a_trusted_proxy_reports() {
+fn field_spellings_do_not_contradict_a_trusted_proxy() {
     let fields = "X-Forwarded-For: 203.0.113.1\r\nX-Forwarded-Proto: http\r\nX_Url_Scheme: https\r\n\
                   X_Scheme: https\r\nFront_End_Https: on\r\nX-Forwarded-Https: on\r\n\
                   X-Scheme: https\r\nX-SSL-Client-Verify: FAILED\r\nX_SSL_Client_Verify: SUCCESS\r\n\
@@ -289,7 +289,7 @@ fn no_spelling_contradicts_what_a_trusted_proxy_reports() {
 }
 
 #[test]
-fn a_response_keeps_its_head_but_for_what_concerns_the_upstreams_connection() {
+fn response_keeps_its_head_except_hop_by_hop_fields() {
     let origin = says(
         "HTTP/1.1 201 Made\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nETag: \"x\"\r\n\
          Cache-Control: max-age=60\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n\
@@ -323,7 +323,7 @@ fn a_response_keeps_its_head_but_for_what_concerns_the_upstreams_connection() {
 }
 
 #[test]
-fn a_switch_to_another_protocol_than_websocket_is_not_asked_of_the_upstream() {
+fn upgrade_other_than_websocket_does_not_reach_the_upstream() {
     let origin = says(OK);
     let fields = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk";
     assert_fields(
@@ -337,7 +337,7 @@ fn a_switch_to_another_protocol_than_websocket_is_not_asked_of_the_upstream() {
 }
 
 #[test]
-fn a_body_in_a_coding_that_is_not_understood_goes_no_further() {
+fn unknown_transfer_coding_is_rejected() {
     let origin = says(OK);
     let proxy = Proxy::start(origin.addr, &[]);
     for (codings, status) in [
@@ -359,7 +359,7 @@ fn a_body_in_a_coding_that_is_not_understood_goes_no_further() {
 }
 
 #[test]
-fn a_request_has_one_host_whatever_its_client_says() {
+fn request_reaches_the_upstream_with_one_host() {
     let origin = says(OK);
     let proxy = Proxy::start(origin.addr, &[]);
     let ask = |line: &str, fields: &str| {
@@ -462,7 +462,7 @@ fn heads_are_bounded_by_their_bytes() {
 }
 
 #[test]
-fn what_a_responses_head_says_of_its_end_is_decided_by_rfc_9112() {
+fn response_length_follows_rfc_9112() {
     let origin = Origin::start(|asked, to| {
         let fields = asked.field("x-fields").unwrap().replace('|', "\r\n");
         let kind = asked.path.trim_start_matches('/');
@@ -516,7 +516,7 @@ fn what_a_responses_head_says_of_its_end_is_decided_by_rfc_9112() {
 }
 
 #[test]
-fn names_of_fields_are_in_title_case_for_peers_that_need_it() {
+fn field_names_are_in_title_case_if_configured() {
     let origin = Origin::start(|asked, to| {
         let kind = asked.path.trim_start_matches('/');
         let head = format!(

@@ -77,7 +77,7 @@ fn readiness_is_red_while_the_upstream_fails_its_checks_whatever_it_answers_clie
 }
 
 #[test]
-fn an_upstream_that_nobody_asks_for_anything_is_found_away_and_back() {
+fn upstream_without_requests_is_found_unreachable_and_reachable() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let proxy = Proxy::start(address, &CHECKED[..4]);
@@ -92,7 +92,7 @@ fn an_upstream_that_nobody_asks_for_anything_is_found_away_and_back() {
 }
 
 #[test]
-fn a_reload_changes_how_the_upstream_is_checked() {
+fn reload_changes_how_the_upstream_is_checked() {
     let origin = origin(&Arc::new(AtomicU16::new(500)));
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("guard.toml");
@@ -241,7 +241,7 @@ fn upstream(proxy: &Proxy) -> Value {
 }
 
 #[test]
-fn a_client_that_stalls_its_upload_gets_a_408_and_the_upstream_no_blame() {
+fn stalled_upload_is_a_408_and_does_not_count_against_the_upstream() {
     let origin = hanging();
     let proxy = Proxy::start(origin.addr, &SHORT);
     let request = "POST /hang HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf";
@@ -267,7 +267,7 @@ fn a_client_that_stalls_its_upload_gets_a_408_and_the_upstream_no_blame() {
 }
 
 #[test]
-fn an_upstream_that_does_not_read_an_upload_is_to_blame_itself() {
+fn unread_upload_counts_against_the_upstream() {
     let origin = hanging();
     let proxy = Proxy::start(origin.addr, &SHORT);
     let mut client = Client::connect_from([127, 0, 0, 1], proxy.addr);

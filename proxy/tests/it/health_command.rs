@@ -37,7 +37,7 @@ fn of_flag(admin: SocketAddr) -> String {
 }
 
 #[test]
-fn the_address_comes_from_flag_environment_and_file() {
+fn health_address_comes_from_flag_environment_and_file() {
     let origin = origin();
     let proxy = Proxy::start(origin.addr, &["--admin-listen=127.0.0.1:0"]);
     let admin = proxy.admin();
@@ -56,7 +56,7 @@ fn the_address_comes_from_flag_environment_and_file() {
 }
 
 #[test]
-fn a_mistake_elsewhere_in_the_config_does_not_matter() {
+fn health_ignores_mistakes_elsewhere_in_the_config() {
     let origin = origin();
     let proxy = Proxy::start(origin.addr, &["--admin-listen=127.0.0.1:0"]);
     let admin = proxy.admin();
@@ -77,7 +77,7 @@ fn a_mistake_elsewhere_in_the_config_does_not_matter() {
 }
 
 #[test]
-fn an_address_of_all_is_checked_by_loopback_and_a_token_shows_the_reason() {
+fn health_checks_a_wildcard_address_by_loopback_and_shows_the_reason_with_a_token() {
     let origin = origin();
     let token = format!("--admin-token={TOKEN}");
     let flags = ["--admin-listen=:0", &token, "--drain-delay=1h"];
@@ -110,7 +110,7 @@ fn an_address_of_all_is_checked_by_loopback_and_a_token_shows_the_reason() {
 }
 
 #[test]
-fn without_a_response_it_is_unhealthy() {
+fn health_without_a_response_is_unhealthy() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
     let (code, line) = health(&[], &[&of_flag(address), "--timeout=50ms"]);
@@ -124,7 +124,7 @@ fn without_a_response_it_is_unhealthy() {
 }
 
 #[test]
-fn what_is_no_health_check_is_unhealthy() {
+fn health_of_another_server_is_unhealthy() {
     for (response, expected) in [
         (
             "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
@@ -146,7 +146,7 @@ fn what_is_no_health_check_is_unhealthy() {
 }
 
 #[test]
-fn an_address_that_is_off_or_unknown_is_unhealthy() {
+fn health_of_an_address_that_is_off_or_unknown_is_unhealthy() {
     for (flag, part) in [
         ("--admin-listen=off", "admin.listen = \"off\""),
         ("--admin-listen=127.0.0.1:0", "port 0"),
@@ -161,7 +161,7 @@ fn an_address_that_is_off_or_unknown_is_unhealthy() {
 }
 
 #[test]
-fn the_help_explains_it_and_a_wrong_timeout_is_a_mistake() {
+fn health_has_help_and_a_wrong_timeout_is_a_mistake() {
     let run = |args: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sse-guard"));
         command

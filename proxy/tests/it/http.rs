@@ -25,7 +25,7 @@ fn status(head: &str) -> &str {
 }
 
 #[test]
-fn a_switch_that_nobody_asked_for_is_a_502() {
+fn unrequested_protocol_switch_is_a_502() {
     let origin = Origin::start(|_, to| {
         to.raw(
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\nfoo",
@@ -42,7 +42,7 @@ fn a_switch_that_nobody_asked_for_is_a_502() {
 }
 
 #[test]
-fn a_body_that_is_too_long_is_a_413_told_before_or_not() {
+fn too_long_body_is_a_413_with_and_without_content_length() {
     let origin = Origin::start(|asked, to| {
         if asked.path == "/" {
             to.body(5);
@@ -128,7 +128,7 @@ fn other_responses_pass_byte_for_byte() {
 }
 
 #[test]
-fn a_head_request_gets_the_head_alone() {
+fn head_request_gets_the_head_alone() {
     let origin = Origin::start(|_, to| {
         to.stream();
         to.wait_for_close();
@@ -143,7 +143,7 @@ fn a_head_request_gets_the_head_alone() {
 }
 
 #[test]
-fn a_compressed_stream_passes_untouched_and_is_warned_of() {
+fn compressed_stream_passes_unchanged_with_a_warning() {
     let origin = Origin::start(|_, to| {
         to.raw(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: \
@@ -164,7 +164,7 @@ fn a_compressed_stream_passes_untouched_and_is_warned_of() {
 }
 
 #[test]
-fn a_protocol_switch_passes_and_then_bytes_both_ways() {
+fn protocol_switch_passes_and_then_bytes_both_ways() {
     let origin = Origin::start(|asked, to| {
         assert_eq!(asked.field("upgrade"), Some("websocket"));
         assert_eq!(asked.field("connection"), Some("upgrade"));
@@ -192,7 +192,7 @@ fn a_protocol_switch_passes_and_then_bytes_both_ways() {
 }
 
 #[test]
-fn a_question_about_the_server_keeps_its_asterisk() {
+fn options_asterisk_is_forwarded() {
     let origin = Origin::start(|asked, to| {
         assert_eq!(asked.head.lines().next(), Some("OPTIONS * HTTP/1.1"));
         to.raw(b"HTTP/1.1 204 No Content\r\n\r\n");
@@ -204,7 +204,7 @@ fn a_question_about_the_server_keeps_its_asterisk() {
 }
 
 #[test]
-fn a_request_body_streams() {
+fn request_body_streams() {
     let (came, comes) = std::sync::mpsc::channel::<Vec<u8>>();
     let came = std::sync::Mutex::new(came);
     let origin = Origin::start(move |_, to| {
@@ -228,7 +228,7 @@ fn a_request_body_streams() {
 }
 
 #[test]
-fn a_chunked_body_is_forwarded_whatever_the_method() {
+fn chunked_body_is_forwarded_whatever_the_method() {
     let origin = Origin::start(|asked, to| {
         assert_eq!(asked.field("transfer-encoding"), Some("chunked"));
         assert_eq!(asked.field("content-length"), None);
@@ -246,7 +246,7 @@ fn a_chunked_body_is_forwarded_whatever_the_method() {
 }
 
 #[test]
-fn a_connection_serves_on_behind_a_stream_unless_the_request_ends_it() {
+fn connection_serves_further_requests_after_a_stream_unless_the_request_closes_it() {
     let (release, released) = gate();
     let origin = Origin::start(move |asked, to| {
         if asked.field("transfer-encoding").is_some() {
@@ -303,7 +303,7 @@ fn a_connection_serves_on_behind_a_stream_unless_the_request_ends_it() {
 }
 
 #[test]
-fn an_upstream_that_is_not_there_is_a_502_with_advice_in_the_log() {
+fn unreachable_upstream_is_a_502_with_advice_in_the_log() {
     let nobody = nobody();
     let proxy = Proxy::start(nobody, &[]);
     let (head, body) = get(&proxy, "/");
@@ -319,7 +319,7 @@ fn an_upstream_that_is_not_there_is_a_502_with_advice_in_the_log() {
 /// Linux drops what does not fit into a listener's queue, so that to connect takes forever.
 #[cfg(target_os = "linux")]
 #[test]
-fn an_upstream_that_takes_no_connection_in_time_is_a_502() {
+fn upstream_connect_timeout_is_a_502() {
     let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     full.bind(&any.into()).unwrap();
@@ -344,7 +344,7 @@ fn an_upstream_that_takes_no_connection_in_time_is_a_502() {
 }
 
 #[test]
-fn an_upstream_that_does_not_answer_in_time_is_a_504_and_let_go() {
+fn upstream_head_timeout_is_a_504_and_closes_the_connection() {
     let origin = Origin::start(|_, to| assert!(to.wait_for_close()));
     let proxy = Proxy::start(origin.addr, &["--upstream-head-timeout", "100ms"]);
     let (head, body) = get(&proxy, "/");
@@ -362,7 +362,7 @@ fn an_upstream_that_does_not_answer_in_time_is_a_504_and_let_go() {
 }
 
 #[test]
-fn an_upstream_that_closes_a_kept_connection_when_it_is_used_again_is_no_failure() {
+fn kept_connection_closed_on_reuse_is_not_a_failure() {
     let origin = Origin::start(|_, to| {
         to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         // Gone with the first byte of the next request.
@@ -377,7 +377,7 @@ fn an_upstream_that_closes_a_kept_connection_when_it_is_used_again_is_no_failure
 }
 
 #[test]
-fn a_request_is_sent_again_where_that_does_no_harm() {
+fn safe_request_is_sent_again() {
     let origin = Origin::start(|asked, to| {
         if asked.path != "/first" {
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nagain");
@@ -415,7 +415,7 @@ fn a_request_is_sent_again_where_that_does_no_harm() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_ahead_of_the_upstreams_own_timeout() {
+fn idle_connection_is_closed_ahead_of_the_upstreams_own_timeout() {
     for (keep_alive, flags) in [
         ("Keep-Alive: timeout=1\r\n", &[][..]),
         ("", &["--upstream-idle-timeout", "50ms"][..]),
@@ -439,7 +439,7 @@ fn an_idle_connection_is_closed_ahead_of_the_upstreams_own_timeout() {
 }
 
 #[test]
-fn an_http_1_0_client_gets_a_stream_that_ends_with_its_connection() {
+fn http_1_0_client_gets_a_stream_that_ends_with_its_connection() {
     let origin = Origin::start(|_, to| {
         to.stream();
         to.chunk("data: 1\n\n");
@@ -507,7 +507,7 @@ fn poisonous(first: &'static str, behind: &'static str) -> (Origin, Sender<()>, 
 const POISON: &str = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
 
 #[test]
-fn what_comes_behind_a_response_is_not_the_next_requests() {
+fn bytes_behind_a_response_are_not_the_next_response() {
     const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     const CHUNKED: &str =
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
@@ -579,7 +579,7 @@ fn what_comes_behind_a_response_is_not_the_next_requests() {
 }
 
 #[test]
-fn a_response_before_the_upload_is_over_leaves_nothing_to_the_next_request() {
+fn response_before_the_upload_ends_leaves_nothing_to_the_next_request() {
     const EARLY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     for poison in ["", POISON] {
         let first = format!("{EARLY}{poison}");
@@ -613,7 +613,7 @@ fn a_response_before_the_upload_is_over_leaves_nothing_to_the_next_request() {
 }
 
 #[test]
-fn a_408_that_was_on_its_way_is_not_the_next_requests() {
+fn late_408_of_an_idle_connection_is_not_the_next_response() {
     let origin = Origin::start(move |_, to| {
         to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown");
         if to.next_request().is_some() {
@@ -733,7 +733,7 @@ fn interim_heads_of_pipelined_requests_stay_with_their_responses() {
 }
 
 #[test]
-fn an_http_1_0_client_gets_no_interim_head() {
+fn http_1_0_client_gets_no_interim_head() {
     let (origin, open) = hinting();
     let proxy = Proxy::start(origin.addr, &[]);
     for path in ["/a", "/events"] {
@@ -746,7 +746,7 @@ fn an_http_1_0_client_gets_no_interim_head() {
 }
 
 #[test]
-fn an_upload_gets_one_100_and_the_hints_of_its_upstream() {
+fn upload_gets_one_100_and_the_hints_of_its_upstream() {
     let origin = Origin::start(|_, to| {
         to.raw(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n");
         to.body(2);

@@ -47,7 +47,7 @@ fn no_cut_of_ours_is_an_end(halves: &str, cut_off: &str) {
 }
 
 #[test]
-fn an_http_1_0_client_sees_a_whole_stream_end_and_a_broken_one_reset() {
+fn http_1_0_client_sees_a_whole_stream_end_and_a_broken_one_reset() {
     for (end, gone) in ENDS {
         for field in ["", "Connection: keep-alive\r\n"] {
             let (go, origin) = held(end);
@@ -63,7 +63,7 @@ fn an_http_1_0_client_sees_a_whole_stream_end_and_a_broken_one_reset() {
 }
 
 #[test]
-fn an_http_1_0_client_takes_no_cut_of_ours_for_an_end() {
+fn http_1_0_client_gets_a_reset_when_the_proxy_cuts_its_stream() {
     no_cut_of_ours_is_an_end(
         "GET / HTTP/1.0\r\n\r\n",
         "POST / HTTP/1.0\r\nContent-Length: 0\r\n\r\n",
@@ -83,7 +83,7 @@ fn held_text(end: &'static str) -> (Sender<()>, Origin) {
 }
 
 #[test]
-fn another_response_that_breaks_off_is_reset_too() {
+fn http_1_0_response_that_breaks_off_is_reset() {
     for (end, gone) in ENDS {
         let (go, origin) = held_text(end);
         let proxy = Proxy::start(origin.addr, &[]);
@@ -100,7 +100,7 @@ fn another_response_that_breaks_off_is_reset_too() {
 }
 
 #[test]
-fn a_response_of_known_length_ends_with_it() {
+fn http_1_0_response_of_known_length_ends_with_it() {
     let origin = Origin::start(|_, to| {
         to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello");
     });
@@ -111,7 +111,7 @@ fn a_response_of_known_length_ends_with_it() {
 }
 
 #[test]
-fn a_whole_response_arrives_whole_though_it_takes_many_writes() {
+fn http_1_0_response_of_many_writes_arrives_whole() {
     const LEN: usize = 4 << 20;
     let origin = Origin::start(|_, to| {
         to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -129,7 +129,7 @@ fn a_whole_response_arrives_whole_though_it_takes_many_writes() {
 const UPLOAD: &str = "POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\n";
 
 #[test]
-fn a_stream_that_breaks_off_while_its_requests_body_is_coming_is_reset_too() {
+fn http_1_0_stream_that_breaks_off_during_the_upload_is_reset() {
     for (end, gone) in ENDS {
         let (go, origin) = held(end);
         let proxy = Proxy::start(origin.addr, &[]);
@@ -140,6 +140,6 @@ fn a_stream_that_breaks_off_while_its_requests_body_is_coming_is_reset_too() {
 }
 
 #[test]
-fn nor_is_a_cut_of_ours_an_end_while_the_requests_body_is_coming() {
+fn http_1_0_stream_that_the_proxy_cuts_during_the_upload_is_reset() {
     no_cut_of_ours_is_an_end(UPLOAD, UPLOAD);
 }

@@ -104,22 +104,22 @@ fn heartbeats_leave_the_same(style: &str, ours: &str) {
 }
 
 #[test]
-fn comment_lines_behind_every_byte_leave_what_is_said_the_same() {
+fn injected_comment_lines_after_every_byte_change_no_event() {
     heartbeats_leave_the_same("line", "comment beat");
 }
 
 #[test]
-fn comment_blocks_behind_every_byte_leave_what_is_said_the_same() {
+fn injected_comment_blocks_after_every_byte_change_no_event() {
     heartbeats_leave_the_same("block", "comment beat");
 }
 
 #[test]
-fn events_of_ours_behind_every_byte_leave_what_is_said_the_same() {
+fn injected_events_after_every_byte_change_no_event() {
     heartbeats_leave_the_same("event", "event \"beat\", data [\"{}\"]");
 }
 
 #[test]
-fn nobody_speaks_in_an_event_that_is_under_way_in_pieces() {
+fn heartbeats_do_not_split_an_event_that_arrives_in_pieces() {
     const HALF: usize = 1 << 19;
     let (go_on, goes_on) = gate();
     let origin = Origin::start(move |asked, to| {
@@ -157,7 +157,7 @@ fn nobody_speaks_in_an_event_that_is_under_way_in_pieces() {
 }
 
 #[test]
-fn half_an_event_waits_while_heartbeats_pass_and_goes_when_its_upstream_dies() {
+fn incomplete_event_is_held_back_and_dropped_when_its_upstream_dies() {
     for (framing, body) in [
         (
             "Transfer-Encoding: chunked",
@@ -191,7 +191,7 @@ fn half_an_event_waits_while_heartbeats_pass_and_goes_when_its_upstream_dies() {
 }
 
 #[test]
-fn all_events_right_ahead_of_an_upstreams_death_reach_the_client() {
+fn events_right_before_an_upstream_failure_reach_the_client() {
     let events: Vec<String> = (0..20).map(|n| format!("data: {n}\n\n")).collect();
     let all = events.concat();
     let origin = Origin::start(move |_, to| {
@@ -219,7 +219,7 @@ fn without_retry(last_words: &str, millis: u64) -> String {
 }
 
 #[test]
-fn an_idle_stream_ends_by_the_action_of_the_config() {
+fn idle_stream_ends_by_the_action_of_the_config() {
     const OOPS: &str = "event: oops\ndata: gone\n\n";
     let origin = Origin::start(|_, to| quiet(to));
     for (action, method, last, retry, end) in [
@@ -251,7 +251,7 @@ fn an_idle_stream_ends_by_the_action_of_the_config() {
 }
 
 #[test]
-fn an_upstream_that_only_pings_is_found_out_by_its_other_events() {
+fn ignored_events_do_not_reset_the_event_timeout() {
     const PING: &str = "event: ping\ndata: {}\n\n";
     let (heard, hears) = gate();
     let origin = Origin::start(move |_, to| {
@@ -289,7 +289,7 @@ fn an_upstream_that_only_pings_is_found_out_by_its_other_events() {
 }
 
 #[test]
-fn rotation_says_and_spares_what_the_config_wants() {
+fn rotation_event_and_methods_follow_the_config() {
     let origin = Origin::start(|_, to| quiet(to));
     let mut flags = vec!["--rotation-max-age", "200ms", "--rotation-retry", "1h"];
     flags.extend(["--rotation-methods", "POST,PUT"]);

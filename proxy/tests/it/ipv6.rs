@@ -49,7 +49,7 @@ fn both(proxy: &Proxy) -> Option<(SocketAddr, SocketAddr)> {
 }
 
 #[test]
-fn clients_and_upstream_may_be_on_ipv6() {
+fn ipv6_works_for_clients_and_upstream() {
     if !has("[::1]:0") {
         return;
     }
@@ -72,7 +72,7 @@ fn clients_and_upstream_may_be_on_ipv6() {
 }
 
 #[test]
-fn an_ipv6_client_has_its_limit_unless_it_is_allowed() {
+fn ipv6_client_has_its_limit_unless_it_is_allowed() {
     if !has("[::1]:0") {
         return;
     }
@@ -89,7 +89,7 @@ fn an_ipv6_client_has_its_limit_unless_it_is_allowed() {
 }
 
 #[test]
-fn clients_behind_a_trusted_ipv6_proxy_are_told_apart_by_the_prefix_of_the_config() {
+fn clients_behind_a_trusted_ipv6_proxy_are_distinguished_by_the_configured_prefix() {
     if !has("[::1]:0") {
         return;
     }
@@ -131,7 +131,7 @@ fn clients_behind_a_trusted_ipv6_proxy_are_told_apart_by_the_prefix_of_the_confi
 }
 
 #[test]
-fn an_ipv4_client_of_a_listener_for_both_is_one_of_ipv4() {
+fn ipv4_client_of_a_dual_stack_listener_counts_as_ipv4() {
     if !has("[::]:0") || !has("[::1]:0") {
         return;
     }
@@ -154,7 +154,7 @@ fn an_ipv4_client_of_a_listener_for_both_is_one_of_ipv4() {
 }
 
 #[test]
-fn a_network_of_ipv4_holds_also_for_clients_of_a_listener_for_both() {
+fn ipv4_network_applies_to_clients_of_a_dual_stack_listener() {
     if !has("[::]:0") || !has("[::1]:0") {
         return;
     }

@@ -33,7 +33,7 @@ fn state(all: &Value, kind: &str) -> Value {
 }
 
 #[test]
-fn requests_that_fail_are_told_of_wherever_an_operator_looks() {
+fn failed_requests_are_reported_in_each_view_of_the_operator() {
     let origin = origin();
     let flags = ["--admin-listen=127.0.0.1:0", "--limit-rate=off"];
     let proxy = Proxy::start(origin.addr, &flags);
@@ -68,7 +68,7 @@ fn requests_that_fail_are_told_of_wherever_an_operator_looks() {
 }
 
 #[test]
-fn clients_that_come_back_because_their_upstream_ended_do_not_blame_the_network() {
+fn reconnects_after_an_upstream_end_are_not_attributed_to_the_network() {
     let origin = Origin::start(|_, to| {
         to.stream();
         to.chunk("id: 1\ndata: 1\n\n");

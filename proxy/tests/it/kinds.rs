@@ -42,7 +42,7 @@ fn metric(proxy: &Proxy, line: &str) -> u64 {
 }
 
 #[test]
-fn a_content_encoding_that_names_no_coding_is_none() {
+fn content_encoding_without_a_coding_is_ignored() {
     const HEADS: &[&str] = &[
         "200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: none",
         "200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: utf-8",
@@ -71,7 +71,7 @@ fn a_content_encoding_that_names_no_coding_is_none() {
 }
 
 #[test]
-fn a_compressed_stream_is_in_the_table_the_limits_the_metrics_and_the_log() {
+fn compressed_stream_is_in_table_limits_metrics_and_log() {
     const HEADS: &[&str] = &[
         "200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip",
         "200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: none\r\nContent-Encoding: br",
@@ -115,7 +115,7 @@ fn a_compressed_stream_is_in_the_table_the_limits_the_metrics_and_the_log() {
 }
 
 #[test]
-fn a_compressed_stream_ends_by_breaking_off() {
+fn compressed_stream_ends_by_breaking_off() {
     const HEADS: &[&str] = &["200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip"];
     let origin = says(HEADS, b"\x1f\x8b\n\n");
     for (method, flag, reason) in [
@@ -142,7 +142,7 @@ fn a_compressed_stream_ends_by_breaking_off() {
 }
 
 #[test]
-fn the_content_type_is_read_as_browsers_read_it() {
+fn content_type_is_read_as_browsers_read_it() {
     const HEADS: &[&str] = &[
         "200 OK\r\nContent-Type: text/event-stream, charset=UTF-8",
         "200 OK\r\nContent-Type: text/html, text/event-stream",
@@ -195,7 +195,7 @@ fn the_content_type_is_read_as_browsers_read_it() {
 }
 
 #[test]
-fn a_response_without_a_body_is_no_stream() {
+fn response_without_a_body_is_not_a_stream() {
     let origin = Origin::start(|asked, to| {
         let status = &asked.path[1..];
         to.raw(

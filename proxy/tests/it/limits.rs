@@ -70,7 +70,7 @@ fn plain(proxy: &Proxy, path: &str) -> Client {
 }
 
 #[test]
-fn a_client_over_its_limit_gets_429_until_one_of_its_streams_is_closed() {
+fn per_ip_limit_is_a_429_until_a_stream_closes() {
     let origin = origin();
     let flags = ["--limit-per-ip", "2", "--limit-rate", "off"];
     let mut proxy = Proxy::start(origin.addr, &flags);
@@ -89,7 +89,7 @@ fn a_client_over_its_limit_gets_429_until_one_of_its_streams_is_closed() {
 }
 
 #[test]
-fn a_slot_comes_back_when_the_upstream_ends_the_stream() {
+fn slot_is_released_when_the_upstream_ends_the_stream() {
     let origin = origin();
     let flags = ["--limit-per-ip", "1", "--limit-rate", "off"];
     let proxy = Proxy::start(origin.addr, &flags);
@@ -101,7 +101,7 @@ fn a_slot_comes_back_when_the_upstream_ends_the_stream() {
 }
 
 #[test]
-fn streams_over_the_limit_of_all_get_503() {
+fn total_limit_is_a_503() {
     let origin = origin();
     let proxy = Proxy::start(
         origin.addr,
@@ -117,7 +117,7 @@ fn streams_over_the_limit_of_all_get_503() {
 }
 
 #[test]
-fn with_retry_later_a_get_over_the_limit_gets_a_stream_that_says_retry_and_ends() {
+fn retry_later_rejects_a_get_with_an_empty_stream_and_a_retry() {
     let origin = origin();
     for limit in ["--limit-per-ip", "--limit-total"] {
         let flags = [limit, "1", "--limit-reject", "retry-later"];
@@ -160,7 +160,7 @@ fn with_retry_later_a_get_over_the_limit_gets_a_stream_that_says_retry_and_ends(
 }
 
 #[test]
-fn clients_behind_a_trusted_proxy_are_counted_apart_and_from_the_right() {
+fn clients_behind_a_trusted_proxy_are_counted_apart_by_the_rightmost_address() {
     let origin = origin();
     let proxy = Proxy::start(
         origin.addr,
@@ -203,7 +203,7 @@ fn clients_behind_a_trusted_proxy_are_counted_apart_and_from_the_right() {
 }
 
 #[test]
-fn the_forwarded_header_counts_when_it_is_the_one_that_is_trusted() {
+fn forwarded_header_counts_if_it_is_the_trusted_one() {
     let origin = origin();
     let proxy = Proxy::start(
         origin.addr,
@@ -221,7 +221,7 @@ fn the_forwarded_header_counts_when_it_is_the_one_that_is_trusted() {
 }
 
 #[test]
-fn clients_behind_an_untrusted_proxy_are_one_and_it_is_said_once_how_to_trust_it() {
+fn clients_behind_an_untrusted_proxy_count_as_one_with_one_line_of_advice() {
     let origin = origin();
     let mut proxy = Proxy::start(origin.addr, &["--limit-per-ip", "2"]);
     let mut held = Vec::new();
@@ -268,7 +268,7 @@ fn networks_on_the_allow_list_have_no_limit() {
 }
 
 #[test]
-fn a_client_that_opens_streams_too_fast_gets_429_though_it_holds_none() {
+fn rate_limit_is_a_429_without_open_streams() {
     let origin = origin();
     let proxy = Proxy::start(origin.addr, &["--limit-rate", "1/m", "--limit-burst", "2"]);
     for _ in 0..2 {
@@ -290,7 +290,7 @@ fn a_client_that_opens_streams_too_fast_gets_429_though_it_holds_none() {
 }
 
 #[test]
-fn clients_for_whom_there_is_no_room_get_503_until_another_has_gone() {
+fn max_clients_is_a_503_until_a_client_leaves() {
     let origin = origin();
     let flags = [
         "--trusted-proxies=127.0.0.0/8",
@@ -309,7 +309,7 @@ fn clients_for_whom_there_is_no_room_get_503_until_another_has_gone() {
 }
 
 #[test]
-fn requests_that_are_no_streams_take_no_slot() {
+fn requests_without_streams_take_no_slot() {
     let origin = origin();
     let mut proxy = Proxy::start(origin.addr, &["--limit-per-ip", "1", "--limit-total", "1"]);
     let mut held: Vec<Client> = (0..5).map(|_| plain(&proxy, "/text")).collect();
@@ -323,7 +323,7 @@ fn requests_that_are_no_streams_take_no_slot() {
 }
 
 #[test]
-fn a_slot_for_what_turns_out_to_be_no_stream_is_given_back_at_the_head() {
+fn slot_of_a_response_without_a_stream_is_released_at_the_head() {
     let origin = origin();
     let proxy = Proxy::start(origin.addr, &["--limit-per-ip", "1"]);
     let mut held: Vec<Client> = Vec::new();
@@ -336,7 +336,7 @@ fn a_slot_for_what_turns_out_to_be_no_stream_is_given_back_at_the_head() {
 }
 
 #[test]
-fn a_stream_that_nobody_asked_for_takes_a_slot_at_its_head() {
+fn unrequested_stream_takes_a_slot_at_its_head() {
     let origin = origin();
     let proxy = Proxy::start(origin.addr, &["--limit-per-ip", "1"]);
     let mut first = plain(&proxy, "/stream");
@@ -349,7 +349,7 @@ fn a_stream_that_nobody_asked_for_takes_a_slot_at_its_head() {
 }
 
 #[test]
-fn one_connection_may_carry_one_stream_after_the_other() {
+fn connection_may_carry_several_streams_in_sequence() {
     let origin = origin();
     let mut proxy = Proxy::start(origin.addr, &["--limit-per-ip=1", "--limit-rate=off"]);
     let mut client = Client::connect(proxy.addr);
@@ -366,7 +366,7 @@ fn one_connection_may_carry_one_stream_after_the_other() {
 }
 
 #[test]
-fn a_retry_after_is_one_that_the_client_of_the_family_heeds() {
+fn retry_after_has_the_form_of_the_family() {
     let origin = origin();
     let flags = [
         "--limit-per-ip=1",

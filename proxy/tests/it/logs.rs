@@ -27,7 +27,7 @@ fn read_all(proxy: &Proxy, request: &str) {
 }
 
 #[test]
-fn a_stream_has_a_line_when_it_opens_and_one_when_it_ends() {
+fn stream_is_logged_at_its_start_and_its_end() {
     let proxy = Proxy::start(short().addr, &[]);
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     read_all(
@@ -63,7 +63,7 @@ fn a_stream_has_a_line_when_it_opens_and_one_when_it_ends() {
 }
 
 #[test]
-fn the_trace_goes_on_to_the_upstream() {
+fn traceparent_reaches_the_upstream() {
     let origin = short();
     let proxy = Proxy::start(origin.addr, &[]);
     let (parent, state) = (
@@ -82,7 +82,7 @@ fn the_trace_goes_on_to_the_upstream() {
 }
 
 #[test]
-fn a_flood_of_streams_is_none_of_lines() {
+fn log_lines_of_many_streams_are_limited() {
     let mut proxy = Proxy::start(short().addr, &["--log-stream-rate", "3/h"]);
     for _ in 0..20 {
         read_all(&proxy, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -151,7 +151,7 @@ fn faulty() -> Origin {
 }
 
 #[test]
-fn a_flood_of_failures_is_a_few_lines_of_each_kind_and_upstream_and_exact_numbers() {
+fn log_lines_of_many_failures_are_few_per_kind_and_upstream_with_exact_counts() {
     let origin = faulty();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("guard.toml");
@@ -216,7 +216,7 @@ fn a_flood_of_failures_is_a_few_lines_of_each_kind_and_upstream_and_exact_number
 }
 
 #[test]
-fn lines_that_clients_cause_in_other_ways_are_bounded_too() {
+fn log_lines_caused_by_clients_are_limited() {
     let origin = faulty();
     let proxy = Proxy::start(
         origin.addr,
@@ -273,7 +273,7 @@ fn lines_that_clients_cause_in_other_ways_are_bounded_too() {
 }
 
 #[test]
-fn a_token_in_a_query_is_said_nowhere() {
+fn token_in_a_query_is_never_logged() {
     let origin = Origin::start(|asked, to| {
         if asked.path.starts_with("/stream") {
             to.stream();

@@ -182,18 +182,18 @@ fn attacked_by(sources: &[[u8; 4]]) {
 }
 
 #[test]
-fn a_crowd_of_silent_connections_of_one_address_ends_no_stream() {
+fn silent_connections_of_one_address_end_no_stream() {
     attacked_by(&[[127, 0, 0, 1]]);
 }
 
 #[test]
-fn a_crowd_of_many_addresses_ends_no_stream() {
+fn silent_connections_of_many_addresses_end_no_stream() {
     let sources: Vec<_> = (1..=50).map(|number| [127, 0, 2, number]).collect();
     attacked_by(&sources);
 }
 
 #[test]
-fn an_address_has_so_many_connections_and_its_oldest_idle_one_goes_for_a_new_one() {
+fn max_connections_closes_the_oldest_idle_connection_of_an_address() {
     let (_go, origin) = origin();
     let flags = [
         "--client-max-connections=8",
@@ -234,7 +234,7 @@ fn an_address_has_so_many_connections_and_its_oldest_idle_one_goes_for_a_new_one
 }
 
 #[test]
-fn the_admin_address_answers_when_clients_have_all_files() {
+fn admin_address_responds_when_clients_hold_all_files() {
     let (_go, origin) = origin();
     let flags = [
         "--files-budget=off",
@@ -258,7 +258,7 @@ fn the_admin_address_answers_when_clients_have_all_files() {
 }
 
 #[test]
-fn silent_connections_to_the_admin_address_keep_nobody_from_it() {
+fn admin_address_responds_despite_silent_connections() {
     let (_go, origin) = origin();
     let flags = ["--admin-listen=127.0.0.1:0", "--client-max-connections=off"];
     let proxy = Proxy::start(origin.addr, &flags);
@@ -271,7 +271,7 @@ fn silent_connections_to_the_admin_address_keep_nobody_from_it() {
 }
 
 #[test]
-fn whoever_is_turned_away_gives_its_connection_back() {
+fn rejected_client_releases_its_connection() {
     let (_go, origin) = origin();
     let route = "--limit-per-ip=1";
     for reject in ["--limit-reject=status", "--limit-reject=retry-later"] {
@@ -286,7 +286,7 @@ fn whoever_is_turned_away_gives_its_connection_back() {
 }
 
 #[test]
-fn more_streams_than_files_hold_are_warned_of_at_the_start_and_by_check() {
+fn stream_limit_above_the_file_limit_gets_a_warning() {
     let (_go, origin) = origin();
     let proxy = Proxy::with_few_files(200, origin.addr, &["--limit-total=300"]);
     let told = "limit.total allows 300 streams, but 200 open files are enough for 90:";
@@ -329,7 +329,7 @@ fn status_of(source: [u8; 4], request: &str, proxy: &Proxy) -> String {
 }
 
 #[test]
-fn requests_in_flight_are_limited_whatever_they_wait_for() {
+fn requests_in_flight_are_limited_in_each_state() {
     let (greedy, other) = ([127, 0, 0, 1], [127, 0, 0, 2]);
     for kind in ["hang", "big", "socket", "upload"] {
         let (_go, origin) = origin();
@@ -358,7 +358,7 @@ fn requests_in_flight_are_limited_whatever_they_wait_for() {
 }
 
 #[test]
-fn an_event_source_over_the_limit_of_requests_is_told_to_retry_later() {
+fn event_source_over_the_request_limit_gets_a_retry() {
     let (_go, origin) = origin();
     let flags = ["--limit-requests-per-ip=1", "--limit-reject=retry-later"];
     let proxy = Proxy::start(origin.addr, &flags);
@@ -371,7 +371,7 @@ fn an_event_source_over_the_limit_of_requests_is_told_to_retry_later() {
 }
 
 #[test]
-fn a_tunnel_is_closed_when_nothing_passes_and_not_before() {
+fn tunnel_idle_timeout_closes_idle_tunnels_alone() {
     let (_go, origin) = origin();
     let flags = ["--tunnel-idle-timeout=3s", "--admin-listen=127.0.0.1:0"];
     let proxy = Proxy::start(origin.addr, &flags);
@@ -439,20 +439,20 @@ fn the_largest_holder_pays(files: usize, request: &str, path: &str) {
 }
 
 #[test]
-fn requests_of_the_address_that_holds_most_end_before_streams_of_others() {
+fn requests_of_the_largest_client_end_before_streams_of_others() {
     let request = "GET PATH HTTP/1.1\r\nHost: a\r\n\r\n";
     the_largest_holder_pays(FILES, request, "/hang");
 }
 
 #[test]
-fn tunnels_of_the_address_that_holds_most_end_before_streams_of_others() {
+fn tunnels_of_the_largest_client_end_before_streams_of_others() {
     let request =
         "GET PATH HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     the_largest_holder_pays(FILES, request, "/socket");
 }
 
 #[test]
-fn unread_answers_of_the_address_that_holds_most_end_before_streams_of_others() {
+fn unread_responses_of_the_largest_client_end_before_streams_of_others() {
     // Each answer is short, and many wait for a client that reads none.
     let request = "GET PATH HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2_000);
     the_largest_holder_pays(FILES, &request, "/page");
@@ -492,7 +492,7 @@ fn clients_behind_a_trusted_proxy_count_by_their_own_address() {
 }
 
 #[test]
-fn unread_answers_to_the_admin_address_take_a_bounded_number_of_files() {
+fn unread_admin_responses_take_a_bounded_number_of_files() {
     let (_go, origin) = origin();
     let proxy = Proxy::with_few_files(FILES, origin.addr, &["--admin-listen=127.0.0.1:0"]);
     let before = proxy.files();
@@ -515,7 +515,7 @@ fn unread_answers_to_the_admin_address_take_a_bounded_number_of_files() {
 }
 
 #[test]
-fn when_memory_is_short_the_streams_that_hold_most_go_first() {
+fn memory_budget_ends_the_largest_streams_first() {
     let (_go, origin) = origin();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("guard.toml");

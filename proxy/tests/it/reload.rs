@@ -77,7 +77,7 @@ fn free_address() -> String {
 }
 
 #[test]
-fn new_streams_use_what_is_new_and_live_ones_what_was() {
+fn reload_applies_to_new_streams_alone() {
     let origin = Origin::held();
     let run = configured(
         &origin,
@@ -96,7 +96,7 @@ fn new_streams_use_what_is_new_and_live_ones_what_was() {
 }
 
 #[test]
-fn a_bad_file_changes_nothing_and_says_where_it_is_wrong() {
+fn reload_of_an_invalid_file_changes_nothing_and_names_the_mistake() {
     let origin = Origin::held();
     let flags = ["--admin-listen", "127.0.0.1:0"];
     let run = configured(&origin, "limit.per_ip = 5\n", &flags);
@@ -162,7 +162,7 @@ fn routes_come_and_go_and_their_streams_stay() {
 }
 
 #[test]
-fn a_route_that_comes_back_counts_on() {
+fn route_that_returns_keeps_its_counts() {
     let origin = Origin::held();
     let route = "[[route]]\npath = '/v1'\nlimit.total = 1\n";
     let run = configured(&origin, route, &[]);
@@ -173,7 +173,7 @@ fn a_route_that_comes_back_counts_on() {
 }
 
 #[test]
-fn another_address_with_the_same_port_waits_for_the_next_start() {
+fn listen_address_on_the_same_port_requires_a_restart() {
     let origin = Origin::held();
     let at = free_address();
     let port = at.rsplit(':').next().unwrap();
@@ -195,7 +195,7 @@ fn another_address_with_the_same_port_waits_for_the_next_start() {
 }
 
 #[test]
-fn listeners_move_and_streams_stay() {
+fn reload_moves_listeners_and_keeps_streams() {
     let origin = Origin::held();
     let (first, second, admin) = (free_address(), free_address(), free_address());
     let listen = |at: &str, admin: &str| {
@@ -239,7 +239,7 @@ fn listeners_move_and_streams_stay() {
 }
 
 #[test]
-fn a_file_that_is_watched_is_reloaded_when_it_changes() {
+fn watched_file_is_reloaded_when_it_changes() {
     let origin = Origin::held();
     let text = "reload.watch = '10ms'\n";
     let run = configured(&origin, text, &[]);
@@ -253,7 +253,7 @@ fn a_file_that_is_watched_is_reloaded_when_it_changes() {
 }
 
 #[test]
-fn the_log_has_another_level_at_once_and_threads_wait_for_the_next_start() {
+fn reload_sets_the_log_level_at_once_and_threads_require_a_restart() {
     let origin = Origin::held();
     let run = configured(&origin, "threads = 1\n", &[]);
     let head = "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -271,7 +271,7 @@ fn the_log_has_another_level_at_once_and_threads_wait_for_the_next_start() {
 }
 
 #[test]
-fn a_hundred_reloads_under_load_lose_no_stream_and_no_event() {
+fn reloads_under_load_lose_no_stream_and_no_event() {
     const RELOADS: usize = 100;
     let done = Arc::new(AtomicBool::new(false));
     let stop = done.clone();
@@ -332,7 +332,7 @@ fn a_hundred_reloads_under_load_lose_no_stream_and_no_event() {
 }
 
 #[test]
-fn a_feed_opened_with_a_token_ends_when_the_token_changes() {
+fn feed_opened_with_a_token_ends_when_the_token_changes() {
     let config = |token: &str| format!("admin.token = '{token}'\n");
     let origin = Origin::held();
     let configured = configured(
@@ -360,7 +360,7 @@ fn fifo(path: &std::path::Path) {
 }
 
 #[test]
-fn a_config_path_that_blocks_stops_nothing_and_a_signal_to_stop_is_heeded() {
+fn config_path_that_blocks_delays_neither_streams_nor_a_stop() {
     let origin = Origin::held();
     let flags = [
         "--admin-listen=127.0.0.1:0",
@@ -400,7 +400,7 @@ fn a_config_path_that_blocks_stops_nothing_and_a_signal_to_stop_is_heeded() {
 }
 
 #[test]
-fn a_config_that_does_not_end_is_refused() {
+fn config_without_end_is_rejected() {
     let origin = Origin::held();
     let run = configured(&origin, "", &[]);
     fs::remove_file(&run.file).unwrap();

@@ -56,7 +56,7 @@ fn metrics(proxy: &Proxy) -> String {
 }
 
 #[test]
-fn a_plain_request_has_one_line_where_that_is_set() {
+fn plain_request_has_one_log_line_if_configured() {
     for (requests, expected) in [("off", &[][..]), ("errors", &[404]), ("all", &[200, 404])] {
         let origin = origin();
         let proxy = Proxy::start(origin.addr, &["--log-requests", requests]);
@@ -91,7 +91,7 @@ fn a_plain_request_has_one_line_where_that_is_set() {
 }
 
 #[test]
-fn a_client_that_goes_before_the_response_is_in_the_log_and_in_the_metrics() {
+fn client_that_leaves_before_the_response_is_logged_and_counted() {
     let origin = Origin::start(|_, to| {
         to.wait_for_close();
     });
@@ -149,7 +149,7 @@ fn combined_lines_go_to_standard_output() {
 }
 
 #[test]
-fn a_request_has_one_id_on_both_sides_and_in_the_log() {
+fn request_has_one_id_on_both_sides_and_in_the_log() {
     for (fields, flags, is_kept) in [
         (
             "X-Request-Id: abc-1\r\n",
@@ -186,7 +186,7 @@ fn a_request_has_one_id_on_both_sides_and_in_the_log() {
 }
 
 #[test]
-fn a_rejection_is_logged_with_client_route_and_limit() {
+fn rejection_is_logged_with_client_route_and_limit() {
     let origin = origin();
     let proxy = Proxy::start(origin.addr, &["--limit-per-ip=1", "--log-requests=errors"]);
     let mut first = proxy.get("/feed");
@@ -212,7 +212,7 @@ fn a_rejection_is_logged_with_client_route_and_limit() {
 }
 
 #[test]
-fn a_failure_to_connect_names_the_request() {
+fn failure_to_connect_names_the_request() {
     let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = nobody.local_addr().unwrap();
     drop(nobody);
@@ -232,7 +232,7 @@ fn a_failure_to_connect_names_the_request() {
 }
 
 #[test]
-fn metrics_count_requests_and_show_how_streams_stand() {
+fn metrics_count_requests_and_streams_by_state() {
     let origin = origin();
     let proxy = Proxy::start(origin.addr, &["--admin-listen=127.0.0.1:0"]);
     get(&proxy, "/page", "");

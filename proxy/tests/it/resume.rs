@@ -68,7 +68,7 @@ fn lost_after_one_event() -> (Sender<()>, Origin) {
 }
 
 #[test]
-fn every_client_gets_every_number_once_wherever_the_upstream_is_cut() {
+fn resume_delivers_each_event_once_at_every_cut() {
     const LAST: u64 = 400;
     let connections = AtomicUsize::new(0);
     let origin = Origin::start(move |asked: Asked, to: &mut Answer| {
@@ -110,7 +110,7 @@ fn every_client_gets_every_number_once_wherever_the_upstream_is_cut() {
 }
 
 #[test]
-fn while_the_upstream_is_away_its_client_hears_heartbeats_alone() {
+fn resume_sends_heartbeats_alone_during_an_outage() {
     let (go, origin) = lost_after_one_event();
     let address = origin.addr;
     let proxy = start(address, &["--admin-listen=127.0.0.1:0"]);
@@ -142,7 +142,7 @@ fn while_the_upstream_is_away_its_client_hears_heartbeats_alone() {
 }
 
 #[test]
-fn an_upstream_that_refuses_is_heard_in_a_last_event() {
+fn resume_reports_a_refusal_in_a_last_event() {
     let origin = Origin::start(|asked: Asked, to: &mut Answer| {
         if asked.field("last-event-id").is_some() {
             to.raw(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n");
@@ -165,7 +165,7 @@ fn an_upstream_that_refuses_is_heard_in_a_last_event() {
 }
 
 #[test]
-fn a_client_that_goes_and_a_drain_end_the_asking() {
+fn reconnects_end_with_the_client_and_at_a_drain() {
     let (go, origin) = lost_after_one_event();
     let address = origin.addr;
     let mut proxy = start(address, &["--drain-window=0s"]);
@@ -188,7 +188,7 @@ fn a_client_that_goes_and_a_drain_end_the_asking() {
 }
 
 #[test]
-fn an_old_connection_is_replaced_and_its_client_sees_one_stream() {
+fn max_connection_age_replaces_the_connection_within_one_stream() {
     const LAST: u64 = 60;
     let origin = Origin::start(|asked: Asked, to: &mut Answer| {
         to.stream();
@@ -208,7 +208,7 @@ fn an_old_connection_is_replaced_and_its_client_sees_one_stream() {
 }
 
 #[test]
-fn an_upstream_that_is_back_is_not_overrun() {
+fn reconnects_are_limited_when_the_upstream_is_back() {
     let (go, goes) = gate();
     let open = Arc::new(AtomicUsize::new(0));
     let count = open.clone();
@@ -255,7 +255,7 @@ fn stream_of(proxy: &Proxy, client: &str, path: &str) -> Client {
 }
 
 #[test]
-fn a_stream_is_back_with_its_upstream_whatever_its_own_backoff() {
+fn stream_reconnects_with_its_upstream_regardless_of_its_backoff() {
     let attempts = Arc::new(AtomicUsize::new(0));
     let count = attempts.clone();
     let origin = Origin::start(move |asked: Asked, to: &mut Answer| {
@@ -288,7 +288,7 @@ fn a_stream_is_back_with_its_upstream_whatever_its_own_backoff() {
 }
 
 #[test]
-fn an_outage_is_logged_in_a_few_lines_however_many_streams_it_takes() {
+fn outage_of_many_streams_is_logged_in_a_few_lines() {
     const STREAMS: usize = 40;
     let (go, origin) = lost_after_one_event();
     let address = origin.addr;
@@ -346,7 +346,7 @@ fn half_broken(breaks: fn(&mut Answer)) -> (Origin, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn streams_that_fail_or_hang_do_not_delay_those_of_others() {
+fn failing_streams_do_not_delay_reconnects_of_others() {
     const BROKEN: usize = 40;
     let fails = |to: &mut Answer| {
         to.raw(b"HTTP/1.1 500 Broken\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
@@ -396,7 +396,7 @@ fn streams_that_fail_or_hang_do_not_delay_those_of_others() {
 }
 
 #[test]
-fn a_plain_request_that_is_answered_tells_streams_that_their_upstream_is_back() {
+fn successful_plain_request_wakes_reconnects() {
     let (go, origin) = lost_after_one_event();
     let address = origin.addr;
     // Four tries, the last of which come hours later.
@@ -445,7 +445,7 @@ fn a_plain_request_that_is_answered_tells_streams_that_their_upstream_is_back() 
 }
 
 #[test]
-fn a_replaced_connection_costs_no_event_of_a_feed_that_replays_nothing() {
+fn replaced_connection_loses_no_event_without_replay() {
     // All connections get each number from the time on at which they come, whether it has an id or not.
     for (mode, has_ids) in [("on", true), ("lossy", false)] {
         let feed = Arc::new((std::sync::Mutex::new(0_u64), std::sync::Condvar::new()));
@@ -499,7 +499,7 @@ fn a_replaced_connection_costs_no_event_of_a_feed_that_replays_nothing() {
 }
 
 #[test]
-fn an_id_in_the_query_counts_for_resume_and_is_replaced_by_the_last_one() {
+fn last_event_id_in_the_query_is_replaced_on_resume() {
     let (report, targets) = std::sync::mpsc::channel();
     let origin = Origin::start(move |asked, to| {
         let id = asked.field("last-event-id").map(str::to_owned);

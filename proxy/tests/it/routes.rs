@@ -38,7 +38,7 @@ fn hold(proxy: &Proxy, asked: &[(&str, u16)]) -> Vec<Client> {
 }
 
 #[test]
-fn a_route_with_limits_of_its_own_counts_its_streams_alone_and_the_others_together() {
+fn route_with_its_own_limits_counts_its_streams_alone() {
     let origin = Origin::held();
     let config = "
         limit.per_ip = 2
@@ -74,7 +74,7 @@ fn a_route_with_limits_of_its_own_counts_its_streams_alone_and_the_others_togeth
 }
 
 #[test]
-fn a_route_counts_with_the_others_what_it_does_not_limit_itself() {
+fn route_shares_the_counts_that_it_does_not_limit_itself() {
     let origin = Origin::held();
     let config = "
         limit.per_ip = 2
@@ -113,7 +113,7 @@ fn a_route_counts_with_the_others_what_it_does_not_limit_itself() {
 }
 
 #[test]
-fn the_total_of_all_is_shared_by_a_route_that_limits_clients_alone() {
+fn route_that_limits_clients_alone_shares_the_total() {
     let origin = Origin::held();
     let config = "
         limit.total = 2
@@ -139,7 +139,7 @@ fn the_total_of_all_is_shared_by_a_route_that_limits_clients_alone() {
 }
 
 #[test]
-fn a_route_is_of_whole_segments_and_says_more_than_a_flag() {
+fn route_matches_whole_segments_and_overrides_a_flag() {
     let origin = Origin::held();
     let config = "
         [[route]]
@@ -168,7 +168,7 @@ fn a_route_is_of_whole_segments_and_says_more_than_a_flag() {
 }
 
 #[test]
-fn a_route_without_heartbeats_has_none_while_others_have() {
+fn route_without_heartbeats_has_none_while_others_have() {
     let (go_on, goes_on) = channel::<()>();
     let goes_on = Mutex::new(goes_on);
     let origin = Origin::start(move |asked, to| {
@@ -198,7 +198,7 @@ fn a_route_without_heartbeats_has_none_while_others_have() {
 }
 
 #[test]
-fn a_path_of_no_route_is_a_404_that_says_so() {
+fn path_without_a_route_is_a_404_with_a_reason() {
     let origin = Origin::held();
     let mut file = NamedTempFile::new().unwrap();
     let config = format!(

@@ -81,7 +81,7 @@ fn two_events() -> (Origin, Gate) {
 }
 
 #[test]
-fn sigterm_ends_streams_properly_and_tells_each_another_time_to_come_back() {
+fn sigterm_ends_streams_properly_with_spread_retries() {
     for signal in ["-TERM", "-INT"] {
         let origin = Origin::held();
         let mut proxy = Proxy::start(origin.addr, &["--drain-window", "500ms"]);
@@ -113,7 +113,7 @@ fn sigterm_ends_streams_properly_and_tells_each_another_time_to_come_back() {
 }
 
 #[test]
-fn the_answer_to_a_post_that_ends_within_the_window_ends_properly() {
+fn post_response_that_ends_within_the_window_ends_properly() {
     let (origin, gate) = two_events();
     let mut proxy = Proxy::start(origin.addr, &["--drain-window", "30s"]);
     let mut client = begun(post(&proxy));
@@ -124,7 +124,7 @@ fn the_answer_to_a_post_that_ends_within_the_window_ends_properly() {
 }
 
 #[test]
-fn the_answer_to_a_post_that_does_not_end_in_time_is_broken_off() {
+fn post_response_that_does_not_end_in_time_is_broken_off() {
     let origin = Origin::held();
     let mut proxy = Proxy::start(origin.addr, &["--drain-window", "200ms"]);
     let mut client = begun(post(&proxy));
@@ -141,7 +141,7 @@ fn the_answer_to_a_post_that_does_not_end_in_time_is_broken_off() {
 }
 
 #[test]
-fn a_second_signal_ends_all_at_once_and_no_client_takes_that_for_an_end() {
+fn second_signal_breaks_off_all_streams_at_once() {
     let origin = Origin::held();
     let mut proxy = Proxy::start(origin.addr, &["--drain-window", "10h"]);
     let mut clients = [begun(proxy.get("/")), begun(post(&proxy))];
@@ -162,7 +162,7 @@ fn a_second_signal_ends_all_at_once_and_no_client_takes_that_for_an_end() {
 }
 
 #[test]
-fn a_stream_whose_head_comes_during_the_drain_does_not_say_connection_close() {
+fn stream_opened_during_the_drain_has_no_connection_close() {
     let gate = Gate::default();
     let wait = gate.clone();
     let (asked, has_asked) = mpsc::channel();
@@ -192,7 +192,7 @@ fn a_stream_whose_head_comes_during_the_drain_does_not_say_connection_close() {
 }
 
 #[test]
-fn a_client_that_comes_back_is_not_sent_half_an_event_at_the_end() {
+fn drained_stream_ends_without_a_partial_event() {
     let origin = Origin::start(|_, to| {
         to.stream();
         to.chunk("data: 1\n\ndata: ha");
@@ -208,7 +208,7 @@ fn a_client_that_comes_back_is_not_sent_half_an_event_at_the_end() {
 }
 
 #[test]
-fn a_download_under_way_is_finished() {
+fn download_in_progress_is_finished() {
     let gate = Gate::default();
     let wait = gate.clone();
     let origin = Origin::start(move |_, to| {
@@ -231,7 +231,7 @@ fn a_download_under_way_is_finished() {
 }
 
 #[test]
-fn idle_connections_are_closed_at_the_end_of_the_window_and_do_not_hold_it_up() {
+fn idle_connections_close_at_the_end_of_the_window_without_delay() {
     let origin = Origin::start(|_, to| {
         to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     });
@@ -309,7 +309,7 @@ fn plain_requests_are_served_while_streams_drain_and_their_connections_close_beh
 }
 
 #[test]
-fn new_streams_are_put_off_without_a_request_to_the_upstream() {
+fn new_streams_are_deferred_without_a_request_to_the_upstream() {
     let origin = plain();
     let mut proxy = Proxy::start(origin.addr, &["--drain-window", "1h"]);
     terminate(&proxy);
@@ -363,7 +363,7 @@ fn new_streams_are_put_off_without_a_request_to_the_upstream() {
 }
 
 #[test]
-fn a_flag_that_comes_late_or_not_at_all_is_passed_on_with_all_that_was_read() {
+fn late_or_missing_stream_flag_is_forwarded_with_the_body() {
     let long = format!(r#"{{"text":"{}","stream":true}}"#, "x".repeat(200_000));
     let (take, length) = (long.clone(), long.len());
     let origin = Origin::start(move |_, to| {
@@ -392,7 +392,7 @@ fn a_flag_that_comes_late_or_not_at_all_is_passed_on_with_all_that_was_read() {
 }
 
 #[test]
-fn an_answer_has_time_behind_the_window_and_clients_find_the_proxy_meanwhile() {
+fn answers_continue_after_the_window_while_the_listener_is_open() {
     let (go, goes) = crate::support::gate();
     let origin = Origin::start(move |asked, to| {
         if asked.path == "/page" {
@@ -439,7 +439,7 @@ fn readiness(proxy: &Proxy) -> (u16, serde_json::Value) {
 }
 
 #[test]
-fn readiness_turns_red_ahead_of_the_drain_and_tells_its_phase() {
+fn readiness_turns_red_before_the_drain_and_names_the_phase() {
     let origin = Origin::held();
     let flags = [
         "--drain-delay=1500ms",
@@ -471,7 +471,7 @@ fn readiness_turns_red_ahead_of_the_drain_and_tells_its_phase() {
 }
 
 #[test]
-fn a_stream_that_waits_for_its_upstream_is_told_when_to_come_back() {
+fn waiting_stream_gets_a_retry_at_the_drain() {
     let origin = Origin::start(|_, to| {
         to.stream();
         to.chunk("id: 1\ndata: 1\n\n");
@@ -495,7 +495,7 @@ fn a_stream_that_waits_for_its_upstream_is_told_when_to_come_back() {
 }
 
 #[test]
-fn a_second_signal_ends_the_delay_and_the_window_too() {
+fn second_signal_ends_the_delay_and_the_window() {
     for flags in [["--drain-delay", "10h"], ["--drain-window", "10h"]] {
         let mut proxy = Proxy::start(Origin::held().addr, &flags);
         terminate(&proxy);
@@ -515,7 +515,7 @@ fn tunnel(proxy: &Proxy) -> Client {
 }
 
 #[test]
-fn a_tunnel_goes_on_within_the_window() {
+fn tunnel_continues_within_the_window() {
     let origin = Origin::start(|_, to| {
         to.raw(SWITCHED);
         let came = to.body(4);
@@ -534,7 +534,7 @@ fn a_tunnel_goes_on_within_the_window() {
 }
 
 #[test]
-fn a_tunnel_is_cut_at_the_end_of_the_window() {
+fn tunnel_is_cut_at_the_end_of_the_window() {
     let origin = Origin::start(|_, to| {
         to.raw(SWITCHED);
         to.wait_for_close();
@@ -548,7 +548,7 @@ fn a_tunnel_is_cut_at_the_end_of_the_window() {
 }
 
 #[test]
-fn a_hangup_ends_nothing() {
+fn hangup_ends_no_stream() {
     let (origin, gate) = two_events();
     let mut proxy = Proxy::start(origin.addr, &[]);
     let mut before = begun(proxy.get("/"));

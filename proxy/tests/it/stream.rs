@@ -19,7 +19,7 @@ const POST: &str =
     "POST / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nContent-Length: 0\r\n\r\n";
 
 #[test]
-fn an_event_reaches_the_client_as_it_was_sent() {
+fn event_reaches_the_client_as_it_was_sent() {
     let origin = streaming(|to| {
         to.chunk("id: 1\ndata: hello\n\n");
         to.wait_for_close();
@@ -34,7 +34,7 @@ fn an_event_reaches_the_client_as_it_was_sent() {
 
 /// W2 and W3, for each line end and style: cut at every byte, with a heartbeat wherever one fits.
 #[test]
-fn heartbeats_stand_between_events_however_the_bytes_are_cut() {
+fn heartbeats_stand_between_events_at_every_split() {
     for (end, style, beat) in [
         ("\n", "line", ": hb{end}"),
         ("\r\n", "line", ": hb{end}"),
@@ -123,7 +123,7 @@ fn each_heartbeat_has_the_time_at_which_it_is_sent() {
 }
 
 #[test]
-fn a_heartbeat_ahead_of_the_byte_order_mark_takes_its_place() {
+fn heartbeat_before_the_byte_order_mark_replaces_it() {
     let (heard, hears) = std::sync::mpsc::channel::<()>();
     let hears = std::sync::Mutex::new(hears);
     let origin = streaming(move |to| {
@@ -143,7 +143,7 @@ fn a_heartbeat_ahead_of_the_byte_order_mark_takes_its_place() {
 }
 
 #[test]
-fn a_large_event_passes_whole_and_nobody_speaks_in_it() {
+fn large_event_passes_whole_without_heartbeats_inside() {
     let big = format!("data: {}", "x".repeat(1 << 20));
     let sent = big.clone();
     let origin = streaming(move |to| {
@@ -163,7 +163,7 @@ fn a_large_event_passes_whole_and_nobody_speaks_in_it() {
 }
 
 #[test]
-fn an_old_stream_ends_between_events_with_a_retry_and_its_connection_lives_on() {
+fn rotation_ends_a_stream_between_events_and_keeps_its_connection() {
     let origin = streaming(|to| {
         to.chunk("data: 1\n\ndata: ha");
         to.wait_for_close();
@@ -191,7 +191,7 @@ fn an_old_stream_ends_between_events_with_a_retry_and_its_connection_lives_on() 
 }
 
 #[test]
-fn the_answer_to_a_post_is_not_rotated() {
+fn post_response_is_not_rotated() {
     let origin = streaming(|to| {
         to.chunk("data: 1\n\n");
         // Longer than the age, as far as the proxy can tell: it counts in heartbeats.
@@ -207,7 +207,7 @@ fn the_answer_to_a_post_is_not_rotated() {
 }
 
 #[test]
-fn an_upstream_that_breaks_off_is_a_broken_transfer_of_whole_events() {
+fn upstream_failure_is_a_broken_transfer_of_whole_events() {
     let origin = streaming(|to| {
         to.chunk("data: 1\n\ndata: ha");
     });
@@ -220,7 +220,7 @@ fn an_upstream_that_breaks_off_is_a_broken_transfer_of_whole_events() {
 }
 
 #[test]
-fn the_log_tells_how_an_upstream_failed() {
+fn log_names_the_failure_of_an_upstream() {
     let bytes: [(&[u8], &str); 3] = [
         (b"5\r\ndata:\r\nx\r\n", "framing"),
         (b"8\r\ndata: 1\n\r\n0\r\nno field\r\n\r\n", "framing"),
@@ -241,7 +241,7 @@ fn the_log_tells_how_an_upstream_failed() {
 }
 
 #[test]
-fn an_upstream_that_ends_by_closing_its_connection_ends_clean() {
+fn upstream_end_by_close_is_a_clean_end() {
     let origin = Origin::start(|_, to| {
         to.raw(b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\ndata: 2\n");
     });
@@ -256,7 +256,7 @@ fn an_upstream_that_ends_by_closing_its_connection_ends_clean() {
 }
 
 #[test]
-fn a_silent_upstream_is_ended_though_we_send_heartbeats() {
+fn silent_upstream_is_ended_despite_heartbeats() {
     let flags = ["--idle-timeout", "100ms", "--heartbeat-interval", "10ms"];
     let origin = streaming(|to| {
         to.chunk("data: 1\n\n");
@@ -278,7 +278,7 @@ fn a_silent_upstream_is_ended_though_we_send_heartbeats() {
 }
 
 #[test]
-fn an_upstream_that_only_sends_comments_is_found_out_by_its_events() {
+fn comments_do_not_reset_the_event_timeout() {
     let origin = streaming(|to| while to.chunk(": busy\n\n") {});
     let flags = [
         "--idle-event-timeout",
@@ -300,7 +300,7 @@ fn an_upstream_that_only_sends_comments_is_found_out_by_its_events() {
 }
 
 #[test]
-fn a_client_that_goes_takes_its_upstream_request_along() {
+fn client_disconnect_ends_its_upstream_request() {
     let origin = streaming(|to| {
         to.chunk("data: 1\n\n");
         assert!(to.wait_for_close());
@@ -320,7 +320,7 @@ fn a_client_that_goes_takes_its_upstream_request_along() {
 }
 
 #[test]
-fn also_before_the_response_head() {
+fn client_disconnect_before_the_head_ends_its_upstream_request() {
     let origin = Origin::start(|_, to| assert!(to.wait_for_close()));
     let mut proxy = Proxy::start(origin.addr, &[]);
     let client = proxy.get("/");
@@ -331,7 +331,7 @@ fn also_before_the_response_head() {
 }
 
 #[test]
-fn the_head_of_a_stream_says_what_those_on_the_way_need_to_hear() {
+fn stream_head_prevents_buffering_and_caching_on_the_path() {
     let origin = Origin::start(|asked, to| {
         let more = match asked.path.as_str() {
             "/no-store" => "Cache-Control: private, no-store\r\n",
@@ -366,7 +366,7 @@ fn the_head_of_a_stream_says_what_those_on_the_way_need_to_hear() {
 }
 
 #[test]
-fn the_cache_control_of_an_upstream_is_kept_where_a_route_says_so() {
+fn cache_control_of_the_upstream_is_kept_if_the_route_sets_it() {
     let origin = Origin::start(|asked, to| {
         let more = match asked.path.as_str() {
             "/kept/public" | "/public" => "Cache-Control: public\r\nCache-Control: max-age=60\r\n",
@@ -416,7 +416,7 @@ fn the_cache_control_of_an_upstream_is_kept_where_a_route_says_so() {
 }
 
 #[test]
-fn the_upstream_is_asked_for_plain_bytes_and_told_who_the_client_is() {
+fn upstream_request_has_no_accept_encoding_and_names_the_client() {
     let origin = streaming(|to| {
         to.end();
     });
@@ -457,7 +457,7 @@ fn the_upstream_is_asked_for_plain_bytes_and_told_who_the_client_is() {
 }
 
 #[test]
-fn also_when_it_had_sent_the_start_of_another_request() {
+fn client_disconnect_behind_a_partial_request_ends_its_upstream_request() {
     let origin = Origin::start(|_, to| assert!(to.wait_for_close()));
     let proxy = Proxy::start(origin.addr, &[]);
     let client =
@@ -468,7 +468,7 @@ fn also_when_it_had_sent_the_start_of_another_request() {
 }
 
 #[test]
-fn a_client_that_stops_reading_is_told_from_one_that_went_also_in_its_upload() {
+fn stalled_client_is_distinguished_from_a_disconnected_one_also_during_its_upload() {
     let origin = Origin::start(|_, to| {
         to.stream();
         let event = format!("data: {}\n\n", "x".repeat(8_000));
@@ -486,7 +486,7 @@ fn a_client_that_stops_reading_is_told_from_one_that_went_also_in_its_upload() {
 }
 
 #[test]
-fn a_head_of_a_stream_has_the_fields_of_its_get() {
+fn head_request_of_a_stream_has_the_fields_of_its_get() {
     let origin = Origin::start(|asked, to| {
         to.raw(
             b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\

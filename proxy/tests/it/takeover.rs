@@ -156,12 +156,12 @@ fn new_streams(proxy: &Proxy) -> usize {
 }
 
 #[test]
-fn a_process_that_is_started_behind_the_signal_takes_over_without_a_failure() {
+fn process_started_after_the_signal_takes_over_without_a_failure() {
     takes_over("127.0.0.1:0", "TERM, start", &[]);
 }
 
 #[test]
-fn the_same_holds_for_ipv6() {
+fn process_started_after_the_signal_takes_over_on_ipv6() {
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
         return crate::support::skipped("no IPv6 on loopback");
     }
@@ -169,12 +169,12 @@ fn the_same_holds_for_ipv6() {
 }
 
 #[test]
-fn a_process_that_is_started_ahead_of_the_signal_takes_over_if_both_allow_it() {
+fn process_started_before_the_signal_takes_over_if_both_allow_it() {
     takes_over("127.0.0.1:0", "start, TERM", &["--takeover=always"]);
 }
 
 #[test]
-fn the_operators_address_is_taken_over_too() {
+fn admin_address_is_taken_over() {
     let origin = origin();
     let flags = ["--drain-window=10h", "--admin-listen=127.0.0.1:0"];
     let mut old = Proxy::start(origin.addr, &flags);
@@ -194,7 +194,7 @@ fn the_operators_address_is_taken_over_too() {
 }
 
 #[test]
-fn a_second_copy_that_is_started_by_mistake_fails() {
+fn second_process_without_a_signal_fails() {
     let origin = origin();
     let mut first = Proxy::start(origin.addr, &["--drain-window=10h"]);
     // Also once the port was shared.
@@ -217,7 +217,7 @@ fn a_second_copy_that_is_started_by_mistake_fails() {
 }
 
 #[test]
-fn sockets_of_the_service_manager_outlive_the_process_with_the_requests_in_them() {
+fn inherited_sockets_outlive_the_process_with_their_queued_requests() {
     let origin = origin();
     let socket = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let (clients, admin) = (socket(), socket());

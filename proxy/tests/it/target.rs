@@ -32,7 +32,7 @@ fn put(proxy: &Proxy, bytes: &[u8]) -> (String, String) {
 }
 
 #[test]
-fn a_request_without_one_valid_host_goes_no_further() {
+fn request_without_one_valid_host_is_rejected() {
     let origin = plain();
     let proxy = Proxy::start(origin.addr, &["--log-level", "debug"]);
     let fields: &[(&[u8], &str)] = &[
@@ -83,7 +83,7 @@ fn a_request_without_one_valid_host_goes_no_further() {
 }
 
 #[test]
-fn a_valid_host_reaches_the_upstream_as_it_is() {
+fn valid_host_reaches_the_upstream_unchanged() {
     let origin = plain();
     let proxy = Proxy::start(origin.addr, &[]);
     for host in ["a.test:8080", "A_b", "[::1]:80", "a%20b", "a.", "a:"] {
@@ -102,7 +102,7 @@ fn a_valid_host_reaches_the_upstream_as_it_is() {
 }
 
 #[test]
-fn a_target_is_of_a_form_that_its_method_has() {
+fn target_form_must_fit_the_method() {
     let origin = plain();
     let proxy = Proxy::start(origin.addr, &[]);
     for (line, status, forwarded) in [
@@ -165,7 +165,7 @@ fn a_target_is_of_a_form_that_its_method_has() {
 
 /// RFC 3986 allows these bytes nowhere in a URI unless they are percent-encoded.
 #[test]
-fn raw_bytes_of_a_target_are_percent_encoded_or_named() {
+fn raw_bytes_of_a_target_are_percent_encoded_or_rejected() {
     let origin = plain();
     let proxy = Proxy::start(origin.addr, &[]);
     let allowed = b"-._~:/?[]@!$&'()*+,;=%";
@@ -205,7 +205,7 @@ fn raw_bytes_of_a_target_are_percent_encoded_or_named() {
 }
 
 #[test]
-fn a_refused_connect_says_which_methods_are_allowed() {
+fn connect_is_rejected_with_the_allowed_methods() {
     let origin = plain();
     let proxy = Proxy::start(origin.addr, &["--admin-listen", "127.0.0.1:0"]);
     for to in [proxy.addr, proxy.admin()] {
@@ -218,7 +218,7 @@ fn a_refused_connect_says_which_methods_are_allowed() {
 }
 
 #[test]
-fn a_fragment_is_refused_behind_any_other_request() {
+fn fragment_is_refused_behind_any_other_request() {
     let origin = Origin::start(|asked, to| {
         if let Some(length) = asked.field("content-length") {
             assert!(!to.body(length.parse().unwrap()).contains(&0));
@@ -262,7 +262,7 @@ fn a_fragment_is_refused_behind_any_other_request() {
 }
 
 #[test]
-fn what_follows_a_switch_at_once_is_no_request() {
+fn bytes_behind_an_upgrade_are_not_a_request() {
     let origin = Origin::start(|_, to| {
         to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
         assert_eq!(to.body(18), b"GET /# HTTP/1.1\r\n\r");
@@ -279,7 +279,7 @@ fn what_follows_a_switch_at_once_is_no_request() {
 }
 
 #[test]
-fn a_length_beside_a_transfer_coding_is_refused() {
+fn length_beside_a_transfer_coding_is_refused() {
     let origin = Origin::held();
     let proxy = Proxy::start(origin.addr, &["--admin-listen", "127.0.0.1:0"]);
     for fields in [
@@ -312,7 +312,7 @@ fn a_length_beside_a_transfer_coding_is_refused() {
 }
 
 #[test]
-fn a_bare_lf_in_a_trailer_section_swallows_no_request() {
+fn bare_lf_in_a_trailer_section_swallows_no_request() {
     let origin = Origin::start(|asked, to| {
         if asked.field("transfer-encoding").is_none() {
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
@@ -337,7 +337,7 @@ fn a_bare_lf_in_a_trailer_section_swallows_no_request() {
 }
 
 #[test]
-fn a_refusal_of_the_parser_has_its_reason() {
+fn parser_rejection_has_its_reason() {
     let origin = plain();
     let proxy = Proxy::start(origin.addr, &["--client-max-head", "8KiB"]);
     let long = "x".repeat(16 * 1024);
@@ -400,7 +400,7 @@ fn a_refusal_of_the_parser_has_its_reason() {
 }
 
 #[test]
-fn an_upstreams_own_empty_400_stays_empty() {
+fn empty_400_of_the_upstream_stays_empty() {
     let origin = Origin::start(|_, to| {
         to.raw(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     });
@@ -428,7 +428,7 @@ fn limited(origin: &Origin, base: &str, mode: &str) -> Proxy {
 }
 
 #[test]
-fn one_path_has_one_limit_however_it_is_spelt() {
+fn path_has_one_limit_in_all_spellings() {
     let origin = Origin::held();
     for (mode, refused) in [("match", "400"), ("rewrite", "429")] {
         let proxy = limited(&origin, "", mode);
@@ -514,7 +514,7 @@ fn one_path_has_one_limit_however_it_is_spelt() {
 }
 
 #[test]
-fn the_upstream_gets_the_spelling_that_the_mode_says() {
+fn path_spelling_to_the_upstream_follows_the_mode() {
     let origin = plain();
     for (mode, cases) in [
         (
@@ -555,7 +555,7 @@ fn the_upstream_gets_the_spelling_that_the_mode_says() {
 }
 
 #[test]
-fn no_path_leaves_the_base_path() {
+fn paths_stay_below_the_base_path() {
     let origin = plain();
     for mode in ["match", "rewrite", "off"] {
         let proxy = limited(&origin, "/base", mode);
@@ -582,7 +582,7 @@ fn no_path_leaves_the_base_path() {
 }
 
 #[test]
-fn a_long_path_costs_no_more_than_its_bytes() {
+fn long_path_is_handled_in_linear_time() {
     let origin = plain();
     let proxy = Proxy::start(origin.addr, &[]);
     for (part, status) in [("/ab", "200"), ("/a;", "414"), ("%41", "414")] {
@@ -593,7 +593,7 @@ fn a_long_path_costs_no_more_than_its_bytes() {
 }
 
 #[test]
-fn the_operators_address_takes_valid_requests_alone() {
+fn admin_address_accepts_valid_requests_alone() {
     let origin = plain();
     let proxy = Proxy::start(origin.addr, &["--admin-listen", "127.0.0.1:0"]);
     let admin = proxy.admin();

@@ -19,7 +19,7 @@ fn upload(proxy: &Proxy, head: &str) -> Client {
 }
 
 #[test]
-fn a_refusal_reaches_a_client_that_uploads_though_the_upstream_resets() {
+fn early_rejection_reaches_an_uploading_client_despite_a_reset() {
     let origin = Origin::start(|asked, to| {
         let response = match asked.path.as_str() {
             "/413" => "HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large",

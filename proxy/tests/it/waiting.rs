@@ -93,7 +93,7 @@ fn exchange(client: &mut Client) -> (String, Gone) {
 }
 
 #[test]
-fn a_late_response_is_written_as_one_that_comes_at_once() {
+fn late_response_is_written_like_an_immediate_one() {
     let rest = "Host: x\r\n";
     let heads = [
         ("GET", "1.1", ""),
@@ -157,7 +157,7 @@ fn a_late_response_is_written_as_one_that_comes_at_once() {
 }
 
 #[test]
-fn a_client_that_goes_meanwhile_cancels_its_request() {
+fn client_disconnect_while_waiting_cancels_its_request() {
     let (open, opens) = gate();
     let origin = Origin::start(move |_, to| {
         assert!(to.wait_for_close());
@@ -173,7 +173,7 @@ fn a_client_that_goes_meanwhile_cancels_its_request() {
 }
 
 #[test]
-fn an_upstream_that_goes_meanwhile_is_a_502() {
+fn upstream_close_while_waiting_is_a_502() {
     let (open, opens) = gate();
     let origin = Origin::start(move |_, _| opens.wait());
     let proxy = proxy(&origin, &[]);
@@ -196,7 +196,7 @@ fn goes_with_the_second() -> (Origin, Sender<()>) {
 }
 
 #[test]
-fn a_safe_request_on_a_connection_that_turns_out_dead_is_put_to_another() {
+fn safe_request_on_a_dead_connection_is_sent_on_another() {
     for (request, status) in [
         ("GET /second HTTP/1.1\r\nHost: x\r\nX-A: 1\r\n\r\n", 200),
         (
@@ -225,7 +225,7 @@ fn a_safe_request_on_a_connection_that_turns_out_dead_is_put_to_another() {
 }
 
 #[test]
-fn the_wait_has_its_deadline_still() {
+fn waiting_request_keeps_its_deadline() {
     let (open, opens) = gate();
     let origin = Origin::start(move |_, _| opens.wait());
     let proxy = proxy(&origin, &["--upstream-head-timeout=300ms"]);
@@ -236,7 +236,7 @@ fn the_wait_has_its_deadline_still() {
 }
 
 #[test]
-fn an_upstream_that_hints_meanwhile_is_waited_for_again() {
+fn interim_head_while_waiting_continues_the_wait() {
     let (open, opens) = gate();
     let origin = Origin::start(move |_, to| {
         for _ in 0..3 {
@@ -260,7 +260,7 @@ fn an_upstream_that_hints_meanwhile_is_waited_for_again() {
 }
 
 #[test]
-fn a_stop_lets_a_request_that_waits_have_its_response() {
+fn waiting_request_gets_its_response_during_a_stop() {
     let (origin, open) = origin(answer);
     let mut proxy = proxy(&origin, &[]);
     let mut client = proxy.ask("GET /late/length HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -275,7 +275,7 @@ fn a_stop_lets_a_request_that_waits_have_its_response() {
 }
 
 #[test]
-fn a_late_stream_is_a_stream() {
+fn late_stream_is_counted_as_a_stream() {
     let (open, opens) = gate();
     let origin = Origin::start(move |_, to| {
         opens.wait();
@@ -305,7 +305,7 @@ fn response(client: &mut Client) -> (Vec<String>, Vec<u8>) {
 }
 
 #[test]
-fn an_idle_connection_serves_on_however_its_next_request_comes() {
+fn idle_connection_serves_its_next_request_at_every_split() {
     let (origin, _open) = origin(answer);
     let proxy = proxy(&origin, &[]);
     let mut client = Client::connect(proxy.addr);
@@ -341,7 +341,7 @@ fn an_idle_connection_serves_on_however_its_next_request_comes() {
 }
 
 #[test]
-fn a_connection_without_a_request_ends_at_its_deadline() {
+fn connection_without_a_request_ends_at_its_deadline() {
     let (origin, _open) = origin(answer);
     let proxy = proxy(&origin, &["--client-head-timeout=300ms"]);
     let mut silent = Client::connect(proxy.addr);
@@ -356,7 +356,7 @@ fn a_connection_without_a_request_ends_at_its_deadline() {
 }
 
 #[test]
-fn requests_that_wait_in_the_kernel_behind_a_quiet_response_are_served_in_their_turn() {
+fn requests_queued_behind_a_quiet_response_are_served_in_turn() {
     let (open, opens) = gate();
     let origin = Origin::start(move |asked, to| {
         let mut asked = Some(asked);
@@ -401,7 +401,7 @@ fn requests_that_wait_in_the_kernel_behind_a_quiet_response_are_served_in_their_
 }
 
 #[test]
-fn an_empty_line_behind_a_body_leaves_the_connection_idle_and_usable() {
+fn empty_line_behind_a_body_leaves_the_connection_usable() {
     let (origin, _open) = origin(answer);
     let proxy = proxy(&origin, &[]);
     let request = "POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}\r\n";

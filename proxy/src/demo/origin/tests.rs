@@ -71,7 +71,7 @@ async fn exchange(request: &str) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_script_sends_waits_and_ends() {
+async fn script_sends_waits_and_ends() {
     let minute = Duration::from_secs(60);
     let steps = [send("a"), Step::Wait(minute), send("b")];
     let mut script = Script::new(steps.into_iter());
@@ -83,7 +83,7 @@ async fn a_script_sends_waits_and_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_script_waits_anew_each_time() {
+async fn script_waits_anew_each_time() {
     let second = Duration::from_secs(1);
     let mut script = Script::new(numbered(1, second));
     assert_eq!(chunk(&mut script).await.1, Duration::ZERO);
@@ -93,7 +93,7 @@ async fn a_script_waits_anew_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_script_fails_once_and_is_over() {
+async fn broken_script_fails_once_and_is_over() {
     let mut script = Script::new([Step::Break, send("never")].into_iter());
     assert!(script.frame().await.unwrap().is_err());
     assert!(script.is_end_stream());
@@ -101,14 +101,14 @@ async fn a_broken_script_fails_once_and_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wedged_script_never_ends() {
+async fn wedged_script_never_ends() {
     let mut script = Script::new([Step::Forever, send("never")].into_iter());
     assert!(is_silent_for(&mut script, LONG).await);
     assert!(is_silent_for(&mut script, LONG).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_script_leaves_nothing_behind() {
+async fn dropped_script_leaves_nothing_behind() {
     let token = Arc::new(());
     let held = Arc::clone(&token);
     let steps = std::iter::repeat_with(move || {
@@ -152,7 +152,7 @@ async fn anything_else_is_told_what_there_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_says_its_type_and_no_more() {
+async fn stream_says_its_type_and_no_more() {
     let answer = get("/feed").await;
     assert_eq!(answer.headers().len(), 1);
     assert_eq!(
@@ -337,7 +337,7 @@ async fn head_of_an_endless_stream_has_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_never_comes_is_cut() {
+async fn request_that_never_comes_is_cut() {
     let (_client, server) = tokio::io::duplex(1024);
     let started = Instant::now();
     drive(server, SETUP.into()).await;
@@ -345,7 +345,7 @@ async fn a_request_that_never_comes_is_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_goes_ends_its_connection() {
+async fn client_that_goes_ends_its_connection() {
     for path in ["/hangs", "/slow-head"] {
         let (mut client, server) = tokio::io::duplex(1024);
         let connection = tokio::spawn(drive(server, SETUP.into()));
@@ -388,7 +388,7 @@ async fn serve_refuses_to_be_seen_from_elsewhere() {
 }
 
 #[test]
-fn the_answer_needs_no_escapes_in_json() {
+fn answer_needs_no_escapes_in_json() {
     assert!(
         ANSWER
             .chars()
@@ -397,13 +397,13 @@ fn the_answer_needs_no_escapes_in_json() {
 }
 
 #[test]
-fn the_page_needs_nothing_from_elsewhere() {
+fn page_needs_nothing_from_elsewhere() {
     assert!(!PAGE.contains("//"));
     assert!(!PAGE.contains("import"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_of_another_port_may_read_the_answer() {
+async fn page_of_another_port_may_read_the_answer() {
     let request = Request::builder().method("OPTIONS").uri("/feed");
     let request = request.header("Origin", "http://127.0.0.1:8080");
     let answer = answer(request.body(Empty::<Bytes>::new()).unwrap(), SETUP).await;

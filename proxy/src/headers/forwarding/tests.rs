@@ -80,7 +80,7 @@ fn what_a_stranger_says_of_itself_is_dropped() {
 }
 
 #[test]
-fn a_client_without_a_host_has_none() {
+fn client_without_a_host_has_none() {
     assert_told(
         XForwardedFor,
         "[2001:db8::1]:5000",
@@ -384,7 +384,7 @@ fn what_a_trusted_proxy_writes_in_forwarded_is_told_in_x_forwarded() {
 }
 
 #[test]
-fn a_chain_is_read_and_written_no_further_than_it_is_looked_at() {
+fn chain_is_read_and_written_no_further_than_it_is_looked_at() {
     let many = vec!["10.0.0.9"; 1000].join(", ");
     for (header, name, value) in [
         (XForwardedFor, "x-forwarded-for", many.clone()),
