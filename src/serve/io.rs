@@ -168,7 +168,13 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        with_socket!(&mut self.0, socket => Pin::new(socket).poll_write_vectored(cx, bufs))
+        match bufs {
+            // Which is a cheaper call.
+            [all] => self.poll_write(cx, all),
+            _ => {
+                with_socket!(&mut self.0, socket => Pin::new(socket).poll_write_vectored(cx, bufs))
+            }
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

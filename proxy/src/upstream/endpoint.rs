@@ -5,6 +5,7 @@
 //! | reachability by requests, connection attempts | address: scheme, host and port, or Unix socket |
 //! | active checks | address, and settings of the check (`Host` among them) |
 //! | the pool | address, and [`SocketOptions`]: what a socket has from its start to its end |
+//! | the queue of streams that reconnect | URL, `resume.rate` and `resume.max_concurrent` |
 //! | nothing: applied for each connection | `upstream.connect_timeout` |
 //! | nothing: applied when a connection is taken from the pool and returned to it | `upstream.idle_timeout` |
 //! | nothing: applied to each request | base path, `Host`, time limits, `upstream.max_pending`, `upstream.max_body`, head options |

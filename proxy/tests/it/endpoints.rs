@@ -1,6 +1,6 @@
 //! Which routes share upstream connections and health, through the real binary.
 
-use crate::support::{Client, End, Origin, Proxy, wait_until};
+use crate::support::{Client, End, Origin, Proxy, gate, wait_until};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -173,4 +173,33 @@ fn upstreams_of_one_address_are_unreachable_together_and_checked_once() {
         proxy.get("/").head();
     }
     assert!(upstreams().iter().all(|(_, is_reachable)| !is_reachable));
+}
+
+#[test]
+fn max_pending_of_a_route_does_not_count_requests_of_others() {
+    let (open, held) = gate();
+    let origin = Origin::start(move |asked, to| {
+        if asked.path.ends_with("/slow") {
+            held.wait();
+        }
+        to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    });
+    let config = format!("{TWO}upstream.max_pending = 1\n");
+    let run = Configured::start(&origin, &config);
+    let ask = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: proxy.test\r\n\r\n");
+        run.proxy.ask(&request)
+    };
+    let mut other = ask("/slow");
+    wait_until("the other route's request", || origin.served() == 1);
+    let mut slow = ask("/one/slow");
+    wait_until("a request that waits", || origin.served() == 2);
+    assert!(ask("/one").head().starts_with("http/1.1 503 "));
+    assert!(ask("/").head().starts_with("http/1.1 200 "));
+    for _ in 0..2 {
+        open.send(()).unwrap();
+    }
+    for client in [&mut slow, &mut other] {
+        assert!(client.head().starts_with("http/1.1 200 "));
+    }
 }

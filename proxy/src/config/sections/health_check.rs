@@ -22,8 +22,8 @@ pub(super) const TABLE: Table = Table {
             .help("Interval of active health checks; off: judge by live traffic only")
             .advice(
                 "After the third failed check the upstream counts as unreachable (ready.when), \
-                 until a check passes. At most once per second. An upstream that several routes \
-                 share is checked with the settings of the first of them.",
+                 until a check passes. At most once per second. An upstream.url that several \
+                 routes share is checked with the settings of the first of them.",
             ),
         Key::route("health_check.path", Shape::Path)
             .or_off()

@@ -160,11 +160,7 @@ impl HeadIo {
             true => Poll::Ready(Ok(len)),
             false => {
                 let socket = Pin::new(&mut self.socket);
-                let result = match bufs {
-                    // Which is a cheaper call.
-                    [all] => socket.poll_write(cx, all),
-                    _ => socket.poll_write_vectored(cx, bufs),
-                };
+                let result = socket.poll_write_vectored(cx, bufs);
                 result.map(|result| self.keep_error(result, len))
             }
         };
