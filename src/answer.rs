@@ -49,13 +49,13 @@ pin_project! {
     /// The body of the service, or a short one of this crate.
     pub struct AnswerBody<B> {
         #[pin]
-        source: Source<B>,
+        source: AnswerSource<B>,
     }
 }
 
 pin_project! {
-    #[project = SourceProj]
-    enum Source<B> {
+    #[project = AnswerSourceProj]
+    enum AnswerSource<B> {
         Inner { #[pin] body: B },
         Own { bytes: Option<Bytes> },
     }
@@ -65,21 +65,21 @@ impl<B> AnswerBody<B> {
     /// Returns the body of the service; `None` for one of this crate.
     pub fn get_ref(&self) -> Option<&B> {
         match &self.source {
-            Source::Inner { body } => Some(body),
-            Source::Own { .. } => None,
+            AnswerSource::Inner { body } => Some(body),
+            AnswerSource::Own { .. } => None,
         }
     }
 
     /// Passes the body unchanged.
     pub(crate) fn inner(body: B) -> Self {
-        let source = Source::Inner { body };
+        let source = AnswerSource::Inner { body };
         Self { source }
     }
 
     /// A body of these bytes.
     pub(crate) fn own(bytes: Bytes) -> Self {
         let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
-        let source = Source::Own { bytes };
+        let source = AnswerSource::Own { bytes };
         Self { source }
     }
 }
@@ -103,22 +103,22 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().source.project() {
-            SourceProj::Inner { body } => body.poll_frame(cx),
-            SourceProj::Own { bytes } => Poll::Ready(bytes.take().map(Frame::data).map(Ok)),
+            AnswerSourceProj::Inner { body } => body.poll_frame(cx),
+            AnswerSourceProj::Own { bytes } => Poll::Ready(bytes.take().map(Frame::data).map(Ok)),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Inner { body } => body.is_end_stream(),
-            Source::Own { bytes } => bytes.is_none(),
+            AnswerSource::Inner { body } => body.is_end_stream(),
+            AnswerSource::Own { bytes } => bytes.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Inner { body } => body.size_hint(),
-            Source::Own { bytes } => {
+            AnswerSource::Inner { body } => body.size_hint(),
+            AnswerSource::Own { bytes } => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
         }

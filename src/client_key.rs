@@ -54,12 +54,12 @@ pub use forwarded::ForwardedHeader;
 pub use forwarded::{Element, Node};
 pub use peer::PeerAddr;
 
-/// Hops of a forwarded list that are looked at. Real chains have fewer than ten; a client can send
+/// Maximum number of hops of a forwarded list that are read. Real chains have fewer than ten; a client can send
 /// as many as fit into a header.
-const MAX_HOPS: usize = 64;
+const MAX_FORWARDED_HOPS: usize = 64;
 
-/// How many first bits of an IPv6 address tell clients apart unless told otherwise: what one customer gets
-/// at least.
+/// Default number of leading bits of an IPv6 address that identify a client: the smallest network that a provider
+/// assigns to a customer.
 pub(crate) const IPV6_PREFIX: u8 = 64;
 
 /// Identifies a client.
@@ -70,25 +70,24 @@ pub(crate) const IPV6_PREFIX: u8 = 64;
 pub enum ClientKey {
     /// The address the client connects from.
     Ip(IpAddr),
-    /// All clients on a Unix socket that no trusted proxy names: they have no address.
+    /// All clients on a Unix socket that are not named by a trusted proxy: they have no address.
     Unix,
     /// A name of the application's own: an account, a tenant, a device.
     ///
-    /// It is printed as it is in logs, so it should not be a secret.
+    /// It is printed unchanged in logs, so it should not be a secret.
     Name(Arc<str>),
 }
 
 /// Extracts the key of a request's client.
 ///
-/// `None` means that this request cannot be told from others; what becomes of it is for the
-/// layer that asked to say.
+/// `None` means that the client of this request cannot be identified; the layer decides how to treat it.
 ///
 /// # Writing one
 ///
 /// Two rules keep a limit a limit:
 ///
-/// - **Take no client's word for who it is.** A key that is read from a header unchecked lets an
-///   attacker be a new client on each connection. Look it up, or verify its signature, first.
+/// - **Do not trust a client's claim of its identity.** With a key that is read unchecked from a header, an
+///   attacker is a new client on each connection. Look it up, or verify its signature, first.
 /// - **Name the account, not the secret.** Keys are kept in tables and printed in logs.
 ///
 /// It is called once for each request, before the inner service, so it should not block.
@@ -99,7 +98,7 @@ pub enum ClientKey {
 /// use std::collections::HashMap;
 /// use std::sync::Arc;
 ///
-/// /// By account for those who show a key that we know, by address for all others.
+/// /// By account for requests with a known key, by address for all others.
 /// #[derive(Clone)]
 /// struct ByApiKey {
 ///     accounts: Arc<HashMap<String, Arc<str>>>,
@@ -126,58 +125,58 @@ pub trait KeyExtractor: Clone + Send + Sync + 'static {
 
 /// Keys by the address of the peer that connected, whatever the headers claim.
 ///
-/// For servers that clients reach directly. Behind a proxy all clients would be one, the proxy:
-/// use [`ForwardedIp`] there. If a request suggests that this is the case, by carrying
-/// `X-Forwarded-For` or `Forwarded`, a warning says so once per extractor, all its clones together.
+/// For servers that clients connect to directly. Behind a proxy all clients would count as one, the proxy:
+/// use [`ForwardedIp`] there. If a request has `X-Forwarded-For` or `Forwarded`, a warning suggests it, once per
+/// extractor and its clones.
 ///
-/// An IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), which is what a dual-stack socket shows
-/// for an IPv4 client, gives the key of the IPv4 address.
+/// An IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2), as a dual-stack socket reports it for an IPv4 client,
+/// has the key of the IPv4 address.
 #[derive(Clone, Debug, Default)]
 pub struct PeerIp {
-    hints: Arc<Hints>,
+    hints: Arc<LoggedHints>,
 }
 
 /// Keys by the first address, from the right of the forwarded list, that is not a trusted proxy's.
 ///
 /// Each proxy appends the address of the peer that connected to it, so the list reads from the client on
-/// the left to the nearest proxy on the right, and anything left of the first entry that a trusted
-/// proxy wrote may be the client's invention. Therefore:
+/// the left to the nearest proxy on the right, and everything left of the first entry that a trusted
+/// proxy wrote may be forged by the client. Therefore:
 ///
-/// - The headers count only if the peer itself is trusted. Else the key is the peer's address, and a
-///   warning says once per extractor, all its clones together, what to trust if it is a proxy.
+/// - The headers count only if the peer itself is trusted. Otherwise the key is the peer's address, and a
+///   warning shows how to trust the peer if it is a proxy, once per extractor and its clones.
 /// - The list is walked from the right, over all lines of the header in their order (RFC 9110
-///   section 5.3). Entries of trusted proxies are passed over; the first other one is the client.
-/// - An entry that is no address (`unknown` and `_hidden` of RFC 7239 sections 6.2 and 6.3, an
-///   element without `for=`, garbage) ends the walk. The client is then the proxy that reported
-///   it: nothing to the left of it can be checked.
-/// - If all are trusted, the client is the left-most, a machine of your own.
-/// - A peer on a [Unix socket](Self::unix) has no address: without a trusted entry its clients are one,
+///   section 5.3). Entries of trusted proxies are skipped; the first other one is the client.
+/// - An entry that is not an address (`unknown` and `_hidden` of RFC 7239 sections 6.2 and 6.3, an
+///   element without `for=`, malformed text) ends the walk. The client is then the proxy that reported
+///   it, as entries to the left of it cannot be verified.
+/// - If all are trusted, the client is the left-most, one of your own machines.
+/// - A peer on a [Unix socket](Self::unix) has no address: without a trusted entry all its clients have one key,
 ///   [`ClientKey::Unix`].
-/// - No more than 64 entries are looked at; the 64th stands for the rest.
+/// - At most 64 entries are read; the 64th is then the client.
 ///
-/// Nothing that a client writes into the header changes what is read from the entries that trusted
-/// proxies appended after it, neither by quotes left open nor by sheer length.
+/// The text of a client in the header, such as open quotes or a great length, does not change how the entries that
+/// trusted proxies appended after it are read.
 ///
 /// # Which header
 ///
-/// One, `X-Forwarded-For` unless [`header`](Self::header) says otherwise. The other is not even a
-/// fallback: a proxy that maintains one of the two passes the other on as the client sent it.
+/// Only one is read, `X-Forwarded-For` or that set by [`header`](Self::header). The other is not a
+/// fallback either: a proxy that maintains one of the two forwards the other as the client sent it.
 ///
 /// # Trust
 ///
-/// A trusted network should hold proxies and nothing else: each machine in it can be any client it
-/// likes to be. Trusted proxies must append to the header or replace it; one that passes it on
-/// untouched hands the choice to the client. Trusting `0.0.0.0/0` makes the header's first entry,
-/// the client's own text, the key.
+/// A trusted network should contain only proxies: each machine in it can claim to be any client.
+/// Trusted proxies must append to the header or replace it; behind one that forwards it
+/// unchanged, the client chooses its key. With `0.0.0.0/0` trusted, the header's first entry,
+/// which is the client's own text, is the key.
 ///
-/// IPv4-mapped IPv6 addresses are IPv4 addresses here, in the list as well as on the socket, so
-/// trusted networks are to be given as IPv4.
+/// IPv4-mapped IPv6 addresses count as IPv4 addresses, in the list as well as on the socket, so
+/// specify such trusted networks as IPv4.
 #[derive(Clone, Debug)]
 pub struct ForwardedIp {
     trusted: Arc<[IpNet]>,
     trusts_unix: bool,
     header: ForwardedHeader,
-    hints: Arc<Hints>,
+    hints: Arc<LoggedHints>,
 }
 
 /// A [`KeyExtractor`] from a closure over the head of the request.
@@ -223,7 +222,7 @@ pub struct RequestHead<'a> {
     pub uri: &'a Uri,
     /// The header fields.
     pub headers: &'a HeaderMap,
-    /// What the server and the layers outside have attached.
+    /// The extensions, from the server and the layers outside.
     pub extensions: &'a Extensions,
 }
 
@@ -238,23 +237,22 @@ impl<'a> RequestHead<'a> {
     }
 }
 
-/// What has been said to the operator already. Once is enough: a hint per request would be a way
-/// to fill the disk.
+/// The warnings that are already logged. Each is logged once, as warnings per request could fill the disk.
 #[derive(Debug, Default)]
-struct Hints {
+struct LoggedHints {
     untrusted_proxy: AtomicBool,
     no_peer: AtomicBool,
 }
 
 impl ClientKey {
-    /// Equal keys have equal ones, and others most likely have not.
+    /// A hash of the key.
     pub(crate) fn hash_value(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.hash(&mut hasher);
         hasher.finish()
     }
 
-    /// A [network](Self::network) as it is written: with its length if it is one of IPv6.
+    /// The text of a [network](Self::network), with its length if it is IPv6.
     #[doc(hidden)]
     pub fn network_text(&self, ipv6_prefix: u8) -> String {
         match (self, ipv6_prefix) {
@@ -263,17 +261,17 @@ impl ClientKey {
         }
     }
 
-    /// The network a client counts as: an IPv6 address cut to its first `ipv6_prefix` bits (more
-    /// than 128 are 128), an IPv4-mapped one made IPv4; IPv4 addresses and names as they are.
+    /// The network that counts as the client: an IPv6 address is cut to its first `ipv6_prefix` bits (at most
+    /// 128), and an IPv4-mapped one becomes IPv4; IPv4 addresses and names are unchanged.
     ///
-    /// An IPv6 host has a whole /64 to take addresses from (RFC 4291 section 2.5.4, RFC 8981), so
-    /// that a limit on single addresses would limit nobody.
+    /// An IPv6 host can use all addresses of a /64 (RFC 4291 section 2.5.4, RFC 8981), so
+    /// a limit on single addresses would have no effect.
     pub fn network(self, ipv6_prefix: u8) -> Self {
         let Self::Ip(ip) = self else { return self };
         Self::Ip(match ip.to_canonical() {
             IpAddr::V6(ip) => {
                 let host_bits = 128_u32.saturating_sub(ipv6_prefix.into());
-                // A shift by all 128 bits overflows; what it means is that nothing is left.
+                // A shift by all 128 bits overflows; its result would be 0.
                 let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
                 Ipv6Addr::from_bits(ip.to_bits() & mask).into()
             }
@@ -282,7 +280,7 @@ impl ClientKey {
     }
 }
 
-/// The address or the name, as it is.
+/// The address or the name, unchanged.
 impl fmt::Display for ClientKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -324,7 +322,7 @@ impl PeerIp {
 impl KeyExtractor for PeerIp {
     fn key<B>(&self, request: &Request<B>) -> Option<ClientKey> {
         let peer = self.hints.peer(request.extensions())?;
-        self.hints.untrusted(peer, request.headers());
+        self.hints.note_untrusted(peer, request.headers());
         Some(peer.key())
     }
 }
@@ -332,7 +330,7 @@ impl KeyExtractor for PeerIp {
 impl ForwardedIp {
     /// Trusts proxies in the networks `trusted`, by their `X-Forwarded-For`.
     ///
-    /// With no network at all it is a [`PeerIp`].
+    /// Without a network it is a [`PeerIp`].
     #[must_use]
     pub fn new(trusted: impl IntoIterator<Item = IpNet>) -> Self {
         Self {
@@ -352,8 +350,8 @@ impl ForwardedIp {
 
     /// Trusts peers on Unix sockets. Off by default.
     ///
-    /// Such a peer has no address, so that its clients are one to a limit unless it is trusted. The
-    /// permissions of the socket's file decide which processes can be any client.
+    /// Such a peer has no address, so limits count its clients as one unless it is trusted. The
+    /// permissions of the socket's file decide which processes can claim to be any client.
     #[must_use]
     pub fn unix(mut self, trusted: bool) -> Self {
         self.trusts_unix = trusted;
@@ -377,26 +375,26 @@ impl ForwardedIp {
         self.trusted.iter().any(|network| network.contains(&addr))
     }
 
-    /// The header that is believed.
+    /// The header that is trusted.
     #[doc(hidden)]
     pub fn believed(&self) -> ForwardedHeader {
         self.header
     }
 
-    /// What a trusted peer reports, nearest hop first, no further than is ever looked at.
+    /// The hops that a trusted peer reports, nearest first, up to the maximum that is read.
     #[doc(hidden)]
     pub fn reported<'h>(
         &self,
         headers: &'h HeaderMap,
     ) -> impl Iterator<Item = Element<'h>> + use<'h> {
-        self.header.elements(headers).take(MAX_HOPS)
+        self.header.elements(headers).take(MAX_FORWARDED_HOPS)
     }
 
-    /// The client according to `peer`, a trusted one.
+    /// The client according to a trusted peer.
     fn walk(&self, peer: PeerAddr, headers: &HeaderMap) -> ClientKey {
-        // Each hop vouches for the next one to the left only as far as it is trusted itself.
+        // An entry can be trusted only if the hop that wrote it, on its right, is trusted.
         let mut client = None;
-        for hop in self.header.hops(headers).take(MAX_HOPS) {
+        for hop in self.header.hops(headers).take(MAX_FORWARDED_HOPS) {
             let Some(addr) = hop else { break };
             client = Some(addr);
             if !self.is_trusted(addr) {
@@ -413,7 +411,7 @@ impl KeyExtractor for ForwardedIp {
         if self.is_trusted_peer(peer) {
             return Some(self.walk(peer, request.headers()));
         }
-        self.hints.untrusted(peer, request.headers());
+        self.hints.note_untrusted(peer, request.headers());
         Some(peer.key())
     }
 }
@@ -446,11 +444,11 @@ impl<F> fmt::Debug for KeyFn<F> {
     }
 }
 
-impl Hints {
-    /// The peer; the first time there is none, how to provide it.
+impl LoggedHints {
+    /// Returns the peer. Logs once how to provide it if it is missing.
     fn peer(&self, extensions: &Extensions) -> Option<PeerAddr> {
         let peer = peer_addr(extensions);
-        if peer.is_none() && first(&self.no_peer) {
+        if peer.is_none() && is_first_call(&self.no_peer) {
             tracing::warn!(
                 "requests carry no peer address, so limits per client cannot distinguish clients. \
                  With axum, enable the feature `axum` of sse-guard and serve by \
@@ -461,17 +459,16 @@ impl Hints {
         peer
     }
 
-    /// To be told of requests by peers that are not trusted; the first time one of them looks
-    /// like a proxy's, how to trust it.
-    fn untrusted(&self, peer: PeerAddr, headers: &HeaderMap) {
+    /// Logs once how to trust a peer, if a request by an untrusted one may come from a proxy.
+    fn note_untrusted(&self, peer: PeerAddr, headers: &HeaderMap) {
         let addresses = ForwardedHeader::ALL.iter().map(|header| header.name());
-        // A proxy that ends TLS may send this one alone.
+        // A proxy that terminates TLS may send only this one.
         let header = addresses
             .chain(["x-forwarded-proto"])
             .find(|name| headers.contains_key(*name));
-        // Anybody can send the header, so this may as well be a client that hopes to be trusted.
+        // The header may also be forged by a client that tries to be trusted.
         if let Some(header) = header
-            && first(&self.untrusted_proxy)
+            && is_first_call(&self.untrusted_proxy)
         {
             let (peer, network) = match peer.ip().map(|ip| ip.to_canonical()) {
                 Some(ip) => (ip.to_string(), IpNet::from(ip).to_string()),
@@ -495,8 +492,8 @@ impl Hints {
 }
 
 /// True for the first caller. The load keeps all later ones from writing to a shared cache line.
-fn first(said: &AtomicBool) -> bool {
-    !said.load(Ordering::Relaxed) && !said.swap(true, Ordering::Relaxed)
+fn is_first_call(logged: &AtomicBool) -> bool {
+    !logged.load(Ordering::Relaxed) && !logged.swap(true, Ordering::Relaxed)
 }
 
 pub(crate) fn peer_addr(extensions: &Extensions) -> Option<PeerAddr> {

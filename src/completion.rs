@@ -77,7 +77,7 @@ use crate::request_info::RequestInfo;
 use crate::stream::{EndReason, Stream};
 use crate::wire::{RawEvent, Scanner};
 use bytes::Bytes;
-use chunk::{Reader, Said};
+use chunk::{ChunkSummary, Reader};
 use glance::Glance;
 use http::{Request, StatusCode};
 use memchr::memmem;
@@ -233,7 +233,7 @@ impl CompletionPolicy {
             (parts, _) => {
                 let mut reader = parts.unwrap_or_default();
                 reader.take(event.raw);
-                if self.has_said(reader.said(), name) {
+                if self.has_said(reader.summary(), name) {
                     return Awaits::Nothing;
                 }
             }
@@ -248,7 +248,7 @@ impl CompletionPolicy {
     }
 
     /// Whether it was the terminal event.
-    fn has_said(&mut self, said: Said, name: &[u8]) -> bool {
+    fn has_said(&mut self, said: ChunkSummary, name: &[u8]) -> bool {
         self.note(said.seen, said.finished);
         if said.stopped {
             self.note(1, 1);

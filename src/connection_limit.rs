@@ -123,14 +123,14 @@ pub enum Reject {
 /// Clones, and the services made by them, share one table.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimitLayer<K = PeerIp> {
-    config: Config,
+    config: LimitConfig,
     extractor: K,
     /// Of the limits as they were when it was made; replaced with them.
     table: Arc<Table>,
 }
 
 #[derive(Clone, Debug)]
-struct Config {
+struct LimitConfig {
     limits: Limits,
     ipv6_prefix: u8,
     allow: Arc<[IpNet]>,
@@ -187,7 +187,7 @@ impl<K> ConnectionLimitLayer<K> {
             max_clients: DEFAULT_MAX_CLIENTS,
         };
         Self {
-            config: Config {
+            config: LimitConfig {
                 limits,
                 ipv6_prefix: IPV6_PREFIX,
                 allow: Arc::new([]),

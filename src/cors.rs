@@ -1,15 +1,15 @@
-//! CORS fields on the answers that this crate gives in place of the service inside.
+//! CORS fields on the responses that this crate sends in place of the service inside.
 //!
-//! A page of another origin may read a response only if that says so
-//! ([CORS](https://fetch.spec.whatwg.org/#http-cors-protocol)). The service inside says so on its own
+//! A page of another origin may read a response only with permission
+//! ([CORS](https://fetch.spec.whatwg.org/#http-cors-protocol)). The service inside gives it on its own
 //! responses, but not on those of the layers around it: early answers, empty streams with `retry:`,
-//! rejections, gateway errors. A browser takes one without `Access-Control-Allow-Origin` for a network
-//! error, and an `EventSource` gives up on it for good.
+//! rejections, gateway errors. A browser treats one without `Access-Control-Allow-Origin` as a network
+//! error, after which an `EventSource` does not reconnect.
 //!
-//! This layer remembers which origins the service allows, and adds the same permission to answers of
+//! This layer remembers which origins the service allows, and adds the same permission to responses of
 //! this crate. Responses of the service itself are never changed. For a general CORS policy use the
-//! service's own, or `tower_http::cors`, which knows neither whose a response is nor what the service
-//! allows.
+//! service's own, or `tower_http::cors`, which depends neither on the source of a response nor on the
+//! permissions of the service.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -50,47 +50,48 @@
 //! # What is remembered
 //!
 //! For an hour after each response that allows it: an origin at one host, and whether credentials were
-//! allowed with it; or that any origin is allowed there (`*`, never with credentials). What one origin is
-//! allowed opens nothing to another, and what one virtual host allows opens nothing at another (`Host`,
+//! allowed with it; or that any origin is allowed there (`*`, never with credentials). A permission for one
+//! origin does not apply to another, nor does that of one virtual host to another (`Host`,
 //! `X-Forwarded-Host`, `host` of `Forwarded`). Where a response to the same method and path allows the
-//! origin without credentials, so do the answers in its place.
+//! origin without credentials, so do the responses in its place.
 //!
 //! A response that does not allow the origin of its request withdraws what was remembered: a 2xx for the
 //! method and path that was allowed last, or any 2xx and 403 if no other client has confirmed the origin.
-//! A client therefore cannot withdraw, by a path that allows nothing, what others use. Errors, redirects and
-//! responses to OPTIONS, forms, beacons and pages of the same origin withdraw nothing.
+//! A client therefore cannot withdraw a permission that others use by a path that allows nothing. Errors, redirects
+//! and responses to OPTIONS, forms, beacons and pages of the same origin withdraw nothing.
 //!
 //! At most 256 origins are remembered. For a further one, the least recently confirmed is forgotten, among
 //! those of one client: the client that adds it if it has added an eighth of them, else the client that
 //! added most. So one client that invents origins, at a service that allows any, does not displace those of
-//! others. A client is the [`ClientKey`](crate::client_key::ClientKey) in the extensions of the request, else
-//! its peer address, IPv6 by its first 64 bits unless [told otherwise](CorsLayer::ipv6_prefix). The same holds for 1024 preflights.
+//! others. A client is the [`ClientKey`](crate::client_key::ClientKey) in the extensions of the request, otherwise
+//! its peer address, for IPv6 its first 64 bits, or [others](CorsLayer::ipv6_prefix). The same applies to 1024
+//! preflights.
 //!
 //! # Preflights
 //!
 //! An `EventSource` never sends one: its request has no `unsafe-request` flag, also with
 //! `Last-Event-ID` ([Fetch, main fetch](https://fetch.spec.whatwg.org/#concept-main-fetch)). A `fetch`
 //! with `Authorization`, as of many libraries for event streams, does. A
-//! [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer) counts preflights apart from all
-//! else. When one fails for lack of the service (an answer of this crate with a 5xx), and the service has
+//! [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer) counts preflights separately.
+//! When one fails because the service is unavailable (a response of this crate with a 5xx), and the service has
 //! allowed the same within an hour, to the same origin, for the same host, path, query, method and header
-//! names, it is answered by a 204 that allows just that, with credentials only if that preflight was. Else
-//! the page could not see the status of the request behind it. A later refusal of the same preflight
+//! names, it gets a 204 that allows exactly that, with credentials only if that preflight was. Otherwise
+//! the page could not read the status of the request after it. A later refusal of the same preflight
 //! withdraws it.
 //!
 //! # Early answers
 //!
-//! Their head goes out before the service has allowed anything for that request. An
+//! Their head is sent before the service has allowed anything for that request. An
 //! [`EarlyLayer`](crate::early::EarlyLayer) therefore compares: when the late head does not allow the
-//! origin, or not credentials where the early head did, nothing of its body is passed, and the stream ends
-//! as for a late refusal. Whether the request carries cookies does not matter: a connection may be logged in
-//! (NTLM), or a proxy on the way may add the user. A
+//! origin, or not credentials where the early head did, its body is not passed, and the stream ends
+//! as for a late refusal. This does not depend on cookies of the request: a connection may be logged in
+//! (NTLM), or a proxy on the path may add the user. A
 //! [`ResumeLayer`](crate::resume::ResumeLayer::wait_for_upstream) whose streams wait for their first head
 //! does the same.
 //!
-//! A page cannot read an early answer that does not allow its origin, and its `EventSource` is dead. So
-//! a request whose origin nothing is known of, or whose cookies were not allowed, gets no early answer:
-//! it waits for the service's head, from which this layer learns.
+//! A page cannot read an early answer that does not allow its origin, and its `EventSource` does not reconnect. So
+//! a request with an unknown origin, or with cookies that were not allowed, gets no early answer:
+//! it waits for the service's head, whose permissions this layer then remembers.
 //!
 //! # Order
 //!
@@ -131,25 +132,25 @@ const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Adds CORS headers to the responses that this crate makes. See the [module docs](self). Clones share
-/// what they remember.
+/// their memory.
 #[derive(Clone, Debug)]
 pub struct CorsLayer {
-    policy: Policy,
+    policy: OriginPolicy,
     ipv6_prefix: u8,
-    memory: Arc<Memory>,
+    memory: Arc<CorsMemory>,
 }
 
 #[derive(Clone, Debug)]
-enum Policy {
+enum OriginPolicy {
     Off,
-    /// Those that the service allows.
+    /// The origins that the service allows.
     Service,
     Any,
     List(Arc<[Box<[u8]>]>),
 }
 
 #[derive(Debug, Default)]
-struct Memory {
+struct CorsMemory {
     seen: Seen,
     warned: AtomicBool,
 }
@@ -163,21 +164,21 @@ impl Default for CorsLayer {
 impl CorsLayer {
     /// Allows the origins that the service allows.
     pub fn new() -> Self {
-        Self::with(Policy::Service)
+        Self::with(OriginPolicy::Service)
     }
 
     /// Allows any origin; credentials only where the service allows them.
     pub fn any() -> Self {
-        Self::with(Policy::Any)
+        Self::with(OriginPolicy::Any)
     }
 
-    /// Allows just these origins, such as `https://app.example`; credentials as [`any`](Self::any).
+    /// Allows only these origins, such as `https://app.example`; credentials as [`any`](Self::any).
     pub fn origins(origins: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
         let origins = origins.into_iter().map(|origin| origin.as_ref().into());
-        Self::with(Policy::List(origins.collect()))
+        Self::with(OriginPolicy::List(origins.collect()))
     }
 
-    fn with(policy: Policy) -> Self {
+    fn with(policy: OriginPolicy) -> Self {
         Self {
             policy,
             ipv6_prefix: IPV6_PREFIX,
@@ -190,7 +191,7 @@ impl CorsLayer {
     #[must_use]
     pub fn enabled(mut self, enabled: bool) -> Self {
         if !enabled {
-            self.policy = Policy::Off;
+            self.policy = OriginPolicy::Off;
         }
         self
     }
@@ -213,24 +214,24 @@ impl CorsLayer {
         self.memory.seen.keys(request, origin, self.ipv6_prefix)
     }
 
-    /// What this origin is allowed on an answer of this crate: with credentials or without.
+    /// Whether a response of this crate allows this origin, and with or without credentials.
     fn grant(&self, origin: &[u8], keys: &Keys) -> Option<Grant> {
         let seen = self.memory.seen.allowed(keys);
         let is_allowed = match &self.policy {
-            Policy::Off => false,
-            Policy::Service => seen.is_some(),
-            Policy::Any => true,
-            Policy::List(origins) => origins.iter().any(|listed| **listed == *origin),
+            OriginPolicy::Off => false,
+            OriginPolicy::Service => seen.is_some(),
+            OriginPolicy::Any => true,
+            OriginPolicy::List(origins) => origins.iter().any(|listed| **listed == *origin),
         };
         let credentials = seen.is_some_and(Allowed::credentials);
         is_allowed.then_some(Grant { credentials })
     }
 
-    /// Adds to an answer without a service what it would have with this one. Whether the origin of the
+    /// Adds the CORS fields to a response outside this layer's service. Returns whether the origin of the
     /// request is allowed.
     #[doc(hidden)]
     pub fn complete<B>(&self, request: &Request<B>, headers: &mut HeaderMap) -> bool {
-        if matches!(self.policy, Policy::Off) {
+        if matches!(self.policy, OriginPolicy::Off) {
             return false;
         }
         let origin = origin(request);
@@ -242,21 +243,25 @@ impl CorsLayer {
         grant.is_some()
     }
 
-    /// A preflight that the service would have allowed.
-    fn answers(&self, plan: &Plan, status: StatusCode) -> Option<Response<Bytes>> {
-        let asked = plan.asked.as_ref()?;
-        let preflight = asked.preflight.as_ref()?;
-        if asked.grant.is_none() || !status.is_server_error() {
+    /// The response to a preflight that the service would have allowed.
+    fn preflight_response(
+        &self,
+        plan: &ResponsePlan,
+        status: StatusCode,
+    ) -> Option<Response<Bytes>> {
+        let request = plan.request.as_ref()?;
+        let preflight = request.preflight.as_ref()?;
+        if request.grant.is_none() || !status.is_server_error() {
             return None;
         }
         let seen = &self.memory.seen;
-        let credentials = seen.allowed_preflight(&asked.keys, &preflight.key())?;
+        let credentials = seen.allowed_preflight(&request.keys, &preflight.key())?;
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::NO_CONTENT;
         response.extensions_mut().insert(Own);
         let headers = response.headers_mut();
-        // Not the credentials of other responses to the origin.
-        complete(headers, Some(&asked.origin), Some(Grant { credentials }));
+        // The credentials of other responses to the origin do not apply.
+        complete(headers, Some(&request.origin), Some(Grant { credentials }));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, preflight.method.clone());
         if let Some(names) = &preflight.headers {
@@ -266,29 +271,34 @@ impl CorsLayer {
     }
 }
 
-impl Memory {
-    /// A response with this status allowed this, or nothing.
-    fn learn(&self, keys: &Keys, allowed: Option<Allowed>, status: StatusCode) {
+impl CorsMemory {
+    /// Records the permission in a response with this status.
+    fn record(&self, keys: &Keys, allowed: Option<Allowed>, status: StatusCode) {
         let Some(allowed) = allowed else {
             return self.seen.refused(keys, status);
         };
-        if !self.seen.learn(keys, allowed) && !self.warned.swap(true, Relaxed) {
+        if !self.seen.record(keys, allowed) && !self.warned.swap(true, Relaxed) {
             tracing::warn!(
-                most = seen::ORIGINS,
+                most = seen::MAX_ORIGINS,
                 "the service allows more origins than are remembered: answers in its place have no CORS \
                  fields for those that were forgotten; name the origins in cors.allowed_origins"
             );
         }
     }
 
-    fn learn_preflight(&self, asked: &Asked, preflight: &Preflight, head: &response::Parts) {
-        let (keys, key) = (&asked.keys, preflight.key());
-        let allowed = Allowed::of(&head.headers, asked.origin.as_bytes());
+    fn record_preflight(
+        &self,
+        request: &CorsRequest,
+        preflight: &Preflight,
+        head: &response::Parts,
+    ) {
+        let (keys, key) = (&request.keys, preflight.key());
+        let allowed = Allowed::of(&head.headers, request.origin.as_bytes());
         let allowed = allowed.filter(|allowed| {
             head.status.is_success() && preflight.is_allowed(&head.headers, *allowed)
         });
-        // A browser sends no body and few fields: these are about the service's load, or about a request that
-        // is not like those of a page.
+        // A browser sends no body and few fields: these statuses are about the service's load, or about a request
+        // that is not from a page.
         let is_policy = !head.status.is_server_error()
             && !matches!(
                 head.status,
@@ -299,14 +309,16 @@ impl Memory {
                     | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             );
         match allowed {
-            Some(allowed) => self.seen.learn_preflight(keys, &key, allowed.credentials()),
-            None if is_policy => self.seen.forget_preflight(keys, &key),
+            Some(allowed) => self
+                .seen
+                .record_preflight(keys, &key, allowed.credentials()),
+            None if is_policy => self.seen.remove_preflight(keys, &key),
             None => {}
         }
     }
 }
 
-/// Adds to an answer of this crate what it lacks, which is nothing if the service has said it.
+/// Adds the CORS fields to a response of this crate, unless the service has set them.
 fn complete(headers: &mut HeaderMap, origin: Option<&HeaderValue>, grant: Option<Grant>) {
     if headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
         return;
@@ -321,13 +333,13 @@ fn complete(headers: &mut HeaderMap, origin: Option<&HeaderValue>, grant: Option
         headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
     }
     if headers.contains_key(RETRY_AFTER) {
-        // No script sees it otherwise.
+        // Scripts cannot read it otherwise.
         let name = HeaderValue::from_static("retry-after");
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, name);
     }
 }
 
-/// The answer depends on the origin.
+/// Declares that the response depends on the origin.
 fn vary(headers: &mut HeaderMap) {
     if !list_has(headers, &VARY, b"*") && !list_has(headers, &VARY, b"origin") {
         headers.append(VARY, HeaderValue::from_static("origin"));
@@ -339,51 +351,55 @@ struct Grant {
     credentials: bool,
 }
 
-/// What is to be done with the response.
+/// How to treat the response.
 #[derive(Debug)]
-struct Plan {
+struct ResponsePlan {
     layer: CorsLayer,
-    /// None of a request without an origin.
-    asked: Option<Asked>,
+    /// `None` for a request without an origin.
+    request: Option<CorsRequest>,
 }
 
 /// A request that names an origin.
 #[derive(Debug)]
-struct Asked {
+struct CorsRequest {
     origin: HeaderValue,
     keys: Keys,
-    /// As it was when the request came, which is what the layers inside know of.
+    /// The grant when the request arrived, which the layers inside know.
     grant: Option<Grant>,
-    /// A response that does not allow the origin says that the service does not.
+    /// A response that does not allow the origin withdraws its permission.
     may_refuse: bool,
     preflight: Option<Preflight>,
 }
 
-impl Asked {
-    fn learn(&self, memory: &Memory, head: &response::Parts) {
+impl CorsRequest {
+    fn record(&self, memory: &CorsMemory, head: &response::Parts) {
         let allowed = Allowed::of(&head.headers, self.origin.as_bytes());
         if allowed.is_some() || self.may_refuse {
-            memory.learn(&self.keys, allowed, head.status);
+            memory.record(&self.keys, allowed, head.status);
         }
         if let Some(preflight) = &self.preflight {
-            memory.learn_preflight(self, preflight, head);
+            memory.record_preflight(self, preflight, head);
         }
     }
 }
 
-impl Plan {
+impl ResponsePlan {
     fn finish<B>(&self, response: Response<B>) -> Response<AnswerBody<B>> {
         let (mut head, body) = response.into_parts();
-        let asked = self.asked.as_ref();
+        let request = self.request.as_ref();
         if head.extensions.get::<Own>().is_none() {
-            if let Some(asked) = asked {
-                asked.learn(&self.layer.memory, &head);
+            if let Some(request) = request {
+                request.record(&self.layer.memory, &head);
             }
-        } else if let Some(answer) = self.layer.answers(self, head.status) {
+        } else if let Some(answer) = self.layer.preflight_response(self, head.status) {
             return answer.map(AnswerBody::own);
         } else {
-            let grant = asked.and_then(|asked| asked.grant);
-            complete(&mut head.headers, asked.map(|asked| &asked.origin), grant);
+            let grant = request.and_then(|request| request.grant);
+            complete(
+                &mut head.headers,
+                request.map(|request| &request.origin),
+                grant,
+            );
         }
         Response::from_parts(head, AnswerBody::inner(body))
     }
@@ -413,7 +429,7 @@ impl<S> Cors<S> {
 
 impl<S> Cors<S> {
     /// Marks the request for the layers inside.
-    fn ask<B>(&self, request: &mut Request<B>, origin: HeaderValue) -> Asked {
+    fn prepare<B>(&self, request: &mut Request<B>, origin: HeaderValue) -> CorsRequest {
         let memory = &self.layer.memory;
         let keys = self.layer.keys(request, &origin);
         let grant = self.layer.grant(origin.as_bytes(), &keys);
@@ -421,7 +437,7 @@ impl<S> Cors<S> {
         if is_other {
             let has_cookies = request.headers().contains_key(COOKIE);
             match grant {
-                // Cookies come only in a mode in which the browser wants them allowed.
+                // Browsers send cookies only in a mode that requires permission for them.
                 Some(Grant { credentials }) if credentials || !has_cookies => {
                     let granted = Granted::new(memory, keys, origin.as_bytes(), credentials);
                     request.extensions_mut().insert(granted);
@@ -431,11 +447,11 @@ impl<S> Cors<S> {
                 }
             }
         }
-        // Forms and beacons name an origin, too, whatever their response allows. Whether services answer
-        // OPTIONS as they answer the request behind it is open.
+        // Forms and beacons have an origin, too, but ignore permissions. The response to OPTIONS may differ from
+        // that to the request after it.
         let mode = request.headers().get(SEC_FETCH_MODE);
         let is_cors = mode.is_none_or(|mode| mode == "cors");
-        Asked {
+        CorsRequest {
             may_refuse: is_other && is_cors && request.method() != Method::OPTIONS,
             preflight: Preflight::of(request),
             origin,
@@ -451,8 +467,8 @@ fn origin<B>(request: &Request<B>) -> Option<HeaderValue> {
     request.headers().get(ORIGIN).cloned()
 }
 
-/// Whether the page is of the origin that it asks, which names its own in a POST, too: it may read any
-/// response. A page cannot set either field.
+/// Whether the page is of the origin that it requests, as a page sends its origin with a POST, too: it may read
+/// any response. A page cannot set either field.
 fn is_same_origin(headers: &HeaderMap, origin: &HeaderValue) -> bool {
     if let Some(site) = headers.get(SEC_FETCH_SITE) {
         return site == "same-origin";
@@ -476,16 +492,16 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        if matches!(self.layer.policy, Policy::Off) {
+        if matches!(self.layer.policy, OriginPolicy::Off) {
             return ResponseFuture {
                 future: self.inner.call(request),
                 plan: None,
             };
         }
-        let asked = origin(&request).map(|origin| self.ask(&mut request, origin));
-        let plan = Plan {
+        let cors_request = origin(&request).map(|origin| self.prepare(&mut request, origin));
+        let plan = ResponsePlan {
             layer: self.layer.clone(),
-            asked,
+            request: cors_request,
         };
         ResponseFuture {
             future: self.inner.call(request),
@@ -495,11 +511,11 @@ where
 }
 
 pin_project! {
-    /// The response to come.
+    /// The response future.
     pub struct ResponseFuture<F> {
         #[pin]
         future: F,
-        plan: Option<Plan>,
+        plan: Option<ResponsePlan>,
     }
 }
 

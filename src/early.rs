@@ -188,7 +188,7 @@ where
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let state = match self.config.eligible(&request) {
-            None => State::Passing {
+            None => EarlyFutureState::Passing {
                 future: self.inner.call(request),
             },
             Some(request_info) => {
@@ -208,7 +208,7 @@ where
                     stream,
                     log: self.config.log.clone(),
                 };
-                State::Waiting {
+                EarlyFutureState::Waiting {
                     waiting: Some(Box::pin(waiting)),
                 }
             }
@@ -252,13 +252,13 @@ pin_project! {
     /// The response to come: the upstream's, or ours.
     pub struct ResponseFuture<F> {
         #[pin]
-        state: State<F>,
+        state: EarlyFutureState<F>,
     }
 }
 
 pin_project! {
-    #[project = StateProj]
-    enum State<F> {
+    #[project = EarlyFutureStateProj]
+    enum EarlyFutureState<F> {
         Passing {
             #[pin]
             future: F,
@@ -278,8 +278,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let in_time = |result: F::Output| result.map(|response| response.map(EarlyBody::passing));
         match self.project().state.project() {
-            StateProj::Passing { future } => future.poll(cx).map(in_time),
-            StateProj::Waiting { waiting } => {
+            EarlyFutureStateProj::Passing { future } => future.poll(cx).map(in_time),
+            EarlyFutureStateProj::Waiting { waiting } => {
                 let Some(mut request) = waiting.take() else {
                     unreachable!("polled again after it was ready");
                 };
@@ -309,7 +309,7 @@ where
 fn answer<F, B>(request: Pin<Box<Waiting<F>>>) -> Response<EarlyBody<F, B>> {
     metrics::counter!("sse_guard_early_answers_total").increment(1);
     if let Some(granted) = &request.granted {
-        granted.use_it();
+        granted.mark_used();
     }
     let stream = request.stream.clone();
     stream.set_state(StreamState::Connecting);

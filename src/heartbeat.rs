@@ -1,11 +1,11 @@
 //! Keeps a quiet stream alive: sends a heartbeat after an interval without a byte to the client.
 //!
-//! Idle cuts on the way (nginx, ALB and Traefik 60 s, Heroku 55 s, Cloudflare 100 s) and clients'
-//! watchdogs see traffic; the events that a client dispatches stay the same. Heartbeats stand at
-//! event boundaries alone, in the stream's own line end, and never count as life of the upstream. The
-//! first comes at once if the upstream sends no event with its head, for
-//! [some families](HeartbeatLayer::immediate) by default; a byte order mark of the upstream behind it is
-//! removed, as clients know one at the very start alone.
+//! Heartbeats reset idle timeouts on the path (nginx, ALB and Traefik 60 s, Heroku 55 s, Cloudflare 100 s) and
+//! timeouts of clients. The events that a client dispatches do not change. Heartbeats are sent only at
+//! event boundaries, in the stream's own line end, and do not count as output of the upstream. The
+//! first is sent immediately if the upstream sends no event with its head, for
+//! [some families](HeartbeatLayer::immediate) by default; a byte order mark of the upstream after it is
+//! removed, as clients accept one only at the start.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -59,15 +59,15 @@ use tower_layer::Layer;
 /// Default interval: 15 s, below every idle timeout in common use.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// The layer's streams send at common times, this many per interval: the thread that writes is woken
-/// once for all that are due.
-const TIMES: u32 = 128;
+/// The layer's streams send at common times, this many per interval: a writing thread wakes up once for all
+/// heartbeats that are due.
+const SEND_TIMES_PER_INTERVAL: u32 = 128;
 
 /// The bytes of a heartbeat.
 #[derive(Clone, Debug)]
 pub struct HeartbeatStyle {
     event: Timestamped,
-    /// Replaced by the family's own form, if there is one.
+    /// The family's own heartbeat replaces it, if there is one.
     is_by_family: bool,
 }
 
@@ -92,7 +92,7 @@ impl HeartbeatStyle {
         })
     }
 
-    /// Sends a comment line, `: text`, without a blank line: the one form that all common clients
+    /// Sends a comment line, `: text`, without a blank line: the only form that all common clients
     /// accept.
     ///
     /// # Errors
@@ -103,7 +103,7 @@ impl HeartbeatStyle {
     }
 
     /// Sends a comment line and a blank line, for clients that split the stream at blank lines. Some
-    /// others take it for an empty event.
+    /// other clients parse it as an empty event.
     ///
     /// # Errors
     ///
@@ -112,10 +112,10 @@ impl HeartbeatStyle {
         Encoded::comment(text, true).map(Self::of)
     }
 
-    /// Sends a named event with data, for client code that listens for one: comments do not reach it.
+    /// Sends a named event with data, for client code that listens for it: code does not receive comments.
     ///
     /// `{now}` in the data is replaced by the Unix time at the moment of sending, in whole seconds, for
-    /// clients that show when the last heartbeat came: `{"now":{now}}` is sent as `{"now":1767225600}`.
+    /// clients that show the time of the last heartbeat: `{"now":{now}}` is sent as `{"now":1767225600}`.
     pub fn event(event: &Event) -> Self {
         Self::of(Timestamped::new(event.encoded()))
     }
@@ -124,15 +124,15 @@ impl HeartbeatStyle {
 /// Sends heartbeats on quiet event streams. See the [module docs](self).
 #[derive(Clone, Debug)]
 pub struct HeartbeatLayer {
-    beat: Arc<Beat>,
+    beat: Arc<HeartbeatSettings>,
 }
 
-/// What all streams of a layer have in common.
+/// The settings that all streams of a layer share.
 #[derive(Clone, Debug)]
-struct Beat {
+struct HeartbeatSettings {
     interval: Duration,
     style: Option<HeartbeatStyle>,
-    /// As the family has it if `None`.
+    /// `None`: the family decides.
     immediate: Option<bool>,
     /// The first of the common times.
     since: Instant,
@@ -146,8 +146,8 @@ impl Default for HeartbeatLayer {
 
 impl HeartbeatLayer {
     /// Sends a heartbeat after `interval` without output, in the style [`auto`](HeartbeatStyle::auto)
-    /// with the text `heartbeat` by default. Never later, and up to 1/128 of it earlier: streams of a
-    /// layer send at common times, which costs a process with thousands of quiet ones a quarter less.
+    /// with the text `heartbeat` by default. A heartbeat is never later, and up to 1/128 of the interval earlier:
+    /// streams of a layer send at common times, which costs a process with thousands of quiet streams a quarter less.
     ///
     /// # Panics
     ///
@@ -158,7 +158,7 @@ impl HeartbeatLayer {
             "a heartbeat needs an interval above zero"
         );
         Self {
-            beat: Arc::new(Beat {
+            beat: Arc::new(HeartbeatSettings {
                 interval,
                 style: HeartbeatStyle::auto("heartbeat").ok(),
                 immediate: None,
@@ -167,7 +167,7 @@ impl HeartbeatLayer {
         }
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Beat)) -> Self {
+    fn with(mut self, change: impl FnOnce(&mut HeartbeatSettings)) -> Self {
         change(Arc::make_mut(&mut self.beat));
         self
     }
@@ -178,10 +178,10 @@ impl HeartbeatLayer {
         self.with(|beat| beat.style = Some(style))
     }
 
-    /// Whether to send the first heartbeat at once when the upstream sends no event with its head:
+    /// Sets whether to send the first heartbeat immediately when the upstream sends no event with its head:
     /// buffering proxies and HTTP/2 hops hold the head back until the first byte of the body. `None`, the
-    /// default: for the families [`EventSource`](crate::family::Family::EventSource) and [`Mcp`](crate::family::Family::Mcp), whose
-    /// streams may be quiet from the start on, and whose clients wait for the head.
+    /// default, sends it for the families [`EventSource`](crate::family::Family::EventSource) and
+    /// [`Mcp`](crate::family::Family::Mcp), whose streams may be quiet from the start, and whose clients wait for the head.
     #[must_use]
     pub fn immediate(self, immediate: impl Into<Option<bool>>) -> Self {
         let immediate = immediate.into();
@@ -226,23 +226,23 @@ impl StreamLayer for HeartbeatLayer {
     }
 }
 
-/// Heartbeats of one stream.
+/// The heartbeats of one stream.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct HeartbeatPolicy {
-    beat: Arc<Beat>,
-    /// Never, if that is further away than there are times.
+    beat: Arc<HeartbeatSettings>,
+    /// `None`: the time is out of range, and no heartbeat is sent.
     due: Option<Instant>,
 }
 
 impl HeartbeatPolicy {
-    /// Sets when the next heartbeat is due.
+    /// Sets the time of the next heartbeat.
     fn sent(&mut self, now: Instant) {
-        let Beat {
+        let HeartbeatSettings {
             interval, since, ..
         } = *self.beat;
         self.due = now.checked_add(interval).map(|latest| {
-            let step = nanos(interval / TIMES).max(1);
+            let step = nanos(interval / SEND_TIMES_PER_INTERVAL).max(1);
             let past = nanos(latest.saturating_duration_since(since));
             latest - Duration::from_nanos(past % step)
         });

@@ -1,16 +1,15 @@
-//! Ends a stream whose upstream has gone silent.
+//! Ends streams whose upstream is silent.
 //!
-//! Two clocks, each optional: no *byte* for [`timeout`](IdleTimeoutLayer::timeout), and no *event
-//! with data* for [`event_timeout`](IdleTimeoutLayer::event_timeout), which sees through an
-//! upstream that is wedged but still sends comments or pings. The second runs
-//! [by itself](EventTimeout::Auto) for answers of models. Only what the upstream sends feeds
-//! them: heartbeats of ours never do, in whichever order the layers stand. Time in which nobody
-//! asked the upstream, because the client was not reading, is not its silence.
+//! There are two timeouts, each optional: no *byte* for [`timeout`](IdleTimeoutLayer::timeout), and no *event
+//! with data* for [`event_timeout`](IdleTimeoutLayer::event_timeout), which detects an upstream that hangs but still
+//! sends comments or pings. The second is on [by default](EventTimeout::Auto) for answers of models. Only bytes of the
+//! upstream reset the timeouts: heartbeats of this crate never do, in any order of the layers. Time in which the
+//! client did not read does not count, as the upstream is not read then either.
 //!
-//! Of a stream [in a content coding](crate::Stream::is_opaque) the clock of bytes alone runs, and the stream
-//! ends as a broken transfer, whatever the [`IdleAction`]: nothing can be put into it.
+//! For a stream [in a content coding](crate::Stream::is_opaque) only the timeout for bytes applies, and the stream
+//! ends as a broken transfer with every [`IdleAction`], as nothing can be injected into it.
 //!
-//! It is no limit on a stream's age: see [`rotation`](crate::rotation) for that.
+//! The age of a stream is limited by [`rotation`](crate::rotation).
 //!
 //! ```
 //! use bytes::Bytes;
@@ -68,19 +67,19 @@ use tower_layer::Layer;
 /// Default [`EventTimeout`] of answers of model APIs: 5 minutes.
 pub const DEFAULT_EVENT_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How long a stream may go without an event with data.
+/// The time limit between events with data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventTimeout {
     /// [5 minutes](DEFAULT_EVENT_TIMEOUT) from the first event on for answers of the families
-    /// [`OpenAi`](crate::family::Family::OpenAi) and [`Anthropic`](crate::family::Family::Anthropic), any time for other streams. A model
-    /// may think before it begins for as long as it likes; in the middle of an answer its client has a
-    /// timeout of its own, which heartbeats keep from firing.
+    /// [`OpenAi`](crate::family::Family::OpenAi) and [`Anthropic`](crate::family::Family::Anthropic), no limit for other streams. The
+    /// time before the first event is not limited, as a model may reason first. Within an answer, heartbeats reset the
+    /// client's own timeout, hence this one.
     #[default]
     Auto,
-    /// Any time.
+    /// No limit.
     Off,
-    /// So long, from the response's head on.
+    /// This long, from the response's head on.
     After(Duration),
 }
 
@@ -100,26 +99,26 @@ impl From<Option<Duration>> for EventTimeout {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum IdleAction {
-    /// [`Close`](Self::Close) where the client [comes back](crate::family::Family::client_reconnects), as one of a GET
-    /// mostly does; else [`Abort`](Self::Abort), as it would take the part for the whole.
+    /// [`Close`](Self::Close) if the client [reconnects](crate::family::Family::client_reconnects), as that of a GET
+    /// usually does; otherwise [`Abort`](Self::Abort), as the client would take the part for a complete answer.
     #[default]
     Auto,
-    /// Properly, with a `retry:` line for a client that comes back.
+    /// Properly, with a `retry:` line for a client that reconnects.
     Close,
-    /// Properly, with a last event that says so.
+    /// Properly, with this last event.
     ErrorEvent(Event),
-    /// As a broken transfer. A [`CompletionLayer`](crate::completion::CompletionLayer) says why.
+    /// As a broken transfer. A [`CompletionLayer`](crate::completion::CompletionLayer) sends the reason before it.
     Abort,
 }
 
 /// Ends streams whose upstream is silent. See the [module docs](self).
 #[derive(Clone, Debug)]
 pub struct IdleTimeoutLayer {
-    config: Arc<Config>,
+    config: Arc<IdleTimeoutConfig>,
 }
 
 #[derive(Clone, Debug)]
-struct Config {
+struct IdleTimeoutConfig {
     timeout: Option<Duration>,
     event_timeout: EventTimeout,
     comments_are_life: bool,
@@ -135,11 +134,10 @@ impl Default for IdleTimeoutLayer {
 }
 
 impl IdleTimeoutLayer {
-    /// Creates a layer without a timeout for bytes, and with one for events in answers of model APIs
-    /// alone.
+    /// Creates a layer without a timeout for bytes, and with one for events only in answers of model APIs.
     pub fn new() -> Self {
         Self {
-            config: Arc::new(Config {
+            config: Arc::new(IdleTimeoutConfig {
                 timeout: None,
                 event_timeout: EventTimeout::Auto,
                 comments_are_life: true,
@@ -150,7 +148,7 @@ impl IdleTimeoutLayer {
         }
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+    fn with(mut self, change: impl FnOnce(&mut IdleTimeoutConfig)) -> Self {
         change(Arc::make_mut(&mut self.config));
         self
     }
@@ -163,36 +161,35 @@ impl IdleTimeoutLayer {
     }
 
     /// Ends a stream after this long without an event with data from the upstream. Comments,
-    /// [`ignore_events`](Self::ignore_events) and other signs of life do not count. [`EventTimeout::Auto`] by default.
+    /// [`ignore_events`](Self::ignore_events) and other keepalives do not count. [`EventTimeout::Auto`] by default.
     #[must_use]
     pub fn event_timeout(self, timeout: impl Into<EventTimeout>) -> Self {
         let timeout = timeout.into();
         self.with(|config| config.event_timeout = timeout)
     }
 
-    /// Sets whether comments of the upstream restart the first timeout: yes by default. If not, that
-    /// clock too counts events with data alone.
+    /// Sets whether comments of the upstream reset the [`timeout`](Self::timeout): yes by default. If not, only events
+    /// with data reset it.
     #[must_use]
     pub fn comments_are_life(self, yes: bool) -> Self {
         self.with(|config| config.comments_are_life = yes)
     }
 
-    /// Sets names of events that count as keepalives of the upstream, not as data. None by default; the
-    /// signs of life of model APIs are known without it: Anthropic's `ping`, and
-    /// `{"type":"keepalive"}`.
+    /// Sets names of events that count as keepalives of the upstream, not as data. None by default. Keepalives of model
+    /// APIs, Anthropic's `ping` and `{"type":"keepalive"}`, count as such without it.
     #[must_use]
     pub fn ignore_events<N: Into<String>>(self, names: impl IntoIterator<Item = N>) -> Self {
         let names = names.into_iter().map(Into::into).collect();
         self.with(|config| config.ignore_events = Arc::new(names))
     }
 
-    /// Sets how to end. [`IdleAction::Auto`] by default.
+    /// Sets how streams end. [`IdleAction::Auto`] by default.
     #[must_use]
     pub fn action(self, action: IdleAction) -> Self {
         self.with(|config| config.action = action)
     }
 
-    /// Sets the reconnection time (`retry:`) of clients that come back, jittered by half either way;
+    /// Sets the reconnection time (`retry:`) of clients that reconnect, jittered by half either way;
     /// `None` sends none. 2 s by default.
     #[must_use]
     pub fn retry(self, retry: impl Into<Option<Duration>>) -> Self {
@@ -237,23 +234,23 @@ impl StreamLayer for IdleTimeoutLayer {
     }
 }
 
-/// The clocks of one stream.
+/// The timeouts of one stream.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct IdlePolicy {
-    config: Arc<Config>,
+    config: Arc<IdleTimeoutConfig>,
 }
 
 impl IdlePolicy {
-    /// When no event has come for too long.
-    fn eventless_at(&self, context: &PolicyContext<'_>) -> Option<Instant> {
+    /// When the timeout for events expires.
+    fn event_deadline(&self, context: &PolicyContext<'_>) -> Option<Instant> {
         let stream = context.stream;
         let timeout = match self.config.event_timeout {
             EventTimeout::Off => return None,
             EventTimeout::After(timeout) => timeout,
             EventTimeout::Auto => {
                 let is_answer = stream.family().is_model_api();
-                // Until then the model thinks.
+                // Before that the model may be reasoning.
                 let has_begun = stream.time_to_first_event().is_some();
                 (is_answer && has_begun).then_some(DEFAULT_EVENT_TIMEOUT)?
             }
@@ -306,7 +303,7 @@ impl Policy for IdlePolicy {
             false => context.stream.eventless_since(),
         };
         let bytes = after(silent_since, self.config.timeout);
-        let events = self.eventless_at(context);
+        let events = self.event_deadline(context);
         match (bytes, events) {
             (Some(bytes), Some(events)) => Some(bytes.min(events)),
             (bytes, events) => bytes.or(events),
@@ -326,7 +323,7 @@ impl Policy for IdlePolicy {
     #[inline]
     fn on(&mut self, context: &PolicyContext<'_>, notice: Notice<'_>) -> Reaction {
         match notice {
-            // Another layer watches the stream, has found it idle, and could not reconnect its upstream.
+            // The resume layer watches this stream, and could not reconnect its idle upstream.
             Notice::InnerError(EndReason::UpstreamIdle) if context.stream.is_idle_watched() => {
                 Reaction::End(self.ending(context))
             }

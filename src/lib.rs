@@ -28,7 +28,7 @@
 //!
 //! The set is closed; [`own_layer`] shows how to add a layer of your own around it or inside.
 //!
-//! # What holds for all of them
+//! # Settings that apply to all of them
 //!
 //! - **Only event streams are touched**: 2xx responses with a body and media type
 //!   `text/event-stream`. All other responses pass byte for byte.

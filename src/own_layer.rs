@@ -1,7 +1,7 @@
 //! How to write a layer of your own for event streams.
 //!
-//! The set of layers that share the body of [`SseGuardLayer`](crate::SseGuardLayer) is closed: there is no trait to
-//! implement for one more. Such a layer takes part in decisions about boundaries, deadlines and ends that hold for all
+//! The set of layers that share the body of [`SseGuardLayer`](crate::SseGuardLayer) is closed, without a trait for
+//! further layers. Such a layer takes part in decisions about boundaries, deadlines and ends that apply to all
 //! of them together, and a mistake in one breaks the guarantees of the others. As long as the trait is private, it can
 //! change with them.
 //!

@@ -5,15 +5,15 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// So many in a time, and a burst of them at once.
+/// A rate with a burst, by the generic cell rate algorithm.
 ///
-/// All that is kept for whoever is limited is one point in time, at which its next cell is due were they
-/// evenly spread; none if it has taken nothing for long.
+/// The state of each limited client is one point in time, at which its next cell is due if its cells were
+/// evenly spread; `None` after a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
-    /// Between two that are evenly spread.
+    /// The time between two evenly spread cells.
     interval: Duration,
-    /// How far ahead of that they may come.
+    /// How much earlier a cell may come.
     tolerance: Duration,
 }
 
@@ -33,7 +33,7 @@ impl Rate {
         }
     }
 
-    /// Takes one: what to keep, or how long there is none.
+    /// Takes one. Returns the new state, or the time until one is available.
     pub(crate) fn take(self, due: Option<Instant>, now: Instant) -> Result<Instant, Duration> {
         let next = due.map_or(now, |due| due.max(now)) + self.interval;
         match next.duration_since(now).checked_sub(self.tolerance) {
@@ -42,7 +42,7 @@ impl Rate {
         }
     }
 
-    /// Takes one less.
+    /// Returns one that was taken.
     pub(crate) fn give_back(self, due: Instant) -> Option<Instant> {
         due.checked_sub(self.interval)
     }

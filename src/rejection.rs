@@ -15,19 +15,19 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectReason {
-    /// The client has as many streams as it may.
+    /// The client has the maximum of streams.
     PerClient,
-    /// There are as many streams as there may be.
+    /// All clients together have the maximum of streams.
     Total,
     /// The client opens new streams too fast.
     Rate,
-    /// More clients than the table has room for.
+    /// The client table is full.
     Clients,
-    /// The process is short of memory.
+    /// The process is at its memory budget.
     Memory,
-    /// The process is short of files it may open.
+    /// The process is at its limit of open files.
     Files,
-    /// The client has as many requests in flight as it may.
+    /// The client has the maximum of requests in flight.
     Requests,
     /// The process is about to stop.
     Draining,
@@ -46,7 +46,7 @@ impl RejectReason {
         Self::Draining,
     ];
 
-    /// Whether it is the process that is short of something: no client could have done better.
+    /// Whether a resource of the process is exhausted, regardless of the client.
     pub(crate) fn is_shortage(self) -> bool {
         matches!(self, Self::Memory | Self::Files)
     }
@@ -86,11 +86,11 @@ impl RejectReason {
     }
 }
 
-/// Marks a response that is the answer to a rejected request, in its extensions.
+/// In the extensions of a response to a rejected request.
 #[derive(Clone, Copy, Debug)]
 pub struct Rejected(pub RejectReason);
 
-/// Makes the response to a rejected request of the crate's own one.
+/// Changes this crate's response to a rejected request.
 #[derive(Clone)]
 pub(crate) struct CustomResponse(
     Arc<dyn Fn(RejectReason, Response<Bytes>) -> Response<Bytes> + Send + Sync>,
@@ -110,13 +110,12 @@ impl fmt::Debug for CustomResponse {
     }
 }
 
-/// A rejection and how to put it to the client.
+/// A rejection, and the form of its response.
 #[derive(Clone, Debug)]
 pub struct Rejection {
     pub(crate) reason: RejectReason,
     pub(crate) retry_after: Duration,
-    /// As a stream that ends at once and asks to come back, since an `EventSource` never comes
-    /// back after any status but 200.
+    /// As a stream that sets `retry:` and ends, since an `EventSource` does not reconnect after any status but 200.
     pub(crate) as_stream: bool,
     pub(crate) custom: Option<CustomResponse>,
 }
@@ -158,7 +157,7 @@ impl Rejection {
         if let Some(CustomResponse(f)) = &self.custom {
             response = f(self.reason, response);
         }
-        // Whatever the response is now: layers outside have to know it.
+        // In the custom response as well: layers outside depend on it.
         response.extensions_mut().insert(Own);
         response.extensions_mut().insert(Rejected(self.reason));
         response

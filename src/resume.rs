@@ -115,7 +115,7 @@ use crate::last_event_id;
 use crate::request_info::{RequestInfo, ResponseKind};
 use crate::retry_after::retry_after;
 use crate::stream::{EarlyStream, Stream};
-use crate::unavailable::may_pass;
+use crate::unavailable::is_temporary;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Extensions, HeaderValue, Request, Response, StatusCode};
@@ -224,7 +224,7 @@ impl<B> ResumePlan<B> {
         if is_connection_bound(&response) {
             return response.map(ResumeBody::pass);
         }
-        if may_pass(response.status()) && self.waits_for_upstream() {
+        if is_temporary(response.status()) && self.waits_for_upstream() {
             let failed = response.status();
             let min_delay = retry_after(response.headers()).unwrap_or_default();
             return self.wait(failed, ResumeError::Refused(failed).into(), min_delay);
@@ -259,7 +259,7 @@ impl<B> ResumePlan<B> {
         head.extensions.insert(Own);
         head.extensions.insert(WaitsInPlaceOf(in_place_of));
         if let Some(granted) = self.reissue.saved_request().granted() {
-            granted.use_it();
+            granted.mark_used();
         }
         let (reconnect, last_id) = self.reconnect(&mut head.extensions);
         let last_id = last_id.as_deref();

@@ -5,8 +5,8 @@ use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue};
 use std::time::{Duration, SystemTime};
 
-/// How long the server wants to be left alone. A date that has passed is zero; a number beyond `u64` counts
-/// as the largest. `None` if there is no such header, or none of either form.
+/// The delay that a `Retry-After` sets. A date that has passed is zero; a number beyond `u64` counts
+/// as the largest. `None` without such a header, or if it has neither form.
 ///
 /// A date is compared with the `Date` of the same response, so the clock of the server may be off. Without
 /// one, the local clock counts.
@@ -22,8 +22,8 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(at.duration_since(now).unwrap_or_default())
 }
 
-/// The field's value in an answer of this crate: whole seconds, rounded up, as a client that comes too early is
-/// rejected again; at least one, and no more than the clients of this family honour.
+/// The field's value in a response of this crate: whole seconds, rounded up, as a client that retries too early is
+/// rejected again; at least one, and at most what the clients of this family honour.
 pub fn retry_after_value(wait: Duration, family: Family) -> HeaderValue {
     let seconds = wait
         .as_secs()

@@ -82,12 +82,12 @@ pub const DEFAULT_RETRY: Duration = Duration::from_secs(2);
 /// set by default: the layer only ends streams on request of its [`StreamRegistry`].
 #[derive(Clone, Debug)]
 pub struct RotationLayer {
-    config: Arc<Config>,
+    config: Arc<RotationConfig>,
     registry: StreamRegistry,
 }
 
 #[derive(Clone, Debug)]
-struct Config {
+struct RotationConfig {
     max_age: Option<(Duration, f64)>,
     retry: Option<Duration>,
     /// By family, if `None`.
@@ -106,7 +106,7 @@ impl RotationLayer {
     /// Creates a layer that ends no stream by age.
     pub fn new() -> Self {
         Self {
-            config: Arc::new(Config {
+            config: Arc::new(RotationConfig {
                 max_age: None,
                 retry: Some(DEFAULT_RETRY),
                 methods: None,
@@ -117,7 +117,7 @@ impl RotationLayer {
         }
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+    fn with(mut self, change: impl FnOnce(&mut RotationConfig)) -> Self {
         change(Arc::make_mut(&mut self.config));
         self
     }
@@ -258,7 +258,7 @@ impl RotationLayer {
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct RotationPolicy {
-    config: Arc<Config>,
+    config: Arc<RotationConfig>,
     client_reconnects: ClientReconnects,
     /// `retry:` is to be sent with the first event.
     sends_first_retry: bool,

@@ -56,25 +56,25 @@ use tower_layer::{Identity, Layer};
 
 /// Applies the layers of this crate as one, in their right order. See the [module docs](self).
 ///
-/// By default with metrics, and a heartbeat after 15 s; without rotation, drain, injection, idle timeout,
-/// completion, early answer and resume, which only the application can choose. Limits are off until
-/// [`limit`](Self::limit) names the key that distinguishes clients: behind a load balancer all of them have
+/// Metrics and a heartbeat after 15 s are on by default; rotation, drain, injection, idle timeout,
+/// completion, early answer and resume are off, as they depend on the application. Limits are off until
+/// [`limit`](Self::limit) sets the key that distinguishes clients: behind a load balancer all of them have
 /// one peer address. A layer set to `None` is off.
 ///
-/// To the upstream service, requests that accept an event stream say `Accept-Encoding: identity`.
+/// Requests that accept an event stream reach the upstream service with `Accept-Encoding: identity`.
 /// The heads of event streams lose `Content-Length` and get `X-Accel-Buffering: no` and, unless
-/// they say `no-store`, `Cache-Control: no-cache, no-transform`;
+/// they have `no-store`, `Cache-Control: no-cache, no-transform`;
 /// [`cache_control`](Self::cache_control) keeps that of the service.
 #[derive(Clone, Debug)]
 pub struct SseGuardLayer<K = PeerIp, E = Identity, R = Identity> {
-    shared: Shared<K>,
+    shared: BodyLayers<K>,
     early: E,
     resume: R,
 }
 
 /// The layers that share one body.
 #[derive(Clone, Debug)]
-struct Shared<K> {
+struct BodyLayers<K> {
     metrics: Option<MetricsLayer>,
     limit: Option<ConnectionLimitLayer<K>>,
     rotation: Option<RotationLayer>,
@@ -96,7 +96,7 @@ impl SseGuardLayer {
     /// Creates the default stack: metrics, and heartbeats after 15 s.
     pub fn new() -> Self {
         Self {
-            shared: Shared {
+            shared: BodyLayers {
                 metrics: Some(MetricsLayer::new()),
                 limit: None,
                 rotation: None,
@@ -114,7 +114,7 @@ impl SseGuardLayer {
 }
 
 impl<K, E, R> SseGuardLayer<K, E, R> {
-    /// Sets the layer that counts and times streams; `None` for none.
+    /// Sets the layer that counts and times streams; `None` switches it off.
     #[must_use]
     pub fn metrics(mut self, layer: impl Into<Option<MetricsLayer>>) -> Self {
         self.shared.metrics = layer.into();
@@ -133,7 +133,7 @@ impl<K, E, R> SseGuardLayer<K, E, R> {
     ) -> SseGuardLayer<L, E, R> {
         let shared = self.shared;
         SseGuardLayer {
-            shared: Shared {
+            shared: BodyLayers {
                 metrics: shared.metrics,
                 limit: layer.into(),
                 rotation: shared.rotation,
@@ -164,14 +164,14 @@ impl<K, E, R> SseGuardLayer<K, E, R> {
         self
     }
 
-    /// Sets the layer through which the application sends events of its own. Off by default.
+    /// Sets the layer by which the application sends its own events. Off by default.
     #[must_use]
     pub fn inject(mut self, layer: impl Into<Option<InjectLayer>>) -> Self {
         self.shared.inject = layer.into();
         self
     }
 
-    /// Sets the layer that sends heartbeats; `None` for none.
+    /// Sets the layer that sends heartbeats; `None` switches it off.
     #[must_use]
     pub fn heartbeat(mut self, layer: impl Into<Option<HeartbeatLayer>>) -> Self {
         self.shared.heartbeat = layer.into();
@@ -194,7 +194,7 @@ impl<K, E, R> SseGuardLayer<K, E, R> {
 
     /// Sets the layer that sends a response head when the service is slow. Off by default.
     ///
-    /// It stands inside of the layers above, so that heartbeats and the idle timeout begin with its
+    /// It is inside the layers above, so that heartbeats and the idle timeout begin with its
     /// response. The service's errors must convert into [`BoxError`](crate::BoxError).
     #[must_use]
     pub fn early(self, layer: impl Into<Option<EarlyLayer>>) -> SseGuardLayer<K, EarlyLayer, R> {
@@ -220,8 +220,8 @@ impl<K, E, R> SseGuardLayer<K, E, R> {
         }
     }
 
-    /// What becomes of the `Cache-Control` that the service sends with an event stream; by default it is
-    /// replaced. Counts for the crate's layers inside and outside this one, too.
+    /// Sets whether the `Cache-Control` of the service's event streams is kept; by default it is
+    /// replaced. This applies to the crate's layers inside and outside this one, too.
     #[must_use]
     pub fn cache_control(mut self, cache_control: CacheControl) -> Self {
         self.shared.cache_control = Some(cache_control);
@@ -247,7 +247,7 @@ type Nested<K> = (
     ),
 );
 
-/// What the body of a [`SseGuard`] is made for.
+/// The layers whose policies the body of a [`SseGuard`] runs.
 #[doc(hidden)]
 #[derive(Clone, Debug)]
 pub struct StackLayers<K>(Nested<K>);
@@ -295,7 +295,7 @@ where
     type Service = SseGuard<E::Service, K>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let Shared {
+        let BodyLayers {
             metrics,
             limit,
             rotation,
@@ -311,11 +311,11 @@ where
             Some(registry) => Some(rotation.unwrap_or_default().registry(&registry)),
             None => rotation,
         };
-        // What was sent ahead of an end goes out before it. In a drain a client over its limit has to
-        // get an empty stream, not a 429, so rotation decides first.
+        // Injected events are sent before an end. In a drain a client over its limit must get an empty
+        // stream, not a 429, so rotation decides first.
         let inner_layers = (rotation, (limit, (heartbeat, (idle, completion))));
         let layers = StackLayers((metrics, (inject, inner_layers)));
-        // To resume, an early response to a reconnect would be a success.
+        // Resume is inside early, as it would take an early response to a reconnect for a success.
         let inner = self.early.layer(self.resume.layer(inner));
         Guard::new(inner, layers).with_cache_control(cache_control)
     }

@@ -3,8 +3,8 @@
 //! A browser's `EventSource` reconnects after a broken connection and after the end of a stream, but
 //! any status other than 200
 //! [fails the connection](https://html.spec.whatwg.org/multipage/server-sent-events.html#sse-processing-model)
-//! for good: one 502 during a deployment, and the page is without events until it is reloaded. This
-//! layer replaces such an answer by an event stream without events, which sets the reconnection time
+//! permanently: after one 502 during a deployment, the page gets no events until it is reloaded. This
+//! layer replaces such a response with an event stream without events, which sets the reconnection time
 //! and ends.
 //!
 //! ```
@@ -44,39 +44,39 @@
 //!
 //! GET requests whose `Accept` names `text/event-stream`, of the families
 //! [`EventSource`](crate::family::Family::EventSource) and [`Mcp`](crate::family::Family::Mcp): the
-//! official MCP clients give up their GET stream after two error statuses, and reconnect after an end.
-//! All other requests get the real status. To them an empty stream would be a complete answer.
+//! official MCP clients do not reopen their GET stream after two error statuses, but reconnect after an end.
+//! All other requests get the original status, since their clients take an empty stream for a complete answer.
 //!
 //! # Which answers
 //!
 //! | status | the client gets |
 //! | --- | --- |
 //! | 500, 502, 503, 504, any other 5xx | 200, `retry:` and the end |
-//! | 501, 505, 506, 508, 510, 511 | the status: these describe the request or the setup and do not pass |
+//! | 501, 505, 506, 508, 510, 511 | the status: these describe the request or the setup and are permanent |
 //! | 204 | the status: it is how a server stops an `EventSource` |
 //! | 1xx, 2xx, 3xx, 4xx | the status |
 //!
-//! Answers of a [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer) pass as they are:
-//! [`Reject`](crate::connection_limit::Reject) selects their form. An error of the service passes, too. A
-//! server closes the connection on it, after which an `EventSource` reconnects by itself.
+//! Responses of a [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer) pass unchanged:
+//! [`Reject`](crate::connection_limit::Reject) selects their form. An error of the service passes, too: a
+//! server closes the connection after it, and an `EventSource` then reconnects.
 //!
 //! # When clients come back
 //!
 //! After [`retry`](UnavailableLayer::retry), jittered by half either way. It does not grow with the
-//! length of an outage: clients should be back soon after the service is. A `Retry-After`, in seconds or as
-//! a date, is honoured: clients come back at that time or up to half of it later, but within
-//! [`longest_retry`](UnavailableLayer::longest_retry).
+//! length of an outage, so that clients reconnect soon after the service is back. A `Retry-After`, in seconds or as
+//! a date, is honoured: clients reconnect at that time or up to half of it later, but within
+//! [`max_retry`](UnavailableLayer::max_retry).
 //!
-//! The answer says `Cache-Control: no-store` and `X-Accel-Buffering: no`. Of the service's head it keeps
+//! The response has `Cache-Control: no-store` and `X-Accel-Buffering: no`. Of the service's head it keeps
 //! `Access-Control-*`, `Timing-Allow-Origin`, `Vary`, `Set-Cookie`, `Date` and `Connection`.
 //!
 //! # Order
 //!
-//! Outermost: layers inside then count and log the status itself. Inside of other layers of this crate
-//! it works as well: they take its answers for failures with the status that they replace.
+//! Outermost, so that layers inside count and log the original status. It also works inside other layers of this
+//! crate: they treat its responses as failures with the status that was replaced.
 //!
-//! Each is counted in `sse_guard_unavailable_total`, and logged: one line in ten seconds at the most, and one with the
-//! number of those that were not.
+//! Each replaced response is counted in `sse_guard_unavailable_total`, and logged: at most one line in ten seconds, and
+//! one with the number of suppressed lines.
 
 #[cfg(test)]
 mod tests;
@@ -101,19 +101,19 @@ use tower_service::Service;
 /// The default reconnection time: 5 s.
 pub const DEFAULT_RETRY: Duration = Duration::from_secs(5);
 /// The default maximum that a `Retry-After` may set: 5 minutes.
-pub const DEFAULT_LONGEST_RETRY: Duration = Duration::from_secs(300);
+pub const DEFAULT_MAX_RETRY: Duration = Duration::from_secs(300);
 
 const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
-/// One line of the log in this time.
+/// At most one log line per interval.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Answers `EventSource` clients with an empty stream and `retry:` while the service is unavailable.
+/// Sends `EventSource` clients an empty stream with `retry:` while the service is unavailable.
 /// See the [module docs](self).
 #[derive(Clone, Debug)]
 pub struct UnavailableLayer {
     enabled: bool,
     retry: Duration,
-    longest: Duration,
+    max: Duration,
     log: LogLimit,
 }
 
@@ -129,7 +129,7 @@ impl UnavailableLayer {
         Self {
             enabled: true,
             retry: DEFAULT_RETRY,
-            longest: DEFAULT_LONGEST_RETRY,
+            max: DEFAULT_MAX_RETRY,
             log: LogLimit::new(NonZeroU32::MIN, LOG_INTERVAL),
         }
     }
@@ -150,17 +150,17 @@ impl UnavailableLayer {
 
     /// Limits the reconnection time that a `Retry-After` may set. 5 minutes by default.
     #[must_use]
-    pub fn longest_retry(mut self, longest: Duration) -> Self {
-        self.longest = longest.min(MAX_DURATION);
+    pub fn max_retry(mut self, max: Duration) -> Self {
+        self.max = max.min(MAX_DURATION);
         self
     }
 
     fn retry_of(&self, headers: &HeaderMap) -> Duration {
         match retry_after(headers) {
-            // Not before the service wants it.
+            // Jitter only adds to the minimum that the service has set.
             Some(wait) if !wait.is_zero() => {
-                let wait = wait.min(self.longest);
-                (wait + up_to(wait / 2)).min(self.longest.max(self.retry))
+                let wait = wait.min(self.max);
+                (wait + up_to(wait / 2)).min(self.max.max(self.retry))
             }
             _ => jittered(self.retry),
         }
@@ -198,22 +198,22 @@ impl UnavailableLayer {
     }
 }
 
-/// Whether the answer ends an `EventSource` for good though a later one may not.
+/// Whether the response ends an `EventSource` permanently although a later one may succeed.
 fn is_masked(head: &response::Parts) -> bool {
-    may_pass(head.status) && head.extensions.get::<Rejected>().is_none()
+    is_temporary(head.status) && head.extensions.get::<Rejected>().is_none()
 }
 
-/// Whether the same request may succeed later. What else begins with a 5 tells of a request or a setup
+/// Whether the same request may succeed later. The other statuses from 500 on are about a request or a setup
 /// that the server does not support (RFC 9110 section 15.6, RFC 2295, 2774, 5842, 6585).
-pub(crate) fn may_pass(status: StatusCode) -> bool {
+pub(crate) fn is_temporary(status: StatusCode) -> bool {
     status.is_server_error() && !matches!(status.as_u16(), 501 | 505 | 506 | 508 | 510 | 511)
 }
 
-/// What does not describe the body that was replaced.
+/// The fields that do not describe the replaced body.
 fn kept(headers: HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
     let mut last = None;
-    // The name comes with the first of several values alone.
+    // Only the first of several values comes with the name.
     for (name, value) in headers {
         last = name.or(last);
         let Some(name) = &last else { continue };
@@ -270,7 +270,7 @@ where
 }
 
 pin_project! {
-    /// The response to come.
+    /// The response future.
     pub struct ResponseFuture<F> {
         #[pin]
         future: F,

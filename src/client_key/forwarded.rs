@@ -1,8 +1,8 @@
 //! The two headers in which proxies name their client, read from the right.
 //!
-//! From the right, because there stands what the nearest proxy wrote, and because the left may be
-//! an attacker's: a quote that it leaves open would, read from the left, swallow every honest
-//! element after it. Well-formed text splits alike from both ends.
+//! They are read from the right, where the entry of the nearest proxy is, because the left may be
+//! forged: read from the left, an open quote would hide all trustworthy elements after it.
+//! Well-formed text splits equally from both ends.
 
 use http::HeaderMap;
 use std::borrow::Cow;
@@ -12,16 +12,16 @@ use std::net::{IpAddr, Ipv6Addr};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ForwardedHeader {
-    /// `X-Forwarded-For`, the custom of nearly all proxies: addresses separated by commas, each
+    /// `X-Forwarded-For`, the de facto standard: addresses separated by commas, each
     /// with or without a port, IPv6 with or without brackets.
     #[default]
     XForwardedFor,
     /// `Forwarded`, the standard (RFC 7239): the `for=` of each element, by the grammar of its
     /// section 4, node names by section 6.
     ///
-    /// More is taken than the grammar allows in one respect: ports and IPv6 addresses without the
-    /// quotes that section 6 demands. An element that is wrong in any other way, or names `for`, `proto` or
-    /// `host` twice, counts as one without `for=`.
+    /// Beyond the grammar, ports and IPv6 addresses are accepted without the quotes that section 6 requires.
+    /// An element that is malformed in any other way, or has `for`, `proto` or `host` twice, counts as one without
+    /// `for=`.
     Forwarded,
 }
 
@@ -33,16 +33,16 @@ struct FromTheRight<'a> {
     quotes: bool,
 }
 
-/// What one hop reported of the sender of the request.
+/// The report of one hop about the sender of the request.
 #[derive(Debug)]
 pub struct Element<'a> {
-    /// As it was written.
+    /// Its text.
     pub text: &'a [u8],
     /// The sender.
     pub node: Node,
-    /// The protocol and the host of its request, which only `Forwarded` has.
+    /// The protocol of its request, which only `Forwarded` has.
     pub proto: Option<Cow<'a, [u8]>>,
-    /// See `proto`.
+    /// The host of its request, which only `Forwarded` has.
     pub host: Option<Cow<'a, [u8]>>,
 }
 
@@ -51,7 +51,7 @@ pub struct Element<'a> {
 pub enum Node {
     /// Its address.
     Address(IpAddr),
-    /// With its underscore.
+    /// An obfuscated name, with its underscore.
     Obfuscated(String),
     /// Not reported, or malformed.
     Unknown,
@@ -78,11 +78,11 @@ impl ForwardedHeader {
         }
     }
 
-    /// What each hop reported, nearest hop first; `None` for what is no address. Empty elements
-    /// are no hops (RFC 9110 section 5.6.1.2).
+    /// The address that each hop reported, nearest hop first; `None` if it is not an address. Empty elements
+    /// are skipped (RFC 9110 section 5.6.1.2).
     ///
-    /// The work is linear in the length of what is taken from the iterator. Lines are split each
-    /// on its own, so that one that is broken spoils no other.
+    /// The work is linear in the length of the elements taken. Each line is split
+    /// separately, so that a malformed line does not affect the others.
     pub(super) fn hops(self, headers: &HeaderMap) -> impl Iterator<Item = Option<IpAddr>> {
         self.texts(headers).map(move |element| match self {
             Self::XForwardedFor => address(element),
@@ -90,7 +90,7 @@ impl ForwardedHeader {
         })
     }
 
-    /// The same with all that was reported.
+    /// The complete report of each hop, nearest hop first.
     pub(super) fn elements(self, headers: &HeaderMap) -> impl Iterator<Item = Element<'_>> {
         self.texts(headers).map(move |text| {
             let pairs = match self {
@@ -132,8 +132,8 @@ impl<'a> Iterator for FromTheRight<'a> {
         let mut quoted = false;
         for (at, &byte) in text.iter().enumerate().rev() {
             if byte == b'"' && self.quotes {
-                // Outside of quotes this closes a string (we come from the right). Within, it opens
-                // it, unless a backslash stands before it: a string opens after `=` alone.
+                // Read from the right, a quote outside of a string closes one. Inside it opens
+                // the string, unless a backslash precedes it: a string opens only after `=`.
                 quoted = !quoted || text[..at].ends_with(b"\\");
             } else if byte == self.separator && !quoted {
                 self.rest = Some(&text[..at]);
@@ -160,7 +160,7 @@ fn pairs(element: &[u8]) -> Option<Pairs<'_>> {
         quotes: true,
     };
     let mut pairs = Pairs::default();
-    // Section 4 lets a pair be empty, and its examples have spaces after semicolons.
+    // Section 4 allows empty pairs, and its examples have spaces after semicolons.
     for pair in texts
         .map(<[u8]>::trim_ascii)
         .filter(|pair| !pair.is_empty())
@@ -170,8 +170,8 @@ fn pairs(element: &[u8]) -> Option<Pairs<'_>> {
         if name.contains(&b'"') {
             return None;
         }
-        // Twice is forbidden (section 4), and a sign of a proxy that lets a client's text, a host
-        // say, slip into the element without quotes.
+        // Section 4 forbids duplicates, which show that a proxy copies a client's text, such as a host,
+        // into the element without quotes.
         let place = match () {
             () if name.eq_ignore_ascii_case(b"for") => &mut pairs.node,
             () if name.eq_ignore_ascii_case(b"proto") => &mut pairs.proto,
@@ -185,7 +185,7 @@ fn pairs(element: &[u8]) -> Option<Pairs<'_>> {
     Some(pairs)
 }
 
-/// A value without its quotes and escapes; `None` if they do not match up.
+/// A value without its quotes and escapes; `None` if the quotes do not match.
 fn unquote(value: &[u8]) -> Option<Cow<'_, [u8]>> {
     let Some(rest) = value.strip_prefix(b"\"") else {
         return (!value.contains(&b'"')).then_some(Cow::Borrowed(value));
@@ -198,7 +198,7 @@ fn unquote(value: &[u8]) -> Option<Cow<'_, [u8]>> {
     let mut bytes = text.iter().copied();
     while let Some(byte) = bytes.next() {
         plain.push(match byte {
-            // Nothing after it: what looked like the closing quote was escaped.
+            // At the end: the closing quote is escaped.
             b'\\' => bytes.next()?,
             b'"' => return None,
             byte => byte,
@@ -232,7 +232,7 @@ fn is_port(port: &str) -> bool {
     }
 }
 
-/// An underscore with a name behind it (RFC 7239 section 6.3).
+/// An underscore and a name (RFC 7239 section 6.3).
 fn is_obfuscated(text: &str) -> bool {
     let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     text.strip_prefix('_')

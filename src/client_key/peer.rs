@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 
 /// The peer of a connection, an extension that a server adds to each request.
 ///
-/// Insert it into the extensions of each request where the connection is known. It must be what
-/// the socket says (or a PROXY protocol header from a balancer of yours), never what a header of
-/// the request says: all trust starts here.
+/// Insert it into the extensions of each request where the connection is known. It must be the address
+/// of the socket (or of a PROXY protocol header from your own load balancer), never that of a header of
+/// the request: all trust depends on it.
 ///
 /// ```
 /// use sse_guard::client_key::PeerAddr;
@@ -40,7 +40,7 @@ impl PeerAddr {
         self.0
     }
 
-    /// The key of a client that connects by itself.
+    /// The key of a client that connects directly.
     pub(crate) fn key(self) -> ClientKey {
         match self.ip() {
             Some(ip) => ClientKey::Ip(ip.to_canonical()),
@@ -65,5 +65,5 @@ impl fmt::Display for PeerAddr {
     }
 }
 
-/// What stands in place of an address for a peer on a Unix socket.
+/// The text in place of an address for a peer on a Unix socket.
 pub(super) const UNIX: &str = "unix:";

@@ -2,14 +2,14 @@
 //! of it is kept than a name.
 
 /// Of names and values so much is compared.
-const WORD: usize = 32;
+const MAX_COMPARED_BYTES: usize = 32;
 
 /// Choices by index, a bit each.
-pub(super) const CHOICES: u32 = u32::BITS;
+pub(super) const MAX_CHOICES: u32 = u32::BITS;
 
 /// What one chunk reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct ChunkSummary {
     /// An `error` member that is not empty.
     pub(super) error: bool,
     /// A `stop_reason`.
@@ -28,13 +28,13 @@ pub(super) struct Said {
 /// Reads the data lines of one event.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
-    line: Line,
+    line: DataLine,
     json: Json,
 }
 
 /// Where in a line of an event stream.
 #[derive(Clone, Copy, Debug, Default)]
-enum Line {
+enum DataLine {
     #[default]
     Start,
     /// So much of `data:` has come.
@@ -50,40 +50,40 @@ impl Reader {
     pub(super) fn take(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             self.line = match (self.line, byte) {
-                (_, b'\r' | b'\n') => Line::Start,
-                (Line::Start, b'd') => Line::Name(1),
-                (Line::Name(n), byte) if b"data:".get(usize::from(n)) == Some(&byte) => {
+                (_, b'\r' | b'\n') => DataLine::Start,
+                (DataLine::Start, b'd') => DataLine::Name(1),
+                (DataLine::Name(n), byte) if b"data:".get(usize::from(n)) == Some(&byte) => {
                     match byte {
-                        b':' => Line::Colon,
-                        _ => Line::Name(n + 1),
+                        b':' => DataLine::Colon,
+                        _ => DataLine::Name(n + 1),
                     }
                 }
-                (Line::Colon, b' ') => Line::Data,
-                (Line::Colon | Line::Data, byte) => {
+                (DataLine::Colon, b' ') => DataLine::Data,
+                (DataLine::Colon | DataLine::Data, byte) => {
                     self.json.take(byte);
-                    Line::Data
+                    DataLine::Data
                 }
-                (Line::Start | Line::Name(_) | Line::Other, _) => Line::Other,
+                (DataLine::Start | DataLine::Name(_) | DataLine::Other, _) => DataLine::Other,
             };
         }
     }
 
     /// What it reported, at its end.
-    pub(super) fn said(&self) -> Said {
-        self.json.said
+    pub(super) fn summary(&self) -> ChunkSummary {
+        self.json.summary
     }
 }
 
 /// A name or a text, as far as it is looked at.
 #[derive(Clone, Copy, Debug)]
-struct Word {
-    bytes: [u8; WORD],
+struct ShortText {
+    bytes: [u8; MAX_COMPARED_BYTES],
     len: usize,
 }
 
-impl Word {
+impl ShortText {
     const EMPTY: Self = Self {
-        bytes: [0; WORD],
+        bytes: [0; MAX_COMPARED_BYTES],
         len: 0,
     };
 
@@ -141,7 +141,7 @@ struct Choice {
 }
 
 /// The depth of the members of a choice: an object in the list in the chunk.
-const IN_CHOICE: u32 = 3;
+const CHOICE_MEMBER_DEPTH: u32 = 3;
 
 #[derive(Debug)]
 struct Json {
@@ -149,7 +149,7 @@ struct Json {
     in_text: bool,
     is_escaped: bool,
     /// The text that is under way, or was the last.
-    word: Word,
+    word: ShortText,
     /// Behind a colon, whose value has not begun; in a text, its value.
     name: Option<Name>,
     in_number: bool,
@@ -157,7 +157,7 @@ struct Json {
     choice: Choice,
     /// Within the member that began at this depth errors are none of the answer's.
     filter: Option<u32>,
-    said: Said,
+    summary: ChunkSummary,
 }
 
 impl Default for Json {
@@ -166,13 +166,13 @@ impl Default for Json {
             depth: 0,
             in_text: false,
             is_escaped: false,
-            word: Word::EMPTY,
+            word: ShortText::EMPTY,
             name: None,
             in_number: false,
             in_choices: false,
             choice: Choice::default(),
             filter: None,
-            said: Said::default(),
+            summary: ChunkSummary::default(),
         }
     }
 }
@@ -185,7 +185,7 @@ impl Json {
         match byte {
             b' ' | b'\t' => {}
             b'"' => {
-                (self.in_text, self.word) = (true, Word::EMPTY);
+                (self.in_text, self.word) = (true, ShortText::EMPTY);
                 self.in_number = false;
             }
             b':' => self.name = Some(Name::of(self.word.as_bytes())),
@@ -220,20 +220,20 @@ impl Json {
         // Some servers write these for a null.
         let is_reason = self.word.len > 0 && self.word.as_bytes() != b"null";
         match name {
-            Name::Error => self.said.error |= self.word.len > 0 && self.filter.is_none(),
-            Name::StopReason => self.said.stopped |= is_reason,
+            Name::Error => self.summary.error |= self.word.len > 0 && self.filter.is_none(),
+            Name::StopReason => self.summary.stopped |= is_reason,
             Name::FinishReason if self.is_in_choice() => self.choice.is_finished |= is_reason,
             Name::Type if self.depth == 1 => {
                 let name = self.word.as_bytes();
-                self.said.is_last |= super::is_last_name(name);
-                self.said.is_response |= name.starts_with(b"response.");
+                self.summary.is_last |= super::is_last_name(name);
+                self.summary.is_response |= name.starts_with(b"response.");
             }
             _ => {}
         }
     }
 
     fn is_in_choice(&self) -> bool {
-        self.in_choices && self.depth == IN_CHOICE
+        self.in_choices && self.depth == CHOICE_MEMBER_DEPTH
     }
 
     fn open(&mut self, name: Option<Name>, bracket: u8) {
@@ -241,7 +241,7 @@ impl Json {
         match name {
             Some(Name::Choices) if self.depth == 2 && bracket == b'[' => self.in_choices = true,
             Some(Name::Filter) => self.filter = self.filter.or(Some(self.depth)),
-            Some(Name::Error) => self.said.error |= self.filter.is_none(),
+            Some(Name::Error) => self.summary.error |= self.filter.is_none(),
             _ => {}
         }
         if self.is_in_choice() {
@@ -253,11 +253,11 @@ impl Json {
         (self.name, self.in_number) = (None, false);
         if self.is_in_choice() {
             let Choice { index, is_finished } = self.choice;
-            if index < CHOICES {
-                self.said.seen |= 1 << index;
-                self.said.finished |= u32::from(is_finished) << index;
+            if index < MAX_CHOICES {
+                self.summary.seen |= 1 << index;
+                self.summary.finished |= u32::from(is_finished) << index;
             } else {
-                self.said.beyond = true;
+                self.summary.beyond = true;
             }
         }
         if self.filter == Some(self.depth) {
@@ -271,7 +271,7 @@ impl Json {
     fn literal(&mut self, byte: u8) {
         match self.name.take() {
             Some(Name::Error) => {
-                self.said.error |= !matches!(byte, b'n' | b'f') && self.filter.is_none();
+                self.summary.error |= !matches!(byte, b'n' | b'f') && self.filter.is_none();
             }
             Some(Name::Index) if self.is_in_choice() && byte.is_ascii_digit() => {
                 self.in_number = true;
@@ -291,15 +291,15 @@ impl Json {
 mod tests {
     use super::*;
 
-    fn said(event: &str) -> Said {
+    fn summary(event: &str) -> ChunkSummary {
         let mut reader = Reader::default();
         reader.take(event.as_bytes());
-        let whole = reader.said();
+        let whole = reader.summary();
         for cut in 0..event.len() {
             let mut reader = Reader::default();
             reader.take(&event.as_bytes()[..cut]);
             reader.take(&event.as_bytes()[cut..]);
-            assert_eq!(reader.said(), whole, "{event:?} at {cut}");
+            assert_eq!(reader.summary(), whole, "{event:?} at {cut}");
         }
         whole
     }
@@ -361,12 +361,16 @@ mod tests {
             ("data: [DONE]\n\n", 0, 0),
             ("datax: {\"choices\":[{\"finish_reason\":\"stop\"}]}", 0, 0),
         ] {
-            let said = said(event);
-            assert_eq!((said.seen, said.finished), (seen, finished), "{event}");
-            assert!(!said.error && !said.beyond, "{event}");
+            let summary = summary(event);
+            assert_eq!(
+                (summary.seen, summary.finished),
+                (seen, finished),
+                "{event}"
+            );
+            assert!(!summary.error && !summary.beyond, "{event}");
         }
-        assert!(said(r#"data: {"choices":[{"index":32}]}"#).beyond);
-        assert!(said(r#"data: {"choices":[{"index":99999999999}]}"#).beyond);
+        assert!(summary(r#"data: {"choices":[{"index":32}]}"#).beyond);
+        assert!(summary(r#"data: {"choices":[{"index":99999999999}]}"#).beyond);
     }
 
     #[test]
@@ -395,7 +399,7 @@ mod tests {
                 true,
             ),
         ] {
-            assert_eq!(said(event).error, expected, "{event}");
+            assert_eq!(summary(event).error, expected, "{event}");
         }
     }
 
@@ -434,8 +438,12 @@ mod tests {
                 false,
             ),
         ] {
-            let said = said(event);
-            assert_eq!((said.stopped, said.is_last), (stopped, is_last), "{event}");
+            let summary = summary(event);
+            assert_eq!(
+                (summary.stopped, summary.is_last),
+                (stopped, is_last),
+                "{event}"
+            );
         }
     }
 }

@@ -17,24 +17,24 @@ pub(super) enum Glance {
 }
 
 /// A member of this name. In a text within JSON there would be a backslash before the last quote.
-struct Member(LazyLock<Finder<'static>>);
+struct JsonMember(LazyLock<Finder<'static>>);
 
 macro_rules! member {
     ($name:literal) => {
-        Member(LazyLock::new(|| {
+        JsonMember(LazyLock::new(|| {
             Finder::new(concat!("\"", $name, "\"").as_bytes())
         }))
     };
 }
 
-static ERROR: Member = member!("error");
-static FINISH_REASON: Member = member!("finish_reason");
-static STOP_REASON: Member = member!("stop_reason");
-static INDEX: Member = member!("index");
-static MESSAGE_STOP: Member = member!("message_stop");
-static RESPONSE: Member = Member(LazyLock::new(|| Finder::new(b"\"response.")));
+static ERROR: JsonMember = member!("error");
+static FINISH_REASON: JsonMember = member!("finish_reason");
+static STOP_REASON: JsonMember = member!("stop_reason");
+static INDEX: JsonMember = member!("index");
+static MESSAGE_STOP: JsonMember = member!("message_stop");
+static RESPONSE: JsonMember = JsonMember(LazyLock::new(|| Finder::new(b"\"response.")));
 
-impl Member {
+impl JsonMember {
     fn is_in(&self, raw: &[u8]) -> bool {
         self.0.find(raw).is_some()
     }

@@ -15,10 +15,10 @@ const OPEN: u8 = u8::MAX;
 ///
 /// A clone is another handle to the same gate. Streams that are open stay so.
 #[derive(Clone, Debug)]
-pub struct Gate(Arc<State>);
+pub struct Gate(Arc<GateState>);
 
 #[derive(Debug)]
-struct State {
+struct GateState {
     reason: AtomicU8,
     /// Clients that hold more than their share.
     over: Mutex<HashSet<ClientKey>>,
@@ -33,7 +33,7 @@ impl Default for Gate {
 impl Gate {
     /// Creates an open gate.
     pub fn new() -> Self {
-        Self(Arc::new(State {
+        Self(Arc::new(GateState {
             reason: AtomicU8::new(OPEN),
             over: Mutex::default(),
         }))

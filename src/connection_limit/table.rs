@@ -18,7 +18,7 @@ const SHARDS: usize = 32;
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
-struct Client {
+struct ClientEntry {
     streams: u32,
     /// Requests in flight that are not streams, or not yet.
     requests: u32,
@@ -28,7 +28,7 @@ struct Client {
     rate: Option<Instant>,
 }
 
-impl Client {
+impl ClientEntry {
     fn in_flight(&mut self, is_preflight: bool) -> &mut u32 {
         match is_preflight {
             true => &mut self.preflights,
@@ -41,7 +41,7 @@ impl Client {
     }
 }
 
-type Shard = HashMap<ClientKey, Client>;
+type Shard = HashMap<ClientKey, ClientEntry>;
 
 /// What each client holds, whatever the limits.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl Clients {
         &self,
         key: &ClientKey,
         limits: &Limits,
-        change: impl FnOnce(&mut Client) -> Result<T, Refused>,
+        change: impl FnOnce(&mut ClientEntry) -> Result<T, Refused>,
     ) -> Result<T, Refused> {
         // Without this, rates of clients that went would stay until the table is full.
         if limits.rate.is_some() && self.unswept.load(Relaxed) > 1_024 {
@@ -104,7 +104,7 @@ impl Clients {
         key: &ClientKey,
         limits: &Limits,
         (most, reason): (Option<u32>, RejectReason),
-        count: impl Fn(&mut Client) -> &mut u32,
+        count: impl Fn(&mut ClientEntry) -> &mut u32,
     ) -> Result<(), Refused> {
         self.change(key, limits, |client| {
             let count = count(client);
@@ -160,7 +160,7 @@ impl Clients {
     }
 
     /// One less of what `count` names.
-    fn leave(&self, key: &ClientKey, count: impl Fn(&mut Client) -> &mut u32) {
+    fn leave(&self, key: &ClientKey, count: impl Fn(&mut ClientEntry) -> &mut u32) {
         let mut shard = self.shard(key);
         let Some(client) = shard.get_mut(key) else {
             return;
@@ -175,7 +175,7 @@ impl Clients {
         }
     }
 
-    fn forget(&self, shard: &mut Shard, unless: impl Fn(&Client) -> bool) {
+    fn forget(&self, shard: &mut Shard, unless: impl Fn(&ClientEntry) -> bool) {
         let before = shard.len();
         shard.retain(|_, client| !client.is_done() || unless(client));
         self.count.fetch_sub(before - shard.len(), Relaxed);

@@ -17,7 +17,7 @@ pub(crate) fn is_preflight<B>(request: &Request<B>) -> bool {
         && only(headers, &ACCESS_CONTROL_REQUEST_METHOD).is_some()
 }
 
-/// A request of a browser that asks whether another one would be allowed.
+/// A request of a browser for permission to send another one.
 #[derive(Debug)]
 pub(super) struct Preflight {
     target: Box<str>,
@@ -46,14 +46,14 @@ impl Preflight {
         })
     }
 
-    /// What the answer depends on, besides host and origin.
+    /// The parts of the request that the response depends on, besides host and origin.
     pub(super) fn key(&self) -> impl std::hash::Hash + '_ {
         let headers = self.headers.as_ref().map(HeaderValue::as_bytes);
         (&*self.target, self.method.as_bytes(), headers)
     }
 
     /// Whether the service allowed all of it,
-    /// [as a browser reads the answer](https://fetch.spec.whatwg.org/#cors-preflight-fetch-0).
+    /// [as a browser reads the response](https://fetch.spec.whatwg.org/#cors-preflight-fetch-0).
     pub(super) fn is_allowed(&self, headers: &HeaderMap, allowed: Allowed) -> bool {
         let with_credentials = allowed.credentials();
         let lists = |name, wanted: &[u8]| {
@@ -61,7 +61,7 @@ impl Preflight {
             let mut items = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
             items.any(|item| {
                 let item = item.trim_ascii();
-                // With credentials `*` is a name like any other, and it never covers Authorization.
+                // With credentials `*` is not a wildcard, and it never covers Authorization.
                 let is_any = item == b"*" && !with_credentials;
                 (is_any && !wanted.eq_ignore_ascii_case(b"authorization"))
                     || item.eq_ignore_ascii_case(wanted)

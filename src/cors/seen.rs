@@ -1,4 +1,4 @@
-//! What the service inside was seen to allow, within bounds.
+//! The permissions that responses of the service have shown, in bounded memory.
 
 use super::table::{Table, is_valid};
 use crate::client_key::{ClientKey, peer_addr};
@@ -12,15 +12,15 @@ use std::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// Origins that are remembered, each once for each host.
-pub(super) const ORIGINS: usize = 256;
+pub(super) const MAX_ORIGINS: usize = 256;
 /// Targets without credentials that are remembered.
-const TARGETS: usize = 1024;
+const MAX_TARGETS: usize = 1024;
 /// Preflights that are remembered.
-pub(super) const PREFLIGHTS: usize = 1024;
+pub(super) const MAX_PREFLIGHTS: usize = 1024;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Whom a response allows to read it.
+/// The origins that a response allows to read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Allowed {
     /// This origin.
@@ -30,8 +30,8 @@ pub(super) enum Allowed {
 }
 
 impl Allowed {
-    /// As the [CORS check](https://fetch.spec.whatwg.org/#concept-cors-check) of a browser has it: one
-    /// value, equal byte for byte.
+    /// By the [CORS check](https://fetch.spec.whatwg.org/#concept-cors-check) of browsers: one value, equal byte for
+    /// byte.
     pub(super) fn of(headers: &HeaderMap, origin: &[u8]) -> Option<Self> {
         let value = only(headers, &ACCESS_CONTROL_ALLOW_ORIGIN)?;
         if value == b"*" {
@@ -53,33 +53,32 @@ pub(super) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a 
     values.next().is_none().then(|| value.as_bytes())
 }
 
-/// What one service was seen to allow.
+/// The permissions of one service.
 #[derive(Debug)]
 pub(super) struct Seen {
-    state: Mutex<State>,
+    state: Mutex<SeenState>,
     hasher: RandomState,
 }
 
 #[derive(Debug)]
-struct State {
+struct SeenState {
     origins: Table<Permission>,
-    /// Origin and target, where the origin is allowed credentials at other targets alone.
+    /// Origin and target of permissions without credentials, if the origin has credentials at other targets.
     without_credentials: Table<()>,
-    /// Whether credentials were allowed, by a hash of all that the answer to a preflight depends on.
+    /// Whether credentials were allowed, by a hash of all that the response to a preflight depends on.
     preflights: Table<bool>,
 }
 
-/// What the responses allowed to an origin, or to any.
+/// The permission of an origin, or of any.
 #[derive(Clone, Copy, Debug)]
 struct Permission {
-    /// The last one answered a request like this.
+    /// The method and path of the last response that gave it.
     target: u64,
     /// When credentials were allowed.
     credentials: Option<Instant>,
 }
 
-/// What the entries about a request's origin depend on, as hashes: a bound on their size, and no part of a
-/// head is kept.
+/// The keys of a request's entries, as hashes: they have a fixed size, and keep no part of a head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keys {
     /// The origin and the virtual host: one service may be several.
@@ -94,10 +93,10 @@ pub(super) struct Keys {
 
 impl Default for Seen {
     fn default() -> Self {
-        let state = State {
-            origins: Table::new(ORIGINS),
-            without_credentials: Table::new(TARGETS),
-            preflights: Table::new(PREFLIGHTS),
+        let state = SeenState {
+            origins: Table::new(MAX_ORIGINS),
+            without_credentials: Table::new(MAX_TARGETS),
+            preflights: Table::new(MAX_PREFLIGHTS),
         };
         Self {
             state: Mutex::new(state),
@@ -106,8 +105,8 @@ impl Default for Seen {
     }
 }
 
-/// Host names in the fields by which services choose a virtual host. A client that sends false ones makes
-/// entries for itself alone.
+/// Host names in the fields by which services choose a virtual host. A client that forges them adds entries only for
+/// itself.
 fn hash_host<B>(request: &Request<B>, state: &mut impl Hasher) {
     let headers = request.headers();
     let mut write = |text: &[u8]| text.to_ascii_lowercase().hash(state);
@@ -140,7 +139,7 @@ fn client<B>(request: &Request<B>, ipv6_prefix: u8) -> Option<ClientKey> {
 }
 
 impl Seen {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SeenState> {
         lock(&self.state)
     }
 
@@ -165,7 +164,7 @@ impl Seen {
         }
     }
 
-    /// What this origin is allowed, as far as is remembered.
+    /// The remembered permission of this origin.
     pub(super) fn allowed(&self, keys: &Keys) -> Option<Allowed> {
         let without = self.hash(&(keys.origin, keys.target));
         let (state, now) = (self.state(), Instant::now());
@@ -178,8 +177,8 @@ impl Seen {
         state.origins.get(keys.any).map(|_| Allowed::Any)
     }
 
-    /// A response allowed this. Whether no other permission was forgotten for it.
-    pub(super) fn learn(&self, keys: &Keys, allowed: Allowed) -> bool {
+    /// Records a permission. Returns false if another one was forgotten for it.
+    pub(super) fn record(&self, keys: &Keys, allowed: Allowed) -> bool {
         let without = self.hash(&(keys.origin, keys.target));
         let (mut state, now) = (self.state(), Instant::now());
         let known = state.origins.get(keys.origin);
@@ -201,9 +200,9 @@ impl Seen {
         state.origins.confirm(key, keys.client, permission)
     }
 
-    /// A response with this status did not allow the origin. What was allowed before is forgotten, if only
-    /// this client confirmed it, or it was for a request like this: services have paths that allow nothing
-    /// beside those that do, and one client must not withdraw what others use.
+    /// Records that a response with this status did not allow the origin. An earlier permission is forgotten if only
+    /// this client confirmed it, or if it was for the same method and path: services have paths without permission
+    /// beside others with it, and one client must not withdraw a permission that others use.
     pub(super) fn refused(&self, keys: &Keys, status: StatusCode) {
         // Errors often come without the fields that responses have.
         if !status.is_success() && status != StatusCode::FORBIDDEN {
@@ -226,19 +225,19 @@ impl Seen {
     }
 
     /// The service allowed what this preflight requests, with credentials or without.
-    pub(super) fn learn_preflight(&self, keys: &Keys, preflight: &impl Hash, credentials: bool) {
+    pub(super) fn record_preflight(&self, keys: &Keys, preflight: &impl Hash, credentials: bool) {
         let key = self.preflight(keys, preflight);
         let preflights = &mut self.state().preflights;
         preflights.confirm(key, keys.client, credentials);
     }
 
     /// The service no longer allows it.
-    pub(super) fn forget_preflight(&self, keys: &Keys, preflight: &impl Hash) {
+    pub(super) fn remove_preflight(&self, keys: &Keys, preflight: &impl Hash) {
         let key = self.preflight(keys, preflight);
         self.state().preflights.remove(key);
     }
 
-    /// Whether the service allowed just this, and if so, whether with credentials.
+    /// Whether the service allowed exactly this, and with or without credentials.
     pub(super) fn allowed_preflight(&self, keys: &Keys, preflight: &impl Hash) -> Option<bool> {
         let key = self.preflight(keys, preflight);
         self.state().preflights.get(key).map(|entry| entry.value)

@@ -1,13 +1,13 @@
-//! A bounded table of what clients confirmed, which one client cannot fill.
+//! A bounded table of entries that clients confirm, which one client cannot fill.
 
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What was seen is remembered for this long.
-pub(super) const VALID: Duration = Duration::from_secs(3600);
+/// How long a permission is remembered.
+pub(super) const PERMISSION_TTL: Duration = Duration::from_secs(3600);
 /// An entry that was confirmed after this time outlives younger ones of the same client.
-pub(super) const ESTABLISHED: Duration = Duration::from_secs(60);
+pub(super) const ESTABLISHED_AFTER: Duration = Duration::from_secs(60);
 
 /// Entries by a keyed hash, and the client that made each.
 ///
@@ -18,15 +18,15 @@ pub(super) const ESTABLISHED: Duration = Duration::from_secs(60);
 ///    of one attacker do not fill it;
 /// 3. one of the client that made most of the others.
 ///
-/// Of those that come into question, the least recently confirmed one, an established one last.
+/// Among these candidates it is the least recently confirmed one; established ones are last.
 #[derive(Debug)]
 pub(super) struct Table<V> {
-    most: usize,
-    entries: HashMap<u64, Entry<V>>,
+    max_entries: usize,
+    entries: HashMap<u64, TableEntry<V>>,
 }
 
 #[derive(Debug)]
-pub(super) struct Entry<V> {
+pub(super) struct TableEntry<V> {
     pub(super) value: V,
     since: Instant,
     at: Instant,
@@ -36,7 +36,7 @@ pub(super) struct Entry<V> {
     is_shared: bool,
 }
 
-impl<V> Entry<V> {
+impl<V> TableEntry<V> {
     /// Whether no other client confirmed it.
     pub(super) fn is_of(&self, client: u64) -> bool {
         !self.is_shared && self.owner == client
@@ -46,31 +46,31 @@ impl<V> Entry<V> {
         is_valid(self.at, now)
     }
 
-    /// The least is evicted first.
-    fn worth(&self) -> (bool, Instant) {
+    /// The order of eviction, the lowest first.
+    fn eviction_order(&self) -> (bool, Instant) {
         let age = self.at.saturating_duration_since(self.since);
-        (age >= ESTABLISHED, self.at)
+        (age >= ESTABLISHED_AFTER, self.at)
     }
 }
 
 pub(super) fn is_valid(at: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(at) < VALID
+    now.saturating_duration_since(at) < PERMISSION_TTL
 }
 
 impl<V> Table<V> {
-    pub(super) fn new(most: usize) -> Self {
+    pub(super) fn new(max_entries: usize) -> Self {
         Self {
-            most,
+            max_entries,
             entries: HashMap::new(),
         }
     }
 
-    pub(super) fn get(&self, key: u64) -> Option<&Entry<V>> {
+    pub(super) fn get(&self, key: u64) -> Option<&TableEntry<V>> {
         let now = Instant::now();
         self.entries.get(&key).filter(|entry| entry.is_valid(now))
     }
 
-    pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Entry<V>> {
+    pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut TableEntry<V>> {
         let now = Instant::now();
         let entry = self.entries.get_mut(&key);
         entry.filter(|entry| entry.is_valid(now))
@@ -90,8 +90,8 @@ impl<V> Table<V> {
             return true;
         }
         self.entries.remove(&key);
-        let evicted = self.entries.len() >= self.most && self.make_room(client, now);
-        let entry = Entry {
+        let evicted = self.entries.len() >= self.max_entries && self.make_room(client, now);
+        let entry = TableEntry {
             value,
             since: now,
             at: now,
@@ -105,7 +105,7 @@ impl<V> Table<V> {
     /// Whether a valid entry was evicted.
     fn make_room(&mut self, client: u64, now: Instant) -> bool {
         self.entries.retain(|_, entry| entry.is_valid(now));
-        if self.entries.len() < self.most {
+        if self.entries.len() < self.max_entries {
             return false;
         }
         let mut owned: HashMap<u64, usize> = HashMap::new();
@@ -116,15 +116,15 @@ impl<V> Table<V> {
         let own = owned.get(&client).copied().unwrap_or(0);
         let largest = owned.iter().max_by_key(|(_, count)| **count);
         let owner = match largest {
-            _ if own >= self.most / 8 => Some(client),
-            Some((owner, _)) if shared <= self.most / 4 * 3 => Some(*owner),
+            _ if own >= self.max_entries / 8 => Some(client),
+            Some((owner, _)) if shared <= self.max_entries / 4 * 3 => Some(*owner),
             _ => None,
         };
         let candidates = self.entries.iter().filter(|(_, entry)| match owner {
             Some(owner) => entry.is_of(owner),
             None => entry.is_shared,
         });
-        let evicted = candidates.min_by_key(|(_, entry)| entry.worth());
+        let evicted = candidates.min_by_key(|(_, entry)| entry.eviction_order());
         let evicted = evicted.map(|(key, _)| *key);
         evicted.is_some_and(|key| self.entries.remove(&key).is_some())
     }
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use tokio::time::advance;
 
-    const MOST: usize = 64;
+    const MAX_ENTRIES: usize = 64;
 
     fn is_known(table: &Table<()>, key: u64) -> bool {
         table.get(key).is_some()
@@ -153,13 +153,13 @@ mod tests {
                 table.confirm(key, client, ());
                 advance(Duration::from_millis(1)).await;
             }
-            assert!(table.len() <= MOST);
+            assert!(table.len() <= MAX_ENTRIES);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_one_client_evicts_nothing_that_others_confirmed() {
-        let mut table = Table::new(MOST);
+        let mut table = Table::new(MAX_ENTRIES);
         // The flood is the first to confirm two of them.
         flood(&mut table, 1, 0..2).await;
         for key in 0..8 {
@@ -176,7 +176,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_with_less_than_its_share_evicts_of_the_client_with_most() {
-        let mut table = Table::new(MOST);
+        let mut table = Table::new(MAX_ENTRIES);
         flood(&mut table, 1, 0..60).await;
         flood(&mut table, 2, 100..104).await;
         flood(&mut table, 3, 200..300).await;
@@ -188,7 +188,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn two_addresses_of_one_attacker_do_not_fill_the_table() {
-        let mut table = Table::new(MOST);
+        let mut table = Table::new(MAX_ENTRIES);
         for key in 0..1_000 {
             table.confirm(key, 1, ());
             table.confirm(key, 2, ());
@@ -208,17 +208,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn where_clients_share_an_address_the_least_recently_confirmed_goes_first() {
-        let mut table = Table::new(MOST);
+        let mut table = Table::new(MAX_ENTRIES);
         table.confirm(1, 0, ());
         table.confirm(2, 0, ());
-        advance(ESTABLISHED).await;
+        advance(ESTABLISHED_AFTER).await;
         table.confirm(1, 0, ());
         flood(&mut table, 0, 1_000..2_000).await;
         // What was confirmed again after a minute is established.
         assert!(is_known(&table, 1) && !is_known(&table, 2));
         table.confirm(3, 0, ());
         assert!(is_known(&table, 3));
-        advance(VALID).await;
+        advance(PERMISSION_TTL).await;
         assert!(!is_known(&table, 1) && !is_known(&table, 3));
         assert!(table.confirm(4, 0, ()));
         assert_eq!(table.len(), 1);

@@ -225,10 +225,10 @@ async fn invented_origins_of_one_client_displace_none_of_others() {
         }
         tokio::time::advance(Duration::from_millis(1)).await;
     };
-    for i in 0..2 * seen::ORIGINS {
+    for i in 0..2 * seen::MAX_ORIGINS {
         reflect(&format!("https://{i}.test")).await;
     }
-    assert_eq!(cors.memory.seen.sizes(), (seen::ORIGINS, 0));
+    assert_eq!(cors.memory.seen.sizes(), (seen::MAX_ORIGINS, 0));
     assert_eq!(allowed(&own(&cors, get(APP)).await), (Some(APP), false));
     let gone = own(&cors, get("https://0.test")).await;
     assert_eq!(allowed(&gone), (None, false));
@@ -240,7 +240,7 @@ async fn invented_origins_of_one_client_displace_none_of_others() {
         let answer = own(&cors, get(origin)).await;
         assert_eq!(allowed(&answer), (Some(origin), false));
     }
-    tokio::time::advance(table::VALID).await;
+    tokio::time::advance(table::PERMISSION_TTL).await;
     assert_eq!(allowed(&own(&cors, get(APP)).await), (None, false));
 }
 
@@ -425,7 +425,7 @@ async fn a_preflight_is_answered_for_a_service_that_allowed_just_that() {
     ] {
         assert_eq!(away(&cors, other).await.status(), 502);
     }
-    tokio::time::advance(table::VALID).await;
+    tokio::time::advance(table::PERMISSION_TTL).await;
     assert_eq!(away(&cors, asks()).await.status(), 502);
 }
 
@@ -511,13 +511,13 @@ async fn preflights_are_remembered_within_bounds_and_by_client() {
     let real = || preflight(APP, "/real", "POST", None);
     let late = || preflight(APP, "/late", "POST", None);
     through(&cors, of(1, real()), allowing(APP)).await;
-    for i in 0..seen::PREFLIGHTS + 100 {
+    for i in 0..seen::MAX_PREFLIGHTS + 100 {
         let asks = preflight(OTHER, &format!("/{i}"), "POST", None);
         through(&cors, of(2, asks), allowing(OTHER)).await;
     }
-    assert_eq!(cors.memory.seen.sizes(), (2, seen::PREFLIGHTS));
+    assert_eq!(cors.memory.seen.sizes(), (2, seen::MAX_PREFLIGHTS));
     through(&cors, of(3, late()), allowing(APP)).await;
-    assert_eq!(cors.memory.seen.sizes(), (2, seen::PREFLIGHTS));
+    assert_eq!(cors.memory.seen.sizes(), (2, seen::MAX_PREFLIGHTS));
     for known in [real(), late()] {
         assert_eq!(away(&cors, known).await.status(), 204);
     }

@@ -17,9 +17,9 @@ use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
 /// The most bytes of the body of a late refusal that the error event carries.
-const LONGEST: usize = 4 * 1024;
+const MAX_ERROR_BODY: usize = 4 * 1024;
 /// The longest wait for them: a client that waits for an error waits for nothing.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 pin_project! {
     /// The body of a response that has passed an [`EarlyLayer`](super::EarlyLayer).
@@ -28,13 +28,13 @@ pin_project! {
     /// upstream sends. Any other it hands out as it is: frames, trailers, size hint and end.
     pub struct EarlyBody<F, B> {
         #[pin]
-        state: State<F, B>,
+        state: EarlyBodyState<F, B>,
     }
 }
 
 pin_project! {
-    #[project = StateProj]
-    enum State<F, B> {
+    #[project = EarlyBodyStateProj]
+    enum EarlyBodyState<F, B> {
         /// The upstream's, which came in time or was spliced in.
         Inner {
             #[pin]
@@ -58,13 +58,13 @@ pin_project! {
         text: Vec<u8>,
         what: String,
         status: StatusCode,
-        client: Audience,
+        client: FailureReport,
     }
 }
 
 /// The recipients of a failure.
 #[derive(Clone)]
-struct Audience {
+struct FailureReport {
     family: Family,
     stream: Stream,
 }
@@ -73,22 +73,24 @@ impl<F, B> EarlyBody<F, B> {
     /// Returns the body of the service; `None` while it has not responded, and once it has failed.
     pub fn get_ref(&self) -> Option<&B> {
         match &self.state {
-            State::Inner { body } => Some(body),
-            State::Waiting { .. } | State::Refused { .. } | State::Last { .. } => None,
+            EarlyBodyState::Inner { body } => Some(body),
+            EarlyBodyState::Waiting { .. }
+            | EarlyBodyState::Refused { .. }
+            | EarlyBodyState::Last { .. } => None,
         }
     }
 
     /// The body of an answer that came in time.
     pub(super) fn passing(body: B) -> Self {
         Self {
-            state: State::Inner { body },
+            state: EarlyBodyState::Inner { body },
         }
     }
 
     /// The body of an early answer.
     pub(super) fn waiting(request: Pin<Box<Waiting<F>>>) -> Self {
         Self {
-            state: State::Waiting { request },
+            state: EarlyBodyState::Waiting { request },
         }
     }
 }
@@ -97,18 +99,23 @@ impl<F, B> EarlyBody<F, B> {
 impl<F, B> Default for EarlyBody<F, B> {
     fn default() -> Self {
         Self {
-            state: State::Last { last: None },
+            state: EarlyBodyState::Last { last: None },
         }
     }
 }
 
-impl Audience {
+impl FailureReport {
     /// By an event if its family has one for it, else by a broken transfer.
-    fn told<F, B>(&self, status: StatusCode, message: &str, error: StreamError) -> State<F, B> {
+    fn failure_state<F, B>(
+        &self,
+        status: StatusCode,
+        message: &str,
+        error: StreamError,
+    ) -> EarlyBodyState<F, B> {
         // Else the proper end behind the event would be the upstream's.
         self.stream.end_by_fault(error.fault());
         let event = self.family.error_event(status, message);
-        State::Last {
+        EarlyBodyState::Last {
             last: Some(event.ok_or(error)),
         }
     }
@@ -116,9 +123,12 @@ impl Audience {
 
 impl<F> Waiting<F> {
     /// What follows from the upstream's answer.
-    fn answered<B, E: Into<BoxError>>(&self, result: Result<Response<B>, E>) -> State<F, B> {
+    fn response_state<B, E: Into<BoxError>>(
+        &self,
+        result: Result<Response<B>, E>,
+    ) -> EarlyBodyState<F, B> {
         self.stream.set_state(StreamState::Open);
-        let client = Audience {
+        let client = FailureReport {
             family: self.family,
             stream: self.stream.clone(),
         };
@@ -138,26 +148,26 @@ impl<F> Waiting<F> {
                 let status = StatusCode::BAD_GATEWAY;
                 // The text of an error is not written for clients.
                 let message = describe(status);
-                return client.told(status, &message, StreamError::Upstream(error));
+                return client.failure_state(status, &message, StreamError::Upstream(error));
             }
         };
         let (parts, body) = response.into_parts();
         let mut what = describe(parts.status);
         let granted = self.granted.as_ref();
-        let is_denied = granted.is_some_and(|granted| !granted.holds(&parts));
+        let is_denied = granted.is_some_and(|granted| !granted.is_confirmed_by(&parts));
         // An answer of this crate has nothing of the service in it.
         let is_own = parts.extensions.get::<Own>().is_some();
         if is_denied && !is_own && parts.status != StatusCode::NO_CONTENT {
             // The page may not know any of it, and its browser let it read the early head.
             what.push_str(", whose head does not allow this origin to read it");
-            return client.told(parts.status, &what, StreamError::Refused(parts.status));
+            return client.failure_state(parts.status, &what, StreamError::Refused(parts.status));
         }
         match ResponseKind::of(&self.request_info, &parts) {
-            ResponseKind::Stream => return State::Inner { body },
+            ResponseKind::Stream => return EarlyBodyState::Inner { body },
             ResponseKind::Encoded => what.push_str(", but a compressed event stream"),
             ResponseKind::Partial => what.push_str(", but a part of an event stream"),
             ResponseKind::Other if parts.status == StatusCode::NO_CONTENT => {
-                return State::Last { last: None };
+                return EarlyBodyState::Last { last: None };
             }
             ResponseKind::Other if parts.status.is_success() => {
                 what.push_str(", but no event stream");
@@ -165,17 +175,17 @@ impl<F> Waiting<F> {
             ResponseKind::Other => {}
         }
         if !head::is_text(&parts.headers) {
-            return client.told(parts.status, &what, StreamError::Refused(parts.status));
+            return client.failure_state(parts.status, &what, StreamError::Refused(parts.status));
         }
         let refusal = Refusal {
             body,
-            timer: sleep(PATIENCE),
+            timer: sleep(ERROR_BODY_TIMEOUT),
             text: Vec::new(),
             what,
             status: parts.status,
             client,
         };
-        State::Refused {
+        EarlyBodyState::Refused {
             refusal: Box::pin(refusal),
         }
     }
@@ -193,11 +203,11 @@ impl<B: Body<Data = Bytes>> Refusal<B> {
     /// Reads what the error event is to carry. Whatever ends it, what has come by then is sent.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        while this.text.len() < LONGEST {
+        while this.text.len() < MAX_ERROR_BODY {
             match this.body.as_mut().poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
-                        let room = LONGEST - this.text.len();
+                        let room = MAX_ERROR_BODY - this.text.len();
                         this.text.extend_from_slice(&data[..data.len().min(room)]);
                     }
                 }
@@ -208,14 +218,14 @@ impl<B: Body<Data = Bytes>> Refusal<B> {
         Poll::Ready(())
     }
 
-    fn told<F>(&self) -> State<F, B> {
+    fn failure_state<F>(&self) -> EarlyBodyState<F, B> {
         let text = String::from_utf8_lossy(whole_characters(&self.text));
         let message = match text.trim() {
             "" => self.what.clone(),
             text => format!("{}: {text}", self.what),
         };
         let error = StreamError::Refused(self.status);
-        self.client.told(self.status, &message, error)
+        self.client.failure_state(self.status, &message, error)
     }
 }
 
@@ -244,19 +254,19 @@ where
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
-                StateProj::Inner { body } => {
+                EarlyBodyStateProj::Inner { body } => {
                     let frame = ready!(body.poll_frame(cx));
                     return Poll::Ready(frame.map(|frame| frame.map_err(StreamError::from_inner)));
                 }
-                StateProj::Waiting { request } => {
+                EarlyBodyStateProj::Waiting { request } => {
                     let result = ready!(request.as_mut().project().future.poll(cx));
-                    request.answered(result)
+                    request.response_state(result)
                 }
-                StateProj::Refused { refusal } => {
+                EarlyBodyStateProj::Refused { refusal } => {
                     ready!(refusal.as_mut().poll_read(cx));
-                    refusal.told()
+                    refusal.failure_state()
                 }
-                StateProj::Last { last } => {
+                EarlyBodyStateProj::Last { last } => {
                     return Poll::Ready(last.take().map(|last| last.map(Frame::data)));
                 }
             };
@@ -266,20 +276,20 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.state {
-            State::Inner { body } => body.is_end_stream(),
-            State::Waiting { .. } | State::Refused { .. } => false,
-            State::Last { last } => last.is_none(),
+            EarlyBodyState::Inner { body } => body.is_end_stream(),
+            EarlyBodyState::Waiting { .. } | EarlyBodyState::Refused { .. } => false,
+            EarlyBodyState::Last { last } => last.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.state {
-            State::Inner { body } => body.size_hint(),
-            State::Waiting { .. } | State::Refused { .. } => SizeHint::default(),
-            State::Last {
+            EarlyBodyState::Inner { body } => body.size_hint(),
+            EarlyBodyState::Waiting { .. } | EarlyBodyState::Refused { .. } => SizeHint::default(),
+            EarlyBodyState::Last {
                 last: Some(Ok(words)),
             } => SizeHint::with_exact(words.len() as u64),
-            State::Last { .. } => SizeHint::with_exact(0),
+            EarlyBodyState::Last { .. } => SizeHint::with_exact(0),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The body of a guarded response.
 
 use super::events::Events;
-use super::source::{Source, SourceProj};
+use super::source::{GuardedSource, GuardedSourceProj};
 use super::{BoxError, Policy, Reaction, StreamError, StreamLayer};
 use crate::stream::{EndReason, Stream};
 use crate::wire::Aligner;
@@ -15,24 +15,24 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pin_project! {
     /// The body of a response that has passed a layer of this crate.
     ///
-    /// Of an event stream it hands out whole events, and injected ones between them. Any other body it
-    /// hands out as it is: frames, trailers, size hint and end.
+    /// For an event stream it returns whole events, and injected ones between them. Any other body passes
+    /// unchanged: frames, trailers, size hint and end.
     pub struct Guarded<B, L: StreamLayer> {
         #[pin]
-        source: Source<B>,
+        source: GuardedSource<B>,
         #[pin]
         timer: Option<Sleep>,
         // Held to the end: permits and counts depend on it.
         policy: Option<L::Policy>,
         // Of an event stream only.
         events: Option<Events>,
-        state: State,
+        state: GuardedState,
     }
 
     impl<B, L: StreamLayer> PinnedDrop for Guarded<B, L> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let (Some(events), State::Open | State::Ending { .. }) = (this.events, this.state) {
+            if let (Some(events), GuardedState::Open | GuardedState::Ending { .. }) = (this.events, this.state) {
                 events.stream.end(match std::thread::panicking() {
                     true => EndReason::Panicked,
                     false => EndReason::ClientGone,
@@ -42,11 +42,11 @@ pin_project! {
     }
 }
 
-enum State {
+enum GuardedState {
     Open,
-    /// Nothing more is read. What is ready leaves, then the error, or a proper end.
+    /// The source is not read again. Complete pieces are returned, then the error, or a proper end.
     Ending {
-        // Boxed for the size of a stream.
+        // Boxed to keep a stream small.
         error: Option<Box<StreamError>>,
     },
     Done,
@@ -55,32 +55,34 @@ enum State {
 impl<B, L: StreamLayer> Guarded<B, L> {
     /// Returns the body inside; `None` once it is over, and for a response of this crate.
     ///
-    /// There is no access to change or take it: parts of an event that are held back would be lost.
+    /// It cannot be changed or taken: held parts of an event would be lost.
     pub fn get_ref(&self) -> Option<&B> {
         match &self.source {
-            Source::Inner { body } => Some(body),
-            Source::Fixed { .. } | Source::Trailers { .. } | Source::Done => None,
+            GuardedSource::Inner { body } => Some(body),
+            GuardedSource::Fixed { .. } | GuardedSource::Trailers { .. } | GuardedSource::Done => {
+                None
+            }
         }
     }
 
-    fn new(source: Source<B>, policy: Option<L::Policy>, events: Option<Events>) -> Self {
+    fn new(source: GuardedSource<B>, policy: Option<L::Policy>, events: Option<Events>) -> Self {
         Self {
             source,
             timer: None,
             policy,
             events,
-            state: State::Open,
+            state: GuardedState::Open,
         }
     }
 
     /// Passes `body` as it is, and holds the policy until its end.
     pub(crate) fn carry(body: B, policy: Option<L::Policy>) -> Self {
-        Self::new(Source::Inner { body }, policy, None)
+        Self::new(GuardedSource::Inner { body }, policy, None)
     }
 
     /// The body of a response of this crate.
     pub(crate) fn fixed(bytes: Bytes) -> Self {
-        Self::new(Source::Fixed { bytes: Some(bytes) }, None, None)
+        Self::new(GuardedSource::Fixed { bytes: Some(bytes) }, None, None)
     }
 
     /// An event stream. `is_recorder`: this guard is the innermost one, and writes the record.
@@ -92,7 +94,7 @@ impl<B, L: StreamLayer> Guarded<B, L> {
         aligner: Aligner,
     ) -> Self {
         let events = Events::new(policy.as_ref(), stream, is_recorder, aligner);
-        Self::new(Source::Inner { body }, policy, Some(events))
+        Self::new(GuardedSource::Inner { body }, policy, Some(events))
     }
 }
 
@@ -100,7 +102,7 @@ impl<B, L: StreamLayer> Guarded<B, L> {
 /// `TimeoutLayer`.
 impl<B, L: StreamLayer> Default for Guarded<B, L> {
     fn default() -> Self {
-        Self::new(Source::Done, None, None)
+        Self::new(GuardedSource::Done, None, None)
     }
 }
 
@@ -121,7 +123,7 @@ where
         let Some(events) = this.events else {
             let frame = ready!(this.source.as_mut().poll(cx));
             if !matches!(frame, Some(Ok(_))) {
-                this.source.set(Source::Done);
+                this.source.set(GuardedSource::Done);
                 *this.policy = None;
             }
             return Poll::Ready(frame);
@@ -136,27 +138,27 @@ where
                 return Poll::Ready(Some(Ok(frame)));
             }
             match this.state {
-                State::Open => {}
-                State::Ending { error: Some(_) } if handed_out => {
+                GuardedState::Open => {}
+                GuardedState::Ending { error: Some(_) } if handed_out => {
                     // hyper drops what it has not flushed when a body fails, and flushes when
                     // a body is pending.
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                State::Ending { error } => {
+                GuardedState::Ending { error } => {
                     let error = error.take();
-                    if let (None, SourceProj::Trailers { trailers }) =
+                    if let (None, GuardedSourceProj::Trailers { trailers }) =
                         (&error, this.source.as_mut().project())
                         && let Some(trailers) = trailers.take()
                     {
                         return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                     }
-                    *this.state = State::Done;
+                    *this.state = GuardedState::Done;
                     *this.policy = None;
                     this.timer.set(None);
                     return Poll::Ready(error.map(|error| Err(*error)));
                 }
-                State::Done => return Poll::Ready(None),
+                GuardedState::Done => return Poll::Ready(None),
             }
             let (closing, error) = 'end: {
                 let reaction = match std::mem::take(&mut events.overdue) {
@@ -176,16 +178,16 @@ where
                                 }
                                 Err(frame) => {
                                     let trailers = frame.into_trailers().ok();
-                                    this.source.set(Source::Trailers { trailers });
+                                    this.source.set(GuardedSource::Trailers { trailers });
                                     break 'end events.close(this.policy);
                                 }
                             },
                             Poll::Ready(Some(Err(error))) => {
-                                this.source.set(Source::Done);
+                                this.source.set(GuardedSource::Done);
                                 break 'end events.fail(error, this.policy);
                             }
                             Poll::Ready(None) => {
-                                this.source.set(Source::Done);
+                                this.source.set(GuardedSource::Done);
                                 break 'end events.close(this.policy);
                             }
                         }
@@ -199,15 +201,15 @@ where
                     }
                     Reaction::End(ending) => {
                         let end = events.end(ending, this.policy);
-                        // Behind the end of the record: a guard inside takes its drop for a lost client.
-                        this.source.set(Source::Done);
+                        // Only after the end is recorded: a guard inside treats its drop as a lost client.
+                        this.source.set(GuardedSource::Done);
                         end
                     }
                     Reaction::Pass | Reaction::Truncated => continue 'frames,
                 }
             };
             let error = error.map(Box::new);
-            *this.state = State::Ending { error };
+            *this.state = GuardedState::Ending { error };
             if let Some(closing) = closing {
                 return Poll::Ready(Some(Ok(events.sent(closing, this.policy))));
             }
@@ -216,30 +218,32 @@ where
 
     fn is_end_stream(&self) -> bool {
         match (&self.events, &self.source) {
-            // A policy may inject behind the upstream's last event.
-            (Some(_), _) => matches!(self.state, State::Done),
-            (None, Source::Inner { body }) => body.is_end_stream(),
-            (None, Source::Fixed { bytes }) => bytes.is_none(),
-            (None, Source::Trailers { .. }) => false,
-            (None, Source::Done) => true,
+            // A policy may inject after the upstream's last event.
+            (Some(_), _) => matches!(self.state, GuardedState::Done),
+            (None, GuardedSource::Inner { body }) => body.is_end_stream(),
+            (None, GuardedSource::Fixed { bytes }) => bytes.is_none(),
+            (None, GuardedSource::Trailers { .. }) => false,
+            (None, GuardedSource::Done) => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match (&self.events, &self.source) {
             // Its head may have a length: nothing is injected.
-            (Some(events), Source::Inner { body }) if events.is_untouched() => body.size_hint(),
+            (Some(events), GuardedSource::Inner { body }) if events.is_untouched() => {
+                body.size_hint()
+            }
             (Some(_), _) => SizeHint::default(),
-            (None, Source::Inner { body }) => body.size_hint(),
-            (None, Source::Fixed { bytes }) => {
+            (None, GuardedSource::Inner { body }) => body.size_hint(),
+            (None, GuardedSource::Fixed { bytes }) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            (None, Source::Trailers { .. } | Source::Done) => SizeHint::with_exact(0),
+            (None, GuardedSource::Trailers { .. } | GuardedSource::Done) => SizeHint::with_exact(0),
         }
     }
 }
 
-/// Records a panic as the end reason, whichever layer further outside catches it, or drops the body.
+/// Records a panic as the end reason, before a layer outside catches it or drops the body.
 fn poll_noting_panics<T>(stream: &Stream, poll: impl FnOnce() -> T) -> T {
     struct OnPanic<'a>(&'a Stream);
 
@@ -257,8 +261,8 @@ fn poll_noting_panics<T>(stream: &Stream, poll: impl FnOnce() -> T) -> T {
 
 /// The upstream is pending: waits for the policy's deadline.
 ///
-/// The timer is not moved with each byte. It fires at the deadline it was set to, and is set anew
-/// if that has moved away meanwhile.
+/// The timer is not reset with each byte. It fires at the deadline it was set to, and is set again if
+/// the deadline has moved since.
 fn wait<P: Policy>(
     events: &mut Events,
     policy: &mut P,
@@ -272,7 +276,7 @@ fn wait<P: Policy>(
         };
         if deadline <= events.now {
             return match policy.check(&events.context()) {
-                // Nothing is due in spite of the deadline: the next byte leads to the next check.
+                // The policy does not act at its deadline: the next byte leads to the next check.
                 Reaction::Pass => Poll::Pending,
                 reaction => Poll::Ready(reaction),
             };

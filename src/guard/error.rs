@@ -13,7 +13,7 @@ pub enum StreamError {
     /// The inner body failed.
     #[error("the upstream failed during its response: {0}")]
     Upstream(#[source] BoxError),
-    /// The stream was ended in a way that is an error to the client.
+    /// A layer has ended the stream as a broken transfer.
     #[error("the stream was cut: {0}")]
     Ended(EndReason),
     /// The response head was sent [early](crate::early), and the upstream then responded with this
@@ -31,7 +31,7 @@ impl StreamError {
         }
     }
 
-    /// The end reason of the stream. The layer that ended it knows better than the upstream's side.
+    /// The end reason of the stream: that of the layer that ended it, if any.
     pub(super) fn reason(&self) -> EndReason {
         match self {
             Self::Upstream(_) | Self::Refused(_) => EndReason::UpstreamError,

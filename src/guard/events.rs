@@ -9,7 +9,7 @@ use http_body::Frame;
 use std::task::Waker;
 use tokio::time::Instant;
 
-/// What a stream needs beyond what passes through.
+/// The state of a guarded event stream.
 pub(super) struct Events {
     pub(super) aligner: Aligner,
     /// Only if events are counted here, or a policy needs them.
@@ -17,11 +17,11 @@ pub(super) struct Events {
     /// The innermost guard writes the stream's record.
     is_recorder: bool,
     pub(super) stream: Stream,
-    /// Where the task's waker is registered, if the policy has to be woken.
+    /// Where the task's waker is registered, if the policy must be woken.
     slot: Option<WakerSlot>,
     /// The time of the last poll.
     pub(super) now: Instant,
-    /// The last poll handed something out: the upstream has not been polled to its end since.
+    /// The last poll returned data: the source was not read until it was pending.
     handed_out: bool,
     /// A deadline has passed while bytes kept arriving.
     pub(super) overdue: bool,
@@ -59,7 +59,7 @@ impl LastId {
     }
 }
 
-/// What still leaves for the client, and the error behind it.
+/// The bytes that are still sent, and the error after them.
 pub(super) type End = (Option<Bytes>, Option<StreamError>);
 
 impl Events {
@@ -92,12 +92,12 @@ impl Events {
         }
     }
 
-    /// All bytes leave as they arrive, and all that have arrived have left.
+    /// The bytes pass unchanged, and none are held.
     pub(super) fn is_untouched(&self) -> bool {
         self.stream.is_opaque() && self.aligner.is_empty()
     }
 
-    /// Begins a poll. Returns true if the one before handed something out.
+    /// Begins a poll. Returns true if the one before returned data.
     pub(super) fn begin_poll(&mut self) -> bool {
         let last = std::mem::replace(&mut self.now, Instant::now());
         let handed_out = std::mem::take(&mut self.handed_out);
@@ -107,8 +107,8 @@ impl Events {
         handed_out
     }
 
-    /// Returns true if what passes is the upstream's. What follows an end that a layer inside has noted is
-    /// that layer's closing.
+    /// Returns true if the bytes come from the upstream. After an end that a layer inside has recorded, they are that
+    /// layer's closing.
     fn counts(&self) -> bool {
         self.is_recorder && self.stream.end_reason().is_none()
     }
@@ -146,7 +146,7 @@ impl Events {
                 id.take(event.id);
                 if event.has_data {
                     events += 1;
-                    // One event of a piece that is not a ping is enough.
+                    // One event that is not a ping is enough for a piece.
                     let is_ping = !has_life && needs_pings && stream.is_ping(&event);
                     if !has_life && !is_ping {
                         has_life = true;
@@ -181,7 +181,7 @@ impl Events {
     }
 
     fn with_prefix(&mut self, piece: Bytes, policy: &mut impl Policy) -> Bytes {
-        // Before a comment the prefix would stand alone, and a byte order mark has to be the first of all.
+        // Before a comment the prefix would be an event of its own, and a byte order mark must come first.
         let is_event = !matches!(piece.first(), None | Some(b':' | b'\r' | b'\n' | 0xEF));
         let is_fresh = is_event && self.fresh;
         self.fresh = self.aligner.is_empty() && self.aligner.at_boundary();
@@ -204,7 +204,7 @@ impl Events {
         Frame::data(piece)
     }
 
-    /// Ends the stream as a policy has it. A client that has a part of an event gets an error all the same.
+    /// Ends the stream as the policy requires. A client with an incomplete event gets an error in any case.
     pub(super) fn end(&mut self, ending: Ending, policy: &mut impl Policy) -> End {
         let Ending {
             reason,
@@ -248,7 +248,7 @@ impl Events {
         (self.aligner.finish(), None)
     }
 
-    /// Notes the proper end if this piece was the last one: a consumer that knows the length drops the body
+    /// Records the proper end if this piece was the last one: a consumer that knows the length drops the body
     /// here, without polling for its end.
     pub(super) fn note_end(&mut self, policy: &mut impl Policy) {
         if !self.is_truncated(&[], policy) {
@@ -273,7 +273,7 @@ impl Events {
         self.stop(cause.reason(), event).0
     }
 
-    /// Returns `closing`, unless the client has a part of an event, and whether it has one.
+    /// Returns `closing`, unless the client has an incomplete event, and whether it has one.
     fn stop(&mut self, reason: EndReason, closing: Option<Bytes>) -> (Option<Bytes>, bool) {
         let torn = !self.aligner.at_boundary();
         self.stream.end(reason);
@@ -286,7 +286,7 @@ impl Events {
         if let Some(slot) = self.slot {
             self.stream.register_waker(slot, waker);
         }
-        // Otherwise a layer inside reports it, which knows what it holds.
+        // Otherwise a layer inside holds bytes, and reports them.
         if self.aligner.holds_back() {
             self.stream.set_held(self.aligner.held());
         }

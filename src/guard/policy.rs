@@ -13,7 +13,7 @@ pub struct PolicyContext<'a> {
 }
 
 impl PolicyContext<'_> {
-    /// The client has no part of an event without its end: bytes may be injected.
+    /// The client does not have an incomplete event: bytes may be injected.
     pub(crate) fn at_boundary(&self) -> bool {
         self.aligner.at_boundary()
     }
@@ -24,11 +24,11 @@ impl PolicyContext<'_> {
     }
 }
 
-/// What a [`Policy`] receives beyond what every policy does.
+/// The optional notices that a [`Policy`] receives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interests {
-    /// Woken by [`Stream::send`] and an end by the operator. Only then is the task's waker registered in
-    /// the record, where it may take the place of one of another task's guard.
+    /// It is woken by [`Stream::send`] and an end by the operator. Only then is the task's waker registered in
+    /// the record, where it may replace one of another task's guard.
     pub(crate) wake: bool,
     /// [`Notice::Event`] and [`Notice::EventPart`]. Events are scanned only if a policy needs them.
     pub(crate) events: bool,
@@ -43,43 +43,43 @@ impl Interests {
     }
 }
 
-/// What happens on a stream.
+/// An incident of a stream.
 #[derive(Clone, Copy)]
 pub enum Notice<'a> {
-    /// Bytes leave for the client.
+    /// Bytes are sent to the client.
     Sent,
     /// A whole event has arrived, from the upstream or from a layer inside.
     Event(&'a RawEvent<'a>),
-    /// A part of an event has arrived and its end has not. Only an event larger than the
+    /// A part of an event has arrived, but not its end. Only an event larger than the
     /// [hold](crate::wire::DEFAULT_HOLD) arrives in parts; the last part arrives as [`Event`](Self::Event).
     EventPart { bytes: &'a [u8], is_first: bool },
-    /// An event is about to leave. [`Reaction::Inject`] puts bytes directly before it.
+    /// An event is about to be sent. [`Reaction::Inject`] puts bytes directly before it.
     BeforeEvent,
-    /// The upstream has ended the stream properly, with `tail` behind the last whole event.
-    /// [`Reaction::Truncated`] makes an error of it. A policy gets this more than once for one stream, and
-    /// must not change its state by it.
+    /// The upstream has ended the stream properly, with `tail` after the last whole event.
+    /// [`Reaction::Truncated`] turns this into an error. A policy may get this notice more than once for a stream, and
+    /// must not change its state.
     UpstreamEnd { tail: &'a [u8] },
     /// A layer inside has broken the stream. [`Reaction::End`] ends it in another way.
     InnerError(EndReason),
     /// The stream is about to break. [`Reaction::Inject`] sends an error event first, unless the client has
-    /// a part of an event.
+    /// an incomplete event.
     BeforeBreak(BreakCause),
 }
 
-/// What to do with a stream.
+/// The reaction of a policy.
 pub enum Reaction {
-    /// Nothing.
+    /// Continue.
     Pass,
-    /// Send these bytes. At a boundary only.
+    /// Send these bytes. Only at a boundary.
     Inject(Bytes),
     /// End the stream.
     End(Ending),
-    /// Take the proper end of the upstream for an error.
+    /// Treat the proper end of the upstream as an error.
     Truncated,
 }
 
 impl Reaction {
-    /// Bytes to send, where a policy can do nothing else.
+    /// The bytes to send, where this is the only reaction allowed.
     pub(super) fn into_bytes(self) -> Option<Bytes> {
         match self {
             Self::Inject(bytes) => Some(bytes),
@@ -87,7 +87,7 @@ impl Reaction {
         }
     }
 
-    /// How to end, where a policy can do nothing else.
+    /// The ending, where this is the only reaction allowed.
     pub(super) fn into_ending(self) -> Option<Ending> {
         match self {
             Self::End(ending) => Some(ending),
@@ -95,7 +95,7 @@ impl Reaction {
         }
     }
 
-    /// Whether the end is an error, where a policy can do nothing else.
+    /// Whether the end is an error, where this is the only reaction allowed.
     pub(super) fn is_truncated(&self) -> bool {
         debug_assert!(matches!(self, Self::Pass | Self::Truncated));
         matches!(self, Self::Truncated)
@@ -129,7 +129,7 @@ impl BreakCause {
 /// How a stream ends.
 pub struct Ending {
     pub(crate) reason: EndReason,
-    /// Sent before the end, unless the client has a part of an event.
+    /// Sent before the end, unless the client has an incomplete event.
     pub(crate) closing: Option<Bytes>,
     /// As a broken transfer, not as a proper end.
     pub(crate) abort: bool,
@@ -137,11 +137,11 @@ pub struct Ending {
 
 /// The decisions of one layer about one stream. Held until the end of the body, also if it decides nothing.
 ///
-/// No method has a default: a wrapper that does not forward one would switch a layer off. `on` and
-/// `interests` are called for each event: they are inlined, so that a notice costs only the policies that
-/// match it, and a stack of layers no call.
+/// The methods have no defaults: a wrapper that does not forward one would switch a layer off. `on` and
+/// `interests` are called for each event. They are inlined, so that a notice costs only the policies that
+/// match it, and a stack of layers costs no calls.
 pub trait Policy {
-    /// What this policy receives. May change with each notice.
+    /// The notices that this policy receives. They may change with each notice.
     fn interests(&self) -> Interests;
 
     /// When to [check](Self::check), if no byte passes until then.
@@ -222,7 +222,7 @@ mod tests {
     use std::cell::RefCell;
     use std::time::Duration;
 
-    /// Notes each call under its name, and reacts as set.
+    /// Records each call by its name, and returns the configured reaction.
     struct Recorder<'a> {
         name: &'static str,
         calls: &'a RefCell<Vec<String>>,

@@ -76,12 +76,12 @@ where
         let state = match self.layer.admit(&request, &request_info) {
             Ok(ticket) => {
                 self.layer.extend(&ticket, request.extensions_mut());
-                State::Admitted {
+                GuardFutureState::Admitted {
                     future: self.inner.call(request),
                     pending: Some((ticket, self.layer.clone(), request_info)),
                 }
             }
-            Err(rejection) => State::Rejected {
+            Err(rejection) => GuardFutureState::Rejected {
                 rejection,
                 family: request_info.family,
             },
@@ -94,13 +94,13 @@ pin_project! {
     /// The future of [`Guard`].
     pub struct ResponseFuture<F, L: StreamLayer> {
         #[pin]
-        state: State<F, L>,
+        state: GuardFutureState<F, L>,
     }
 }
 
 pin_project! {
-    #[project = StateProj]
-    enum State<F, L: StreamLayer> {
+    #[project = GuardFutureStateProj]
+    enum GuardFutureState<F, L: StreamLayer> {
         Admitted {
             #[pin]
             future: F,
@@ -120,10 +120,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
-            StateProj::Rejected { rejection, family } => {
+            GuardFutureStateProj::Rejected { rejection, family } => {
                 Poll::Ready(Ok(rejection.response(*family).map(Guarded::fixed)))
             }
-            StateProj::Admitted { future, pending } => {
+            GuardFutureStateProj::Admitted { future, pending } => {
                 let result = ready!(future.poll(cx));
                 let Some((ticket, layer, request_info)) = pending.take() else {
                     unreachable!("polled again after it was ready");

@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 pin_project! {
-    #[project = SourceProj]
-    pub(super) enum Source<B> {
+    #[project = GuardedSourceProj]
+    pub(super) enum GuardedSource<B> {
         Inner { #[pin] body: B },
         /// A response of this crate.
         Fixed { bytes: Option<Bytes> },
@@ -19,7 +19,7 @@ pin_project! {
     }
 }
 
-impl<B> Source<B>
+impl<B> GuardedSource<B>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
@@ -29,19 +29,19 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         match self.project() {
-            SourceProj::Inner { body } => {
+            GuardedSourceProj::Inner { body } => {
                 let frame = ready!(body.poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(StreamError::from_inner)))
             }
-            SourceProj::Fixed { bytes } => {
+            GuardedSourceProj::Fixed { bytes } => {
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
-            SourceProj::Trailers { trailers } => Poll::Ready(
+            GuardedSourceProj::Trailers { trailers } => Poll::Ready(
                 trailers
                     .take()
                     .map(|trailers| Ok(Frame::trailers(trailers))),
             ),
-            SourceProj::Done => Poll::Ready(None),
+            GuardedSourceProj::Done => Poll::Ready(None),
         }
     }
 

@@ -9,7 +9,7 @@ use http::{Extensions, HeaderMap, Request, StatusCode};
 /// The response head.
 pub struct ResponseInfo<'a> {
     pub(crate) request_info: &'a RequestInfo,
-    /// Of the service, also where a response of this crate replaces it.
+    /// The service's status, even if a response of this crate replaces it.
     pub(crate) status: StatusCode,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) kind: ResponseKind,
@@ -38,7 +38,7 @@ pub trait StreamLayer: Clone {
     /// What an admitted request holds until its response head arrives. Dropped if none does.
     type Ticket;
     type Policy: Policy;
-    /// Its policies get notices of what passes.
+    /// Its policies receive notices.
     const OBSERVES: bool;
     /// Its policies may inject bytes into a stream, or end it.
     const INJECTS: bool;
@@ -49,7 +49,7 @@ pub trait StreamLayer: Clone {
         request_info: &RequestInfo,
     ) -> Result<Self::Ticket, Rejection>;
 
-    /// Adds to an admitted request what the service inside may need of the ticket.
+    /// Adds data of the ticket to the extensions of an admitted request.
     fn extend(&self, ticket: &Self::Ticket, extensions: &mut Extensions) {
         let _ = (ticket, extensions);
     }

@@ -23,7 +23,7 @@ enum Step {
     Hang,
 }
 
-/// What the upstream does, step by step.
+/// The steps of an upstream.
 #[derive(Clone)]
 pub(crate) struct Upstream {
     status: StatusCode,
@@ -71,7 +71,7 @@ impl Upstream {
         self
     }
 
-    /// Its head comes after so many seconds.
+    /// Delays its head by this many seconds.
     pub(crate) fn late(mut self, secs: u64) -> Self {
         self.late = Some(Duration::from_secs(secs));
         self
@@ -85,7 +85,7 @@ impl Upstream {
         self.step(Step::Send(Bytes::copy_from_slice(bytes)))
     }
 
-    /// Waits so many seconds.
+    /// Waits this many seconds.
     pub(crate) fn wait(self, secs: u64) -> Self {
         self.step(Step::Wait(Duration::from_secs(secs)))
     }
@@ -106,7 +106,7 @@ impl Upstream {
         (0..times).fold(self, |upstream, _| steps(upstream))
     }
 
-    /// Its response, once its head has come.
+    /// Its response, after the delay of its head.
     pub(crate) async fn answer(self) -> Response<Script> {
         if let Some(late) = self.late {
             tokio::time::sleep(late).await;
@@ -195,7 +195,7 @@ type AnyBody = Pin<Box<dyn Body<Data = Bytes, Error = StreamError> + Send>>;
 /// A response under test.
 pub(crate) struct Client(Response<AnyBody>);
 
-/// Asks `upstream` through `layer`.
+/// Sends `request` to `upstream` through `layer`.
 pub(crate) async fn ask<L, P>(layer: L, request: Request<()>, upstream: Upstream) -> Client
 where
     L: Layer<Inner>,
@@ -261,7 +261,7 @@ impl Client {
         Some(frame.map(|frame| String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()))
     }
 
-    /// All data, and how it ended.
+    /// All data, and its end.
     pub(crate) async fn read(mut self) -> (String, Result<(), StreamError>) {
         let mut text = String::new();
         loop {

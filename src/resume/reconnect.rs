@@ -313,7 +313,7 @@ impl<B: Send + 'static> Reconnect<B> {
         if ResponseKind::of(&self.request_info, &head) == ResponseKind::Stream {
             turn.succeeded();
             let granted = self.reissue.saved_request().granted();
-            if granted.is_some_and(|granted| !granted.holds(&head)) {
+            if granted.is_some_and(|granted| !granted.is_confirmed_by(&head)) {
                 // The CORS layer let a page of another origin in, before the upstream's response was there.
                 return Ok(Err(ReconnectOutcome::Refused(StatusCode::FORBIDDEN)));
             }

@@ -35,7 +35,7 @@ async fn milliseconds(response: Client) -> u64 {
 }
 
 #[tokio::test]
-async fn a_failure_that_may_pass_becomes_an_empty_stream() {
+async fn temporary_failure_becomes_an_empty_stream() {
     for status in [500, 502, 503, 504, 507, 520, 529] {
         let response = ask(stack(layer()), feed(), upstream(status)).await;
         assert_eq!(response.status(), 200, "{status}");
@@ -92,7 +92,7 @@ async fn only_clients_that_come_back_are_told_to() {
 
 #[tokio::test]
 async fn a_retry_after_is_honoured_within_bounds() {
-    let layer = layer().longest_retry(Duration::from_secs(60));
+    let layer = layer().max_retry(Duration::from_secs(60));
     for (value, bounds) in [
         ("20", 20_000..=30_000),
         ("50", 50_000..=60_000),

@@ -30,7 +30,7 @@ impl LineEnd {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
+enum LineState {
     /// At the start of the stream, after this many bytes of a byte order mark.
     StreamStart(u8),
     Start,
@@ -45,7 +45,7 @@ enum Line {
 /// comment that follows one, and at the start of the stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Position {
-    line: Line,
+    line: LineState,
     /// A field has begun since the last blank line.
     open: bool,
     line_end: Option<LineEnd>,
@@ -53,7 +53,7 @@ pub(super) struct Position {
 
 impl Position {
     pub(super) const START: Self = Self {
-        line: Line::StreamStart(0),
+        line: LineState::StreamStart(0),
         open: false,
         line_end: None,
     };
@@ -65,20 +65,20 @@ impl Position {
     pub(super) fn at_boundary(&self) -> bool {
         !self.open
             && match self.line {
-                Line::StreamStart(bom) => bom == 0,
-                Line::Start => true,
-                Line::AfterCr => self.cr_stands_alone(),
-                Line::Inside => false,
+                LineState::StreamStart(bom) => bom == 0,
+                LineState::Start => true,
+                LineState::AfterCr => self.cr_stands_alone(),
+                LineState::Inside => false,
             }
     }
 
     /// Whether the last bytes may become a byte order mark.
     pub(super) fn in_bom(&self) -> bool {
-        matches!(self.line, Line::StreamStart(1..))
+        matches!(self.line, LineState::StreamStart(1..))
     }
 
     pub(super) fn is_after_cr(&self) -> bool {
-        self.line == Line::AfterCr
+        self.line == LineState::AfterCr
     }
 
     /// Whether a CR at the end of the input is taken for the whole line end. With CRLF line ends, and as long as
@@ -90,7 +90,7 @@ impl Position {
 
     /// Moves over the LF of a CRLF.
     pub(super) fn skip_lf(&mut self) {
-        self.line = Line::Start;
+        self.line = LineState::Start;
         self.line_end = Some(LineEnd::CrLf);
     }
 
@@ -98,9 +98,9 @@ impl Position {
     /// elsewhere.
     pub(super) fn jump(&mut self, chunk: &[u8]) -> bool {
         let (line, line_end) = match *chunk {
-            [.., LF, LF] => (Line::Start, LineEnd::Lf),
-            [.., LF | CR, CR, LF] => (Line::Start, LineEnd::CrLf),
-            [.., CR, CR] => (Line::AfterCr, LineEnd::Cr),
+            [.., LF, LF] => (LineState::Start, LineEnd::Lf),
+            [.., LF | CR, CR, LF] => (LineState::Start, LineEnd::CrLf),
+            [.., CR, CR] => (LineState::AfterCr, LineEnd::Cr),
             _ => return false,
         };
         *self = Self {
@@ -132,54 +132,54 @@ impl Position {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             match self.line {
-                Line::StreamStart(seen) => {
+                LineState::StreamStart(seen) => {
                     if byte == BOM[usize::from(seen)] {
                         at += 1;
                         self.line = match seen {
-                            2 => Line::Start,
-                            _ => Line::StreamStart(seen + 1),
+                            2 => LineState::Start,
+                            _ => LineState::StreamStart(seen + 1),
                         };
                     } else if seen == 0 {
-                        self.line = Line::Start;
+                        self.line = LineState::Start;
                     } else {
-                        self.line = Line::Inside;
+                        self.line = LineState::Inside;
                         self.open = true;
                     }
                 }
-                Line::AfterCr if byte == LF => {
+                LineState::AfterCr if byte == LF => {
                     self.skip_lf();
                     at += 1;
                     if !self.open {
                         return Some(at);
                     }
                 }
-                Line::AfterCr => {
-                    self.line = Line::Start;
+                LineState::AfterCr => {
+                    self.line = LineState::Start;
                     self.line_end = Some(LineEnd::Cr);
                     if !self.open {
                         return Some(at);
                     }
                 }
-                Line::Start => {
+                LineState::Start => {
                     match byte {
                         LF | CR => self.open = false,
                         b':' => {}
                         _ => self.open = true,
                     }
-                    self.line = Line::Inside;
+                    self.line = LineState::Inside;
                 }
-                Line::Inside => match memchr2(CR, LF, &bytes[at..]) {
+                LineState::Inside => match memchr2(CR, LF, &bytes[at..]) {
                     None => return None,
                     Some(ahead) => {
                         at += ahead + 1;
                         if bytes[at - 1] == LF {
-                            self.line = Line::Start;
+                            self.line = LineState::Start;
                             self.line_end = Some(LineEnd::Lf);
                             if !self.open {
                                 return Some(at);
                             }
                         } else {
-                            self.line = Line::AfterCr;
+                            self.line = LineState::AfterCr;
                             if at == bytes.len() && self.at_boundary() {
                                 return Some(at);
                             }
