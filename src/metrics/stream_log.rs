@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn floods_of_streams_and_of_panics_are_bounded_and_counted() {
+    async fn log_lines_of_many_streams_and_panics_are_bounded_and_counted() {
         use crate::log_limit::captured::Log;
         use std::num::NonZeroU32;
         let (log, _logging) = Log::start();

@@ -38,7 +38,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Minimum idle time before a connection is closed for lack of file descriptors.
 const MIN_IDLE_TIME: Duration = Duration::from_secs(1);
 /// Between two log lines about closed connections.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+const CLOSE_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A clone is another handle to the same connections.
 #[derive(Clone, Debug)]
@@ -112,7 +112,7 @@ impl ConnectionRegistry {
             idle: AtomicUsize::new(0),
             table: Mutex::default(),
             dropped: Notify::new(),
-            log_limits: LogLimits::new(|| LogLimit::new(NonZeroU32::MIN, LOG_INTERVAL)),
+            log_limits: LogLimits::new(|| LogLimit::new(NonZeroU32::MIN, CLOSE_LOG_INTERVAL)),
         }))
     }
 

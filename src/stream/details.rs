@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Clients choose these texts: longer ones are cut.
-const MAX_TEXT: usize = 256;
+const MAX_TEXT_LEN: usize = 256;
 
 /// Between two parts of [`Details`]. Neither a path nor a field's value has it.
 const SEPARATOR: char = '\0';
@@ -55,10 +55,10 @@ pub struct ResponseHead<'a> {
     pub content_encoding: Option<&'a str>,
 }
 
-/// At most [`MAX_TEXT`] bytes, cut between two characters.
+/// At most [`MAX_TEXT_LEN`] bytes, cut between two characters.
 fn bounded(text: &str) -> &str {
     // `floor_char_boundary` is newer than the oldest compiler that is supported.
-    let most = MAX_TEXT.min(text.len());
+    let most = MAX_TEXT_LEN.min(text.len());
     let end = (0..=most).rev().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or(0)]
 }
@@ -167,11 +167,11 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_secret_is_left_out_and_long_texts_are_cut() {
+    fn details_omit_secrets_and_cut_long_texts() {
         let request = Request::get("http://app/feed?token=secret")
             .header("accept", "text/event-stream")
             .header("cookie", "secret")
-            .header("user-agent", "é".repeat(MAX_TEXT))
+            .header("user-agent", "é".repeat(MAX_TEXT_LEN))
             .header("last-event-id", "17");
         let details = details(&RequestDetails::of(&request.body(()).unwrap()));
         let head = details.request();

@@ -6,9 +6,9 @@ use std::time::Duration;
 /// The rate is a mean over about this many seconds.
 const MEAN_SECS: f32 = 10.0;
 /// Gaps below 1 ms, 2 ms, 4 ms and so on, the last above four minutes.
-const BUCKETS: usize = 20;
+const GAP_BUCKETS: usize = 20;
 /// Means "no event yet".
-const NEVER: u64 = u64::MAX;
+const NO_EVENT_YET: u64 = u64::MAX;
 
 /// The body is the only writer, so no lock is needed. Times are in nanoseconds since the stream opened.
 #[derive(Debug)]
@@ -16,13 +16,13 @@ pub(super) struct EventRate {
     last: AtomicU64,
     /// Events per second at `last`, as the bits of an `f32`.
     rate: AtomicU32,
-    gaps: [AtomicU16; BUCKETS],
+    gaps: [AtomicU16; GAP_BUCKETS],
 }
 
 impl Default for EventRate {
     fn default() -> Self {
         Self {
-            last: AtomicU64::new(NEVER),
+            last: AtomicU64::new(NO_EVENT_YET),
             rate: AtomicU32::new(0),
             gaps: Default::default(),
         }
@@ -42,7 +42,7 @@ impl EventRate {
         let gap = now.saturating_sub(last);
         self.rate
             .store((rate * decay(gap) + more).to_bits(), Relaxed);
-        if last != NEVER {
+        if last != NO_EVENT_YET {
             self.record_gap(gap);
         }
     }
@@ -50,7 +50,7 @@ impl EventRate {
     fn record_gap(&self, gap: u64) {
         let millis = gap / 1_000_000;
         let bucket = (u64::BITS - millis.leading_zeros()) as usize;
-        let count = &self.gaps[bucket.min(BUCKETS - 1)];
+        let count = &self.gaps[bucket.min(GAP_BUCKETS - 1)];
         match count.load(Relaxed) {
             // Halving all counts keeps their proportions.
             u16::MAX => self.halve(),
@@ -65,7 +65,7 @@ impl EventRate {
     }
 
     pub(super) fn last_event(&self) -> Option<u64> {
-        Some(self.last.load(Relaxed)).filter(|last| *last != NEVER)
+        Some(self.last.load(Relaxed)).filter(|last| *last != NO_EVENT_YET)
     }
 
     pub(super) fn per_second(&self, now: u64) -> f32 {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
 /// Events that may be queued in one stream.
-const MAX_QUEUED: usize = 16;
+const MAX_QUEUED_EVENTS: usize = 16;
 
 /// Why an event cannot be sent into a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +71,7 @@ impl InjectQueue {
         }
         let mut queue = self.queue();
         let Queue(queued) = &mut **queue.get_or_insert_default();
-        if queued.len() == MAX_QUEUED {
+        if queued.len() == MAX_QUEUED_EVENTS {
             return Err(SendError::Full);
         }
         queued.push_back(event.encoded().clone());
@@ -101,11 +101,11 @@ mod tests {
         let event = |n: usize| Event::new(None, &n.to_string()).unwrap();
         assert_eq!(queue.push(&event(0)), Err(SendError::NotInjectable));
         queue.open();
-        for n in 0..MAX_QUEUED {
+        for n in 0..MAX_QUEUED_EVENTS {
             assert_eq!(queue.push(&event(n)), Ok(()));
         }
-        assert_eq!(queue.push(&event(MAX_QUEUED)), Err(SendError::Full));
-        for n in 0..MAX_QUEUED {
+        assert_eq!(queue.push(&event(MAX_QUEUED_EVENTS)), Err(SendError::Full));
+        for n in 0..MAX_QUEUED_EVENTS {
             assert!(queue.has_queued());
             assert_eq!(queue.pop(LineEnd::Lf).unwrap(), format!("data: {n}\n\n"));
         }

@@ -98,7 +98,7 @@ mod tests {
     use crate::guard::StreamError;
 
     #[test]
-    fn a_fault_is_read_from_the_first_io_error_of_the_chain() {
+    fn upstream_fault_is_read_from_the_first_io_error_of_the_chain() {
         for (kind, fault) in [
             (
                 io::ErrorKind::ConnectionReset,

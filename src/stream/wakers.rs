@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::Waker;
 
 /// The first guards of a stack have a slot each; all further ones share the last slot.
-const SLOTS: u8 = 1 << (u8::BITS - FLAG_BITS);
+const MAX_WAKER_SLOTS: u8 = 1 << (u8::BITS - FLAG_BITS);
 
 /// With a channel between two guards each is polled by a task of its own, and all of them must be woken to end the
 /// stream or to send an event. Each has a slot with its latest waker.
@@ -21,7 +21,7 @@ enum Slots {
     Many(Box<Many>),
 }
 
-type Many = [Waker; SLOTS as usize];
+type Many = [Waker; MAX_WAKER_SLOTS as usize];
 
 impl Default for Slots {
     fn default() -> Self {
@@ -37,7 +37,7 @@ impl WakerSlot {
     /// Takes the next slot; their number is counted in the bits above the flags.
     pub(super) fn next(flags: &AtomicU8) -> Self {
         let one_more = |flags: u8| {
-            let is_last = flags >> FLAG_BITS == SLOTS - 1;
+            let is_last = flags >> FLAG_BITS == MAX_WAKER_SLOTS - 1;
             (!is_last).then(|| flags + (1 << FLAG_BITS))
         };
         let (Ok(flags) | Err(flags)) = flags.fetch_update(Relaxed, Relaxed, one_more);
@@ -99,8 +99,12 @@ mod tests {
     #[test]
     fn wake_wakes_each_slot_once_with_its_latest_waker() {
         let (wakers, taken) = (Wakers::default(), AtomicU8::new(0b10101));
-        let slots: Vec<_> = (0..SLOTS).map(|_| WakerSlot::next(&taken)).collect();
-        let counts: Vec<_> = (0..SLOTS).map(|_| Arc::new(Count::default())).collect();
+        let slots: Vec<_> = (0..MAX_WAKER_SLOTS)
+            .map(|_| WakerSlot::next(&taken))
+            .collect();
+        let counts: Vec<_> = (0..MAX_WAKER_SLOTS)
+            .map(|_| Arc::new(Count::default()))
+            .collect();
         let stale = Arc::new(Count::default());
         for (slot, count) in slots.iter().zip(&counts) {
             wakers.register(*slot, &Waker::from(stale.clone()));
@@ -112,8 +116,8 @@ mod tests {
         }
         assert_eq!(stale.0.load(Relaxed), 0);
         // More guards than slots.
-        assert_eq!(WakerSlot::next(&taken).0, SLOTS - 1);
-        assert_eq!(WakerSlot::next(&taken).0, SLOTS - 1);
+        assert_eq!(WakerSlot::next(&taken).0, MAX_WAKER_SLOTS - 1);
+        assert_eq!(WakerSlot::next(&taken).0, MAX_WAKER_SLOTS - 1);
         assert_eq!(taken.load(Relaxed) & 0b11111, 0b10101);
     }
 }

@@ -28,7 +28,7 @@ fn millis(text: &str) -> u128 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_opens_during_a_drain_ends_within_it() {
+async fn stream_opened_during_a_drain_ends_within_its_window() {
     let (_, layer) = draining();
     let ticking = Upstream::new().repeat(100, |upstream| upstream.send("data: 1\n\n").wait(1));
     // Its head does not show that it opens a stream.
@@ -40,7 +40,7 @@ async fn a_stream_that_opens_during_a_drain_ends_within_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_event_source_gets_an_empty_stream_that_points_beyond_the_window() {
+async fn draining_event_source_gets_an_empty_stream_with_a_retry_beyond_the_window() {
     let mut told = std::collections::BTreeSet::new();
     let (_, layer) = draining();
     for second in 0..12 {
@@ -61,7 +61,7 @@ async fn a_new_event_source_gets_an_empty_stream_that_points_beyond_the_window()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drained_stream_points_beyond_the_window_too() {
+async fn drained_stream_gets_a_retry_beyond_the_window() {
     let registry = StreamRegistry::new();
     let layer = RotationLayer::new().registry(&registry);
     let start = Instant::now();
@@ -73,7 +73,7 @@ async fn a_drained_stream_points_beyond_the_window_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_request_says_decides_whether_it_gets_a_status_a_stream_or_the_service() {
+async fn draining_response_depends_on_the_request_head() {
     const STREAM: (&str, &str) = ("accept", "text/event-stream");
     const BOTH: (&str, &str) = ("accept", "application/json, text/event-stream");
     const OPENAI: (&str, &str) = ("user-agent", "OpenAI/Python 1.0");
@@ -112,7 +112,7 @@ async fn what_a_request_says_decides_whether_it_gets_a_status_a_stream_or_the_se
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_was_read_decides_where_the_head_cannot() {
+async fn draining_response_depends_on_the_stream_flag_of_a_read_body() {
     for (says, expected) in [(true, 503), (false, 204)] {
         for fields in [&[("anthropic-version", "1")][..], &[]] {
             let (_, layer) = draining();
@@ -129,7 +129,7 @@ async fn a_body_that_was_read_decides_where_the_head_cannot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn methods_that_come_back_get_an_empty_stream_too() {
+async fn reconnecting_methods_get_an_empty_stream_while_draining() {
     let (_, layer) = draining();
     let layer = layer.methods([Method::GET, Method::POST]);
     let post = request(Method::POST, &[("accept", "text/event-stream")]);
@@ -139,7 +139,7 @@ async fn methods_that_come_back_get_an_empty_stream_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_over_its_limit_gets_the_empty_stream_too() {
+async fn client_above_its_limit_gets_an_empty_stream_while_draining() {
     let (_, layer) = draining();
     let stack = SseGuardLayer::new()
         .limit(ConnectionLimitLayer::new().total(0))
@@ -148,7 +148,7 @@ async fn a_client_over_its_limit_gets_the_empty_stream_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_may_have_more_time_than_the_window() {
+async fn drained_answers_may_have_more_time_than_the_window() {
     let registry = StreamRegistry::new();
     let layer = || RotationLayer::new().registry(&registry);
     let long = Upstream::new().wait(30).send("data: 1\n\n");
@@ -166,7 +166,7 @@ async fn answers_may_have_more_time_than_the_window() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_phases_can_be_waited_for() {
+async fn drain_phases_resolve_their_futures() {
     let registry = StreamRegistry::new();
     let hour = Duration::from_secs(3600);
     assert!(
