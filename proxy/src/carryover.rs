@@ -1,5 +1,5 @@
 //! What outlives a reload: open streams and connections, their numbers and limits, and the queues in which
-//! they reconnect.
+//! they reconnect. Endpoints of upstreams pass from router to router: see [`Endpoints`](super::upstream::Endpoints).
 //!
 //! New streams use the current config, open ones keep the config that they opened with. Both share this:
 //! one drain, one count of each limit, one set of numbers.
@@ -24,8 +24,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// The limits of a route.
 pub(super) type Limit = ConnectionLimitLayer<ForwardedIp>;
 
-/// How fast, and how many at once.
-type Pace = (Option<Rate>, NonZeroU32);
+/// The rate of reconnects, and how many may be under way at once.
+type ReconnectPace = (Option<Rate>, NonZeroU32);
 
 /// What outlives a reload.
 #[derive(Default)]
@@ -42,7 +42,7 @@ pub(super) struct Carryover {
     /// The counts of each path that has some of its own, and those that routes share.
     limits: Mutex<Vec<(Option<String>, Limit)>>,
     /// Where streams wait to reconnect, at the rate of a config. Routes and streams keep them.
-    queues: Mutex<Vec<(Uri, Pace, WeakAdmission)>>,
+    queues: Mutex<Vec<(Uri, ReconnectPace, WeakAdmission)>>,
     log_limit: Mutex<Option<(Rate, LogLimit)>>,
     /// For lines about rejected requests.
     pub(super) rejections: Arc<LogLimits<RejectReason>>,

@@ -174,7 +174,7 @@ impl RouteUpstream {
         Ok(response)
     }
 
-    /// By the client's own connection if it has one, else by an idle one, else by a new one.
+    /// Sends the request on the client's own connection if it has one, else on an idle one, else on a new one.
     async fn send(
         &self,
         mut request: Outgoing,
@@ -263,7 +263,7 @@ impl Service<Request<RequestBody>> for Upstream {
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        // Once each, as it is handed on often, and futures hold the room of all that they hand on.
+        // A box, as futures are as large as all that they pass on.
         let (upstream, request) = (self.0.clone(), Box::new(request));
         Box::pin(async move {
             let client: Option<ClientKey> = request.extensions().get().cloned();

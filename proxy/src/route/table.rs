@@ -60,9 +60,17 @@ pub(super) struct Route {
     pub(super) service: RouteService,
 }
 
+impl Route {
+    /// Whether requests to the upstream are sent as by these settings.
+    fn sends_as(&self, settings: &Settings) -> bool {
+        let retry_after = |settings: &Settings| settings.limit.retry_after;
+        self.settings.upstream == settings.upstream
+            && retry_after(&self.settings) == retry_after(settings)
+    }
+}
+
 impl Router {
-    /// Counts on where the `previous` one has counted, and keeps its connections to upstreams that stay
-    /// the same.
+    /// Continues the counts of the `previous` one, and keeps its endpoints that a route still uses.
     ///
     /// # Errors
     ///
@@ -78,7 +86,7 @@ impl Router {
             TrustedHeader::XForwardedFor => ForwardedHeader::XForwardedFor,
             TrustedHeader::Forwarded => ForwardedHeader::Forwarded,
         });
-        let is_trust_the_same = previous.is_some_and(|(old, _)| {
+        let trusts_as_before = previous.is_some_and(|(old, _)| {
             (&old.trusted_proxies, old.trusted_header)
                 == (&config.trusted_proxies, config.trusted_header)
         });
@@ -122,23 +130,15 @@ impl Router {
             if let Some(queue) = &queue {
                 cluster.wakes(queue);
             }
-            let stays = before_it.filter(|before| {
-                let retry_after = |settings: &Settings| settings.limit.retry_after;
-                is_trust_the_same
-                    && before.settings.upstream == settings.upstream
-                    && retry_after(&before.settings) == retry_after(settings)
-            });
-            let upstream = stays.map_or_else(
-                || {
-                    Upstream::new(
-                        settings,
-                        clients.clone(),
-                        carryover.tunnels.clone(),
-                        cluster,
-                    )
-                },
-                |before| before.upstream.clone(),
-            );
+            // It counts the requests that are pending.
+            let stays = before_it.filter(|before| trusts_as_before && before.sends_as(settings));
+            let upstream = match stays {
+                Some(before) => before.upstream.clone(),
+                None => {
+                    let tunnels = carryover.tunnels.clone();
+                    Upstream::new(settings, clients.clone(), tunnels, cluster)
+                }
+            };
             let metrics = carryover
                 .metrics(route.path.as_str())
                 .upstream(&url.to_string())

@@ -23,7 +23,7 @@ pub(super) struct Binding<'m> {
     key: Option<ClientKey>,
     /// The upstream connection may carry a login: only its client may use it.
     is_bound: bool,
-    /// Of the client's own connection.
+    /// The right to return the client's own connection.
     lease: Option<Lease>,
     switches: bool,
 }

@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tower_service::Service;
 
-/// The system's resolver, except for its errors when files are exhausted: it then reports an
-/// unknown name, or anything else.
+/// The system's resolver, with the right error when files are exhausted: the system reports an
+/// unknown name then, or anything else.
 #[derive(Clone, Debug)]
 pub(super) struct Resolver(GaiResolver);
 

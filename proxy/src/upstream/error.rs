@@ -144,7 +144,7 @@ impl Failure {
         cause
     }
 
-    /// What it is, and why, for the operator alone.
+    /// The failure and its causes, for the operator alone.
     pub(super) fn with_cause(&self) -> String {
         match self.cause() {
             cause if cause.is_empty() => self.to_string(),

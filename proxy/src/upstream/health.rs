@@ -45,10 +45,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The reachability of one address; clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Health(Arc<Shared>);
+pub(crate) struct Health(Arc<SharedHealth>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedHealth {
     address: Address,
     /// Without the socket options of requests.
     connector: Connector,
@@ -61,7 +61,7 @@ struct Shared {
 
 impl Health {
     pub(super) fn new(address: &Address) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(SharedHealth {
             address: address.clone(),
             connector: Connector::new(address, SocketOptions::default()),
             reachability: Mutex::default(),

@@ -16,7 +16,7 @@ pub(super) fn nothing() -> BoxedBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-/// In a box, as futures hold the room of all that they pass on.
+/// A request in a box, as futures are as large as all that they pass on.
 #[derive(Debug)]
 pub(super) struct Outgoing(Box<Padded>);
 

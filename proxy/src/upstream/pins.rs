@@ -20,13 +20,13 @@ const MAX_PINS: usize = 8;
 /// The upstream connections of one client's connection.
 #[derive(Default)]
 pub(super) struct Pins {
-    state: Mutex<State>,
-    /// A connection came back, or is lost.
+    state: Mutex<PinState>,
+    /// Notified when a connection is returned or lost.
     changed: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct PinState {
     pins: Vec<Pin>,
     /// One of them is lost: what the client knows of its login no longer holds.
     closing: bool,
@@ -37,12 +37,12 @@ struct State {
 struct Pin {
     upstream: Arc<str>,
     client: Option<ClientKey>,
-    /// Between two requests.
+    /// Present between two requests.
     socket: Option<Io>,
 }
 
 impl Pins {
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut PinState) -> T) -> T {
         let (result, waker) = {
             let mut state = lock(&self.state);
             (change(&mut state), state.waker.take())
@@ -78,7 +78,7 @@ impl Pins {
         }
     }
 
-    /// Makes room for a connection to this upstream, which is in use. Whether there was some.
+    /// Reserves a place for a connection to this upstream, which is in use. Returns whether there was one.
     pub(super) fn reserve(&self, upstream: &Arc<str>, client: Option<ClientKey>) -> bool {
         let mut state = lock(&self.state);
         let known = state.pins.iter().any(|pin| pin.upstream == *upstream);
@@ -95,7 +95,7 @@ impl Pins {
     }
 }
 
-impl State {
+impl PinState {
     fn lose(&mut self, upstream: &str) {
         self.pins.retain(|pin| &*pin.upstream != upstream);
         self.closing = true;
@@ -105,7 +105,7 @@ impl State {
 impl Attachment for Pins {
     fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = lock(&self.state);
-        let State {
+        let PinState {
             pins,
             closing,
             waker,

@@ -30,18 +30,18 @@ pub(super) struct RoutePool<'a> {
 
 #[derive(Debug, Default)]
 pub(super) struct Idle {
-    /// In the order in which they came.
+    /// In the order in which they were returned.
     connections: Vec<IdleConnection>,
-    /// Until when the task that closes them waits, while there is one.
+    /// The time at which the task that closes them wakes, while there is one.
     watched: Option<Instant>,
-    /// That task has to look earlier.
+    /// Wakes that task earlier.
     earlier: Arc<Notify>,
 }
 
 #[derive(Debug)]
 struct IdleConnection {
     since: Instant,
-    /// When it is closed. They are not in the order of this.
+    /// When it is closed, which is not the order of the list.
     until: Instant,
     socket: DetachedIo,
 }
@@ -142,7 +142,7 @@ impl PoolReturn {
     }
 }
 
-/// Until none is left.
+/// Closes connections at their times, until none is left.
 async fn close_old(idle: Weak<Mutex<Idle>>, first: Instant, earlier: Arc<Notify>) {
     let mut next = first;
     loop {

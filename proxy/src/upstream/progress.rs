@@ -11,11 +11,11 @@ use tokio::time::Instant;
 
 /// The state of an upload; clones share it.
 #[derive(Clone)]
-pub(super) struct Progress(Arc<Mutex<State>>);
+pub(super) struct Progress(Arc<Mutex<UploadState>>);
 
-struct State {
-    /// Since when it waits for the side that it waits for: when the last part of the body went by, or the
-    /// upstream had room for the next.
+struct UploadState {
+    /// Since when it waits for the current side: when the last part of the body was sent, or the upstream had room
+    /// for the next.
     last: Instant,
     /// The upstream would take more, and the client has not sent it.
     waits_for_client: bool,
@@ -25,7 +25,7 @@ struct State {
 
 impl Default for Progress {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(UploadState {
             last: Instant::now(),
             waits_for_client: false,
             is_long: false,
@@ -50,8 +50,8 @@ impl Progress {
         lock(&self.0).is_long
     }
 
-    /// Whether a timeout has passed, and if not, when to look again: by the time when it would pass if
-    /// nothing happened, or the other one could if the upload waited for the other side by then.
+    /// An error if a timeout has passed, else the time of the next check: when the current timeout would pass, or
+    /// the other one at the earliest, should the upload wait for the other side by then.
     pub(super) fn check(&self, head: Duration, body: Duration) -> Result<Instant, Overdue> {
         let now = Instant::now();
         let state = lock(&self.0);
@@ -72,7 +72,7 @@ impl Progress {
 pub(super) enum Overdue {
     /// It did not send the rest of the body.
     Client,
-    /// It did not read the body, or did not answer.
+    /// It did not read the body, or did not respond.
     Upstream,
 }
 

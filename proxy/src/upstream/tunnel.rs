@@ -21,16 +21,16 @@ use tokio_util::task::TaskTracker;
 
 /// All tunnels of the proxy; clones share them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tunnels(Arc<Shared>);
+pub(crate) struct Tunnels(Arc<SharedTunnels>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedTunnels {
     tasks: TaskTracker,
-    open: Mutex<Open>,
+    open: Mutex<OpenTunnels>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenTunnels {
     tunnels: HashMap<u64, Arc<Activity>>,
     next: u64,
 }
@@ -62,7 +62,7 @@ impl Activity {
         self.start + Duration::from_nanos(self.last.load(Relaxed))
     }
 
-    /// Until nothing has arrived for this long.
+    /// Waits until nothing has arrived for this long.
     async fn idle(&self, timeout: Option<Duration>) {
         let Some(timeout) = timeout else {
             return std::future::pending().await;
@@ -163,7 +163,7 @@ impl Tunnels {
         lock(&self.0.open).tunnels.len()
     }
 
-    /// How many are being closed. What closes them sees it no more.
+    /// How many are being closed. It takes the notifications that close them.
     #[cfg(test)]
     pub(crate) fn closing(&self) -> usize {
         let open = lock(&self.0.open);
@@ -174,12 +174,12 @@ impl Tunnels {
         open.tunnels.values().filter(is_closing).count()
     }
 
-    /// No more are expected: the wait for those that are open can end.
+    /// Lets [`wait`](Self::wait) end once those that are open have ended.
     pub(crate) fn close(&self) {
         self.0.tasks.close();
     }
 
-    /// Until all have ended.
+    /// Waits until all have ended.
     pub(crate) async fn wait(&self) {
         self.0.tasks.wait().await;
     }
@@ -196,27 +196,27 @@ async fn pass(client: Upgraded, upstream: Switched, activity: &Activity) -> io::
         ahead,
         lease: _lease,
     } = upstream;
-    let mut client = Watched::new(TokioIo::new(client), activity);
-    let mut upstream = Watched::new(socket, activity);
+    let mut client = ActivitySide::new(TokioIo::new(client), activity);
+    let mut upstream = ActivitySide::new(socket, activity);
     client.write_all(&ahead).await?;
     drop(ahead);
     copy_bidirectional(&mut client, &mut upstream).await?;
     Ok(())
 }
 
-/// One side, of which is noted when bytes come.
-struct Watched<'a, S> {
+/// One side of a tunnel, which records when bytes come.
+struct ActivitySide<'a, S> {
     side: S,
     activity: &'a Activity,
 }
 
-impl<'a, S> Watched<'a, S> {
+impl<'a, S> ActivitySide<'a, S> {
     fn new(side: S, activity: &'a Activity) -> Self {
         Self { side, activity }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ActivitySide<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -231,7 +231,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<'_, S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<'_, S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ActivitySide<'_, S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -264,7 +264,7 @@ mod tests {
         for _ in 0..3 {
             tokio::time::sleep(Duration::from_secs(9)).await;
             let (mut ours, mut theirs) = tokio::io::duplex(16);
-            let mut side = Watched::new(&mut ours, &activity);
+            let mut side = ActivitySide::new(&mut ours, &activity);
             tokio::io::AsyncWriteExt::write_all(&mut theirs, b"x")
                 .await
                 .unwrap();
