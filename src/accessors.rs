@@ -37,7 +37,7 @@ mod tests {
     use tower::{Layer, ServiceExt, service_fn};
 
     #[test]
-    fn each_service_gives_access_to_the_one_inside() {
+    fn services_give_access_to_the_inner_service() {
         let stack = SseGuardLayer::new()
             .early(EarlyLayer::default())
             .resume(ResumeLayer::new());
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_body_gives_access_to_the_one_inside_until_it_is_over() {
+    async fn bodies_give_access_to_the_inner_body_until_its_end() {
         let stack = SseGuardLayer::new()
             .early(EarlyLayer::default())
             .resume(ResumeLayer::new());

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_only_some_servers_trim_do_not_hide_a_scheme() {
+    fn scheme_is_found_after_bytes_that_only_some_servers_trim() {
         let value = HeaderValue::from_bytes(b"\xA0Negotiate YII=").unwrap();
         assert!(in_request(&HeaderMap::from_iter([(AUTHORIZATION, value)])));
     }
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_counts_wherever_it_stands() {
+    fn offer_counts_at_any_position() {
         for value in [
             "NTLM",
             "Negotiate",

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_query_counts_in_each_usual_spelling_where_the_header_is_missing() {
+    fn query_is_read_in_each_usual_spelling_without_the_header() {
         for (target, id) in [
             ("/?last_event_id=7", Some("7")),
             ("/?a=b&lastEventId=7", Some("7")),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_in_the_query_is_replaced_and_all_else_stays() {
+    fn id_in_the_query_is_replaced() {
         for (target, id, expected) in [
             ("/f?lastEventId=7", "9", Some("/f?lastEventId=9")),
             (

@@ -61,7 +61,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn a_burst_is_taken_at_once_and_the_wait_is_exact() {
+    fn burst_is_available_at_once_and_the_wait_is_exact() {
         let (rate, now) = (rate(2, MINUTE, 3), Instant::now());
         let mut due = None;
         for _ in 0..3 {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_can_be_taken_again() {
+    fn returned_cell_can_be_taken_again() {
         let (rate, now) = (rate(1, MINUTE, 1), Instant::now());
         let due = rate.take(None, now).unwrap();
         assert_eq!(rate.take(Some(due), now), Err(MINUTE));
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_times_stay_in_range() {
+    fn longest_times_do_not_overflow() {
         let (rate, now) = (rate(1, Duration::MAX, u32::MAX), Instant::now());
         let due = rate.take(None, now).unwrap();
         assert!(rate.take(Some(due), now).is_err());
@@ -91,14 +91,14 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "beyond the clock")]
-    fn no_rate_is_faster_than_the_clock() {
+    fn rate_faster_than_the_clock_panics() {
         rate(2, Duration::from_nanos(1), 1);
     }
 
     proptest! {
         /// A bucket that fills by one in each interval up to the burst decides alike.
         #[test]
-        fn it_decides_as_a_token_bucket(
+        fn rate_decides_as_a_token_bucket(
             interval in 1_u32..50,
             burst in 1_u32..20,
             pauses in proptest::collection::vec(0_u32..200, 1..200),

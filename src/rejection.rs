@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_tells_whose_limit_it_was() {
+    fn status_depends_on_the_exceeded_limit() {
         for (reason, status) in [
             (RejectReason::PerClient, 429),
             (RejectReason::Rate, 429),
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_later_is_a_stream_that_says_when_and_ends() {
+    fn retry_later_is_a_stream_with_retry_that_ends() {
         let response = response(RejectReason::Total, true);
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()[CONTENT_TYPE], "text/event-stream");

@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_and_all_three_forms_of_a_date_count() {
+    fn retry_after_accepts_seconds_and_three_date_formats() {
         for (value, seconds) in [
             ("0", Some(0)),
             (" 20 ", Some(20)),
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_names_a_time_that_its_client_would_ignore() {
+    fn retry_after_stays_within_the_limit_of_the_family() {
         let millis = Duration::from_millis;
         for (family, wait, value) in [
             (Family::EventSource, millis(0), "1"),
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_valid_date_of_the_response_the_local_clock_counts() {
+    fn retry_after_uses_the_local_clock_without_a_valid_date() {
         for date in [None, Some("yesterday")] {
             assert_eq!(parsed(NOON, date), Some(Duration::ZERO));
             let far = parsed("Fri, 31 Dec 9999 23:59:59 GMT", date).unwrap();

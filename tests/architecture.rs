@@ -159,7 +159,7 @@ fn modules_import_only_modules_above_them() {
 }
 
 #[test]
-fn families_are_named_in_their_table_alone() {
+fn families_are_named_only_in_their_table() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (mut files, mut wrong) = (Vec::new(), Vec::new());
     sources(&root.join("src"), &mut files);

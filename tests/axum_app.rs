@@ -67,7 +67,7 @@ async fn line_with(reader: &mut BufReader<TcpStream>, text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_stream_gets_heartbeats_and_a_client_its_limit() {
+async fn axum_stream_gets_heartbeats_and_limits() {
     let addr = start().await;
     let mut one = ask(addr, "/events").await;
     line_with(&mut one, "x-accel-buffering: no").await;
@@ -78,7 +78,7 @@ async fn a_stream_gets_heartbeats_and_a_client_its_limit() {
 }
 
 #[tokio::test]
-async fn the_last_whole_event_ahead_of_a_failure_arrives() {
+async fn last_whole_event_before_a_failure_arrives() {
     let mut response = String::new();
     let mut client = ask(start().await, "/dies").await;
     client.read_to_string(&mut response).await.unwrap();
@@ -87,7 +87,7 @@ async fn the_last_whole_event_ahead_of_a_failure_arrives() {
 }
 
 #[tokio::test]
-async fn other_routes_are_untouched() {
+async fn other_routes_are_unchanged() {
     let addr = start().await;
     let mut response = String::new();
     ask(addr, "/plain")

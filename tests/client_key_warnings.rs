@@ -69,7 +69,7 @@ fn trusting(network: &str) -> ForwardedIp {
 }
 
 #[test]
-fn warnings_come_once_per_extractor_and_say_what_mends_it() {
+fn warnings_are_logged_once_per_extractor_with_the_remedy() {
     an_untrusted_proxy_is_reported(PeerIp::new);
     an_untrusted_proxy_is_reported(|| trusting("192.168.0.0/16"));
     // It is about the peer, whichever of the headers would be read.

@@ -140,7 +140,7 @@ fn recommended() -> Router {
 }
 
 #[test]
-fn the_recommended_order_serves_streams_and_all_else() {
+fn recommended_order_serves_streams_and_other_responses() {
     let addr = serve(recommended());
     let head = streams(addr);
     assert!(
@@ -224,7 +224,7 @@ fn over(stack: Router, path: &str) -> (u16, String) {
 }
 
 #[test]
-fn only_a_cors_layer_outside_lets_pages_read_a_rejection() {
+fn cors_layer_must_be_outside_for_pages_to_read_a_rejection() {
     for (is_outside, allows) in [(true, true), (false, false)] {
         let cors = CorsLayer::permissive;
         let addr = serve(match is_outside {
@@ -244,7 +244,7 @@ fn only_a_cors_layer_outside_lets_pages_read_a_rejection() {
 }
 
 #[test]
-fn only_a_compression_layer_outside_compresses_answers_to_requests_that_accept_a_stream() {
+fn compression_layer_must_be_outside_for_requests_that_accept_a_stream() {
     let layer = CompressionLayer::new;
     let outside = app().layer(ServiceBuilder::new().layer(layer()).layer(guard()));
     let (_, head) = over(outside, "/text");
@@ -255,7 +255,7 @@ fn only_a_compression_layer_outside_compresses_answers_to_requests_that_accept_a
 }
 
 #[test]
-fn a_compression_layer_that_takes_event_streams_too() {
+fn compression_layer_that_includes_event_streams() {
     let layer = || CompressionLayer::new().compress_when(SizeAbove::new(0));
     // The guard has replaced the Accept-Encoding of a request for a stream.
     streams(serve(
@@ -273,7 +273,7 @@ fn a_compression_layer_that_takes_event_streams_too() {
 }
 
 #[test]
-fn a_timeout_bounds_the_head_on_either_side_and_never_a_stream() {
+fn timeout_layer_bounds_the_head_and_never_a_stream() {
     let outside = || app().layer(ServiceBuilder::new().layer(timeout()).layer(guard()));
     let inside = || app().layer(ServiceBuilder::new().layer(guard()).layer(timeout()));
     for stack in [outside(), inside()] {
@@ -292,7 +292,7 @@ fn a_timeout_bounds_the_head_on_either_side_and_never_a_stream() {
 }
 
 #[test]
-fn an_early_answer_and_a_timeout() {
+fn timeout_layer_and_an_early_answer() {
     let early = || EarlyLayer::new(Duration::from_millis(20));
     // Outside: the early answer is in time, and nothing bounds the wait behind it.
     let stack = ServiceBuilder::new()
@@ -323,7 +323,7 @@ fn an_early_answer_and_a_timeout() {
 
 /// On the stopped clock: of how long heartbeats take on a busy machine depends what a timeout of frames does.
 #[tokio::test(start_paused = true)]
-async fn a_timeout_of_frames() {
+async fn timeout_of_frames() {
     let layer = || ResponseBodyTimeoutLayer::new(Duration::from_millis(200));
     let request = || {
         Request::get("/held")
@@ -351,7 +351,7 @@ async fn a_timeout_of_frames() {
 }
 
 #[test]
-fn a_panic_becomes_a_500_on_either_side_and_frees_its_place() {
+fn panic_becomes_a_500_on_either_side_and_frees_its_slot() {
     let layer = CatchPanicLayer::new;
     let outside = || app().layer(ServiceBuilder::new().layer(layer()).layer(guard()));
     let inside = || app().layer(ServiceBuilder::new().layer(guard()).layer(layer()));

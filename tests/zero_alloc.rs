@@ -164,7 +164,7 @@ fn whole_events_pass_without_an_allocation_and_without_a_copy() {
 }
 
 #[test]
-fn also_if_the_upstream_pauses_before_each() {
+fn whole_events_pass_without_an_allocation_after_a_pause() {
     for line_end in ["\n", "\r\n", "\r"] {
         let found = allocations_and_copies(&events(line_end), true, None);
         assert_eq!(found, (0, 0), "{line_end:?}");
@@ -172,7 +172,7 @@ fn also_if_the_upstream_pauses_before_each() {
 }
 
 #[test]
-fn also_where_a_last_word_is_awaited() {
+fn whole_events_pass_without_an_allocation_with_completion() {
     for (family, first) in [
         (Family::OpenAi, "data: {\"choices\":[]}\n\n"),
         (Family::OpenAi, "event: response.created\ndata: {}\n\n"),
@@ -187,7 +187,7 @@ fn also_where_a_last_word_is_awaited() {
 
 /// The counter counts, so its zeros mean something.
 #[test]
-fn an_event_in_two_chunks_is_joined_which_allocates() {
+fn event_in_two_chunks_is_joined_with_an_allocation() {
     for line_end in ["\n", "\r\n", "\r"] {
         let stream = events(line_end).concat();
         let chunks: Vec<_> = stream.chunks(7).map(Bytes::copy_from_slice).collect();

@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn x_forwarded_for_is_split_at_commas_and_nowhere_else() {
+    fn x_forwarded_for_is_split_only_at_commas() {
         let cases: &[(&[&str], &str)] = &[
             (&[], ""),
             (&[""], ""),
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_quote_swallows_nothing_to_its_right() {
+    fn open_quote_does_not_hide_elements_to_its_right() {
         let cases: &[(&[&str], &str)] = &[
             (&[r#"for="evil, for=192.0.2.1"#], "192.0.2.1 -"),
             (

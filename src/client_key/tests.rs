@@ -35,7 +35,7 @@ fn key_of(extractor: &impl KeyExtractor, request: &Request<()>) -> String {
 }
 
 #[test]
-fn a_key_prints_as_its_address_or_name() {
+fn key_is_displayed_as_its_address_or_name() {
     let cases = [
         (ClientKey::from(ip("192.0.2.1")), "192.0.2.1"),
         (ClientKey::from(ip("2001:db8::1")), "2001:db8::1"),
@@ -49,7 +49,7 @@ fn a_key_prints_as_its_address_or_name() {
 }
 
 #[test]
-fn a_name_that_looks_like_an_address_is_another_key() {
+fn name_that_looks_like_an_address_is_a_different_key() {
     let keys = HashSet::from([
         ClientKey::from("192.0.2.1"),
         ClientKey::from("192.0.2.1".to_owned()),
@@ -96,7 +96,7 @@ fn names_have_no_prefix() {
 }
 
 #[test]
-fn the_peer_is_the_client_whatever_headers_say() {
+fn peer_ip_ignores_headers() {
     let cases = [
         ("192.0.2.1", "192.0.2.1"),
         ("2001:db8::1", "2001:db8::1"),
@@ -112,7 +112,7 @@ fn the_peer_is_the_client_whatever_headers_say() {
 }
 
 #[test]
-fn without_a_peer_there_is_no_key_even_if_headers_name_one() {
+fn key_requires_a_peer_even_with_headers() {
     let request = Request::builder()
         .header("x-forwarded-for", "203.0.113.9")
         .body(())
@@ -126,7 +126,7 @@ fn without_a_peer_there_is_no_key_even_if_headers_name_one() {
 
 #[cfg(feature = "axum")]
 #[test]
-fn axum_tells_the_peer_unless_the_server_does() {
+fn peer_addr_takes_precedence_over_axum_connect_info() {
     let connect_info = axum::extract::ConnectInfo(SocketAddr::new(ip("::ffff:192.0.2.7"), 1));
     let request = Request::builder().extension(connect_info).body(()).unwrap();
     assert_eq!(key_of(&PeerIp::new(), &request), "192.0.2.7");
@@ -141,7 +141,7 @@ fn axum_tells_the_peer_unless_the_server_does() {
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn axums_mock_of_a_peer_counts_unless_there_is_a_real_one() {
+async fn connect_info_takes_precedence_over_its_mock() {
     use axum::extract::ConnectInfo;
     use axum::extract::connect_info::MockConnectInfo;
     use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -182,7 +182,7 @@ fn trust_is_by_network_and_mapped_addresses_are_ipv4() {
 }
 
 #[test]
-fn the_client_is_the_first_from_the_right_that_is_not_trusted() {
+fn client_is_the_first_untrusted_entry_from_the_right() {
     let cases: &[(&str, &[&str], &str, &str)] = &[
         ("10.0.0.1", &["203.0.113.7"], "203.0.113.7", "one proxy"),
         ("10.0.0.1", &["203.0.113.7:567"], "203.0.113.7", "a port"),
@@ -288,7 +288,7 @@ fn the_client_is_the_first_from_the_right_that_is_not_trusted() {
 }
 
 #[test]
-fn forwarded_is_walked_like_x_forwarded_for() {
+fn forwarded_is_walked_as_x_forwarded_for_is() {
     let cases: &[(&str, &[&str], &str, &str)] = &[
         (
             "10.0.0.1",
@@ -370,7 +370,7 @@ fn only_the_configured_header_is_read() {
 }
 
 #[test]
-fn the_walk_ends_at_the_sixty_fourth_hop() {
+fn walk_ends_at_hop_64() {
     let client_at = |hops: usize| {
         let list: Vec<_> = (1..hops).rev().map(|n| format!("10.0.1.{n}")).collect();
         let list = format!("203.0.113.7, {}", list.join(", "));
@@ -386,7 +386,7 @@ fn the_walk_ends_at_the_sixty_fourth_hop() {
 }
 
 #[test]
-fn a_function_is_an_extractor() {
+fn function_is_an_extractor() {
     let extractor = KeyFn::new(|request| {
         let peer: &PeerAddr = request.extensions.get()?;
         let name = request.headers.get("x-account")?.to_str().ok()?;
@@ -411,7 +411,7 @@ fn header_bytes() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn no_bytes_panic(lines in prop::collection::vec(header_bytes(), 0..5)) {
+    fn arbitrary_bytes_do_not_panic(lines in prop::collection::vec(header_bytes(), 0..5)) {
         for header in ForwardedHeader::ALL {
             let mut request = request("10.0.0.1", header, &[]);
             for line in &lines {
@@ -425,7 +425,7 @@ proptest! {
 
     /// Whatever the client sends, what our proxies append to it tells who the client is.
     #[test]
-    fn no_prefix_changes_the_client(prefix in header_bytes(), on_one_line: bool) {
+    fn client_text_does_not_change_trusted_entries(prefix in header_bytes(), on_one_line: bool) {
         let appended = [
             (ForwardedHeader::XForwardedFor, "203.0.113.7, [2001:db8:aaaa::1]:80, 10.0.0.2"),
             (

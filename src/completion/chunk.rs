@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_counts_anywhere_but_in_a_filter_or_a_text() {
+    fn error_member_counts_outside_of_filters_and_texts() {
         for (event, expected) in [
             (r#"data: {"error":{"message":"x"}}"#, true),
             (r#"data: {"id":"1" , "error" : {}}"#, true),
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn other_last_words() {
+    fn final_events_of_other_apis_are_recognised() {
         for (event, stopped, is_last) in [
             (
                 r#"data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#,

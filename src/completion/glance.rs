@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_tell_of_the_end_is_read() {
+    fn glance_finds_members_that_may_end_an_answer() {
         for (event, expected) in [
             (
                 r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":null}]}"#,

@@ -47,7 +47,7 @@ async fn broken(response: Client, sent: &str) -> (String, EndReason) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_complete_answer_passes_as_it_is() {
+async fn complete_answer_passes_unchanged() {
     let failed = "event: response.failed\ndata: {}\n\n";
     for (family, events) in [
         (Family::OpenAi, format!("{CHUNK}{DONE}")),
@@ -87,7 +87,7 @@ async fn a_complete_answer_passes_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_without_its_last_word_is_told_and_broken() {
+async fn answer_without_its_final_event_gets_an_error_event_and_breaks() {
     for (family, events) in [
         (Family::OpenAi, ""),
         (Family::OpenAi, CHUNK),
@@ -121,7 +121,7 @@ async fn an_answer_without_its_last_word_is_told_and_broken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_event_tells_where_the_request_does_not() {
+async fn first_event_selects_the_family_if_the_request_does_not() {
     for (first, says) in [(CHUNK, true), (START, true), (CREATED, true), (FEED, false)] {
         let response = through(stack(), None, Upstream::new().send(first).fail()).await;
         let (said, _) = broken(response, first).await;
@@ -137,7 +137,7 @@ async fn the_first_event_tells_where_the_request_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_fails_is_told_once_and_not_behind_the_last_word() {
+async fn upstream_failure_sends_one_error_event_and_none_after_the_final_event() {
     let told = "data: {\"error\":{}}\n\n";
     for (events, says) in [(CHUNK, true), (told, false), (DONE, false)] {
         let upstream = Upstream::new().send(events).send("data: ha").fail();
@@ -170,7 +170,7 @@ async fn error_event_precedes_every_break_in_the_line_end_of_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_speaks_in_an_event_over_the_bound() {
+async fn error_event_is_not_sent_within_an_event_over_the_bound() {
     let big = format!("{CHUNK}data: {}", "x".repeat(70_000));
     for upstream in [
         Upstream::new().send(&big),
@@ -182,7 +182,7 @@ async fn nobody_speaks_in_an_event_over_the_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_answer_to_a_get_may_be_one() {
+async fn empty_answer_to_a_get_may_be_complete() {
     let mut request = Request::new(());
     request.extensions_mut().insert(Family::OpenAi);
     let response = ask(stack(), request, Upstream::new()).await;
@@ -194,7 +194,7 @@ async fn an_empty_answer_to_a_get_may_be_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_last_word_may_be_left_out_where_none_is_required() {
+async fn final_event_is_optional_if_not_required() {
     let stack = stack().completion(CompletionLayer::new().required(false));
     let upstream = Upstream::new().send(CHUNK);
     let response = through(stack.clone(), Some(Family::OpenAi), upstream.clone()).await;
@@ -204,7 +204,7 @@ async fn a_last_word_may_be_left_out_where_none_is_required() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_layer_of_its_own_hears_of_those_inside() {
+async fn separate_completion_layer_gets_errors_of_layers_inside() {
     let request = || {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
@@ -253,7 +253,7 @@ const DELTA: &str = r#"{"index":0,"delta":{"content":"a"},"finish_reason":null}"
 const STOPPED: &str = r#"{"index":0,"delta":{},"finish_reason":"stop"}"#;
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_finished_in_all_its_choices_is_whole_without_its_last_word() {
+async fn answer_with_all_choices_finished_is_complete_without_its_final_event() {
     let second = r#"{"index":1,"delta":{"content":"b"},"finish_reason":null}"#;
     let second_stopped = r#"{"finish_reason" : "length", "index" : 1}"#;
     let delta = chunk(DELTA);
@@ -322,7 +322,7 @@ async fn an_answer_that_is_finished_in_all_its_choices_is_whole_without_its_last
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_in_a_chunk_is_the_last_word() {
+async fn error_in_a_chunk_is_a_final_event() {
     let in_choice = r#"{"index":0,"error":{"code":502,"message":"x"},"finish_reason":"error"}"#;
     let filter =
         r#"{"index":0,"content_filter_results":{"error":{"code":"content_filter_error"}}}"#;
@@ -348,7 +348,7 @@ async fn an_error_in_a_chunk_is_the_last_word() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_over_the_bound_are_read_as_they_come() {
+async fn events_over_the_bound_are_read_in_parts() {
     let long = "x".repeat(70_000);
     let text = |finish: &str| {
         chunk(&format!(
@@ -381,7 +381,7 @@ async fn events_over_the_bound_are_read_as_they_come() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn signs_of_life_are_no_first_event() {
+async fn keepalives_do_not_count_as_the_first_event() {
     let alive = "event: ping\ndata: {\"type\": \"ping\"}\n\n\
                  data: {\"type\":\"keepalive\",\"sequence_number\":1}\n\n";
     for (first, family) in [(CHUNK, Family::OpenAi), (START, Family::Anthropic)] {
@@ -399,6 +399,6 @@ async fn signs_of_life_are_no_first_event() {
 }
 
 #[test]
-fn what_is_known_of_a_stream_stays_small() {
+fn completion_state_stays_small() {
     assert!(size_of::<CompletionPolicy>() <= 24);
 }

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_why_it_is_closed() {
+    fn gate_reports_the_reason_of_its_closing() {
         let gate = Gate::new();
         assert_eq!(gate.closed(), None);
         for &reason in RejectReason::ALL {

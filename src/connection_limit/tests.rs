@@ -31,7 +31,7 @@ async fn open(limit: &ConnectionLimitLayer, request: Request<()>) -> Client {
 }
 
 #[tokio::test]
-async fn a_client_over_its_limit_gets_429_until_one_of_its_streams_is_dropped() {
+async fn client_over_its_limit_gets_429_until_one_of_its_streams_is_dropped() {
     let limit = ConnectionLimitLayer::new().per_client(2);
     let one = open(&limit, from("192.0.2.1")).await;
     let _two = open(&limit, from("192.0.2.1")).await;
@@ -44,7 +44,7 @@ async fn a_client_over_its_limit_gets_429_until_one_of_its_streams_is_dropped() 
 }
 
 #[tokio::test]
-async fn body_and_headers_of_a_rejection_can_be_set() {
+async fn rejection_response_sets_body_and_headers() {
     let limit = ConnectionLimitLayer::new().per_client(1);
     let limit = limit.rejection_response(|reason, default| {
         assert_eq!(default.headers()["retry-after"], "5");
@@ -73,7 +73,7 @@ async fn body_and_headers_of_a_rejection_can_be_set() {
 }
 
 #[tokio::test]
-async fn over_the_limit_of_all_everybody_gets_503() {
+async fn total_limit_rejects_every_client_with_503() {
     let limit = ConnectionLimitLayer::new().total(1);
     let one = open(&limit, from("192.0.2.1")).await;
     assert_eq!(open(&limit, from("192.0.2.2")).await.status(), 503);
@@ -82,7 +82,7 @@ async fn over_the_limit_of_all_everybody_gets_503() {
 }
 
 #[tokio::test]
-async fn behind_a_closed_gate_is_room_for_none_but_those_that_are_in() {
+async fn closed_gate_rejects_new_streams_and_keeps_open_ones() {
     let gate = Gate::new();
     let limit = ConnectionLimitLayer::new().gate(&gate);
     let _one = open(&limit, from("192.0.2.1")).await;
@@ -117,7 +117,7 @@ async fn addresses_count_by_network() {
 }
 
 #[tokio::test]
-async fn the_allowed_are_neither_limited_nor_counted() {
+async fn allowed_networks_are_neither_limited_nor_counted() {
     let limit = ConnectionLimitLayer::new()
         .total(0)
         .allow(["192.0.2.0/24".parse().unwrap()]);
@@ -127,7 +127,7 @@ async fn the_allowed_are_neither_limited_nor_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_opens_too_fast_waits_as_long_as_it_is_told() {
+async fn client_over_its_rate_is_admitted_after_its_retry_after() {
     let [two, three] = [2, 3].map(|n| NonZeroU32::new(n).unwrap());
     let limit = ConnectionLimitLayer::new()
         .rate(two, Duration::from_secs(60), three)
@@ -144,7 +144,7 @@ async fn a_client_that_opens_too_fast_waits_as_long_as_it_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_without_a_stream_are_forgotten_when_their_rate_is_spent() {
+async fn clients_without_a_stream_are_removed_when_their_rate_has_recovered() {
     let one = NonZeroU32::MIN;
     let limit = ConnectionLimitLayer::new().rate(one, Duration::from_secs(1), one);
     for n in 0..5_000_u32 {
@@ -157,7 +157,7 @@ async fn clients_without_a_stream_are_forgotten_when_their_rate_is_spent() {
 }
 
 #[tokio::test]
-async fn the_table_has_a_bound() {
+async fn client_table_is_bounded() {
     let limit = ConnectionLimitLayer::new().max_clients(2);
     let one = open(&limit, from("192.0.2.1")).await;
     let _two = open(&limit, from("192.0.2.2")).await;
@@ -168,7 +168,7 @@ async fn the_table_has_a_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_table_is_swept_of_old_rates_once_a_second() {
+async fn full_table_is_swept_once_per_second() {
     let one = NonZeroU32::MIN;
     let limit =
         ConnectionLimitLayer::new()
@@ -184,7 +184,7 @@ async fn a_full_table_is_swept_of_old_rates_once_a_second() {
 }
 
 #[tokio::test]
-async fn retry_later_is_for_gets_that_accept_a_stream() {
+async fn retry_later_applies_to_gets_that_accept_a_stream() {
     let limit = ConnectionLimitLayer::new()
         .total(0)
         .reject(Reject::RetryLater);
@@ -210,7 +210,7 @@ async fn retry_later_is_for_gets_that_accept_a_stream() {
 }
 
 #[tokio::test]
-async fn a_response_that_turns_out_to_be_a_stream_takes_a_slot_then() {
+async fn slot_is_taken_at_the_head_of_an_unannounced_stream() {
     let limit = ConnectionLimitLayer::new().per_client(1);
     let one = open(&limit, without_accept("192.0.2.1")).await;
     assert_eq!((one.status(), limit.active()), (200, 1));
@@ -222,7 +222,7 @@ async fn a_response_that_turns_out_to_be_a_stream_takes_a_slot_then() {
 }
 
 #[tokio::test]
-async fn a_response_that_is_no_stream_gives_its_slot_back_at_the_head() {
+async fn slot_is_released_at_the_head_of_another_response() {
     let limit = ConnectionLimitLayer::new();
     let plain = Upstream::new().content_type("text/plain").hang();
     let _response = ask(limit.clone(), from("192.0.2.1"), plain).await;
@@ -230,7 +230,7 @@ async fn a_response_that_is_no_stream_gives_its_slot_back_at_the_head() {
 }
 
 #[tokio::test]
-async fn a_coded_stream_holds_a_slot_to_its_end() {
+async fn slot_of_an_encoded_stream_is_held_to_its_end() {
     let limit = ConnectionLimitLayer::new();
     let coded = Upstream::new().header("content-encoding", "gzip").send("x");
     let response = ask(limit.clone(), from("192.0.2.1"), coded).await;
@@ -240,7 +240,7 @@ async fn a_coded_stream_holds_a_slot_to_its_end() {
 }
 
 #[tokio::test]
-async fn the_slot_is_free_at_the_end_of_the_body_though_the_body_is_kept() {
+async fn slot_is_released_at_the_end_of_a_body_that_is_kept() {
     let limit = ConnectionLimitLayer::new();
     let mut response = ask(limit.clone(), from("192.0.2.1"), Upstream::new().send("x")).await;
     while response.frame().await.is_some() {}
@@ -248,7 +248,7 @@ async fn the_slot_is_free_at_the_end_of_the_body_though_the_body_is_kept() {
 }
 
 #[tokio::test]
-async fn a_failed_body_gives_its_slot_back() {
+async fn slot_is_released_when_the_body_fails() {
     let limit = ConnectionLimitLayer::new();
     let response = ask(limit.clone(), from("192.0.2.1"), Upstream::new().fail()).await;
     assert!(response.read().await.1.is_err());
@@ -270,7 +270,7 @@ where
 type Empty = http_body_util::Empty<bytes::Bytes>;
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_goes_before_the_head_gives_its_slot_back() {
+async fn slot_is_released_when_the_client_disconnects_before_the_head() {
     let limit = ConnectionLimitLayer::new();
     {
         let never = ask_service(&limit, std::future::pending);
@@ -282,7 +282,7 @@ async fn a_client_that_goes_before_the_head_gives_its_slot_back() {
 }
 
 #[tokio::test]
-async fn an_inner_service_that_fails_or_panics_gives_the_slot_back() {
+async fn slot_is_released_when_the_service_fails_or_panics() {
     let limit = ConnectionLimitLayer::new();
     let failed = ask_service(&limit, || async { Err("no".to_owned()) }).await;
     assert_eq!((failed, limit.active()), (Err("no".into()), 0));
@@ -328,7 +328,7 @@ fn inner() -> Inner {
 }
 
 #[tokio::test]
-async fn it_works_inside_and_outside_of_other_layers() {
+async fn limit_works_inside_and_outside_of_other_layers() {
     let registry = StreamRegistry::new();
     let limit = ConnectionLimitLayer::new().per_client(1);
     let rotation = crate::rotation::RotationLayer::new().registry(&registry);
@@ -340,7 +340,7 @@ async fn it_works_inside_and_outside_of_other_layers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_change_while_streams_live() {
+async fn limits_change_while_streams_are_open() {
     let rate = |layer: ConnectionLimitLayer, streams: u32| {
         let streams = NonZeroU32::new(streams).unwrap();
         layer.rate(streams, Duration::from_secs(3600), streams)
@@ -383,7 +383,7 @@ async fn text(limit: &ConnectionLimitLayer, request: Request<()>, upstream: Upst
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_counts_from_its_admission_to_the_end_of_its_body() {
+async fn request_counts_from_its_admission_to_the_end_of_its_body() {
     let limit = ConnectionLimitLayer::new().requests_per_client(2);
     let client = "192.0.2.1";
     let slow = || {
@@ -411,7 +411,7 @@ async fn a_request_counts_from_its_admission_to_the_end_of_its_body() {
 }
 
 #[tokio::test]
-async fn a_stream_counts_as_a_request_until_its_head() {
+async fn stream_counts_as_a_request_until_its_head() {
     let limit = ConnectionLimitLayer::new().requests_per_client(1);
     let client = "192.0.2.1";
     let _asked = open(&limit, from(client)).await;
@@ -436,7 +436,7 @@ fn options(ip: &str, fields: &[(&'static str, &str)]) -> Request<()> {
 }
 
 #[tokio::test]
-async fn preflights_count_apart_from_other_requests() {
+async fn preflights_count_separately() {
     let limit = ConnectionLimitLayer::new().requests_per_client(1);
     let client = "192.0.2.1";
     let origin = ("origin", "https://app.test");
@@ -471,7 +471,7 @@ async fn preflights_count_apart_from_other_requests() {
 }
 
 #[tokio::test]
-async fn a_service_holds_the_place_of_a_tunnel() {
+async fn service_holds_the_place_of_a_tunnel() {
     let limit = ConnectionLimitLayer::new().requests_per_client(1);
     let held = Arc::new(std::sync::Mutex::new(None));
     let keeps = held.clone();
@@ -498,7 +498,7 @@ async fn a_service_holds_the_place_of_a_tunnel() {
 }
 
 #[tokio::test]
-async fn requests_of_the_allowed_and_of_nobody_are_not_counted() {
+async fn requests_of_allowed_networks_and_without_a_key_are_not_counted() {
     let limit = ConnectionLimitLayer::new()
         .requests_per_client(1)
         .allow(["192.0.2.0/24".parse().unwrap()]);
@@ -512,7 +512,7 @@ async fn requests_of_the_allowed_and_of_nobody_are_not_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_no_stream_gives_its_rate_back() {
+async fn rate_is_refunded_for_a_response_other_than_a_stream() {
     let two = NonZeroU32::new(2).unwrap();
     let limit = ConnectionLimitLayer::new().rate(NonZeroU32::MIN, Duration::from_secs(60), two);
     let json = || Upstream::new().content_type("application/json");
@@ -532,7 +532,7 @@ async fn an_answer_that_is_no_stream_gives_its_rate_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_shared_counts_once_and_what_is_separate_apart() {
+async fn shared_counts_count_once_and_separate_ones_separately() {
     let one = NonZeroU32::MIN;
     let hour = Duration::from_secs(3600);
     let all = ConnectionLimitLayer::new().per_client(2).total(4);
@@ -569,7 +569,7 @@ async fn what_is_shared_counts_once_and_what_is_separate_apart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rate_that_is_shared_is_spent_once() {
+async fn shared_rate_is_used_once() {
     let one = NonZeroU32::MIN;
     let all = ConnectionLimitLayer::new().rate(one, Duration::from_secs(60), one);
     let other = all.clone().retry_after(Duration::from_secs(1));

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_of_one_client_evicts_nothing_that_others_confirmed() {
+    async fn flood_of_one_client_evicts_no_entry_that_others_confirmed() {
         let mut table = Table::new(MAX_ENTRIES);
         // The flood is the first to confirm two of them.
         flood(&mut table, 1, 0..2).await;
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_with_less_than_its_share_evicts_of_the_client_with_most() {
+    async fn client_below_its_share_evicts_from_the_client_with_most_entries() {
         let mut table = Table::new(MAX_ENTRIES);
         flood(&mut table, 1, 0..60).await;
         flood(&mut table, 2, 100..104).await;
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn two_addresses_of_one_attacker_do_not_fill_the_table() {
+    async fn table_is_not_filled_by_two_addresses_of_one_attacker() {
         let mut table = Table::new(MAX_ENTRIES);
         for key in 0..1_000 {
             table.confirm(key, 1, ());
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_clients_share_an_address_the_least_recently_confirmed_goes_first() {
+    async fn least_recently_confirmed_entry_is_evicted_first_if_clients_share_an_address() {
         let mut table = Table::new(MAX_ENTRIES);
         table.confirm(1, 0, ());
         table.confirm(2, 0, ());

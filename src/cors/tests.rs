@@ -52,7 +52,7 @@ fn allowed(response: &Client) -> (Option<&str>, bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_own_answer_allows_for_an_hour_what_the_service_allowed() {
+async fn own_response_has_the_permission_of_the_service_for_an_hour() {
     let cors = CorsLayer::new();
     let unknown = own(&cors, get(APP)).await;
     assert_eq!(allowed(&unknown), (None, false));
@@ -75,7 +75,7 @@ async fn an_own_answer_allows_for_an_hour_what_the_service_allowed() {
 }
 
 #[tokio::test]
-async fn what_one_origin_is_allowed_opens_nothing_to_another() {
+async fn permission_applies_to_one_origin() {
     let cors = CorsLayer::new();
     let with_credentials = allowing(APP).header("access-control-allow-credentials", "true");
     through(&cors, get(APP), with_credentials).await;
@@ -114,7 +114,7 @@ async fn what_one_origin_is_allowed_opens_nothing_to_another() {
 }
 
 #[tokio::test]
-async fn a_service_that_allows_any_allows_it_without_credentials() {
+async fn wildcard_permission_is_without_credentials() {
     let cors = CorsLayer::new();
     let any = allowing("*").header("access-control-allow-credentials", "true");
     through(&cors, get(APP), any).await;
@@ -127,7 +127,7 @@ async fn a_service_that_allows_any_allows_it_without_credentials() {
 }
 
 #[tokio::test]
-async fn a_response_that_a_browser_would_refuse_allows_nothing() {
+async fn invalid_cors_response_gives_no_permission() {
     for upstream in [
         Upstream::new(),
         allowing(OTHER),
@@ -142,7 +142,7 @@ async fn a_response_that_a_browser_would_refuse_allows_nothing() {
 }
 
 #[tokio::test]
-async fn the_services_own_responses_are_not_changed() {
+async fn responses_of_the_service_are_not_changed() {
     for cors in [
         CorsLayer::any(),
         CorsLayer::origins([APP]),
@@ -156,7 +156,7 @@ async fn the_services_own_responses_are_not_changed() {
 }
 
 #[tokio::test]
-async fn a_policy_names_the_origins() {
+async fn origin_list_replaces_the_permissions_of_the_service() {
     let listed = CorsLayer::origins([APP]);
     assert_eq!(allowed(&own(&listed, get(APP)).await), (Some(APP), false));
     // The list says who, the service who with credentials.
@@ -182,7 +182,7 @@ async fn a_policy_names_the_origins() {
 }
 
 #[tokio::test]
-async fn a_masked_failure_keeps_what_the_service_said_of_it() {
+async fn masked_failure_keeps_the_cors_fields_of_the_service() {
     let cors = CorsLayer::any();
     let layers = (cors, UnavailableLayer::new(), MetricsLayer::new());
     let ours = Upstream::new().status(503);
@@ -215,7 +215,7 @@ fn at(uri: &str, host: &str, mut request: Request<()>) -> Request<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn invented_origins_of_one_client_displace_none_of_others() {
+async fn invented_origins_of_one_client_do_not_displace_those_of_others() {
     let cors = CorsLayer::new();
     through(&cors, of(1, get(APP)), allowing(APP)).await;
     let reflect = async |origin: &str| {
@@ -245,7 +245,7 @@ async fn invented_origins_of_one_client_displace_none_of_others() {
 }
 
 #[tokio::test]
-async fn a_permission_is_for_one_virtual_host() {
+async fn permission_applies_to_one_virtual_host() {
     let with_credentials = || allowing(APP).header("access-control-allow-credentials", "true");
     for upstream in [with_credentials(), allowing("*")] {
         let cors = CorsLayer::new();
@@ -271,7 +271,7 @@ async fn a_permission_is_for_one_virtual_host() {
 }
 
 #[tokio::test]
-async fn a_response_that_does_not_allow_the_origin_withdraws_what_was_allowed() {
+async fn response_without_permission_withdraws_it() {
     let refuses = Upstream::new;
     let with = |name: &'static str, value: &str| {
         let mut request = get(APP);
@@ -327,7 +327,7 @@ async fn a_response_that_does_not_allow_the_origin_withdraws_what_was_allowed() 
 }
 
 #[tokio::test]
-async fn a_response_without_credentials_withdraws_those_of_requests_like_it() {
+async fn response_without_credentials_withdraws_them_for_its_target() {
     let with_credentials = || allowing(APP).header("access-control-allow-credentials", "true");
     for without in [allowing(APP), allowing("*")] {
         let cors = CorsLayer::new();
@@ -390,7 +390,7 @@ async fn away(cors: &CorsLayer, request: Request<()>) -> Client {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_preflight_is_answered_for_a_service_that_allowed_just_that() {
+async fn preflight_is_answered_if_the_service_allowed_exactly_that() {
     let cors = CorsLayer::new();
     let asks = || preflight(APP, "/v1/chat?x=1", "POST", Some("authorization,x-a"));
     let refused = away(&cors, asks()).await;
@@ -430,7 +430,7 @@ async fn a_preflight_is_answered_for_a_service_that_allowed_just_that() {
 }
 
 #[tokio::test]
-async fn a_preflight_that_a_browser_would_refuse_is_not_remembered() {
+async fn invalid_preflight_response_is_not_remembered() {
     let asks = |method| preflight(APP, "/", method, Some("authorization"));
     let any = || allowing(APP).header("access-control-allow-headers", "authorization");
     for (method, answer) in [
@@ -462,7 +462,7 @@ async fn a_preflight_that_a_browser_would_refuse_is_not_remembered() {
 }
 
 #[tokio::test]
-async fn a_preflight_is_allowed_no_more_credentials_than_it_was() {
+async fn preflight_response_has_the_credentials_of_the_original() {
     let cors = CorsLayer::new();
     let asks = || preflight(APP, "/api", "DELETE", Some("x-a"));
     let with_credentials = allowing(APP).header("access-control-allow-credentials", "true");
@@ -482,7 +482,7 @@ async fn a_preflight_is_allowed_no_more_credentials_than_it_was() {
 }
 
 #[tokio::test]
-async fn a_preflight_that_is_refused_later_is_forgotten() {
+async fn preflight_refused_later_is_forgotten() {
     let asks = || preflight(APP, "/api", "DELETE", None);
     let allows = || allowing(APP).header("access-control-allow-methods", "DELETE");
     for (later, status) in [
@@ -506,7 +506,7 @@ async fn a_preflight_that_is_refused_later_is_forgotten() {
 }
 
 #[tokio::test]
-async fn preflights_are_remembered_within_bounds_and_by_client() {
+async fn preflight_table_is_bounded_by_client() {
     let cors = CorsLayer::new();
     let real = || preflight(APP, "/real", "POST", None);
     let late = || preflight(APP, "/late", "POST", None);
@@ -524,7 +524,7 @@ async fn preflights_are_remembered_within_bounds_and_by_client() {
 }
 
 #[tokio::test]
-async fn a_preflight_takes_no_slot_of_a_limit() {
+async fn preflight_takes_no_slot_of_a_limit() {
     let limit = ConnectionLimitLayer::new().total(0);
     let mut asks = preflight(APP, "/", "GET", None);
     let accept = "text/event-stream".parse().unwrap();
@@ -550,7 +550,7 @@ async fn early(request: Request<()>, known: Upstream, late: Upstream) -> Client 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_early_answer_passes_what_its_origin_may_read() {
+async fn early_answer_passes_a_late_head_that_allows_its_origin() {
     let event = "data: 1\n\n";
     let with_credentials = || allowing(APP).header("access-control-allow-credentials", "true");
     let with = |name: &'static str, value: &str| {
@@ -612,7 +612,7 @@ async fn an_early_answer_passes_what_its_origin_may_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_that_cannot_read_an_early_answer_waits_for_the_service() {
+async fn page_that_cannot_read_an_early_answer_waits_for_the_service() {
     let cookie = || {
         let mut request = get(APP);
         let value = "user=1".parse().unwrap();
@@ -633,7 +633,7 @@ async fn a_page_that_cannot_read_an_early_answer_waits_for_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_head_is_learned_from() {
+async fn late_head_updates_permissions() {
     let cors = CorsLayer::new();
     let layers = || {
         let early = EarlyLayer::new(Duration::from_secs(1));

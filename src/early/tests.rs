@@ -61,7 +61,7 @@ async fn told(response: Client) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_in_time_is_the_upstreams() {
+async fn response_in_time_passes_unchanged() {
     let upstream = |status| {
         Upstream::new()
             .late(AFTER - 1)
@@ -81,7 +81,7 @@ async fn an_answer_in_time_is_the_upstreams() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_came_in_time_keeps_its_size() {
+async fn body_in_time_keeps_its_size_hint() {
     let service = early().layer(service_fn(|_: Request<()>| async {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("four"))))
     }));
@@ -91,7 +91,7 @@ async fn a_body_that_came_in_time_keeps_its_size() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_stream_is_spliced_in_behind_an_early_answer() {
+async fn late_stream_continues_an_early_answer() {
     let upstream = Upstream::new()
         .late(30)
         .header("set-cookie", "a=b")
@@ -124,7 +124,7 @@ async fn a_late_stream_is_spliced_in_behind_an_early_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_stream_is_open_once_the_upstream_has_answered() {
+async fn stream_is_open_once_the_upstream_has_responded() {
     let upstream = Upstream::new().late(30).send("data: 1\n\n").hang();
     let mut response = get(kept(), upstream).await;
     let stream = response.stream();
@@ -134,7 +134,7 @@ async fn the_stream_is_open_once_the_upstream_has_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_needs_no_layer_around_it() {
+async fn early_works_without_other_layers() {
     let upstream = Upstream::new().late(30).send("\u{feff}data: 1\n\n");
     let response = get(early(), upstream).await;
     assert_eq!(response.headers()["x-accel-buffering"], "no");
@@ -143,7 +143,7 @@ async fn it_needs_no_layer_around_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_fails_behind_an_early_answer_is_broken_off() {
+async fn late_stream_that_fails_breaks_off() {
     let upstream = Upstream::new().late(30).send("data: 1\n\n").fail();
     let response = get(kept(), upstream).await;
     let stream = response.stream();
@@ -154,7 +154,7 @@ async fn a_stream_that_fails_behind_an_early_answer_is_broken_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_who_asks_for_a_stream_is_answered_early() {
+async fn early_answer_requires_a_request_for_a_stream() {
     let plain = Request::get("/").header("accept", "*/*").body(()).unwrap();
     let mut head = request();
     *head.method_mut() = Method::HEAD;
@@ -171,7 +171,7 @@ async fn only_who_asks_for_a_stream_is_answered_early() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_for_one_in_the_body_is_answered_once_that_is_known() {
+async fn early_answer_waits_for_the_stream_flag_of_the_body() {
     let asked = StreamAsked::new();
     let mut request = Request::post("/").body(()).unwrap();
     request.extensions_mut().insert(asked.clone());
@@ -189,7 +189,7 @@ async fn who_asks_for_one_in_the_body_is_answered_once_that_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_refusal_is_an_error_event_of_the_clients_family() {
+async fn late_refusal_becomes_an_error_event_of_the_family() {
     let body = r#"{"error":{"message":"no model"}}"#;
     for (family, status_at, status) in [
         (Family::EventSource, "/error/status", Value::from(500)),
@@ -213,7 +213,7 @@ async fn a_late_refusal_is_an_error_event_of_the_clients_family() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_no_event_tells_of_failures_the_body_fails() {
+async fn late_refusal_fails_the_body_in_families_without_an_error_event() {
     for family in [Family::Mcp, Family::Raw] {
         let upstream = refusing(503, "text/plain").send("busy");
         let response = ask(kept(), of(family), upstream).await;
@@ -227,7 +227,7 @@ async fn where_no_event_tells_of_failures_the_body_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_late_refusal_tells_is_text_and_bounded() {
+async fn text_of_a_late_refusal_is_bounded() {
     let part = "\u{e4}x".repeat(100);
     let long = refusing(502, "text/html").repeat(20, |upstream| upstream.send(&part).wait(0));
     let long = told(get(kept(), long).await).await;
@@ -267,7 +267,7 @@ async fn what_a_late_refusal_tells_is_text_and_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_long_to_hear_of_a_failure() {
+async fn slow_body_of_a_late_refusal_is_bounded_in_time() {
     let upstream = refusing(500, "text/plain").send("some").hang();
     let response = get(kept(), upstream).await;
     let stream = response.stream();
@@ -277,7 +277,7 @@ async fn nobody_waits_for_long_to_hear_of_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn behind_a_late_204_the_stream_just_ends() {
+async fn late_204_ends_the_stream_properly() {
     let response = get(kept(), refusing(204, "text/plain")).await;
     let stream = response.stream();
     assert_eq!(response.text().await, "");
@@ -285,7 +285,7 @@ async fn behind_a_late_204_the_stream_just_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_fails_late_is_a_502_whose_text_stays_here() {
+async fn late_service_error_is_a_502_without_its_text() {
     let failing = |request: Request<()>| async {
         let service = kept().layer(service_fn(|_: Request<()>| async {
             tokio::time::sleep(Duration::from_secs(30)).await;
@@ -305,7 +305,7 @@ async fn a_service_that_fails_late_is_a_502_whose_text_stays_here() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_fails_in_time_fails() {
+async fn service_error_in_time_passes() {
     let service = kept().layer(service_fn(|_: Request<()>| async {
         Err::<Response<Full<Bytes>>, _>(std::io::Error::other("no"))
     }));
@@ -333,7 +333,7 @@ fn holding(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_goes_while_it_waits_takes_the_request_along() {
+async fn client_that_disconnects_cancels_the_request() {
     let held = Arc::new(());
     let service = kept().layer(holding(&held));
     let before = Arc::strong_count(&held);
@@ -350,7 +350,7 @@ async fn a_client_that_goes_while_it_waits_takes_the_request_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_is_ended_like_any_stream() {
+async fn waiting_stream_can_be_ended() {
     let registry = StreamRegistry::new();
     let rotation = |max_age| {
         let layer = RotationLayer::new().retry(None).registry(&registry);
@@ -398,7 +398,7 @@ async fn a_wait_is_ended_like_any_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_inside_are_told_of_the_record() {
+async fn layers_inside_get_the_early_record() {
     let seen: Arc<Mutex<Option<EarlyStream>>> = Arc::default();
     let sees = seen.clone();
     let service = kept().layer(service_fn(move |request: Request<()>| {
@@ -412,7 +412,7 @@ async fn those_inside_are_told_of_the_record() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_began_behind_an_early_answer_is_resumed() {
+async fn stream_after_an_early_answer_is_resumed() {
     let layers = Stack::new(ResumeLayer::new(), kept());
     let service = layers.layer(service_fn(|request: Request<Empty<Bytes>>| async move {
         let upstream = match request.headers().get("last-event-id") {

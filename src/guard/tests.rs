@@ -20,7 +20,7 @@ fn layer() -> HeartbeatLayer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failing_upstream_is_a_failing_body_and_its_half_event_is_dropped() {
+async fn upstream_failure_fails_the_body_and_drops_its_incomplete_event() {
     let upstream = Upstream::new().send("data: 1\n\ndata: ha").fail();
     let response = get(layer(), upstream).await;
     let stream = response.stream();
@@ -32,7 +32,7 @@ async fn a_failing_upstream_is_a_failing_body_and_its_half_event_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_writes_a_body_can_flush_before_it_fails() {
+async fn body_is_pending_once_before_it_fails() {
     let upstream = Upstream::new().send("data: 1\n\n").fail();
     let mut client = get(Stack::new(layer(), layer()), upstream).await;
     let mut cx = Context::from_waker(Waker::noop());
@@ -44,7 +44,7 @@ async fn whoever_writes_a_body_can_flush_before_it_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unfinished_event_at_the_end_passes_as_it_came() {
+async fn incomplete_event_at_a_proper_end_passes_unchanged() {
     let upstream = Upstream::new().send("data: 1\n\ndata: 2\n");
     let response = get(layer(), upstream).await;
     let stream = response.stream();
@@ -54,7 +54,7 @@ async fn an_unfinished_event_at_the_end_passes_as_it_came() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn trailers_come_behind_the_last_bytes() {
+async fn trailers_follow_the_last_bytes() {
     let mut response = get(layer(), Upstream::new().send("data: 1").trailers()).await;
     let data = response.frame().await.unwrap().unwrap();
     assert_eq!(data.into_data().unwrap(), "data: 1");
@@ -65,7 +65,7 @@ async fn trailers_come_behind_the_last_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_goes_is_noted_as_gone() {
+async fn dropped_body_is_recorded_as_client_gone() {
     let mut response = get(layer(), Upstream::new().send("data: 1\n\n").hang()).await;
     let stream = response.stream();
     response.next().await.unwrap().unwrap();
@@ -74,7 +74,7 @@ async fn a_client_that_goes_is_noted_as_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_counts_once_through_nested_layers() {
+async fn event_counts_once_through_nested_layers() {
     let nested = tower_layer::Stack::new(layer(), layer());
     let response = get(
         nested,
@@ -90,7 +90,7 @@ async fn an_event_counts_once_through_nested_layers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_coded_stream_a_head_request_and_other_statuses_pass_untouched() {
+async fn encoded_streams_head_requests_and_other_statuses_pass_unchanged() {
     let coded = Upstream::new()
         .header("content-encoding", "gzip")
         .send("data")
@@ -106,7 +106,7 @@ async fn a_coded_stream_a_head_request_and_other_statuses_pass_untouched() {
 }
 
 #[tokio::test]
-async fn a_head_of_a_stream_has_the_fields_of_its_get() {
+async fn head_response_has_the_fields_of_the_get() {
     let request = |method| Request::builder().method(method).body(()).unwrap();
     let upstream = || Upstream::new().header("cache-control", "max-age=9");
     let get = ask(layer(), request(Method::GET), upstream()).await;
@@ -120,7 +120,7 @@ async fn a_head_of_a_stream_has_the_fields_of_its_get() {
 }
 
 #[tokio::test]
-async fn whoever_may_get_a_stream_asks_for_it_in_no_coding() {
+async fn request_for_a_stream_accepts_only_identity_coding() {
     for (name, value, coding) in [
         ("accept", "text/event-stream", "identity"),
         ("user-agent", "AsyncOpenAI/Python 3.54.0", "identity"),

@@ -8,7 +8,7 @@ fn every(secs: u64) -> HeartbeatLayer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silence_is_filled_each_interval() {
+async fn heartbeat_is_sent_each_interval_of_silence() {
     let upstream = Upstream::new()
         .send("data: 1\n\n")
         .wait(35)
@@ -27,7 +27,7 @@ async fn a_silence_is_filled_each_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_speak_at_common_times_and_none_too_late() {
+async fn heartbeats_of_streams_are_sent_at_common_times() {
     let layer = every(128).immediate(false);
     let mut times = Vec::new();
     for pause in [100, 300, 450, 900] {
@@ -44,7 +44,7 @@ async fn streams_speak_at_common_times_and_none_too_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn traffic_needs_no_heartbeat() {
+async fn heartbeat_is_not_sent_while_events_flow() {
     let upstream = Upstream::new()
         .send("data: 1\n\n")
         .wait(9)
@@ -57,7 +57,7 @@ async fn traffic_needs_no_heartbeat() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_an_event_is_held_and_the_heartbeat_goes_before_it() {
+async fn heartbeat_precedes_a_held_incomplete_event() {
     let upstream = Upstream::new()
         .send("data: a\n\ndata: b")
         .wait(10)
@@ -72,7 +72,7 @@ async fn half_an_event_is_held_and_the_heartbeat_goes_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_over_the_bound_is_not_interrupted() {
+async fn heartbeat_does_not_interrupt_an_event_over_the_bound() {
     let big = format!("data: {}", "x".repeat(70_000));
     let upstream = Upstream::new().send(&big).wait(100).send("\n\n").wait(15);
     let text = get(every(10), upstream).await.text().await;
@@ -80,7 +80,7 @@ async fn an_event_over_the_bound_is_not_interrupted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_speaks_in_the_streams_own_line_end() {
+async fn heartbeat_has_the_line_end_of_the_stream() {
     for end in ["\n", "\r\n", "\r"] {
         let event = format!("data: 1{end}{end}");
         let upstream = Upstream::new().send(&event).wait(15);
@@ -90,7 +90,7 @@ async fn it_speaks_in_the_streams_own_line_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_one_may_come_at_once() {
+async fn first_heartbeat_can_be_immediate() {
     let upstream = Upstream::new().wait(5).send("data: 1\n\n");
     let seen = get(every(10).immediate(true), upstream).await.timed().await;
     assert_eq!(seen[0], (0, ": heartbeat\n".to_owned()));
@@ -98,7 +98,7 @@ async fn the_first_one_may_come_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_one_comes_at_once_where_the_family_has_it() {
+async fn first_heartbeat_is_immediate_by_family() {
     let first = async |layer: HeartbeatLayer, family: Family| {
         let mut request = Request::new(());
         request.extensions_mut().insert(family);
@@ -118,14 +118,14 @@ async fn the_first_one_comes_at_once_where_the_family_has_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_comes_with_the_head_comes_first() {
+async fn event_with_the_head_precedes_the_first_heartbeat() {
     let upstream = Upstream::new().send("data: 1\n\n").wait(5);
     let text = get(every(10), upstream).await.text().await;
     assert_eq!(text, "data: 1\n\n");
 }
 
 #[tokio::test(start_paused = true)]
-async fn behind_the_first_one_a_byte_order_mark_is_removed() {
+async fn byte_order_mark_after_the_first_heartbeat_is_removed() {
     for cut in 0..=3 {
         let mark = [0xEF, 0xBB, 0xBF];
         let upstream = Upstream::new()
@@ -140,7 +140,7 @@ async fn behind_the_first_one_a_byte_order_mark_is_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_style_is_written_as_it_says() {
+async fn heartbeat_styles_have_their_documented_form() {
     for (style, expected) in [
         (HeartbeatStyle::line(""), ":\n"),
         (HeartbeatStyle::block("hi"), ": hi\n\n"),
@@ -156,7 +156,7 @@ async fn each_style_is_written_as_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_event_has_the_time_of_its_own_sending() {
+async fn heartbeat_event_has_its_sending_time() {
     let style = HeartbeatStyle::event(&Event::new("ping", r#"{"now":{now}}"#).unwrap());
     let upstream = Upstream::new().send("data: 1\r\n\r\n").wait(25);
     let before = SystemTime::now();
@@ -175,7 +175,7 @@ async fn each_event_has_the_time_of_its_own_sending() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_family_with_a_ping_of_its_own_gets_it_unless_a_style_is_set() {
+async fn heartbeat_is_the_ping_of_the_family_unless_a_style_is_set() {
     let ping = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
     for (family, layer, expected) in [
         (Family::Anthropic, every(10), ping),

@@ -16,7 +16,7 @@ fn events_after(secs: u64) -> IdleTimeoutLayer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_upstream_is_ended_at_the_timeout() {
+async fn silent_stream_ends_at_the_timeout() {
     let upstream = Upstream::new()
         .send("data: 1\n\n")
         .wait(5)
@@ -31,7 +31,7 @@ async fn a_silent_upstream_is_ended_at_the_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn comments_and_pings_do_not_feed_the_clock_of_events() {
+async fn comments_and_ignored_events_do_not_reset_the_event_timeout() {
     let upstream = Upstream::new().send("data: 1\n\n").repeat(100, |upstream| {
         upstream.wait(1).send(": x\nevent: ping\ndata: {}\n\n")
     });
@@ -43,7 +43,7 @@ async fn comments_and_pings_do_not_feed_the_clock_of_events() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn comments_may_be_no_life_for_the_clock_of_bytes() {
+async fn comments_can_be_excluded_from_the_byte_timeout() {
     let upstream = Upstream::new().repeat(100, |upstream| upstream.wait(1).send(":\n"));
     let response = get(after(10).comments_are_life(false), upstream).await;
     let stream = response.stream();
@@ -52,7 +52,7 @@ async fn comments_may_be_no_life_for_the_clock_of_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_an_event_is_a_byte_and_no_event() {
+async fn incomplete_event_resets_only_the_byte_timeout() {
     let upstream = || {
         Upstream::new()
             .wait(8)
@@ -68,7 +68,7 @@ async fn half_an_event_is_a_byte_and_no_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_of_an_opaque_stream_are_life_and_its_silence_breaks_it() {
+async fn opaque_stream_breaks_off_after_silence() {
     for action in [
         IdleAction::Auto,
         IdleAction::Close,
@@ -92,7 +92,7 @@ async fn bytes_of_an_opaque_stream_are_life_and_its_silence_breaks_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn our_heartbeats_are_no_life_in_either_order() {
+async fn heartbeats_do_not_reset_the_timeout_in_either_order() {
     let beat = || {
         HeartbeatLayer::new(Duration::from_secs(2))
             .style(HeartbeatStyle::event(&Event::new("alive", "{}").unwrap()))
@@ -115,7 +115,7 @@ async fn ends_after_four_beats(response: Client) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_hangs_half_way_ends_by_itself_whatever_the_heartbeats() {
+async fn answer_that_hangs_ends_despite_heartbeats() {
     let chunk = "data: {\"object\":\"chat.completion.chunk\"}\n\n";
     let start = "event: message_start\ndata: {}\n\n";
     let alive = ": x\n\nevent: ping\ndata: {\"type\":\"ping\"}\n\n\
@@ -161,7 +161,7 @@ async fn an_answer_that_hangs_half_way_ends_by_itself_whatever_the_heartbeats() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_method_decides_how_it_ends() {
+async fn idle_end_depends_on_the_method() {
     let upstream = Upstream::new().send("data: 1\n\n").hang();
     assert!(
         get(after(10), upstream.clone())
@@ -175,7 +175,7 @@ async fn the_method_decides_how_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_action_ends_as_it_says() {
+async fn idle_actions_end_as_documented() {
     let error = IdleAction::ErrorEvent(Event::new("oops", "{}").unwrap());
     let last = "event: oops\r\ndata: {}\r\n\r\n";
     for (action, expected, clean) in [
@@ -191,7 +191,7 @@ async fn each_action_ends_as_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_get_is_told_when_to_come_back() {
+async fn retry_is_sent_only_for_a_get() {
     let layer = after(10)
         .action(IdleAction::Close)
         .retry(Some(Duration::from_secs(2)));
@@ -205,7 +205,7 @@ async fn only_a_get_is_told_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_of_an_event_over_the_bound_is_not_passed_off_as_an_end() {
+async fn incomplete_event_over_the_bound_breaks_off() {
     let upstream = Upstream::new().send(&"x".repeat(70_000)).hang();
     let (text, end) = get(after(10), upstream).await.read().await;
     assert_eq!(text.len(), 70_000);
@@ -213,7 +213,7 @@ async fn a_part_of_an_event_over_the_bound_is_not_passed_off_as_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_in_which_the_client_did_not_read_is_not_the_upstreams_silence() {
+async fn idle_time_excludes_pauses_of_the_client() {
     let upstream = Upstream::new()
         .send("data: 1\n\n")
         .wait(1)

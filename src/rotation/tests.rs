@@ -12,7 +12,7 @@ fn ticking() -> Upstream {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_stream_ends_properly_whether_busy_or_quiet() {
+async fn old_stream_ends_properly_busy_or_quiet() {
     for upstream in [ticking(), Upstream::new().hang()] {
         let response = get(at_age(10), upstream).await;
         let stream = response.stream();
@@ -25,7 +25,7 @@ async fn an_old_stream_ends_properly_whether_busy_or_quiet() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_never_pauses_ends_too() {
+async fn stream_without_pauses_ends_at_its_age() {
     let flood = Upstream::new().repeat(10, |upstream| upstream.send("data: 1\n\n"));
     let mut response = get(at_age(10), flood).await;
     assert!(response.next().await.unwrap().is_ok());
@@ -35,7 +35,7 @@ async fn a_stream_that_never_pauses_ends_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_client_is_told_when_to_come_back_each_at_another_time() {
+async fn retry_at_the_end_is_jittered() {
     let mut told = std::collections::BTreeSet::new();
     for _ in 0..50 {
         let layer = at_age(1).retry(Some(DEFAULT_RETRY));
@@ -55,7 +55,7 @@ async fn the_client_is_told_when_to_come_back_each_at_another_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_may_be_told_at_the_first_event_what_holds_from_then_on() {
+async fn retry_on_open_precedes_the_first_event() {
     let layer = || at_age(10).retry_on_open(Some(DEFAULT_RETRY));
     for (upstream, ahead) in [
         (Upstream::new().send("data: 1\n\n").send("data: 2\n\n"), ""),
@@ -91,7 +91,7 @@ async fn a_client_may_be_told_at_the_first_event_what_holds_from_then_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ages_are_spread_by_the_jitter() {
+async fn max_age_is_jittered() {
     let mut ages = std::collections::BTreeSet::new();
     for _ in 0..50 {
         let layer = RotationLayer::new().max_age(Duration::from_secs(100), 0.1);
@@ -108,7 +108,7 @@ async fn ages_are_spread_by_the_jitter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_room_is_short_the_oldest_of_the_idle_go_first() {
+async fn rotate_ends_the_oldest_idle_streams_first() {
     let registry = StreamRegistry::new();
     let layer = || RotationLayer::new().retry(None).registry(&registry);
     let second = || tokio::time::advance(Duration::from_secs(1));
@@ -139,7 +139,7 @@ async fn when_room_is_short_the_oldest_of_the_idle_go_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_answer_to_a_post_has_no_age() {
+async fn response_to_a_post_has_no_max_age() {
     let upstream = Upstream::new()
         .send("data: 1\n\n")
         .wait(100)
@@ -151,7 +151,7 @@ async fn the_answer_to_a_post_has_no_age() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_waits_for_the_end_of_an_event_over_the_bound() {
+async fn rotation_waits_for_the_end_of_an_event_over_the_bound() {
     let big = format!("data: {}", "x".repeat(70_000));
     let upstream = Upstream::new().send(&big).wait(60).send("\n\n").hang();
     let layer = at_age(10).event(Event::new("rotated", "{}").unwrap());
@@ -163,7 +163,7 @@ async fn it_waits_for_the_end_of_an_event_over_the_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_opaque_stream_breaks_off_if_its_client_comes_back() {
+async fn opaque_stream_breaks_off_at_its_age_if_its_client_reconnects() {
     let layer = || {
         at_age(10)
             .retry(Some(DEFAULT_RETRY))
@@ -184,7 +184,7 @@ async fn an_opaque_stream_breaks_off_if_its_client_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_half_event_is_dropped_when_it_ends() {
+async fn incomplete_event_is_dropped_at_the_end() {
     let upstream = Upstream::new().send("data: 1\n\ndata: ha").hang();
     let response = get(at_age(10), upstream).await;
     let stream = response.stream();
@@ -193,7 +193,7 @@ async fn a_half_event_is_dropped_when_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_ends_all_within_its_window_and_not_at_once() {
+async fn drain_spreads_ends_over_its_window() {
     let registry = StreamRegistry::new();
     let mut streams = Vec::new();
     let mut tasks = Vec::new();
@@ -222,7 +222,7 @@ async fn a_drain_ends_all_within_its_window_and_not_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_gives_a_post_the_whole_window_and_then_breaks_it() {
+async fn drain_breaks_a_post_at_the_end_of_the_window() {
     let registry = StreamRegistry::new();
     let layer = || RotationLayer::new().registry(&registry);
     let short = Upstream::new().wait(9).send("data: 1\n\n");
@@ -236,7 +236,7 @@ async fn a_drain_gives_a_post_the_whole_window_and_then_breaks_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_stream_can_be_ended_by_its_id() {
+async fn registry_ends_one_stream_by_its_id() {
     let registry = StreamRegistry::new();
     let one = get(
         RotationLayer::new().registry(&registry),
@@ -261,7 +261,7 @@ async fn one_stream_can_be_ended_by_its_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_waits_for_its_upstream_is_not_rotated_until_that_is_back() {
+async fn stream_without_its_upstream_is_not_rotated() {
     use crate::stream::StreamState;
     for &waits in StreamState::ALL
         .iter()
@@ -288,7 +288,7 @@ async fn a_stream_that_waits_for_its_upstream_is_not_rotated_until_that_is_back(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_and_an_operator_end_a_stream_that_waits_for_its_upstream() {
+async fn drain_and_operator_end_a_stream_without_its_upstream() {
     use crate::stream::StreamState;
     for ends in [
         |registry: &StreamRegistry, _| registry.drain(Duration::from_secs(1)),
@@ -308,7 +308,7 @@ async fn a_drain_and_an_operator_end_a_stream_that_waits_for_its_upstream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_room_is_short_streams_that_wait_for_their_upstream_go_last() {
+async fn rotate_ends_streams_without_their_upstream_last() {
     use crate::stream::StreamState;
     let registry = StreamRegistry::new();
     let layer = || RotationLayer::new().registry(&registry);

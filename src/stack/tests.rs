@@ -21,7 +21,7 @@ fn secs(secs: u64) -> Duration {
 }
 
 #[tokio::test]
-async fn the_cache_control_of_a_stream_is_replaced_or_kept() {
+async fn cache_control_is_replaced_or_kept() {
     let (keep, replace) = (CacheControl::Keep, CacheControl::Replace);
     let stack = SseGuardLayer::new;
     let beats = HeartbeatLayer::default;
@@ -74,7 +74,7 @@ async fn the_cache_control_of_a_stream_is_replaced_or_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_five_work_on_one_body() {
+async fn five_layers_share_one_body() {
     let (metrics, limit) = (MetricsLayer::new(), ConnectionLimitLayer::new().total(1));
     let stack = SseGuardLayer::new()
         .metrics(metrics.clone())
@@ -151,7 +151,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn early_and_resume_have_their_places_in_whatever_order_they_are_set() {
+async fn early_and_resume_have_fixed_places_in_the_stack() {
     let stack = || SseGuardLayer::new().heartbeat(HeartbeatLayer::new(secs(4)));
     let (early, resume) = (|| EarlyLayer::new(secs(10)), ResumeLayer::new);
     let one = stack().early(early()).resume(resume());
@@ -203,7 +203,7 @@ async fn registry_lists_and_drains_streams_without_rotation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_all_off_the_events_pass() {
+async fn stack_with_all_layers_off_passes_events() {
     let stack = SseGuardLayer::new()
         .metrics(None)
         .limit(None::<ConnectionLimitLayer>)

@@ -49,7 +49,7 @@ async fn temporary_failure_becomes_an_empty_stream() {
 }
 
 #[tokio::test]
-async fn what_does_not_pass_keeps_its_status_and_body() {
+async fn permanent_failure_keeps_its_status_and_body() {
     for status in [
         204, 301, 400, 401, 404, 408, 429, 501, 505, 506, 508, 510, 511,
     ] {
@@ -61,7 +61,7 @@ async fn what_does_not_pass_keeps_its_status_and_body() {
 }
 
 #[tokio::test]
-async fn only_clients_that_come_back_are_told_to() {
+async fn empty_stream_is_sent_only_to_clients_that_reconnect() {
     let with = |method: Method, fields: &[(&str, &str)]| {
         let request = Request::builder().method(method);
         let request = fields.iter().fold(request, |request, (name, value)| {
@@ -91,7 +91,7 @@ async fn only_clients_that_come_back_are_told_to() {
 }
 
 #[tokio::test]
-async fn a_retry_after_is_honoured_within_bounds() {
+async fn retry_after_is_honoured_within_bounds() {
     let layer = layer().max_retry(Duration::from_secs(60));
     for (value, bounds) in [
         ("20", 20_000..=30_000),
@@ -113,7 +113,7 @@ async fn a_retry_after_is_honoured_within_bounds() {
 }
 
 #[tokio::test]
-async fn of_the_head_that_is_replaced_stays_what_is_not_of_its_body() {
+async fn replaced_head_keeps_fields_that_do_not_describe_the_body() {
     let upstream = upstream(503)
         .header("content-encoding", "gzip")
         .header("content-length", "7")
@@ -132,7 +132,7 @@ async fn of_the_head_that_is_replaced_stays_what_is_not_of_its_body() {
 }
 
 #[tokio::test]
-async fn a_limits_answer_is_its_own_matter() {
+async fn rejection_of_a_limit_passes() {
     let limit = ConnectionLimitLayer::new().total(0);
     let response = ask((layer(), limit), feed(), Upstream::new()).await;
     assert_eq!(response.status(), 503);
@@ -153,7 +153,7 @@ async fn layers_outside_count_a_failure() {
 }
 
 #[tokio::test]
-async fn switched_off_it_changes_nothing() {
+async fn disabled_layer_changes_nothing() {
     let response = ask(stack(layer().enabled(false)), feed(), upstream(502)).await;
     assert_eq!(response.status(), 502);
     assert_eq!(response.text().await, "<p>down");

@@ -103,7 +103,7 @@ async fn quiet(client: &mut Client, inner_last: bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_arrives_whatever_task_is_polled_last() {
+async fn end_reaches_the_stream_with_any_task_polled_last() {
     for inner_last in [false, true] {
         for ends in [
             |registry: &StreamRegistry, client: &Client| {
@@ -146,7 +146,7 @@ async fn an_end_arrives_whatever_task_is_polled_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_arrives_whatever_task_is_polled_last() {
+async fn message_reaches_the_stream_with_any_task_polled_last() {
     let rotation = || RotationLayer::new().registry(&StreamRegistry::new());
     for inner_last in [false, true] {
         for mut client in [
@@ -204,7 +204,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_of_the_service_is_a_reason_of_its_own() {
+async fn panic_of_the_service_has_its_own_end_reason() {
     for mut client in [
         panicking(SseGuardLayer::new()).await,
         panicking(HeartbeatLayer::new(Duration::from_secs(15))).await,
@@ -231,7 +231,7 @@ async fn a_panic_of_the_service_is_a_reason_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_goes_while_its_task_panics_has_not_lost_its_client() {
+async fn body_dropped_by_a_panic_is_not_client_gone() {
     let response = through(SseGuardLayer::new(), InjectLayer::new()).await;
     let stream = response.stream();
     let task = tokio::spawn(async move {
