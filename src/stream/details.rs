@@ -14,7 +14,7 @@ const SEPARATOR: char = '\0';
 /// A part that is not there.
 const NONE: &str = "\u{1}";
 
-/// What is kept of the heads of a stream: neither a query nor cookies, nor other fields that may carry a secret.
+/// The recorded part of a stream's heads: without queries, cookies and other fields that may contain a secret.
 /// One text, as each open stream has it and operators read few.
 #[derive(Clone, Debug)]
 pub struct Details(Arc<str>);
@@ -27,7 +27,7 @@ pub struct RequestDetails(String);
 #[derive(Clone, Debug)]
 pub struct User(pub Box<str>);
 
-/// What is kept of a request's head.
+/// The recorded part of a request head.
 #[derive(Debug)]
 pub struct RequestHead<'a> {
     /// Its method.
@@ -44,7 +44,7 @@ pub struct RequestHead<'a> {
     pub last_event_id: Option<&'a str>,
 }
 
-/// What is kept of a response's head.
+/// The recorded part of a response head.
 #[derive(Debug)]
 pub struct ResponseHead<'a> {
     /// Its status.
@@ -125,7 +125,7 @@ impl Details {
         self.part(index).unwrap_or_default()
     }
 
-    /// What is kept of the request.
+    /// The recorded part of the request.
     pub fn request(&self) -> RequestHead<'_> {
         RequestHead {
             method: self.text(0),
@@ -137,7 +137,7 @@ impl Details {
         }
     }
 
-    /// What is kept of the response.
+    /// The recorded part of the response.
     pub fn response(&self) -> ResponseHead<'_> {
         ResponseHead {
             // It was written as a number.

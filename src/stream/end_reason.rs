@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Why a stream ended. What is noticed first stands.
+/// Why a stream ended. The first reason that is detected is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndReason {
@@ -59,7 +59,7 @@ impl EndReason {
         }
     }
 
-    /// Whether the upstream ended it, by an end, an error or silence.
+    /// Returns true if the upstream ended it, by an end, an error or silence.
     pub(crate) fn is_upstreams(self) -> bool {
         matches!(
             self,

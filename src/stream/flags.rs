@@ -104,7 +104,7 @@ impl Stream {
         let _ = self.0.pings.set(pings.clone());
     }
 
-    /// Whether an event only shows that the upstream is alive.
+    /// Returns true if an event only shows that the upstream is alive.
     pub(crate) fn is_ping(&self, event: &RawEvent<'_>) -> bool {
         let is_named = match (self.0.pings.get(), event.name) {
             (Some(pings), Some(name)) => pings.iter().any(|ping| ping.as_bytes() == name),
@@ -113,7 +113,7 @@ impl Stream {
         is_named || is_keepalive(event, self.family())
     }
 
-    /// Whether to end at once, also if the client does not read.
+    /// Returns true if the stream must end at once, even if the client does not read.
     #[cfg(feature = "serve")]
     pub(crate) fn is_shed(&self) -> bool {
         self.0.family.load(Relaxed) & SHED != 0

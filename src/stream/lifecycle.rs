@@ -53,7 +53,7 @@ impl Stream {
         UpstreamFault::ALL.get(fault.checked_sub(1)?).copied()
     }
 
-    /// Whether the upstream ended the message properly before the answer was complete.
+    /// Returns true if the upstream ended the message properly before the answer was complete.
     pub(crate) fn is_incomplete(&self) -> bool {
         self.upstream_fault() == Some(UpstreamFault::NoLastEvent)
     }

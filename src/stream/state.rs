@@ -39,12 +39,12 @@ impl StreamState {
         }
     }
 
-    /// Whether the stream waits for its upstream.
+    /// Returns true if the stream waits for its upstream.
     pub(crate) fn is_waiting(self) -> bool {
         matches!(self, Self::Connecting | Self::Resuming | Self::Degraded)
     }
 
-    /// Whether the upstream was lost and the stream reconnects.
+    /// Returns true if the upstream was lost and the stream reconnects.
     pub(crate) fn has_lost_upstream(self) -> bool {
         matches!(self, Self::Resuming | Self::Degraded)
     }
