@@ -1,8 +1,8 @@
 //! HTTP/1 towards an upstream: one request on one connection at a time.
 //!
-//! hyper writes the request and reads the response's head ([`reply`]); [`exchange`] decides which side reads the
+//! hyper writes the request and reads the response's head ([`reply`](reply::reply)); [`exchange`](exchange()) decides which side reads the
 //! body. A second protocol stands beside this folder, not in it: what it shares with HTTP/1 is the request
-//! ([`Outgoing`](super::outgoing::Outgoing)) and the response that [`exchange`] returns.
+//! ([`Outgoing`](super::outgoing::Outgoing)) and the response that [`exchange`](exchange()) returns.
 
 mod body_length;
 pub mod chunked;
