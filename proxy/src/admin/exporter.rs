@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 use sse_guard::metrics::BUCKETS;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Streams live for as long as rotation lets them.
 const AGES: [f64; 12] = [
@@ -65,28 +65,113 @@ impl Exporter {
 
     fn render(&self, admin: &Admin) -> String {
         self.process.collect();
-        export_ages(admin);
-        self.handle.render()
+        let routes = export_ages(admin);
+        of_routes(&self.handle.render(), &routes)
     }
 }
 
+/// The series of these routes, and those without a route. The recorder keeps each series to the end of the
+/// process, so that of a route that a reload has removed would stay as it was. Envoy and Traefik remove theirs
+/// then, too.
+fn of_routes(text: &str, routes: &HashSet<String>) -> String {
+    let mut kept = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        if route_of(line).is_none_or(|route| route.is_empty() || routes.contains(&route)) {
+            kept.push_str(line);
+        }
+    }
+    kept
+}
+
+/// The route of a sample; that of the health has it as its name.
+fn route_of(line: &str) -> Option<String> {
+    let labels = line.split_once('{').filter(|_| !line.starts_with('#'))?.1;
+    label(labels, "route").or_else(|| {
+        let kind = label(labels, "kind")?;
+        (kind == "route").then(|| label(labels, "name")).flatten()
+    })
+}
+
+/// The value of a label.
+fn label(labels: &str, name: &str) -> Option<String> {
+    let start = format!("{name}=\"");
+    let (at, _) = labels
+        .match_indices(&start)
+        .find(|(at, _)| *at == 0 || labels[..*at].ends_with(','))?;
+    let mut value = String::new();
+    let mut chars = labels[at + start.len()..].chars();
+    while let Some(char) = chars.next() {
+        match char {
+            '"' => return Some(value),
+            '\\' => match chars.next()? {
+                'n' => value.push('\n'),
+                escaped => value.push(escaped),
+            },
+            _ => value.push(char),
+        }
+    }
+    None
+}
+
 /// The age of the oldest stream of each route: one that grows without end shows that no rotation ends it.
-fn export_ages(admin: &Admin) {
+/// Returns the routes: those of the config, and those of streams that are still open.
+fn export_ages(admin: &Admin) -> HashSet<String> {
     let mut oldest: HashMap<String, f64> = HashMap::new();
     for view in admin.state.active().router.views() {
         oldest.insert(view.path.to_owned(), 0.0);
     }
     for stream in admin.streams().streams() {
-        if let Some(oldest) = stream.route().and_then(|route| oldest.get_mut(route)) {
-            *oldest = oldest.max(stream.age().as_secs_f64());
+        let Some(route) = stream.route() else {
+            continue;
+        };
+        let age = stream.age().as_secs_f64();
+        match oldest.get_mut(route) {
+            Some(oldest) => *oldest = oldest.max(age),
+            // Of a route that a reload has removed.
+            None => _ = oldest.insert(route.to_owned(), age),
         }
     }
-    for (route, age) in oldest {
-        metrics::gauge!("sse_guard_oldest_stream_age_seconds", "route" => route).set(age);
+    for (route, age) in &oldest {
+        metrics::gauge!("sse_guard_oldest_stream_age_seconds", "route" => route.clone()).set(*age);
     }
+    oldest.into_keys().collect()
 }
 
 pub(super) async fn metrics(State(admin): State<Shared>) -> impl IntoResponse {
     let version = "text/plain; version=0.0.4; charset=utf-8";
     ([(CONTENT_TYPE, version)], admin.exporter.render(&admin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_of_routes_that_are_gone_are_left_out() {
+        let text = "# TYPE streams counter\n\
+                    streams{route=\"/v1\",outcome=\"ok\"} 1\n\
+                    streams{outcome=\"ok\",route=\"/v2\"} 2\n\
+                    streams{route=\"\"} 3\n\
+                    age_bucket{route=\"/v1/*\",le=\"1\"} 4\n\
+                    age_bucket{route=\"/a\\\"b\",le=\"1\"} 5\n\
+                    up{subroute=\"/v3\"} 6\n\
+                    health{kind=\"route\",name=\"/v2\"} 8\n\
+                    health{kind=\"upstream\",name=\"/v2\"} 9\n\
+                    process 7\n";
+        let rendered = |routes: &[&str]| {
+            let routes = routes.iter().map(|route| (*route).to_owned()).collect();
+            let text = of_routes(text, &routes);
+            let samples = text.lines().filter(|line| !line.starts_with('#'));
+            let values = samples.filter_map(|line| line.split(' ').next_back()?.parse().ok());
+            values.collect::<Vec<u32>>()
+        };
+        assert_eq!(
+            rendered(&["/v1", "/v2", "/v1/*", "/a\"b"]),
+            [1, 2, 3, 4, 5, 6, 8, 9, 7]
+        );
+        assert_eq!(rendered(&["/v1"]), [1, 3, 6, 9, 7]);
+        assert_eq!(rendered(&["/a\"b"]), [3, 5, 6, 9, 7]);
+        assert_eq!(rendered(&[]), [3, 6, 9, 7]);
+        assert!(of_routes(text, &HashSet::new()).starts_with("# TYPE"));
+    }
 }

@@ -86,6 +86,7 @@ impl Condition {
                 StreamState::Connecting => Self::Connecting,
                 StreamState::Resuming => Self::Resuming,
                 StreamState::Degraded => Self::Degraded,
+                // The library may add states; the table shows those that it does not know as open.
                 _ => Self::Open,
             },
         }

@@ -25,6 +25,7 @@ pub(crate) fn forward(headers: &mut HeaderMap, peer: PeerAddr, trusted: &Forward
     let client = match (trusted.is_trusted_peer(peer), trusted.believed()) {
         (true, ForwardedHeader::XForwardedFor) => Client::by_x_forwarded(headers, trusted),
         (true, ForwardedHeader::Forwarded) => Client::by_forwarded(headers, trusted),
+        // Not trusted; or by a header that the library may add, which must not count unread.
         _ => {
             claims::remove(headers);
             Client::default()

@@ -162,6 +162,35 @@ fn routes_come_and_go_and_their_streams_stay() {
 }
 
 #[test]
+fn metrics_of_a_removed_route_go_with_its_last_stream() {
+    let origin = Origin::held();
+    let route = "[[route]]\npath = '/v1'\n";
+    let run = configured(&origin, route, &["--admin-listen=127.0.0.1:0"]);
+    let admin = run.proxy.admin();
+    let series = || {
+        let mut client = Client::connect(admin);
+        client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        client.head();
+        let text = String::from_utf8(client.raw()).unwrap();
+        let of_route = text.lines().filter(|line| line.contains("=\"/v1\""));
+        of_route.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let active = "sse_guard_streams_active{route=\"/v1\"} 1".to_owned();
+    let live = begun(run.proxy.addr, "/v1");
+    assert!(series().contains(&active));
+    run.hang_up("", 1);
+    assert!(series().contains(&active));
+    drop(live);
+    wait_until("its series are gone", || series().is_empty());
+    // A route that returns continues its counters, which never fall.
+    run.hang_up(route, 2);
+    let _live = begun(run.proxy.addr, "/v1");
+    assert!(series().contains(&active));
+    let opened = "sse_guard_streams_total{route=\"/v1\",outcome=\"opened\"} 2";
+    assert!(series().iter().any(|line| line == opened), "{:?}", series());
+}
+
+#[test]
 fn route_that_returns_keeps_its_counts() {
     let origin = Origin::held();
     let route = "[[route]]\npath = '/v1'\nlimit.total = 1\n";
