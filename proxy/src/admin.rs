@@ -56,7 +56,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// For connections to a listener that is given up.
-const MOMENT: Duration = Duration::from_secs(2);
+const OLD_CONNECTIONS_GRACE: Duration = Duration::from_secs(2);
 
 /// Above it the oldest of those that serve no request are closed, or else the newcomer. With few files
 /// it is a part of these.
@@ -115,7 +115,7 @@ impl Admin {
         let served = server.serve_in(&connections, listener, self.app(), stop.cancelled());
         let late = async {
             stop.cancelled().await;
-            tokio::time::sleep(MOMENT).await;
+            tokio::time::sleep(OLD_CONNECTIONS_GRACE).await;
         };
         tokio::select! {
             result = served => if let Err(error) = result {

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 
 /// Seconds that are kept: 15 minutes.
-const KEPT: usize = 900;
+const KEPT_SECONDS: usize = 900;
 
 /// What happened in one second.
 #[derive(Clone, Debug, Serialize)]
@@ -76,7 +76,7 @@ impl History {
             first_event_p50_ms: new.first_events.quantile(0.5).map(millis),
             first_event_p99_ms: new.first_events.quantile(0.99).map(millis),
         };
-        if past.seconds.len() == KEPT {
+        if past.seconds.len() == KEPT_SECONDS {
             past.seconds.pop_front();
         }
         past.seconds.push_back(second);
@@ -112,10 +112,10 @@ mod tests {
         history.note(&at(25));
         let second = history.last().unwrap();
         assert_eq!((second.events, second.active), (15, 7));
-        for n in 0..KEPT as u64 {
+        for n in 0..KEPT_SECONDS as u64 {
             history.note(&at(25 + n));
         }
-        assert_eq!(history.all().len(), KEPT);
+        assert_eq!(history.all().len(), KEPT_SECONDS);
         assert_eq!(history.all()[0].events, 0);
     }
 }

@@ -17,15 +17,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// Pages that may watch at once.
-const WATCHERS: u32 = 64;
+const MAX_FEEDS: u32 = 64;
 /// Maximum ends sent per second: the latest ones; the rest is in `/api/ends`.
-const ENDS: usize = 200;
+const MAX_ENDS_PER_SECOND: usize = 200;
 
 pub(super) fn guard() -> SseGuardLayer {
     SseGuardLayer::new()
         // Its streams are none that the operator would count.
         .metrics(None)
-        .limit(ConnectionLimitLayer::new().total(WATCHERS))
+        .limit(ConnectionLimitLayer::new().total(MAX_FEEDS))
         .rotation(RotationLayer::new().max_age(Duration::from_secs(3600), 0.1))
         .heartbeat(HeartbeatLayer::new(Duration::from_secs(5)))
 }
@@ -47,7 +47,7 @@ impl Watcher {
             return None;
         }
         let summary = self.summaries.borrow_and_update().clone();
-        let (count, ends) = self.admin.ended_after(self.seen, ENDS);
+        let (count, ends) = self.admin.ended_after(self.seen, MAX_ENDS_PER_SECOND);
         let missed = count - self.seen - ends.len() as u64;
         let ends: Vec<_> = ends.iter().map(row).collect();
         self.seen = count;

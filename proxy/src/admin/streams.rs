@@ -16,11 +16,11 @@ use sse_guard::{Stream, StreamId, StreamState};
 use tokio::time::Instant;
 
 /// Rows of a page without `limit`.
-const PAGE: usize = 100;
+const DEFAULT_PAGE_ROWS: usize = 100;
 
 /// A live stream.
 #[derive(Debug, Serialize)]
-struct Row {
+struct StreamRow {
     id: u64,
     state: Condition,
     route: Option<String>,
@@ -93,7 +93,7 @@ impl Condition {
     }
 }
 
-impl Row {
+impl StreamRow {
     /// With the data that only `reconnects` has.
     fn with_more(stream: &Stream, reconnects: bool) -> Self {
         Self {
@@ -266,9 +266,9 @@ pub(super) async fn list(
     let live = streams.len();
     let streams = wanted.select(streams);
     let page = streams.iter().skip(wanted.offset);
-    let page: Vec<Row> = page
-        .take(wanted.limit.unwrap_or(PAGE))
-        .map(Row::of)
+    let page: Vec<StreamRow> = page
+        .take(wanted.limit.unwrap_or(DEFAULT_PAGE_ROWS))
+        .map(StreamRow::of)
         .collect();
     Ok(Json(json!({
         "live": live,
@@ -298,7 +298,7 @@ pub(super) async fn one(
     let stream = admin.streams().stream(StreamId::from_u64(id));
     let row = stream.map(|stream| {
         let methods = rotated_methods(&admin, &stream);
-        Row::with_more(&stream, reconnects(&stream, methods.as_deref()))
+        StreamRow::with_more(&stream, reconnects(&stream, methods.as_deref()))
     });
     row.map(|row| Json(json!(row))).ok_or_else(|| none_such(id))
 }
@@ -359,14 +359,14 @@ mod tests {
         stream.set_names(&std::sync::Arc::default(), Some(details));
         assert!(reconnects(&stream, Some(&[Method::POST])));
         assert!(!reconnects(&stream, Some(&[Method::GET])));
-        let row = json!(Row::with_more(&stream, true));
+        let row = json!(StreamRow::with_more(&stream, true));
         assert_eq!(row["path"], "/v1");
         assert_eq!(row["family"], "eventsource");
         assert_eq!(row["request"]["method"], "POST");
         assert_eq!(row["response"]["status"], 200);
         stream.set_opaque();
         assert!(!reconnects(&stream, None));
-        assert!(json!(Row::of(&stream)).get("request").is_none());
+        assert!(json!(StreamRow::of(&stream)).get("request").is_none());
     }
 
     #[tokio::test(start_paused = true)]

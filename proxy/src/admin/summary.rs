@@ -17,7 +17,7 @@ use sse_guard::metrics::Snapshot;
 use std::collections::HashMap;
 
 /// Clients that are named, those with most streams first.
-const TOP: usize = 10;
+const MAX_TOP_CLIENTS: usize = 10;
 
 fn numbers(snapshot: &Snapshot) -> Value {
     json!({
@@ -57,9 +57,9 @@ fn top_clients(streams: &[Stream], ipv6_prefix: u8) -> Vec<Value> {
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
     let by_count = |a: &(_, usize), b: &(_, usize)| b.1.cmp(&a.1);
-    if counts.len() > TOP {
-        counts.select_nth_unstable_by(TOP - 1, by_count);
-        counts.truncate(TOP);
+    if counts.len() > MAX_TOP_CLIENTS {
+        counts.select_nth_unstable_by(MAX_TOP_CLIENTS - 1, by_count);
+        counts.truncate(MAX_TOP_CLIENTS);
     }
     counts.sort_by(by_count);
     let row = |(client, streams)| json!({ "client": ClientKey::network_text(&client, ipv6_prefix), "streams": streams });

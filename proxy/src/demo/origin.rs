@@ -189,11 +189,11 @@ enum Step {
 struct Script {
     steps: Box<dyn Iterator<Item = Step> + Send>,
     sleep: Pin<Box<Sleep>>,
-    state: State,
+    state: PlayState,
 }
 
 /// Where a [`Script`] is.
-enum State {
+enum PlayState {
     Playing,
     Waiting,
     Wedged,
@@ -500,7 +500,7 @@ impl Script {
             steps: Box::new(steps),
             // Not with the timer wheel until a first `Wait` sets and polls it.
             sleep: Box::pin(sleep(Duration::ZERO)),
-            state: State::Playing,
+            state: PlayState::Playing,
         }
     }
 }
@@ -515,32 +515,32 @@ impl Body for Script {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         loop {
             match self.state {
-                State::Playing => match self.steps.next() {
+                PlayState::Playing => match self.steps.next() {
                     Some(Step::Send(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                     Some(Step::Wait(pause)) => {
                         self.sleep.as_mut().reset(Instant::now() + pause);
-                        self.state = State::Waiting;
+                        self.state = PlayState::Waiting;
                     }
                     Some(Step::Break) => {
-                        self.state = State::Done;
+                        self.state = PlayState::Done;
                         return Poll::Ready(Some(Err(Broken)));
                     }
-                    Some(Step::Forever) => self.state = State::Wedged,
-                    None => self.state = State::Done,
+                    Some(Step::Forever) => self.state = PlayState::Wedged,
+                    None => self.state = PlayState::Done,
                 },
-                State::Waiting => {
+                PlayState::Waiting => {
                     ready!(self.sleep.as_mut().poll(cx));
-                    self.state = State::Playing;
+                    self.state = PlayState::Playing;
                 }
                 // Nothing will wake us, and nothing needs to: hyper drops us with the connection.
-                State::Wedged => return Poll::Pending,
-                State::Done => return Poll::Ready(None),
+                PlayState::Wedged => return Poll::Pending,
+                PlayState::Done => return Poll::Ready(None),
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.state, State::Done)
+        matches!(self.state, PlayState::Done)
     }
 }
 
