@@ -34,6 +34,7 @@ mod kinds;
 mod limits;
 mod logs;
 #[cfg(target_os = "linux")]
+mod paths;
 mod pressure;
 mod reload;
 mod requests;
