@@ -37,8 +37,11 @@
 //! has no key; the extractor logs one warning that names the remedy.
 
 mod forwarded;
+mod hints;
+mod key_fn;
 mod peer;
 
+use hints::LoggedHints;
 use http::{Extensions, HeaderMap, Method, Request, Uri};
 use ipnet::IpNet;
 use std::fmt;
@@ -47,11 +50,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use forwarded::ForwardedHeader;
 #[doc(hidden)]
 pub use forwarded::{Element, Node};
+pub use key_fn::KeyFn;
 pub use peer::PeerAddr;
 
 /// Maximum number of hops of a forwarded list that are read. Real chains have fewer than ten; a client can send
@@ -179,39 +182,6 @@ pub struct ForwardedIp {
     hints: Arc<LoggedHints>,
 }
 
-/// A [`KeyExtractor`] from a closure over the head of the request.
-///
-/// The rules in the documentation of [`KeyExtractor`] apply to the closure.
-///
-/// ```
-/// use sse_guard::client_key::{ClientKey, KeyFn};
-/// use std::sync::Arc;
-///
-/// /// Left in the extensions by the layer that checks logins.
-/// #[derive(Clone)]
-/// struct Account(Arc<str>);
-///
-/// let by_account = KeyFn::new(|request| {
-///     let Account(name) = request.extensions.get()?;
-///     Some(ClientKey::Name(name.clone()))
-/// });
-/// # use sse_guard::client_key::KeyExtractor;
-/// # let request = http::Request::builder().extension(Account("acme".into())).body(()).unwrap();
-/// # assert_eq!(by_account.key(&request), Some(ClientKey::from("acme")));
-///
-/// // The first segment of the path names the tenant.
-/// let by_tenant = KeyFn::new(|request| {
-///     let tenant = request.uri.path().split('/').nth(1)?;
-///     Some(ClientKey::from(tenant))
-/// });
-/// # let request = http::Request::get("/acme/events").body(()).unwrap();
-/// # assert_eq!(by_tenant.key(&request), Some(ClientKey::from("acme")));
-/// ```
-#[derive(Clone, Copy)]
-pub struct KeyFn<F> {
-    function: F,
-}
-
 /// The head of a request, as a [`KeyFn`] gets it.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -235,13 +205,6 @@ impl<'a> RequestHead<'a> {
             extensions: request.extensions(),
         }
     }
-}
-
-/// The warnings that are already logged. Each is logged once, as warnings per request could fill the disk.
-#[derive(Debug, Default)]
-struct LoggedHints {
-    untrusted_proxy: AtomicBool,
-    no_peer: AtomicBool,
 }
 
 impl ClientKey {
@@ -414,86 +377,6 @@ impl KeyExtractor for ForwardedIp {
         self.hints.note_untrusted(peer, request.headers());
         Some(peer.key())
     }
-}
-
-impl<F> KeyFn<F>
-where
-    F: Fn(RequestHead<'_>) -> Option<ClientKey> + Clone + Send + Sync + 'static,
-{
-    /// Calls `function` once for each request; `None` is a request without a key.
-    #[must_use]
-    pub fn new(function: F) -> Self {
-        Self { function }
-    }
-}
-
-impl<F> KeyExtractor for KeyFn<F>
-where
-    F: Fn(RequestHead<'_>) -> Option<ClientKey> + Clone + Send + Sync + 'static,
-{
-    fn key<B>(&self, request: &Request<B>) -> Option<ClientKey> {
-        (self.function)(RequestHead::of(request))
-    }
-}
-
-impl<F> fmt::Debug for KeyFn<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("KeyFn")
-            .field(&format_args!("{}", std::any::type_name::<F>()))
-            .finish()
-    }
-}
-
-impl LoggedHints {
-    /// Returns the peer. Logs once how to provide it if it is missing.
-    fn peer(&self, extensions: &Extensions) -> Option<PeerAddr> {
-        let peer = peer_addr(extensions);
-        if peer.is_none() && is_first_call(&self.no_peer) {
-            tracing::warn!(
-                "requests carry no peer address, so limits per client cannot distinguish clients. \
-                 With axum, enable the feature `axum` of sse-guard and serve by \
-                 `into_make_service_with_connect_info::<SocketAddr>()`; with any other server, \
-                 insert `PeerAddr` into the extensions of each request. (Logged once.)"
-            );
-        }
-        peer
-    }
-
-    /// Logs once how to trust a peer, if a request by an untrusted one may come from a proxy.
-    fn note_untrusted(&self, peer: PeerAddr, headers: &HeaderMap) {
-        let addresses = ForwardedHeader::ALL.iter().map(|header| header.name());
-        // A proxy that terminates TLS may send only this one.
-        let header = addresses
-            .chain(["x-forwarded-proto"])
-            .find(|name| headers.contains_key(*name));
-        // The header may also be forged by a client that tries to be trusted.
-        if let Some(header) = header
-            && is_first_call(&self.untrusted_proxy)
-        {
-            let (peer, network) = match peer.ip().map(|ip| ip.to_canonical()) {
-                Some(ip) => (ip.to_string(), IpNet::from(ip).to_string()),
-                None => (peer.to_string(), "unix".to_owned()),
-            };
-            let in_code = match network.as_str() {
-                "unix" => "ForwardedIp::unix",
-                _ => "ForwardedIp::new",
-            };
-            tracing::warn!(
-                %peer,
-                header,
-                "a peer that is not trusted sends `{header}`. If {peer} is a proxy of yours, limits \
-                 per IP count all clients behind it as one, and the upstream does not get its \
-                 `X-Forwarded-Proto`: behind TLS that makes apps redirect to https endlessly. Set \
-                 `trusted_proxies = [\"{network}\"]` (in code: `{in_code}`). If it is not, \
-                 the header is forged and ignored. (Logged once.)",
-            );
-        }
-    }
-}
-
-/// True for the first caller. The load keeps all later ones from writing to a shared cache line.
-fn is_first_call(logged: &AtomicBool) -> bool {
-    !logged.load(Ordering::Relaxed) && !logged.swap(true, Ordering::Relaxed)
 }
 
 pub(crate) fn peer_addr(extensions: &Extensions) -> Option<PeerAddr> {
