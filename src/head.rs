@@ -103,6 +103,12 @@ pub(crate) fn accepts_json(headers: &HeaderMap) -> bool {
 }
 
 fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
+    // Most fields are this type alone. Only the first counts here: a
+    // quoted string may continue in the next field.
+    let first = headers.get(ACCEPT).map(HeaderValue::as_bytes);
+    if first == Some(media_type.as_bytes()) {
+        return true;
+    }
     media_type::members(headers, ACCEPT).any(|member| {
         let named = media_type::essence(member);
         named.is_some_and(|named| named.eq_ignore_ascii_case(media_type.as_bytes()))

@@ -32,24 +32,10 @@ impl RequestInfo {
         }
     }
 
-    /// Whether a response of this status has a body, RFC 9112 section 6.3. That of a 205 is empty.
-    pub(crate) fn has_body(&self, status: StatusCode) -> bool {
-        let is_tunnel = self.method == Method::CONNECT && status.is_success();
-        let is_empty = matches!(
-            status,
-            StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
-        );
-        self.method != Method::HEAD && !is_tunnel && !is_empty && !status.is_informational()
-    }
-
     /// Whether the response is that of a HEAD whose GET would open a stream: by RFC 9110 section 9.3.2 both have
     /// the same fields.
     pub(crate) fn is_head_of_stream(&self, head: &response::Parts) -> bool {
-        let as_get = Self {
-            method: Method::GET,
-            ..self.clone()
-        };
-        self.method == Method::HEAD && ResponseKind::of(&as_get, head) == ResponseKind::Stream
+        self.method == Method::HEAD && ResponseKind::of(&Method::GET, head) == ResponseKind::Stream
     }
 
     pub(crate) fn is_get(&self) -> bool {
@@ -75,6 +61,17 @@ impl RequestInfo {
     }
 }
 
+/// Whether the response of this status to a request of this method has a body, RFC 9112 section 6.3. That of a 205
+/// is empty.
+pub(crate) fn has_body(method: &Method, status: StatusCode) -> bool {
+    let is_tunnel = *method == Method::CONNECT && status.is_success();
+    let is_empty = matches!(
+        status,
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    *method != Method::HEAD && !is_tunnel && !is_empty && !status.is_informational()
+}
+
 /// The kind of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseKind {
@@ -92,8 +89,8 @@ pub enum ResponseKind {
 impl ResponseKind {
     /// A stream is a 2xx with a body of its type, for any method: an `EventSource` accepts 200 only, other clients
     /// accept all of them.
-    pub fn of(request_info: &RequestInfo, head: &response::Parts) -> Self {
-        if !request_info.has_body(head.status)
+    pub fn of(method: &Method, head: &response::Parts) -> Self {
+        if !has_body(method, head.status)
             || !head.status.is_success()
             || !is_event_stream(&head.headers)
         {
@@ -120,18 +117,11 @@ mod tests {
     use http::{HeaderName, Response};
 
     fn kind(method: Method, status: u16, headers: &[(HeaderName, &str)]) -> ResponseKind {
-        let request_info = RequestInfo {
-            method,
-            accepts_stream: true,
-            family: Family::Raw,
-            is_family_fixed: false,
-            cache_control: CacheControl::Replace,
-        };
         let mut response = Response::builder().status(status);
         for (name, value) in headers {
             response = response.header(name, *value);
         }
-        ResponseKind::of(&request_info, &response.body(()).unwrap().into_parts().0)
+        ResponseKind::of(&method, &response.body(()).unwrap().into_parts().0)
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::detect::Sign;
 use crate::head;
 use crate::wire::RawEvent;
 use http::header::USER_AGENT;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use memchr::memmem;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -50,6 +50,18 @@ pub(crate) enum AnswerFormat {
     OpenAi,
     Anthropic,
 }
+
+// As names, which are parsed once: all of them are looked up in each request.
+static OPENAI: [HeaderName; 3] = [
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
+    HeaderName::from_static("openai-beta"),
+];
+static ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+static MCP: [HeaderName; 2] = [
+    HeaderName::from_static("mcp-protocol-version"),
+    HeaderName::from_static("mcp-session-id"),
+];
 
 /// A family without signs, whose clients are unknown.
 const UNKNOWN: Profile = Profile {
@@ -146,8 +158,7 @@ families! {
         name: "mcp",
         is_feed: true,
         names_itself: |headers| {
-            let own = ["mcp-protocol-version", "mcp-session-id"];
-            let has_own = own.iter().any(|name| headers.contains_key(*name));
+            let has_own = MCP.iter().any(|name| headers.contains_key(name));
             has_own && !names_anthropic(headers)
         },
         is_likely: |method, headers| method != Method::GET && head::accepts_json(headers),
@@ -174,8 +185,7 @@ fn contains(start: &[u8], word: &str) -> bool {
 
 /// Headers that only OpenAI's own SDKs send. Many APIs take their bearer tokens and `x-stainless-` headers.
 fn is_openai(headers: &HeaderMap) -> bool {
-    let own = ["openai-organization", "openai-project", "openai-beta"];
-    own.iter().any(|name| headers.contains_key(*name))
+    OPENAI.iter().any(|name| headers.contains_key(name))
         || headers
             .get(USER_AGENT)
             .is_some_and(|agent| memmem::find(agent.as_bytes(), b"OpenAI/").is_some())
@@ -207,7 +217,7 @@ fn is_openai_event(event: &RawEvent<'_>, start: &[u8]) -> bool {
 }
 
 fn names_anthropic(headers: &HeaderMap) -> bool {
-    headers.contains_key("anthropic-version")
+    headers.contains_key(&ANTHROPIC_VERSION)
 }
 
 /// <https://docs.anthropic.com/en/api/errors>

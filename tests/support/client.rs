@@ -7,16 +7,15 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than anything takes here: a test that waits so long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than anything takes, also on a machine with a load of 30: a test that waits for this time has failed.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Polls until it holds, and asserts that it comes to that. Some conditions take many requests each second, which a
-/// busy machine handles slowly.
+/// Polls until it holds, and asserts that it comes to that.
 #[track_caller]
 pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < 4 * PATIENCE, "never came: {what}");
+        assert!(start.elapsed() < PATIENCE, "never came: {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }

@@ -5,6 +5,7 @@
 //! logged in.
 
 use http::{HeaderMap, HeaderName};
+use std::sync::LazyLock;
 
 /// What all names of a family of such fields begin with.
 const FAMILIES: &[&str] = &[
@@ -113,18 +114,18 @@ const FIELDS: &[&str] = &[
 ];
 
 /// Fields that repeat the protocol, after which they are written too, if the request has them.
-pub(super) const SCHEMES: [&str; 4] = [
-    "x-forwarded-protocol",
-    "x-forwarded-scheme",
-    "x-url-scheme",
-    "x-scheme",
+pub(super) static SCHEMES: [HeaderName; 4] = [
+    HeaderName::from_static("x-forwarded-protocol"),
+    HeaderName::from_static("x-forwarded-scheme"),
+    HeaderName::from_static("x-url-scheme"),
+    HeaderName::from_static("x-scheme"),
 ];
 /// The same as `on` and `off`.
-pub(super) const IS_SECURE: [&str; 4] = [
-    "x-forwarded-ssl",
-    "front-end-https",
-    "x-forwarded-https",
-    "x-https",
+pub(super) static IS_SECURE: [HeaderName; 4] = [
+    HeaderName::from_static("x-forwarded-ssl"),
+    HeaderName::from_static("front-end-https"),
+    HeaderName::from_static("x-forwarded-https"),
+    HeaderName::from_static("x-https"),
 ];
 
 /// What the fields that this proxy writes begin with. It also writes [`SCHEMES`] and [`IS_SECURE`].
@@ -153,9 +154,26 @@ fn is_of_family(name: &str, family: &str) -> bool {
     bytes(name).take(family.len()).eq(family.bytes())
 }
 
+/// The first bytes of all claims: most fields of a request are ruled out by theirs.
+static FIRST_BYTES: LazyLock<[bool; 256]> = LazyLock::new(|| {
+    let repeated = SCHEMES.iter().chain(&IS_SECURE).map(HeaderName::as_str);
+    let claims = [WRITTEN, FAMILIES, FIELDS].into_iter().flatten().copied();
+    let mut found = [false; 256];
+    for claim in claims.chain(repeated) {
+        found[usize::from(claim.as_bytes()[0])] = true;
+    }
+    found
+});
+
 /// Whether a server may take the field for a proxy's report.
 pub(super) fn is_claim(name: &HeaderName) -> bool {
     let text = name.as_str();
+    if !bytes(text)
+        .next()
+        .is_some_and(|first| FIRST_BYTES[usize::from(first)])
+    {
+        return false;
+    }
     is_written(name)
         || FAMILIES.iter().any(|family| is_of_family(text, family))
         || FIELDS.iter().any(|field| is_alike(text, field))
@@ -172,7 +190,7 @@ fn is_written(name: &HeaderName) -> bool {
     let name = name.as_str();
     let mut repeated = SCHEMES.iter().chain(&IS_SECURE);
     WRITTEN.iter().any(|family| is_of_family(name, family))
-        || repeated.any(|field| is_alike(name, field))
+        || repeated.any(|field| is_alike(name, field.as_str()))
 }
 
 /// Removes all claims of a client that is not a trusted proxy.

@@ -12,12 +12,12 @@ use sse_guard::internal::Node;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-const FORWARDED: &str = "forwarded";
-const X_FORWARDED_FOR: &str = "x-forwarded-for";
-const X_FORWARDED_HOST: &str = "x-forwarded-host";
-const X_FORWARDED_PORT: &str = "x-forwarded-port";
-const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
-const X_REAL_IP: &str = "x-real-ip";
+static FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Describes the client to the upstream. Fields of the request count if the peer is trusted.
 pub(crate) fn forward(headers: &mut HeaderMap, peer: PeerAddr, trusted: &ForwardedIp) {
@@ -59,7 +59,7 @@ impl Client {
         for element in trusted.reported(headers) {
             client.push(element.node, element.text.to_vec(), trusted);
         }
-        let reported = |name: &&str| reported(headers, name, client.known);
+        let reported = |name: &HeaderName| reported(headers, name, client.known);
         let mut schemes = SCHEMES.iter().filter_map(reported).filter_map(protocol);
         let mut secure = IS_SECURE.iter().filter_map(reported).filter_map(secure);
         let own = reported(&X_FORWARDED_PROTO).and_then(protocol);
@@ -92,8 +92,8 @@ impl Client {
         }
         // A proxy that writes the one form passes the other on as a stranger sent it.
         let repeated = SCHEMES.iter().chain(&IS_SECURE);
-        for name in repeated.chain(&[X_FORWARDED_PORT]) {
-            headers.remove(*name);
+        for name in repeated.chain([&X_FORWARDED_PORT]) {
+            headers.remove(name);
         }
         client
     }
@@ -130,8 +130,8 @@ impl Client {
         let port = explicit.or(self.port);
 
         match self.x_forwarded_for(peer) {
-            line if line.is_empty() => drop(headers.remove(X_FORWARDED_FOR)),
-            line => set(headers, X_FORWARDED_FOR, &line),
+            line if line.is_empty() => drop(headers.remove(&X_FORWARDED_FOR)),
+            line => set(headers, &X_FORWARDED_FOR, &line),
         }
         let full_host = match (host, port) {
             (Some(host), Some(port)) if explicit.is_none() && !is_default(proto, port) => {
@@ -140,35 +140,32 @@ impl Client {
             (host, _) => host.map(str::to_owned),
         };
         let forwarded = self.forwarded(peer, proto, full_host.as_deref());
-        set(headers, FORWARDED, forwarded.as_bytes());
-        set(headers, X_FORWARDED_PROTO, proto.as_bytes());
+        set(headers, &FORWARDED, forwarded.as_bytes());
+        set(headers, &X_FORWARDED_PROTO, proto.as_bytes());
         match host {
-            Some(host) => set(headers, X_FORWARDED_HOST, host.as_bytes()),
-            None => drop(headers.remove(X_FORWARDED_HOST)),
+            Some(host) => set(headers, &X_FORWARDED_HOST, host.as_bytes()),
+            None => drop(headers.remove(&X_FORWARDED_HOST)),
         }
 
         // What else is there has to agree.
-        if headers.contains_key(X_FORWARDED_PORT) {
+        if headers.contains_key(&X_FORWARDED_PORT) {
             match port {
-                Some(port) => set(headers, X_FORWARDED_PORT, port.to_string().as_bytes()),
-                None => drop(headers.remove(X_FORWARDED_PORT)),
+                Some(port) => set(headers, &X_FORWARDED_PORT, port.to_string().as_bytes()),
+                None => drop(headers.remove(&X_FORWARDED_PORT)),
             }
         }
-        if headers.contains_key(X_REAL_IP) {
+        if headers.contains_key(&X_REAL_IP) {
             match self.address(peer) {
-                Some(address) => set(headers, X_REAL_IP, address.to_string().as_bytes()),
-                None => drop(headers.remove(X_REAL_IP)),
+                Some(address) => set(headers, &X_REAL_IP, address.to_string().as_bytes()),
+                None => drop(headers.remove(&X_REAL_IP)),
             }
         }
         let is_secure = match proto {
             "https" | "wss" => "on",
             _ => "off",
         };
-        let schemes = SCHEMES.map(|name| (name, proto));
-        for (name, value) in schemes
-            .into_iter()
-            .chain(IS_SECURE.map(|name| (name, is_secure)))
-        {
+        let schemes = SCHEMES.iter().map(|name| (name, proto));
+        for (name, value) in schemes.chain(IS_SECURE.iter().map(|name| (name, is_secure))) {
             if headers.contains_key(name) {
                 set(headers, name, value.as_bytes());
             }
@@ -214,8 +211,7 @@ impl Client {
 }
 
 /// One line, since some servers read only the first.
-fn set(headers: &mut HeaderMap, name: &'static str, value: &[u8]) {
-    let name = HeaderName::from_static(name);
+fn set(headers: &mut HeaderMap, name: &HeaderName, value: &[u8]) {
     match HeaderValue::from_bytes(value) {
         Ok(value) => drop(headers.insert(name, value)),
         // All of it comes from values.
@@ -242,7 +238,7 @@ fn element(line: &mut String, node: &Node, of: Option<(&str, Option<&str>)>) {
 
 /// The value of a field for the client, the `known`th from the right. If each proxy has appended to
 /// a list, its elements stand for the same hops as those of `X-Forwarded-For`.
-fn reported<'h>(headers: &'h HeaderMap, name: &str, known: usize) -> Option<&'h [u8]> {
+fn reported<'h>(headers: &'h HeaderMap, name: &HeaderName, known: usize) -> Option<&'h [u8]> {
     let lines = headers.get_all(name).iter().rev();
     lines
         .flat_map(|line| line.as_bytes().rsplit(|&byte| byte == b','))
