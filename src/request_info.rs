@@ -116,12 +116,12 @@ mod tests {
     use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
     use http::{HeaderName, Response};
 
-    fn kind(method: Method, status: u16, headers: &[(HeaderName, &str)]) -> ResponseKind {
+    fn kind(method: &Method, status: u16, headers: &[(HeaderName, &str)]) -> ResponseKind {
         let mut response = Response::builder().status(status);
         for (name, value) in headers {
             response = response.header(name, *value);
         }
-        ResponseKind::of(&method, &response.body(()).unwrap().into_parts().0)
+        ResponseKind::of(method, &response.body(()).unwrap().into_parts().0)
     }
 
     #[test]
@@ -134,23 +134,23 @@ mod tests {
         ] {
             let typed = [(CONTENT_TYPE, content_type)];
             for status in [200, 201, 202, 203, 226, 299] {
-                assert_eq!(kind(Method::GET, status, &typed), ResponseKind::Stream);
-                assert_eq!(kind(Method::POST, status, &typed), ResponseKind::Stream);
-                assert_eq!(kind(Method::HEAD, status, &typed), ResponseKind::Other);
-                assert_eq!(kind(Method::CONNECT, status, &typed), ResponseKind::Other);
+                assert_eq!(kind(&Method::GET, status, &typed), ResponseKind::Stream);
+                assert_eq!(kind(&Method::POST, status, &typed), ResponseKind::Stream);
+                assert_eq!(kind(&Method::HEAD, status, &typed), ResponseKind::Other);
+                assert_eq!(kind(&Method::CONNECT, status, &typed), ResponseKind::Other);
             }
-            assert_eq!(kind(Method::GET, 206, &typed), ResponseKind::Partial);
+            assert_eq!(kind(&Method::GET, 206, &typed), ResponseKind::Partial);
             for status in [101, 204, 205, 301, 304, 404, 429, 500] {
-                assert_eq!(kind(Method::GET, status, &typed), ResponseKind::Other);
+                assert_eq!(kind(&Method::GET, status, &typed), ResponseKind::Other);
             }
         }
         for content_type in ["text/event-streams", "text/plain", "application/json", ""] {
             assert_eq!(
-                kind(Method::GET, 200, &[(CONTENT_TYPE, content_type)]),
+                kind(&Method::GET, 200, &[(CONTENT_TYPE, content_type)]),
                 ResponseKind::Other
             );
         }
-        assert_eq!(kind(Method::GET, 200, &[]), ResponseKind::Other);
+        assert_eq!(kind(&Method::GET, 200, &[]), ResponseKind::Other);
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
             ("none", ResponseKind::Stream),
         ] {
             let headers = [(CONTENT_TYPE, EVENT_STREAM), (CONTENT_ENCODING, coding)];
-            assert_eq!(kind(Method::GET, 200, &headers), expected);
+            assert_eq!(kind(&Method::GET, 200, &headers), expected);
         }
     }
 }

@@ -230,7 +230,7 @@ impl<B> ResumePlan<B> {
             return self.wait(failed, ResumeError::Refused(failed).into(), min_delay);
         }
         let (mut head, body) = response.into_parts();
-        if ResponseKind::of(&self.request_info, &head) != ResponseKind::Stream {
+        if ResponseKind::of(&self.request_info.method, &head) != ResponseKind::Stream {
             return Response::from_parts(head, ResumeBody::pass(body));
         }
         head.headers.remove(CONTENT_LENGTH);

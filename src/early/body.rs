@@ -162,7 +162,7 @@ impl<F> Waiting<F> {
             what.push_str(", whose head does not allow this origin to read it");
             return client.failure_state(parts.status, &what, StreamError::Refused(parts.status));
         }
-        match ResponseKind::of(&self.request_info, &parts) {
+        match ResponseKind::of(&self.request_info.method, &parts) {
             ResponseKind::Stream => return EarlyBodyState::Inner { body },
             ResponseKind::Encoded => what.push_str(", but a compressed event stream"),
             ResponseKind::Partial => what.push_str(", but a part of an event stream"),

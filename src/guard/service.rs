@@ -152,7 +152,7 @@ fn opened<L: StreamLayer, B>(
     let waits = parts.extensions.get().map(|WaitsInPlaceOf(status)| *status);
     let kind = match rejected || in_place_of.is_some() {
         true => ResponseKind::Other,
-        false => ResponseKind::of(request_info, &parts),
+        false => ResponseKind::of(&request_info.method, &parts),
     };
     let known = parts.extensions.get::<Stream>().cloned();
     // The guard that finds no record is the innermost, and writes it.

@@ -3,7 +3,7 @@
 use crate::guard::ResponseInfo;
 use crate::head::{is_event_stream, names_event_stream};
 use crate::lock::lock;
-use crate::request_info::ResponseKind;
+use crate::request_info::{ResponseKind, has_body};
 use crate::stream::{Details, RequestDetails};
 use http::header::CONTENT_TYPE;
 use std::sync::Mutex;
@@ -49,7 +49,9 @@ impl Unguarded {
             ResponseKind::Stream => None,
             ResponseKind::Encoded => Some(Self::Encoded),
             ResponseKind::Partial => Some(Self::Partial),
-            ResponseKind::Other if head.rejected || !head.request_info.has_body(head.status) => {
+            ResponseKind::Other
+                if head.rejected || !has_body(&head.request_info.method, head.status) =>
+            {
                 None
             }
             ResponseKind::Other if is_event_stream(head.headers) => Some(Self::Status),
@@ -178,7 +180,7 @@ mod tests {
             request_info: &request_info,
             status: head.status,
             headers: &head.headers,
-            kind: ResponseKind::of(&request_info, &head),
+            kind: ResponseKind::of(&request_info.method, &head),
             stream: None,
             rejected: false,
         })

@@ -310,7 +310,7 @@ impl<B: Send + 'static> Reconnect<B> {
                 return Err(FailedAttempt::unreachable());
             }
         };
-        if ResponseKind::of(&self.request_info, &head) == ResponseKind::Stream {
+        if ResponseKind::of(&self.request_info.method, &head) == ResponseKind::Stream {
             turn.succeeded();
             let granted = self.reissue.saved_request().granted();
             if granted.is_some_and(|granted| !granted.is_confirmed_by(&head)) {

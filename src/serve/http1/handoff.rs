@@ -6,7 +6,6 @@ use super::response_body::ResponseBody;
 use crate::client_key::PeerAddr;
 use crate::guard::BoxError;
 use crate::lock::lock;
-use crate::request_info::RequestInfo;
 use crate::serve::RequestBody;
 use crate::serve::attachment::ClientConnection;
 use crate::serve::client_io::ClientIo;
@@ -128,7 +127,7 @@ where
             // A replayed head, which only shows hyper how to write the response that is ready.
             return response;
         }
-        let (options, request_info) = (RequestOptions::of(&request), RequestInfo::of(&request));
+        let (options, method) = (RequestOptions::of(&request), request.method().clone());
         let (mut parts, incoming) = request.into_parts();
         let (body, upload) = RequestBody::new(incoming);
         parts.extensions.insert(self.peer);
@@ -138,8 +137,7 @@ where
             parts.extensions.insert(axum::extract::ConnectInfo(address));
         }
         let request = Request::from_parts(parts, body);
-        let request =
-            PendingRequest::new(self.service.clone(), request, request_info, options, upload);
+        let request = PendingRequest::new(self.service.clone(), request, method, options, upload);
         self.handoff.set(HandoffState::Request(request));
         response
     }

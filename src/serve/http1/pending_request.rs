@@ -4,7 +4,7 @@ use super::NextStep;
 use super::request_options::RequestOptions;
 use super::writer::StreamWriter;
 use crate::guard::BoxError;
-use crate::request_info::{RequestInfo, ResponseKind};
+use crate::request_info::ResponseKind;
 use crate::serve::client_io::ClientIo;
 use crate::serve::request_body::{RequestBody, Upload};
 use crate::serve::stall::MAX_BUFFERED_RESPONSE;
@@ -22,7 +22,7 @@ use tower_service::Service;
 /// Dropping it cancels the request.
 pub(in crate::serve) struct PendingRequest<B> {
     response: Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>,
-    request_info: RequestInfo,
+    method: Method,
     pub(super) request_options: RequestOptions,
     pub(super) upload: Upload,
 }
@@ -31,7 +31,7 @@ pub(in crate::serve) struct PendingRequest<B> {
 pub(in crate::serve) struct ReadyResponse<B> {
     pub(super) result: Result<Response<B>, BoxError>,
     pub(super) request_options: RequestOptions,
-    request_info: RequestInfo,
+    method: Method,
     is_stream: bool,
     /// hyper closes the connection after it, because it does not read the rest of the request's body.
     is_last: bool,
@@ -55,7 +55,7 @@ impl<B> ReadyResponse<B> {
 
     /// Returns a request head for which hyper writes this response in the same way as for the original one.
     pub(in crate::serve) fn replay_head(&self) -> Vec<u8> {
-        self.request_options.replay_head(&self.request_info.method)
+        self.request_options.replay_head(&self.method)
     }
 }
 
@@ -70,7 +70,7 @@ impl<B: Body<Data = Bytes>> PendingRequest<B> {
     pub(super) fn new<S>(
         service: S,
         request: Request<RequestBody>,
-        request_info: RequestInfo,
+        method: Method,
         request_options: RequestOptions,
         upload: Upload,
     ) -> Self
@@ -82,7 +82,7 @@ impl<B: Body<Data = Bytes>> PendingRequest<B> {
         let request = Some(Box::new(request));
         Self {
             response: Box::pin(Oneshot::Starting { service, request }),
-            request_info,
+            method,
             request_options,
             upload,
         }
@@ -95,7 +95,7 @@ impl<B: Body<Data = Bytes>> PendingRequest<B> {
         let result = self.response.as_mut().poll(cx);
         io.set_accepts_interim(false);
         let result = ready!(result);
-        let (request_options, request_info) = (self.request_options, self.request_info.clone());
+        let (request_options, method) = (self.request_options, self.method.clone());
         let response = match result {
             Ok(response) => response,
             Err(error) => {
@@ -103,14 +103,14 @@ impl<B: Body<Data = Bytes>> PendingRequest<B> {
                 return Poll::Ready(Resolved::Response(ReadyResponse {
                     result,
                     request_options,
-                    request_info,
+                    method,
                     is_stream: false,
                     is_last: false,
                 }));
             }
         };
         let (parts, body) = response.into_parts();
-        let is_stream = ResponseKind::of(&request_info, &parts) != ResponseKind::Other
+        let is_stream = ResponseKind::of(&method, &parts) != ResponseKind::Other
             && !parts.headers.contains_key(CONTENT_LENGTH)
             && body.size_hint().exact().is_none();
         let mut response = Response::from_parts(parts, body);
@@ -119,7 +119,7 @@ impl<B: Body<Data = Bytes>> PendingRequest<B> {
         }
         let size = response.body().size_hint().exact();
         let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let is_tunnel = is_switch || request_info.method == Method::CONNECT;
+        let is_tunnel = is_switch || method == Method::CONNECT;
         let may_pause = !is_tunnel && size.is_none_or(|size| size > MAX_BUFFERED_RESPONSE);
         io.begin_response(is_stream, may_pause);
         // hyper still reads the rest of the request's body otherwise.
@@ -141,7 +141,7 @@ impl<B: Body<Data = Bytes>> PendingRequest<B> {
         Poll::Ready(Resolved::Response(ReadyResponse {
             result,
             request_options,
-            request_info,
+            method,
             is_stream,
             is_last: self.upload.is_abandoned(),
         }))

@@ -17,8 +17,8 @@ use bytes::BytesMut;
 use http::{Response, StatusCode, Version};
 use http_body_util::Either;
 use hyper::client::conn::http1::SendRequest;
+use sse_guard::internal::ResponseKind;
 use sse_guard::internal::Upload;
-use sse_guard::internal::{RequestInfo, ResponseKind};
 use sse_guard::serve::Io;
 use std::future::poll_fn;
 use std::task::Poll;
@@ -59,7 +59,7 @@ pub(in crate::upstream) async fn exchange(
         is_repeatable,
         heads,
     } = sent;
-    let request_info = RequestInfo::of(&request);
+    let method = request.method().clone();
     let Reply {
         response,
         sender,
@@ -91,7 +91,7 @@ pub(in crate::upstream) async fn exchange(
     let pool_return = binding.pool_return(&parts);
     // What is left of the request is hyper's to send, and an end that came with the head hyper's to
     // see: no event would report it.
-    let is_stream = ResponseKind::of(&request_info, &parts) != ResponseKind::Other;
+    let is_stream = ResponseKind::of(&method, &parts) != ResponseKind::Other;
     let is_empty = matches!(length, BodyLength::Length(0));
     let is_sent = upload.is_over() && !gate.is_blocked() && !gate.has_failed();
     let is_ours = is_stream && !is_empty && is_sent;
