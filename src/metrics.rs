@@ -17,7 +17,7 @@
 //! | `sse_guard_dropped_bytes_total` | counter | bytes of unfinished events, dropped when a stream failed or was ended, by `route` |
 //! | `sse_guard_heartbeats_total` | counter | heartbeats, of all [`HeartbeatLayer`](crate::heartbeat::HeartbeatLayer)s |
 //! | `sse_guard_rejections_total` | counter | by `reason`, of all [`ConnectionLimitLayer`](crate::connection_limit::ConnectionLimitLayer)s |
-//! | `sse_guard_ends_total` | counter | by `reason`, an [`EndReason`], and `route` where this layer sets it; of `upstream_error` also by `fault`, an [`UpstreamFault`](crate::UpstreamFault) |
+//! | `sse_guard_ends_total` | counter | by `reason`, an [`EndReason`](crate::EndReason), and `route` where this layer sets it; of `upstream_error` also by `fault`, an [`UpstreamFault`](crate::UpstreamFault) |
 //! | `sse_guard_unguarded_total` | counter | responses that look like streams and pass without some or all protections, by `reason`, an [`Unguarded`] |
 //! | `sse_guard_early_answers_total` | counter | requests that got a response before their upstream responded, of all [`EarlyLayer`](crate::early::EarlyLayer)s |
 //! | `sse_guard_unavailable_total` | counter | responses in place of a 5xx, by `answer`: `retry_later` of all [`UnavailableLayer`](crate::unavailable::UnavailableLayer)s, `wait` of all [`ResumeLayer`](crate::resume::ResumeLayer)s |

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Reconnects a lost upstream behind a live stream. See the [module docs](self).
+/// Reconnects a lost upstream behind a live stream. See the [module docs](crate::resume).
 #[derive(Clone, Debug)]
 pub struct ResumeLayer {
     pub(super) enabled: bool,
