@@ -96,6 +96,8 @@ step "tests of the library without features"
 cargo test -p sse-guard
 
 step "tests, all features: unit, wire, examples and benches build"
+# Most of the time the tests over real sockets wait.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-$((2 * $(nproc)))}"
 cargo test --workspace --all-features --all-targets 2>&1 | tee -a "$log"
 
 step "doc tests"
