@@ -34,12 +34,20 @@ node_clients() {
     cp proxy/tests/clients/package.json proxy/tests/clients/package-lock.json "$1" &&
         npm ci --prefix "$1" --silent --no-audit --no-fund --ignore-scripts --engine-strict
 }
-install_once "$clients/python" proxy/tests/clients/requirements.txt python_clients
-install_once "$clients/node" proxy/tests/clients/package-lock.json node_clients
+# The parser of proxy/tests/it/deploy.rs does not evaluate expressions.
+unpack_package promtool prometheus target/tools/prometheus
+# Beside the lints, which do not need the network.
+installed="$(mktemp)"
+{
+    install_once "$clients/python" proxy/tests/clients/requirements.txt python_clients
+    install_once "$clients/node" proxy/tests/clients/package-lock.json node_clients
+    tests/stacks/run.sh --install
+} >"$installed" 2>&1 &
+installer=$!
 
 # What cannot be tested on this machine is written here, too.
 log="$(mktemp)"
-trap 'rm -f "$log"' EXIT
+trap 'rm -f "$log" "$installed"; kill "$installer" 2>/dev/null || true' EXIT
 skip() { echo "skipped: $*" | tee -a "$log"; }
 
 step "format"
@@ -79,8 +87,6 @@ else
     skip "licences and advisories of the dependencies: cargo-deny is not installed"
 fi
 
-# What the parser of proxy/tests/it/deploy.rs cannot judge is whether the expressions are any.
-unpack_package promtool prometheus target/tools/prometheus
 if command -v promtool >/dev/null; then
     step "alert rules"
     promtool check rules deploy/prometheus/alerts.yml
@@ -91,6 +97,9 @@ fi
 
 step "docs"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
+
+wait "$installer" || true
+cat "$installed"
 
 step "tests of the library without features"
 cargo test -p sse-guard
@@ -104,7 +113,7 @@ step "doc tests"
 cargo test --workspace --doc --all-features
 
 step "servers and clients as people have them"
-tests/stacks/run.sh 2>&1 | tee -a "$log"
+SSE_GUARD="${CARGO_TARGET_DIR:-target}/debug/sse-guard" tests/stacks/run.sh 2>&1 | tee -a "$log"
 
 # What this machine cannot do must not pass for tested.
 if grep -q "skipped: " "$log"; then

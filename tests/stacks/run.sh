@@ -5,6 +5,7 @@
 #
 #     tests/stacks/run.sh              # all cases
 #     tests/stacks/run.sh drain mcp    # the cases whose names contain one of these words
+#     tests/stacks/run.sh --install    # only installs what is missing
 #     SSE_GUARD=/path/to/sse-guard tests/stacks/run.sh   # with this binary
 #
 # Installs what is missing: Python and Node packages below cargo's target directory, and, as root on
@@ -30,6 +31,7 @@ node_packages() {
 }
 install_once "$target/stacks/python" "$here/requirements.txt" python_packages
 install_once "$target/stacks/node" "$here/package-lock.json" node_packages
+[ "${1:-}" != --install ] || exit 0
 
 if [ ! -x "$target/stacks/python/bin/python" ]; then
     echo "skipped: tests/stacks: its Python packages are not installed"
