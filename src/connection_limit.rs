@@ -70,18 +70,18 @@
 //! ```
 
 mod gate;
+mod permit;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use crate::rejection::RejectReason;
 pub use gate::Gate;
+pub use permit::{Held, InFlight, Permit, Ticket};
 
 use crate::client_key::{ClientKey, IPV6_PREFIX, KeyExtractor, PeerIp};
 use crate::cors;
-use crate::guard::{
-    Guard, Interests, Notice, Policy, PolicyContext, Reaction, ResponseInfo, StreamLayer,
-};
+use crate::guard::{Guard, ResponseInfo, StreamLayer};
 use crate::jitter::jittered;
 use crate::rate::Rate;
 use crate::rejection::{CustomResponse, Rejection};
@@ -90,11 +90,11 @@ use bytes::Bytes;
 use http::header::UPGRADE;
 use http::{Extensions, Method, Request, Response};
 use ipnet::IpNet;
+use permit::StreamTicket;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 use table::{Refused, Slot, Table};
-use tokio::time::Instant;
 use tower_layer::Layer;
 
 /// Default limit of streams per client: 100, since offices and campuses share an address.
@@ -356,75 +356,6 @@ impl<S, K: Clone> Layer<S> for ConnectionLimitLayer<K> {
 
     fn layer(&self, inner: S) -> Self::Service {
         Guard::new(inner, self.clone())
-    }
-}
-
-/// Held while the inner service works.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct Ticket {
-    stream: StreamTicket,
-    client: Option<ClientKey>,
-    request: Option<Arc<table::Request>>,
-    /// It requests a switch of protocols.
-    may_tunnel: bool,
-}
-
-#[derive(Debug)]
-enum StreamTicket {
-    /// It requested a stream and has its slot.
-    Holds(Option<Slot>),
-    /// It may turn out to be one.
-    May,
-}
-
-/// A request's place among its client's requests in flight, in the extensions of a request that may become
-/// a tunnel: one with an `Upgrade` field, or a `CONNECT`.
-///
-/// It is given back at the end of the response's body. A tunnel, such as a WebSocket, outlives that: a
-/// service that opens one keeps its place by [`hold`](Self::hold).
-#[derive(Clone, Debug)]
-pub struct InFlight(Weak<table::Request>);
-
-/// Keeps the place of a request until it is dropped.
-#[derive(Debug)]
-pub struct Held(#[expect(dead_code, reason = "dropped")] Arc<table::Request>);
-
-impl InFlight {
-    /// Keeps the place. Nothing if the request is over.
-    pub fn hold(&self) -> Option<Held> {
-        self.0.upgrade().map(Held)
-    }
-}
-
-/// What a response's body holds.
-#[doc(hidden)]
-#[derive(Debug)]
-pub enum Permit {
-    /// A stream's slot.
-    Stream(Option<Slot>),
-    /// The place of a request.
-    Request(Held),
-}
-
-/// Only held.
-impl Policy for Permit {
-    #[inline]
-    fn interests(&self) -> Interests {
-        Interests::default()
-    }
-
-    fn deadline(&self, _: &PolicyContext<'_>) -> Option<Instant> {
-        None
-    }
-
-    fn check(&mut self, _: &PolicyContext<'_>) -> Reaction {
-        Reaction::Pass
-    }
-
-    #[inline]
-    fn on(&mut self, _: &PolicyContext<'_>, _: Notice<'_>) -> Reaction {
-        Reaction::Pass
     }
 }
 

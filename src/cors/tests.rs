@@ -10,7 +10,11 @@ use crate::guard::StreamError;
 use crate::guard::testing::{Client, Upstream, ask};
 use crate::metrics::MetricsLayer;
 use crate::unavailable::UnavailableLayer;
+use http::Method;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tower_layer::Layer;
+use tower_service::Service;
 
 const APP: &str = "https://app.test";
 
