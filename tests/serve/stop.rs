@@ -2,11 +2,10 @@
 
 use super::*;
 use crate::client::{Gone, wait_until};
-use crate::server::{Running, Stop, start};
+use crate::server::{Running, Stop, on_a_thread, start};
 use sse_guard::rotation::RotationLayer;
 use sse_guard::{SseGuardLayer, StreamRegistry};
 use std::net::TcpStream;
-use std::thread;
 use std::time::Duration;
 use tower::ServiceBuilder;
 
@@ -84,22 +83,10 @@ fn drain_serves_all_except_new_streams_until_its_window_is_over() {
         let service = ServiceBuilder::new()
             .layer(guard)
             .service(service_fn(plain));
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
         let handle = registry.clone();
-        let (is_done, done) = channel();
-        thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                listener.set_nonblocking(true).unwrap();
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                let served = server.serve_until_drained(listener, service, &handle);
-                served.await.unwrap();
-            });
-            let _ = is_done.send(());
+        let (addr, done) = on_a_thread(async move |listener| {
+            let served = server.serve_until_drained(listener, service, &handle);
+            served.await.unwrap();
         });
         let ask = |request: &str| {
             let mut client = Client::connect(addr);

@@ -36,9 +36,30 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError> + Send,
 {
+    let (stop, stops) = oneshot::channel();
+    let (addr, done) = on_a_thread(async move |listener| {
+        let (word, properly) = oneshot::channel::<()>();
+        let word_comes = async {
+            if let Ok(Stop::Properly) = stops.await {
+                drop(word);
+                std::future::pending::<()>().await;
+            }
+        };
+        let properly = async { drop(properly.await) };
+        tokio::select! {
+            result = server.serve_until(listener, service, properly) => result.unwrap(),
+            () = word_comes => {}
+        }
+    });
+    Running { addr, stop, done }
+}
+
+/// Runs what serves a listener on a runtime and a thread of its own. The listener's address, and when it is done.
+pub fn on_a_thread(
+    serve: impl AsyncFnOnce(tokio::net::TcpListener) + Send + 'static,
+) -> (SocketAddr, Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    let (stop, stops) = oneshot::channel();
     let (is_done, done) = channel();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -47,23 +68,11 @@ where
             .unwrap();
         runtime.block_on(async {
             listener.set_nonblocking(true).unwrap();
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            let (word, properly) = oneshot::channel::<()>();
-            let word_comes = async {
-                if let Ok(Stop::Properly) = stops.await {
-                    drop(word);
-                    std::future::pending::<()>().await;
-                }
-            };
-            let properly = async { drop(properly.await) };
-            tokio::select! {
-                result = server.serve_until(listener, service, properly) => result.unwrap(),
-                () = word_comes => {}
-            }
+            serve(tokio::net::TcpListener::from_std(listener).unwrap()).await;
         });
         let _ = is_done.send(());
     });
-    Running { addr, stop, done }
+    (addr, done)
 }
 
 impl Running {
