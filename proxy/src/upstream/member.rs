@@ -64,7 +64,9 @@ impl Member {
 
     pub(super) async fn connect(&self) -> Result<Io, Failure> {
         if !fd_limit::has_room() {
-            return Err(Failure::Files("the last files are kept for others".into()));
+            return Err(Failure::Files(
+                "the last file descriptors are reserved".into(),
+            ));
         }
         self.connector.connect().await
     }
