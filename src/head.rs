@@ -29,6 +29,12 @@ const CODINGS: [&str; 12] = [
     "pack200-gzip",
 ];
 
+/// Whether there is a field of one of these names. One pass over the names: most requests have few fields, and each
+/// look-up in the map costs more.
+pub(crate) fn has_any(headers: &HeaderMap, names: &[HeaderName]) -> bool {
+    headers.keys().any(|name| names.contains(name))
+}
+
 /// The members of a list of tokens that may stand in several fields, RFC 9110 section 5.6.1.
 pub fn list<'a>(
     headers: &'a HeaderMap,

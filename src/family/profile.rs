@@ -57,7 +57,7 @@ static OPENAI: [HeaderName; 3] = [
     HeaderName::from_static("openai-project"),
     HeaderName::from_static("openai-beta"),
 ];
-static ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+static ANTHROPIC: [HeaderName; 1] = [HeaderName::from_static("anthropic-version")];
 static MCP: [HeaderName; 2] = [
     HeaderName::from_static("mcp-protocol-version"),
     HeaderName::from_static("mcp-session-id"),
@@ -158,8 +158,7 @@ families! {
         name: "mcp",
         is_feed: true,
         names_itself: |headers| {
-            let has_own = MCP.iter().any(|name| headers.contains_key(name));
-            has_own && !names_anthropic(headers)
+            head::has_any(headers, &MCP) && !names_anthropic(headers)
         },
         is_likely: |method, headers| method != Method::GET && head::accepts_json(headers),
         first_event: |event, start| match is_endpoint(event) {
@@ -185,7 +184,7 @@ fn contains(start: &[u8], word: &str) -> bool {
 
 /// Headers that only OpenAI's own SDKs send. Many APIs take their bearer tokens and `x-stainless-` headers.
 fn is_openai(headers: &HeaderMap) -> bool {
-    OPENAI.iter().any(|name| headers.contains_key(name))
+    head::has_any(headers, &OPENAI)
         || headers
             .get(USER_AGENT)
             .is_some_and(|agent| memmem::find(agent.as_bytes(), b"OpenAI/").is_some())
@@ -217,7 +216,7 @@ fn is_openai_event(event: &RawEvent<'_>, start: &[u8]) -> bool {
 }
 
 fn names_anthropic(headers: &HeaderMap) -> bool {
-    headers.contains_key(&ANTHROPIC_VERSION)
+    head::has_any(headers, &ANTHROPIC)
 }
 
 /// <https://docs.anthropic.com/en/api/errors>

@@ -12,7 +12,6 @@ use super::registry::ConnectionEntry;
 use super::stall::{StallTimeouts, StallTimer};
 use crate::lock::lock;
 use bytes::BytesMut;
-pub(super) use read::READ_SIZE;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};

@@ -154,29 +154,45 @@ fn is_of_family(name: &str, family: &str) -> bool {
     bytes(name).take(family.len()).eq(family.bytes())
 }
 
-/// The first bytes of all claims: most fields of a request are ruled out by theirs.
-static FIRST_BYTES: LazyLock<[bool; 256]> = LazyLock::new(|| {
-    let repeated = SCHEMES.iter().chain(&IS_SECURE).map(HeaderName::as_str);
-    let claims = [WRITTEN, FAMILIES, FIELDS].into_iter().flatten().copied();
-    let mut found = [false; 256];
-    for claim in claims.chain(repeated) {
-        found[usize::from(claim.as_bytes()[0])] = true;
+/// All claims by their first byte, by which most fields of a request are ruled out.
+static CLAIMS: LazyLock<[Claims; 256]> = LazyLock::new(|| {
+    let mut claims = [const { Claims::NONE }; 256];
+    for family in WRITTEN.iter().chain(FAMILIES) {
+        claims[usize::from(family.as_bytes()[0])]
+            .families
+            .push(family);
     }
-    found
+    let repeated = SCHEMES.iter().chain(&IS_SECURE).map(HeaderName::as_str);
+    for field in FIELDS.iter().copied().chain(repeated) {
+        claims[usize::from(field.as_bytes()[0])].fields.push(field);
+    }
+    claims
 });
+
+struct Claims {
+    families: Vec<&'static str>,
+    fields: Vec<&'static str>,
+}
+
+impl Claims {
+    const NONE: Self = Self {
+        families: Vec::new(),
+        fields: Vec::new(),
+    };
+}
 
 /// Whether a server may take the field for a proxy's report.
 pub(super) fn is_claim(name: &HeaderName) -> bool {
     let text = name.as_str();
-    if !bytes(text)
-        .next()
-        .is_some_and(|first| FIRST_BYTES[usize::from(first)])
-    {
+    let Some(first) = bytes(text).next() else {
         return false;
-    }
-    is_written(name)
-        || FAMILIES.iter().any(|family| is_of_family(text, family))
-        || FIELDS.iter().any(|field| is_alike(text, field))
+    };
+    let claims = &CLAIMS[usize::from(first)];
+    claims
+        .families
+        .iter()
+        .any(|family| is_of_family(text, family))
+        || claims.fields.iter().any(|field| is_alike(text, field))
 }
 
 /// Whether CGI's view of the name is another spelling than the name itself.
@@ -225,7 +241,8 @@ pub(crate) fn remove_field(headers: &mut HeaderMap, field: &HeaderName, keeps_ow
     });
 }
 
-fn remove_if(headers: &mut HeaderMap, is_gone: impl Fn(&HeaderName) -> bool) {
+/// Removes the fields whose names meet the condition.
+pub(super) fn remove_if(headers: &mut HeaderMap, is_gone: impl Fn(&HeaderName) -> bool) {
     let gone: Vec<_> = headers
         .keys()
         .filter(|name| is_gone(name))

@@ -23,15 +23,22 @@ static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(crate) fn forward(headers: &mut HeaderMap, peer: PeerAddr, trusted: &ForwardedIp) {
     claims::remove_misspelt(headers);
     let client = match (trusted.is_trusted_peer(peer), trusted.believed()) {
-        (true, ForwardedHeader::XForwardedFor) => Client::by_x_forwarded(headers, trusted),
-        (true, ForwardedHeader::Forwarded) => Client::by_forwarded(headers, trusted),
+        (true, ForwardedHeader::XForwardedFor) => Some(Client::by_x_forwarded(headers, trusted)),
+        (true, ForwardedHeader::Forwarded) => Some(Client::by_forwarded(headers, trusted)),
         // Not trusted; or by a header that the library may add, which must not count unread.
-        _ => {
-            claims::remove(headers);
-            Client::default()
-        }
+        _ => None,
     };
-    client.write(headers, peer.ip().map(|ip| ip.to_canonical()));
+    let peer = peer.ip().map(|ip| ip.to_canonical());
+    match client {
+        Some(client) => {
+            let port = client.write(headers, peer);
+            client.correct_others(headers, peer, port);
+        }
+        None => {
+            claims::remove(headers);
+            Client::default().write(headers, peer);
+        }
+    }
 }
 
 /// What a trusted peer reports.
@@ -122,8 +129,14 @@ impl Client {
         addresses.next().or(peer)
     }
 
-    fn write(self, headers: &mut HeaderMap, peer: Option<IpAddr>) {
-        let proto = self.proto.unwrap_or("http");
+    fn proto(&self) -> &'static str {
+        self.proto.unwrap_or("http")
+    }
+
+    /// Writes the fields that each request gets. Returns the port that the client has connected to, if it is
+    /// known.
+    fn write(&self, headers: &mut HeaderMap, peer: Option<IpAddr>) -> Option<u16> {
+        let proto = self.proto();
         let host = self.host.as_ref().or(headers.get(HOST)).cloned();
         let host = host.as_ref().and_then(|host| host.to_str().ok());
         let explicit = host.and_then(port_of);
@@ -146,8 +159,11 @@ impl Client {
             Some(host) => set(headers, &X_FORWARDED_HOST, host.as_bytes()),
             None => drop(headers.remove(&X_FORWARDED_HOST)),
         }
+        port
+    }
 
-        // What else is there has to agree.
+    /// Makes the other fields of the request agree with those that [`write`](Self::write) has written.
+    fn correct_others(&self, headers: &mut HeaderMap, peer: Option<IpAddr>, port: Option<u16>) {
         if headers.contains_key(&X_FORWARDED_PORT) {
             match port {
                 Some(port) => set(headers, &X_FORWARDED_PORT, port.to_string().as_bytes()),
@@ -160,6 +176,7 @@ impl Client {
                 None => drop(headers.remove(&X_REAL_IP)),
             }
         }
+        let proto = self.proto();
         let is_secure = match proto {
             "https" | "wss" => "on",
             _ => "off",

@@ -2,6 +2,7 @@
 
 use super::ClientIo;
 use bytes::{Buf, BytesMut};
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -10,10 +11,18 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{Interest, Ready};
 
 /// Maximum size of one read; hyper's buffer has this size at first.
-pub(in crate::serve) const READ_SIZE: usize = 8 * 1024;
+const READ_SIZE: usize = 8 * 1024;
 /// Maximum size of pipelined input that is read while a response is in progress. It is read to detect the end of the
 /// input behind it.
 const MAX_READ_AHEAD: usize = 8 * 1024;
+/// Maximum size of one read of it.
+const MAX_PIECE: usize = 512;
+
+thread_local! {
+    /// What one read receives. One for all connections of a thread: a buffer per read would be filled with zeros
+    /// each time.
+    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into());
+}
 
 impl ClientIo {
     /// Puts back input that was read and not used.
@@ -25,6 +34,12 @@ impl ClientIo {
         let mut read_ahead = BytesMut::from(bytes);
         read_ahead.extend_from_slice(&state.read_ahead);
         state.read_ahead = read_ahead;
+    }
+
+    /// Keeps input that was read ahead. Returns its length.
+    fn keep(&self, bytes: &[u8]) -> usize {
+        self.state().read_ahead.extend_from_slice(bytes);
+        bytes.len()
     }
 
     /// Passes at most `max` bytes that were read ahead to `take`, which returns how many it has used. `None` if
@@ -57,10 +72,9 @@ impl ClientIo {
             if ready!(self.poll_readable(cx)).is_err() {
                 return Poll::Ready(false);
             }
-            let mut bytes = [0; READ_SIZE];
-            match self.try_read(&mut bytes) {
+            match self.try_read(READ_SIZE, |bytes| self.keep(bytes)) {
                 Ok(0) => return Poll::Ready(false),
-                Ok(read) => self.state().read_ahead.extend_from_slice(&bytes[..read]),
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Poll::Ready(false),
             }
@@ -91,19 +105,16 @@ impl ClientIo {
     ///
     /// A client that has closed only its side cannot be distinguished from one that has disconnected.
     pub(in crate::serve) fn poll_disconnect(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut bytes = [0; 512];
         loop {
-            let mut state = self.state();
-            if state.read_ahead.len() >= MAX_READ_AHEAD {
-                drop(state);
+            if self.state().read_ahead.len() >= MAX_READ_AHEAD {
                 return self.poll_half_closed(cx);
             }
             if ready!(self.poll_readable(cx)).is_err() {
                 return Poll::Ready(());
             }
-            match self.try_read(&mut bytes) {
+            match self.try_read(MAX_PIECE, |bytes| self.keep(bytes)) {
                 Ok(0) => return Poll::Ready(()),
-                Ok(read) => state.read_ahead.extend_from_slice(&bytes[..read]),
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Poll::Ready(()),
             }
@@ -152,7 +163,20 @@ impl ClientIo {
         }
     }
 
-    pub(in crate::serve) fn try_read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+    /// Reads at most `max` and at most [`READ_SIZE`] bytes and passes them to `take`, which must not read itself.
+    /// Returns the result of `take`.
+    pub(in crate::serve) fn try_read<T>(
+        &self,
+        max: usize,
+        take: impl FnOnce(&mut [u8]) -> T,
+    ) -> io::Result<T> {
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            let read = self.try_read_into(&mut buffer[..max.min(READ_SIZE)])?;
+            Ok(take(&mut buffer[..read]))
+        })
+    }
+
+    fn try_read_into(&self, bytes: &mut [u8]) -> io::Result<usize> {
         if !self.0.readiness_cleared.load(Relaxed) {
             return self.0.socket.try_read(bytes);
         }

@@ -2,7 +2,7 @@
 
 use super::error_response;
 use super::request_scan::RequestScan;
-use crate::serve::client_io::{ClientIo, READ_SIZE};
+use crate::serve::client_io::ClientIo;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -98,22 +98,18 @@ impl Read for HyperIo {
             }
             return Poll::Ready(Ok(()));
         }
-        let max = buf.remaining().min(READ_SIZE);
         loop {
             ready!(this.io.poll_readable(cx))?;
-            // Filled with zeros, and so only once there is input.
-            let mut bytes = [0; READ_SIZE];
-            match this.io.try_read(&mut bytes[..max]) {
-                Ok(read) => {
-                    let len = this.scan.check(&mut bytes[..read]);
-                    let (passed, kept) = bytes[..read].split_at(len);
-                    buf.put_slice(passed);
-                    this.io.unread(kept);
-                    if passed.is_empty() && this.scan.has_many_fields() {
-                        return this.poll_many_fields();
-                    }
-                    return Poll::Ready(Ok(()));
-                }
+            let read = this.io.try_read(buf.remaining(), |bytes| {
+                let len = this.scan.check(bytes);
+                let (passed, kept) = bytes.split_at(len);
+                buf.put_slice(passed);
+                this.io.unread(kept);
+                len
+            });
+            match read {
+                Ok(0) if this.scan.has_many_fields() => return this.poll_many_fields(),
+                Ok(_) => return Poll::Ready(Ok(())),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }

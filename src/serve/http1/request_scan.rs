@@ -140,6 +140,14 @@ impl RequestScan {
                         self.state = ScanState::Invalid;
                     }
                 },
+                // Only the end of their line matters, and most bytes of a head are in them.
+                ScanState::Version | ScanState::Value => {
+                    let end = memchr::memchr(b'\n', rest);
+                    offset += end.map_or(rest.len(), |end| end + 1);
+                    if end.is_some() {
+                        self.begin_name();
+                    }
+                }
                 _ => {
                     self.head_byte(&mut rest[0]);
                     offset += 1;
