@@ -6,7 +6,8 @@
 # From the environment, with defaults:
 #   QUICK=1          all is shorter and smaller, and what only sse-guard promises is measured on it alone:
 #                    some two minutes, for a look, not for numbers
-#   ROUNDS=5         turns of latency and throughput; the rest is done once
+#   ROUNDS=6         turns of latency and throughput; the rest is done once. Every second turn measures the
+#                    targets in reverse order, as the first one is at a disadvantage
 #   SECS=10          seconds to measure latency
 #   EVENTS=200000    events on each stream of throughput
 #   TARGETS="sse-guard nginx haproxy tcp"   also LABEL=PROGRAM: another build of sse-guard
@@ -22,7 +23,7 @@ if [ -n "${QUICK:-}" ]; then
     : "${ROUNDS:=1}" "${SECS:=2}" "${EVENTS:=40000}"
     streams=2000 hold=2 rest=1 held_streams=5000 held=16 stalled=37 churn=4
 else
-    : "${ROUNDS:=5}" "${SECS:=10}" "${EVENTS:=200000}"
+    : "${ROUNDS:=6}" "${SECS:=10}" "${EVENTS:=200000}"
     streams=5000 hold=10 rest=5 held_streams=9500 held=60 stalled=40 churn=60
 fi
 export THREADS=${THREADS:-2}
@@ -135,6 +136,13 @@ measure() { # LABEL STREAMS -- NAME... -- WORKLOAD ARGS...: one turn of all thes
     stop_all
 }
 
+reversed=()
+for name in "${targets[@]}"; do reversed=("$name" "${reversed[@]}"); done
+ordered() { # TURN: sets `turn_targets`
+    turn_targets=("${targets[@]}")
+    [ $(($1 % 2)) -eq 1 ] || turn_targets=("${reversed[@]}")
+}
+
 files=()
 begin() { # LABEL: its results are from this run alone
     : >"$out/$1.jsonl"
@@ -159,16 +167,18 @@ for workload in "${workloads[@]}"; do
         ;;
     latency)
         begin latency
-        for _ in $(seq "$ROUNDS"); do
-            measure latency 1000 -- "${targets[@]}" -- latency --conns 1000 --rate 10 --secs "$SECS"
+        for turn in $(seq "$ROUNDS"); do
+            ordered "$turn"
+            measure latency 1000 -- "${turn_targets[@]}" -- latency --conns 1000 --rate 10 --secs "$SECS"
         done
         ;;
     throughput)
         begin throughput
         begin throughput-8k
-        for _ in $(seq "$ROUNDS"); do
-            measure throughput 16 -- "${targets[@]}" -- throughput --conns 16 --events "$EVENTS"
-            measure throughput-8k 16 -- "${targets[@]}" -- throughput --conns 16 --events "$EVENTS" --chunk 8192
+        for turn in $(seq "$ROUNDS"); do
+            ordered "$turn"
+            measure throughput 16 -- "${turn_targets[@]}" -- throughput --conns 16 --events "$EVENTS"
+            measure throughput-8k 16 -- "${turn_targets[@]}" -- throughput --conns 16 --events "$EVENTS" --chunk 8192
         done
         ;;
     hold)
