@@ -44,7 +44,7 @@ async fn start() -> SocketAddr {
     addr
 }
 
-async fn ask(addr: SocketAddr, path: &str) -> BufReader<TcpStream> {
+async fn send_request(addr: SocketAddr, path: &str) -> BufReader<TcpStream> {
     let mut socket = TcpStream::connect(addr).await.unwrap();
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: text/event-stream\r\n\r\n"
@@ -69,18 +69,18 @@ async fn line_with(reader: &mut BufReader<TcpStream>, text: &str) -> String {
 #[tokio::test]
 async fn axum_stream_gets_heartbeats_and_limits() {
     let addr = start().await;
-    let mut one = ask(addr, "/events").await;
+    let mut one = send_request(addr, "/events").await;
     line_with(&mut one, "x-accel-buffering: no").await;
     line_with(&mut one, "data: 1").await;
     line_with(&mut one, ": heartbeat").await;
-    let mut two = ask(addr, "/events").await;
+    let mut two = send_request(addr, "/events").await;
     assert!(line_with(&mut two, "HTTP/1.1").await.contains("429"));
 }
 
 #[tokio::test]
 async fn last_whole_event_before_a_failure_arrives() {
     let mut response = String::new();
-    let mut client = ask(start().await, "/dies").await;
+    let mut client = send_request(start().await, "/dies").await;
     client.read_to_string(&mut response).await.unwrap();
     // Without the last chunk: this was no proper end.
     assert!(response.ends_with("\r\n9\r\ndata: 1\n\n\r\n"), "{response}");
@@ -90,7 +90,7 @@ async fn last_whole_event_before_a_failure_arrives() {
 async fn other_routes_are_unchanged() {
     let addr = start().await;
     let mut response = String::new();
-    ask(addr, "/plain")
+    send_request(addr, "/plain")
         .await
         .read_to_string(&mut response)
         .await

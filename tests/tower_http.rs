@@ -87,7 +87,7 @@ fn serve(app: Router) -> SocketAddr {
 }
 
 /// A request as a browser's `EventSource` on a page of another origin makes it.
-fn ask(addr: SocketAddr, path: &str) -> Client {
+fn send_request(addr: SocketAddr, path: &str) -> Client {
     let mut client = Client::connect(addr);
     client.send(&format!(
         "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nAccept-Encoding: gzip\r\n\
@@ -99,10 +99,10 @@ fn ask(addr: SocketAddr, path: &str) -> Client {
 /// A live stream has its event and heartbeats; a short one ends properly. Returns the head of the live one.
 #[track_caller]
 fn streams(addr: SocketAddr) -> String {
-    let mut client = ask(addr, "/short");
+    let mut client = send_request(addr, "/short");
     assert!(client.head().starts_with("http/1.1 200 "));
     assert_eq!(client.rest(), (b"data: 1\n\n".to_vec(), End::Clean));
-    let mut client = ask(addr, "/held");
+    let mut client = send_request(addr, "/held");
     let head = client.head();
     assert!(head.contains("\nx-accel-buffering: no\n"), "{head}");
     assert!(!head.contains("content-encoding"), "{head}");
@@ -114,7 +114,7 @@ fn streams(addr: SocketAddr) -> String {
 
 #[track_caller]
 fn status(addr: SocketAddr, path: &str) -> (u16, String) {
-    let head = ask(addr, path).head();
+    let head = send_request(addr, path).head();
     (head[9..12].parse().unwrap(), head)
 }
 
@@ -231,7 +231,7 @@ fn cors_layer_must_be_outside_for_pages_to_read_a_rejection() {
             true => app().layer(ServiceBuilder::new().layer(cors()).layer(guard())),
             false => app().layer(ServiceBuilder::new().layer(guard()).layer(cors())),
         });
-        let mut first = ask(addr, "/held");
+        let mut first = send_request(addr, "/held");
         first.head();
         let (code, head) = status(addr, "/held");
         assert_eq!(code, 429);
@@ -263,7 +263,7 @@ fn compression_layer_that_includes_event_streams() {
     ));
     // Each event and heartbeat leaves the encoder at once.
     let addr = serve(app().layer(ServiceBuilder::new().layer(layer()).layer(guard())));
-    let mut client = ask(addr, "/held");
+    let mut client = send_request(addr, "/held");
     let head = client.head();
     assert!(head.contains("content-encoding: gzip"), "{head}");
     for _ in 0..4 {
@@ -278,7 +278,7 @@ fn timeout_layer_bounds_the_head_and_never_a_stream() {
     let inside = || app().layer(ServiceBuilder::new().layer(guard()).layer(timeout()));
     for stack in [outside(), inside()] {
         let addr = serve(stack);
-        let mut client = ask(addr, "/held");
+        let mut client = send_request(addr, "/held");
         assert!(client.head().starts_with("http/1.1 200 "));
         // Heartbeats every 5 ms: the timeout of 200 ms has passed.
         for _ in 0..60 {
@@ -299,7 +299,7 @@ fn timeout_layer_and_an_early_answer() {
         .layer(timeout())
         .layer(guard())
         .layer(early());
-    let mut client = ask(serve(app().layer(stack)), "/never");
+    let mut client = send_request(serve(app().layer(stack)), "/never");
     assert!(client.head().starts_with("http/1.1 200 "));
     for _ in 0..60 {
         client.read_until(": heartbeat\n");
@@ -309,7 +309,7 @@ fn timeout_layer_and_an_early_answer() {
         .layer(guard())
         .layer(early())
         .layer(timeout());
-    let mut client = ask(serve(app().layer(stack)), "/never");
+    let mut client = send_request(serve(app().layer(stack)), "/never");
     assert!(client.head().starts_with("http/1.1 200 "));
     let (body, end) = client.rest();
     let body = String::from_utf8(body).unwrap();

@@ -27,12 +27,12 @@ const ALONE: [&str; 5] = [
 
 /// One event, and what comes after it; at `/short` the end, at `/mute` nothing before it.
 fn held(network: &Network, after: impl Fn(&mut Answer) + Send + Sync + 'static) -> Origin {
-    Origin::listening(&network.upstream(), move |asked, to| {
-        if asked.path != "/mute" {
+    Origin::listening(&network.upstream(), move |received, to| {
+        if received.path != "/mute" {
             to.stream();
             to.chunk("data: 1\n\n");
         }
-        if asked.path == "/short" {
+        if received.path == "/short" {
             to.end();
             return;
         }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
-use support::{Answer, Asked, Origin, Proxy, skipped};
+use support::{Answer, Origin, Proxy, ReceivedRequest, skipped};
 use tempfile::TempDir;
 
 const CHAT: &str = include_str!("clients/chat.sse");
@@ -66,8 +66,8 @@ fn place(stream: &str, text: &str) -> usize {
 }
 
 /// What answers a request for `/HOW/COUNT/API`: HOW is what goes wrong, behind COUNT events.
-fn answer(asked: &Asked, to: &mut Answer) {
-    let mut path = asked.path.splitn(4, '/').skip(1);
+fn answer(received: &ReceivedRequest, to: &mut Answer) {
+    let mut path = received.path.splitn(4, '/').skip(1);
     let mut part = || path.next().unwrap_or_default();
     let (how, count, api) = (part(), part().parse::<usize>().unwrap(), part());
     let all = match api {
@@ -75,12 +75,12 @@ fn answer(asked: &Asked, to: &mut Answer) {
         "v1/responses" => events(RESPONSES),
         "v1/messages" => events(MESSAGES),
         "feed" => events(FEED),
-        "ids" => feed(asked),
-        "mcp" => match tool(asked, to) {
+        "ids" => feed(received),
+        "mcp" => match tool(received, to) {
             Some(all) => all,
             None => return,
         },
-        _ => panic!("{}", asked.path),
+        _ => panic!("{}", received.path),
     };
     let (before, behind) = all.split_at(count.min(all.len()));
     match how {
@@ -160,16 +160,16 @@ fn error_of(api: &str) -> &'static str {
 }
 
 /// What a client has not seen of it yet.
-fn feed(asked: &Asked) -> Vec<String> {
-    let seen = asked.field("last-event-id");
+fn feed(received: &ReceivedRequest) -> Vec<String> {
+    let seen = received.field("last-event-id");
     let seen: u64 = seen.map_or(0, |id| id.parse().unwrap());
     let event = |id| format!("retry: 10\nid: {id}\nevent: tick\ndata: {id}\ndata: and ✓\n\n");
     (seen + 1..=LAST).map(event).collect()
 }
 
 /// What a server of the Model Context Protocol says to a call of its tool; the rest is answered here.
-fn tool(asked: &Asked, to: &mut Answer) -> Option<Vec<String>> {
-    let length = asked.field("content-length");
+fn tool(received: &ReceivedRequest, to: &mut Answer) -> Option<Vec<String>> {
+    let length = received.field("content-length");
     let body = to.body(length.map_or(0, |length| length.parse().unwrap()));
     let request: Value = serde_json::from_slice(&body).unwrap_or_default();
     let id = &request["id"];
@@ -241,7 +241,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let origin = Origin::start(|asked, to| answer(&asked, to));
+        let origin = Origin::start(|received, to| answer(&received, to));
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let away = nobody.local_addr().unwrap().to_string();
         drop(nobody);

@@ -91,9 +91,9 @@ fn heads_without_an_end_time_out_and_long_ones_get_a_431() {
         .head_timeout(Duration::from_millis(200))
         .max_head(8 * 1024);
     let server = start(server, service_fn(plain));
-    assert_eq!(server.ask("GET / HTTP/1.1\r\nX-A: ").raw(), b"");
+    assert_eq!(server.send_request("GET / HTTP/1.1\r\nX-A: ").raw(), b"");
     let long = format!("GET / HTTP/1.1\r\nX-A: {}", "x".repeat(16 * 1024));
-    let head = server.ask(&long).head();
+    let head = server.send_request(&long).head();
     assert!(head.starts_with("http/1.1 431 "), "{head}");
 }
 
@@ -106,19 +106,20 @@ fn last_response_of_a_connection_has_connection_close() {
         "GET /a#b HTTP/1.1\r\nHost: x\r\n\r\n",
         "GET / HTTP/1.1\r\nHost : x\r\n\r\n",
     ] {
-        let mut client = server.ask(request);
+        let mut client = server.send_request(request);
         let head = client.head();
         assert!(head.contains("\nconnection: close\n"), "{request}: {head}");
         client.raw();
     }
     // The service reads nothing of the body, and too much of it is missing to skip it.
     for rest in ["Content-Length: 1000000", "Transfer-Encoding: chunked"] {
-        let mut client = server.ask(&format!("POST / HTTP/1.1\r\nHost: x\r\n{rest}\r\n\r\n"));
+        let mut client =
+            server.send_request(&format!("POST / HTTP/1.1\r\nHost: x\r\n{rest}\r\n\r\n"));
         let head = client.head();
         assert!(head.contains("\nconnection: close\n"), "{rest}: {head}");
         assert_eq!(client.raw(), b"plain");
     }
-    let mut client = server.ask(&request("POST", "/", "a small one"));
+    let mut client = server.send_request(&request("POST", "/", "a small one"));
     for _ in 0..2 {
         let head = client.head();
         assert!(!head.contains("connection"), "{head}");

@@ -69,7 +69,7 @@ fn stalled_stream_is_reset_after_write_stall() {
     let is_over = Arc::default();
     let (server, streams) = flood(STALL, None, &is_over);
     for version in ["HTTP/1.1", "HTTP/1.0"] {
-        let mut client = server.ask(&format!("GET / {version}\r\nHost: x\r\n\r\n"));
+        let mut client = server.send_request(&format!("GET / {version}\r\nHost: x\r\n\r\n"));
         let stream = streams.recv_timeout(PATIENCE).unwrap();
         wait_until("the end", || stream.end_reason().is_some());
         assert_eq!(stream.end_reason(), Some(EndReason::ClientStalled));

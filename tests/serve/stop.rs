@@ -50,10 +50,10 @@ fn stop_waits_for_responses_in_progress_and_closes_idle_connections() {
 #[test]
 fn response_in_progress_at_a_stop_has_connection_close() {
     for server in servers() {
-        let (asked, requests) = channel();
+        let (received, requests) = channel();
         let service = service_fn(move |_: Request<RequestBody>| {
             let (answer, answered) = tokio::sync::oneshot::channel::<()>();
-            asked.send(answer).unwrap();
+            received.send(answer).unwrap();
             async move {
                 answered.await.unwrap();
                 Ok::<_, Infallible>(full("text/plain", "plain"))
@@ -88,19 +88,19 @@ fn drain_serves_all_except_new_streams_until_its_window_is_over() {
             let served = server.serve_until_drained(listener, service, &handle);
             served.await.unwrap();
         });
-        let ask = |request: &str| {
+        let send_request = |request: &str| {
             let mut client = Client::connect(addr);
             client.send(request);
             client
         };
-        let mut kept = ask(&request("GET", "/text", ""));
+        let mut kept = send_request(&request("GET", "/text", ""));
         assert_text(&mut kept, "plain");
-        let mut idle = ask(&request("GET", "/text", ""));
+        let mut idle = send_request(&request("GET", "/text", ""));
         assert_text(&mut idle, "plain");
         registry.drain(Duration::from_secs(1));
         let feed = "GET /stream HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n";
         wait_until("the server drains", || {
-            let mut late = ask(feed);
+            let mut late = send_request(feed);
             let head = late.head();
             assert!(head.contains("text/event-stream"), "{head}");
             head.contains("connection: close") && late.raw().starts_with(b"retry: ")
@@ -121,7 +121,7 @@ fn dropped_server_truncates_its_streams() {
         let server = start(server, service);
         let mut chunked = server.get("/");
         let one = streams.recv_timeout(PATIENCE).unwrap();
-        let mut closes = server.ask("GET / HTTP/1.0\r\n\r\n");
+        let mut closes = server.send_request("GET / HTTP/1.0\r\n\r\n");
         let two = streams.recv_timeout(PATIENCE).unwrap();
         for stream in [&one, &two] {
             stream.send(data("data: 1\n\n")).unwrap();

@@ -76,13 +76,13 @@ pub fn on_a_thread(
 }
 
 impl Running {
-    pub fn ask(&self, request: &str) -> Client {
+    pub fn send_request(&self, request: &str) -> Client {
         let mut client = Client::connect(self.addr);
         client.send(request);
         client
     }
 
     pub fn get(&self, path: &str) -> Client {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
+        self.send_request(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
     }
 }

@@ -163,7 +163,7 @@ impl Browser {
         );
     }
 
-    /// What went wrong in the page since it was last asked.
+    /// Errors in the page since the last call.
     pub fn problems(&self) -> Vec<String> {
         let log = self.runtime.block_on(self.web().browser_log()).unwrap();
         log.into_iter().map(|entry| entry.message).collect()

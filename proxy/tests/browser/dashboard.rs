@@ -17,8 +17,8 @@ const ENDS: &str = "document.querySelector('#end-table tbody').innerText";
 
 /// One event, whose id is the path without its slash, then silence.
 fn quiet() -> Origin {
-    Origin::start(|asked, to| {
-        let mut id = asked.path[1..].to_owned();
+    Origin::start(|received, to| {
+        let mut id = received.path[1..].to_owned();
         for (code, sign) in [("%3C", "<"), ("%3E", ">"), ("%22", "\"")] {
             id = id.replace(code, sign);
         }
@@ -41,7 +41,7 @@ fn stream(proxy: &Proxy, path: &str) -> Client {
 
 /// Of a client behind a proxy that is trusted.
 fn stream_of(address: &str, proxy: &Proxy, path: &str) -> Client {
-    let mut client = proxy.ask(&format!(
+    let mut client = proxy.send_request(&format!(
         "GET {path} HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n\
          X-Forwarded-For: {address}\r\n\r\n"
     ));
@@ -392,8 +392,8 @@ fn row_opens_its_details_and_unprotected_streams_are_listed() {
     let Some(browser) = Browser::start() else {
         return;
     };
-    let origin = Origin::start(|asked, to| {
-        let fields = match asked.path.split('?').next().unwrap() {
+    let origin = Origin::start(|received, to| {
+        let fields = match received.path.split('?').next().unwrap() {
             "/coded" => "Content-Type: text/event-stream\r\nContent-Encoding: gzip",
             "/typed" => "Content-Type: text/event-streams",
             _ => "Content-Type: text/event-stream",
@@ -410,7 +410,7 @@ fn row_opens_its_details_and_unprotected_streams_are_listed() {
     let _coded = stream(&proxy, "/coded");
     let _typed = stream(&proxy, "/typed");
     let _answer = {
-        let mut client = proxy.ask(
+        let mut client = proxy.send_request(
             "POST /answer HTTP/1.1\r\nHost: proxy.test\r\nUser-Agent: OpenAI/Python 1.0\r\n\
              Content-Length: 0\r\n\r\n",
         );
@@ -484,7 +484,7 @@ fn row_opens_its_details_and_unprotected_streams_are_listed() {
     );
     browser.run("document.querySelector('#end-table tbody th button').click()");
     say(&["ended: client gone", "GET /feed/of/prices HTTP/1.1"]);
-    // The details may ask for their stream in the moment of its end.
+    // The details may be requested at the moment at which their stream ends.
     let mut problems = browser.problems();
     problems.retain(|text| !text.contains("/api/streams/") || !text.contains("404"));
     assert_eq!(problems, Vec::<String>::new());
@@ -496,8 +496,8 @@ fn route_is_not_healthy_while_its_streams_wait_for_their_upstream() {
         return;
     };
     // The first stream breaks off, and those that should continue it are not answered.
-    let origin = Origin::start(|asked, to| {
-        if asked.field("last-event-id").is_some() {
+    let origin = Origin::start(|received, to| {
+        if received.field("last-event-id").is_some() {
             to.wait_for_close();
             return;
         }
@@ -528,7 +528,8 @@ fn forms_report_what_has_been_sent_and_what_a_reload_has_changed() {
     write("");
     let proxy = proxy(&origin, &["--config", file.to_str().unwrap()]);
     let mut feed = stream(&proxy, "/feed");
-    let mut answer = proxy.ask("POST /answer HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+    let mut answer =
+        proxy.send_request("POST /answer HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
     answer.head();
     answer.read_until("data: 1\n\n");
     look(&browser, proxy.admin());

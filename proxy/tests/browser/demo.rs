@@ -4,7 +4,7 @@ use crate::browser::Browser;
 use crate::support::{Client, End, Proxy};
 use std::net::TcpListener;
 
-fn ask(proxy: &Proxy, path: &str) -> (String, Client) {
+fn send_request(proxy: &Proxy, path: &str) -> (String, Client) {
     let mut client = proxy.get(path);
     let head = client.head();
     assert!(head.starts_with("http/1.1 200 ok\n"), "{path}: {head}");
@@ -17,15 +17,15 @@ fn demo_shows_streams_of_its_own_origin_through_the_proxy() {
     let upstream = format!("--upstream-url=http://{}", port.local_addr().unwrap());
     drop(port);
     let mut proxy = Proxy::with_flags(&["--heartbeat-interval=50ms", &upstream, "demo"]);
-    let (page, _) = ask(&proxy, "/");
+    let (page, _) = send_request(&proxy, "/");
     assert!(page.contains("\ncontent-type: text/html"), "{page}");
-    let (plain, _) = ask(&proxy, "/plain");
+    let (plain, _) = send_request(&proxy, "/plain");
     assert!(!plain.contains("x-accel-buffering"), "{plain}");
-    let (quiet, mut client) = ask(&proxy, "/quiet");
+    let (quiet, mut client) = send_request(&proxy, "/quiet");
     assert!(quiet.contains("\nx-accel-buffering: no\n"), "{quiet}");
     client.read_until("data: ");
     client.read_until(": heartbeat\n");
-    let (seen, end) = ask(&proxy, "/dies").1.rest();
+    let (seen, end) = send_request(&proxy, "/dies").1.rest();
     let seen = String::from_utf8(seen)
         .unwrap()
         .replace(": heartbeat\n", "");
@@ -100,7 +100,7 @@ fn demo_port_moves_proxy_upstream_and_dashboard() {
     let proxy = Proxy::with_arguments(&["demo", "--port", &port.to_string()]);
     assert_eq!(proxy.addr.port(), port);
     assert_eq!(proxy.admin().port(), port + 2);
-    let (head, _) = ask(&proxy, "/plain");
+    let (head, _) = send_request(&proxy, "/plain");
     assert!(head.contains("\ncontent-type: application/json"), "{head}");
     let direct = std::net::TcpStream::connect(("127.0.0.1", port + 1));
     assert!(direct.is_ok());

@@ -1,7 +1,7 @@
 //! What an `EventSource` meets that would end it for good, had it come from a plain proxy.
 
 use crate::browser::Browser;
-use crate::support::{Answer, Asked, Client, End, Gate, Origin, Proxy, gate, wait_until};
+use crate::support::{Answer, Client, End, Gate, Origin, Proxy, ReceivedRequest, gate, wait_until};
 use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 /// Answers by the path: `/503` with that status, `/mute` not at all, `/broken` with no head.
 fn failing() -> Origin {
-    Origin::start(|asked, to: &mut Answer| match asked.path.as_str() {
+    Origin::start(|received, to: &mut Answer| match received.path.as_str() {
         "/mute" => {
             to.wait_for_close();
         }
@@ -46,7 +46,7 @@ fn status(client: &mut Client) -> u16 {
 /// Of a request that is no `EventSource`'s.
 fn other(proxy: &Proxy, method: &str, path: &str, fields: &str) -> u16 {
     let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
-    status(&mut proxy.ask(&request))
+    status(&mut proxy.send_request(&request))
 }
 
 fn metrics(proxy: &Proxy) -> String {
@@ -201,7 +201,7 @@ fn first_heartbeat_of_a_quiet_stream_comes_at_once() {
         ("POST", "OpenAI-Project: x\r\n", false),
         ("POST", "Anthropic-Version: 2023-06-01\r\n", false),
     ] {
-        let mut client = proxy.ask(&format!(
+        let mut client = proxy.send_request(&format!(
             "{method} / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{fields}\r\n"
         ));
         assert!(client.head().starts_with("http/1.1 200 "));
@@ -229,10 +229,10 @@ const APP: &str = "https://app.test";
 /// Allows any origin, with credentials, but on `/closed`. `/feed` is a stream of one event, `/mute` has
 /// no answer, `/late` has one when the other side of the gate says so, anything else is empty.
 fn allowing(lates: Gate) -> Origin {
-    Origin::start(move |asked, to: &mut Answer| {
-        let allowed = allowed(&asked);
-        match asked.path.as_str() {
-            _ if asked.head.starts_with("OPTIONS ") => plain(to, &allowed),
+    Origin::start(move |received, to: &mut Answer| {
+        let allowed = allowed(&received);
+        match received.path.as_str() {
+            _ if received.head.starts_with("OPTIONS ") => plain(to, &allowed),
             "/mute" => assert!(to.wait_for_close()),
             "/feed" => {
                 stream(to, &allowed);
@@ -243,7 +243,7 @@ fn allowing(lates: Gate) -> Origin {
                 if !lates.opens() {
                     return;
                 }
-                let is_closed = asked.path == "/closed";
+                let is_closed = received.path == "/closed";
                 stream(to, if is_closed { "" } else { &allowed });
                 to.chunk("data: late\n\n");
                 to.end();
@@ -254,8 +254,8 @@ fn allowing(lates: Gate) -> Origin {
 }
 
 /// The fields by which a server allows the origin that asks.
-fn allowed(asked: &Asked) -> String {
-    let Some(origin) = asked.field("origin") else {
+fn allowed(received: &ReceivedRequest) -> String {
+    let Some(origin) = received.field("origin") else {
         return String::new();
     };
     format!(
@@ -279,7 +279,7 @@ fn plain(to: &mut Answer, fields: &str) {
 
 /// A request by a page of this origin.
 fn page(proxy: &Proxy, path: &str, origin: &str, fields: &str) -> Client {
-    proxy.ask(&format!(
+    proxy.send_request(&format!(
         "GET {path} HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n{fields}\r\n"
     ))
 }
@@ -344,7 +344,9 @@ fn responses_in_place_of_the_upstream_allow_its_origins() {
     );
 
     let _waits = page(&proxy, "/late", APP, "");
-    wait_until("a request that waits", || origin.asked().path == "/late");
+    wait_until("a request that waits", || {
+        origin.last_request().path == "/late"
+    });
     let busy = head("/plain", APP, "");
     assert!(
         busy.starts_with("http/1.1 503 ") && may_read(&busy, APP),
@@ -435,7 +437,7 @@ fn preflights_take_no_slots_and_are_answered_while_the_upstream_is_away() {
     let proxy = Proxy::start(origin.addr, &flags);
     let preflight = |origin: &str| {
         proxy
-            .ask(&format!(
+            .send_request(&format!(
                 "OPTIONS /feed HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n{SSE}\
                  Access-Control-Request-Method: GET\r\n\
                  Access-Control-Request-Headers: authorization\r\n\r\n"
@@ -488,10 +490,10 @@ fn has_credentials(head: &str) -> bool {
 fn preflight_is_allowed_no_more_than_its_upstream_allowed() {
     let is_closed = Arc::new(AtomicUsize::new(0));
     let closed = is_closed.clone();
-    let origin = Origin::start(move |asked, to: &mut Answer| {
-        let is_private = asked.field("host") == Some("private.test");
-        let fields = match asked.path.as_str() {
-            "/session" => allowed(&asked),
+    let origin = Origin::start(move |received, to: &mut Answer| {
+        let is_private = received.field("host") == Some("private.test");
+        let fields = match received.path.as_str() {
+            "/session" => allowed(&received),
             "/api?later" if closed.load(SeqCst) == 1 => String::new(),
             path if path.starts_with("/api") && !is_private => {
                 "Access-Control-Allow-Origin: *\r\nAccess-Control-Allow-Methods: DELETE\r\n".into()
@@ -501,16 +503,16 @@ fn preflight_is_allowed_no_more_than_its_upstream_allowed() {
         plain(to, &fields);
     });
     let proxy = Proxy::start(origin.addr, &[]);
-    let ask = |method: &str, host: &str, path: &str, fields: &str| {
+    let send_request = |method: &str, host: &str, path: &str, fields: &str| {
         proxy
-            .ask(&format!(
+            .send_request(&format!(
                 "{method} {path} HTTP/1.1\r\nHost: {host}\r\nOrigin: {APP}\r\n{fields}\r\n"
             ))
             .head()
     };
     let asks = "Access-Control-Request-Method: DELETE\r\n";
-    let preflight = |host: &str, path: &str| ask("OPTIONS", host, path, asks);
-    ask("GET", "app.test", "/session", "");
+    let preflight = |host: &str, path: &str| send_request("OPTIONS", host, path, asks);
+    send_request("GET", "app.test", "/session", "");
     for path in ["/api", "/api?later"] {
         preflight("app.test", path);
     }
@@ -531,33 +533,35 @@ fn preflight_is_allowed_no_more_than_its_upstream_allowed() {
         let refused = preflight(host, path);
         assert!(refused.starts_with("http/1.1 502 "), "{refused}");
     }
-    let session = ask("GET", "app.test", "/session", "");
+    let session = send_request("GET", "app.test", "/session", "");
     assert!(may_read(&session, APP), "{session}");
-    let private = ask("GET", "private.test", "/session", "");
+    let private = send_request("GET", "private.test", "/session", "");
     assert!(!may_read(&private, APP), "{private}");
 }
 
 #[test]
 fn early_answer_with_credentials_needs_a_late_head_with_credentials() {
     let (late, lates) = gate();
-    let origin = Origin::start(move |asked, to: &mut Answer| match asked.path.as_str() {
-        "/session" => plain(to, &allowed(&asked)),
-        path => {
-            if !lates.opens() {
-                return;
+    let origin = Origin::start(
+        move |received, to: &mut Answer| match received.path.as_str() {
+            "/session" => plain(to, &allowed(&received)),
+            path => {
+                if !lates.opens() {
+                    return;
+                }
+                let allowed = format!("Access-Control-Allow-Origin: {APP}\r\n");
+                stream(
+                    to,
+                    match path {
+                        "/any" => "Access-Control-Allow-Origin: *\r\n",
+                        _ => &allowed,
+                    },
+                );
+                to.chunk("data: secret\n\n");
+                to.end();
             }
-            let allowed = format!("Access-Control-Allow-Origin: {APP}\r\n");
-            stream(
-                to,
-                match path {
-                    "/any" => "Access-Control-Allow-Origin: *\r\n",
-                    _ => &allowed,
-                },
-            );
-            to.chunk("data: secret\n\n");
-            to.end();
-        }
-    });
+        },
+    );
     let flags = [
         "--early-enabled=true",
         "--early-after=50ms",
@@ -613,33 +617,33 @@ fn origins_of_one_client_do_not_displace_those_of_another() {
 
 #[test]
 fn preflights_have_a_limit_apart_from_requests() {
-    let origin = Origin::start(|asked, to: &mut Answer| match asked.path.as_str() {
+    let origin = Origin::start(|received, to: &mut Answer| match received.path.as_str() {
         "/hang" => assert!(to.wait_for_close()),
-        _ => plain(to, &allowed(&asked)),
+        _ => plain(to, &allowed(&received)),
     });
     let proxy = Proxy::start(origin.addr, &["--limit-requests-per-ip=1"]);
     let asks = "Access-Control-Request-Method: GET\r\n";
-    let ask = |method: &str, path: &str, fields: &str| {
-        proxy.ask(&format!(
+    let send_request = |method: &str, path: &str, fields: &str| {
+        proxy.send_request(&format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nOrigin: {APP}\r\n{fields}\r\n"
         ))
     };
-    let get = ask("GET", "/hang", "");
+    let get = send_request("GET", "/hang", "");
     wait_until("the GET", || origin.served() == 1);
-    assert_eq!(status(&mut ask("OPTIONS", "/", asks)), 200);
-    assert_eq!(status(&mut ask("OPTIONS", "/", "")), 429);
-    assert_eq!(status(&mut ask("GET", "/", asks)), 429);
-    let preflight = ask("OPTIONS", "/hang", asks);
+    assert_eq!(status(&mut send_request("OPTIONS", "/", asks)), 200);
+    assert_eq!(status(&mut send_request("OPTIONS", "/", "")), 429);
+    assert_eq!(status(&mut send_request("GET", "/", asks)), 429);
+    let preflight = send_request("OPTIONS", "/hang", asks);
     wait_until("the preflight", || origin.served() == 3);
-    assert_eq!(status(&mut ask("OPTIONS", "/", asks)), 429);
+    assert_eq!(status(&mut send_request("OPTIONS", "/", asks)), 429);
     drop(get);
     wait_until("the place of the GET", || {
-        status(&mut ask("GET", "/", "")) == 200
+        status(&mut send_request("GET", "/", "")) == 200
     });
-    assert_eq!(status(&mut ask("OPTIONS", "/", asks)), 429);
+    assert_eq!(status(&mut send_request("OPTIONS", "/", asks)), 429);
     drop(preflight);
     wait_until("the place of the preflight", || {
-        status(&mut ask("OPTIONS", "/", asks)) == 200
+        status(&mut send_request("OPTIONS", "/", asks)) == 200
     });
 }
 
@@ -678,11 +682,11 @@ fn browsers_event_source_of_another_origin_outlives_its_upstream() {
     let preflights = Arc::new(AtomicUsize::new(0));
     let start = |address: &str, event: &'static str, lives: Gate| {
         let preflights = preflights.clone();
-        Origin::listening(address, move |asked, to| {
-            if asked.head.starts_with("OPTIONS ") {
+        Origin::listening(address, move |received, to| {
+            if received.head.starts_with("OPTIONS ") {
                 preflights.fetch_add(1, SeqCst);
             }
-            stream(to, &allowed(&asked));
+            stream(to, &allowed(&received));
             to.chunk(format!("id: 7\ndata: {event}\n\n"));
             // Until it dies in the middle of the stream.
             lives.opens();
@@ -708,7 +712,7 @@ fn browsers_event_source_of_another_origin_outlives_its_upstream() {
     let (_death, lives) = gate();
     let origin = start(&address, "after", lives);
     sees(&browser, "after");
-    assert_eq!(origin.asked().field("last-event-id"), Some("7"));
+    assert_eq!(origin.last_request().field("last-event-id"), Some("7"));
     assert_eq!(
         preflights.load(SeqCst),
         0,
@@ -757,7 +761,7 @@ fn browsers_event_source_of_another_origin_comes_back_from_a_limit() {
     let pages = pages();
     browser.open(&format!("http://{}/", pages.addr));
     // At the host that the browser names, where the origin is allowed by that.
-    let mut holder = proxy.ask(&format!(
+    let mut holder = proxy.send_request(&format!(
         "GET /feed HTTP/1.1\r\nHost: {}\r\nOrigin: http://{}\r\n{SSE}\r\n",
         proxy.addr, pages.addr
     ));
@@ -802,10 +806,10 @@ const WAIT: [&str; 4] = [
 
 /// One event with an id, then silence.
 fn numbered(address: &str) -> Origin {
-    Origin::listening(address, |asked, to| {
-        match asked.path.as_str() {
+    Origin::listening(address, |received, to| {
+        match received.path.as_str() {
             "/closed" => stream(to, ""),
-            _ => stream(to, &allowed(&asked)),
+            _ => stream(to, &allowed(&received)),
         };
         to.chunk("id: 1\ndata: there\n\n");
         to.wait_for_close();
@@ -830,7 +834,7 @@ fn new_stream_waits_for_its_upstream_if_resume_is_on() {
     assert_eq!(other(&proxy, "GET", "/feed", ""), 502);
     assert_eq!(other(&proxy, "POST", "/feed", SSE), 502);
     let mcp = "GET / HTTP/1.1\r\nHost: x\r\nMcp-Session-Id: 1\r\n";
-    proxy.ask(&format!("{mcp}{SSE}\r\n")).retry_later();
+    proxy.send_request(&format!("{mcp}{SSE}\r\n")).retry_later();
 
     // A failure all the same.
     let metrics = metrics(&proxy);

@@ -48,7 +48,10 @@ fn listen_address_without_a_host_accepts_both_ip_families() {
         assert_eq!(of_client, "http/1.1 200 ok");
         // Not in the form of an IPv6 socket.
         let client = address.to_string();
-        assert_eq!(origin.asked().field("x-forwarded-for"), Some(&*client));
+        assert_eq!(
+            origin.last_request().field("x-forwarded-for"),
+            Some(&*client)
+        );
         let of_admin = status((address, admin).into(), "/metrics");
         assert_eq!(of_admin, "http/1.1 200 ok");
     }

@@ -22,7 +22,7 @@ fn start(origin: &Origin, flags: &[&str]) -> Proxy {
 
 /// A stream through the proxy, which has begun.
 fn stream(proxy: &Proxy, method: &str, path: &str, fields: &str) -> Client {
-    let mut client = proxy.ask(&format!(
+    let mut client = proxy.send_request(&format!(
         "{method} {path} HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n\
          Content-Length: 0\r\n{fields}\r\n"
     ));
@@ -396,7 +396,7 @@ fn request_of_a_foreign_page_is_rejected() {
     let mut check = Client::connect(admin);
     check.send("GET /readyz HTTP/1.0\r\n\r\n");
     assert!(check.head().contains(" 200 "));
-    // What a form of any page can send without being asked for.
+    // What a form of any page can send without a preflight.
     let form = format!("{host}Content-Type: text/plain\r\n");
     let order = r#"{"to":{"all":true},"data":"x"}"#;
     assert_eq!(call_with(admin, "POST /api/send", &form, order).status, 415);

@@ -8,8 +8,8 @@ const FILES: usize = 100;
 
 /// One event, then silence until the other side goes; no head for `/hang`.
 fn held() -> Origin {
-    Origin::start(|asked, to| {
-        if asked.path == "/hang" {
+    Origin::start(|received, to| {
+        if received.path == "/hang" {
             to.wait_for_close();
             return;
         }
@@ -61,7 +61,7 @@ fn files_budget_defers_new_streams_then_ends_the_oldest() {
         "{told}"
     );
     assert!(!is_in(&mut proxy.get("/")));
-    let mut post = proxy.ask(
+    let mut post = proxy.send_request(
         "POST / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\nContent-Length: 0\r\n\r\n",
     );
     let head = post.head();
@@ -76,7 +76,7 @@ fn files_budget_defers_new_streams_then_ends_the_oldest() {
     let mut others = Vec::new();
     while !proxy.log().contains("the oldest idle ones are ended") {
         if proxy.files() < FILES {
-            others.push(proxy.ask("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n"));
+            others.push(proxy.send_request("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n"));
         }
     }
     let (last_words, end) = streams.remove(0).rest();

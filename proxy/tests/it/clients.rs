@@ -67,8 +67,8 @@ fn tell(to: &mut Answer, connection: u64, mut next: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn client_gets_each_event_once_and_in_order_across_cuts() {
     let connections = AtomicU64::new(0);
-    let origin = Origin::start(move |asked, to| {
-        let seen = asked
+    let origin = Origin::start(move |received, to| {
+        let seen = received
             .field("last-event-id")
             .map_or(0, |id| id.parse().unwrap());
         tell(to, connections.fetch_add(1, SeqCst), seen + 1);

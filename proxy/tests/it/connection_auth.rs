@@ -1,7 +1,7 @@
 //! A login by NTLM or Negotiate is that of a TCP connection: through the real binary it works, and
 //! serves the client that logged in and nobody else.
 
-use crate::support::{Answer, Asked, Client, End, Gone, Origin, Proxy, gate};
+use crate::support::{Answer, Client, End, Gone, Origin, Proxy, ReceivedRequest, gate};
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -17,9 +17,9 @@ struct Session {
 
 impl Session {
     /// Whether the request goes on to its answer; else it has been told to log in.
-    fn logs_in(&mut self, asked: &Asked, to: &mut Answer) -> bool {
+    fn logs_in(&mut self, received: &ReceivedRequest, to: &mut Answer) -> bool {
         static CHALLENGES: AtomicUsize = AtomicUsize::new(0);
-        let credentials: Vec<_> = fields(asked, "authorization").collect();
+        let credentials: Vec<_> = fields(received, "authorization").collect();
         for value in credentials {
             let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
             let token = token.trim();
@@ -44,7 +44,7 @@ impl Session {
                 self.user = Some(token.to_owned());
             }
         }
-        if self.user.is_some() || asked.path.starts_with("/public") {
+        if self.user.is_some() || received.path.starts_with("/public") {
             return true;
         }
         to.raw(
@@ -54,18 +54,18 @@ impl Session {
     }
 }
 
-fn fields<'a>(asked: &'a Asked, name: &'a str) -> impl Iterator<Item = &'a str> {
-    asked.head.lines().filter_map(move |line| {
+fn fields<'a>(received: &'a ReceivedRequest, name: &'a str) -> impl Iterator<Item = &'a str> {
+    received.head.lines().filter_map(move |line| {
         let (field, value) = line.split_once(':')?;
         field.eq_ignore_ascii_case(name).then_some(value.trim())
     })
 }
 
 /// Takes the request's body.
-fn upload(asked: &Asked, to: &mut Answer) {
-    if let Some(length) = asked.field("content-length") {
+fn upload(received: &ReceivedRequest, to: &mut Answer) {
+    if let Some(length) = received.field("content-length") {
         to.body(length.parse().unwrap());
-    } else if asked.field("transfer-encoding").is_some() {
+    } else if received.field("transfer-encoding").is_some() {
         let mut end = Vec::new();
         while !end.ends_with(b"0\r\n\r\n") {
             end.extend(to.body(1));
@@ -74,22 +74,22 @@ fn upload(asked: &Asked, to: &mut Answer) {
 }
 
 /// Answers requests on a connection until that ends, each with the user's name in it.
-fn serve(asked: Asked, to: &mut Answer) {
-    serve_when(asked, to, || ());
+fn serve(received: ReceivedRequest, to: &mut Answer) {
+    serve_when(received, to, || ());
 }
 
 /// The same, with what happens before the answer to `/slow`.
-fn serve_when(mut asked: Asked, to: &mut Answer, ready: impl Fn()) {
+fn serve_when(mut received: ReceivedRequest, to: &mut Answer, ready: impl Fn()) {
     let mut session = Session::default();
     loop {
         // An answer that does not wait for the request's body.
-        let is_early = asked.path == "/early";
+        let is_early = received.path == "/early";
         if !is_early {
-            upload(&asked, to);
+            upload(&received, to);
         }
-        if session.logs_in(&asked, to) {
+        if session.logs_in(&received, to) {
             let user = session.user.as_deref().unwrap_or("nobody");
-            match asked.path.trim_start_matches("/public") {
+            match received.path.trim_start_matches("/public") {
                 path @ ("/events" | "/slow") => {
                     if path == "/slow" {
                         ready();
@@ -110,7 +110,7 @@ fn serve_when(mut asked: Asked, to: &mut Answer, ready: impl Fn()) {
                     to.wait_for_close();
                     return;
                 }
-                "/broken" if asked.field("last-event-id").is_some() => {
+                "/broken" if received.field("last-event-id").is_some() => {
                     to.raw(
                         format!("HTTP/1.1 401 Unauthorized\r\n{OFFER}Content-Length: 2\r\n\r\nno")
                             .as_bytes(),
@@ -153,7 +153,7 @@ fn serve_when(mut asked: Asked, to: &mut Answer, ready: impl Fn()) {
                     to.raw(head.as_bytes());
                     return;
                 }
-                "/ws" if asked.field("upgrade").is_some() => {
+                "/ws" if received.field("upgrade").is_some() => {
                     let head = format!(
                         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
                          Upgrade: websocket\r\n\r\n{user}"
@@ -164,7 +164,7 @@ fn serve_when(mut asked: Asked, to: &mut Answer, ready: impl Fn()) {
                 }
                 _ => {
                     let length = user.len();
-                    let body = if asked.head.starts_with("HEAD") {
+                    let body = if received.head.starts_with("HEAD") {
                         ""
                     } else {
                         user
@@ -175,10 +175,10 @@ fn serve_when(mut asked: Asked, to: &mut Answer, ready: impl Fn()) {
             }
         }
         if is_early {
-            upload(&asked, to);
+            upload(&received, to);
         }
         match to.next_request() {
-            Some(next) => asked = next,
+            Some(next) => received = next,
             None => return,
         }
     }
@@ -229,7 +229,7 @@ fn read(client: &mut Client, is_head: bool) -> Response {
 }
 
 /// A request with more fields, each with its line end.
-fn ask(client: &mut Client, method: &str, path: &str, fields: &str) -> Response {
+fn send_request(client: &mut Client, method: &str, path: &str, fields: &str) -> Response {
     client.send(&format!(
         "{method} {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n"
     ));
@@ -237,7 +237,7 @@ fn ask(client: &mut Client, method: &str, path: &str, fields: &str) -> Response 
 }
 
 fn get(client: &mut Client, path: &str) -> Response {
-    ask(client, "GET", path, "")
+    send_request(client, "GET", path, "")
 }
 
 /// The three legs of a login, the last for `path`.
@@ -250,12 +250,12 @@ fn log_in(client: &mut Client, user: &str, path: &str) -> Response {
 /// The last two of them.
 fn log_in_at_once(client: &mut Client, user: &str, path: &str) -> Response {
     let third = third_leg(client, user, path);
-    ask(client, "GET", path, &third)
+    send_request(client, "GET", path, &third)
 }
 
 /// The second leg, and the fields of the third.
 fn third_leg(client: &mut Client, user: &str, path: &str) -> String {
-    let challenge = ask(client, "GET", path, "Authorization: NTLM one\r\n");
+    let challenge = send_request(client, "GET", path, "Authorization: NTLM one\r\n");
     assert_eq!(challenge.status, 401);
     let challenge = challenge.field("www-authenticate").unwrap();
     let challenge = challenge.strip_prefix("ntlm ").unwrap();
@@ -303,8 +303,11 @@ fn concurrent_logins_do_not_mix() {
         third_leg(&mut alice, "alice", "/page"),
         third_leg(&mut bob, "bob", "/page"),
     );
-    assert_eq!(ask(&mut bob, "GET", "/page", &of_bob).body, "bob");
-    assert_eq!(ask(&mut alice, "GET", "/page", &of_alice).body, "alice");
+    assert_eq!(send_request(&mut bob, "GET", "/page", &of_bob).body, "bob");
+    assert_eq!(
+        send_request(&mut alice, "GET", "/page", &of_alice).body,
+        "alice"
+    );
     assert_eq!(get(&mut bob, "/page").body, "bob");
     assert_eq!(get(&mut alice, "/page").body, "alice");
     assert_eq!(server.served(), 2);
@@ -390,7 +393,7 @@ fn other_credentials_share_connections_as_before() {
         for _ in 0..3 {
             let mut client = Client::connect(proxy.addr);
             assert_eq!(
-                ask(&mut client, "GET", "/public", credentials).body,
+                send_request(&mut client, "GET", "/public", credentials).body,
                 "nobody"
             );
         }
@@ -471,7 +474,7 @@ fn client_connection_of_a_login_closes_with_its_upstream() {
     assert_closed(client);
     let mut client = logged_in();
     // What may have been done is not done again.
-    let lost = ask(&mut client, "POST", "/hangup", "Content-Length: 0\r\n");
+    let lost = send_request(&mut client, "POST", "/hangup", "Content-Length: 0\r\n");
     assert_eq!(
         (lost.status, lost.field("connection")),
         (502, Some("close"))
@@ -497,7 +500,7 @@ fn both_connections_of_a_login_close_when_the_proxy_gives_up() {
     let mut client = Client::connect(proxy.addr);
     log_in(&mut client, "alice", "/page");
     let accept = "Accept: text/event-stream\r\n";
-    let rotated = ask(&mut client, "GET", "/open", accept);
+    let rotated = send_request(&mut client, "GET", "/open", accept);
     assert_eq!(rotated.end, End::Clean);
     assert_eq!(client.raw_and_end(), (Vec::new(), Gone::Closed));
     server.wait_for_open(0);
@@ -516,17 +519,17 @@ fn stream_of_a_login_is_not_resumed() {
     // With the credentials in the request, and without.
     let mut client = Client::connect(proxy.addr);
     let fields = format!("{accept}Authorization: Negotiate alice\r\n");
-    let stream = ask(&mut client, "GET", "/events", &fields);
+    let stream = send_request(&mut client, "GET", "/events", &fields);
     assert_eq!(
         (&*stream.body, stream.end),
         ("id: 1\ndata: alice\n\n", End::Clean)
     );
-    let stream = ask(&mut client, "GET", "/events", accept);
+    let stream = send_request(&mut client, "GET", "/events", accept);
     assert_eq!(
         (&*stream.body, stream.end),
         ("id: 1\ndata: alice\n\n", End::Clean)
     );
-    let stream = ask(&mut client, "GET", "/broken", accept);
+    let stream = send_request(&mut client, "GET", "/broken", accept);
     assert_eq!(
         (&*stream.body, stream.end),
         ("id: 1\ndata: alice\n\n", End::Broken)
@@ -542,7 +545,7 @@ fn request_of_a_login_does_not_wait_for_an_upstream_connection_without_it() {
     let mut client = Client::connect(proxy.addr);
     let accept = "Accept: text/event-stream\r\n";
     log_in(&mut client, "alice", "/page");
-    let later = ask(&mut client, "GET", "/unavailable", accept);
+    let later = send_request(&mut client, "GET", "/unavailable", accept);
     assert!(later.body.starts_with("retry: "), "{}", later.body);
     assert_eq!((later.status, later.end), (200, End::Clean));
     assert_eq!(get(&mut client, "/page").body, "alice");
@@ -555,7 +558,7 @@ fn request_of_a_resumed_stream_does_not_use_the_clients_login() {
     let proxy = Proxy::start(server.addr, &["--resume-mode=on", "--resume-backoff=20ms"]);
     let mut client = Client::connect(proxy.addr);
     let accept = "Accept: text/event-stream\r\n";
-    let refused = ask(&mut client, "GET", "/public/broken", accept);
+    let refused = send_request(&mut client, "GET", "/public/broken", accept);
     assert_eq!(refused.end, End::Clean);
     // The offer of a login that came instead was not the client's to take up.
     server.wait_for_open(0);
@@ -566,7 +569,7 @@ fn request_of_a_resumed_stream_does_not_use_the_clients_login() {
 #[test]
 fn early_answer_leaves_the_login_to_the_next_request() {
     let (release, released) = gate();
-    let server = Origin::start(move |asked, to| serve_when(asked, to, || released.wait()));
+    let server = Origin::start(move |received, to| serve_when(received, to, || released.wait()));
     let flags = ["--early-enabled=true", "--early-after=20ms"];
     let proxy = Proxy::start(server.addr, &flags);
     let mut client = Client::connect(proxy.addr);
@@ -632,10 +635,10 @@ fn websocket_has_the_login_of_its_connection() {
             log_in(&mut client, "alice", "/page");
             UPGRADE.to_owned()
         } else {
-            // All legs ask for the switch.
-            assert_eq!(ask(&mut client, "GET", "/ws", UPGRADE).status, 401);
+            // All legs request the switch.
+            assert_eq!(send_request(&mut client, "GET", "/ws", UPGRADE).status, 401);
             let first = format!("{UPGRADE}Authorization: NTLM one\r\n");
-            let challenge = ask(&mut client, "GET", "/ws", &first);
+            let challenge = send_request(&mut client, "GET", "/ws", &first);
             let challenge = challenge.field("www-authenticate").unwrap();
             let challenge = challenge.strip_prefix("ntlm ").unwrap();
             format!("{UPGRADE}Authorization: NTLM three-{challenge}-alice\r\n")
@@ -661,9 +664,15 @@ fn logins_do_not_mix_on_a_shared_connection_of_a_trusted_proxy() {
     let mut balancer = Client::connect(proxy.addr);
     let alice = "X-Forwarded-For: 192.0.2.1\r\n";
     let login = format!("{alice}Authorization: Negotiate alice\r\n");
-    assert_eq!(ask(&mut balancer, "GET", "/page", &login).body, "alice");
-    assert_eq!(ask(&mut balancer, "GET", "/page", alice).body, "alice");
-    let stranger = ask(
+    assert_eq!(
+        send_request(&mut balancer, "GET", "/page", &login).body,
+        "alice"
+    );
+    assert_eq!(
+        send_request(&mut balancer, "GET", "/page", alice).body,
+        "alice"
+    );
+    let stranger = send_request(
         &mut balancer,
         "GET",
         "/page",

@@ -110,14 +110,14 @@ fn commented_keys_of_the_sample_config_are_valid() {
 /// labels; after one of each has happened that is counted from its first time on.
 fn exported() -> BTreeMap<String, BTreeMap<String, HashSet<String>>> {
     let (speak, may_speak) = gate();
-    let origin = Origin::start(move |asked, to| {
-        if asked.path == "/plain" {
+    let origin = Origin::start(move |used, to| {
+        if used.path == "/plain" {
             to.raw(b"HTTP/1.1 204 No Content\r\n\r\n");
             return;
         }
         to.stream();
         may_speak.wait();
-        if asked.field("last-event-id").is_none() {
+        if used.field("last-event-id").is_none() {
             to.chunk("id: 1\ndata: 1\n\n");
             to.reset();
             return;
@@ -145,7 +145,7 @@ fn exported() -> BTreeMap<String, BTreeMap<String, HashSet<String>>> {
     client.read_until("data: 2\n\n");
     assert!(proxy.get("/").head().starts_with("http/1.1 429 "));
     drop(client);
-    let mut plain = proxy.ask("GET /plain HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut plain = proxy.send_request("GET /plain HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(plain.head().starts_with("http/1.1 204 "));
     let scrape = || -> Vec<Sample> {
         let mut client = Client::connect(proxy.admin());
@@ -236,13 +236,13 @@ fn assert_answered(
         let labels = exported.get(metric);
         let labels = labels.unwrap_or_else(|| panic!("there is no {metric}: {expression}"));
         for label in ["kind", "name", "outcome", "reason", "route"] {
-            let asked = values(expression, label);
-            if asked.is_empty() && !groups(expression).contains(label) {
+            let used = values(expression, label);
+            if used.is_empty() && !groups(expression).contains(label) {
                 continue;
             }
             let known = labels.get(label);
             let known = known.unwrap_or_else(|| panic!("{metric} has no {label}: {expression}"));
-            for value in asked {
+            for value in used {
                 let is_variable = value.starts_with('$');
                 assert!(
                     is_variable || known.contains(value),

@@ -44,7 +44,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\
 
 /// A client that has had its early answer, and a heartbeat behind it.
 fn waiting(proxy: &Proxy, request: &str) -> Client {
-    let mut client = proxy.ask(request);
+    let mut client = proxy.send_request(request);
     let head = client.head();
     assert!(head.starts_with("http/1.1 200 ok\n"), "{head}");
     assert!(
@@ -105,7 +105,7 @@ fn quick_failure_keeps_its_status() {
     });
     let proxy = Proxy::start(origin.addr, &["--early-enabled", "--early-after=1m"]);
     for request in [GET, &post("", "{}")] {
-        let mut client = proxy.ask(request);
+        let mut client = proxy.send_request(request);
         let head = client.head();
         assert!(head.starts_with("http/1.1 429 "), "{head}");
         assert!(head.contains("\nretry-after: 7\n"), "{head}");
@@ -124,10 +124,10 @@ fn stream_flag_in_the_body_alone_gets_an_early_answer() {
         )
     };
     let (speak, gate) = gate();
-    let origin = Origin::start(move |asked, to| {
-        let quiet = asked.field("x-quiet").is_some();
+    let origin = Origin::start(move |received, to| {
+        let quiet = received.field("x-quiet").is_some();
         let coding = if quiet { "gzip" } else { "identity" };
-        assert_eq!(asked.field("accept-encoding"), Some(coding));
+        assert_eq!(received.field("accept-encoding"), Some(coding));
         gate.wait();
         to.stream();
         to.chunk("data: [DONE]\n\n");
@@ -135,7 +135,7 @@ fn stream_flag_in_the_body_alone_gets_an_early_answer() {
     });
     let proxy = early(&origin, &["--admin-listen=127.0.0.1:0"]);
     let mut client = waiting(&proxy, &request("", r#"{"model": "m", "stream": true}"#));
-    let mut quiet = proxy.ask(&request(
+    let mut quiet = proxy.send_request(&request(
         "X-Quiet: 1\r\n",
         r#"{"model": "m", "stream": false}"#,
     ));
@@ -156,9 +156,12 @@ fn stream_flag_in_the_body_alone_gets_an_early_answer() {
 
 #[test]
 fn request_without_stream_flag_keeps_its_codings() {
-    let origin = Origin::start(|asked, to| {
-        let coding = asked.field("accept-encoding").unwrap_or("none").to_owned();
-        let len: usize = asked.field("content-length").unwrap().parse().unwrap();
+    let origin = Origin::start(|received, to| {
+        let coding = received
+            .field("accept-encoding")
+            .unwrap_or("none")
+            .to_owned();
+        let len: usize = received.field("content-length").unwrap().parse().unwrap();
         let body = to.body(len);
         let text = format!("{coding} {} {}", body.len(), body.ends_with(b"}"));
         // A POST on a kept connection that this origin is about to close would be a 502.
@@ -183,7 +186,7 @@ fn request_without_stream_flag_keeps_its_codings() {
         (&by_default, model, stream, "identity"),
         (&by_default, model, long.as_str(), "identity"),
     ] {
-        let mut client = proxy.ask(&format!(
+        let mut client = proxy.send_request(&format!(
             "POST /v1 HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\
              Content-Type: application/json\r\n{fields}Content-Length: {}\r\n\r\n{body}",
             body.len()
@@ -211,7 +214,7 @@ fn heartbeats_fill_the_wait_before_the_events() {
         to.end();
     });
     let proxy = early(&origin, &[]);
-    let mut client = proxy.ask(GET);
+    let mut client = proxy.send_request(GET);
     // The connection serves another request behind the stream.
     for _ in 0..2 {
         let head = client.head();
@@ -241,8 +244,8 @@ fn heartbeats_fill_the_wait_before_the_events() {
 #[test]
 fn stream_after_an_early_answer_is_resumed() {
     let (speak, gate) = gate();
-    let origin = Origin::start(move |asked, to| {
-        let seen = asked.field("last-event-id").is_some();
+    let origin = Origin::start(move |received, to| {
+        let seen = received.field("last-event-id").is_some();
         if !seen {
             gate.wait();
         }
@@ -407,12 +410,12 @@ fn request_behind_an_early_answer_counts_as_pending() {
         &["--upstream-max-pending=1", "--upstream-unavailable=status"],
     );
     let client = waiting(&proxy, GET);
-    let head = proxy.ask(GET).head();
+    let head = proxy.send_request(GET).head();
     assert!(head.starts_with("http/1.1 503 "), "{head}");
     drop(client);
     origin.wait_for_open(0);
     wait_until("its place is free", || {
-        proxy.ask(GET).head().starts_with("http/1.1 200 ")
+        proxy.send_request(GET).head().starts_with("http/1.1 200 ")
     });
 }
 

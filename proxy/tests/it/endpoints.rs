@@ -124,8 +124,8 @@ fn kept_connection_survives_a_reload_that_changes_no_socket_option() {
 #[test]
 fn upstreams_of_one_address_are_unreachable_together_and_checked_once() {
     let checks = AtomicUsize::new(0);
-    let origin = Origin::start(move |asked, to| {
-        let head = match asked.path.as_str() {
+    let origin = Origin::start(move |received, to| {
+        let head = match received.path.as_str() {
             // As many as it takes for one check; each of two would get too few.
             "/healthz" if checks.fetch_add(1, SeqCst) < 3 => "503 Down",
             "/healthz" => {
@@ -178,24 +178,24 @@ fn upstreams_of_one_address_are_unreachable_together_and_checked_once() {
 #[test]
 fn max_pending_of_a_route_does_not_count_requests_of_others() {
     let (open, held) = gate();
-    let origin = Origin::start(move |asked, to| {
-        if asked.path.ends_with("/slow") {
+    let origin = Origin::start(move |received, to| {
+        if received.path.ends_with("/slow") {
             held.wait();
         }
         to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     });
     let config = format!("{TWO}upstream.max_pending = 1\n");
     let run = Configured::start(&origin, &config);
-    let ask = |path: &str| {
+    let send_request = |path: &str| {
         let request = format!("GET {path} HTTP/1.1\r\nHost: proxy.test\r\n\r\n");
-        run.proxy.ask(&request)
+        run.proxy.send_request(&request)
     };
-    let mut other = ask("/slow");
+    let mut other = send_request("/slow");
     wait_until("the other route's request", || origin.served() == 1);
-    let mut slow = ask("/one/slow");
+    let mut slow = send_request("/one/slow");
     wait_until("a request that waits", || origin.served() == 2);
-    assert!(ask("/one").head().starts_with("http/1.1 503 "));
-    assert!(ask("/").head().starts_with("http/1.1 200 "));
+    assert!(send_request("/one").head().starts_with("http/1.1 503 "));
+    assert!(send_request("/").head().starts_with("http/1.1 200 "));
     for _ in 0..2 {
         open.send(()).unwrap();
     }

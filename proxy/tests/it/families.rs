@@ -26,12 +26,12 @@ fn end(to: &mut Answer) {
 }
 
 fn open(proxy: &Proxy, method: &str, field: &str) -> Client {
-    ask(proxy, method, &format!("{ACCEPT}\r\n{field}"))
+    send_request(proxy, method, &format!("{ACCEPT}\r\n{field}"))
 }
 
 /// The same, with just these fields.
-fn ask(proxy: &Proxy, method: &str, fields: &str) -> Client {
-    let mut client = proxy.ask(&format!(
+fn send_request(proxy: &Proxy, method: &str, fields: &str) -> Client {
+    let mut client = proxy.send_request(&format!(
         "{method} / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{fields}\r\n\r\n"
     ));
     let head = client.head();
@@ -298,7 +298,7 @@ fn rotation_and_retry_are_for_streams_whose_clients_reconnect() {
         let mut all_flags = vec!["--rotation-max-age=20ms", "--heartbeat-interval=10ms"];
         all_flags.extend(&flags);
         let proxy = Proxy::start(origin.addr, &all_flags);
-        let mut client = ask(&proxy, method, field);
+        let mut client = send_request(&proxy, method, field);
         if is_rotated {
             let (seen, how) = all(client);
             assert!(seen.starts_with("data: 1\n\nretry: "), "{flags:?}: {seen}");

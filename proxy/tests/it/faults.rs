@@ -1,7 +1,7 @@
 //! Upstreams and clients that go at any point: nobody takes a part for a whole, and nothing of
 //! them is left behind: no stream, no slot of a limit, no file.
 
-use crate::support::{Answer, Asked, Client, End, Origin, Proxy, gate, wait_until};
+use crate::support::{Answer, Client, End, Origin, Proxy, ReceivedRequest, gate, wait_until};
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
@@ -99,15 +99,15 @@ impl Watched {
 }
 
 /// What [`Watched`] asks for, and `/mute`, which gets no answer.
-fn answer(asked: &Asked, to: &mut Answer) {
-    if asked.path == "/short" {
+fn answer(received: &ReceivedRequest, to: &mut Answer) {
+    if received.path == "/short" {
         to.stream();
         to.chunk("data: 1\n\n");
         to.end();
         return;
     }
-    if asked.path != "/mute" {
-        if asked.field("content-length").is_some() {
+    if received.path != "/mute" {
+        if received.field("content-length").is_some() {
             to.body(HALF.len());
         }
         to.stream();
@@ -150,10 +150,10 @@ fn upstreams_that_die_at_any_byte(pieces: Pieces, request: fn(&str) -> String) {
     let head = pieces[0].0.len() + pieces[1].0.len();
     let first = head + pieces[2].0.len();
     let (go, goes) = gate();
-    let origin = Origin::start(move |asked, to| {
-        let mut path = asked.path.split('/').skip(1);
+    let origin = Origin::start(move |received, to| {
+        let mut path = received.path.split('/').skip(1);
         let (Some(death), Some(cut)) = (path.next(), path.next()) else {
-            return answer(&asked, to);
+            return answer(&received, to);
         };
         let (early, late) =
             response[..cut.parse().unwrap()].split_at(first.min(cut.parse().unwrap()));
@@ -185,7 +185,7 @@ fn upstreams_that_die_at_any_byte(pieces: Pieces, request: fn(&str) -> String) {
                 continue;
             }
             let path = format!("/{death}/{cut}{when}");
-            let mut client = watched.proxy.ask(&request(&path));
+            let mut client = watched.proxy.send_request(&request(&path));
             let status = &client.head()[..12];
             if cut < head {
                 assert_eq!(status, "http/1.1 502", "{path}");
@@ -227,14 +227,14 @@ fn upstream_that_dies_during_the_upload_leaves_whole_events_and_no_end() {
 
 #[test]
 fn clients_that_die_at_any_byte_of_their_request_leave_nothing_behind() {
-    let origin = Origin::start(|asked, to| answer(&asked, to));
+    let origin = Origin::start(|received, to| answer(&received, to));
     let watched = Watched::start(&origin, &[]);
     for request in [get("/mute"), upload("/mute")] {
         for len in 0..=request.len() {
             for death in DEATHS {
-                death.of(watched.proxy.ask(&request[..len]));
+                death.of(watched.proxy.send_request(&request[..len]));
             }
-            let mut half = watched.proxy.ask(&request[..len]);
+            let mut half = watched.proxy.send_request(&request[..len]);
             half.close_own_side();
             // Not by the other side's death.
             let answer = half.raw();
@@ -251,12 +251,12 @@ fn clients_that_die_at_any_byte_of_their_request_leave_nothing_behind() {
 
 #[test]
 fn clients_that_die_at_any_stage_of_their_stream_leave_nothing_behind() {
-    let origin = Origin::start(|asked, to| answer(&asked, to));
+    let origin = Origin::start(|received, to| answer(&received, to));
     let watched = Watched::start(&origin, &[]);
     for death in DEATHS {
         for request in [get("/mute"), upload("/mute"), get("/held"), upload("/held")] {
             let before = origin.served();
-            let mut client = watched.proxy.ask(&request);
+            let mut client = watched.proxy.send_request(&request);
             if request.contains("/held") {
                 assert!(client.head().starts_with("http/1.1 200 "));
                 assert_eq!(client.read_until("\n\n"), "data: 1\n\n");
@@ -281,12 +281,12 @@ fn inputs_behind() -> [String; 3] {
 
 #[test]
 fn disconnect_is_detected_whatever_follows_the_request() {
-    let origin = Origin::start(|asked, to| match asked.path.as_str() {
+    let origin = Origin::start(|received, to| match received.path.as_str() {
         "/plain" => {
             to.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n");
             assert!(to.wait_for_close());
         }
-        _ => answer(&asked, to),
+        _ => answer(&received, to),
     });
     let watched = Watched::start(&origin, &[]);
     let plain = "POST /plain HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
@@ -302,7 +302,7 @@ fn disconnect_is_detected_whatever_follows_the_request() {
         for behind in inputs_behind() {
             for death in DEATHS {
                 let before = origin.served();
-                let mut client = watched.proxy.ask(&format!("{request}{behind}"));
+                let mut client = watched.proxy.send_request(&format!("{request}{behind}"));
                 match seen {
                     "" => wait_until("the request", || origin.served() > before),
                     seen => {
@@ -321,19 +321,19 @@ fn disconnect_is_detected_whatever_follows_the_request() {
 
 #[test]
 fn upload_that_breaks_off_during_its_response_fails_alone() {
-    let origin = Origin::start(|asked, to| match asked.path.as_str() {
+    let origin = Origin::start(|received, to| match received.path.as_str() {
         "/early" => {
             to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
             to.next_request();
         }
-        _ => answer(&asked, to),
+        _ => answer(&received, to),
     });
     let watched = Watched::start(&origin, &[]);
     for _ in 0..50 {
         for death in DEATHS {
             let upload = upload("/early");
-            death.of(watched.proxy.ask(&upload));
-            let half = watched.proxy.ask(&upload);
+            death.of(watched.proxy.send_request(&upload));
+            let half = watched.proxy.send_request(&upload);
             half.close_own_side();
         }
     }
@@ -344,13 +344,13 @@ fn upload_that_breaks_off_during_its_response_fails_alone() {
 #[test]
 fn client_reset_is_detected_while_its_upload_is_not_read() {
     let (go, goes) = gate();
-    let origin = Origin::start(move |asked, to| match asked.path.as_str() {
+    let origin = Origin::start(move |received, to| match received.path.as_str() {
         "/blocked" => goes.wait(),
-        _ => answer(&asked, to),
+        _ => answer(&received, to),
     });
     let watched = Watched::start(&origin, &[]);
     let before = origin.served();
-    let mut client = watched.proxy.ask(
+    let mut client = watched.proxy.send_request(
         "POST /blocked HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\
          Content-Length: 1000000000\r\n\r\n",
     );
@@ -371,9 +371,9 @@ fn client_reset_is_detected_while_its_upload_is_not_read() {
 #[test]
 fn client_and_upstream_that_die_at_once_leave_nothing_behind() {
     let (go, goes) = gate();
-    let origin = Origin::start(move |asked, to| {
-        let Some(death) = asked.path.strip_prefix("/both/") else {
-            return answer(&asked, to);
+    let origin = Origin::start(move |received, to| {
+        let Some(death) = received.path.strip_prefix("/both/") else {
+            return answer(&received, to);
         };
         if let Some(death) = death.strip_prefix("begun/") {
             to.stream();
@@ -424,22 +424,22 @@ fn drip(client: &mut Client) {
 
 #[test]
 fn request_heads_that_never_end_are_given_up() {
-    let origin = Origin::start(|asked, to| answer(&asked, to));
+    let origin = Origin::start(|received, to| answer(&received, to));
     let watched = Watched::start(&origin, &["--client-head-timeout=500ms"]);
     let mut never = vec![
         // The start of a request, all of one but for its last byte, and none.
-        watched.proxy.ask("G"),
-        watched.proxy.ask(&GET[..GET.len() - 1]),
+        watched.proxy.send_request("G"),
+        watched.proxy.send_request(&GET[..GET.len() - 1]),
         Client::connect(watched.proxy.addr),
     ];
     // Behind a stream, too.
     for behind in ["", "GET /ne"] {
-        let mut client = watched.proxy.ask(&(get("/short") + behind));
+        let mut client = watched.proxy.send_request(&(get("/short") + behind));
         client.head();
         assert_eq!(client.rest(), (b"data: 1\n\n".to_vec(), End::Clean));
         never.push(client);
     }
-    let mut drips = watched.proxy.ask("GET / HTTP/1.1\r\nX-Drip: ");
+    let mut drips = watched.proxy.send_request("GET / HTTP/1.1\r\nX-Drip: ");
     for client in &mut never {
         assert_eq!(client.raw(), b"");
     }
@@ -449,9 +449,9 @@ fn request_heads_that_never_end_are_given_up() {
 
 #[test]
 fn response_heads_that_never_end_are_given_up() {
-    let origin = Origin::start(|asked, to| {
-        if asked.path != "/drip" {
-            return answer(&asked, to);
+    let origin = Origin::start(|received, to| {
+        if received.path != "/drip" {
+            return answer(&received, to);
         }
         to.raw(b"HTTP/1.1 200 OK\r\nX-Drip: ");
         // The origin's pace; nothing waits for it.
@@ -467,9 +467,9 @@ fn response_heads_that_never_end_are_given_up() {
 
 #[test]
 fn bytes_that_arrive_one_by_one_arrive_whole_and_delay_no_other() {
-    let origin = Origin::start(|asked, to| {
-        if asked.path != "/slow" {
-            return answer(&asked, to);
+    let origin = Origin::start(|received, to| {
+        if received.path != "/slow" {
+            return answer(&received, to);
         }
         for (piece, _) in CHUNKED {
             for byte in piece.bytes() {

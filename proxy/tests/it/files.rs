@@ -1,6 +1,6 @@
 //! More clients than the process may have files.
 
-use crate::support::{Answer, Asked, Client, End, Gone, Origin, Proxy, gate, wait_until};
+use crate::support::{Answer, Client, End, Gone, Origin, Proxy, ReceivedRequest, gate, wait_until};
 
 const FILES: usize = 64;
 const REFUSAL: &str = "cannot accept connections";
@@ -67,7 +67,7 @@ fn exhausted(origin: &Origin, flags: &[&str]) -> (Proxy, Vec<Client>) {
 #[test]
 fn streams_continue_without_free_files_and_new_ones_start_when_some_are_free() {
     let (go, goes) = gate();
-    let origin = Origin::start(move |_: Asked, to: &mut Answer| {
+    let origin = Origin::start(move |_: ReceivedRequest, to: &mut Answer| {
         to.stream();
         to.chunk("data: 1\n\n");
         if goes.opens() {
@@ -125,7 +125,7 @@ fn streams_continue_without_free_files_and_new_ones_start_when_some_are_free() {
 
 #[test]
 fn client_without_a_file_for_its_upstream_releases_its_own() {
-    let origin = Origin::start(|_: Asked, to: &mut Answer| {
+    let origin = Origin::start(|_: ReceivedRequest, to: &mut Answer| {
         to.stream();
         to.chunk("data: 1\n\n");
         assert!(to.wait_for_close());
@@ -158,7 +158,7 @@ fn client_without_a_file_for_its_upstream_releases_its_own() {
 
 #[test]
 fn idle_connection_yields_its_file_to_a_new_one_without_a_budget() {
-    let origin = Origin::start(|_: Asked, to: &mut Answer| {
+    let origin = Origin::start(|_: ReceivedRequest, to: &mut Answer| {
         to.stream();
         to.chunk("data: 1\n\n");
         assert!(to.wait_for_close());

@@ -1,16 +1,16 @@
 //! What a client sees whose connection is taken from hyper for a stream, and goes back to it.
 
-use crate::support::{Answer, Asked, Client, End, Gone, Origin, Proxy, gate};
+use crate::support::{Answer, Client, End, Gone, Origin, Proxy, ReceivedRequest, gate};
 use std::fmt::Write;
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n";
 
 /// The three ways of an upstream to end a stream properly, and an answer that is none; each says
 /// which request it is for.
-fn answer(asked: &Asked, to: &mut Answer) {
-    let event = format!("data: {}\n\n", asked.path);
+fn answer(received: &ReceivedRequest, to: &mut Answer) {
+    let event = format!("data: {}\n\n", received.path);
     let len = event.len();
-    let kind = asked
+    let kind = received
         .path
         .trim_matches(|c: char| c == '/' || c.is_ascii_digit());
     let response = match kind {
@@ -21,8 +21,8 @@ fn answer(asked: &Asked, to: &mut Answer) {
         "close" => format!("{HEAD}\r\n{event}"),
         _ => format!(
             "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{}",
-            asked.path.len(),
-            asked.path
+            received.path.len(),
+            received.path
         ),
     };
     to.raw(response.as_bytes());
@@ -47,11 +47,11 @@ fn assert_answer(client: &mut Client, path: &str) {
 
 #[test]
 fn connection_close_gets_a_complete_response_and_ends_both_connections() {
-    let origin = Origin::start(|asked, to| answer(&asked, to));
+    let origin = Origin::start(|received, to| answer(&received, to));
     let proxy = Proxy::start(origin.addr, &[]);
     for option in ["close", "X-Other, Close"] {
         let before = origin.served();
-        let mut client = proxy.ask(&format!(
+        let mut client = proxy.send_request(&format!(
             "GET /chunked HTTP/1.1\r\nHost: x\r\nConnection: {option}\r\n\r\n{}",
             request("/plain")
         ));
@@ -65,7 +65,7 @@ fn connection_close_gets_a_complete_response_and_ends_both_connections() {
 
 #[test]
 fn streams_and_other_responses_alternate_on_one_connection() {
-    let origin = Origin::start(|asked, to| answer(&asked, to));
+    let origin = Origin::start(|received, to| answer(&received, to));
     let mut proxy = Proxy::start(origin.addr, &[]);
     let mut client = Client::connect(proxy.addr);
     let paths = [
@@ -74,7 +74,7 @@ fn streams_and_other_responses_alternate_on_one_connection() {
     for path in paths {
         client.send(&request(path));
         assert_answer(&mut client, path);
-        // Of a stream that nobody asked for, the head is all there is.
+        // The response to HEAD has no body, also in place of a stream.
         client.send(&request(path).replace("GET", "HEAD"));
         let head = client.head();
         assert!(head.starts_with("http/1.1 200 ok\n"), "{path}: {head}");
@@ -114,14 +114,14 @@ fn pipelined_requests_behind_a_stream_are_served_in_order() {
     // More than is read ahead of a request's turn.
     const COUNT: usize = 300;
     let (go, goes) = gate();
-    let origin = Origin::start(move |asked, to| {
-        if asked.path == "/first" {
+    let origin = Origin::start(move |received, to| {
+        if received.path == "/first" {
             to.stream();
             to.chunk("data: 1\n\n");
             goes.wait();
             to.end();
         } else {
-            answer(&asked, to);
+            answer(&received, to);
         }
     });
     let proxy = Proxy::start(origin.addr, &["--limit-rate=off"]);
@@ -136,10 +136,10 @@ fn pipelined_requests_behind_a_stream_are_served_in_order() {
     // How much of them is there before the stream begins, and how much comes while it runs.
     for early in [0, 1, 20, 400, requests.len()] {
         let (early, late) = requests.split_at(early);
-        let mut client = proxy.ask(&(request("/first") + early));
+        let mut client = proxy.send_request(&(request("/first") + early));
         client.head();
         assert_eq!(client.read_until("\n\n"), "data: 1\n\n");
-        assert_eq!(origin.asked().path, "/first");
+        assert_eq!(origin.last_request().path, "/first");
         client.send(late);
         go.send(()).unwrap();
         assert_eq!(client.rest(), (Vec::new(), End::Clean));
@@ -151,8 +151,8 @@ fn pipelined_requests_behind_a_stream_are_served_in_order() {
 
 #[test]
 fn half_closed_client_counts_as_disconnected() {
-    let origin = Origin::start(|asked, to| {
-        if asked.path == "/begun" {
+    let origin = Origin::start(|received, to| {
+        if received.path == "/begun" {
             to.stream();
             to.chunk("data: 1\n\n");
         }
@@ -191,7 +191,7 @@ fn client_that_disconnects_during_its_upload_counts_as_disconnected() {
     }];
     for (index, leave) in ways.into_iter().enumerate() {
         let head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n";
-        let mut client = proxy.ask(&format!("{head}first"));
+        let mut client = proxy.send_request(&format!("{head}first"));
         client.head();
         client.read_until("data: 1\n\n");
         leave(client);
@@ -203,9 +203,9 @@ fn client_that_disconnects_during_its_upload_counts_as_disconnected() {
 
 #[test]
 fn trailers_reach_clients_with_te_trailers_alone() {
-    let origin = Origin::start(|asked, to| {
-        if asked.path == "/plain" {
-            return answer(&asked, to);
+    let origin = Origin::start(|received, to| {
+        if received.path == "/plain" {
+            return answer(&received, to);
         }
         // Two are about the framing, which is between the upstream and us.
         let trailers = "X-Sum: 7\r\nContent-Length: 9\r\nX-Sum: 8\r\nTransfer-Encoding: x\r\n";
@@ -245,9 +245,9 @@ fn stream_begins_and_ends_during_its_upload() {
         ),
     ];
     for (field, first, later, both) in framings {
-        let origin = Origin::start(move |asked, to| {
-            if asked.path == "/plain" {
-                return answer(&asked, to);
+        let origin = Origin::start(move |received, to| {
+            if received.path == "/plain" {
+                return answer(&received, to);
             }
             let mut body = to.body(first.len());
             to.stream();
@@ -258,7 +258,7 @@ fn stream_begins_and_ends_during_its_upload() {
             to.end();
         });
         let proxy = Proxy::start(origin.addr, &[]);
-        let mut client = proxy.ask(&format!(
+        let mut client = proxy.send_request(&format!(
             "POST / HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n{first}"
         ));
         client.head();
@@ -283,8 +283,8 @@ fn stream_begins_and_ends_during_its_upload() {
 
 #[test]
 fn expect_100_continue_gets_it_once_and_then_the_stream() {
-    let origin = Origin::start(|asked, to| {
-        if asked.path == "/asks" {
+    let origin = Origin::start(|received, to| {
+        if received.path == "/asks" {
             to.raw(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n");
         }
         assert_eq!(to.body(5), b"hello");
@@ -369,7 +369,7 @@ fn event_of_a_mebibyte_passes_byte_for_byte_in_each_framing() {
         let (seen, end) = client.rest();
         assert_eq!(end, End::Clean, "{head}");
         assert!(seen == event.as_bytes(), "{head}: {} bytes", seen.len());
-        let mut client = proxy.ask("GET / HTTP/1.0\r\n\r\n");
+        let mut client = proxy.send_request("GET / HTTP/1.0\r\n\r\n");
         client.head();
         let (seen, gone) = client.raw_and_end();
         assert_eq!(gone, Gone::Closed, "{head}");

@@ -1,6 +1,6 @@
-//! Heads through the real binary: who is said to ask, and what concerns one connection alone.
+//! Heads through the real binary: fields that describe the client, and fields of one connection alone.
 
-use crate::support::{Asked, Client, End, Origin, Proxy};
+use crate::support::{Client, End, Origin, Proxy, ReceivedRequest};
 
 /// An origin that answers everything with this.
 fn says(response: &'static str) -> Origin {
@@ -12,20 +12,20 @@ fn says(response: &'static str) -> Origin {
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// What the origin gets when a client sends these fields.
-fn put(origin: &Origin, flags: &[&str], fields: &str) -> Asked {
+fn put(origin: &Origin, flags: &[&str], fields: &str) -> ReceivedRequest {
     let proxy = Proxy::start(origin.addr, flags);
-    let mut client = proxy.ask(&format!(
+    let mut client = proxy.send_request(&format!(
         "GET / HTTP/1.1\r\nHost: site.test\r\n{fields}\r\n\r\n"
     ));
     assert!(client.head().starts_with("http/1.1 200 ok\n"));
-    origin.asked()
+    origin.last_request()
 }
 
 #[track_caller]
-fn assert_fields(asked: &Asked, expected: &[(&str, Option<&str>)]) {
+fn assert_fields(received: &ReceivedRequest, expected: &[(&str, Option<&str>)]) {
     for &(name, value) in expected {
-        assert_eq!(asked.field(name), value, "{name} of {}", asked.head);
-        let lines = asked.head.lines().skip(1);
+        assert_eq!(received.field(name), value, "{name} of {}", received.head);
+        let lines = received.head.lines().skip(1);
         let count = lines
             .filter(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")))
             .count();
@@ -33,7 +33,7 @@ fn assert_fields(asked: &Asked, expected: &[(&str, Option<&str>)]) {
             count,
             usize::from(value.is_some()),
             "{name}, {}",
-            asked.head
+            received.head
         );
     }
 }
@@ -51,9 +51,9 @@ fn forwarding_fields_of_an_untrusted_peer_do_not_reach_the_upstream() {
          CF-Connecting-IP: 192.0.2.11\r\nX-Original-URL: /192.0.2.12\r\n\
          Front-End-Https: on\r\nProxy: 192.0.2.13"
     );
-    let asked = put(&says(OK), &[], &fields);
+    let received = put(&says(OK), &[], &fields);
     assert_fields(
-        &asked,
+        &received,
         &[
             ("x-forwarded-for", Some("127.0.0.1")),
             (
@@ -69,7 +69,7 @@ fn forwarding_fields_of_an_untrusted_peer_do_not_reach_the_upstream() {
             ("front-end-https", None),
         ],
     );
-    assert!(!asked.head.contains("192.0.2."), "{}", asked.head);
+    assert!(!received.head.contains("192.0.2."), "{}", received.head);
 }
 
 #[test]
@@ -93,9 +93,9 @@ fn forwarding_fields_of_a_trusted_proxy_are_sent_in_both_forms() {
         let of = of(host);
         let forwarded = format!("for={client}{of}, for=127.0.0.1{of}");
         let flags = ["--trusted-proxies=127.0.0.0/8", "--trusted-header", header];
-        let asked = put(&says(OK), &flags, CLAIMS);
+        let received = put(&says(OK), &flags, CLAIMS);
         assert_fields(
-            &asked,
+            &received,
             &[
                 ("x-forwarded-for", Some(&list)),
                 ("forwarded", Some(&forwarded)),
@@ -154,12 +154,15 @@ fn trailers_of_a_request_do_not_reach_the_upstream() {
                     Host: evil.test\r\nAuthorization: Basic eDp5\r\nContent-Length: 9\r\n\
                     Transfer-Encoding: chunked\r\n";
     for announced in [format!("Trailer: {names}\r\n"), String::new()] {
-        let mut client = proxy.ask(&format!(
+        let mut client = proxy.send_request(&format!(
             "POST / HTTP/1.1\r\nHost: a.test\r\n{announced}Transfer-Encoding: chunked\r\n\r\n\
              2\r\nok\r\n0\r\n{trailers}\r\n"
         ));
         assert_eq!(&client.head()[9..12], "200", "{announced}");
-        assert_fields(&origin.asked(), &[("trailer", None), ("x-sum", None)]);
+        assert_fields(
+            &origin.last_request(),
+            &[("trailer", None), ("x-sum", None)],
+        );
         // Its connection serves the next request.
         client.send(
             "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 12\r\n\r\n2\r\nok\r\n0\r\n\r\n",
@@ -177,8 +180,9 @@ fn trailer_of_a_response_neither_frames_nor_routes() {
          Content-Length: 9\r\nSet-Cookie: a=b\r\nLocation: /\r\n\r\n",
     );
     let proxy = Proxy::start(origin.addr, &[]);
-    let mut client = proxy
-        .ask("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close, TE\r\nTE: trailers\r\n\r\n");
+    let mut client = proxy.send_request(
+        "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close, TE\r\nTE: trailers\r\n\r\n",
+    );
     client.head();
     let body = String::from_utf8(client.raw()).unwrap();
     assert_eq!(body, "2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n");
@@ -189,16 +193,16 @@ fn authority_of_an_absolute_target_is_the_host() {
     let origin = says(OK);
     let proxy = Proxy::start(origin.addr, &[]);
     let mut client =
-        proxy.ask("GET http://real.test:8000/a?b=c HTTP/1.1\r\nHost: lie.test\r\n\r\n");
+        proxy.send_request("GET http://real.test:8000/a?b=c HTTP/1.1\r\nHost: lie.test\r\n\r\n");
     assert!(client.head().starts_with("http/1.1 200 ok\n"));
-    let asked = origin.asked();
+    let received = origin.last_request();
     assert!(
-        asked.head.starts_with("GET /a?b=c HTTP/1.1\n"),
+        received.head.starts_with("GET /a?b=c HTTP/1.1\n"),
         "{}",
-        asked.head
+        received.head
     );
     assert_fields(
-        &asked,
+        &received,
         &[
             ("host", Some("real.test:8000")),
             ("x-forwarded-host", Some("real.test:8000")),
@@ -242,16 +246,16 @@ fn fields_of_a_trusted_proxy_are_not_removed_by_its_clients() {
     }
     fields.push_str("X-Url-Scheme: https\r\nTE: trailers");
     let user = "--admin-user-header=x-user";
-    let asked = put(&says(OK), &["--trusted-proxies=127.0.0.0/8", user], &fields);
+    let received = put(&says(OK), &["--trusted-proxies=127.0.0.0/8", user], &fields);
     for name in names {
-        assert_fields(&asked, &[(name, Some("1"))]);
+        assert_fields(&received, &[(name, Some("1"))]);
     }
     let rest = [
         ("x-url-scheme", Some("https")),
         ("te", None),
         ("connection", None),
     ];
-    assert_fields(&asked, &rest);
+    assert_fields(&received, &rest);
     // A client's own options count, but what routes or authenticates is none.
     assert_fields(
         &put(&says(OK), &[user], &fields),
@@ -350,7 +354,7 @@ fn unknown_transfer_coding_is_rejected() {
         ),
     ] {
         let before = origin.served();
-        let mut client = proxy.ask(&format!(
+        let mut client = proxy.send_request(&format!(
             "POST / HTTP/1.1\r\nHost: a.test\r\n{codings}\r\n\r\n0\r\n\r\n"
         ));
         assert_eq!(&client.head()[9..12], status, "{codings}");
@@ -362,19 +366,19 @@ fn unknown_transfer_coding_is_rejected() {
 fn request_reaches_the_upstream_with_one_host() {
     let origin = says(OK);
     let proxy = Proxy::start(origin.addr, &[]);
-    let ask = |line: &str, fields: &str| {
-        let mut client = proxy.ask(&format!(
+    let send_request = |line: &str, fields: &str| {
+        let mut client = proxy.send_request(&format!(
             "GET {line} HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n\r\n"
         ));
         client.head()[9..12].to_owned()
     };
     for (line, host) in [("/", "a.test"), ("http://real.test/", "real.test")] {
-        assert_eq!(ask(line, "Connection: Host"), "200");
-        assert_fields(&origin.asked(), &[("host", Some(host))]);
+        assert_eq!(send_request(line, "Connection: Host"), "200");
+        assert_fields(&origin.last_request(), &[("host", Some(host))]);
     }
     let before = origin.served();
     for line in ["/", "http://real.test/"] {
-        assert_eq!(ask(line, "Host: b.test"), "400");
+        assert_eq!(send_request(line, "Host: b.test"), "400");
     }
     assert_eq!(origin.served(), before);
 }
@@ -425,10 +429,10 @@ fn heads_of_many_fields_pass_both_ways() {
                 head = client.head();
             }
             assert!(head.starts_with("http/1.1 200 "), "{count}: {head}");
-            let asked = origin.asked();
+            let received = origin.last_request();
             for n in 0..count {
                 let value = format!("value-{n}");
-                assert_eq!(asked.field(&format!("x-{n}")), Some(value.as_str()));
+                assert_eq!(received.field(&format!("x-{n}")), Some(value.as_str()));
                 assert!(head.contains(&format!("\nx-{n}: {value}\n")), "{n}");
             }
             assert_eq!(client.rest().0, b"data: 1\n\n");
@@ -447,7 +451,8 @@ fn heads_are_bounded_by_their_bytes() {
         to.wait_for_close();
     });
     let proxy = Proxy::start(origin.addr, &["--upstream-max-head", "16KiB"]);
-    let mut client = proxy.ask("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n");
+    let mut client =
+        proxy.send_request("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n");
     let head = client.head();
     assert!(head.starts_with("http/1.1 502 "), "{head}");
     let text = "sse-guard: the head of the upstream's response is too large\n";
@@ -463,9 +468,9 @@ fn heads_are_bounded_by_their_bytes() {
 
 #[test]
 fn response_length_follows_rfc_9112() {
-    let origin = Origin::start(|asked, to| {
-        let fields = asked.field("x-fields").unwrap().replace('|', "\r\n");
-        let kind = asked.path.trim_start_matches('/');
+    let origin = Origin::start(|received, to| {
+        let fields = received.field("x-fields").unwrap().replace('|', "\r\n");
+        let kind = received.path.trim_start_matches('/');
         let head = format!(
             "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/{kind}\r\n{fields}\r\n\r\n"
         );
@@ -473,13 +478,13 @@ fn response_length_follows_rfc_9112() {
         to.raw(b"data: 1\n\n");
     });
     let proxy = Proxy::start(origin.addr, &[]);
-    let ask = |kind: &str, fields: &str| {
-        proxy.ask(&format!(
+    let send_request = |kind: &str, fields: &str| {
+        proxy.send_request(&format!(
             "POST /{kind} HTTP/1.1\r\nHost: a.test\r\nX-Fields: {fields}\r\nContent-Length: 0\r\n\r\n"
         ))
     };
     for kind in ["plain", "event-stream"] {
-        let mut client = ask(kind, "Transfer-Encoding: identity");
+        let mut client = send_request(kind, "Transfer-Encoding: identity");
         let head = client.head();
         assert!(head.starts_with("http/1.1 200 "), "{kind}: {head}");
         assert!(head.contains("\ntransfer-encoding: chunked\n"), "{head}");
@@ -489,11 +494,11 @@ fn response_length_follows_rfc_9112() {
         "Content-Length: 9, 9",
         "Content-Length: 9|Content-Length: 9",
     ] {
-        let mut client = ask("plain", fields);
+        let mut client = send_request("plain", fields);
         let head = client.head();
         assert_eq!(head.matches("content-length: 9\n").count(), 1, "{head}");
         assert_eq!(client.bytes(9), b"data: 1\n\n");
-        let mut client = ask("event-stream", fields);
+        let mut client = send_request("event-stream", fields);
         client.head();
         assert_eq!(client.rest(), (b"data: 1\n\n".to_vec(), End::Clean));
     }
@@ -503,7 +508,9 @@ fn response_length_follows_rfc_9112() {
         "Transfer-Encoding: identity|Content-Length: 9",
     ] {
         assert!(
-            ask("plain", fields).head().starts_with("http/1.1 502 "),
+            send_request("plain", fields)
+                .head()
+                .starts_with("http/1.1 502 "),
             "{fields}"
         );
     }
@@ -517,8 +524,8 @@ fn response_length_follows_rfc_9112() {
 
 #[test]
 fn field_names_are_in_title_case_if_configured() {
-    let origin = Origin::start(|asked, to| {
-        let kind = asked.path.trim_start_matches('/');
+    let origin = Origin::start(|received, to| {
+        let kind = received.path.trim_start_matches('/');
         let head = format!(
             "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/{kind}\r\nx-a-b: c\r\n\
              transfer-encoding: chunked\r\n\r\n"
@@ -534,13 +541,13 @@ fn field_names_are_in_title_case_if_configured() {
     for is_on in [false, true] {
         let proxy = Proxy::start(origin.addr, if is_on { &flags[..] } else { &[] });
         for kind in ["plain", "event-stream"] {
-            let mut client = proxy.ask(&format!(
+            let mut client = proxy.send_request(&format!(
                 "POST /{kind} HTTP/1.1\r\nhost: a.test\r\nx-user-name: d\r\ncontent-length: 0\r\n\
                  connection: close\r\n\r\n"
             ));
             let text = String::from_utf8(client.raw()).unwrap();
             let (head, _) = text.split_once("\r\n\r\n").unwrap();
-            let sent = origin.asked().head;
+            let sent = origin.last_request().head;
             for (place, name) in [
                 (head, "Content-Type: "),
                 (head, "X-A-B: "),

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 /// Answers checks with the status, and clients with a stream of one event.
 fn origin(status: &Arc<AtomicU16>) -> Origin {
     let status = status.clone();
-    Origin::start(move |asked, to| {
-        if asked.path == "/healthz" {
+    Origin::start(move |received, to| {
+        if received.path == "/healthz" {
             let status = status.load(Relaxed);
             let head = format!("HTTP/1.1 {status} -\r\nContent-Length: 0\r\n\r\n");
             to.raw(head.as_bytes());
@@ -53,7 +53,11 @@ fn readiness_is_red_while_the_upstream_fails_its_checks_whatever_it_answers_clie
     let proxy = Proxy::start(origin.addr, &CHECKED);
     wait_for_readiness(&proxy, 503);
     proxy.wait_for_log("has failed 3 checks in a row");
-    let agent = origin.asked().field("user-agent").unwrap().to_owned();
+    let agent = origin
+        .last_request()
+        .field("user-agent")
+        .unwrap()
+        .to_owned();
     assert!(agent.starts_with("sse-guard/"), "{agent}");
 
     let mut client = proxy.get("/");
@@ -220,10 +224,10 @@ const SHORT: [&str; 4] = [
 /// Never answers `/hang`, and reads no body.
 fn hanging() -> Origin {
     let (keep, kept) = gate();
-    Origin::start(move |asked, to| {
+    Origin::start(move |received, to| {
         // Held by the origin, and so never opened.
         let _keep = &keep;
-        if asked.path == "/hang" {
+        if received.path == "/hang" {
             kept.opens();
         }
         to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");

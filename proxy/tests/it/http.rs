@@ -8,7 +8,7 @@ const CLOSE: &str = "Host: x\r\nConnection: close\r\n\r\n";
 
 /// The whole response to a GET, head and body.
 fn get(proxy: &Proxy, path: &str) -> (String, Vec<u8>) {
-    let mut client = proxy.ask(&format!("GET {path} HTTP/1.1\r\n{CLOSE}"));
+    let mut client = proxy.send_request(&format!("GET {path} HTTP/1.1\r\n{CLOSE}"));
     (client.head(), client.raw())
 }
 
@@ -42,8 +42,8 @@ fn unrequested_protocol_switch_is_a_502() {
 
 #[test]
 fn too_long_body_is_a_413_with_and_without_content_length() {
-    let origin = Origin::start(|asked, to| {
-        if asked.path == "/" {
+    let origin = Origin::start(|received, to| {
+        if received.path == "/" {
             to.body(5);
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
         } else {
@@ -60,15 +60,15 @@ fn too_long_body_is_a_413_with_and_without_content_length() {
             "413",
         ),
     ] {
-        let mut client = proxy.ask(&format!("POST {path} HTTP/1.1\r\nHost: x\r\n{body}"));
+        let mut client = proxy.send_request(&format!("POST {path} HTTP/1.1\r\nHost: x\r\n{body}"));
         assert_eq!(status(&client.head()), code);
     }
 }
 
 #[test]
 fn more_requests_than_may_wait_for_the_upstream_get_a_503() {
-    let origin = Origin::start(|asked, to| {
-        if asked.path == "/slow" {
+    let origin = Origin::start(|received, to| {
+        if received.path == "/slow" {
             to.wait_for_close();
         } else {
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
@@ -99,8 +99,8 @@ fn other_responses_pass_byte_for_byte() {
         .map(|n: u32| n.to_le_bytes()[n as usize % 3])
         .collect();
     let sent = body.clone();
-    let origin = Origin::start(move |asked, to| {
-        match asked.path.as_str() {
+    let origin = Origin::start(move |received, to| {
+        match received.path.as_str() {
         "/204" => drop(to.raw(b"HTTP/1.1 204 No Content\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n")),
         "/304" => drop(to.raw(b"HTTP/1.1 304 Not Modified\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n")),
         "/404" => drop(to.raw(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\r\ndata: x\n\n")),
@@ -133,7 +133,7 @@ fn head_request_gets_the_head_alone() {
         to.wait_for_close();
     });
     let proxy = Proxy::start(origin.addr, &["--heartbeat-interval", "1ms"]);
-    let mut client = proxy.ask(&format!("HEAD / HTTP/1.1\r\n{CLOSE}"));
+    let mut client = proxy.send_request(&format!("HEAD / HTTP/1.1\r\n{CLOSE}"));
     let head = client.head();
     assert_eq!(status(&head), "200");
     // As its GET has it.
@@ -164,9 +164,9 @@ fn compressed_stream_passes_unchanged_with_a_warning() {
 
 #[test]
 fn protocol_switch_passes_and_then_bytes_both_ways() {
-    let origin = Origin::start(|asked, to| {
-        assert_eq!(asked.field("upgrade"), Some("websocket"));
-        assert_eq!(asked.field("connection"), Some("upgrade"));
+    let origin = Origin::start(|received, to| {
+        assert_eq!(received.field("upgrade"), Some("websocket"));
+        assert_eq!(received.field("connection"), Some("upgrade"));
         // Its first bytes come with the head.
         to.raw(
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: \
@@ -177,8 +177,9 @@ fn protocol_switch_passes_and_then_bytes_both_ways() {
         to.wait_for_close();
     });
     let proxy = Proxy::start(origin.addr, &[]);
-    let mut client =
-        proxy.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    let mut client = proxy.send_request(
+        "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    );
     let head = client.head();
     assert_eq!(status(&head), "101");
     assert!(head.contains("upgrade: websocket\n"), "{head}");
@@ -192,13 +193,13 @@ fn protocol_switch_passes_and_then_bytes_both_ways() {
 
 #[test]
 fn options_asterisk_is_forwarded() {
-    let origin = Origin::start(|asked, to| {
-        assert_eq!(asked.head.lines().next(), Some("OPTIONS * HTTP/1.1"));
+    let origin = Origin::start(|received, to| {
+        assert_eq!(received.head.lines().next(), Some("OPTIONS * HTTP/1.1"));
         to.raw(b"HTTP/1.1 204 No Content\r\n\r\n");
     });
     let url = format!("http://{}/base", origin.addr);
     let proxy = Proxy::with_flags(&["--upstream-url", &url]);
-    let mut client = proxy.ask("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut client = proxy.send_request("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(status(&client.head()), "204");
 }
 
@@ -214,13 +215,14 @@ fn request_body_streams() {
         to.end();
     });
     let proxy = Proxy::start(origin.addr, &[]);
-    let mut client = proxy.ask("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nfirst");
+    let mut client =
+        proxy.send_request("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nfirst");
     // The rest is sent when the first part has arrived.
     assert_eq!(
         comes.recv_timeout(crate::support::PATIENCE).unwrap(),
         b"first"
     );
-    assert_eq!(origin.asked().field("content-length"), Some("10"));
+    assert_eq!(origin.last_request().field("content-length"), Some("10"));
     client.send("later");
     client.head();
     assert_eq!(client.rest(), (b"data: done\n\n".to_vec(), End::Clean));
@@ -228,15 +230,15 @@ fn request_body_streams() {
 
 #[test]
 fn chunked_body_is_forwarded_whatever_the_method() {
-    let origin = Origin::start(|asked, to| {
-        assert_eq!(asked.field("transfer-encoding"), Some("chunked"));
-        assert_eq!(asked.field("content-length"), None);
+    let origin = Origin::start(|received, to| {
+        assert_eq!(received.field("transfer-encoding"), Some("chunked"));
+        assert_eq!(received.field("content-length"), None);
         assert_eq!(to.body(17), b"7\r\n{\"q\":1}\r\n0\r\n\r\n");
         to.raw(b"HTTP/1.1 204 No Content\r\n\r\n");
     });
     let proxy = Proxy::start(origin.addr, &[]);
     for method in ["GET", "HEAD", "POST", "DELETE", "OPTIONS", "QUERY"] {
-        let mut client = proxy.ask(&format!(
+        let mut client = proxy.send_request(&format!(
             "{method} /_search HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\
              7\r\n{{\"q\":1}}\r\n0\r\n\r\n"
         ));
@@ -247,15 +249,15 @@ fn chunked_body_is_forwarded_whatever_the_method() {
 #[test]
 fn connection_serves_further_requests_after_a_stream_unless_the_request_closes_it() {
     let (release, released) = gate();
-    let origin = Origin::start(move |asked, to| {
-        if asked.field("transfer-encoding").is_some() {
+    let origin = Origin::start(move |received, to| {
+        if received.field("transfer-encoding").is_some() {
             to.body(13);
         }
-        if asked.path == "/next" {
+        if received.path == "/next" {
             to.raw(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
             return;
         }
-        if asked.path == "/late" {
+        if received.path == "/late" {
             released.wait();
         }
         to.stream();
@@ -280,7 +282,7 @@ fn connection_serves_further_requests_after_a_stream_unless_the_request_closes_i
             ("1.0", "\r\n", false),
             ("1.0", "Connection: keep-alive\r\n\r\n", false),
         ] {
-            let mut client = proxy.ask(&format!(
+            let mut client = proxy.send_request(&format!(
                 "POST {path} HTTP/{version}\r\nHost: x\r\n{fields}{next}"
             ));
             if path == "/late" {
@@ -377,8 +379,8 @@ fn kept_connection_closed_on_reuse_is_not_a_failure() {
 
 #[test]
 fn safe_request_is_sent_again() {
-    let origin = Origin::start(|asked, to| {
-        if asked.path != "/first" {
+    let origin = Origin::start(|received, to| {
+        if received.path != "/first" {
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nagain");
             return;
         }
@@ -404,7 +406,7 @@ fn safe_request_is_sent_again() {
     ] {
         assert_eq!(status(&get(&proxy, "/first").0), "200");
         let served = origin.served();
-        let mut client = proxy.ask(&format!(
+        let mut client = proxy.send_request(&format!(
             "{method} {path} HTTP/1.1\r\nContent-Length: 0\r\n{CLOSE}"
         ));
         assert_eq!(status(&client.head()), expected, "{method} {path}");
@@ -445,7 +447,7 @@ fn http_1_0_client_gets_a_stream_that_ends_with_its_connection() {
         to.end();
     });
     let proxy = Proxy::start(origin.addr, &[]);
-    let mut client = proxy.ask("GET / HTTP/1.0\r\n\r\n");
+    let mut client = proxy.send_request("GET / HTTP/1.0\r\n\r\n");
     let head = client.head();
     assert!(!head.contains("transfer-encoding"), "{head}");
     assert_eq!(client.raw(), b"data: 1\n\n");
@@ -472,7 +474,7 @@ fn routes_choose_the_upstream_and_the_first_that_matches_counts() {
     file.write_all(config.as_bytes()).unwrap();
     let proxy = Proxy::with_flags(&["--config", file.path().to_str().unwrap()]);
     assert_eq!(get(&proxy, "/api/1/events?x=1").1, b"api");
-    assert_eq!(api.asked().path, "/base/api/1/events?x=1");
+    assert_eq!(api.last_request().path, "/base/api/1/events?x=1");
     assert_eq!(get(&proxy, "/api/1/2/events").1, b"rest");
     assert_eq!(get(&proxy, "/").1, b"rest");
 }

@@ -24,7 +24,7 @@ const ENDS: [(&str, Gone); 3] = [
 
 /// A stream that has begun, and its head.
 fn begun(proxy: &Proxy, request: &str) -> (String, Client) {
-    let mut client = proxy.ask(request);
+    let mut client = proxy.send_request(request);
     let head = client.head();
     assert_eq!(client.bytes(9), b"data: 1\n\n");
     (head, client)
@@ -87,7 +87,7 @@ fn http_1_0_response_that_breaks_off_is_reset() {
     for (end, gone) in ENDS {
         let (go, origin) = held_text(end);
         let proxy = Proxy::start(origin.addr, &[]);
-        let mut client = proxy.ask("GET / HTTP/1.0\r\n\r\n");
+        let mut client = proxy.send_request("GET / HTTP/1.0\r\n\r\n");
         client.head();
         assert_eq!(client.bytes(5), b"hello");
         go.send(()).unwrap();
@@ -105,7 +105,7 @@ fn http_1_0_response_of_known_length_ends_with_it() {
         to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello");
     });
     let proxy = Proxy::start(origin.addr, &[]);
-    let mut client = proxy.ask("GET / HTTP/1.0\r\n\r\n");
+    let mut client = proxy.send_request("GET / HTTP/1.0\r\n\r\n");
     assert!(client.head().contains("content-length: 5\n"));
     assert_eq!(client.raw_and_end(), (b"hello".to_vec(), Gone::Closed));
 }
@@ -119,7 +119,7 @@ fn http_1_0_response_of_many_writes_arrives_whole() {
         to.end();
     });
     let proxy = Proxy::start(origin.addr, &[]);
-    let mut client = proxy.ask("GET / HTTP/1.0\r\n\r\n");
+    let mut client = proxy.send_request("GET / HTTP/1.0\r\n\r\n");
     client.head();
     assert_eq!(client.bytes(5), b"xxxxx");
     let (seen, gone) = client.raw_and_end();

@@ -11,7 +11,7 @@ fn text(bytes: Vec<u8>) -> String {
 
 /// A stream that has begun.
 fn open(proxy: &Proxy, method: &str, path: &str) -> Client {
-    let mut client = proxy.ask(&format!(
+    let mut client = proxy.send_request(&format!(
         "{method} {path} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\
          Content-Length: 0\r\n\r\n"
     ));
@@ -122,8 +122,8 @@ fn injected_events_after_every_byte_change_no_event() {
 fn heartbeats_do_not_split_an_event_that_arrives_in_pieces() {
     const HALF: usize = 1 << 19;
     let (go_on, goes_on) = gate();
-    let origin = Origin::start(move |asked, to| {
-        if asked.path == "/clock" {
+    let origin = Origin::start(move |received, to| {
+        if received.path == "/clock" {
             quiet(to);
             return;
         }

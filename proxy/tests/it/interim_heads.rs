@@ -7,9 +7,9 @@ use std::sync::mpsc::Sender;
 /// At each path what hints may come ahead of a response, and the response when the gate opens.
 fn hinting() -> (Origin, Sender<()>) {
     let (open, opens) = gate();
-    let origin = Origin::start(move |asked, to| {
-        let mut asked = Some(asked);
-        while let Some(request) = asked {
+    let origin = Origin::start(move |received, to| {
+        let mut received = Some(received);
+        while let Some(request) = received {
             let path = request.path;
             let link = format!("Link: <{path}.css>; rel=preload\r\n");
             let fields =
@@ -37,7 +37,7 @@ fn hinting() -> (Origin, Sender<()>) {
                     to.raw(head.as_bytes());
                 }
             }
-            asked = to.next_request();
+            received = to.next_request();
         }
     });
     (origin, open)
@@ -88,7 +88,7 @@ fn interim_heads_of_pipelined_requests_stay_with_their_responses() {
     let proxy = Proxy::start(origin.addr, &[]);
     let paths = ["/a", "/bb", "/events", "/ccc"];
     let requests = paths.map(|path| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
-    let mut client = proxy.ask(&requests.concat());
+    let mut client = proxy.send_request(&requests.concat());
     for path in paths {
         assert_eq!(client.head(), hint("103 early hints", path));
         open.send(()).unwrap();
@@ -102,7 +102,7 @@ fn http_1_0_client_gets_no_interim_head() {
     let proxy = Proxy::start(origin.addr, &[]);
     for path in ["/a", "/events"] {
         open.send(()).unwrap();
-        let mut client = proxy.ask(&format!("GET {path} HTTP/1.0\r\n\r\n"));
+        let mut client = proxy.send_request(&format!("GET {path} HTTP/1.0\r\n\r\n"));
         assert_eq!(status(&client.head()), "200");
         let body = client.raw();
         assert!(!body.starts_with(b"HTTP/"), "{body:?}");
@@ -117,8 +117,9 @@ fn upload_gets_one_100_and_the_hints_of_its_upstream() {
         to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
     });
     let proxy = Proxy::start(origin.addr, &[]);
-    let mut client = proxy
-        .ask("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    let mut client = proxy.send_request(
+        "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n",
+    );
     let mut interim = [client.head(), client.head()];
     interim.sort();
     assert_eq!(

@@ -27,7 +27,7 @@ fn proxy(origin: &Origin, address: &str, flags: &[&str]) -> Proxy {
 }
 
 /// The status of a request for a stream with one more field, and its connection.
-fn ask(addr: SocketAddr, field: &str) -> (u16, Client) {
+fn send_request(addr: SocketAddr, field: &str) -> (u16, Client) {
     let mut client = Client::connect(addr);
     client.send(&format!(
         "GET / HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n{field}\r\n\r\n"
@@ -59,12 +59,12 @@ fn ipv6_works_for_clients_and_upstream() {
     let mut client = proxy.get("/a?b");
     assert!(client.head().starts_with("http/1.1 200 ok\n"));
     assert_eq!(client.read_until("\n\n"), "data: 1\n\n");
-    let asked = origin.asked();
-    assert_eq!(asked.path, "/a?b");
-    assert_eq!(asked.field("host"), Some("proxy.test"));
-    assert_eq!(asked.field("x-forwarded-for"), Some("::1"));
+    let received = origin.last_request();
+    assert_eq!(received.path, "/a?b");
+    assert_eq!(received.field("host"), Some("proxy.test"));
+    assert_eq!(received.field("x-forwarded-for"), Some("::1"));
     assert_eq!(
-        asked.field("forwarded"),
+        received.field("forwarded"),
         Some("for=\"[::1]\";host=\"proxy.test\";proto=http")
     );
     drop(client);
@@ -78,13 +78,13 @@ fn ipv6_client_has_its_limit_unless_it_is_allowed() {
     }
     let origin = held();
     let limited = proxy(&origin, "[::1]:0", &["--limit-per-ip=1"]);
-    let (first, _stream) = ask(limited.addr, "X-A: 1");
+    let (first, _stream) = send_request(limited.addr, "X-A: 1");
     // What it claims to be is not believed.
-    let (second, _) = ask(limited.addr, "X-Forwarded-For: 2001:db8::1");
+    let (second, _) = send_request(limited.addr, "X-Forwarded-For: 2001:db8::1");
     assert_eq!((first, second), (200, 429));
     let allow = ["--limit-per-ip=1", "--limit-allow=::1/128"];
     let allowed = proxy(&origin, "[::1]:0", &allow);
-    let streams = [(); 3].map(|()| ask(allowed.addr, "X-A: 1"));
+    let streams = [(); 3].map(|()| send_request(allowed.addr, "X-A: 1"));
     assert!(streams.iter().all(|(status, _)| *status == 200));
 }
 
@@ -123,7 +123,7 @@ fn clients_behind_a_trusted_ipv6_proxy_are_distinguished_by_the_configured_prefi
         let proxy = proxy(&origin, "[::1]:0", &flags);
         let mut streams = Vec::new();
         for (client, expected) in clients {
-            let (status, stream) = ask(proxy.addr, &format!("X-Forwarded-For: {client}"));
+            let (status, stream) = send_request(proxy.addr, &format!("X-Forwarded-For: {client}"));
             assert_eq!(status, expected, "/{prefix}: {client}");
             streams.push(stream);
         }
@@ -139,18 +139,18 @@ fn ipv4_client_of_a_dual_stack_listener_counts_as_ipv4() {
     let flags = ["--trusted-proxies=127.0.0.0/8", "--limit-per-ip=1"];
     let proxy = proxy(&origin, "[::]:0", &flags);
     let Some((v4, v6)) = both(&proxy) else { return };
-    let (status, _believed) = ask(v4, "X-Forwarded-For: 192.0.2.1");
+    let (status, _believed) = send_request(v4, "X-Forwarded-For: 192.0.2.1");
     assert_eq!(status, 200);
-    let forwarded = origin.asked();
+    let forwarded = origin.last_request();
     assert_eq!(
         forwarded.field("x-forwarded-for"),
         Some("192.0.2.1, 127.0.0.1")
     );
     // A client of IPv4 is the same in its mapped form.
-    assert_eq!(ask(v4, "X-Forwarded-For: ::ffff:192.0.2.1").0, 429);
-    let (status, _other) = ask(v6, "X-Forwarded-For: 192.0.2.1");
+    assert_eq!(send_request(v4, "X-Forwarded-For: ::ffff:192.0.2.1").0, 429);
+    let (status, _other) = send_request(v6, "X-Forwarded-For: 192.0.2.1");
     assert_eq!(status, 200, "not trusted, so it is itself");
-    assert_eq!(ask(v6, "X-A: 1").0, 429);
+    assert_eq!(send_request(v6, "X-A: 1").0, 429);
 }
 
 #[test]
@@ -162,9 +162,9 @@ fn ipv4_network_applies_to_clients_of_a_dual_stack_listener() {
     let flags = ["--limit-allow=127.0.0.0/8", "--limit-per-ip=1"];
     let proxy = proxy(&origin, "[::]:0", &flags);
     let Some((v4, v6)) = both(&proxy) else { return };
-    let allowed = [(); 3].map(|()| ask(v4, "X-A: 1"));
+    let allowed = [(); 3].map(|()| send_request(v4, "X-A: 1"));
     assert!(allowed.iter().all(|(status, _)| *status == 200));
-    let limited = [(); 2].map(|()| ask(v6, "X-A: 1"));
+    let limited = [(); 2].map(|()| send_request(v6, "X-A: 1"));
     assert_eq!(limited.map(|(status, _)| status), [200, 429]);
 }
 
@@ -180,10 +180,10 @@ fn clients_are_shown_by_their_address_and_counted_and_found_by_their_network() {
         "--admin-listen=127.0.0.1:0",
     ];
     let proxy = proxy(&origin, "[::1]:0", &flags);
-    let from = |client: &str| ask(proxy.addr, &format!("X-Forwarded-For: {client}"));
+    let from = |client: &str| send_request(proxy.addr, &format!("X-Forwarded-For: {client}"));
     let (one, two) = (from("2001:db8::7"), from("2001:db8::8"));
     assert_eq!((one.0, two.0, from("2001:db8::9").0), (200, 200, 429));
-    let (own, _own) = ask(proxy.addr, "X: y");
+    let (own, _own) = send_request(proxy.addr, "X: y");
     assert_eq!(own, 200);
 
     let get = |path: &str| -> serde_json::Value {

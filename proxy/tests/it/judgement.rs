@@ -5,8 +5,8 @@ use serde_json::Value;
 
 /// A 500 for `/broken`; else one event, then silence until the other side goes.
 fn origin() -> Origin {
-    Origin::start(|asked, to| {
-        if asked.path.starts_with("/broken") {
+    Origin::start(|received, to| {
+        if received.path.starts_with("/broken") {
             to.raw(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n");
             return;
         }
@@ -16,7 +16,7 @@ fn origin() -> Origin {
     })
 }
 
-fn ask(proxy: &Proxy, path: &str) -> String {
+fn send_request(proxy: &Proxy, path: &str) -> String {
     let mut client = Client::connect(proxy.admin());
     client.send(&format!(
         "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
@@ -37,7 +37,8 @@ fn failed_requests_are_reported_in_each_view_of_the_operator() {
     let origin = origin();
     let flags = ["--admin-listen=127.0.0.1:0", "--limit-rate=off"];
     let proxy = Proxy::start(origin.addr, &flags);
-    let summary = || -> Value { serde_json::from_str(&ask(&proxy, "/api/summary")).unwrap() };
+    let summary =
+        || -> Value { serde_json::from_str(&send_request(&proxy, "/api/summary")).unwrap() };
     wait_until("the first verdict", || {
         state(&summary(), "route")["state"] == "healthy"
     });
@@ -57,11 +58,11 @@ fn failed_requests_are_reported_in_each_view_of_the_operator() {
     assert!(said.contains("check the upstream's log"), "{said}");
     let route = state(&summary(), "route");
     assert_eq!(route["causes"][0]["check"], "errors");
-    let ready: Value = serde_json::from_str(&ask(&proxy, "/readyz")).unwrap();
+    let ready: Value = serde_json::from_str(&send_request(&proxy, "/readyz")).unwrap();
     // Others would fare no better, and some paths may be well.
     assert_eq!(ready["ready"], true);
     assert_eq!(state(&ready, "upstream")["state"], "failing");
-    let metrics = ask(&proxy, "/metrics");
+    let metrics = send_request(&proxy, "/metrics");
     let gauge = "sse_guard_health{kind=\"route\",name=\"/\"} 2";
     assert!(metrics.contains(gauge), "{metrics}");
     assert!(metrics.contains("sse_guard_files_budget "), "{metrics}");
@@ -76,12 +77,13 @@ fn reconnects_after_an_upstream_end_are_not_attributed_to_the_network() {
     });
     let flags = ["--admin-listen=127.0.0.1:0", "--limit-rate=off"];
     let proxy = Proxy::start(origin.addr, &flags);
-    let summary = || -> Value { serde_json::from_str(&ask(&proxy, "/api/summary")).unwrap() };
+    let summary =
+        || -> Value { serde_json::from_str(&send_request(&proxy, "/api/summary")).unwrap() };
     wait_until("the first verdict", || {
         state(&summary(), "route")["state"] == "healthy"
     });
     for id in ["", "Last-Event-ID: 1\r\n"].into_iter().cycle().take(40) {
-        let mut client = proxy.ask(&format!(
+        let mut client = proxy.send_request(&format!(
             "GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{id}\r\n"
         ));
         client.head();
@@ -97,7 +99,7 @@ fn reconnects_after_an_upstream_end_are_not_attributed_to_the_network() {
     assert_eq!(checks, ["early_ends"], "{route}");
     let mut metrics = String::new();
     wait_until("the returns", || {
-        metrics = ask(&proxy, "/metrics");
+        metrics = send_request(&proxy, "/metrics");
         // Also those without an id.
         metrics.contains("sse_guard_reconnects_total{route=\"/\"} 39")
     });

@@ -6,8 +6,8 @@ const BEAT: &str = ": heartbeat\n";
 
 /// An origin whose answer has the head that the path names by its number, and a chunked body that is held.
 fn says(heads: &'static [&'static str], body: &'static [u8]) -> Origin {
-    Origin::start(move |asked, to| {
-        let nth: usize = asked.path[1..].parse().unwrap();
+    Origin::start(move |received, to| {
+        let nth: usize = received.path[1..].parse().unwrap();
         let head = heads[nth];
         to.raw(
             format!("HTTP/1.1 {head}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -18,8 +18,8 @@ fn says(heads: &'static [&'static str], body: &'static [u8]) -> Origin {
     })
 }
 
-fn ask(proxy: &Proxy, method: &str, path: &str, fields: &str) -> Client {
-    proxy.ask(&format!(
+fn send_request(proxy: &Proxy, method: &str, path: &str, fields: &str) -> Client {
+    proxy.send_request(&format!(
         "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n{fields}\r\n"
     ))
 }
@@ -58,7 +58,7 @@ fn content_encoding_without_a_coding_is_ignored() {
     );
     for nth in 0..HEADS.len() {
         for method in ["GET", "POST"] {
-            let mut client = ask(&proxy, method, &format!("/{nth}"), ACCEPT);
+            let mut client = send_request(&proxy, method, &format!("/{nth}"), ACCEPT);
             let head = client.head();
             assert!(head.contains("x-accel-buffering: no\n"), "{head}");
             // Middleware in front goes by it, too.
@@ -89,7 +89,7 @@ fn compressed_stream_is_in_table_limits_metrics_and_log() {
             "--admin-listen=127.0.0.1:0",
         ];
         let proxy = Proxy::start(origin.addr, &flags);
-        let mut client = ask(&proxy, method, nth, "");
+        let mut client = send_request(&proxy, method, nth, "");
         let head = client.head();
         assert!(!head.contains("x-accel-buffering"), "{head}");
         assert_eq!(client.chunk().unwrap(), b"\x1f\x8b\n\n");
@@ -100,7 +100,7 @@ fn compressed_stream_is_in_table_limits_metrics_and_log() {
         let unguarded = format!("sse_guard_unguarded_total{{reason=\"{reason}\"}}");
         assert_eq!(metric(&proxy, &unguarded), 1);
         // Also a client that does not say what it accepts is counted.
-        let head = ask(&proxy, method, nth, "").head();
+        let head = send_request(&proxy, method, nth, "").head();
         assert!(head.starts_with("http/1.1 429 "), "{head}");
         let opened = proxy.wait_for_log("stream opened");
         assert!(opened.contains("127.0.0.1"), "{opened}");
@@ -125,14 +125,14 @@ fn compressed_stream_ends_by_breaking_off() {
     ] {
         let flags = [flag, "--idle-action=close", "--heartbeat-interval=1ms"];
         let proxy = Proxy::start(origin.addr, &flags);
-        let mut client = ask(&proxy, method, "/0", ACCEPT);
+        let mut client = send_request(&proxy, method, "/0", ACCEPT);
         client.head();
         assert_eq!(client.rest(), (b"\x1f\x8b\n\n".to_vec(), End::Broken));
         proxy.wait_for_log(&format!("\"reason\":\"{reason}\""));
     }
     for method in ["GET", "POST"] {
         let mut proxy = Proxy::start(origin.addr, &["--drain-window=50ms"]);
-        let mut client = ask(&proxy, method, "/0", ACCEPT);
+        let mut client = send_request(&proxy, method, "/0", ACCEPT);
         client.head();
         client.chunk().unwrap();
         proxy.signal("-TERM");
@@ -169,7 +169,7 @@ fn content_type_is_read_as_browsers_read_it() {
     let proxy = Proxy::start(origin.addr, &flags);
     for _ in 0..2 {
         for (nth, head) in HEADS.iter().enumerate() {
-            let mut client = ask(&proxy, "POST", &format!("/{nth}"), ACCEPT);
+            let mut client = send_request(&proxy, "POST", &format!("/{nth}"), ACCEPT);
             let seen = client.head();
             let is_stream = seen.contains("x-accel-buffering: no\n");
             assert_eq!(is_stream, nth < STREAMS, "{head}");
@@ -196,8 +196,8 @@ fn content_type_is_read_as_browsers_read_it() {
 
 #[test]
 fn response_without_a_body_is_not_a_stream() {
-    let origin = Origin::start(|asked, to| {
-        let status = &asked.path[1..];
+    let origin = Origin::start(|received, to| {
+        let status = &received.path[1..];
         to.raw(
             format!(
                 "HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n"
@@ -213,7 +213,7 @@ fn response_without_a_body_is_not_a_stream() {
         ("HEAD", "200"),
         ("POST", "204"),
     ] {
-        let head = ask(&proxy, method, &format!("/{status}"), ACCEPT).head();
+        let head = send_request(&proxy, method, &format!("/{status}"), ACCEPT).head();
         assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
         // A HEAD has the fields of its GET.
         let is_head = method == "HEAD";

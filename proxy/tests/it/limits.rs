@@ -1,14 +1,14 @@
 //! Limits through the real binary: who is counted, what the rejected get, and that slots come back.
 
-use crate::support::{Answer, Asked, Client, End, Origin, Proxy};
+use crate::support::{Answer, Client, End, Origin, Proxy, ReceivedRequest};
 
 /// Streams at `/stream`, which are held; held texts at `/text`; streams that end at `/short`.
 fn origin() -> Origin {
-    Origin::start(|asked, to| answer(&asked, to))
+    Origin::start(|received, to| answer(&received, to))
 }
 
-fn answer(asked: &Asked, to: &mut Answer) {
-    match asked.path.as_str() {
+fn answer(received: &ReceivedRequest, to: &mut Answer) {
+    match received.path.as_str() {
         "/text" => {
             to.raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n");
             to.chunk("some");
@@ -50,13 +50,13 @@ fn get_in_the_end(proxy: &Proxy) -> Client {
 
 /// A GET for a stream with one more field.
 fn get_with(proxy: &Proxy, field: &str) -> Client {
-    proxy.ask(&format!(
+    proxy.send_request(&format!(
         "GET /stream HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n{field}\r\n\r\n"
     ))
 }
 
 fn post(proxy: &Proxy) -> Client {
-    proxy.ask(
+    proxy.send_request(
         "POST /stream HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n\
          Content-Length: 0\r\n\r\n",
     )
@@ -64,7 +64,7 @@ fn post(proxy: &Proxy) -> Client {
 
 /// A GET that does not say that it accepts a stream.
 fn plain(proxy: &Proxy, path: &str) -> Client {
-    proxy.ask(&format!(
+    proxy.send_request(&format!(
         "GET {path} HTTP/1.1\r\nHost: proxy.test\r\nAccept: */*\r\n\r\n"
     ))
 }
@@ -402,7 +402,7 @@ fn retry_after_has_the_form_of_the_family() {
         let request = format!(
             "POST /v1 HTTP/1.1\r\nHost: proxy.test\r\nContent-Length: 0\r\n{fields}\r\n\r\n"
         );
-        let head = proxy.ask(&request).head();
+        let head = proxy.send_request(&request).head();
         assert!(head.starts_with("http/1.1 503 "), "{head}");
         assert_eq!(field(&head, "retry-after"), Some(seconds), "{fields}");
     }

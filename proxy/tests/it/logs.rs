@@ -21,7 +21,7 @@ fn short() -> Origin {
 }
 
 fn read_all(proxy: &Proxy, request: &str) {
-    let mut client = proxy.ask(request);
+    let mut client = proxy.send_request(request);
     client.head();
     client.rest();
 }
@@ -76,9 +76,9 @@ fn traceparent_reaches_the_upstream() {
             "GET / HTTP/1.1\r\nHost: x\r\ntraceparent: {parent}\r\ntracestate: {state}\r\n\r\n"
         ),
     );
-    let asked = origin.asked();
-    assert_eq!(asked.field("traceparent"), Some(parent));
-    assert_eq!(asked.field("tracestate"), Some(state));
+    let received = origin.last_request();
+    assert_eq!(received.field("traceparent"), Some(parent));
+    assert_eq!(received.field("tracestate"), Some(state));
 }
 
 #[test]
@@ -139,7 +139,7 @@ const BROKEN: &str = "the upstream sent no valid response head";
 
 /// Breaks off `/cut`, does not answer `/hang`, and answers all else.
 fn faulty() -> Origin {
-    Origin::start(|asked, to| match asked.path.as_str() {
+    Origin::start(|received, to| match received.path.as_str() {
         "/cut" => {}
         "/hang" => {
             to.wait_for_close();
@@ -174,18 +174,19 @@ fn log_lines_of_many_failures_are_few_per_kind_and_upstream_with_exact_counts() 
             "--limit-requests-per-ip=off",
         ],
     );
-    let ask = |path: &str| proxy.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    let send_request =
+        |path: &str| proxy.send_request(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
     let status = |mut client: Client| client.head()[9..12].to_owned();
     let flood = |count: usize| {
         for _ in 0..count {
-            assert_eq!(status(ask("/dead")), "502");
-            assert_eq!(status(ask("/other")), "502");
-            assert_eq!(status(ask("/cut")), "502");
+            assert_eq!(status(send_request("/dead")), "502");
+            assert_eq!(status(send_request("/other")), "502");
+            assert_eq!(status(send_request("/cut")), "502");
             let long = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n";
-            assert_eq!(status(proxy.ask(long)), "413");
+            assert_eq!(status(proxy.send_request(long)), "413");
         }
     };
-    let hanging: Vec<_> = (0..30).map(|_| ask("/hang")).collect();
+    let hanging: Vec<_> = (0..30).map(|_| send_request("/hang")).collect();
     flood(40);
     for client in hanging {
         assert_eq!(status(client), "504");
@@ -274,16 +275,16 @@ fn log_lines_caused_by_clients_are_limited() {
 
 #[test]
 fn token_in_a_query_is_never_logged() {
-    let origin = Origin::start(|asked, to| {
-        if asked.path.starts_with("/stream") {
+    let origin = Origin::start(|received, to| {
+        if received.path.starts_with("/stream") {
             to.stream();
             to.chunk("data: 1\n\n");
             to.end();
-        } else if asked.path.starts_with("/held") {
+        } else if received.path.starts_with("/held") {
             to.stream();
             to.chunk("data: 1\n\n");
             to.wait_for_close();
-        } else if asked.path.starts_with("/plain") {
+        } else if received.path.starts_with("/plain") {
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
         }
     });

@@ -143,7 +143,7 @@ fn path_spelling_to_the_upstream_follows_the_mode() {
         for (path, forwarded) in cases {
             let bytes = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
             assert_eq!(put(&proxy, bytes.as_bytes()).0, "200", "{mode} {path}");
-            assert_eq!(origin.asked().path, format!("/base{forwarded}"));
+            assert_eq!(origin.last_request().path, format!("/base{forwarded}"));
         }
     }
 }

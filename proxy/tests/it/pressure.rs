@@ -1,6 +1,6 @@
 //! Clients that take what others need: the real binary with few files, and many connections.
 
-use crate::support::{Answer, Asked, Client, End, Gone, Origin, Proxy, gate, wait_until};
+use crate::support::{Answer, Client, End, Gone, Origin, Proxy, ReceivedRequest, gate, wait_until};
 use serde_json::{Value, json};
 use std::io::Read;
 
@@ -31,17 +31,17 @@ fn stream_of(path: &str, source: [u8; 4], proxy: &Proxy) -> Client {
 /// `/plain` is a short text; all else a stream whose second event waits for the gate.
 fn origin() -> (std::sync::mpsc::Sender<()>, Origin) {
     let (go, goes) = gate();
-    let origin = Origin::start(move |asked: Asked, to: &mut Answer| {
-        if asked.path == "/hang" {
+    let origin = Origin::start(move |received: ReceivedRequest, to: &mut Answer| {
+        if received.path == "/hang" {
             to.wait_for_close();
             return;
         }
-        if asked.path == "/big" {
+        if received.path == "/big" {
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 9\r\n\r\nbig");
             to.wait_for_close();
             return;
         }
-        if asked.path == "/socket" {
+        if received.path == "/socket" {
             to.raw(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
             let mut bytes = [0; 4];
             while to.socket.read_exact(&mut bytes).is_ok() {
@@ -49,26 +49,26 @@ fn origin() -> (std::sync::mpsc::Sender<()>, Origin) {
             }
             return;
         }
-        if asked.path == "/half" {
+        if received.path == "/half" {
             to.stream();
             to.chunk("data: 1\n\n");
             to.chunk(format!("data: {}", "x".repeat(40_000)));
             to.wait_for_close();
             return;
         }
-        if asked.path == "/flood" {
+        if received.path == "/flood" {
             to.stream();
             to.chunk("data: 1\n\n");
             let event = format!("data: {}\n\n", "x".repeat(1_000));
             while to.chunk(&event) {}
             return;
         }
-        if asked.path == "/page" {
+        if received.path == "/page" {
             let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2000\r\n\r\n";
             to.raw(format!("{head}{}", "x".repeat(2_000)).as_bytes());
             return;
         }
-        if asked.path == "/plain" {
+        if received.path == "/plain" {
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
             return;
         }
@@ -277,7 +277,7 @@ fn rejected_client_releases_its_connection() {
     for reject in ["--limit-reject=status", "--limit-reject=retry-later"] {
         let proxy = Proxy::start(origin.addr, &[route, reject]);
         let stream = stream_from([127, 0, 0, 1], &proxy);
-        let mut refused = proxy.ask(GET);
+        let mut refused = proxy.send_request(GET);
         let head = refused.head();
         assert!(head.contains("connection: close\n"), "{head}");
         assert_eq!(refused.raw_and_end().1, Gone::Closed);

@@ -286,13 +286,13 @@ fn reload_sets_the_log_level_at_once_and_threads_require_a_restart() {
     let origin = Origin::held();
     let run = configured(&origin, "threads = 1\n", &[]);
     let head = "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n";
-    let mut first = run.proxy.ask(head);
+    let mut first = run.proxy.send_request(head);
     first.head();
     run.hang_up("log.level = 'trace'\nthreads = 2\n", 1);
     let told = run.proxy.wait_for_log("require a restart");
     assert!(told.contains("threads") && !told.contains("log"), "{told}");
     assert!(!run.proxy.log().contains("TRACE"));
-    let mut second = run.proxy.ask(head);
+    let mut second = run.proxy.send_request(head);
     second.head();
     // A connection that is left idle has a line at this level.
     let line = run.proxy.wait_for_log("a connection waits for a request");

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 /// `/feed` is a stream that stays open, `/missing` a 404, anything else a short page.
 fn origin() -> Origin {
-    Origin::start(|asked, to| match asked.path.as_str() {
+    Origin::start(|received, to| match received.path.as_str() {
         path if path.starts_with("/feed") => {
             to.stream();
             to.chunk("data: 1\n\n");
@@ -24,7 +24,7 @@ fn origin() -> Origin {
 }
 
 fn get(proxy: &Proxy, path: &str, fields: &str) -> (String, Vec<u8>) {
-    let mut client = proxy.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n"));
+    let mut client = proxy.send_request(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n"));
     let head = client.head();
     let length = head
         .lines()
@@ -97,7 +97,7 @@ fn client_that_leaves_before_the_response_is_logged_and_counted() {
     });
     let flags = ["--log-requests=all", "--admin-listen=127.0.0.1:0"];
     let proxy = Proxy::start(origin.addr, &flags);
-    let client = proxy.ask("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+    let client = proxy.send_request("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
     origin.wait_for_open(1);
     drop(client);
     let line: Value = serde_json::from_str(&proxy.wait_for_log("\"message\":\"request\"")).unwrap();
@@ -168,19 +168,19 @@ fn request_has_one_id_on_both_sides_and_in_the_log() {
         let proxy = Proxy::start(origin.addr, flags);
         let (head, _) = get(&proxy, "/page", fields);
         let id = field(&head, "x-request-id").unwrap();
-        assert_eq!(origin.asked().field("x-request-id"), Some(id));
+        assert_eq!(origin.last_request().field("x-request-id"), Some(id));
         assert_eq!(id == "abc-1", is_kept, "{fields:?}");
         assert!(is_kept || id.len() == 32, "{id}");
-        let mut stream = proxy.ask(&format!(
+        let mut stream = proxy.send_request(&format!(
             "GET /feed HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n{fields}\r\n"
         ));
         let head = stream.head();
         let id = field(&head, "x-request-id").unwrap();
-        assert_eq!(origin.asked().field("x-request-id"), Some(id));
+        assert_eq!(origin.last_request().field("x-request-id"), Some(id));
         let line: Value = serde_json::from_str(&proxy.wait_for_log("stream opened")).unwrap();
         assert_eq!(line["span"]["request_id"], id);
         // An error of the proxy itself has one, too.
-        let mut refused = proxy.ask("GET /a%zz HTTP/1.1\r\nHost: x\r\n\r\n");
+        let mut refused = proxy.send_request("GET /a%zz HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(field(&refused.head(), "x-request-id").is_some());
     }
 }
@@ -219,7 +219,9 @@ fn failure_to_connect_names_the_request() {
     let proxy = Proxy::start(address, &[]);
     assert!(
         proxy
-            .ask("POST /call?token=secret HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            .send_request(
+                "POST /call?token=secret HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+            )
             .head()
             .contains(" 502 ")
     );

@@ -11,10 +11,10 @@ fn poisonous(first: &'static str, behind: &'static str) -> (Origin, Sender<()>, 
     let (release, released) = gate();
     let (sent, is_sent) = gate();
     let connections = AtomicUsize::new(0);
-    let origin = Origin::start(move |asked, to| {
+    let origin = Origin::start(move |received, to| {
         let nth = connections.fetch_add(1, SeqCst);
         if nth == 0 {
-            if let Some(length) = asked.field("content-length") {
+            if let Some(length) = received.field("content-length") {
                 to.body(length.parse().unwrap());
             }
             to.raw(first.as_bytes());
@@ -110,8 +110,8 @@ fn response_before_the_upload_ends_leaves_nothing_to_the_next_request() {
     const EARLY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     for poison in ["", POISON] {
         let first = format!("{EARLY}{poison}");
-        let origin = Origin::start(move |asked, to| {
-            if asked.path == "/early" {
+        let origin = Origin::start(move |received, to| {
+            if received.path == "/early" {
                 to.raw(first.as_bytes());
                 // What is left of the upload must not be taken for a request.
                 to.body(8);
@@ -124,7 +124,7 @@ fn response_before_the_upload_ends_leaves_nothing_to_the_next_request() {
         });
         let proxy = Proxy::start(origin.addr, &[]);
         let mut client =
-            proxy.ask("POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\nhalf");
+            proxy.send_request("POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\nhalf");
         assert_eq!(status(&client.head()), "200");
         assert_eq!(client.bytes(2), b"ok");
         let own = |client: &mut Client| {
@@ -150,19 +150,19 @@ fn late_408_of_an_idle_connection_is_not_the_next_response() {
         }
     });
     let proxy = Proxy::start(origin.addr, &[]);
-    let ask = |request: &str| {
+    let send_request = |request: &str| {
         let mut client = Client::connect(proxy.addr);
         client.send(request);
         status(&client.head()).to_owned()
     };
     for _ in 0..10 {
-        assert_eq!(ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "200");
+        assert_eq!(send_request("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), "200");
         assert_eq!(
-            ask("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"),
+            send_request("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"),
             "200"
         );
     }
     // Behind the body of a request it is the client's to send it again.
     let upload = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody";
-    wait_until("a 408", || ask(upload) == "408");
+    wait_until("a 408", || send_request(upload) == "408");
 }

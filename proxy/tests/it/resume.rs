@@ -1,6 +1,6 @@
 //! The real binary when upstreams are lost: its clients hear heartbeats, and miss nothing.
 
-use crate::support::{Answer, Asked, Client, End, Origin, Proxy, gate, wait_until};
+use crate::support::{Answer, Client, End, Origin, Proxy, ReceivedRequest, gate, wait_until};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -32,9 +32,9 @@ fn event(id: u64) -> String {
     format!("id: {id}\ndata: {id}\n\n")
 }
 
-/// The first id behind the one that was asked with.
-fn next(asked: &Asked) -> u64 {
-    asked
+/// The first id behind the one in the request.
+fn next(received: &ReceivedRequest) -> u64 {
+    received
         .field("last-event-id")
         .map_or(1, |id| id.parse::<u64>().unwrap() + 1)
 }
@@ -71,9 +71,9 @@ fn lost_after_one_event() -> (Sender<()>, Origin) {
 fn resume_delivers_each_event_once_at_every_cut() {
     const LAST: u64 = 400;
     let connections = AtomicUsize::new(0);
-    let origin = Origin::start(move |asked: Asked, to: &mut Answer| {
+    let origin = Origin::start(move |received: ReceivedRequest, to: &mut Answer| {
         let connection = connections.fetch_add(1, SeqCst) as u64;
-        let (dice, first) = (random(connection), next(&asked));
+        let (dice, first) = (random(connection), next(&received));
         // One in three repeats what its client has.
         let from = if dice % 3 == 0 {
             first.saturating_sub(5).max(1)
@@ -127,9 +127,9 @@ fn resume_sends_heartbeats_alone_during_an_outage() {
         state().contains("sse_guard_streams_waiting{state=\"resuming\"} 1")
             || state().contains("sse_guard_streams_waiting{state=\"degraded\"} 1")
     });
-    let back = Origin::listening(&address.to_string(), |asked, to| {
+    let back = Origin::listening(&address.to_string(), |received, to| {
         to.stream();
-        to.chunk(event(next(&asked)));
+        to.chunk(event(next(&received)));
         to.wait_for_close();
     });
     let text = client.read_until(&event(2));
@@ -143,8 +143,8 @@ fn resume_sends_heartbeats_alone_during_an_outage() {
 
 #[test]
 fn resume_reports_a_refusal_in_a_last_event() {
-    let origin = Origin::start(|asked: Asked, to: &mut Answer| {
-        if asked.field("last-event-id").is_some() {
+    let origin = Origin::start(|received: ReceivedRequest, to: &mut Answer| {
+        if received.field("last-event-id").is_some() {
             to.raw(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n");
             return;
         }
@@ -190,9 +190,9 @@ fn reconnects_end_with_the_client_and_at_a_drain() {
 #[test]
 fn max_connection_age_replaces_the_connection_within_one_stream() {
     const LAST: u64 = 60;
-    let origin = Origin::start(|asked: Asked, to: &mut Answer| {
+    let origin = Origin::start(|received: ReceivedRequest, to: &mut Answer| {
         to.stream();
-        for id in next(&asked)..=LAST {
+        for id in next(&received)..=LAST {
             if !to.chunk(event(id)) {
                 return;
             }
@@ -212,8 +212,8 @@ fn reconnects_are_limited_when_the_upstream_is_back() {
     let (go, goes) = gate();
     let open = Arc::new(AtomicUsize::new(0));
     let count = open.clone();
-    let origin = Origin::start(move |asked: Asked, to: &mut Answer| {
-        if asked.field("last-event-id").is_none() {
+    let origin = Origin::start(move |received: ReceivedRequest, to: &mut Answer| {
+        if received.field("last-event-id").is_none() {
             to.stream();
             to.chunk(event(1));
             goes.wait();
@@ -249,7 +249,7 @@ const SSE: &str = "Host: a\r\nAccept: text/event-stream\r\n";
 
 /// A stream of the client at this address, as a trusted balancer names it.
 fn stream_of(proxy: &Proxy, client: &str, path: &str) -> Client {
-    proxy.ask(&format!(
+    proxy.send_request(&format!(
         "GET {path} HTTP/1.1\r\n{SSE}X-Forwarded-For: {client}\r\n\r\n"
     ))
 }
@@ -258,8 +258,8 @@ fn stream_of(proxy: &Proxy, client: &str, path: &str) -> Client {
 fn stream_reconnects_with_its_upstream_regardless_of_its_backoff() {
     let attempts = Arc::new(AtomicUsize::new(0));
     let count = attempts.clone();
-    let origin = Origin::start(move |asked: Asked, to: &mut Answer| {
-        if asked.field("last-event-id").is_none() {
+    let origin = Origin::start(move |received: ReceivedRequest, to: &mut Answer| {
+        if received.field("last-event-id").is_none() {
             to.stream();
             to.chunk(event(1));
             to.reset();
@@ -326,23 +326,23 @@ fn outage_of_many_streams_is_logged_in_a_few_lines() {
     }
 }
 
-/// An origin where `/broken` never goes on by `breaks`, and `/good` breaks off and goes on all the time;
-/// tells how often the former was asked to.
+/// An origin where `/broken` is never resumed because of `breaks`, and `/good` breaks off and is resumed all the time.
+/// Returns the count of requests for the former.
 fn half_broken(breaks: fn(&mut Answer)) -> (Origin, Arc<AtomicUsize>) {
-    let asked_for_broken = Arc::new(AtomicUsize::new(0));
-    let count = asked_for_broken.clone();
-    let origin = Origin::start(move |asked: Asked, to: &mut Answer| {
-        let goes_on = asked.field("last-event-id").is_some();
-        if goes_on && asked.path.starts_with("/broken") {
+    let requests_for_broken = Arc::new(AtomicUsize::new(0));
+    let count = requests_for_broken.clone();
+    let origin = Origin::start(move |received: ReceivedRequest, to: &mut Answer| {
+        let goes_on = received.field("last-event-id").is_some();
+        if goes_on && received.path.starts_with("/broken") {
             count.fetch_add(1, SeqCst);
             breaks(to);
             return;
         }
         to.stream();
-        to.chunk(event(next(&asked)));
+        to.chunk(event(next(&received)));
         to.reset();
     });
-    (origin, asked_for_broken)
+    (origin, requests_for_broken)
 }
 
 #[test]
@@ -362,7 +362,7 @@ fn failing_streams_do_not_delay_reconnects_of_others() {
             |n| (format!("10.0.0.{n}"), "/broken".to_owned()),
         ] as [fn(usize) -> (String, String); 3]
         {
-            let (origin, asked_for_broken) = half_broken(breaks);
+            let (origin, requests_for_broken) = half_broken(breaks);
             let proxy = start(
                 origin.addr,
                 &[
@@ -381,16 +381,16 @@ fn failing_streams_do_not_delay_reconnects_of_others() {
                 client.head();
                 client.read_until(&event(1));
             }
-            wait_until("the broken ones to be asked for", || {
-                asked_for_broken.load(SeqCst) >= 2
+            wait_until("requests for the broken ones", || {
+                requests_for_broken.load(SeqCst) >= 2
             });
             // It loses its upstream, and goes on, twenty times.
             let mut healthy = stream_of(&proxy, "10.9.9.9", "/good");
             healthy.head();
             healthy.read_until(&event(20));
-            // Meanwhile the others were not asked for without a pause either.
-            let asked = asked_for_broken.load(SeqCst);
-            assert!(asked <= BROKEN + 60, "{asked}");
+            // Meanwhile the others were not requested without a pause either.
+            let count = requests_for_broken.load(SeqCst);
+            assert!(count <= BROKEN + 60, "{count}");
         }
     }
 }
@@ -425,19 +425,22 @@ fn successful_plain_request_wakes_reconnects() {
     // The upstream is known to be away by a plain request, too.
     let plain = || {
         proxy
-            .ask("GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .send_request("GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             .head()
     };
     assert!(plain().starts_with("http/1.1 502 "));
-    let _back = Origin::listening(&address.to_string(), |asked: Asked, to: &mut Answer| {
-        if asked.path == "/page" {
-            to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            return;
-        }
-        to.stream();
-        to.chunk(event(2));
-        to.wait_for_close();
-    });
+    let _back = Origin::listening(
+        &address.to_string(),
+        |received: ReceivedRequest, to: &mut Answer| {
+            if received.path == "/page" {
+                to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                return;
+            }
+            to.stream();
+            to.chunk(event(2));
+            to.wait_for_close();
+        },
+    );
     assert!(plain().starts_with("http/1.1 200 "));
     for client in &mut clients {
         client.read_until(&event(2));
@@ -501,13 +504,13 @@ fn replaced_connection_loses_no_event_without_replay() {
 #[test]
 fn last_event_id_in_the_query_is_replaced_on_resume() {
     let (report, targets) = std::sync::mpsc::channel();
-    let origin = Origin::start(move |asked, to| {
-        let id = asked.field("last-event-id").map(str::to_owned);
-        report.send((asked.path.clone(), id)).unwrap();
+    let origin = Origin::start(move |received, to| {
+        let id = received.field("last-event-id").map(str::to_owned);
+        report.send((received.path.clone(), id)).unwrap();
         to.stream();
-        match asked.path.as_str() {
+        match received.path.as_str() {
             // Lost without an event, then behind one, then held.
-            "/?a=b&lastEventId=7" if asked.field("last-event-id").is_none() => {
+            "/?a=b&lastEventId=7" if received.field("last-event-id").is_none() => {
                 to.chunk(": hello\n\n");
                 to.reset();
             }

@@ -17,7 +17,7 @@ fn configured(origin: &Origin, config: &str, flags: &[&str]) -> Proxy {
 }
 
 /// The status of a request for a stream, and its connection.
-fn ask(proxy: &Proxy, path: &str) -> (u16, String, Client) {
+fn send_request(proxy: &Proxy, path: &str) -> (u16, String, Client) {
     let mut client = proxy.get(path);
     let head = client.head();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -25,10 +25,10 @@ fn ask(proxy: &Proxy, path: &str) -> (u16, String, Client) {
 }
 
 /// Asks for each path in turn, asserts the status, and keeps what streams there are.
-fn hold(proxy: &Proxy, asked: &[(&str, u16)]) -> Vec<Client> {
+fn hold(proxy: &Proxy, received: &[(&str, u16)]) -> Vec<Client> {
     let mut held = Vec::new();
-    for (nth, &(path, expected)) in asked.iter().enumerate() {
-        let (status, head, client) = ask(proxy, path);
+    for (nth, &(path, expected)) in received.iter().enumerate() {
+        let (status, head, client) = send_request(proxy, path);
         assert_eq!(status, expected, "{path}, the {nth}th: {head}");
         if status == 200 {
             held.push(client);
@@ -64,7 +64,7 @@ fn route_with_its_own_limits_counts_its_streams_alone() {
     hold(&proxy, &[("/other", 429), ("/one", 429)]);
     // A slot that comes back is a slot of its own table.
     one.clear();
-    let mut tries = (0..10_000).map(|_| ask(&proxy, "/one"));
+    let mut tries = (0..10_000).map(|_| send_request(&proxy, "/one"));
     let again = tries.find(|(status, ..)| *status == 200).unwrap();
     hold(&proxy, &[("/", 429), ("/shares", 429), ("/other", 429)]);
     drop((again, rest, others));
@@ -99,7 +99,7 @@ fn route_shares_the_counts_that_it_does_not_limit_itself() {
     // Two streams in all of these, and each answers by its own settings.
     let streams = hold(&proxy, &[("/rate", 200), ("/later", 200)]);
     for (path, seconds) in [("/", 5), ("/later", 9), ("/total", 5), ("/rate", 5)] {
-        let (status, head, _) = ask(&proxy, path);
+        let (status, head, _) = send_request(&proxy, path);
         assert_eq!(status, 429, "{path}: {head}");
         let retry = format!("\nretry-after: {seconds}\n");
         assert!(head.contains(&retry), "{path}: {head}");
@@ -161,7 +161,7 @@ fn route_matches_whole_segments_and_overrides_a_flag() {
         ("/?/v1", ": of the flag\n"),
         ("/%761", ": of the route\n"),
     ] {
-        let (.., mut client) = ask(&proxy, path);
+        let (.., mut client) = send_request(&proxy, path);
         let seen = client.read_until("of the ");
         assert!(seen.contains(text), "{path}: {seen:?}");
     }
@@ -171,10 +171,10 @@ fn route_matches_whole_segments_and_overrides_a_flag() {
 fn route_without_heartbeats_has_none_while_others_have() {
     let (go_on, goes_on) = channel::<()>();
     let goes_on = Mutex::new(goes_on);
-    let origin = Origin::start(move |asked, to| {
+    let origin = Origin::start(move |received, to| {
         to.stream();
         to.chunk("data: 1\n\n");
-        if asked.path == "/off" {
+        if received.path == "/off" {
             goes_on.lock().unwrap().recv_timeout(PATIENCE).unwrap();
             to.chunk("data: 2\n\n");
             to.end();
@@ -188,8 +188,8 @@ fn route_without_heartbeats_has_none_while_others_have() {
         heartbeat.interval = 'off'
     ";
     let proxy = configured(&origin, config, &[]);
-    let (.., mut off) = ask(&proxy, "/off");
-    let (.., mut other) = ask(&proxy, "/");
+    let (.., mut off) = send_request(&proxy, "/off");
+    let (.., mut other) = send_request(&proxy, "/");
     for _ in 0..10 {
         other.read_until(": heartbeat\n");
     }
@@ -207,10 +207,10 @@ fn path_without_a_route_is_a_404_with_a_reason() {
     );
     file.write_all(config.as_bytes()).unwrap();
     let proxy = Proxy::with_flags(&["--config", file.path().to_str().unwrap()]);
-    let (status, _, mut client) = ask(&proxy, "/v2");
+    let (status, _, mut client) = send_request(&proxy, "/v2");
     assert_eq!(status, 404);
     let text = b"sse-guard: no route for this path\n";
     assert_eq!(client.bytes(text.len()), text);
     assert_eq!(origin.served(), 0);
-    assert_eq!(ask(&proxy, "/v1").0, 200);
+    assert_eq!(send_request(&proxy, "/v1").0, 200);
 }

@@ -24,7 +24,7 @@ impl Gate {
 }
 
 fn post(proxy: &Proxy) -> Client {
-    proxy.ask(
+    proxy.send_request(
         "POST / HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n\
          Content-Length: 0\r\n\r\n",
     )
@@ -165,9 +165,9 @@ fn second_signal_breaks_off_all_streams_at_once() {
 fn stream_opened_during_the_drain_has_no_connection_close() {
     let gate = Gate::default();
     let wait = gate.clone();
-    let (asked, has_asked) = mpsc::channel();
+    let (requested, was_requested) = mpsc::channel();
     let origin = Origin::start(move |_, to| {
-        asked.send(()).unwrap();
+        requested.send(()).unwrap();
         wait.wait();
         to.stream();
         to.chunk("data: 1\n\n");
@@ -176,7 +176,7 @@ fn stream_opened_during_the_drain_has_no_connection_close() {
     let mut proxy = Proxy::start(origin.addr, &["--drain-window", "1s"]);
     let mut clients = [proxy.get("/"), post(&proxy)];
     for _ in &clients {
-        has_asked.recv_timeout(PATIENCE).unwrap();
+        was_requested.recv_timeout(PATIENCE).unwrap();
     }
     terminate(&proxy);
     gate.open();
@@ -249,8 +249,8 @@ fn idle_connections_close_at_the_end_of_the_window_without_delay() {
 
 /// An origin whose answer to each request is short, and names its path.
 fn plain() -> Origin {
-    Origin::start(|asked, to| {
-        let path = asked.path;
+    Origin::start(|received, to| {
+        let path = received.path;
         to.raw(
             format!(
                 "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{path}",
@@ -266,7 +266,7 @@ fn plain_requests_are_served_while_streams_drain_and_their_connections_close_beh
     let origin = plain();
     let mut proxy = Proxy::start(origin.addr, &["--drain-window", "10h"]);
     let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
-    let mut kept = proxy.ask(&request("/before"));
+    let mut kept = proxy.send_request(&request("/before"));
     assert!(!kept.head().contains("connection: close"));
     assert_eq!(kept.bytes(7), b"/before");
     terminate(&proxy);
@@ -296,7 +296,7 @@ fn plain_requests_are_served_while_streams_drain_and_their_connections_close_beh
             b"/json",
         ),
     ] {
-        let mut client = proxy.ask(&request);
+        let mut client = proxy.send_request(&request);
         let head = client.head();
         assert!(
             head.starts_with("http/1.1 200 ") || head.starts_with("http/1.0 200 "),
@@ -343,7 +343,7 @@ fn new_streams_are_deferred_without_a_request_to_the_upstream() {
             "POST"
         };
         let length = body.len();
-        let mut client = proxy.ask(&format!(
+        let mut client = proxy.send_request(&format!(
             "{method} / HTTP/1.1\r\nHost: x\r\n{fields}Content-Length: {length}\r\n\r\n{body}"
         ));
         let head = client.head();
@@ -382,10 +382,10 @@ fn late_or_missing_stream_flag_is_forwarded_with_the_body() {
              Content-Length: {length}\r\n\r\n{long}"
         )
     };
-    let mut client = proxy.ask(&request(""));
+    let mut client = proxy.send_request(&request(""));
     assert!(client.head().starts_with("http/1.1 200 "));
     assert_eq!(client.raw(), b"whole");
-    let mut client = proxy.ask(&request("anthropic-version: 1\r\n"));
+    let mut client = proxy.send_request(&request("anthropic-version: 1\r\n"));
     assert!(client.head().starts_with("http/1.1 503 "));
     assert_eq!(origin.served(), 1);
     stopped_early(&mut proxy);
@@ -394,8 +394,8 @@ fn late_or_missing_stream_flag_is_forwarded_with_the_body() {
 #[test]
 fn answers_continue_after_the_window_while_the_listener_is_open() {
     let (go, goes) = crate::support::gate();
-    let origin = Origin::start(move |asked, to| {
-        if asked.path == "/page" {
+    let origin = Origin::start(move |received, to| {
+        if received.path == "/page" {
             to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nwhole");
             return;
         }
@@ -417,7 +417,7 @@ fn answers_continue_after_the_window_while_the_listener_is_open() {
         readiness(&proxy).1["phase"] == "answers"
     });
     for _ in 0..3 {
-        let mut page = proxy.ask("GET /page HTTP/1.1\r\nHost: x\r\n\r\n");
+        let mut page = proxy.send_request("GET /page HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(page.head().contains("\nconnection: close\n"));
         assert_eq!(page.raw(), b"whole");
         let mut feed = proxy.get("/");
@@ -508,8 +508,9 @@ const SWITCHED: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
 fn tunnel(proxy: &Proxy) -> Client {
-    let mut client =
-        proxy.ask("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    let mut client = proxy.send_request(
+        "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    );
     assert!(client.head().starts_with("http/1.1 101 "));
     client
 }

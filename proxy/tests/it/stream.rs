@@ -199,7 +199,7 @@ fn post_response_is_not_rotated() {
     });
     let flags = ["--rotation-max-age", "5ms", "--heartbeat-interval", "10ms"];
     let proxy = Proxy::start(origin.addr, &flags);
-    let mut client = proxy.ask(POST);
+    let mut client = proxy.send_request(POST);
     client.head();
     for _ in 0..10 {
         assert!(!client.read_until(": heartbeat\n").contains("retry"));
@@ -268,7 +268,7 @@ fn silent_upstream_is_ended_despite_heartbeats() {
     let (seen, end) = get.rest();
     assert!(text(seen).contains("\nretry: "));
     assert_eq!(end, End::Clean);
-    let mut post = proxy.ask(POST);
+    let mut post = proxy.send_request(POST);
     post.head();
     let (seen, end) = post.rest();
     assert!(!text(seen).contains("retry"));
@@ -332,8 +332,8 @@ fn client_disconnect_before_the_head_ends_its_upstream_request() {
 
 #[test]
 fn stream_head_prevents_buffering_and_caching_on_the_path() {
-    let origin = Origin::start(|asked, to| {
-        let more = match asked.path.as_str() {
+    let origin = Origin::start(|received, to| {
+        let more = match received.path.as_str() {
             "/no-store" => "Cache-Control: private, no-store\r\n",
             _ => {
                 "Cache-Control: max-age=60\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n"
@@ -367,15 +367,15 @@ fn stream_head_prevents_buffering_and_caching_on_the_path() {
 
 #[test]
 fn cache_control_of_the_upstream_is_kept_if_the_route_sets_it() {
-    let origin = Origin::start(|asked, to| {
-        let more = match asked.path.as_str() {
+    let origin = Origin::start(|received, to| {
+        let more = match received.path.as_str() {
             "/kept/public" | "/public" => "Cache-Control: public\r\nCache-Control: max-age=60\r\n",
             "/kept/private" => "Cache-Control: private, no-transform\r\nX-Accel-Buffering: yes\r\n",
             _ => "",
         };
         let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n";
         to.raw(format!("{head}{more}\r\n").as_bytes());
-        if !asked.head.starts_with("HEAD ") {
+        if !received.head.starts_with("HEAD ") {
             to.raw(b"data: 1\n\n");
         }
     });
@@ -393,7 +393,7 @@ fn cache_control_of_the_upstream_is_kept_if_the_route_sets_it() {
         for method in ["GET", "HEAD"] {
             let accept = "Host: x\r\nAccept: text/event-stream";
             let head = proxy
-                .ask(&format!("{method} {path} HTTP/1.1\r\n{accept}\r\n\r\n"))
+                .send_request(&format!("{method} {path} HTTP/1.1\r\n{accept}\r\n\r\n"))
                 .head();
             let fields: Vec<_> = head
                 .lines()
@@ -421,47 +421,50 @@ fn upstream_request_has_no_accept_encoding_and_names_the_client() {
         to.end();
     });
     let proxy = Proxy::start(origin.addr, &[]);
-    let ask = |proxy: &Proxy, accept: &str| {
+    let send_request = |proxy: &Proxy, accept: &str| {
         let fields = "Accept-Encoding: gzip\r\nConnection: X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nLast-Event-ID: 7\r\nX-Forwarded-For: 1.2.3.4";
-        let mut client = proxy.ask(&format!(
+        let mut client = proxy.send_request(&format!(
             "GET /a?b=c HTTP/1.1\r\nHost: proxy.test\r\nAccept: {accept}\r\n{fields}\r\n\r\n"
         ));
         client.head();
-        origin.asked()
+        origin.last_request()
     };
-    let asked = ask(&proxy, "text/event-stream");
+    let received = send_request(&proxy, "text/event-stream");
     assert!(
-        asked.head.starts_with("GET /a?b=c HTTP/1.1\n"),
+        received.head.starts_with("GET /a?b=c HTTP/1.1\n"),
         "{}",
-        asked.head
+        received.head
     );
-    assert_eq!(asked.field("accept-encoding"), Some("identity"));
-    assert_eq!(asked.field("last-event-id"), Some("7"));
-    assert_eq!(asked.field("host"), Some("proxy.test"));
-    assert_eq!(asked.field("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(received.field("accept-encoding"), Some("identity"));
+    assert_eq!(received.field("last-event-id"), Some("7"));
+    assert_eq!(received.field("host"), Some("proxy.test"));
+    assert_eq!(received.field("x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(
-        asked.field("forwarded"),
+        received.field("forwarded"),
         Some("for=127.0.0.1;host=\"proxy.test\";proto=http")
     );
     for absent in ["connection", "x-hop", "te"] {
-        assert_eq!(asked.field(absent), None, "{}", asked.head);
+        assert_eq!(received.field(absent), None, "{}", received.head);
     }
     assert_eq!(
-        ask(&proxy, "text/html").field("accept-encoding"),
+        send_request(&proxy, "text/html").field("accept-encoding"),
         Some("gzip")
     );
 
     let trusting = Proxy::start(origin.addr, &["--trusted-proxies", "127.0.0.0/8"]);
-    let asked = ask(&trusting, "text/event-stream");
-    assert_eq!(asked.field("x-forwarded-for"), Some("1.2.3.4, 127.0.0.1"));
+    let received = send_request(&trusting, "text/event-stream");
+    assert_eq!(
+        received.field("x-forwarded-for"),
+        Some("1.2.3.4, 127.0.0.1")
+    );
 }
 
 #[test]
 fn client_disconnect_behind_a_partial_request_ends_its_upstream_request() {
     let origin = Origin::start(|_, to| assert!(to.wait_for_close()));
     let proxy = Proxy::start(origin.addr, &[]);
-    let client =
-        proxy.ask("GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\nGET /next");
+    let client = proxy
+        .send_request("GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\nGET /next");
     origin.wait_for_open(1);
     drop(client);
     origin.wait_for_open(0);
@@ -476,7 +479,7 @@ fn stalled_client_is_distinguished_from_a_disconnected_one_also_during_its_uploa
     });
     let proxy = Proxy::start(origin.addr, &["--client-write-stall=300ms"]);
     for (index, length) in [0, 10].into_iter().enumerate() {
-        let _client = proxy.ask(&format!(
+        let _client = proxy.send_request(&format!(
             "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
         ));
         let lines = proxy.wait_for_log_lines("\"stream ended\"", index + 1);
@@ -487,12 +490,12 @@ fn stalled_client_is_distinguished_from_a_disconnected_one_also_during_its_uploa
 
 #[test]
 fn head_request_of_a_stream_has_the_fields_of_its_get() {
-    let origin = Origin::start(|asked, to| {
+    let origin = Origin::start(|received, to| {
         to.raw(
             b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\
               Cache-Control: max-age=60\r\nX-Own: 1\r\n\r\n",
         );
-        if !asked.head.starts_with("HEAD ") {
+        if !received.head.starts_with("HEAD ") {
             to.raw(b"data: 1\n\n");
         }
     });
@@ -501,7 +504,7 @@ fn head_request_of_a_stream_has_the_fields_of_its_get() {
         let request = format!(
             "{method} / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nConnection: close\r\n\r\n"
         );
-        let head = proxy.ask(&request).head();
+        let head = proxy.send_request(&request).head();
         // These are of the connection and the moment.
         let others = ["transfer-encoding", "connection", "date", "x-request-id"];
         let is_other = |line: &str| others.iter().any(|name| line.starts_with(name));

@@ -13,8 +13,8 @@ const CLIENTS: usize = 8;
 
 /// Event streams, and short answers for `/poll`.
 fn origin() -> Origin {
-    Origin::start(|asked, to| {
-        if asked.path == "/poll" {
+    Origin::start(|received, to| {
+        if received.path == "/poll" {
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\npoll");
             return;
         }

@@ -91,12 +91,12 @@ fn valid_host_reaches_the_upstream_unchanged() {
             format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes(),
         );
         assert_eq!(status, "200", "{host}");
-        assert_eq!(origin.asked().field("host"), Some(host));
-        assert_eq!(origin.asked().field("x-forwarded-host"), Some(host));
+        assert_eq!(origin.last_request().field("host"), Some(host));
+        assert_eq!(origin.last_request().field("x-forwarded-host"), Some(host));
     }
     // HTTP/1.0 knows no Host.
     assert_eq!(put(&proxy, b"GET / HTTP/1.0\r\n\r\n").0, "200");
-    assert_eq!(origin.asked().field("x-forwarded-host"), None);
+    assert_eq!(origin.last_request().field("x-forwarded-host"), None);
     assert_eq!(put(&proxy, b"GET / HTTP/1.0\r\nHost: a b\r\n\r\n").0, "400");
 }
 
@@ -157,7 +157,7 @@ fn target_form_must_fit_the_method() {
         let served = origin.served() - before;
         assert_eq!(served, usize::from(status == "200"), "{line:?}");
         if served > 0 {
-            assert_eq!(origin.asked().head.lines().next(), Some(forwarded));
+            assert_eq!(origin.last_request().head.lines().next(), Some(forwarded));
         }
     }
 }
@@ -182,7 +182,11 @@ fn raw_bytes_of_a_target_are_percent_encoded_or_rejected() {
             if status == "200" {
                 assert!(byte.is_ascii(), "{name}");
                 let line = format!("GET {before}%{byte:02X}{after} HTTP/1.1");
-                assert_eq!(origin.asked().head.lines().next(), Some(&*line), "{name}");
+                assert_eq!(
+                    origin.last_request().head.lines().next(),
+                    Some(&*line),
+                    "{name}"
+                );
             } else {
                 assert_eq!((&*status, origin.served()), ("400", served), "{name}");
                 let advice = format!("; send it as %{byte:02X}");
@@ -199,7 +203,7 @@ fn raw_bytes_of_a_target_are_percent_encoded_or_rejected() {
         let request = format!("GET {target} HTTP/1.1\r\nHost: a.test\r\n\r\n");
         assert_eq!(put(&proxy, request.as_bytes()).0, "200", "{target}");
         let line = format!("GET {forwarded} HTTP/1.1");
-        assert_eq!(origin.asked().head.lines().next(), Some(&*line));
+        assert_eq!(origin.last_request().head.lines().next(), Some(&*line));
     }
 }
 
@@ -218,10 +222,10 @@ fn connect_is_rejected_with_the_allowed_methods() {
 
 #[test]
 fn fragment_is_refused_behind_any_other_request() {
-    let origin = Origin::start(|asked, to| {
-        if let Some(length) = asked.field("content-length") {
+    let origin = Origin::start(|received, to| {
+        if let Some(length) = received.field("content-length") {
             assert!(!to.body(length.parse().unwrap()).contains(&0));
-        } else if asked.field("transfer-encoding").is_some() {
+        } else if received.field("transfer-encoding").is_some() {
             assert!(!to.body(29).contains(&0));
         }
         to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
@@ -245,13 +249,13 @@ fn fragment_is_refused_behind_any_other_request() {
         let first = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}");
         let before = origin.served();
         // At once, and when the response has come.
-        let mut client = proxy.ask(&format!("{first}{first}{fragment}"));
+        let mut client = proxy.send_request(&format!("{first}{first}{fragment}"));
         for _ in 0..2 {
             assert_eq!(&client.head()[9..12], "200", "{fields:?}");
             assert_eq!(client.bytes(2), b"ok");
         }
         assert_eq!(&client.head()[9..12], "400", "{fields:?}");
-        let mut client = proxy.ask(&first);
+        let mut client = proxy.send_request(&first);
         assert_eq!(&client.head()[9..12], "200", "{fields:?}");
         assert_eq!(client.bytes(2), b"ok");
         client.send(fragment);
@@ -269,7 +273,7 @@ fn bytes_behind_an_upgrade_are_not_a_request() {
         to.wait_for_close();
     });
     let proxy = Proxy::start(origin.addr, &[]);
-    let mut client = proxy.ask(
+    let mut client = proxy.send_request(
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\
          GET /# HTTP/1.1\r\n\r\n",
     );
@@ -312,15 +316,15 @@ fn length_beside_a_transfer_coding_is_refused() {
 
 #[test]
 fn bare_lf_in_a_trailer_section_swallows_no_request() {
-    let origin = Origin::start(|asked, to| {
-        if asked.field("transfer-encoding").is_none() {
+    let origin = Origin::start(|received, to| {
+        if received.field("transfer-encoding").is_none() {
             to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
         }
         to.wait_for_close();
     });
     let proxy = Proxy::start(origin.addr, &[]);
     for trailers in ["\n", "X: y\n\r\n", "X: y\r\n\n"] {
-        let mut client = proxy.ask(&format!(
+        let mut client = proxy.send_request(&format!(
             "POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n{trailers}\
              GET /next HTTP/1.1\r\nHost: a.test\r\n\r\n"
         ));

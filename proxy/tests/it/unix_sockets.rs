@@ -176,7 +176,10 @@ fn unix_listener_limits_clients_by_their_forwarded_address() {
     one.line_with("data: 1");
     other.line_with("data: 1");
     // The hop over the socket has no address, and adds none.
-    assert_eq!(origin.asked().field("x-forwarded-for"), Some("192.0.2.2"));
+    assert_eq!(
+        origin.last_request().field("x-forwarded-for"),
+        Some("192.0.2.2")
+    );
     drop(one);
     wait_until("the place is free", || of(1).status() == 200);
     let numbers = proxy.stop();

@@ -8,7 +8,7 @@ const LONG: usize = 16 << 20;
 
 /// Uploads in full what the other side takes. Clients that do this read the response only then.
 fn upload(proxy: &Proxy, head: &str) -> Client {
-    let mut client = proxy.ask(head);
+    let mut client = proxy.send_request(head);
     let part = [b'x'; 1 << 16];
     for _ in 0..LONG / part.len() {
         if client.socket.write_all(&part).is_err() {
@@ -20,8 +20,8 @@ fn upload(proxy: &Proxy, head: &str) -> Client {
 
 #[test]
 fn early_rejection_reaches_an_uploading_client_despite_a_reset() {
-    let origin = Origin::start(|asked, to| {
-        let response = match asked.path.as_str() {
+    let origin = Origin::start(|received, to| {
+        let response = match received.path.as_str() {
             "/413" => "HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large",
             _ => {
                 "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 9\r\n\r\nwho goes?"

@@ -1,24 +1,28 @@
 //! The `Host` of requests to the upstream, through the real binary.
 
-use crate::support::{Asked, Origin, Proxy, wait_until};
+use crate::support::{Origin, Proxy, ReceivedRequest, wait_until};
 use std::fs;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 
 /// An upstream, and the requests that it gets.
-fn origin() -> (Origin, Receiver<Asked>) {
-    let (requests, received) = channel();
-    let origin = Origin::start(move |asked, to| {
+fn origin() -> (Origin, Receiver<ReceivedRequest>) {
+    let (requests, arrivals) = channel();
+    let origin = Origin::start(move |received, to| {
         to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
         // The receiver ends with its test.
-        let _ = requests.send(asked);
+        let _ = requests.send(received);
     });
-    (origin, received)
+    (origin, arrivals)
 }
 
 /// What the upstream gets of this request.
-fn forwarded(proxy: &Proxy, requests: &Receiver<Asked>, request: &str) -> Asked {
-    let mut client = proxy.ask(request);
+fn forwarded(
+    proxy: &Proxy,
+    requests: &Receiver<ReceivedRequest>,
+    request: &str,
+) -> ReceivedRequest {
+    let mut client = proxy.send_request(request);
     let head = client.head();
     assert!(head.contains(" 200 ok\n"), "{request}: {head}");
     requests.recv().unwrap()
@@ -61,11 +65,11 @@ fn upstream_host_is_set_per_route_and_the_clients_is_forwarded() {
 #[test]
 fn upstream_host_is_kept_by_a_request_that_is_sent_again() {
     let (lost, requests) = channel();
-    let origin = Origin::start(move |asked, to| {
-        lost.send(asked.clone()).unwrap();
+    let origin = Origin::start(move |received, to| {
+        lost.send(received.clone()).unwrap();
         to.stream();
         to.chunk("id: 1\ndata: 1\n\n");
-        if asked.field("last-event-id").is_some() {
+        if received.field("last-event-id").is_some() {
             to.wait_for_close();
         }
     });

@@ -23,9 +23,9 @@ fn both_wait(proxy: &Proxy) {
 /// Sends at `/late...` what it sends at any other path, but not before the gate opens.
 fn origin(answer: impl Fn(&str, &mut Answer) + Send + Sync + 'static) -> (Origin, Sender<()>) {
     let (open, opens) = gate();
-    let origin = Origin::start(move |asked, to| {
-        let mut asked = Some(asked);
-        while let Some(request) = asked {
+    let origin = Origin::start(move |received, to| {
+        let mut received = Some(received);
+        while let Some(request) = received {
             if let Some(length) = request.field("content-length") {
                 to.body(length.parse().unwrap());
             }
@@ -36,7 +36,7 @@ fn origin(answer: impl Fn(&str, &mut Answer) + Send + Sync + 'static) -> (Origin
                 }
                 None => answer(&request.path, to),
             }
-            asked = to.next_request();
+            received = to.next_request();
         }
     });
     (origin, open)
@@ -142,9 +142,9 @@ fn late_response_is_written_like_an_immediate_one() {
                         false => "",
                     };
                     let what = format!("{method} {path} {version} {fields:?}");
-                    let mut at_once = proxy.ask(&format!("{}{last}", request(path)));
+                    let mut at_once = proxy.send_request(&format!("{}{last}", request(path)));
                     let expected = exchange(&mut at_once);
-                    let mut client = proxy.ask(&request(&format!("/late{path}")));
+                    let mut client = proxy.send_request(&request(&format!("/late{path}")));
                     both_wait(&proxy);
                     client.send(last);
                     // Also for a second try.
@@ -177,7 +177,7 @@ fn upstream_close_while_waiting_is_a_502() {
     let (open, opens) = gate();
     let origin = Origin::start(move |_, _| opens.wait());
     let proxy = proxy(&origin, &[]);
-    let mut client = proxy.ask("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+    let mut client = proxy.send_request("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
     both_wait(&proxy);
     open.send(()).unwrap();
     assert!(client.head().starts_with("http/1.1 502 "));
@@ -186,9 +186,9 @@ fn upstream_close_while_waiting_is_a_502() {
 /// One that goes with its second request.
 fn goes_with_the_second() -> (Origin, Sender<()>) {
     let (open, opens) = gate();
-    let origin = Origin::start(move |asked, to| {
+    let origin = Origin::start(move |received, to| {
         to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-        if asked.path == "/first" && to.next_request().is_some() {
+        if received.path == "/first" && to.next_request().is_some() {
             opens.wait();
         }
     });
@@ -211,15 +211,15 @@ fn safe_request_on_a_dead_connection_is_sent_on_another() {
         client.bytes(2);
         // Its connection is in the pool when it has been read to the end.
         wait_until("the pool has it", || {
-            let mut client = proxy.ask(request);
+            let mut client = proxy.send_request(request);
             both_wait(&proxy);
             open.send(()).unwrap();
             client.head().starts_with(&format!("http/1.1 {status} "))
         });
         if status == 200 {
             assert_eq!(origin.served(), 2);
-            assert_eq!(origin.asked().path, "/second");
-            assert_eq!(origin.asked().field("x-a"), Some("1"));
+            assert_eq!(origin.last_request().path, "/second");
+            assert_eq!(origin.last_request().field("x-a"), Some("1"));
         }
     }
 }
@@ -263,7 +263,7 @@ fn interim_head_while_waiting_continues_the_wait() {
 fn waiting_request_gets_its_response_during_a_stop() {
     let (origin, open) = origin(answer);
     let mut proxy = proxy(&origin, &[]);
-    let mut client = proxy.ask("GET /late/length HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut client = proxy.send_request("GET /late/length HTTP/1.1\r\nHost: x\r\n\r\n");
     both_wait(&proxy);
     proxy.signal("-TERM");
     proxy.wait_for_log("\"stopping");
@@ -316,7 +316,9 @@ fn idle_connection_serves_its_next_request_at_every_split() {
         client.send(start);
         if !start.is_empty() && !rest.is_empty() {
             // The start was read: the other responses are newer.
-            proxy.ask("GET /length HTTP/1.0\r\nHost: x\r\n\r\n").raw();
+            proxy
+                .send_request("GET /length HTTP/1.0\r\nHost: x\r\n\r\n")
+                .raw();
         }
         client.send(rest);
         let head = client.head();
@@ -345,8 +347,8 @@ fn connection_without_a_request_ends_at_its_deadline() {
     let (origin, _open) = origin(answer);
     let proxy = proxy(&origin, &["--client-head-timeout=300ms"]);
     let mut silent = Client::connect(proxy.addr);
-    let mut unfinished = proxy.ask("GET / HTTP/1.1\r\nHo");
-    let mut idle = proxy.ask("GET /length HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut unfinished = proxy.send_request("GET / HTTP/1.1\r\nHo");
+    let mut idle = proxy.send_request("GET /length HTTP/1.1\r\nHost: x\r\n\r\n");
     idle.head();
     idle.bytes(2);
     proxy.wait_for_log(IDLE);
@@ -358,9 +360,9 @@ fn connection_without_a_request_ends_at_its_deadline() {
 #[test]
 fn requests_queued_behind_a_quiet_response_are_served_in_turn() {
     let (open, opens) = gate();
-    let origin = Origin::start(move |asked, to| {
-        let mut asked = Some(asked);
-        while let Some(request) = asked {
+    let origin = Origin::start(move |received, to| {
+        let mut received = Some(received);
+        while let Some(request) = received {
             if request.path == "/plain" {
                 to.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\n");
                 opens.wait();
@@ -371,7 +373,7 @@ fn requests_queued_behind_a_quiet_response_are_served_in_turn() {
             } else {
                 to.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
             }
-            asked = to.next_request();
+            received = to.next_request();
         }
     });
     let proxy = proxy(&origin, &[]);
@@ -383,7 +385,8 @@ fn requests_queued_behind_a_quiet_response_are_served_in_turn() {
         .collect();
     let last = "GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     for path in ["/plain", "/late"] {
-        let mut client = proxy.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n{many}"));
+        let mut client =
+            proxy.send_request(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n{many}"));
         if path == "/plain" {
             client.head();
             assert_eq!(client.read_until("part"), "part");
@@ -405,7 +408,7 @@ fn empty_line_behind_a_body_leaves_the_connection_usable() {
     let (origin, _open) = origin(answer);
     let proxy = proxy(&origin, &[]);
     let request = "POST /length HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}\r\n";
-    let mut client = proxy.ask(request);
+    let mut client = proxy.send_request(request);
     for wait in 1..=3 {
         assert!(client.head().starts_with("http/1.1 200 "));
         assert_eq!(client.bytes(2), b"ok");
@@ -418,7 +421,7 @@ fn empty_line_behind_a_body_leaves_the_connection_usable() {
 fn interim_heads_without_end_are_a_502_at_once_or_in_sum() {
     let hint = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
     let (open, opens) = gate();
-    let origin = Origin::start(move |asked, to| match asked.path.as_str() {
+    let origin = Origin::start(move |received, to| match received.path.as_str() {
         "/flood" => while to.raw(hint.repeat(100).as_bytes()) {},
         "/some" => {
             to.raw(hint.repeat(32).as_bytes());
@@ -447,7 +450,7 @@ fn interim_heads_without_end_are_a_502_at_once_or_in_sum() {
     };
     let get = |path: &str| {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        proxy.ask(&request)
+        proxy.send_request(&request)
     };
     says_so(&mut get("/flood"));
     assert!(get("/some").raw().ends_with(b"ok"));

@@ -18,7 +18,7 @@ mod origin;
 
 use client::reset_on_close;
 pub use client::{Client, End, Gone, PATIENCE, wait_until};
-pub use origin::{Answer, Asked, Origin};
+pub use origin::{Answer, Origin, ReceivedRequest};
 
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Write};
@@ -272,13 +272,13 @@ impl Proxy {
 
     /// Opens a connection and sends a request for `path` that accepts an event stream.
     pub fn get(&self, path: &str) -> Client {
-        self.ask(&format!(
+        self.send_request(&format!(
             "GET {path} HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n\r\n"
         ))
     }
 
     /// Opens a connection and sends `bytes`.
-    pub fn ask(&self, bytes: &str) -> Client {
+    pub fn send_request(&self, bytes: &str) -> Client {
         let mut client = Client::connect(self.addr);
         client.send(bytes);
         client

@@ -1,4 +1,4 @@
-//! A server that sends just the bytes it is told to.
+//! A server that sends exactly the bytes that a test gives it.
 
 use super::{PATIENCE, reset_on_close};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -9,13 +9,13 @@ use std::thread;
 
 /// A request, as it came to the origin.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ReceivedRequest {
     /// Request line and fields, with `\n` for line ends.
     pub head: String,
     pub path: String,
 }
 
-impl Asked {
+impl ReceivedRequest {
     /// The value of a field.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
@@ -33,10 +33,10 @@ pub struct Origin {
     listener: TcpListener,
     open: Arc<(Mutex<usize>, Condvar)>,
     served: Arc<AtomicUsize>,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    received: Arc<Mutex<Vec<ReceivedRequest>>>,
 }
 
-/// The connection to whoever asked the origin.
+/// The connection that a request came on.
 pub struct Answer {
     pub socket: TcpStream,
     reader: BufReader<TcpStream>,
@@ -79,7 +79,7 @@ impl Answer {
     }
 
     /// The next request on this connection, if one comes.
-    pub fn next_request(&mut self) -> Option<Asked> {
+    pub fn next_request(&mut self) -> Option<ReceivedRequest> {
         read_request(&mut self.reader)
     }
 
@@ -102,7 +102,7 @@ impl Answer {
 
 impl Origin {
     /// On a free port; `answer` runs on a thread of its own for each request.
-    pub fn start(answer: impl Fn(Asked, &mut Answer) + Send + Sync + 'static) -> Self {
+    pub fn start(answer: impl Fn(ReceivedRequest, &mut Answer) + Send + Sync + 'static) -> Self {
         Self::listening("127.0.0.1:0", answer)
     }
 
@@ -123,7 +123,7 @@ impl Origin {
     /// On this address.
     pub fn listening(
         address: &str,
-        answer: impl Fn(Asked, &mut Answer) + Send + Sync + 'static,
+        answer: impl Fn(ReceivedRequest, &mut Answer) + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let origin = Self {
@@ -131,18 +131,18 @@ impl Origin {
             listener: listener.try_clone().unwrap(),
             open: Arc::default(),
             served: Arc::default(),
-            asked: Arc::default(),
+            received: Arc::default(),
         };
-        let (open, served, asked) = (
+        let (open, served, received) = (
             origin.open.clone(),
             origin.served.clone(),
-            origin.asked.clone(),
+            origin.received.clone(),
         );
         let answer = Arc::new(answer);
         thread::spawn(move || {
             for socket in listener.incoming().map_while(Result::ok) {
                 let (answer, open) = (answer.clone(), open.clone());
-                let (served, asked) = (served.clone(), asked.clone());
+                let (served, received) = (served.clone(), received.clone());
                 *open.0.lock().unwrap() += 1;
                 open.1.notify_all();
                 thread::spawn(move || {
@@ -150,7 +150,7 @@ impl Origin {
                     let mut reader = BufReader::new(socket.try_clone().unwrap());
                     if let Some(request) = read_request(&mut reader) {
                         served.fetch_add(1, SeqCst);
-                        asked.lock().unwrap().push(request.clone());
+                        received.lock().unwrap().push(request.clone());
                         let mut to = Answer {
                             socket,
                             reader,
@@ -183,8 +183,8 @@ impl Origin {
     }
 
     /// The last request that came.
-    pub fn asked(&self) -> Asked {
-        self.asked.lock().unwrap().last().unwrap().clone()
+    pub fn last_request(&self) -> ReceivedRequest {
+        self.received.lock().unwrap().last().unwrap().clone()
     }
 
     /// Waits until so many connections are open, and asserts that it comes to that.
@@ -197,7 +197,7 @@ impl Origin {
     }
 }
 
-fn read_request(reader: &mut impl BufRead) -> Option<Asked> {
+fn read_request(reader: &mut impl BufRead) -> Option<ReceivedRequest> {
     let mut head = String::new();
     loop {
         let mut line = String::new();
@@ -212,5 +212,5 @@ fn read_request(reader: &mut impl BufRead) -> Option<Asked> {
         head.push('\n');
     }
     let path = head.split(' ').nth(1)?.to_owned();
-    Some(Asked { head, path })
+    Some(ReceivedRequest { head, path })
 }
