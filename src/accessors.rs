@@ -27,7 +27,7 @@ mod tests {
     use crate::SseGuardLayer;
     use crate::cors::CorsLayer;
     use crate::early::EarlyLayer;
-    use crate::guard::testing::Upstream;
+    use crate::guard::testing::ScriptedUpstream;
     use crate::resume::ResumeLayer;
     use crate::unavailable::UnavailableLayer;
     use bytes::Bytes;
@@ -60,7 +60,7 @@ mod tests {
             .resume(ResumeLayer::new());
         let layer = (CorsLayer::new(), UnavailableLayer::new(), stack);
         let service = layer.layer(service_fn(|_: Request<Empty<Bytes>>| async {
-            Ok::<_, Infallible>(Upstream::new().send("data: 1\n\n").response())
+            Ok::<_, Infallible>(ScriptedUpstream::new().send("data: 1\n\n").response())
         }));
         for accept in ["text/event-stream", "*/*"] {
             let request = Request::get("/").header("accept", accept);

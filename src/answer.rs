@@ -13,15 +13,15 @@ use std::time::Duration;
 /// In the extensions of a response: it is a response of this crate, without the fields that the service inside
 /// adds.
 #[derive(Clone, Copy, Debug)]
-pub struct Own;
+pub struct OwnResponse;
 
 /// In the extensions of a response: the status that it replaces, which outer layers count.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct InPlaceOf(pub(crate) StatusCode);
+pub(crate) struct ReplacedStatus(pub(crate) StatusCode);
 
 /// In the extensions of a response: the status that is replaced by a stream which waits for its upstream.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct WaitsInPlaceOf(pub(crate) StatusCode);
+pub(crate) struct ReplacedWhileWaiting(pub(crate) StatusCode);
 
 /// Sets the fields of an empty event stream.
 pub(crate) fn set_retry_later(headers: &mut HeaderMap) {
@@ -41,7 +41,7 @@ pub(crate) fn retry_line(retry: Duration) -> Bytes {
 pub(crate) fn retry_later(retry: Duration) -> Response<Bytes> {
     let mut response = Response::new(retry_line(retry));
     set_retry_later(response.headers_mut());
-    response.extensions_mut().insert(Own);
+    response.extensions_mut().insert(OwnResponse);
     response
 }
 

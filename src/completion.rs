@@ -65,7 +65,7 @@
 //! break a stream; in [`SseGuardLayer`](crate::SseGuardLayer) it detects each of them.
 
 mod chunk;
-mod glance;
+mod prescan;
 
 use crate::family::{AnswerFormat, Family};
 use crate::guard::{
@@ -78,9 +78,9 @@ use crate::stream::{EndReason, Stream};
 use crate::wire::{RawEvent, Scanner};
 use bytes::Bytes;
 use chunk::{ChunkSummary, Reader};
-use glance::Glance;
 use http::{Request, StatusCode};
 use memchr::memmem;
+use prescan::Prescan;
 use tokio::time::Instant;
 use tower_layer::Layer;
 
@@ -124,7 +124,7 @@ impl<S> Layer<S> for CompletionLayer {
 }
 
 impl StreamLayer for CompletionLayer {
-    type Ticket = ();
+    type Admitted = ();
     type Policy = CompletionPolicy;
     const OBSERVES: bool = true;
     const INJECTS: bool = true;
@@ -134,17 +134,17 @@ impl StreamLayer for CompletionLayer {
     }
 
     fn open(&self, (): (), head: &ResponseInfo<'_>) -> Result<Option<CompletionPolicy>, Rejection> {
-        let awaits = match head.request_info.family {
-            family if family.is_model_api() => Awaits::First {
+        let expected = match head.request_info.family {
+            family if family.is_model_api() => Expected::First {
                 may_be_none: head.request_info.is_get(),
             },
             // A POST that accepts both JSON and a stream may be of any family.
-            family if family.is_open() && !head.request_info.is_family_fixed => Awaits::Sign,
+            family if family.is_open() && !head.request_info.is_family_fixed => Expected::Sign,
             _ => return Ok(None),
         };
         Ok(head.readable().map(|_| CompletionPolicy {
             required: self.required,
-            awaits,
+            expected,
             seen: 0,
             finished: 0,
             parts: None,
@@ -154,7 +154,7 @@ impl StreamLayer for CompletionLayer {
 
 /// What is to come before a stream is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Awaits {
+enum Expected {
     /// Anything that shows the family.
     Sign,
     /// The first event, which shows the kind of answer.
@@ -168,7 +168,7 @@ enum Awaits {
 }
 
 /// Whether an answer that begins with this event has a terminal one.
-fn has_last_word(family: Family, event: &RawEvent<'_>) -> bool {
+fn has_terminal_event(family: Family, event: &RawEvent<'_>) -> bool {
     let has_choices = || memmem::find(event.raw, br#""choices""#).is_some();
     Family::of_first_event(event) == Some(family)
         || (family.answer_format() == Some(AnswerFormat::OpenAi) && has_choices())
@@ -208,7 +208,7 @@ fn is_last_name(name: &[u8]) -> bool {
 #[derive(Debug)]
 pub struct CompletionPolicy {
     required: bool,
-    awaits: Awaits,
+    expected: Expected,
     /// Choices by index, a bit each, and those of them that have a reason to be finished. An answer
     /// without choices is one.
     seen: u32,
@@ -218,48 +218,48 @@ pub struct CompletionPolicy {
 }
 
 impl CompletionPolicy {
-    fn after(&mut self, family: Family, event: &RawEvent<'_>) -> Awaits {
+    fn after(&mut self, family: Family, event: &RawEvent<'_>) -> Expected {
         let parts = self.parts.take();
         let name = event.name.unwrap_or_default();
         if is_last_name(name) || event.data().starts_with(DONE) {
-            return Awaits::Nothing;
+            return Expected::Nothing;
         }
         if let Some(run) = name.strip_prefix(b"thread.run.") {
             self.note(1, u32::from(RUN_ENDS.contains(&run)));
         }
-        match (parts, glance::at(event, family)) {
-            (None, Glance::Nothing) => {}
-            (None, Glance::FirstChoice) => self.note(1, 0),
+        match (parts, prescan::at(event, family)) {
+            (None, Prescan::Nothing) => {}
+            (None, Prescan::FirstChoice) => self.note(1, 0),
             (parts, _) => {
                 let mut reader = parts.unwrap_or_default();
                 reader.take(event.raw);
-                if self.has_said(reader.summary(), name) {
-                    return Awaits::Nothing;
+                if self.is_ended_by(reader.summary(), name) {
+                    return Expected::Nothing;
                 }
             }
         }
-        match self.awaits {
-            Awaits::Sign | Awaits::First { .. } => match has_last_word(family, event) {
-                true => Awaits::Last,
-                false => Awaits::Any,
+        match self.expected {
+            Expected::Sign | Expected::First { .. } => match has_terminal_event(family, event) {
+                true => Expected::Last,
+                false => Expected::Any,
             },
-            awaits => awaits,
+            expected => expected,
         }
     }
 
     /// Whether it was the terminal event.
-    fn has_said(&mut self, said: ChunkSummary, name: &[u8]) -> bool {
-        self.note(said.seen, said.finished);
-        if said.stopped {
+    fn is_ended_by(&mut self, summary: ChunkSummary, name: &[u8]) -> bool {
+        self.note(summary.seen, summary.finished);
+        if summary.stopped {
             self.note(1, 1);
         }
-        if said.beyond {
+        if summary.beyond {
             // Never finished: its terminal event is required.
             self.note(u32::MAX, 0);
         }
         // What a tool of a response has failed at is in the response.
-        let is_response = said.is_response || name.starts_with(b"response.");
-        said.is_last || (said.error && !is_response)
+        let is_response = summary.is_response || name.starts_with(b"response.");
+        summary.is_last || (summary.error && !is_response)
     }
 
     fn note(&mut self, seen: u32, finished: u32) {
@@ -285,34 +285,34 @@ impl CompletionPolicy {
 
 impl CompletionPolicy {
     fn on_event(&mut self, stream: &Stream, event: &RawEvent<'_>) {
-        if !event.has_data || self.awaits == Awaits::Nothing {
+        if !event.has_data || self.expected == Expected::Nothing {
             self.parts = None;
             return;
         }
-        let is_first = matches!(self.awaits, Awaits::Sign | Awaits::First { .. });
+        let is_first = matches!(self.expected, Expected::Sign | Expected::First { .. });
         // A server's sign of life, perhaps ahead of everything else.
         if is_first && stream.is_ping(event) {
             return;
         }
         let family = stream.family();
-        self.awaits = match family.is_model_api() {
+        self.expected = match family.is_model_api() {
             true => self.after(family, event),
-            false => Awaits::Nothing,
+            false => Expected::Nothing,
         };
     }
 
     fn on_event_part(&mut self, stream: &Stream, part: &[u8], is_first: bool) {
         let family = stream.family();
-        if self.awaits == Awaits::Nothing || !family.is_model_api() {
+        if self.expected == Expected::Nothing || !family.is_model_api() {
             return;
         }
         if is_first {
             self.parts = None;
             // The end of such a long event does not show its kind.
-            if matches!(self.awaits, Awaits::Sign | Awaits::First { .. }) {
-                self.awaits = match has_last_word(family, &RawEvent::begun(part)) {
-                    true => Awaits::Last,
-                    false => Awaits::Any,
+            if matches!(self.expected, Expected::Sign | Expected::First { .. }) {
+                self.expected = match has_terminal_event(family, &RawEvent::begun(part)) {
+                    true => Expected::Last,
+                    false => Expected::Any,
                 };
             }
         }
@@ -322,16 +322,16 @@ impl CompletionPolicy {
     fn is_truncated(&self, stream: &Stream, tail: &[u8]) -> bool {
         // A layer inside that has ended it has also sent the reason.
         let is_upstreams = matches!(stream.end_reason(), None | Some(EndReason::UpstreamEnd));
-        let awaits_more = match self.awaits {
-            Awaits::First { may_be_none } => !may_be_none,
-            Awaits::Last => {
+        let expects_more = match self.expected {
+            Expected::First { may_be_none } => !may_be_none,
+            Expected::Last => {
                 let format = stream.family().answer_format();
                 let is_done = format == Some(AnswerFormat::OpenAi) && self.is_done(tail);
                 !self.is_whole() && !is_done
             }
-            Awaits::Sign | Awaits::Any | Awaits::Nothing => false,
+            Expected::Sign | Expected::Any | Expected::Nothing => false,
         };
-        self.required && is_upstreams && awaits_more
+        self.required && is_upstreams && expects_more
     }
 
     fn error_event(&mut self, context: &PolicyContext<'_>, cause: BreakCause) -> Option<Bytes> {
@@ -340,10 +340,10 @@ impl CompletionPolicy {
             let family = family.as_str();
             metrics::counter!("sse_guard_truncated_total", "family" => family).increment(1);
         }
-        if !family.is_model_api() || self.awaits == Awaits::Nothing {
+        if !family.is_model_api() || self.expected == Expected::Nothing {
             return None;
         }
-        self.awaits = Awaits::Nothing;
+        self.expected = Expected::Nothing;
         let (status, message) = explain(cause);
         family.error_in(status, message, context.line_end())
     }
@@ -354,7 +354,7 @@ impl Policy for CompletionPolicy {
     fn interests(&self) -> Interests {
         Interests {
             wake: false,
-            events: self.awaits != Awaits::Nothing,
+            events: self.expected != Expected::Nothing,
         }
     }
 

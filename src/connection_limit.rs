@@ -77,7 +77,7 @@ mod tests;
 
 pub use crate::rejection::RejectReason;
 pub use gate::Gate;
-pub use permit::{Held, InFlight, Permit, Ticket};
+pub use permit::{AdmittedRequest, InFlight, InFlightGuard, Permit};
 
 use crate::client_key::{ClientKey, IPV6_PREFIX, KeyExtractor, PeerIp};
 use crate::cors;
@@ -90,11 +90,11 @@ use bytes::Bytes;
 use http::header::UPGRADE;
 use http::{Extensions, Method, Request, Response};
 use ipnet::IpNet;
-use permit::StreamTicket;
+use permit::StreamAdmission;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
-use table::{Refused, Slot, Table};
+use table::{LimitTable, SlotRefusal, StreamSlot};
 use tower_layer::Layer;
 
 /// Default limit of streams per client: 100, since offices and campuses share an address.
@@ -126,7 +126,7 @@ pub struct ConnectionLimitLayer<K = PeerIp> {
     config: LimitConfig,
     extractor: K,
     /// Of the limits as they were when it was made; replaced with them.
-    table: Arc<Table>,
+    table: Arc<LimitTable>,
 }
 
 #[derive(Clone, Debug)]
@@ -152,7 +152,7 @@ struct Limits {
 /// What a layer counts apart from the one that it [shares](ConnectionLimitLayer::sharing) counts with;
 /// nothing by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Separate {
+pub struct SeparateCounts {
     /// The streams of each client.
     pub per_client: bool,
     /// The requests of each client.
@@ -197,13 +197,13 @@ impl<K> ConnectionLimitLayer<K> {
                 gate: Gate::new(),
             },
             extractor,
-            table: Arc::new(Table::new(limits)),
+            table: Arc::new(LimitTable::new(limits)),
         }
     }
 
     fn limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {
         change(&mut self.config.limits);
-        self.table = Arc::new(Table::new(self.config.limits));
+        self.table = Arc::new(LimitTable::new(self.config.limits));
         self
     }
 
@@ -326,7 +326,7 @@ impl<K> ConnectionLimitLayer<K> {
     /// that differ in some points from those of the whole. What is shared counts once, however many layers
     /// count it; its bounds remain those of this layer.
     #[must_use]
-    pub fn sharing<L>(mut self, other: &ConnectionLimitLayer<L>, separate: Separate) -> Self {
+    pub fn sharing<L>(mut self, other: &ConnectionLimitLayer<L>, separate: SeparateCounts) -> Self {
         self.table = Arc::new(self.table.sharing(&other.table, separate));
         self
     }
@@ -372,7 +372,7 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
         &self,
         key: Option<&ClientKey>,
         request_info: &RequestInfo,
-    ) -> Result<Option<Slot>, Rejection> {
+    ) -> Result<Option<StreamSlot>, Rejection> {
         if self.allowed(key) {
             return Ok(None);
         }
@@ -395,7 +395,7 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
         key: Option<&ClientKey>,
         request_info: &RequestInfo,
         is_preflight: bool,
-    ) -> Result<Option<Arc<table::Request>>, Rejection> {
+    ) -> Result<Option<Arc<table::RequestSlot>>, Rejection> {
         if self.config.limits.requests.is_none() || self.allowed(key) {
             return Ok(None);
         }
@@ -406,7 +406,7 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
             .map_err(|refused| self.refuse(&refused, request_info))
     }
 
-    fn refuse(&self, refused: &Refused, request_info: &RequestInfo) -> Rejection {
+    fn refuse(&self, refused: &SlotRefusal, request_info: &RequestInfo) -> Rejection {
         let reason = refused.reason;
         metrics::counter!("sse_guard_rejections_total", "reason" => reason.as_str()).increment(1);
         let retries = self.config.reject == Reject::RetryLater || reason.is_shortage();
@@ -428,7 +428,7 @@ impl<K: KeyExtractor> ConnectionLimitLayer<K> {
 }
 
 impl<K: KeyExtractor> StreamLayer for ConnectionLimitLayer<K> {
-    type Ticket = Ticket;
+    type Admitted = AdmittedRequest;
     type Policy = Permit;
     const OBSERVES: bool = false;
     const INJECTS: bool = false;
@@ -437,7 +437,7 @@ impl<K: KeyExtractor> StreamLayer for ConnectionLimitLayer<K> {
         &self,
         request: &Request<B>,
         request_info: &RequestInfo,
-    ) -> Result<Ticket, Rejection> {
+    ) -> Result<AdmittedRequest, Rejection> {
         let key = self.extractor.key(request);
         let is_allowed = self.allowed(key.as_ref());
         let holder = self.network(key.as_ref()).filter(|_| !is_allowed);
@@ -452,11 +452,11 @@ impl<K: KeyExtractor> StreamLayer for ConnectionLimitLayer<K> {
             request.headers().contains_key(UPGRADE) || request.method() == Method::CONNECT;
         let request = self.take_request(key.as_ref(), request_info, cors::is_preflight(request))?;
         let stream = if request_info.accepts_stream {
-            StreamTicket::Holds(self.take(key.as_ref(), request_info)?)
+            StreamAdmission::Holds(self.take(key.as_ref(), request_info)?)
         } else {
-            StreamTicket::May
+            StreamAdmission::May
         };
-        Ok(Ticket {
+        Ok(AdmittedRequest {
             stream,
             client: key,
             request,
@@ -464,26 +464,32 @@ impl<K: KeyExtractor> StreamLayer for ConnectionLimitLayer<K> {
         })
     }
 
-    fn extend(&self, ticket: &Ticket, extensions: &mut Extensions) {
+    fn extend(&self, admitted: &AdmittedRequest, extensions: &mut Extensions) {
         // A fourth extension would double the map, in memory that all requests of a burst hold at once.
-        if let (Some(request), true) = (&ticket.request, ticket.may_tunnel) {
+        if let (Some(request), true) = (&admitted.request, admitted.may_tunnel) {
             extensions.insert(InFlight(Arc::downgrade(request)));
         }
     }
 
-    fn open(&self, ticket: Ticket, head: &ResponseInfo<'_>) -> Result<Option<Permit>, Rejection> {
-        let slot = match (head.kind, ticket.stream) {
+    fn open(
+        &self,
+        admitted: AdmittedRequest,
+        head: &ResponseInfo<'_>,
+    ) -> Result<Option<Permit>, Rejection> {
+        let slot = match (head.kind, admitted.stream) {
             (ResponseKind::Other, stream) => {
                 // What an inner limit has rejected came too fast.
-                if let (StreamTicket::Holds(Some(slot)), false) = (stream, head.rejected) {
+                if let (StreamAdmission::Holds(Some(slot)), false) = (stream, head.rejected) {
                     self.table.refund(&slot);
                 }
-                return Ok(ticket.request.map(|held| Permit::Request(Held(held))));
+                return Ok(admitted
+                    .request
+                    .map(|held| Permit::Request(InFlightGuard(held))));
             }
-            (_, StreamTicket::Holds(slot)) => slot,
-            (_, StreamTicket::May) => self.take(ticket.client.as_ref(), head.request_info)?,
+            (_, StreamAdmission::Holds(slot)) => slot,
+            (_, StreamAdmission::May) => self.take(admitted.client.as_ref(), head.request_info)?,
         };
-        if let (Some(stream), Some(_), Some(key)) = (head.stream, &slot, ticket.client) {
+        if let (Some(stream), Some(_), Some(key)) = (head.stream, &slot, admitted.client) {
             stream.set_client(key);
         }
         Ok(Some(Permit::Stream(slot)))

@@ -97,19 +97,19 @@
 //!
 //! Outermost.
 
-mod granted;
+mod early_permission;
+mod permissions;
 mod preflight;
-mod seen;
 mod service;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use granted::{Granted, Unreadable};
+pub(crate) use early_permission::{EarlyPermission, NoEarlyResponse};
 pub(crate) use preflight::is_preflight;
 pub use service::{Cors, ResponseFuture};
 
-use crate::answer::{AnswerBody, Own};
+use crate::answer::{AnswerBody, OwnResponse};
 use crate::client_key::IPV6_PREFIX;
 use crate::head::list_has;
 use bytes::Bytes;
@@ -119,8 +119,8 @@ use http::header::{
     VARY,
 };
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, response};
+use permissions::{Allowed, EntryKeys, Permissions, only};
 use preflight::Preflight;
-use seen::{Allowed, Keys, Seen, only};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -144,7 +144,7 @@ enum OriginPolicy {
 
 #[derive(Debug, Default)]
 struct CorsMemory {
-    seen: Seen,
+    permissions: Permissions,
     warned: AtomicBool,
 }
 
@@ -203,20 +203,22 @@ impl CorsLayer {
         self
     }
 
-    fn keys<B>(&self, request: &Request<B>, origin: &HeaderValue) -> Keys {
-        self.memory.seen.keys(request, origin, self.ipv6_prefix)
+    fn keys<B>(&self, request: &Request<B>, origin: &HeaderValue) -> EntryKeys {
+        self.memory
+            .permissions
+            .keys(request, origin, self.ipv6_prefix)
     }
 
     /// Whether a response of this crate allows this origin, and with or without credentials.
-    fn grant(&self, origin: &[u8], keys: &Keys) -> Option<Grant> {
-        let seen = self.memory.seen.allowed(keys);
+    fn grant(&self, origin: &[u8], keys: &EntryKeys) -> Option<Grant> {
+        let allowed = self.memory.permissions.allowed(keys);
         let is_allowed = match &self.policy {
             OriginPolicy::Off => false,
-            OriginPolicy::Service => seen.is_some(),
+            OriginPolicy::Service => allowed.is_some(),
             OriginPolicy::Any => true,
             OriginPolicy::List(origins) => origins.iter().any(|listed| **listed == *origin),
         };
-        let credentials = seen.is_some_and(Allowed::credentials);
+        let credentials = allowed.is_some_and(Allowed::credentials);
         is_allowed.then_some(Grant { credentials })
     }
 
@@ -247,11 +249,11 @@ impl CorsLayer {
         if request.grant.is_none() || !status.is_server_error() {
             return None;
         }
-        let seen = &self.memory.seen;
-        let credentials = seen.allowed_preflight(&request.keys, &preflight.key())?;
+        let permissions = &self.memory.permissions;
+        let credentials = permissions.allowed_preflight(&request.keys, &preflight.key())?;
         let mut response = Response::new(Bytes::new());
         *response.status_mut() = StatusCode::NO_CONTENT;
-        response.extensions_mut().insert(Own);
+        response.extensions_mut().insert(OwnResponse);
         let headers = response.headers_mut();
         // The credentials of other responses to the origin do not apply.
         complete(headers, Some(&request.origin), Some(Grant { credentials }));
@@ -266,13 +268,13 @@ impl CorsLayer {
 
 impl CorsMemory {
     /// Records the permission in a response with this status.
-    fn record(&self, keys: &Keys, allowed: Option<Allowed>, status: StatusCode) {
+    fn record(&self, keys: &EntryKeys, allowed: Option<Allowed>, status: StatusCode) {
         let Some(allowed) = allowed else {
-            return self.seen.refused(keys, status);
+            return self.permissions.refused(keys, status);
         };
-        if !self.seen.record(keys, allowed) && !self.warned.swap(true, Relaxed) {
+        if !self.permissions.record(keys, allowed) && !self.warned.swap(true, Relaxed) {
             tracing::warn!(
-                most = seen::MAX_ORIGINS,
+                most = permissions::MAX_ORIGINS,
                 "the service allows more origins than are remembered: answers in its place have no CORS \
                  fields for those that were forgotten; name the origins in cors.allowed_origins"
             );
@@ -303,9 +305,9 @@ impl CorsMemory {
             );
         match allowed {
             Some(allowed) => self
-                .seen
+                .permissions
                 .record_preflight(keys, &key, allowed.credentials()),
-            None if is_policy => self.seen.remove_preflight(keys, &key),
+            None if is_policy => self.permissions.remove_preflight(keys, &key),
             None => {}
         }
     }
@@ -362,7 +364,7 @@ struct ResponsePlan {
 #[derive(Debug)]
 struct CorsRequest {
     origin: HeaderValue,
-    keys: Keys,
+    keys: EntryKeys,
     /// The grant when the request arrived, which the layers inside know.
     grant: Option<Grant>,
     /// A response that does not allow the origin withdraws its permission.
@@ -386,7 +388,7 @@ impl ResponsePlan {
     fn finish<B>(&self, response: Response<B>) -> Response<AnswerBody<B>> {
         let (mut head, body) = response.into_parts();
         let request = self.request.as_ref();
-        if head.extensions.get::<Own>().is_none() {
+        if head.extensions.get::<OwnResponse>().is_none() {
             if let Some(request) = request {
                 request.record(&self.layer.memory, &head);
             }

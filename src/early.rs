@@ -50,7 +50,7 @@
 //!
 //! Those whose `Accept` names `text/event-stream`, and whose method is not HEAD. Many clients of LLM
 //! APIs, OpenAI's own among them, name `application/json` alone, and request a stream in the body: a service that
-//! reads it sets a [`StreamAsked`] in the request's extensions, as the proxy does with JSON.
+//! reads it sets a [`StreamRequested`] in the request's extensions, as the proxy does with JSON.
 //!
 //! A page of another origin that could not read the early answer is left to wait: see
 //! [`CorsLayer`](crate::cors::CorsLayer).
@@ -90,12 +90,12 @@ mod body;
 #[cfg(test)]
 mod tests;
 
-pub use crate::stream_flag::StreamAsked;
+pub use crate::stream_requested::StreamRequested;
 pub use body::EarlyBody;
 
 use crate::accessors::inner_service_accessors;
-use crate::answer::Own;
-use crate::cors::{Granted, Unreadable};
+use crate::answer::OwnResponse;
+use crate::cors::{EarlyPermission, NoEarlyResponse};
 use crate::family::Family;
 use crate::guard::BoxError;
 use crate::head::CacheControl;
@@ -195,14 +195,14 @@ where
                 let stream = Stream::open();
                 let family = Family::of(&request);
                 let later = request.extensions().get().cloned();
-                let granted = request.extensions().get().cloned();
+                let early_permission = request.extensions().get().cloned();
                 request.extensions_mut().insert(EarlyStream(stream.clone()));
-                let waiting = Waiting {
+                let waiting = WaitingRequest {
                     future: self.inner.call(request),
                     timer: sleep(self.config.after),
                     after: self.config.after,
                     later,
-                    granted,
+                    early_permission,
                     request_info,
                     family,
                     stream,
@@ -220,27 +220,28 @@ where
 impl EarlyLayer {
     /// What was requested, if it may be answered early.
     fn eligible<B>(&self, request: &Request<B>) -> Option<RequestInfo> {
-        let is_unreadable = request.extensions().get::<Unreadable>().is_some();
-        if !self.enabled || request.method() == Method::HEAD || is_unreadable {
+        let is_excluded = request.extensions().get::<NoEarlyResponse>().is_some();
+        if !self.enabled || request.method() == Method::HEAD || is_excluded {
             return None;
         }
-        let flag = request.extensions().get::<StreamAsked>();
-        let may_ask = flag.is_some_and(|flag| !flag.is_never());
-        Some(RequestInfo::of(request)).filter(|request_info| request_info.accepts_stream || may_ask)
+        let flag = request.extensions().get::<StreamRequested>();
+        let may_request_stream = flag.is_some_and(|flag| !flag.is_never());
+        Some(RequestInfo::of(request))
+            .filter(|request_info| request_info.accepts_stream || may_request_stream)
     }
 }
 
 pin_project! {
     /// A request whose answer has not come. In a box of its own, as it moves from the response's
     /// future to the response's body when the time is up.
-    struct Waiting<F> {
+    struct WaitingRequest<F> {
         #[pin]
         future: F,
         #[pin]
         timer: Sleep,
         after: Duration,
-        later: Option<StreamAsked>,
-        granted: Option<Granted>,
+        later: Option<StreamRequested>,
+        early_permission: Option<EarlyPermission>,
         request_info: RequestInfo,
         family: Family,
         stream: Stream,
@@ -264,7 +265,7 @@ pin_project! {
             future: F,
         },
         Waiting {
-            waiting: Option<Pin<Box<Waiting<F>>>>,
+            waiting: Option<Pin<Box<WaitingRequest<F>>>>,
         },
     }
 }
@@ -288,8 +289,8 @@ where
                     return Poll::Ready(in_time(result));
                 }
                 while on_time.timer.as_mut().poll(cx).is_ready() {
-                    let has_asked = on_time.later.as_ref().is_some_and(StreamAsked::get);
-                    if on_time.request_info.accepts_stream || has_asked {
+                    let is_requested = on_time.later.as_ref().is_some_and(StreamRequested::get);
+                    if on_time.request_info.accepts_stream || is_requested {
                         return Poll::Ready(Ok(answer(request)));
                     }
                     // It may be further down a body that is slow to come.
@@ -306,10 +307,10 @@ where
 }
 
 /// Ours, with the upstream's to come in its body.
-fn answer<F, B>(request: Pin<Box<Waiting<F>>>) -> Response<EarlyBody<F, B>> {
+fn answer<F, B>(request: Pin<Box<WaitingRequest<F>>>) -> Response<EarlyBody<F, B>> {
     metrics::counter!("sse_guard_early_answers_total").increment(1);
-    if let Some(granted) = &request.granted {
-        granted.mark_used();
+    if let Some(early_permission) = &request.early_permission {
+        early_permission.mark_used();
     }
     let stream = request.stream.clone();
     stream.set_state(StreamState::Connecting);
@@ -319,7 +320,7 @@ fn answer<F, B>(request: Pin<Box<Waiting<F>>>) -> Response<EarlyBody<F, B>> {
     // There may be no guard outside that does.
     head::harden(response.headers_mut(), CacheControl::Replace);
     response.extensions_mut().insert(EarlyStream(stream));
-    response.extensions_mut().insert(Own);
+    response.extensions_mut().insert(OwnResponse);
     response
 }
 

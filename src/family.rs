@@ -1,39 +1,38 @@
 //! Client families, whose clients tolerate different things.
 //!
-//! | family | who reads it | at an end it | an error in the middle |
+//! | family | client | at an end it | an error in the middle |
 //! | --- | --- | --- | --- |
-//! | [`EventSource`](Family::EventSource) | a browser's `EventSource` and its kin, by a GET for an event stream | comes back, after `retry:` | an event `error` |
-//! | [`OpenAi`](Family::OpenAi) | the OpenAI SDKs and what speaks like their API | takes it for the whole | data with `error` in it |
-//! | [`Anthropic`](Family::Anthropic) | the Anthropic SDKs | takes it for the whole | an event `error` of their shape |
-//! | [`Mcp`](Family::Mcp) | clients of the Model Context Protocol | gives the call up | a broken transfer |
-//! | [`Raw`](Family::Raw) | anybody else | may take it for the whole | a broken transfer |
+//! | [`EventSource`](Family::EventSource) | a browser's `EventSource` and its kin, by a GET for an event stream | reconnects after `retry:` | an event `error` |
+//! | [`OpenAi`](Family::OpenAi) | the OpenAI SDKs and clients of APIs like theirs | takes the answer for complete | data with `error` in it |
+//! | [`Anthropic`](Family::Anthropic) | the Anthropic SDKs | takes the answer for complete | an event `error` of their shape |
+//! | [`Mcp`](Family::Mcp) | clients of the Model Context Protocol | fails the call | a broken transfer |
+//! | [`Raw`](Family::Raw) | all others | may take the response for complete | a broken transfer |
 //!
-//! An error of MCP would be an answer to the id in the request's body, which nobody here reads; its
-//! clients make an error of a broken transfer themselves.
+//! An error of MCP would need the id in the request's body, which is not read; its clients turn a broken transfer into
+//! an error themselves.
 //!
-//! # How it is told
+//! # Detection
 //!
-//! Three have a say. In this order:
+//! In this order:
 //!
-//! 1. **The operator or the application.** A [`Family`] in the request's extensions counts, whatever the
-//!    client and the upstream say; the proxy puts it there where a route has a `family`. Layers that take
-//!    methods, such as [`RotationLayer::methods`](crate::rotation::RotationLayer::methods), go by those
-//!    alone.
-//! 2. **The upstream**, by the first event with data, where the request has not told more than that its
-//!    client reads an event stream: `chat.completion.chunk`, `response.created`, `thread.run.created` and
-//!    the like are OpenAI's and of the many APIs like it, `message_start` is Anthropic's, JSON-RPC is
-//!    MCP's. Of a GET for an event stream one thing alone makes something else: a first event `endpoint`
-//!    with a URI is the older SSE transport of MCP, whose clients never come back.
-//! 3. **The client**, by its request's head and by no path: `anthropic-version`; `mcp-protocol-version`,
-//!    `mcp-session-id`, or a POST that accepts both JSON and an event stream; a `User-Agent` of an OpenAI
-//!    SDK (`OpenAI/Python`, `AsyncOpenAI/Python`, `OpenAI/JS` and so on), `openai-organization`,
-//!    `openai-project` or `openai-beta`; any other GET whose `Accept` names `text/event-stream` is an
-//!    [`EventSource`](Family::EventSource)'s. `x-stainless-` headers tell nothing: SDKs of many APIs send
-//!    them. What is left is [`Raw`](Family::Raw), such as a GET of curl or fetch for `*/*`: a proper end
-//!    half-way would pass for the whole of what it fetches.
+//! 1. **The operator or the application.** A [`Family`] in the request's extensions counts, whatever the client and the
+//!    upstream send; the proxy inserts the `family` of a route there. Layers that take methods, such as
+//!    [`RotationLayer::methods`](crate::rotation::RotationLayer::methods), depend on those alone.
+//! 2. **The upstream**, by the first event with data, if the request shows only that its client accepts an event
+//!    stream: `chat.completion.chunk`, `response.created`, `thread.run.created` and similar are those of OpenAI and of
+//!    the many APIs like it, `message_start` is Anthropic's, JSON-RPC is MCP's. A GET for an event stream changes its
+//!    family in one case only: a first event `endpoint` with a URI is the older SSE transport of MCP, whose clients do
+//!    not reconnect.
+//! 3. **The client**, by its request's head, but not by the path: `anthropic-version`; `mcp-protocol-version`,
+//!    `mcp-session-id`, or a POST that accepts both JSON and an event stream; a `User-Agent` of an OpenAI SDK
+//!    (`OpenAI/Python`, `AsyncOpenAI/Python`, `OpenAI/JS` and so on), `openai-organization`, `openai-project` or
+//!    `openai-beta`; any other GET whose `Accept` names `text/event-stream` is an
+//!    [`EventSource`](Family::EventSource)'s. `x-stainless-` headers do not count: SDKs of many APIs send them. All
+//!    others are [`Raw`](Family::Raw), such as a GET of curl or fetch for `*/*`: a proper end in the middle would pass
+//!    for a complete response.
 //!
-//! What a client claims can keep its own stream from being rotated, as it keeps the stream whole. It is
-//! no way around an age that the operator wants kept: set the methods, or the family.
+//! A client that forges these signs can prevent the rotation of its own stream, as its stream is then taken for an
+//! answer that must stay whole. To enforce an age, set the methods or the family.
 
 mod detect;
 mod profile;
@@ -149,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_requests_signs_tell() {
+    fn family_is_detected_by_the_signs_of_a_request() {
         let both = "application/json, text/event-stream";
         for (name, value, expected) in [
             ("anthropic-version", "2023-06-01", Family::Anthropic),
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_one_event_whatever_the_message_says() {
+    fn error_is_one_event_whatever_its_message() {
         let message = "a \"b\"\r\n\ndata: c\u{2028}";
         for family in [Family::EventSource, Family::OpenAi, Family::Anthropic] {
             let event = family

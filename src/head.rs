@@ -123,7 +123,7 @@ fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
 }
 
 /// Sets `Accept-Encoding: identity`, so that the response can be read.
-pub fn ask_for_identity(headers: &mut HeaderMap) {
+pub fn accept_identity_only(headers: &mut HeaderMap) {
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 

@@ -201,7 +201,7 @@ impl<S> Layer<S> for HeartbeatLayer {
 }
 
 impl StreamLayer for HeartbeatLayer {
-    type Ticket = ();
+    type Admitted = ();
     type Policy = HeartbeatPolicy;
     const OBSERVES: bool = true;
     const INJECTS: bool = true;

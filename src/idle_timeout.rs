@@ -210,7 +210,7 @@ impl<S> Layer<S> for IdleTimeoutLayer {
 }
 
 impl StreamLayer for IdleTimeoutLayer {
-    type Ticket = ();
+    type Admitted = ();
     type Policy = IdlePolicy;
     const OBSERVES: bool = true;
     const INJECTS: bool = true;

@@ -95,7 +95,7 @@ impl<S> Layer<S> for InjectLayer {
 }
 
 impl StreamLayer for InjectLayer {
-    type Ticket = ();
+    type Admitted = ();
     type Policy = InjectPolicy;
     const OBSERVES: bool = true;
     const INJECTS: bool = true;
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
     use crate::SseGuardLayer;
     use crate::event::Event;
-    use crate::guard::testing::{Upstream, get, post};
+    use crate::guard::testing::{ScriptedUpstream, get, post};
     use crate::rotation::RotationLayer;
     use crate::stream::StreamRegistry;
 
@@ -166,7 +166,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn injected_event_is_sent_at_once_on_a_quiet_stream() {
-        let mut response = get(InjectLayer::new(), Upstream::new().hang()).await;
+        let mut response = get(InjectLayer::new(), ScriptedUpstream::new().hang()).await;
         let stream = response.stream();
         let sent = async {
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
@@ -181,7 +181,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn injected_event_waits_for_the_end_of_an_event() {
-        let upstream = Upstream::new()
+        let upstream = ScriptedUpstream::new()
             .send("data: a\r\n")
             .wait(5)
             .send("\r\ndata: b\r\n\r\n");
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(text, "data: x\r\n\r\ndata: a\r\n\r\ndata: b\r\n\r\n");
 
         let big = format!("data: {}", "x".repeat(70_000));
-        let upstream = Upstream::new().send(&big).wait(5).send("\n\n");
+        let upstream = ScriptedUpstream::new().send(&big).wait(5).send("\n\n");
         let mut response = get(InjectLayer::new(), upstream).await;
         let mut text = response.next().await.unwrap().unwrap();
         response.stream().send(&event("x")).unwrap();
@@ -206,7 +206,7 @@ mod tests {
         let stack = SseGuardLayer::new()
             .inject(InjectLayer::new())
             .rotation(rotation);
-        let response = get(stack, Upstream::new().hang()).await;
+        let response = get(stack, ScriptedUpstream::new().hang()).await;
         response.stream().send(&event("x")).unwrap();
         registry.drain(std::time::Duration::ZERO);
         assert_eq!(response.text().await, "data: x\n\n");
@@ -215,19 +215,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn injection_into_answers_requires_configured_methods() {
         let layer = InjectLayer::new();
-        let response = post(layer.clone(), Upstream::new().hang()).await;
+        let response = post(layer.clone(), ScriptedUpstream::new().hang()).await;
         assert_eq!(
             response.stream().send(&event("x")),
             Err(SendError::NotInjectable)
         );
-        let response = post(layer.methods([Method::POST]), Upstream::new().hang()).await;
+        let response = post(
+            layer.methods([Method::POST]),
+            ScriptedUpstream::new().hang(),
+        )
+        .await;
         assert_eq!(response.stream().send(&event("x")), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn send_fails_without_the_layer_and_after_the_end() {
         let stack = SseGuardLayer::new();
-        let response = get(stack, Upstream::new().hang()).await;
+        let response = get(stack, ScriptedUpstream::new().hang()).await;
         let stream = response.stream();
         assert_eq!(stream.send(&event("x")), Err(SendError::NotInjectable));
         drop(response);

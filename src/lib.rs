@@ -85,7 +85,7 @@ pub mod rotation;
 pub mod serve;
 pub mod stack;
 mod stream;
-mod stream_flag;
+mod stream_requested;
 pub mod unavailable;
 pub mod wire;
 
@@ -102,10 +102,10 @@ pub use wire::EventError;
 /// versioning: it may change in any release, and the proxy depends on exactly one.
 #[doc(hidden)]
 pub mod internal {
-    pub use crate::answer::Own;
+    pub use crate::answer::OwnResponse;
     pub use crate::client_key::{Element, Node};
     pub use crate::connection_auth;
-    pub use crate::head::{accepts_event_stream, ask_for_identity, is_json, list, list_has};
+    pub use crate::head::{accept_identity_only, accepts_event_stream, is_json, list, list_has};
     pub use crate::lock::lock;
     pub use crate::log_limit::{LogLimits, seconds};
     pub use crate::metrics::{MAX_REQUEST_ID, UnguardedResponses, X_REQUEST_ID};

@@ -88,7 +88,7 @@ use crate::stream::{Stream, StreamLabels};
 use histogram::AtomicHistogram;
 use matched_routes::MatchedRoutes;
 #[doc(hidden)]
-pub use policy::{MetricsPolicy, MetricsTicket};
+pub use policy::{MeasuredRequest, MetricsPolicy};
 use route_metrics::RouteMetrics;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;

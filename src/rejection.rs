@@ -1,6 +1,6 @@
 //! A request that is rejected before it becomes a stream.
 
-use crate::answer::{Own, retry_later};
+use crate::answer::{OwnResponse, retry_later};
 use crate::family::Family;
 use crate::retry_after::retry_after_value;
 use crate::stream::StreamRegistry;
@@ -158,7 +158,7 @@ impl Rejection {
             response = f(self.reason, response);
         }
         // In the custom response as well: layers outside depend on it.
-        response.extensions_mut().insert(Own);
+        response.extensions_mut().insert(OwnResponse);
         response.extensions_mut().insert(Rejected(self.reason));
         response
     }

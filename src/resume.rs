@@ -107,7 +107,7 @@ pub use outcome::{ResumeError, ResumeOutcome};
 pub use reconnect::Unreachable;
 
 use crate::accessors::inner_service_accessors;
-use crate::answer::{Own, WaitsInPlaceOf};
+use crate::answer::{OwnResponse, ReplacedWhileWaiting};
 use crate::connection_auth;
 use crate::guard::BoxError;
 use crate::head::EVENT_STREAM;
@@ -256,8 +256,8 @@ impl<B> ResumePlan<B> {
         let mut head = Response::new(()).into_parts().0;
         let event_stream = HeaderValue::from_static(EVENT_STREAM);
         head.headers.insert(CONTENT_TYPE, event_stream);
-        head.extensions.insert(Own);
-        head.extensions.insert(WaitsInPlaceOf(in_place_of));
+        head.extensions.insert(OwnResponse);
+        head.extensions.insert(ReplacedWhileWaiting(in_place_of));
         if let Some(granted) = self.reissue.saved_request().granted() {
             granted.mark_used();
         }

@@ -66,7 +66,7 @@ use crate::jitter::{MAX_DURATION, around, jittered};
 use crate::rejection::Rejection;
 use crate::request_info::RequestInfo;
 use crate::stream::{ClientReconnects, EndReason, RegisteredStream, StreamRegistry};
-use crate::stream_flag::StreamAsked;
+use crate::stream_requested::StreamRequested;
 use crate::wire::Encoded;
 use bytes::Bytes;
 use http::{Method, Request};
@@ -189,13 +189,13 @@ impl<S> Layer<S> for RotationLayer {
 }
 
 impl StreamLayer for RotationLayer {
-    type Ticket = ();
+    type Admitted = ();
     type Policy = RotationPolicy;
     const OBSERVES: bool = true;
     const INJECTS: bool = true;
 
     fn admit<B>(&self, request: &Request<B>, request_info: &RequestInfo) -> Result<(), Rejection> {
-        if !self.registry.is_draining() || !wants_stream(request, request_info) {
+        if !self.registry.is_draining() || !requests_stream(request, request_info) {
             return Ok(());
         }
         let retry = self.config.retry.unwrap_or(DEFAULT_RETRY);
@@ -227,7 +227,7 @@ impl StreamLayer for RotationLayer {
 }
 
 /// Whether the head of a request shows that it opens a stream.
-fn wants_stream<B>(request: &Request<B>, request_info: &RequestInfo) -> bool {
+fn requests_stream<B>(request: &Request<B>, request_info: &RequestInfo) -> bool {
     match request_info.method {
         Method::GET => request_info.accepts_stream,
         // Their responses are never streams.
@@ -236,7 +236,7 @@ fn wants_stream<B>(request: &Request<B>, request_info: &RequestInfo) -> bool {
         // rejected and the client repeats it, which costs less than an answer that is broken off.
         _ => {
             request_info.accepts_stream
-                || match request.extensions().get::<StreamAsked>() {
+                || match request.extensions().get::<StreamRequested>() {
                     Some(flag) => flag.get(),
                     None => request_info.family.is_model_api(),
                 }

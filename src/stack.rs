@@ -253,7 +253,7 @@ type Nested<K> = (
 pub struct StackLayers<K>(Nested<K>);
 
 impl<K: KeyExtractor> StreamLayer for StackLayers<K> {
-    type Ticket = <Nested<K> as StreamLayer>::Ticket;
+    type Admitted = <Nested<K> as StreamLayer>::Admitted;
     type Policy = <Nested<K> as StreamLayer>::Policy;
     const OBSERVES: bool = Nested::<K>::OBSERVES;
     const INJECTS: bool = Nested::<K>::INJECTS;
@@ -262,24 +262,24 @@ impl<K: KeyExtractor> StreamLayer for StackLayers<K> {
         &self,
         request: &Request<B>,
         request_info: &RequestInfo,
-    ) -> Result<Self::Ticket, Rejection> {
+    ) -> Result<Self::Admitted, Rejection> {
         self.0.admit(request, request_info)
     }
 
-    fn extend(&self, ticket: &Self::Ticket, extensions: &mut Extensions) {
-        self.0.extend(ticket, extensions);
+    fn extend(&self, admitted: &Self::Admitted, extensions: &mut Extensions) {
+        self.0.extend(admitted, extensions);
     }
 
     fn open(
         &self,
-        ticket: Self::Ticket,
+        admitted: Self::Admitted,
         head: &ResponseInfo<'_>,
     ) -> Result<Option<Self::Policy>, Rejection> {
-        self.0.open(ticket, head)
+        self.0.open(admitted, head)
     }
 
-    fn not_opened(&self, ticket: Self::Ticket, reason: &NotOpened) {
-        self.0.not_opened(ticket, reason);
+    fn not_opened(&self, admitted: Self::Admitted, reason: &NotOpened) {
+        self.0.not_opened(admitted, reason);
     }
 }
 

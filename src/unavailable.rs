@@ -82,7 +82,7 @@
 mod tests;
 
 use crate::accessors::inner_service_accessors;
-use crate::answer::{AnswerBody, InPlaceOf, Own, retry_line, set_retry_later};
+use crate::answer::{AnswerBody, OwnResponse, ReplacedStatus, retry_line, set_retry_later};
 use crate::jitter::{MAX_DURATION, jittered, up_to};
 use crate::log_limit::LogLimit;
 use crate::rejection::Rejected;
@@ -192,8 +192,8 @@ impl UnavailableLayer {
         head.status = StatusCode::OK;
         head.headers = kept(head.headers);
         set_retry_later(&mut head.headers);
-        head.extensions.insert(Own);
-        head.extensions.insert(InPlaceOf(status));
+        head.extensions.insert(OwnResponse);
+        head.extensions.insert(ReplacedStatus(status));
         Response::from_parts(head, AnswerBody::own(retry_line(retry)))
     }
 }

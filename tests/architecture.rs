@@ -28,7 +28,10 @@ const ORDER: &[(&str, &str)] = &[
     ("connection_auth", "authentication that binds a connection"),
     // Facts about one request and one stream.
     ("stream", "the record of a stream, which layers share"),
-    ("stream_flag", "what a request's body shows of its response"),
+    (
+        "stream_requested",
+        "what a request's body shows of its response",
+    ),
     (
         "request_info",
         "what a request's head shows, and its response",

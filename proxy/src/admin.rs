@@ -74,16 +74,16 @@ pub(super) struct Admin {
     started: Instant,
     commands: mpsc::Sender<Command>,
     /// Programs use the API, too: each of many events is sent by a request.
-    log_limits: LogLimits<Action>,
+    log_limits: LogLimits<LoggedAction>,
     /// The summary of each second, for all live feeds.
     summaries: watch::Sender<Arc<str>>,
 }
 
-type Shared = Arc<Admin>;
+type SharedAdmin = Arc<Admin>;
 
 /// Limits of the log lines about admin requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Action {
+enum LoggedAction {
     Send,
     End,
 }

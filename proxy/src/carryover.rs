@@ -22,7 +22,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The limits of a route.
-pub(super) type Limit = ConnectionLimitLayer<ForwardedIp>;
+pub(super) type RouteLimit = ConnectionLimitLayer<ForwardedIp>;
 
 /// The rate of reconnects, and how many may be under way at once.
 type ReconnectPace = (Option<Rate>, NonZeroU32);
@@ -38,9 +38,9 @@ pub(super) struct Carryover {
     pub(super) tunnels: Tunnels,
     /// Only with an admin address, which reads it.
     ended: Option<Arc<EndedStreams>>,
-    numbers: Mutex<Numbers>,
+    numbers: Mutex<RouteMetricsLayers>,
     /// The counts of each path that has some of its own, and those that routes share.
-    limits: Mutex<Vec<(Option<String>, Limit)>>,
+    limits: Mutex<Vec<(Option<String>, RouteLimit)>>,
     /// Where streams wait to reconnect, at the rate of a config. Routes and streams keep them.
     queues: Mutex<Vec<(Uri, ReconnectPace, WeakAdmission)>>,
     log_limit: Mutex<Option<(Rate, LogLimit)>>,
@@ -51,7 +51,7 @@ pub(super) struct Carryover {
 
 /// The numbers of routes.
 #[derive(Debug, Default)]
-struct Numbers {
+struct RouteMetricsLayers {
     by_path: Vec<(String, MetricsLayer)>,
     /// The sums of routes that are gone.
     gone: Snapshot,
@@ -75,7 +75,7 @@ impl Carryover {
         }
     }
 
-    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+    fn numbers(&self) -> MutexGuard<'_, RouteMetricsLayers> {
         lock(&self.numbers)
     }
 
@@ -83,7 +83,7 @@ impl Carryover {
     /// sums. Call it after a reload, once the config before is dropped.
     pub(super) fn prune(&self) {
         let mut numbers = self.numbers();
-        let Numbers { by_path, gone } = &mut *numbers;
+        let RouteMetricsLayers { by_path, gone } = &mut *numbers;
         for (_, layer) in by_path.extract_if(.., |(_, layer)| !layer.is_in_use()) {
             *gone = std::mem::take(gone) + layer.snapshot();
         }
@@ -107,7 +107,7 @@ impl Carryover {
     }
 
     /// These limits, counting on where those of this path have counted.
-    pub(super) fn limit(&self, path: Option<&str>, limit: Limit) -> Limit {
+    pub(super) fn limit(&self, path: Option<&str>, limit: RouteLimit) -> RouteLimit {
         let mut limits = lock(&self.limits);
         let known = limits
             .iter_mut()

@@ -3,14 +3,14 @@
 use super::activation::{self, ActivationError, Sockets};
 use super::admin::{Admin, AdminServer, Exporter};
 use super::carryover::Carryover;
-use super::config::{self, Config, Loaded};
+use super::config::{self, Config, LoadedConfig};
 use super::config_reader::ConfigReader;
 use super::control::{Signals, stop_command};
 use super::listen::{ClientListener, ListenError, Listener, listen_at_start};
 use super::logging::{self, Logging};
 use super::server::Proxy;
 use super::state::{Inherited, ProxyState};
-use super::watch::Watch;
+use super::watch::ConfigWatch;
 use super::{cgroup, demo, fd_limit, health_command, maintenance, notify, overload};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -82,7 +82,7 @@ async fn start(reader: ConfigReader) -> ExitCode {
     }
 }
 
-fn check(reader: &ConfigReader, loaded: &Loaded) -> ExitCode {
+fn check(reader: &ConfigReader, loaded: &LoadedConfig) -> ExitCode {
     let mut warnings = loaded.config.warnings.clone();
     // First, as what is printed shows the limit that will hold.
     warnings.extend(overload::warnings(&loaded.config));
@@ -107,7 +107,7 @@ fn check(reader: &ConfigReader, loaded: &Loaded) -> ExitCode {
     }
 }
 
-async fn run(reader: ConfigReader, loaded: Loaded, signals: Signals, demo: bool) -> ExitCode {
+async fn run(reader: ConfigReader, loaded: LoadedConfig, signals: Signals, demo: bool) -> ExitCode {
     let config = &loaded.config;
     let logging = logging::start(&config.log);
     for warning in &config.warnings {
@@ -154,7 +154,7 @@ enum RunError {
 
 async fn serve(
     reader: ConfigReader,
-    loaded: Loaded,
+    loaded: LoadedConfig,
     logging: Logging,
     signals: Signals,
     is_demo: bool,
@@ -196,7 +196,7 @@ async fn serve(
     }
     tracing::info!("listening on {}", listener.url());
     let threads = threads(config);
-    let watch = Watch::new(reader.file(), loaded.file_text());
+    let watch = ConfigWatch::new(reader.file(), loaded.file_text());
     let exporter = admin_listener.is_some().then(Exporter::install);
     let ended = admin_listener.is_some().then(Arc::default);
     let carryover = Carryover::new(ended);
@@ -225,7 +225,7 @@ async fn serve(
 }
 
 async fn admin_listener(
-    loaded: &Loaded,
+    loaded: &LoadedConfig,
     inherited: Option<std::net::TcpListener>,
 ) -> Result<Option<Listener>, RunError> {
     const KEY: &str = "admin.listen";
@@ -264,7 +264,7 @@ mod tests {
     use super::*;
     use std::net::{SocketAddr, TcpListener};
 
-    fn loaded(admin: &str) -> Loaded {
+    fn loaded(admin: &str) -> LoadedConfig {
         config::from_file(&format!("upstream.url = 'http://127.0.0.1:9'\n{admin}")).unwrap()
     }
 

@@ -21,7 +21,7 @@
 //!
 //! A [`Config`] holds only values that make sense, alone and together, so nothing behind it has to
 //! check again. Reading does not stop at the first [`Mistake`]: a [`ConfigError`] lists all of them,
-//! each with its place and what would be right, and repeats no value that may hold a secret.
+//! each with its source and what would be right, and repeats no value that may hold a secret.
 
 mod command;
 mod env;
@@ -49,7 +49,7 @@ pub use key::{Key, Table};
 pub use kind::{Kind, Shape};
 pub(super) use load::{file_name, hung, load_admin, read_text};
 pub use load::{load, process_env};
-pub use mistake::{ConfigError, Mistake, Place};
+pub use mistake::{ConfigError, Mistake, ValueSource};
 pub(super) use print::Entry;
 pub use route::RoutePath;
 pub use sections::{
@@ -59,7 +59,7 @@ pub use sections::{
 };
 pub use settings::{Config, Route, Settings};
 pub(super) use source::AdminAccess;
-pub use source::Loaded;
+pub use source::LoadedConfig;
 #[cfg(test)]
 pub(super) use source::tests::from_file;
 pub(super) use unix::unix_socket;

@@ -1,6 +1,6 @@
 //! Reads the config from its sources: at the start, and for each reload.
 
-use super::config::{self, ConfigError, Loaded};
+use super::config::{self, ConfigError, LoadedConfig};
 use super::off_thread::OffThread;
 use super::watch;
 use clap::ArgMatches;
@@ -16,7 +16,7 @@ pub(super) struct ConfigReader {
 
 /// The result of reading the config.
 pub(super) struct ReadConfig {
-    pub(super) loaded: Result<Loaded, ConfigError>,
+    pub(super) loaded: Result<LoadedConfig, ConfigError>,
     /// The previous text of the file, if it can be read twice.
     pub(super) seen: Option<String>,
 }

@@ -13,9 +13,9 @@ mod window;
 pub(super) use debounce::HealthState;
 
 use super::config::Health;
-use super::overload::{Budgets, Level};
+use super::overload::{Budgets, LoadLevel};
 use super::route::Router;
-use criterion::{Criterion, Facts, Issue};
+use criterion::{Criterion, CriterionInput, Issue};
 use debounce::Debounced;
 use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use serde::Serialize;
@@ -23,18 +23,18 @@ use sse_guard::internal::lock;
 use sse_guard::metrics::Snapshot;
 use std::sync::Mutex;
 use tokio::time::Instant;
-use window::{Span, Window};
+use window::{Window, WindowCounts};
 
 /// What has a health state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Kind {
+pub(super) enum SubjectKind {
     Proxy,
     Upstream,
     Route,
 }
 
-impl Kind {
+impl SubjectKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Proxy => "proxy",
@@ -47,7 +47,7 @@ impl Kind {
 /// The health of the proxy, a route or an upstream, and its causes.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct HealthReport {
-    pub(super) kind: Kind,
+    pub(super) kind: SubjectKind,
     pub(super) name: String,
     pub(super) state: HealthState,
     pub(super) since_s: u64,
@@ -69,7 +69,7 @@ const PROXY: &str = "sse-guard";
 /// The proxy, a route or an upstream.
 #[derive(Debug)]
 struct Subject {
-    kind: Kind,
+    kind: SubjectKind,
     name: String,
     /// The routes whose numbers add up to its own.
     routes: Vec<String>,
@@ -79,7 +79,7 @@ struct Subject {
 }
 
 impl Subject {
-    fn new(kind: Kind, name: &str) -> Self {
+    fn new(kind: SubjectKind, name: &str) -> Self {
         Self {
             kind,
             name: name.to_owned(),
@@ -107,9 +107,9 @@ impl Subject {
     fn update(&mut self, bounds: &Health, fill: Option<(u64, u64)>, away: Option<String>) {
         let window = self.window.last_minute();
         // An upstream's own state shows it already.
-        let waiting =
-            (self.kind == Kind::Route).then_some((window.numbers.waiting, window.numbers.active));
-        let facts = Facts {
+        let waiting = (self.kind == SubjectKind::Route)
+            .then_some((window.numbers.waiting, window.numbers.active));
+        let input = CriterionInput {
             bounds,
             window,
             waiting,
@@ -119,7 +119,7 @@ impl Subject {
         };
         let was = self.state();
         for (criterion, (debounced, known)) in Criterion::ALL.into_iter().zip(&mut self.criteria) {
-            let issue = criterion.check(&facts);
+            let issue = criterion.check(&input);
             let raw = issue
                 .as_ref()
                 .map_or(HealthState::Healthy, |issue| issue.state);
@@ -170,7 +170,7 @@ impl Subject {
     }
 }
 
-fn export(kind: Kind, name: &str, state: HealthState) {
+fn export(kind: SubjectKind, name: &str, state: HealthState) {
     gauge!("sse_guard_health", "kind" => kind.as_str(), "name" => name.to_owned())
         .set(state.number());
 }
@@ -179,9 +179,9 @@ fn export(kind: Kind, name: &str, state: HealthState) {
 fn with_budgets(mut proxy: HealthReport, budgets: &Budgets) -> HealthReport {
     for (resource, status) in budgets.status() {
         let state = match status.level {
-            Level::Normal if status.is_near() => HealthState::Degraded,
-            Level::Normal => continue,
-            Level::Rejecting | Level::Shedding => HealthState::Failing,
+            LoadLevel::Normal if status.is_near() => HealthState::Degraded,
+            LoadLevel::Normal => continue,
+            LoadLevel::Rejecting | LoadLevel::Shedding => HealthState::Failing,
         };
         if state > proxy.state {
             (proxy.state, proxy.since_s) = (state, status.since.elapsed().as_secs());
@@ -197,7 +197,7 @@ fn with_budgets(mut proxy: HealthReport, budgets: &Budgets) -> HealthReport {
 }
 
 fn log_change(
-    kind: Kind,
+    kind: SubjectKind,
     name: &str,
     criterion: Criterion,
     before: HealthState,
@@ -249,7 +249,7 @@ fn count_stream_seconds(route: &str, numbers: &Snapshot) {
 
 /// The share of stream-seconds with a live upstream: all of them where there are none.
 #[expect(clippy::cast_precision_loss, reason = "a share needs no more")]
-fn availability(window: &Span) -> f64 {
+fn availability(window: &WindowCounts) -> f64 {
     1.0 - window.lost_seconds as f64 / window.stream_seconds.max(1) as f64
 }
 
@@ -295,7 +295,7 @@ impl HealthMonitor {
             let Some(first) = routes().next() else {
                 continue;
             };
-            let mut subject = subject(Kind::Upstream, &upstream.url().to_string());
+            let mut subject = subject(SubjectKind::Upstream, &upstream.url().to_string());
             let numbers = routes().map(|view| view.metrics.snapshot());
             subject.note(
                 routes().map(|view| view.path.to_owned()).collect(),
@@ -307,7 +307,7 @@ impl HealthMonitor {
             subjects.push(subject);
         }
         for view in router.views() {
-            let mut subject = subject(Kind::Route, view.path);
+            let mut subject = subject(SubjectKind::Route, view.path);
             let numbers = view.metrics.snapshot();
             count_stream_seconds(view.path, &numbers);
             subject.note(vec![view.path.to_owned()], numbers);
@@ -317,7 +317,7 @@ impl HealthMonitor {
             subjects.push(subject);
         }
         // Of all routes that have no total of their own.
-        let mut proxy = subject(Kind::Proxy, PROXY);
+        let mut proxy = subject(SubjectKind::Proxy, PROXY);
         if let Some(view) = router.views().find(|view| !view.own_total) {
             proxy.update(view.health, view.fill, None);
         }
@@ -341,8 +341,8 @@ impl HealthMonitor {
 
 fn reports(subjects: &[Subject], budgets: &Budgets) -> Vec<HealthReport> {
     let report = |subject: &Subject| match subject.kind {
-        Kind::Proxy => with_budgets(subject.report(), budgets),
-        Kind::Upstream | Kind::Route => subject.report(),
+        SubjectKind::Proxy => with_budgets(subject.report(), budgets),
+        SubjectKind::Upstream | SubjectKind::Route => subject.report(),
     };
     subjects.iter().map(report).collect()
 }

@@ -44,7 +44,7 @@ impl Probe {
 }
 
 /// A response to the request.
-struct Response {
+struct ProbeResponse {
     status: StatusCode,
     /// Why the proxy is not ready, as far as the response contains it.
     reasons: Vec<String>,
@@ -58,7 +58,7 @@ enum HealthError {
     #[error("admin.listen has port 0, a different port at each start; set a port")]
     AnyPort,
     #[error("cannot read the config: {0}")]
-    Config(super::off_thread::Hung),
+    Config(super::off_thread::ReadError),
     #[error("cannot connect: {0}")]
     Connect(io::Error),
     #[error("no valid HTTP response: {0}")]
@@ -85,11 +85,11 @@ pub(super) async fn run(matches: &ArgMatches) -> ExitCode {
     };
     match result {
         Ok(response) if response.status == StatusCode::OK => {
-            println!("{}", Line(probe, &subject, &response));
+            println!("{}", ResultLine(probe, &subject, &response));
             ExitCode::SUCCESS
         }
         Ok(response) => {
-            eprintln!("{}", Line(probe, &subject, &response));
+            eprintln!("{}", ResultLine(probe, &subject, &response));
             ExitCode::from(UNHEALTHY)
         }
         Err(error) => {
@@ -104,7 +104,7 @@ async fn check(
     matches: &ArgMatches,
     probe: Probe,
     subject: &mut String,
-) -> Result<Response, HealthError> {
+) -> Result<ProbeResponse, HealthError> {
     let matches = matches.clone();
     let read = move || config::load_admin(&matches, config::process_env());
     let access = OffThread::default().run(read).await;
@@ -129,7 +129,7 @@ async fn request(
     address: SocketAddr,
     probe: Probe,
     token: Option<&str>,
-) -> Result<Response, HealthError> {
+) -> Result<ProbeResponse, HealthError> {
     let socket = TcpStream::connect(address)
         .await
         .map_err(HealthError::Connect)?;
@@ -153,7 +153,7 @@ async fn request(
     connection.abort();
     // The status alone decides.
     let body = body.map(http_body_util::Collected::to_bytes);
-    Ok(Response {
+    Ok(ProbeResponse {
         status,
         reasons: reasons(&body.unwrap_or_default()),
     })
@@ -176,11 +176,11 @@ fn reasons(body: &[u8]) -> Vec<String> {
         .collect()
 }
 
-struct Line<'a>(Probe, &'a str, &'a Response);
+struct ResultLine<'a>(Probe, &'a str, &'a ProbeResponse);
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for ResultLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(probe, subject, Response { status, reasons }) = self;
+        let Self(probe, subject, ProbeResponse { status, reasons }) = self;
         let verdict = match (probe, *status) {
             (Probe::Ready, StatusCode::OK) => "ready",
             (Probe::Live, StatusCode::OK) => "alive",
@@ -204,11 +204,11 @@ mod tests {
     use super::*;
 
     fn line(probe: Probe, status: u16, body: &str) -> String {
-        let response = Response {
+        let response = ProbeResponse {
             status: StatusCode::from_u16(status).unwrap(),
             reasons: reasons(body.as_bytes()),
         };
-        Line(probe, "X: ", &response).to_string()
+        ResultLine(probe, "X: ", &response).to_string()
     }
 
     #[test]

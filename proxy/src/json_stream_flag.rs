@@ -2,16 +2,16 @@
 
 use http::header::{ACCEPT_ENCODING, EXPECT};
 use http::{Method, Request};
-use sse_guard::early::StreamAsked;
+use sse_guard::early::StreamRequested;
 use sse_guard::family::Family;
-use sse_guard::internal::{accepts_event_stream, ask_for_identity, is_json, list};
+use sse_guard::internal::{accept_identity_only, accepts_event_stream, is_json, list};
 use sse_guard::serve::RequestBody;
 use std::time::Duration;
 
 /// Bytes of a body that [`read_ahead`] holds.
-const AHEAD: usize = 64 * 1024;
+const MAX_READ_AHEAD: usize = 64 * 1024;
 /// How long a client may take to send them.
-const AHEAD_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_AHEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Detects, before the layers, whether the body of a request requires a stream, and records it in the
 /// request's extensions. If the flag is not found in time, because it follows a long prompt, the family
@@ -26,21 +26,21 @@ pub(crate) async fn read_ahead(request: &mut Request<RequestBody>) {
     if !may_stream || accepts_event_stream(request.headers()) || !is_json(request.headers()) {
         return;
     }
-    let is_said = said_ahead(request).await;
-    let asks = is_said.unwrap_or_else(|| Family::of(request).is_model_api());
+    let completes = flag_read_ahead(request).await;
+    let is_stream = completes.unwrap_or_else(|| Family::of(request).is_model_api());
     let extensions = request.extensions_mut();
-    let noted = extensions.get_or_insert_default::<StreamAsked>();
-    if asks {
-        noted.set();
+    let requested = extensions.get_or_insert_default::<StreamRequested>();
+    if is_stream {
+        requested.set();
     }
 }
 
 /// Whether the body requests a stream; `None` if its start leaves that open.
-async fn said_ahead(request: &mut Request<RequestBody>) -> Option<bool> {
+async fn flag_read_ahead(request: &mut Request<RequestBody>) -> Option<bool> {
     let mut flag = StreamFlag::default();
     let body = request.body_mut();
-    let ahead = body.read_ahead(AHEAD, |bytes| flag.take(bytes));
-    tokio::time::timeout(AHEAD_TIMEOUT, ahead)
+    let ahead = body.read_ahead(MAX_READ_AHEAD, |bytes| flag.take(bytes));
+    tokio::time::timeout(READ_AHEAD_TIMEOUT, ahead)
         .await
         .ok()
         .flatten()
@@ -61,12 +61,12 @@ pub(crate) async fn settle_coding(request: &mut Request<RequestBody>, is_watched
     let has_coding = list(headers, &ACCEPT_ENCODING).any(is_coding);
     // Its client sends the body after a 100 from the upstream.
     let waits = headers.contains_key(EXPECT);
-    if has_coding && !waits && said_ahead(request).await == Some(false) {
-        request.extensions_mut().insert(StreamAsked::never());
+    if has_coding && !waits && flag_read_ahead(request).await == Some(false) {
+        request.extensions_mut().insert(StreamRequested::never());
         return false;
     }
     if is_watched {
-        ask_for_identity(request.headers_mut());
+        accept_identity_only(request.headers_mut());
     }
     true
 }
@@ -94,10 +94,10 @@ const NAME: &[u8] = b"stream";
 impl StreamFlag {
     /// Whether the flag has been found by the end of these bytes, which follow those of the last call.
     pub(crate) fn take(&mut self, bytes: &[u8]) -> bool {
-        bytes.iter().any(|byte| self.is_said(*byte))
+        bytes.iter().any(|byte| self.completes(*byte))
     }
 
-    fn is_said(&mut self, byte: u8) -> bool {
+    fn completes(&mut self, byte: u8) -> bool {
         if let Some(text) = &mut self.text {
             if text.is_escaped {
                 text.is_escaped = false;
@@ -142,7 +142,7 @@ impl StreamFlag {
 mod tests {
     use super::*;
 
-    fn is_said(text: &str) -> bool {
+    fn completes(text: &str) -> bool {
         let whole = StreamFlag::default().take(text.as_bytes());
         let mut flag = StreamFlag::default();
         let pieces = text.as_bytes().chunks(1).any(|byte| flag.take(byte));
@@ -158,7 +158,7 @@ mod tests {
             r#"{"messages":[{"content":"\"stream\": false}"}],"stream":true}"#,
             "{\"a\":{\"b\":[1,2]},\r\n\t\"stream\"\r\n:\ttrue}",
         ] {
-            assert!(is_said(text), "{text}");
+            assert!(completes(text), "{text}");
         }
     }
 
@@ -179,7 +179,7 @@ mod tests {
             r#"{"\u0073tream":true}"#,
             r#"{"a":["stream",true]}"#,
         ] {
-            assert!(!is_said(text), "{text}");
+            assert!(!completes(text), "{text}");
         }
     }
 }

@@ -11,13 +11,13 @@ use tokio::time::sleep;
 
 /// Notifies that clients are accepted.
 pub(super) fn ready(url: &str) {
-    tell_ready(url, "");
+    notify_ready(url, "");
 }
 
 /// The config is read again. To be followed by [`reloaded`].
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
         // Without the time the manager would take the message for none, and kill what it waits for.
         Err(error) => tracing::warn!("cannot notify the service manager of the reload: {error}"),
     }
@@ -30,14 +30,14 @@ pub(super) fn reloaded(url: &str, is_new: bool) {
     } else {
         "; the last reload failed, see the log"
     };
-    tell_ready(url, note);
+    notify_ready(url, note);
 }
 
 /// Notifies that the process is stopping, and extends the manager's timeout to this time.
 pub(super) fn stopping(at_the_latest: Duration) {
     // A second for the last notifications.
     let patience = (at_the_latest + Duration::from_secs(1)).as_micros();
-    tell(&[
+    notify(&[
         NotifyState::Stopping,
         NotifyState::ExtendTimeoutUsec(patience.try_into().unwrap_or(u32::MAX)),
         NotifyState::Status(Phase::Delay.reason()),
@@ -46,7 +46,7 @@ pub(super) fn stopping(at_the_latest: Duration) {
 
 /// Notifies of the phase of the shutdown.
 pub(super) fn phase(phase: Phase) {
-    tell(&[NotifyState::Status(phase.reason())]);
+    notify(&[NotifyState::Status(phase.reason())]);
 }
 
 /// Sends watchdog signals at the manager's interval, while it is polled: poll it in the task that
@@ -57,20 +57,20 @@ pub(super) async fn signs_of_life() -> Infallible {
         return std::future::pending().await;
     };
     loop {
-        tell(&[NotifyState::Watchdog]);
+        notify(&[NotifyState::Watchdog]);
         // Half of it, as the protocol recommends: one sign may be late.
         sleep(interval / 2).await;
     }
 }
 
-fn tell_ready(url: &str, note: &str) {
+fn notify_ready(url: &str, note: &str) {
     let status = format!("serving on {}{note}", url.trim_start_matches("http://"));
-    tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
 /// The variants that take the socket's name out of the environment are not for a process with
 /// threads; nothing that could inherit it is started.
-fn tell(states: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!("cannot notify the service manager: {error}");
     }

@@ -22,7 +22,7 @@ pub(super) struct OffThread {
 
 /// Why the result is missing.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Hung {
+pub(super) enum ReadError {
     #[error("no data for {READ_TIMEOUT:?}")]
     Now,
     #[error("the read that began {} s ago still hangs", .0.as_secs())]
@@ -32,9 +32,9 @@ pub(super) enum Hung {
 }
 
 /// Gives the place free when the read ends, also by a panic.
-struct Place(Arc<Mutex<Option<Instant>>>);
+struct RunningRead(Arc<Mutex<Option<Instant>>>);
 
-impl Drop for Place {
+impl Drop for RunningRead {
     fn drop(&mut self) {
         *lock(&self.0) = None;
     }
@@ -44,14 +44,14 @@ impl OffThread {
     pub(super) async fn run<T: Send + 'static>(
         &self,
         read: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Hung> {
-        let place = {
+    ) -> Result<T, ReadError> {
+        let running = {
             let mut running = lock(&self.running);
             if let Some(since) = *running {
-                return Err(Hung::Before(since.elapsed()));
+                return Err(ReadError::Before(since.elapsed()));
             }
             *running = Some(Instant::now());
-            Place(self.running.clone())
+            RunningRead(self.running.clone())
         };
         let (done, result) = oneshot::channel();
         std::thread::Builder::new()
@@ -59,12 +59,12 @@ impl OffThread {
             .spawn(move || {
                 let read = read();
                 // The receiver of the result may begin the next one.
-                drop(place);
+                drop(running);
                 let _ = done.send(read);
             })?;
         match timeout(READ_TIMEOUT, result).await {
             Ok(Ok(read)) => Ok(read),
-            Ok(Err(_)) | Err(_) => Err(Hung::Now),
+            Ok(Err(_)) | Err(_) => Err(ReadError::Now),
         }
     }
 }
@@ -82,10 +82,10 @@ mod tests {
         // From here on time passes as soon as nothing else is to be done.
         tokio::time::pause();
         let hangs = reads.run(move || hang.recv().is_ok());
-        assert!(matches!(hangs.await, Err(Hung::Now)));
+        assert!(matches!(hangs.await, Err(ReadError::Now)));
         for _ in 0..3 {
             let next = reads.run(|| panic!("it begins"));
-            assert!(matches!(next.await, Err(Hung::Before(_))));
+            assert!(matches!(next.await, Err(ReadError::Before(_))));
         }
         tokio::time::resume();
         drop(end);

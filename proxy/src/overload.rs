@@ -29,7 +29,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
-use usage::Meter;
+use usage::UsageMeter;
 
 /// Interval of measurements far below the budgets.
 const RELAXED_INTERVAL: Duration = Duration::from_millis(250);
@@ -65,7 +65,7 @@ const SHEDDING_SHARE: f64 = 0.95;
 
 /// The level of load shedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Level {
+pub(super) enum LoadLevel {
     Normal,
     /// New streams are rejected.
     Rejecting,
@@ -73,7 +73,7 @@ pub(super) enum Level {
     Shedding,
 }
 
-impl Level {
+impl LoadLevel {
     fn next(self, share: f64) -> Self {
         match share {
             share if share >= SHEDDING_SHARE => Self::Shedding,
@@ -94,23 +94,23 @@ impl Level {
 
 /// Usage of one budget.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Status {
+pub(super) struct BudgetStatus {
     resource: Resource,
     pub(super) used: Usage,
-    pub(super) level: Level,
+    pub(super) level: LoadLevel,
     pub(super) since: Instant,
     /// Since when usage allows a lower level.
     better: Option<Instant>,
 }
 
-impl Status {
+impl BudgetStatus {
     /// Whether load shedding is about to begin.
     pub(super) fn is_near(&self) -> bool {
         self.used.share() >= NORMAL_SHARE
     }
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for BudgetStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Usage {
             used,
@@ -128,9 +128,9 @@ impl fmt::Display for Status {
             Resource::Files => write!(f, "{used} of {budget} files open"),
         }?;
         f.write_str(match self.level {
-            Level::Normal => "",
-            Level::Rejecting => ": new streams are rejected",
-            Level::Shedding => ": new streams are rejected, and the oldest idle ones are ended",
+            LoadLevel::Normal => "",
+            LoadLevel::Rejecting => ": new streams are rejected",
+            LoadLevel::Shedding => ": new streams are rejected, and the oldest idle ones are ended",
         })
     }
 }
@@ -198,17 +198,17 @@ impl Resource {
 /// Keeps the process within its budgets.
 #[derive(Debug)]
 pub(super) struct Budgets {
-    meter: Meter,
+    meter: UsageMeter,
     /// Of all limits.
     pub(super) gate: Gate,
-    status: Mutex<[Option<Status>; 2]>,
+    status: Mutex<[Option<BudgetStatus>; 2]>,
     rotated: Mutex<Option<Instant>>,
 }
 
 impl Default for Budgets {
     fn default() -> Self {
         Self {
-            meter: Meter::new(),
+            meter: UsageMeter::new(),
             gate: Gate::new(),
             status: Mutex::default(),
             rotated: Mutex::default(),
@@ -302,7 +302,7 @@ impl Budgets {
         }
         let all = *status;
         drop(status);
-        let is_short = |status: &&Status| status.level > Level::Normal;
+        let is_short = |status: &&BudgetStatus| status.level > LoadLevel::Normal;
         match all.iter().flatten().find(is_short) {
             Some(status) => self.gate.close(status.resource.reason()),
             None => self.gate.open(),
@@ -317,16 +317,20 @@ impl Budgets {
             return;
         }
         let lasting = |level| {
-            let is_lasting = move |status: &&Status| {
+            let is_lasting = move |status: &&BudgetStatus| {
                 let lasts = status.since.elapsed() >= ROUND && status.better.is_none();
                 status.level >= level && lasts
             };
             all.iter().flatten().filter(is_lasting)
         };
-        if lasting(Level::Shedding).next().is_some() {
-            let is_memory = |status: &Status| status.resource == Resource::Memory;
-            self.rotate(holders, &shares, lasting(Level::Shedding).any(is_memory));
-        } else if lasting(Level::Rejecting).next().is_some()
+        if lasting(LoadLevel::Shedding).next().is_some() {
+            let is_memory = |status: &BudgetStatus| status.resource == Resource::Memory;
+            self.rotate(
+                holders,
+                &shares,
+                lasting(LoadLevel::Shedding).any(is_memory),
+            );
+        } else if lasting(LoadLevel::Rejecting).next().is_some()
             && shares.is_majority()
             && self.is_due()
         {
@@ -374,7 +378,7 @@ impl Budgets {
     }
 
     /// The status of each budget.
-    pub(super) fn status(&self) -> impl Iterator<Item = (Resource, Status)> + use<> {
+    pub(super) fn status(&self) -> impl Iterator<Item = (Resource, BudgetStatus)> + use<> {
         let status = *lock(&self.status);
         let all = Resource::ALL.into_iter().zip(status);
         all.filter_map(|(resource, status)| Some((resource, status?)))
@@ -436,17 +440,17 @@ fn as_gauges(used: Option<Usage>) -> (f64, f64) {
     }
 }
 
-fn next(resource: Resource, before: Option<&Status>, used: Usage) -> Status {
+fn next(resource: Resource, before: Option<&BudgetStatus>, used: Usage) -> BudgetStatus {
     let now = Instant::now();
-    let first = Status {
+    let first = BudgetStatus {
         resource,
         used,
-        level: Level::Normal,
+        level: LoadLevel::Normal,
         since: now,
         better: None,
     };
     let before = before.unwrap_or(&first);
-    let mut status = Status { used, ..*before };
+    let mut status = BudgetStatus { used, ..*before };
     let level = before.level.next(used.share());
     let better = (level < before.level).then(|| before.better.unwrap_or(now));
     let waits = better.is_some_and(|since| now.saturating_duration_since(since) < ROUND);
@@ -487,7 +491,7 @@ mod tests {
     }
 
     /// After this many percent were in use for a while.
-    async fn after(budgets: &Budgets, streams: &StreamRegistry, used: u64) -> Level {
+    async fn after(budgets: &Budgets, streams: &StreamRegistry, used: u64) -> LoadLevel {
         for _ in 0..=ROUND.as_millis() / BUSY_INTERVAL.as_millis() {
             apply(budgets, [of_hundred(used), of_hundred(50)], streams);
             tokio::time::advance(BUSY_INTERVAL).await;
@@ -501,17 +505,17 @@ mod tests {
     async fn level_takes_more_to_fall_than_to_rise() {
         let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         for (used, level) in [
-            (89, Level::Normal),
-            (90, Level::Rejecting),
-            (86, Level::Rejecting),
-            (84, Level::Normal),
-            (95, Level::Shedding),
-            (90, Level::Shedding),
-            (89, Level::Rejecting),
-            (0, Level::Normal),
+            (89, LoadLevel::Normal),
+            (90, LoadLevel::Rejecting),
+            (86, LoadLevel::Rejecting),
+            (84, LoadLevel::Normal),
+            (95, LoadLevel::Shedding),
+            (90, LoadLevel::Shedding),
+            (89, LoadLevel::Rejecting),
+            (0, LoadLevel::Normal),
         ] {
             assert_eq!(after(&budgets, &streams, used).await, level, "{used}");
-            let closed = (level > Level::Normal).then_some(RejectReason::Memory);
+            let closed = (level > LoadLevel::Normal).then_some(RejectReason::Memory);
             assert_eq!(budgets.gate.closed(), closed, "{used}");
         }
     }
@@ -580,7 +584,7 @@ mod tests {
     async fn status_has_the_time_of_its_last_change() {
         let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         let start = Instant::now();
-        assert_eq!(after(&budgets, &streams, 91).await, Level::Rejecting);
+        assert_eq!(after(&budgets, &streams, 91).await, LoadLevel::Rejecting);
         let (_, status) = budgets.status().next().unwrap();
         assert_eq!(status.since, start);
     }

@@ -14,7 +14,7 @@ const MAX_RESOLVED: usize = 8 * 1024;
 
 /// Why a path is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadPath {
+pub(super) enum PathError {
     #[error("the path has an encoded NUL")]
     Nul,
     #[error(
@@ -43,7 +43,7 @@ pub enum Normalize {
 
 /// The route of a path, and the path to forward.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Resolved<'p, R> {
+pub(super) struct ResolvedPath<'p, R> {
     /// What `route_of` made of it.
     pub(super) route: R,
     /// What the upstream gets.
@@ -58,48 +58,50 @@ pub(super) fn resolve<R: PartialEq>(
     normalize: Normalize,
     route_of: impl Fn(&str) -> R,
     is_bounded: impl Fn(&R) -> bool,
-) -> Result<Resolved<'_, R>, BadPath> {
+) -> Result<ResolvedPath<'_, R>, PathError> {
     if is_plain(path) {
         let (route, path) = (route_of(path), path.into());
-        return Ok(Resolved { route, path });
+        return Ok(ResolvedPath { route, path });
     }
     if path.len() > MAX_RESOLVED {
-        return Err(BadPath::TooLong);
+        return Err(PathError::TooLong);
     }
     if normalize == Normalize::Off {
         let (route, spelling) = (route_of(path), path.into());
         if is_bounded(&route) {
             // Behind a base path no target begins with two slashes.
-            let readings = Reading::all_of(path).filter(|reading| !reading.drops_authority);
+            let readings = Interpretation::all_of(path).filter(|reading| !reading.drops_authority);
             each(path, readings, |_| Ok(()))?;
         }
-        return Ok(Resolved {
+        return Ok(ResolvedPath {
             route,
             path: spelling,
         });
     }
     // C code ends a string there.
     if path.contains("%00") {
-        return Err(BadPath::Nul);
+        return Err(PathError::Nul);
     }
-    let normalized = Reading::NORMALIZED.of(path)?;
+    let normalized = Interpretation::NORMALIZED.of(path)?;
     let route = route_of(&normalized);
     let mut forwarded = match normalize {
         Normalize::Rewrite => Cow::Owned(normalized),
         _ => Cow::Borrowed(path),
     };
-    each(&forwarded, Reading::all_of(&forwarded), |reading| {
-        match route_of(reading) == route {
+    each(
+        &forwarded,
+        Interpretation::all_of(&forwarded),
+        |reading| match route_of(reading) == route {
             true => Ok(()),
-            false => Err(BadPath::Ambiguous),
-        }
-    })?;
+            false => Err(PathError::Ambiguous),
+        },
+    )?;
     // A server that compares what it gets byte by byte. To decode unreserved characters changes
     // nothing of what a URI means (RFC 3986 section 6.2.2.2).
     if route_of(&forwarded) != route {
-        forwarded = decode(path, Escapes::Unreserved).into();
+        forwarded = decode(path, EscapeRule::Unreserved).into();
     }
-    Ok(Resolved {
+    Ok(ResolvedPath {
         route,
         path: forwarded,
     })
@@ -122,7 +124,7 @@ pub(super) fn pattern(path: &str, is_glob: bool) -> String {
         false => encode_raw(path, b""),
     };
     decode_with(&encoded, |byte, pattern| {
-        match Escapes::Characters.decoded(byte) {
+        match EscapeRule::Characters.decoded(byte) {
             Some(byte) => {
                 if is_glob && RESERVED.contains(&byte) {
                     pattern.push('\\');
@@ -143,7 +145,7 @@ pub(super) fn is_never_normalized(path: &str) -> bool {
 
 /// Whether some server would resolve a part of the path.
 pub(super) fn has_dot_segments(path: &str) -> bool {
-    decode(path, Escapes::Slashes).split('/').any(is_dots)
+    decode(path, EscapeRule::Slashes).split('/').any(is_dots)
 }
 
 /// Whether all servers read it alike, as far as is known.
@@ -165,7 +167,7 @@ fn is_dots(segment: &str) -> bool {
 
 /// What a server makes of segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Segments {
+enum SegmentRule {
     /// Leaves them as they are: many frameworks.
     Kept,
     /// Removes dot segments alone, and takes an empty segment for one: RFC 3986 section 5.2.4.
@@ -177,7 +179,7 @@ enum Segments {
     MergedThenDotsRemoved,
 }
 
-impl Segments {
+impl SegmentRule {
     const ALL: [Self; 5] = [
         Self::Kept,
         Self::DotsRemoved,
@@ -186,7 +188,7 @@ impl Segments {
         Self::MergedThenDotsRemoved,
     ];
 
-    fn of(self, path: &str) -> Result<String, BadPath> {
+    fn of(self, path: &str) -> Result<String, PathError> {
         let mut segments: Vec<&str> = path.split('/').skip(1).collect();
         match self {
             Self::Kept => {}
@@ -206,7 +208,7 @@ impl Segments {
 
 /// Which escapes a server decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Escapes {
+enum EscapeRule {
     /// Those of unreserved characters, which do not change what a URI means.
     Unreserved,
     /// Also `%2F` and `%5C`, and so a backslash, as slashes.
@@ -217,7 +219,7 @@ enum Escapes {
     All,
 }
 
-impl Escapes {
+impl EscapeRule {
     const ALL: [Self; 4] = [Self::Unreserved, Self::Slashes, Self::Characters, Self::All];
 
     fn with_slashes(self) -> bool {
@@ -246,7 +248,7 @@ const RESERVED: &[u8] = b"!$&'()*+,;=:@[]";
 
 /// Whether a server drops what follows a semicolon in each segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parameters {
+enum ParameterRule {
     Kept,
     /// As servlet containers do.
     Dropped,
@@ -254,37 +256,37 @@ enum Parameters {
     DroppedOnceDecoded,
 }
 
-impl Parameters {
+impl ParameterRule {
     const ALL: [Self; 3] = [Self::Kept, Self::Dropped, Self::DroppedOnceDecoded];
 }
 
 /// One way to read a path.
 #[derive(Clone, Copy, Debug)]
-struct Reading {
+struct Interpretation {
     /// Takes what follows two or more slashes for a host: URL parsers resolve a target such as
     /// `//host/path` as a reference, RFC 3986 section 4.2.
     drops_authority: bool,
-    escapes: Escapes,
-    parameters: Parameters,
-    segments: Segments,
+    escapes: EscapeRule,
+    parameters: ParameterRule,
+    segments: SegmentRule,
 }
 
-impl Reading {
+impl Interpretation {
     const NORMALIZED: Self = Self {
         drops_authority: false,
-        escapes: Escapes::Unreserved,
-        parameters: Parameters::Kept,
-        segments: Segments::MergedThenDotsRemoved,
+        escapes: EscapeRule::Unreserved,
+        parameters: ParameterRule::Kept,
+        segments: SegmentRule::MergedThenDotsRemoved,
     };
 
     fn all() -> impl Iterator<Item = Self> {
         let authorities = [false, true].into_iter();
         let readings = authorities.flat_map(|drops_authority| {
-            let escapes = Escapes::ALL.into_iter();
+            let escapes = EscapeRule::ALL.into_iter();
             escapes.flat_map(move |escapes| {
-                let parameters = Parameters::ALL.into_iter();
+                let parameters = ParameterRule::ALL.into_iter();
                 parameters.flat_map(move |parameters| {
-                    Segments::ALL.map(|segments| Self {
+                    SegmentRule::ALL.map(|segments| Self {
                         drops_authority,
                         escapes,
                         parameters,
@@ -298,8 +300,8 @@ impl Reading {
 
     /// Each reading costs time: URL parsers know no parameters, and decode slashes with the rest.
     fn is_of_a_url_parser(&self) -> bool {
-        self.parameters == Parameters::Kept
-            && matches!(self.escapes, Escapes::Unreserved | Escapes::All)
+        self.parameters == ParameterRule::Kept
+            && matches!(self.escapes, EscapeRule::Unreserved | EscapeRule::All)
     }
 
     /// Those that may differ for this path.
@@ -318,23 +320,23 @@ impl Reading {
         Self::all().filter(move |reading| {
             (has_authority || !reading.drops_authority)
                 && match reading.escapes {
-                    Escapes::Unreserved => true,
-                    Escapes::Slashes => has_slashes,
-                    Escapes::Characters => has_reserved,
-                    Escapes::All if reading.drops_authority => has_slashes || has_reserved,
+                    EscapeRule::Unreserved => true,
+                    EscapeRule::Slashes => has_slashes,
+                    EscapeRule::Characters => has_reserved,
+                    EscapeRule::All if reading.drops_authority => has_slashes || has_reserved,
                     // Without one of them, it is one of the two above.
-                    Escapes::All => has_slashes && has_reserved,
+                    EscapeRule::All => has_slashes && has_reserved,
                 }
                 && match reading.parameters {
-                    Parameters::Kept => true,
-                    Parameters::Dropped => has_parameters,
-                    Parameters::DroppedOnceDecoded => has_later_parameters,
+                    ParameterRule::Kept => true,
+                    ParameterRule::Dropped => has_parameters,
+                    ParameterRule::DroppedOnceDecoded => has_later_parameters,
                 }
         })
     }
 
     /// The path as such a server resolves it.
-    fn of(self, path: &str) -> Result<String, BadPath> {
+    fn of(self, path: &str) -> Result<String, PathError> {
         self.segments.of(&self.spelled(path))
     }
 
@@ -345,9 +347,9 @@ impl Reading {
             false => path,
         };
         match self.parameters {
-            Parameters::Dropped => decode(&without_parameters(path), self.escapes),
-            Parameters::Kept => decode(path, self.escapes),
-            Parameters::DroppedOnceDecoded => without_parameters(&decode(path, self.escapes)),
+            ParameterRule::Dropped => decode(&without_parameters(path), self.escapes),
+            ParameterRule::Kept => decode(path, self.escapes),
+            ParameterRule::DroppedOnceDecoded => without_parameters(&decode(path, self.escapes)),
         }
     }
 }
@@ -356,13 +358,13 @@ impl Reading {
 /// segments alone follow one another, and share their spelling; one spelling is visited once.
 fn each(
     path: &str,
-    readings: impl Iterator<Item = Reading>,
-    mut visit: impl FnMut(&str) -> Result<(), BadPath>,
-) -> Result<(), BadPath> {
+    readings: impl Iterator<Item = Interpretation>,
+    mut visit: impl FnMut(&str) -> Result<(), PathError>,
+) -> Result<(), PathError> {
     let mut spellings: Vec<String> = Vec::new();
     let mut is_new = false;
     for reading in readings {
-        if reading.segments == Segments::ALL[0] {
+        if reading.segments == SegmentRule::ALL[0] {
             let spelling = reading.spelled(path);
             is_new = !spellings.contains(&spelling);
             if is_new {
@@ -405,12 +407,12 @@ fn merged<'s>(segments: &[&'s str]) -> Vec<&'s str> {
 }
 
 /// Fails where `..` has nothing to go back to.
-fn without_dots<'s>(segments: &[&'s str]) -> Result<Vec<&'s str>, BadPath> {
+fn without_dots<'s>(segments: &[&'s str]) -> Result<Vec<&'s str>, PathError> {
     let mut resolved = Vec::with_capacity(segments.len());
     for (index, &segment) in segments.iter().enumerate() {
         match segment {
             "." => {}
-            ".." => drop(resolved.pop().ok_or(BadPath::AboveRoot)?),
+            ".." => drop(resolved.pop().ok_or(PathError::AboveRoot)?),
             _ => resolved.push(segment),
         }
         // `/a/..` is the folder, with its slash at the end.
@@ -422,7 +424,7 @@ fn without_dots<'s>(segments: &[&'s str]) -> Result<Vec<&'s str>, BadPath> {
 }
 
 /// Decodes escapes once, and spells those that stay in upper case.
-fn decode(path: &str, escapes: Escapes) -> String {
+fn decode(path: &str, escapes: EscapeRule) -> String {
     decode_with(path, |byte, decoded| match escapes.decoded(byte) {
         Some(byte) => decoded.push(byte.into()),
         None => push_escape(decoded, byte),

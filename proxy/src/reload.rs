@@ -4,17 +4,17 @@ use super::control::ReloadResult;
 use std::pin::Pin;
 use tokio::sync::oneshot;
 
-type Read<T> = Pin<Box<dyn Future<Output = T>>>;
-type Requester = oneshot::Sender<ReloadResult>;
+type PendingRead<T> = Pin<Box<dyn Future<Output = T>>>;
+type ReplySender = oneshot::Sender<ReloadResult>;
 
 /// Reads the config, once for all requests that come before a read begins.
 pub(super) struct PendingReload<T> {
-    start: Box<dyn Fn() -> Read<T>>,
-    read: Option<Read<T>>,
+    start: Box<dyn Fn() -> PendingRead<T>>,
+    read: Option<PendingRead<T>>,
     /// Where to send the result.
-    requesters: Vec<Requester>,
+    requesters: Vec<ReplySender>,
     /// Requests that came since the read began: the config may have changed, so one more read follows.
-    next: Option<Vec<Requester>>,
+    next: Option<Vec<ReplySender>>,
 }
 
 impl<T> PendingReload<T> {
@@ -29,7 +29,7 @@ impl<T> PendingReload<T> {
     }
 
     /// Requests a reload, whose result goes to the requester, if there is one.
-    pub(super) fn request(&mut self, requester: Option<Requester>) {
+    pub(super) fn request(&mut self, requester: Option<ReplySender>) {
         if self.read.is_some() {
             self.next.get_or_insert_default().extend(requester);
             return;

@@ -32,10 +32,10 @@ const CLIENT_GONE: u16 = 499;
 pub(super) struct RouteMetrics {
     route: Box<str>,
     /// Bound to its labels at the first request, when the exporter is there.
-    handles: OnceLock<Handles>,
+    handles: OnceLock<MetricHandles>,
 }
 
-struct Handles {
+struct MetricHandles {
     outcomes: [Counter; OUTCOMES.len()],
     duration: Histogram,
 }
@@ -54,7 +54,7 @@ impl RouteMetrics {
     fn record(&self, status: Option<StatusCode>, duration: Duration) {
         let handles = self.handles.get_or_init(|| {
             let route = || self.route.to_string();
-            Handles {
+            MetricHandles {
                 outcomes: OUTCOMES.map(|outcome| {
                     counter!("sse_guard_requests_total", "route" => route(), "status" => outcome)
                 }),
@@ -82,7 +82,7 @@ pub(super) fn describe() {
 }
 
 /// One request, until its response has ended. Dropped before, its client went.
-pub(super) struct Record {
+pub(super) struct RequestRecord {
     log: RequestLog,
     context: RequestContext,
     metrics: Arc<RouteMetrics>,
@@ -115,7 +115,7 @@ impl CombinedFields {
     }
 }
 
-impl Record {
+impl RequestRecord {
     pub(super) fn new<B>(
         request: &Request<B>,
         log: RequestLog,
@@ -143,10 +143,10 @@ impl Record {
     }
 
     /// The response, at whose end this one is written.
-    pub(super) fn follow<B: Body>(mut self, response: Response<B>) -> Response<Followed<B>> {
+    pub(super) fn follow<B: Body>(mut self, response: Response<B>) -> Response<LoggedBody<B>> {
         self.status = Some(response.status());
         self.is_rejected = response.extensions().get::<Rejected>().is_some();
-        response.map(|body| Followed { body, record: self })
+        response.map(|body| LoggedBody { body, record: self })
     }
 
     fn is_logged(&self) -> bool {
@@ -214,7 +214,7 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         if self.is_stream {
             return;
@@ -231,14 +231,14 @@ impl Drop for Record {
 }
 
 pin_project! {
-    /// A body that counts its bytes for a [`Record`].
-    pub(super) struct Followed<B: Body> {
+    /// A body that counts its bytes for a [`RequestRecord`].
+    pub(super) struct LoggedBody<B: Body> {
         #[pin]
         body: B,
-        record: Record,
+        record: RequestRecord,
     }
 
-    impl<B: Body> PinnedDrop for Followed<B> {
+    impl<B: Body> PinnedDrop for LoggedBody<B> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             // The server does not poll a body whose length it knows to its end.
@@ -247,7 +247,7 @@ pin_project! {
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for Followed<B> {
+impl<B: Body<Data = Bytes>> Body for LoggedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -317,7 +317,7 @@ mod tests {
     use sse_guard::client_key::ClientKey;
     use std::time::UNIX_EPOCH;
 
-    fn record(uri: &str, user_agent: &[u8]) -> Record {
+    fn record(uri: &str, user_agent: &[u8]) -> RequestRecord {
         let request = Request::post(uri)
             .header(REFERER, "https://a.example/page?token=secret#x")
             .header(USER_AGENT, user_agent)
@@ -330,7 +330,7 @@ mod tests {
             requests: LogRequests::All,
             format: RequestsFormat::Combined,
         };
-        Record::new(&request, log, context, Arc::new(RouteMetrics::new("/")))
+        RequestRecord::new(&request, log, context, Arc::new(RouteMetrics::new("/")))
     }
 
     #[test]

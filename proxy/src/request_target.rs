@@ -11,8 +11,8 @@
 
 mod authority;
 
-pub(super) use self::authority::BadAuthority;
-use super::path::{self, BadPath, Normalize};
+pub(super) use self::authority::AuthorityError;
+use super::path::{self, Normalize, PathError};
 use super::percent::encode_raw;
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::uri::{PathAndQuery, Scheme};
@@ -26,15 +26,15 @@ const OTHER_METHODS: HeaderValue =
 
 /// Why a request is rejected because of its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum TargetError {
     #[error("an HTTP/1.1 request must have a Host field")]
     NoHost,
     #[error("the request has more than one Host field")]
     SeveralHosts,
     #[error("the Host field is not a host with an optional port: {0}")]
-    Host(BadAuthority),
+    Host(AuthorityError),
     #[error("the authority of the target is not a host with an optional port: {0}")]
-    Authority(BadAuthority),
+    Authority(AuthorityError),
     #[error("the target's scheme is neither http nor https")]
     Scheme,
     #[error("the target is neither a path that begins with a slash nor an absolute URL")]
@@ -49,16 +49,16 @@ pub(super) enum Refused {
     #[error("the request target is too long")]
     TooLong,
     #[error(transparent)]
-    Path(#[from] BadPath),
+    Path(#[from] PathError),
     #[error("this proxy does not support CONNECT")]
     Connect,
 }
 
-impl Refused {
+impl TargetError {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TooLong | Self::Path(BadPath::TooLong) => StatusCode::URI_TOO_LONG,
+            Self::TooLong | Self::Path(PathError::TooLong) => StatusCode::URI_TOO_LONG,
             _ => StatusCode::BAD_REQUEST,
         }
     }
@@ -80,35 +80,35 @@ impl Refused {
 }
 
 /// Checks all that routes `request`, and brings it to one form.
-pub(super) fn check<B>(request: &mut Request<B>) -> Result<(), Refused> {
+pub(super) fn check<B>(request: &mut Request<B>) -> Result<(), TargetError> {
     if request.method() == Method::CONNECT {
-        return Err(Refused::Connect);
+        return Err(TargetError::Connect);
     }
     check_host(request)?;
     let uri = request.uri();
     match (uri.scheme(), uri.authority()) {
         (Some(scheme), Some(authority)) => {
             if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS {
-                return Err(Refused::Scheme);
+                return Err(TargetError::Scheme);
             }
-            authority::check(authority.as_str().as_bytes()).map_err(Refused::Authority)?;
+            authority::check(authority.as_str().as_bytes()).map_err(TargetError::Authority)?;
             // RFC 9112 section 3.2.2: it overrides Host.
             let host = HeaderValue::from_str(authority.as_str());
-            let host = host.map_err(|_| Refused::Authority(BadAuthority::Character))?;
+            let host = host.map_err(|_| TargetError::Authority(AuthorityError::Character))?;
             let target = origin_form(uri)?;
             *request.uri_mut() = target;
             request.headers_mut().insert(HOST, host);
         }
         (None, None) => {}
         // The authority-form, RFC 9112 section 3.2.3.
-        _ => return Err(Refused::Form),
+        _ => return Err(TargetError::Form),
     }
     let uri = request.uri();
     match uri.path() {
         "*" if request.method() == Method::OPTIONS => return Ok(()),
-        "*" => return Err(Refused::Asterisk),
+        "*" => return Err(TargetError::Asterisk),
         path if path.starts_with('/') => check_path(path)?,
-        _ => return Err(Refused::Form),
+        _ => return Err(TargetError::Form),
     }
     if let Some(target) = encoded(uri)? {
         *request.uri_mut() = target;
@@ -124,7 +124,7 @@ pub(super) fn route<B, R: PartialEq>(
     normalize: Normalize,
     route_of: impl Fn(&str) -> R,
     is_bounded: impl Fn(&R) -> bool,
-) -> Result<R, Refused> {
+) -> Result<R, TargetError> {
     check(request)?;
     let uri = request.uri().clone();
     if uri.path() == "*" {
@@ -134,13 +134,13 @@ pub(super) fn route<B, R: PartialEq>(
     if let Cow::Owned(path) = resolved.path {
         let query = uri.query().map(|query| format!("?{query}"));
         let target = PathAndQuery::try_from(path + query.as_deref().unwrap_or_default());
-        *request.uri_mut() = Uri::from(target.map_err(|_| Refused::TooLong)?);
+        *request.uri_mut() = Uri::from(target.map_err(|_| TargetError::TooLong)?);
     }
     Ok(resolved.route)
 }
 
 /// Checks a host with perhaps a port, as `Host` has it.
-pub(super) fn check_authority(text: &[u8]) -> Result<(), BadAuthority> {
+pub(super) fn check_authority(text: &[u8]) -> Result<(), AuthorityError> {
     authority::check(text)
 }
 
@@ -150,36 +150,36 @@ pub(super) fn is_authority(text: &[u8]) -> bool {
 }
 
 /// RFC 9112 section 3.2: one, and a valid one, also beside an absolute target.
-fn check_host<B>(request: &Request<B>) -> Result<(), Refused> {
+fn check_host<B>(request: &Request<B>) -> Result<(), TargetError> {
     let mut hosts = request.headers().get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (Some(host), None) => authority::check(host.as_bytes()).map_err(Refused::Host),
-        (Some(_), Some(_)) => Err(Refused::SeveralHosts),
+        (Some(host), None) => authority::check(host.as_bytes()).map_err(TargetError::Host),
+        (Some(_), Some(_)) => Err(TargetError::SeveralHosts),
         (None, _) if request.version() <= Version::HTTP_10 => Ok(()),
-        (None, _) => Err(Refused::NoHost),
+        (None, _) => Err(TargetError::NoHost),
     }
 }
 
-fn origin_form(uri: &Uri) -> Result<Uri, Refused> {
+fn origin_form(uri: &Uri) -> Result<Uri, TargetError> {
     let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     // RFC 9112 section 3.2.1: an empty path is sent as a slash.
     let slash = if target.starts_with('/') { "" } else { "/" };
     let target = PathAndQuery::try_from(format!("{slash}{target}"));
-    Ok(Uri::from(target.map_err(|_| Refused::TooLong)?))
+    Ok(Uri::from(target.map_err(|_| TargetError::TooLong)?))
 }
 
 /// Raw characters are percent-encoded later, but for a backslash, which has two meanings.
-fn check_path(path: &str) -> Result<(), Refused> {
+fn check_path(path: &str) -> Result<(), TargetError> {
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
         match byte {
             b'%' => {
                 let mut is_digit = || bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit());
                 if !(is_digit() && is_digit()) {
-                    return Err(Refused::PathPercent);
+                    return Err(TargetError::PathPercent);
                 }
             }
-            b'\\' => return Err(Refused::PathBackslash),
+            b'\\' => return Err(TargetError::PathBackslash),
             _ => {}
         }
     }
@@ -187,12 +187,12 @@ fn check_path(path: &str) -> Result<(), Refused> {
 }
 
 /// An origin-form target with its raw characters percent-encoded, if it has any.
-fn encoded(uri: &Uri) -> Result<Option<Uri>, Refused> {
+fn encoded(uri: &Uri) -> Result<Option<Uri>, TargetError> {
     let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     match encode_raw(target, b"") {
         Cow::Borrowed(_) => Ok(None),
         Cow::Owned(target) => {
-            let target = PathAndQuery::try_from(target).map_err(|_| Refused::TooLong)?;
+            let target = PathAndQuery::try_from(target).map_err(|_| TargetError::TooLong)?;
             Ok(Some(Uri::from(target)))
         }
     }
@@ -208,7 +208,7 @@ mod tests {
         target: &str,
         version: Version,
         hosts: &[&[u8]],
-    ) -> Result<(String, Option<String>), Refused> {
+    ) -> Result<(String, Option<String>), TargetError> {
         let mut request = Request::builder().method(method).version(version);
         for host in hosts {
             request = request.header(HOST, *host);
@@ -220,7 +220,7 @@ mod tests {
         Ok((request.uri().to_string(), host))
     }
 
-    fn get(target: &str) -> Result<String, Refused> {
+    fn get(target: &str) -> Result<String, TargetError> {
         checked("GET", target, Version::HTTP_11, &[b"a.test"]).map(|(target, _)| target)
     }
 
@@ -232,68 +232,78 @@ mod tests {
             Version,
             &'static str,
             &'static [&'static [u8]],
-            Result<Option<&'static str>, Refused>,
+            Result<Option<&'static str>, TargetError>,
         );
         let cases: &[Case] = &[
             (new, "/", &[b"a.test:80"], Ok(Some("a.test:80"))),
-            (new, "/", &[], Err(Refused::NoHost)),
+            (new, "/", &[], Err(TargetError::NoHost)),
             (old, "/", &[], Ok(None)),
             (old, "/", &[b"a"], Ok(Some("a"))),
-            (old, "/", &[b""], Err(Refused::Host(BadAuthority::Empty))),
-            (new, "/", &[b"a", b"b"], Err(Refused::SeveralHosts)),
-            (new, "/", &[b"a", b"a"], Err(Refused::SeveralHosts)),
-            (old, "/", &[b"a", b"b"], Err(Refused::SeveralHosts)),
+            (
+                old,
+                "/",
+                &[b""],
+                Err(TargetError::Host(AuthorityError::Empty)),
+            ),
+            (new, "/", &[b"a", b"b"], Err(TargetError::SeveralHosts)),
+            (new, "/", &[b"a", b"a"], Err(TargetError::SeveralHosts)),
+            (old, "/", &[b"a", b"b"], Err(TargetError::SeveralHosts)),
             (
                 new,
                 "/",
                 &[b"a b"],
-                Err(Refused::Host(BadAuthority::Character)),
+                Err(TargetError::Host(AuthorityError::Character)),
             ),
             (
                 new,
                 "/",
                 &[b"a\xe9"],
-                Err(Refused::Host(BadAuthority::Character)),
+                Err(TargetError::Host(AuthorityError::Character)),
             ),
             (new, "http://b:8000/", &[b"a"], Ok(Some("b:8000"))),
             (new, "HTTP://b/", &[b"a"], Ok(Some("b"))),
             (new, "https://b/", &[b"a"], Ok(Some("b"))),
             (new, "http://[::1]:80/", &[b"a"], Ok(Some("[::1]:80"))),
             (old, "http://b/", &[], Ok(Some("b"))),
-            (new, "http://b/", &[], Err(Refused::NoHost)),
-            (new, "http://b/", &[b"a", b"b"], Err(Refused::SeveralHosts)),
+            (new, "http://b/", &[], Err(TargetError::NoHost)),
+            (
+                new,
+                "http://b/",
+                &[b"a", b"b"],
+                Err(TargetError::SeveralHosts),
+            ),
             (
                 new,
                 "http://b/",
                 &[b"a/b"],
-                Err(Refused::Host(BadAuthority::Character)),
+                Err(TargetError::Host(AuthorityError::Character)),
             ),
             (
                 new,
                 "http://u:p@b/",
                 &[b"b"],
-                Err(Refused::Authority(BadAuthority::UserInfo)),
+                Err(TargetError::Authority(AuthorityError::UserInfo)),
             ),
             (
                 new,
                 "http://u@b/",
                 &[b"b"],
-                Err(Refused::Authority(BadAuthority::UserInfo)),
+                Err(TargetError::Authority(AuthorityError::UserInfo)),
             ),
             (
                 new,
                 "http://b:99999/",
                 &[b"b"],
-                Err(Refused::Authority(BadAuthority::Port)),
+                Err(TargetError::Authority(AuthorityError::Port)),
             ),
             (
                 new,
                 "http://b,c/",
                 &[b"b"],
-                Err(Refused::Authority(BadAuthority::Character)),
+                Err(TargetError::Authority(AuthorityError::Character)),
             ),
-            (new, "ftp://b/", &[b"b"], Err(Refused::Scheme)),
-            (new, "ws://b/", &[b"b"], Err(Refused::Scheme)),
+            (new, "ftp://b/", &[b"b"], Err(TargetError::Scheme)),
+            (new, "ws://b/", &[b"b"], Err(TargetError::Scheme)),
         ];
         for (version, target, hosts, expected) in cases {
             let found = checked("GET", target, *version, hosts).map(|(_, host)| host);
@@ -323,14 +333,14 @@ mod tests {
             assert_eq!(get(target), Ok(expected.to_owned()), "{target}");
         }
         for (target, why) in [
-            ("g", Refused::Form),
-            ("g:80", Refused::Form),
-            ("*", Refused::Asterisk),
-            ("/a\\b", Refused::PathBackslash),
-            ("/a%", Refused::PathPercent),
-            ("/a%4", Refused::PathPercent),
-            ("/a%4g", Refused::PathPercent),
-            (&format!("/?{}", "|".repeat(30_000)), Refused::TooLong),
+            ("g", TargetError::Form),
+            ("g:80", TargetError::Form),
+            ("*", TargetError::Asterisk),
+            ("/a\\b", TargetError::PathBackslash),
+            ("/a%", TargetError::PathPercent),
+            ("/a%4", TargetError::PathPercent),
+            ("/a%4g", TargetError::PathPercent),
+            (&format!("/?{}", "|".repeat(30_000)), TargetError::TooLong),
         ] {
             assert_eq!(get(target), Err(why), "{target}");
         }
@@ -341,20 +351,24 @@ mod tests {
         let put = |method, target| checked(method, target, Version::HTTP_11, &[b"a"]);
         assert!(put("OPTIONS", "*").is_ok());
         assert!(put("OPTIONS", "/").is_ok());
-        assert_eq!(put("POST", "*"), Err(Refused::Asterisk));
+        assert_eq!(put("POST", "*"), Err(TargetError::Asterisk));
         for target in ["b:80", "/", "http://b/"] {
-            assert_eq!(put("CONNECT", target), Err(Refused::Connect), "{target}");
+            assert_eq!(
+                put("CONNECT", target),
+                Err(TargetError::Connect),
+                "{target}"
+            );
         }
     }
 
     #[test]
     fn refusal_says_why() {
-        let response = Refused::NoHost.answer::<String>();
+        let response = TargetError::NoHost.answer::<String>();
         assert_eq!(response.status(), 400);
         let text = "sse-guard: an HTTP/1.1 request must have a Host field\n";
         assert_eq!(response.body(), text);
         assert!(!response.headers().contains_key(ALLOW));
-        let connect = Refused::Connect.answer::<String>();
+        let connect = TargetError::Connect.answer::<String>();
         assert_eq!(connect.status(), 405);
         assert_eq!(connect.headers()[ALLOW], OTHER_METHODS);
     }

@@ -9,4 +9,4 @@ mod table;
 mod tests;
 
 pub(super) use handler::Handler;
-pub(super) use table::{Router, View};
+pub(super) use table::{RouteView, Router};

@@ -13,7 +13,7 @@ use super::reload::PendingReload;
 use super::route::Handler;
 use super::shutdown::Shutdown;
 use super::state::ProxyState;
-use super::watch::Watch;
+use super::watch::ConfigWatch;
 use futures_util::{Stream, StreamExt};
 use sse_guard::internal::Connections;
 use sse_guard::serve::Server;
@@ -30,7 +30,7 @@ pub(super) fn server(config: &config::Client) -> Server {
 }
 
 /// What the proxy acts on while it serves.
-enum Event {
+enum ServerEvent {
     Command(Command),
     /// The config has been read.
     Read(Box<ReadConfig>),
@@ -43,7 +43,7 @@ pub(super) struct Proxy<S = Signals> {
     pub(super) threads: NonZeroUsize,
     pub(super) admin: AdminServer,
     pub(super) logging: Logging,
-    pub(super) watch: Watch,
+    pub(super) watch: ConfigWatch,
     pub(super) signals: S,
     /// Commands of the operator.
     pub(super) operator: mpsc::Receiver<Command>,
@@ -65,18 +65,18 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
         loop {
             let every = self.state.active().config().watch;
             let event = tokio::select! {
-                () = connections.accept(&self.listener, &handler) => Event::Command(Command::Stop),
-                Some(command) = self.signals.next() => Event::Command(command),
-                Some(command) = self.operator.recv() => Event::Command(command),
+                () = connections.accept(&self.listener, &handler) => ServerEvent::Command(Command::Stop),
+                Some(command) = self.signals.next() => ServerEvent::Command(command),
+                Some(command) = self.operator.recv() => ServerEvent::Command(command),
                 () = self.watch.changed(every), if !reload.is_reading() => {
-                    Event::Command(Command::Reload(None))
+                    ServerEvent::Command(Command::Reload(None))
                 }
-                read = reload.read() => Event::Read(Box::new(read)),
+                read = reload.read() => ServerEvent::Read(Box::new(read)),
             };
             match event {
-                Event::Command(Command::Stop) => break,
-                Event::Command(Command::Reload(requester)) => reload.request(requester),
-                Event::Read(read) => {
+                ServerEvent::Command(Command::Stop) => break,
+                ServerEvent::Command(Command::Reload(requester)) => reload.request(requester),
+                ServerEvent::Read(read) => {
                     self.watch.saw(read.seen);
                     let result = self.reload(read.loaded, &mut connections);
                     notify::reloaded(&self.listener.url(), result.is_ok());
@@ -94,7 +94,7 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
 
     fn reload(
         &mut self,
-        loaded: Result<config::Loaded, config::ConfigError>,
+        loaded: Result<config::LoadedConfig, config::ConfigError>,
         connections: &mut Connections,
     ) -> ReloadResult {
         let reloaded = match self.state.reload(loaded) {

@@ -1,7 +1,7 @@
 //! The state of the running proxy: its config, which reloads replace, and what outlives a reload.
 
 use super::carryover::Carryover;
-use super::config::{Config, ConfigError, ListenAddress, Loaded};
+use super::config::{Config, ConfigError, ListenAddress, LoadedConfig};
 use super::config_reader::{ConfigReader, ReadConfig};
 use super::health::HealthMonitor;
 use super::listen::{ClientListener, ListenError, Listener, listen};
@@ -22,14 +22,14 @@ pub(super) struct Inherited {
 
 /// A config and the router built from it.
 pub(super) struct ActiveConfig {
-    pub(super) loaded: Loaded,
+    pub(super) loaded: LoadedConfig,
     pub(super) router: Router,
     pub(super) since: Instant,
 }
 
 impl ActiveConfig {
     fn new(
-        loaded: Loaded,
+        loaded: LoadedConfig,
         carryover: &Carryover,
         previous: Option<&Self>,
     ) -> Result<Self, EventError> {
@@ -86,7 +86,7 @@ const AT_START: [&str; 4] = ["listen_mode", "listen_owner", "threads", "log.form
 impl ProxyState {
     pub(super) fn new(
         reader: ConfigReader,
-        loaded: Loaded,
+        loaded: LoadedConfig,
         carryover: Carryover,
         inherited: Inherited,
     ) -> Result<Self, EventError> {
@@ -119,7 +119,7 @@ impl ProxyState {
     /// Uses this config for new streams. Atomic: on an error the old config stays in use completely.
     pub(super) fn reload(
         &self,
-        loaded: Result<Loaded, ConfigError>,
+        loaded: Result<LoadedConfig, ConfigError>,
     ) -> Result<Reloaded, ReloadError> {
         let result = loaded.map_err(Into::into);
         let result = result.and_then(|loaded| self.try_reload(loaded));
@@ -127,7 +127,7 @@ impl ProxyState {
         result
     }
 
-    fn try_reload(&self, loaded: Loaded) -> Result<Reloaded, ReloadError> {
+    fn try_reload(&self, loaded: LoadedConfig) -> Result<Reloaded, ReloadError> {
         let old = self.active();
         let changed = loaded.changes_from(&old.loaded);
         let mut reloaded = Reloaded {
@@ -184,7 +184,7 @@ mod tests {
         admin: true,
     };
 
-    fn config(keys: &str) -> Loaded {
+    fn config(keys: &str) -> LoadedConfig {
         from_file(&format!("upstream.url = 'http://127.0.0.1:9'\n{keys}")).unwrap()
     }
 

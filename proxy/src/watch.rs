@@ -4,13 +4,13 @@
 //! network file systems do not notify.
 
 use super::config::read_text;
-use super::off_thread::{Hung, OffThread};
+use super::off_thread::{OffThread, ReadError};
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::sleep;
 
 /// The last known text of the file.
-pub(super) struct Watch {
+pub(super) struct ConfigWatch {
     file: Option<String>,
     seen: Option<String>,
     reads: OffThread,
@@ -24,7 +24,7 @@ pub(super) fn regular_text(file: &str) -> Option<String> {
     is_regular.then(|| read_text(file).ok()).flatten()
 }
 
-impl Watch {
+impl ConfigWatch {
     /// What was in the file when the config was read is known: it may have changed since.
     pub(super) fn new(file: Option<String>, seen: Option<&str>) -> Self {
         Self {
@@ -58,7 +58,7 @@ impl Watch {
     }
 
     /// Once for each time that it hangs.
-    fn warn(&mut self, hung: &Hung) {
+    fn warn(&mut self, hung: &ReadError) {
         if !std::mem::replace(&mut self.has_warned, true) {
             let file = self.file.as_deref().unwrap_or_default();
             tracing::warn!("cannot watch {file} for changes: {hung}; does its file system hang?");
@@ -79,7 +79,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("guard.toml");
         fs::write(&path, "a").unwrap();
-        let mut watch = Watch::new(path.to_str().map(str::to_owned), Some("a"));
+        let mut watch = ConfigWatch::new(path.to_str().map(str::to_owned), Some("a"));
         let hour = Duration::from_secs(3600);
         assert!(timeout(hour, watch.changed(SECOND)).await.is_err());
         fs::remove_file(&path).unwrap();
@@ -90,7 +90,7 @@ mod tests {
         watch.saw(Some("b".to_owned()));
         assert!(timeout(hour, watch.changed(SECOND)).await.is_err());
         assert!(
-            timeout(hour, Watch::new(None, None).changed(SECOND))
+            timeout(hour, ConfigWatch::new(None, None).changed(SECOND))
                 .await
                 .is_err()
         );

@@ -26,7 +26,7 @@ pub enum ForwardedHeader {
 }
 
 /// The elements of a list, last first. Always at least one, which may be empty.
-struct FromTheRight<'a> {
+struct ReverseElements<'a> {
     rest: Option<&'a [u8]>,
     separator: u8,
     /// Whether quoted strings (RFC 9110 section 5.6.4) hide separators.
@@ -114,7 +114,7 @@ impl ForwardedHeader {
             .get_all(self.name())
             .iter()
             .rev()
-            .flat_map(move |line| FromTheRight {
+            .flat_map(move |line| ReverseElements {
                 rest: Some(line.as_bytes()),
                 separator: b',',
                 quotes: matches!(self, Self::Forwarded),
@@ -124,7 +124,7 @@ impl ForwardedHeader {
     }
 }
 
-impl<'a> Iterator for FromTheRight<'a> {
+impl<'a> Iterator for ReverseElements<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
@@ -154,7 +154,7 @@ struct Pairs<'a> {
 
 /// Reads an element of `Forwarded`; nothing if it is malformed.
 fn pairs(element: &[u8]) -> Option<Pairs<'_>> {
-    let texts = FromTheRight {
+    let texts = ReverseElements {
         rest: Some(element),
         separator: b';',
         quotes: true,

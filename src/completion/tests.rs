@@ -2,7 +2,7 @@ use super::*;
 use crate::SseGuardLayer;
 use crate::connection_limit::ConnectionLimitLayer;
 use crate::guard::StreamError;
-use crate::guard::testing::{Client, Upstream, ask, get};
+use crate::guard::testing::{ScriptedUpstream, TestResponse, get, send_request};
 use crate::heartbeat::HeartbeatLayer;
 use crate::idle_timeout::IdleTimeoutLayer;
 use crate::rotation::RotationLayer;
@@ -17,14 +17,18 @@ const START: &str = "event: message_start\ndata: {}\n\n";
 const STOP: &str = "event: message_stop\ndata: {}\n\n";
 const FEED: &str = "data: 1\n\n";
 
-/// The answer to a request of this family; with none, its head tells nothing.
-async fn through(layer: SseGuardLayer, family: Option<Family>, upstream: Upstream) -> Client {
+/// The answer to a request of this family; with none, its head does not show one.
+async fn through(
+    layer: SseGuardLayer,
+    family: Option<Family>,
+    upstream: ScriptedUpstream,
+) -> TestResponse {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     if let Some(family) = family {
         request.extensions_mut().insert(family);
     }
-    ask(layer, request, upstream).await
+    send_request(layer, request, upstream).await
 }
 
 /// Nothing but the layer.
@@ -37,13 +41,13 @@ fn stack() -> SseGuardLayer {
 }
 
 /// What came behind `sent`, of a stream that broke.
-async fn broken(response: Client, sent: &str) -> (String, EndReason) {
+async fn broken(response: TestResponse, sent: &str) -> (String, EndReason) {
     let stream = response.stream();
     let (text, end) = response.read().await;
-    let said = text.strip_prefix(sent);
-    let said = said.unwrap_or_else(|| panic!("{text:?} does not begin with {sent:?}"));
+    let appended = text.strip_prefix(sent);
+    let appended = appended.unwrap_or_else(|| panic!("{text:?} does not begin with {sent:?}"));
     assert!(end.is_err(), "{text}");
-    (said.to_owned(), stream.end_reason().unwrap())
+    (appended.to_owned(), stream.end_reason().unwrap())
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,7 +82,7 @@ async fn complete_answer_passes_unchanged() {
         (Family::Mcp, String::new()),
         (Family::Raw, CHUNK.to_owned()),
     ] {
-        let upstream = Upstream::new().send(&events);
+        let upstream = ScriptedUpstream::new().send(&events);
         let response = through(stack(), Some(family), upstream).await;
         let stream = response.stream();
         assert_eq!(response.text().await, events, "{family:?}");
@@ -109,12 +113,15 @@ async fn answer_without_its_final_event_gets_an_error_event_and_breaks() {
             "event: response.completed\ndata: {\"half",
             "data: [DO",
         ] {
-            let upstream = Upstream::new().send(events).send(half).trailers();
+            let upstream = ScriptedUpstream::new().send(events).send(half).trailers();
             let response = through(stack(), Some(family), upstream).await;
-            let (said, reason) = broken(response, events).await;
-            assert!(said.ends_with("}\n\n"), "{said:?}");
-            assert!(said.contains("ended before it was complete"), "{said}");
-            assert!(half.is_empty() || !said.contains(half), "{said}");
+            let (appended, reason) = broken(response, events).await;
+            assert!(appended.ends_with("}\n\n"), "{appended:?}");
+            assert!(
+                appended.contains("ended before it was complete"),
+                "{appended}"
+            );
+            assert!(half.is_empty() || !appended.contains(half), "{appended}");
             assert_eq!(reason, EndReason::UpstreamError);
         }
     }
@@ -122,28 +129,32 @@ async fn answer_without_its_final_event_gets_an_error_event_and_breaks() {
 
 #[tokio::test(start_paused = true)]
 async fn first_event_selects_the_family_if_the_request_does_not() {
-    for (first, says) in [(CHUNK, true), (START, true), (CREATED, true), (FEED, false)] {
-        let response = through(stack(), None, Upstream::new().send(first).fail()).await;
-        let (said, _) = broken(response, first).await;
-        assert_eq!(!said.is_empty(), says, "{first}: {said}");
-        let upstream = Upstream::new().send(first);
+    for (first, has_error) in [(CHUNK, true), (START, true), (CREATED, true), (FEED, false)] {
+        let response = through(stack(), None, ScriptedUpstream::new().send(first).fail()).await;
+        let (appended, _) = broken(response, first).await;
+        assert_eq!(!appended.is_empty(), has_error, "{first}: {appended}");
+        let upstream = ScriptedUpstream::new().send(first);
         let (_, end) = through(stack(), None, upstream).await.read().await;
-        assert_eq!(end.is_err(), says, "{first}");
+        assert_eq!(end.is_err(), has_error, "{first}");
     }
     // What comes behind it does not.
     let text = format!("{FEED}{CHUNK}");
-    let response = through(stack(), None, Upstream::new().send(&text)).await;
+    let response = through(stack(), None, ScriptedUpstream::new().send(&text)).await;
     assert_eq!(response.text().await, text);
 }
 
 #[tokio::test(start_paused = true)]
 async fn upstream_failure_sends_one_error_event_and_none_after_the_final_event() {
-    let told = "data: {\"error\":{}}\n\n";
-    for (events, says) in [(CHUNK, true), (told, false), (DONE, false)] {
-        let upstream = Upstream::new().send(events).send("data: ha").fail();
+    let reported = "data: {\"error\":{}}\n\n";
+    for (events, has_error) in [(CHUNK, true), (reported, false), (DONE, false)] {
+        let upstream = ScriptedUpstream::new().send(events).send("data: ha").fail();
         let response = through(stack(), Some(Family::OpenAi), upstream).await;
-        let (said, reason) = broken(response, events).await;
-        assert_eq!(said.contains("failed in the middle"), says, "{said}");
+        let (appended, reason) = broken(response, events).await;
+        assert_eq!(
+            appended.contains("failed in the middle"),
+            has_error,
+            "{appended}"
+        );
         assert_eq!(reason, EndReason::UpstreamError);
     }
 }
@@ -155,17 +166,17 @@ async fn error_event_precedes_every_break_in_the_line_end_of_the_stream() {
         .idle_timeout(IdleTimeoutLayer::new().timeout(Duration::from_secs(30)))
         .rotation(RotationLayer::new().registry(&registry));
     let start = START.replace('\n', "\r\n");
-    let upstream = Upstream::new().send(&start).hang();
+    let upstream = ScriptedUpstream::new().send(&start).hang();
     let idle = through(stack.clone(), Some(Family::Anthropic), upstream.clone()).await;
-    let (said, reason) = broken(idle, &start).await;
-    assert!(said.contains("went silent"), "{said}");
-    assert!(said.starts_with("event: error\r\ndata: {") && said.ends_with("\r\n\r\n"));
+    let (appended, reason) = broken(idle, &start).await;
+    assert!(appended.contains("went silent"), "{appended}");
+    assert!(appended.starts_with("event: error\r\ndata: {") && appended.ends_with("\r\n\r\n"));
     assert_eq!(reason, EndReason::UpstreamIdle);
 
     let drained = through(stack, Some(Family::Anthropic), upstream).await;
     registry.drain(Duration::from_secs(1));
-    let (said, reason) = broken(drained, &start).await;
-    assert!(said.contains("was ended before"), "{said}");
+    let (appended, reason) = broken(drained, &start).await;
+    assert!(appended.contains("was ended before"), "{appended}");
     assert_eq!(reason, EndReason::Drained);
 }
 
@@ -173,8 +184,8 @@ async fn error_event_precedes_every_break_in_the_line_end_of_the_stream() {
 async fn error_event_is_not_sent_within_an_event_over_the_bound() {
     let big = format!("{CHUNK}data: {}", "x".repeat(70_000));
     for upstream in [
-        Upstream::new().send(&big),
-        Upstream::new().send(&big).fail(),
+        ScriptedUpstream::new().send(&big),
+        ScriptedUpstream::new().send(&big).fail(),
     ] {
         let response = through(stack(), Some(Family::OpenAi), upstream).await;
         assert_eq!(broken(response, &big).await.0, "");
@@ -185,10 +196,13 @@ async fn error_event_is_not_sent_within_an_event_over_the_bound() {
 async fn empty_answer_to_a_get_may_be_complete() {
     let mut request = Request::new(());
     request.extensions_mut().insert(Family::OpenAi);
-    let response = ask(stack(), request, Upstream::new()).await;
+    let response = send_request(stack(), request, ScriptedUpstream::new()).await;
     assert_eq!(response.text().await, "");
     assert_eq!(
-        get(stack(), Upstream::new().send(CHUNK)).await.text().await,
+        get(stack(), ScriptedUpstream::new().send(CHUNK))
+            .await
+            .text()
+            .await,
         CHUNK
     );
 }
@@ -196,7 +210,7 @@ async fn empty_answer_to_a_get_may_be_complete() {
 #[tokio::test(start_paused = true)]
 async fn final_event_is_optional_if_not_required() {
     let stack = stack().completion(CompletionLayer::new().required(false));
-    let upstream = Upstream::new().send(CHUNK);
+    let upstream = ScriptedUpstream::new().send(CHUNK);
     let response = through(stack.clone(), Some(Family::OpenAi), upstream.clone()).await;
     assert_eq!(response.text().await, CHUNK);
     let response = through(stack, Some(Family::OpenAi), upstream.fail()).await;
@@ -216,8 +230,8 @@ async fn separate_completion_layer_gets_errors_of_layers_inside() {
         HeartbeatLayer::new(Duration::from_secs(20)),
     );
     let layers = tower_layer::Stack::new(inside, CompletionLayer::new());
-    let upstream = Upstream::new().send(CHUNK);
-    let (text, end) = ask(layers.clone(), request(), upstream.clone())
+    let upstream = ScriptedUpstream::new().send(CHUNK);
+    let (text, end) = send_request(layers.clone(), request(), upstream.clone())
         .await
         .read()
         .await;
@@ -226,7 +240,7 @@ async fn separate_completion_layer_gets_errors_of_layers_inside() {
         end,
         Err(StreamError::Ended(EndReason::UpstreamError))
     ));
-    let (text, end) = ask(layers.clone(), request(), upstream.clone().hang())
+    let (text, end) = send_request(layers.clone(), request(), upstream.clone().hang())
         .await
         .read()
         .await;
@@ -239,7 +253,7 @@ async fn separate_completion_layer_gets_errors_of_layers_inside() {
         Err(StreamError::Ended(EndReason::UpstreamIdle))
     ));
     let twice = tower_layer::Stack::new(layers, CompletionLayer::new());
-    let (text, _) = ask(twice, request(), upstream).await.read().await;
+    let (text, _) = send_request(twice, request(), upstream).await.read().await;
     assert_eq!(text.matches("before it was complete").count(), 1, "{text}");
 }
 
@@ -311,7 +325,7 @@ async fn answer_with_all_choices_finished_is_complete_without_its_final_event() 
                 true => Family::Anthropic,
                 false => Family::OpenAi,
             });
-            let upstream = Upstream::new().send(&events);
+            let upstream = ScriptedUpstream::new().send(&events);
             let response = through(stack(), family, upstream).await;
             let stream = response.stream();
             let (text, end) = response.read().await;
@@ -339,11 +353,11 @@ async fn error_in_a_chunk_is_a_final_event() {
         (chunk(filter), false),
     ] {
         let events = format!("{CHUNK}{events}");
-        // Nothing is said behind it, even if it breaks.
-        let upstream = Upstream::new().send(&events).fail();
+        // Nothing is appended, even if it breaks.
+        let upstream = ScriptedUpstream::new().send(&events).fail();
         let response = through(stack(), Some(Family::OpenAi), upstream).await;
-        let (said, _) = broken(response, &events).await;
-        assert_eq!(said.is_empty(), is_last, "{events}{said}");
+        let (appended, _) = broken(response, &events).await;
+        assert_eq!(appended.is_empty(), is_last, "{events}{appended}");
     }
 }
 
@@ -370,7 +384,7 @@ async fn events_over_the_bound_are_read_in_parts() {
         for family in [None, Some(Family::OpenAi)] {
             let bytes = events.as_bytes();
             let pieces = bytes.chunks(9_000);
-            let upstream = pieces.fold(Upstream::new(), |upstream, piece| {
+            let upstream = pieces.fold(ScriptedUpstream::new(), |upstream, piece| {
                 upstream.send_bytes(piece)
             });
             let response = through(stack(), family, upstream).await;
@@ -386,13 +400,18 @@ async fn keepalives_do_not_count_as_the_first_event() {
                  data: {\"type\":\"keepalive\",\"sequence_number\":1}\n\n";
     for (first, family) in [(CHUNK, Family::OpenAi), (START, Family::Anthropic)] {
         let text = format!("{alive}{first}");
-        let response = through(stack(), None, Upstream::new().wait(5).send(&text)).await;
+        let response = through(stack(), None, ScriptedUpstream::new().wait(5).send(&text)).await;
         let stream = response.stream();
         let (_, end) = response.read().await;
         assert!(end.is_err());
         assert_eq!(stream.family(), family);
     }
-    let only = through(stack(), Some(Family::OpenAi), Upstream::new().send(alive)).await;
+    let only = through(
+        stack(),
+        Some(Family::OpenAi),
+        ScriptedUpstream::new().send(alive),
+    )
+    .await;
     let stream = only.stream();
     assert!(only.read().await.1.is_err());
     assert_eq!((stream.time_to_first_event(), stream.events()), (None, 2));

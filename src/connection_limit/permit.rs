@@ -1,6 +1,6 @@
 //! What requests, responses and tunnels hold of the limits, and give back when it is dropped.
 
-use super::table::{Request, Slot};
+use super::table::{RequestSlot, StreamSlot};
 use crate::client_key::ClientKey;
 use crate::guard::{Interests, Notice, Policy, PolicyContext, Reaction};
 use std::sync::{Arc, Weak};
@@ -9,18 +9,18 @@ use tokio::time::Instant;
 /// Held while the inner service works.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct Ticket {
-    pub(super) stream: StreamTicket,
+pub struct AdmittedRequest {
+    pub(super) stream: StreamAdmission,
     pub(super) client: Option<ClientKey>,
-    pub(super) request: Option<Arc<Request>>,
+    pub(super) request: Option<Arc<RequestSlot>>,
     /// It requests a switch of protocols.
     pub(super) may_tunnel: bool,
 }
 
 #[derive(Debug)]
-pub(super) enum StreamTicket {
+pub(super) enum StreamAdmission {
     /// It requested a stream and has its slot.
-    Holds(Option<Slot>),
+    Holds(Option<StreamSlot>),
     /// It may turn out to be one.
     May,
 }
@@ -31,16 +31,16 @@ pub(super) enum StreamTicket {
 /// It is given back at the end of the response's body. A tunnel, such as a WebSocket, outlives that: a
 /// service that opens one keeps its place by [`hold`](Self::hold).
 #[derive(Clone, Debug)]
-pub struct InFlight(pub(super) Weak<Request>);
+pub struct InFlight(pub(super) Weak<RequestSlot>);
 
 /// Keeps the place of a request until it is dropped.
 #[derive(Debug)]
-pub struct Held(#[expect(dead_code, reason = "dropped")] pub(super) Arc<Request>);
+pub struct InFlightGuard(#[expect(dead_code, reason = "dropped")] pub(super) Arc<RequestSlot>);
 
 impl InFlight {
     /// Keeps the place. Nothing if the request is over.
-    pub fn hold(&self) -> Option<Held> {
-        self.0.upgrade().map(Held)
+    pub fn hold(&self) -> Option<InFlightGuard> {
+        self.0.upgrade().map(InFlightGuard)
     }
 }
 
@@ -49,9 +49,9 @@ impl InFlight {
 #[derive(Debug)]
 pub enum Permit {
     /// A stream's slot.
-    Stream(Option<Slot>),
+    Stream(Option<StreamSlot>),
     /// The place of a request.
-    Request(Held),
+    Request(InFlightGuard),
 }
 
 /// It is held, and does nothing.

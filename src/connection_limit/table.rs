@@ -1,6 +1,6 @@
 //! Streams per client: a bounded table in shards, each under a lock of its own.
 
-use super::{Limits, Separate};
+use super::{Limits, SeparateCounts};
 use crate::client_key::ClientKey;
 use crate::lock::lock;
 use crate::rejection::RejectReason;
@@ -45,7 +45,7 @@ type Shard = HashMap<ClientKey, ClientEntry>;
 
 /// What each client holds, whatever the limits.
 #[derive(Debug)]
-struct Clients {
+struct ClientCounts {
     shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
     count: AtomicUsize,
@@ -57,7 +57,7 @@ struct Clients {
     swept: Mutex<Option<Instant>>,
 }
 
-impl Clients {
+impl ClientCounts {
     fn new() -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
@@ -74,8 +74,8 @@ impl Clients {
         &self,
         key: &ClientKey,
         limits: &Limits,
-        change: impl FnOnce(&mut ClientEntry) -> Result<T, Refused>,
-    ) -> Result<T, Refused> {
+        change: impl FnOnce(&mut ClientEntry) -> Result<T, SlotRefusal>,
+    ) -> Result<T, SlotRefusal> {
         // Without this, rates of clients that went would stay until the table is full.
         if limits.rate.is_some() && self.unswept.load(Relaxed) > 1_024 {
             self.sweep();
@@ -105,7 +105,7 @@ impl Clients {
         limits: &Limits,
         (most, reason): (Option<u32>, RejectReason),
         count: impl Fn(&mut ClientEntry) -> &mut u32,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), SlotRefusal> {
         self.change(key, limits, |client| {
             let count = count(client);
             if most.is_some_and(|most| *count >= most) {
@@ -188,12 +188,12 @@ impl Clients {
 
 /// Why a slot is not granted, and the least time until one may be.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct SlotRefusal {
     pub(super) reason: RejectReason,
     pub(super) wait: Duration,
 }
 
-impl From<RejectReason> for Refused {
+impl From<RejectReason> for SlotRefusal {
     fn from(reason: RejectReason) -> Self {
         Self {
             reason,
@@ -206,21 +206,21 @@ impl From<RejectReason> for Refused {
 ///
 /// Each part may be counted together with other tables.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct LimitTable {
     limits: Limits,
     /// Streams in all.
     active: Arc<AtomicU64>,
     /// Where streams, requests and rates of each client are counted: one table, unless a part is shared.
-    streams: Arc<Clients>,
-    requests: Arc<Clients>,
-    rates: Arc<Clients>,
+    streams: Arc<ClientCounts>,
+    requests: Arc<ClientCounts>,
+    rates: Arc<ClientCounts>,
     /// Of its rate. What a table whose rate was replaced still finds out is not written down.
     generation: usize,
 }
 
-impl Table {
+impl LimitTable {
     pub(super) fn new(limits: Limits) -> Self {
-        let clients = Arc::new(Clients::new());
+        let clients = Arc::new(ClientCounts::new());
         Self {
             limits,
             active: Arc::default(),
@@ -244,7 +244,7 @@ impl Table {
     }
 
     /// The limits of this table, and the counts of `other` but for those that are `separate`.
-    pub(super) fn sharing(&self, other: &Self, separate: Separate) -> Self {
+    pub(super) fn sharing(&self, other: &Self, separate: SeparateCounts) -> Self {
         let of = |is_own| if is_own { self } else { other };
         Self {
             limits: self.limits,
@@ -257,7 +257,7 @@ impl Table {
     }
 
     fn shared(&self) -> Self {
-        self.sharing(self, Separate::default())
+        self.sharing(self, SeparateCounts::default())
     }
 
     /// Whether another table counts in a part of this one.
@@ -286,10 +286,13 @@ impl Table {
         counts.sum()
     }
 
-    pub(super) fn take(self: &Arc<Self>, key: Option<ClientKey>) -> Result<Slot, Refused> {
+    pub(super) fn take(
+        self: &Arc<Self>,
+        key: Option<ClientKey>,
+    ) -> Result<StreamSlot, SlotRefusal> {
         let active = self.active.fetch_add(1, Relaxed) + 1;
         // From here on what was taken is given back by drop, whatever the outcome.
-        let mut slot = Slot {
+        let mut slot = StreamSlot {
             table: self.clone(),
             client: None,
             counted: false,
@@ -315,7 +318,7 @@ impl Table {
         Ok(slot)
     }
 
-    fn take_of_rate(&self, key: &ClientKey) -> Result<(), Refused> {
+    fn take_of_rate(&self, key: &ClientKey) -> Result<(), SlotRefusal> {
         let Some(rate) = self.limits.rate else {
             return Ok(());
         };
@@ -323,7 +326,7 @@ impl Table {
             let is_replaced = self.rates.generation.load(Relaxed) != self.generation;
             let known = client.rate.filter(|_| !is_replaced);
             let taken = rate.take(known, Instant::now());
-            let next = taken.map_err(|wait| Refused {
+            let next = taken.map_err(|wait| SlotRefusal {
                 reason: RejectReason::Rate,
                 wait,
             })?;
@@ -335,7 +338,7 @@ impl Table {
     }
 
     /// Gives back what `slot` has used up of its client's rate.
-    pub(super) fn refund(&self, slot: &Slot) {
+    pub(super) fn refund(&self, slot: &StreamSlot) {
         let (Some(rate), Some(key)) = (self.limits.rate, &slot.client) else {
             return;
         };
@@ -354,7 +357,7 @@ impl Table {
         &self,
         key: Option<&ClientKey>,
         is_preflight: bool,
-    ) -> Result<Option<Request>, Refused> {
+    ) -> Result<Option<RequestSlot>, SlotRefusal> {
         let (Some(key), Some(most)) = (key, self.limits.requests) else {
             return Ok(None);
         };
@@ -362,7 +365,7 @@ impl Table {
         self.requests.enter(key, &self.limits, bound, |client| {
             client.in_flight(is_preflight)
         })?;
-        Ok(Some(Request {
+        Ok(Some(RequestSlot {
             is_preflight,
             clients: self.requests.clone(),
             client: key.clone(),
@@ -372,13 +375,13 @@ impl Table {
 
 /// One request's place among its client's, given back on drop.
 #[derive(Debug)]
-pub(super) struct Request {
-    clients: Arc<Clients>,
+pub(super) struct RequestSlot {
+    clients: Arc<ClientCounts>,
     client: ClientKey,
     is_preflight: bool,
 }
 
-impl Drop for Request {
+impl Drop for RequestSlot {
     fn drop(&mut self) {
         self.clients
             .leave(&self.client, |client| client.in_flight(self.is_preflight));
@@ -387,13 +390,13 @@ impl Drop for Request {
 
 /// One stream's place in the table, given back on drop.
 #[derive(Debug)]
-pub struct Slot {
-    table: Arc<Table>,
+pub struct StreamSlot {
+    table: Arc<LimitTable>,
     client: Option<ClientKey>,
     counted: bool,
 }
 
-impl Drop for Slot {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         self.table.active.fetch_sub(1, Relaxed);
         let Some(key) = self.client.as_ref().filter(|_| self.counted) else {

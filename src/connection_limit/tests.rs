@@ -5,7 +5,7 @@ mod slots;
 
 use super::*;
 use crate::client_key::PeerAddr;
-use crate::guard::testing::{Client, Inner, Upstream, ask};
+use crate::guard::testing::{ScriptedService, ScriptedUpstream, TestResponse, send_request};
 use crate::stream::StreamRegistry;
 use http::{Method, Response};
 use std::net::{IpAddr, SocketAddr};
@@ -26,17 +26,17 @@ fn without_accept(ip: &str) -> Request<()> {
     request
 }
 
-async fn open(limit: &ConnectionLimitLayer, request: Request<()>) -> Client {
-    ask(
+async fn open(limit: &ConnectionLimitLayer, request: Request<()>) -> TestResponse {
+    send_request(
         limit.clone(),
         request,
-        Upstream::new().send("data: 1\n\n").hang(),
+        ScriptedUpstream::new().send("data: 1\n\n").hang(),
     )
     .await
 }
 
 /// A service that neither answers nor fails, or does whatever `respond` does.
-async fn ask_service<F>(
+async fn call_service<F>(
     limit: &ConnectionLimitLayer,
     respond: impl Fn() -> F + Clone,
 ) -> Result<(), String>
@@ -49,8 +49,8 @@ where
 
 type Empty = http_body_util::Empty<bytes::Bytes>;
 
-fn inner() -> Inner {
-    Inner::new(Upstream::new().hang())
+fn inner() -> ScriptedService {
+    ScriptedService::new(ScriptedUpstream::new().hang())
 }
 
 fn plain(ip: &str) -> Request<()> {
@@ -59,8 +59,12 @@ fn plain(ip: &str) -> Request<()> {
     request
 }
 
-async fn text(limit: &ConnectionLimitLayer, request: Request<()>, upstream: Upstream) -> Client {
-    ask(limit.clone(), request, upstream.content_type("text/plain")).await
+async fn text(
+    limit: &ConnectionLimitLayer,
+    request: Request<()>,
+    upstream: ScriptedUpstream,
+) -> TestResponse {
+    send_request(limit.clone(), request, upstream.content_type("text/plain")).await
 }
 
 /// An OPTIONS request with these fields.

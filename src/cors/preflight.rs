@@ -1,6 +1,6 @@
 //! Preflights.
 
-use super::seen::{Allowed, only};
+use super::permissions::{Allowed, only};
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,

@@ -2,7 +2,8 @@
 
 use super::preflight::Preflight;
 use super::{
-    CorsLayer, CorsRequest, Grant, Granted, OriginPolicy, ResponsePlan, Unreadable, origin,
+    CorsLayer, CorsRequest, EarlyPermission, Grant, NoEarlyResponse, OriginPolicy, ResponsePlan,
+    origin,
 };
 use crate::accessors::inner_service_accessors;
 use crate::answer::AnswerBody;
@@ -51,11 +52,12 @@ impl<S> Cors<S> {
             match grant {
                 // Browsers send cookies only in a mode that requires permission for them.
                 Some(Grant { credentials }) if credentials || !has_cookies => {
-                    let granted = Granted::new(memory, keys, origin.as_bytes(), credentials);
+                    let granted =
+                        EarlyPermission::new(memory, keys, origin.as_bytes(), credentials);
                     request.extensions_mut().insert(granted);
                 }
                 _ => {
-                    request.extensions_mut().insert(Unreadable);
+                    request.extensions_mut().insert(NoEarlyResponse);
                 }
             }
         }

@@ -20,7 +20,7 @@ pub(super) const ESTABLISHED_AFTER: Duration = Duration::from_secs(60);
 ///
 /// Among these candidates it is the least recently confirmed one; established ones are last.
 #[derive(Debug)]
-pub(super) struct Table<V> {
+pub(super) struct EntryTable<V> {
     max_entries: usize,
     entries: HashMap<u64, TableEntry<V>>,
 }
@@ -57,7 +57,7 @@ pub(super) fn is_valid(at: Instant, now: Instant) -> bool {
     now.saturating_duration_since(at) < PERMISSION_TTL
 }
 
-impl<V> Table<V> {
+impl<V> EntryTable<V> {
     pub(super) fn new(max_entries: usize) -> Self {
         Self {
             max_entries,
@@ -142,12 +142,12 @@ mod tests {
 
     const MAX_ENTRIES: usize = 64;
 
-    fn is_known(table: &Table<()>, key: u64) -> bool {
+    fn is_known(table: &EntryTable<()>, key: u64) -> bool {
         table.get(key).is_some()
     }
 
     /// Each key is confirmed twice, a millisecond apart.
-    async fn flood(table: &mut Table<()>, client: u64, keys: std::ops::Range<u64>) {
+    async fn flood(table: &mut EntryTable<()>, client: u64, keys: std::ops::Range<u64>) {
         for key in keys {
             for _ in 0..2 {
                 table.confirm(key, client, ());
@@ -159,7 +159,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn flood_of_one_client_evicts_no_entry_that_others_confirmed() {
-        let mut table = Table::new(MAX_ENTRIES);
+        let mut table = EntryTable::new(MAX_ENTRIES);
         // The flood is the first to confirm two of them.
         flood(&mut table, 1, 0..2).await;
         for key in 0..8 {
@@ -176,7 +176,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn client_below_its_share_evicts_from_the_client_with_most_entries() {
-        let mut table = Table::new(MAX_ENTRIES);
+        let mut table = EntryTable::new(MAX_ENTRIES);
         flood(&mut table, 1, 0..60).await;
         flood(&mut table, 2, 100..104).await;
         flood(&mut table, 3, 200..300).await;
@@ -188,7 +188,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn table_is_not_filled_by_two_addresses_of_one_attacker() {
-        let mut table = Table::new(MAX_ENTRIES);
+        let mut table = EntryTable::new(MAX_ENTRIES);
         for key in 0..1_000 {
             table.confirm(key, 1, ());
             table.confirm(key, 2, ());
@@ -208,7 +208,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn least_recently_confirmed_entry_is_evicted_first_if_clients_share_an_address() {
-        let mut table = Table::new(MAX_ENTRIES);
+        let mut table = EntryTable::new(MAX_ENTRIES);
         table.confirm(1, 0, ());
         table.confirm(2, 0, ());
         advance(ESTABLISHED_AFTER).await;

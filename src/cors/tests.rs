@@ -7,7 +7,7 @@ use crate::client_key::PeerAddr;
 use crate::connection_limit::ConnectionLimitLayer;
 use crate::early::EarlyLayer;
 use crate::guard::StreamError;
-use crate::guard::testing::{Client, Upstream, ask};
+use crate::guard::testing::{ScriptedUpstream, TestResponse, send_request};
 use crate::metrics::MetricsLayer;
 use crate::unavailable::UnavailableLayer;
 use http::Method;
@@ -36,22 +36,26 @@ fn get(origin: &str) -> Request<()> {
 }
 
 /// What allows it.
-fn allowing(origin: &'static str) -> Upstream {
-    Upstream::new().header("access-control-allow-origin", origin)
+fn allowing(origin: &'static str) -> ScriptedUpstream {
+    ScriptedUpstream::new().header("access-control-allow-origin", origin)
 }
 
 /// A layer's answer in place of the service: of a limit that is used up.
-async fn own(cors: &CorsLayer, request: Request<()>) -> Client {
+async fn own(cors: &CorsLayer, request: Request<()>) -> TestResponse {
     let limit = ConnectionLimitLayer::new().total(0);
-    ask((cors.clone(), limit), request, Upstream::new()).await
+    send_request((cors.clone(), limit), request, ScriptedUpstream::new()).await
 }
 
 /// A response of the service.
-async fn through(cors: &CorsLayer, request: Request<()>, upstream: Upstream) -> Client {
-    ask((cors.clone(), MetricsLayer::new()), request, upstream).await
+async fn through(
+    cors: &CorsLayer,
+    request: Request<()>,
+    upstream: ScriptedUpstream,
+) -> TestResponse {
+    send_request((cors.clone(), MetricsLayer::new()), request, upstream).await
 }
 
-fn allowed(response: &Client) -> (Option<&str>, bool) {
+fn allowed(response: &TestResponse) -> (Option<&str>, bool) {
     let field = |name| {
         let value = response.headers().get(name);
         value.map(|value: &HeaderValue| value.to_str().unwrap())
@@ -91,7 +95,7 @@ fn preflight(origin: &str, path: &str, method: &str, headers: Option<&str>) -> R
 }
 
 /// A layer's 503 in place of the service.
-async fn away(cors: &CorsLayer, request: Request<()>) -> Client {
+async fn away(cors: &CorsLayer, request: Request<()>) -> TestResponse {
     #[derive(Clone)]
     struct Away;
     impl<S> Layer<S> for Away {
@@ -113,15 +117,19 @@ async fn away(cors: &CorsLayer, request: Request<()>) -> Client {
             let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
             let mut response = Response::new(body);
             *response.status_mut() = StatusCode::BAD_GATEWAY;
-            response.extensions_mut().insert(Own);
+            response.extensions_mut().insert(OwnResponse);
             std::future::ready(Ok(response))
         }
     }
-    ask((cors.clone(), Away), request, Upstream::new()).await
+    send_request((cors.clone(), Away), request, ScriptedUpstream::new()).await
 }
 
 /// An early answer to a page of another origin, which was known by then.
-async fn early(request: Request<()>, known: Upstream, late: Upstream) -> Client {
+async fn early(
+    request: Request<()>,
+    known: ScriptedUpstream,
+    late: ScriptedUpstream,
+) -> TestResponse {
     let cors = CorsLayer::new();
     let mut before = get(APP);
     if let Some(host) = request.headers().get("host") {
@@ -130,7 +138,7 @@ async fn early(request: Request<()>, known: Upstream, late: Upstream) -> Client 
     through(&cors, before, known).await;
     let early = EarlyLayer::new(Duration::from_secs(1));
     let layers = (cors, MetricsLayer::new(), early);
-    let response = ask(layers, request, late.late(5)).await;
+    let response = send_request(layers, request, late.late(5)).await;
     assert_eq!(response.status(), 200);
     response
 }

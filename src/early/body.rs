@@ -1,7 +1,7 @@
 //! The body behind an early answer: silence, then the upstream's stream or the news of its failure.
 
-use super::Waiting;
-use crate::answer::Own;
+use super::WaitingRequest;
+use crate::answer::OwnResponse;
 use crate::family::Family;
 use crate::guard::{BoxError, StreamError};
 use crate::head;
@@ -40,9 +40,9 @@ pin_project! {
             #[pin]
             body: B,
         },
-        Waiting { request: Pin<Box<Waiting<F>>> },
+        Waiting { request: Pin<Box<WaitingRequest<F>>> },
         /// The upstream has responded with something else.
-        Refused { refusal: Pin<Box<Refusal<B>>> },
+        Refused { refusal: Pin<Box<LateErrorResponse<B>>> },
         /// The end, and what is to be sent about it.
         Last { last: Option<Result<Bytes, StreamError>> },
     }
@@ -50,7 +50,7 @@ pin_project! {
 
 pin_project! {
     /// A late answer that is not an event stream, while its body is read.
-    struct Refusal<B> {
+    struct LateErrorResponse<B> {
         #[pin]
         body: B,
         #[pin]
@@ -88,7 +88,7 @@ impl<F, B> EarlyBody<F, B> {
     }
 
     /// The body of an early answer.
-    pub(super) fn waiting(request: Pin<Box<Waiting<F>>>) -> Self {
+    pub(super) fn waiting(request: Pin<Box<WaitingRequest<F>>>) -> Self {
         Self {
             state: EarlyBodyState::Waiting { request },
         }
@@ -121,7 +121,7 @@ impl FailureReport {
     }
 }
 
-impl<F> Waiting<F> {
+impl<F> WaitingRequest<F> {
     /// What follows from the upstream's answer.
     fn response_state<B, E: Into<BoxError>>(
         &self,
@@ -153,10 +153,11 @@ impl<F> Waiting<F> {
         };
         let (parts, body) = response.into_parts();
         let mut what = describe(parts.status);
-        let granted = self.granted.as_ref();
-        let is_denied = granted.is_some_and(|granted| !granted.is_confirmed_by(&parts));
+        let early_permission = self.early_permission.as_ref();
+        let is_denied = early_permission
+            .is_some_and(|early_permission| !early_permission.is_confirmed_by(&parts));
         // An answer of this crate has nothing of the service in it.
-        let is_own = parts.extensions.get::<Own>().is_some();
+        let is_own = parts.extensions.get::<OwnResponse>().is_some();
         if is_denied && !is_own && parts.status != StatusCode::NO_CONTENT {
             // The page may not know any of it, and its browser let it read the early head.
             what.push_str(", whose head does not allow this origin to read it");
@@ -177,7 +178,7 @@ impl<F> Waiting<F> {
         if !head::is_text(&parts.headers) {
             return client.failure_state(parts.status, &what, StreamError::Refused(parts.status));
         }
-        let refusal = Refusal {
+        let refusal = LateErrorResponse {
             body,
             timer: sleep(ERROR_BODY_TIMEOUT),
             text: Vec::new(),
@@ -199,7 +200,7 @@ fn describe(status: StatusCode) -> String {
     }
 }
 
-impl<B: Body<Data = Bytes>> Refusal<B> {
+impl<B: Body<Data = Bytes>> LateErrorResponse<B> {
     /// Reads what the error event is to carry. Whatever ends it, what has come by then is sent.
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();

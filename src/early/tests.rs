@@ -1,6 +1,6 @@
 use super::*;
 use crate::guard::StreamError;
-use crate::guard::testing::{Client, Upstream, ask, get};
+use crate::guard::testing::{ScriptedUpstream, TestResponse, get, send_request};
 use crate::heartbeat::HeartbeatLayer;
 use crate::idle_timeout::IdleTimeoutLayer;
 use crate::metrics::MetricsLayer;
@@ -44,16 +44,16 @@ fn of(family: Family) -> Request<()> {
     request
 }
 
-/// Refuses, too late to tell it by a status.
-fn refusing(status: u16, content_type: &'static str) -> Upstream {
-    Upstream::new()
+/// Refuses, too late for a status.
+fn refusing(status: u16, content_type: &'static str) -> ScriptedUpstream {
+    ScriptedUpstream::new()
         .late(AFTER + 20)
         .status(status)
         .content_type(content_type)
 }
 
-/// What the error event of a stream of nothing else says.
-async fn told(response: Client) -> String {
+/// The message of the error event, the only event of the stream.
+async fn error_event(response: TestResponse) -> String {
     let text = response.text().await;
     let data = text.strip_prefix("event: error\ndata: ").unwrap();
     let json: Value = serde_json::from_str(data.strip_suffix("\n\n").unwrap()).unwrap();
@@ -63,7 +63,7 @@ async fn told(response: Client) -> String {
 #[tokio::test(start_paused = true)]
 async fn response_in_time_passes_unchanged() {
     let upstream = |status| {
-        Upstream::new()
+        ScriptedUpstream::new()
             .late(AFTER - 1)
             .status(status)
             .header("set-cookie", "a=b")
@@ -92,7 +92,7 @@ async fn body_in_time_keeps_its_size_hint() {
 
 #[tokio::test(start_paused = true)]
 async fn late_stream_continues_an_early_answer() {
-    let upstream = Upstream::new()
+    let upstream = ScriptedUpstream::new()
         .late(30)
         .header("set-cookie", "a=b")
         .send("\u{feff}data: 1\n\nda")
@@ -125,7 +125,7 @@ async fn late_stream_continues_an_early_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn stream_is_open_once_the_upstream_has_responded() {
-    let upstream = Upstream::new().late(30).send("data: 1\n\n").hang();
+    let upstream = ScriptedUpstream::new().late(30).send("data: 1\n\n").hang();
     let mut response = get(kept(), upstream).await;
     let stream = response.stream();
     assert_eq!(stream.state(), StreamState::Connecting);
@@ -135,7 +135,7 @@ async fn stream_is_open_once_the_upstream_has_responded() {
 
 #[tokio::test(start_paused = true)]
 async fn early_works_without_other_layers() {
-    let upstream = Upstream::new().late(30).send("\u{feff}data: 1\n\n");
+    let upstream = ScriptedUpstream::new().late(30).send("\u{feff}data: 1\n\n");
     let response = get(early(), upstream).await;
     assert_eq!(response.headers()["x-accel-buffering"], "no");
     assert!(!response.body().is_end_stream());
@@ -144,7 +144,7 @@ async fn early_works_without_other_layers() {
 
 #[tokio::test(start_paused = true)]
 async fn late_stream_that_fails_breaks_off() {
-    let upstream = Upstream::new().late(30).send("data: 1\n\n").fail();
+    let upstream = ScriptedUpstream::new().late(30).send("data: 1\n\n").fail();
     let response = get(kept(), upstream).await;
     let stream = response.stream();
     let (text, end) = response.read().await;
@@ -164,7 +164,7 @@ async fn early_answer_requires_a_request_for_a_stream() {
         (early().enabled(false), request()),
     ] {
         let method = request.method().clone();
-        let response = ask(layer, request, refusing(500, "text/plain").send("no")).await;
+        let response = send_request(layer, request, refusing(500, "text/plain").send("no")).await;
         assert_eq!(response.status(), 500, "{method}");
         assert_eq!(response.text().await, "no");
     }
@@ -172,15 +172,17 @@ async fn early_answer_requires_a_request_for_a_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn early_answer_waits_for_the_stream_flag_of_the_body() {
-    let asked = StreamAsked::new();
+    let requested = StreamRequested::new();
     let mut request = Request::post("/").body(()).unwrap();
-    request.extensions_mut().insert(asked.clone());
-    let upstream = Upstream::new().late(100 * AFTER).send("data: 1\n\n");
+    request.extensions_mut().insert(requested.clone());
+    let upstream = ScriptedUpstream::new()
+        .late(100 * AFTER)
+        .send("data: 1\n\n");
     let start = Instant::now();
-    let answer = ask(kept(), request, upstream);
+    let answer = send_request(kept(), request, upstream);
     let known = async {
         tokio::time::sleep(Duration::from_secs(3 * AFTER + 1)).await;
-        asked.set();
+        requested.set();
     };
     let (response, ()) = tokio::join!(answer, known);
     assert_eq!(start.elapsed().as_secs(), 4 * AFTER);
@@ -197,7 +199,7 @@ async fn late_refusal_becomes_an_error_event_of_the_family() {
         (Family::Anthropic, "/error/type", Value::from("api_error")),
     ] {
         let upstream = refusing(500, "application/json").send(body);
-        let response = ask(kept(), of(family), upstream).await;
+        let response = send_request(kept(), of(family), upstream).await;
         assert_eq!(response.status(), 200);
         let stream = response.stream();
         let text = response.text().await;
@@ -216,7 +218,7 @@ async fn late_refusal_becomes_an_error_event_of_the_family() {
 async fn late_refusal_fails_the_body_in_families_without_an_error_event() {
     for family in [Family::Mcp, Family::Raw] {
         let upstream = refusing(503, "text/plain").send("busy");
-        let response = ask(kept(), of(family), upstream).await;
+        let response = send_request(kept(), of(family), upstream).await;
         let stream = response.stream();
         let (text, end) = response.read().await;
         assert_eq!(text, "");
@@ -230,7 +232,7 @@ async fn late_refusal_fails_the_body_in_families_without_an_error_event() {
 async fn text_of_a_late_refusal_is_bounded() {
     let part = "\u{e4}x".repeat(100);
     let long = refusing(502, "text/html").repeat(20, |upstream| upstream.send(&part).wait(0));
-    let long = told(get(kept(), long).await).await;
+    let long = error_event(get(kept(), long).await).await;
     let text = long.strip_prefix("502 Bad Gateway: ").unwrap();
     // The bound cuts a character of two bytes.
     assert_eq!(text.len(), 4 * 1024 - 1);
@@ -262,7 +264,7 @@ async fn text_of_a_late_refusal_is_bounded() {
             "200 OK, but a compressed event stream",
         ),
     ] {
-        assert_eq!(told(get(kept(), upstream).await).await, expected);
+        assert_eq!(error_event(get(kept(), upstream).await).await, expected);
     }
 }
 
@@ -271,7 +273,7 @@ async fn slow_body_of_a_late_refusal_is_bounded_in_time() {
     let upstream = refusing(500, "text/plain").send("some").hang();
     let response = get(kept(), upstream).await;
     let stream = response.stream();
-    let message = told(response).await;
+    let message = error_event(response).await;
     assert_eq!(message, "500 Internal Server Error: some");
     assert_eq!(stream.age(), Duration::from_secs(AFTER + 20 + 5));
 }
@@ -390,7 +392,7 @@ async fn waiting_stream_can_be_ended() {
     assert_eq!(Arc::strong_count(&held), before);
 
     // Its clock runs from the answer on.
-    let response = get(Stack::new(early(), idle), Upstream::new().late(60)).await;
+    let response = get(Stack::new(early(), idle), ScriptedUpstream::new().late(60)).await;
     let stream = response.stream();
     assert_eq!(response.text().await, "");
     assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
@@ -416,14 +418,16 @@ async fn stream_after_an_early_answer_is_resumed() {
     let layers = Stack::new(ResumeLayer::new(), kept());
     let service = layers.layer(service_fn(|request: Request<Empty<Bytes>>| async move {
         let upstream = match request.headers().get("last-event-id") {
-            None => Upstream::new().send("id: 1\ndata: a\n\nid: 2").fail(),
-            Some(_) => Upstream::new().send("id: 2\ndata: b\n\n"),
+            None => ScriptedUpstream::new()
+                .send("id: 1\ndata: a\n\nid: 2")
+                .fail(),
+            Some(_) => ScriptedUpstream::new().send("id: 2\ndata: b\n\n"),
         };
         tokio::time::sleep(Duration::from_secs(30)).await;
         Ok::<_, Infallible>(upstream.response())
     }));
     let response = service.oneshot(request().map(|()| Empty::new())).await;
-    let response = Client::new(response.unwrap());
+    let response = TestResponse::new(response.unwrap());
     let stream = response.stream();
     assert_eq!(stream.state(), StreamState::Connecting);
     let text = response.text().await;

@@ -164,8 +164,8 @@ mod tests {
         assert_eq!(learnt(Family::EventSource, endpoint), Some(Family::Mcp));
         assert_eq!(learnt(Family::Raw, chunk), Some(Family::OpenAi));
         assert_eq!(learnt(Family::Mcp, chunk), Some(Family::OpenAi));
-        for told in [Family::OpenAi, Family::Anthropic] {
-            assert_eq!(learnt(told, endpoint), None);
+        for family in [Family::OpenAi, Family::Anthropic] {
+            assert_eq!(learnt(family, endpoint), None);
         }
     }
 

@@ -245,15 +245,15 @@ where
 
 /// Records a panic as the end reason, before a layer outside catches it or drops the body.
 fn poll_noting_panics<T>(stream: &Stream, poll: impl FnOnce() -> T) -> T {
-    struct OnPanic<'a>(&'a Stream);
+    struct EndOnPanic<'a>(&'a Stream);
 
-    impl Drop for OnPanic<'_> {
+    impl Drop for EndOnPanic<'_> {
         fn drop(&mut self) {
             self.0.end(EndReason::Panicked);
         }
     }
 
-    let on_panic = OnPanic(stream);
+    let on_panic = EndOnPanic(stream);
     let polled = poll();
     std::mem::forget(on_panic);
     polled

@@ -30,13 +30,13 @@ pub(super) struct Events {
 }
 
 /// The last id in a piece, which may hold hundreds of events: the record is locked once for all of them.
-struct LastId {
+struct PieceLastId {
     found: bool,
     len: usize,
     bytes: [u8; MAX_ID_BYTES],
 }
 
-impl Default for LastId {
+impl Default for PieceLastId {
     fn default() -> Self {
         Self {
             found: false,
@@ -46,7 +46,7 @@ impl Default for LastId {
     }
 }
 
-impl LastId {
+impl PieceLastId {
     /// An id that is too long leaves an empty one.
     fn take(&mut self, id: Option<&[u8]>) {
         let Some(id) = id else { return };
@@ -138,7 +138,7 @@ impl Events {
             aligner: &self.aligner,
         };
         let (mut events, mut has_life) = (0, false);
-        let mut id = LastId::default();
+        let mut id = PieceLastId::default();
         let is_new = counts && stream.time_to_first_event().is_none();
         let needs_pings = is_new || stream.has_event_clock();
         scanner.scan_parts(piece, |seen| match seen {

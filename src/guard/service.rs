@@ -2,14 +2,14 @@
 
 use super::{BoxError, Guarded, NotOpened, ResponseInfo, StreamLayer};
 use crate::accessors::inner_service_accessors;
-use crate::answer::{InPlaceOf, WaitsInPlaceOf};
+use crate::answer::{ReplacedStatus, ReplacedWhileWaiting};
 use crate::family::Family;
 use crate::head;
 use crate::head::CacheControl;
 use crate::rejection::{Rejected, Rejection};
 use crate::request_info::{RequestInfo, ResponseKind};
 use crate::stream::{EarlyStream, Stream};
-use crate::stream_flag::StreamAsked;
+use crate::stream_requested::StreamRequested;
 use crate::wire::{Aligner, DEFAULT_HOLD};
 use bytes::Bytes;
 use http::{Request, Response, response};
@@ -67,18 +67,18 @@ where
         }
         let request_info = RequestInfo::of(&request);
         let is_plain = || {
-            let flag = request.extensions().get::<StreamAsked>();
-            !request_info.accepts_stream && flag.is_some_and(StreamAsked::is_never)
+            let flag = request.extensions().get::<StreamRequested>();
+            !request_info.accepts_stream && flag.is_some_and(StreamRequested::is_never)
         };
         if L::INJECTS && request_info.may_stream() && !is_plain() {
-            head::ask_for_identity(request.headers_mut());
+            head::accept_identity_only(request.headers_mut());
         }
         let state = match self.layer.admit(&request, &request_info) {
-            Ok(ticket) => {
-                self.layer.extend(&ticket, request.extensions_mut());
+            Ok(admitted) => {
+                self.layer.extend(&admitted, request.extensions_mut());
                 GuardFutureState::Admitted {
                     future: self.inner.call(request),
-                    pending: Some((ticket, self.layer.clone(), request_info)),
+                    pending: Some((admitted, self.layer.clone(), request_info)),
                 }
             }
             Err(rejection) => GuardFutureState::Rejected {
@@ -104,7 +104,7 @@ pin_project! {
         Admitted {
             #[pin]
             future: F,
-            pending: Option<(L::Ticket, L, RequestInfo)>,
+            pending: Option<(L::Admitted, L, RequestInfo)>,
         },
         Rejected { rejection: Rejection, family: Family },
     }
@@ -125,13 +125,13 @@ where
             }
             GuardFutureStateProj::Admitted { future, pending } => {
                 let result = ready!(future.poll(cx));
-                let Some((ticket, layer, request_info)) = pending.take() else {
+                let Some((admitted, layer, request_info)) = pending.take() else {
                     unreachable!("polled again after it was ready");
                 };
                 Poll::Ready(match result {
-                    Ok(response) => Ok(opened(&layer, ticket, &request_info, response)),
+                    Ok(response) => Ok(opened(&layer, admitted, &request_info, response)),
                     Err(error) => {
-                        layer.not_opened(ticket, &NotOpened::ServiceError);
+                        layer.not_opened(admitted, &NotOpened::ServiceError);
                         Err(error)
                     }
                 })
@@ -142,14 +142,17 @@ where
 
 fn opened<L: StreamLayer, B>(
     layer: &L,
-    ticket: L::Ticket,
+    admitted: L::Admitted,
     request_info: &RequestInfo,
     response: Response<B>,
 ) -> Response<Guarded<B, L>> {
     let (mut parts, body) = response.into_parts();
     let rejected = parts.extensions.get::<Rejected>().is_some();
-    let in_place_of = parts.extensions.get().map(|InPlaceOf(status)| *status);
-    let waits = parts.extensions.get().map(|WaitsInPlaceOf(status)| *status);
+    let in_place_of = parts.extensions.get().map(|ReplacedStatus(status)| *status);
+    let waits = parts
+        .extensions
+        .get()
+        .map(|ReplacedWhileWaiting(status)| *status);
     let kind = match rejected || in_place_of.is_some() {
         true => ResponseKind::Other,
         false => ResponseKind::of(&request_info.method, &parts),
@@ -182,7 +185,7 @@ fn opened<L: StreamLayer, B>(
         stream: stream.as_ref(),
         rejected,
     };
-    let policy = match layer.open(ticket, &head) {
+    let policy = match layer.open(admitted, &head) {
         Ok(policy) => policy,
         Err(rejection) => return rejection.response(request_info.family).map(Guarded::fixed),
     };

@@ -36,7 +36,7 @@ pub enum NotOpened {
 /// A layer of this crate: admits requests, and opens a policy for each stream.
 pub trait StreamLayer: Clone {
     /// What an admitted request holds until its response head arrives. Dropped if none does.
-    type Ticket;
+    type Admitted;
     type Policy: Policy;
     /// Its policies receive notices.
     const OBSERVES: bool;
@@ -47,27 +47,27 @@ pub trait StreamLayer: Clone {
         &self,
         request: &Request<B>,
         request_info: &RequestInfo,
-    ) -> Result<Self::Ticket, Rejection>;
+    ) -> Result<Self::Admitted, Rejection>;
 
-    /// Adds data of the ticket to the extensions of an admitted request.
-    fn extend(&self, ticket: &Self::Ticket, extensions: &mut Extensions) {
-        let _ = (ticket, extensions);
+    /// Adds data of an admitted request to its extensions.
+    fn extend(&self, admitted: &Self::Admitted, extensions: &mut Extensions) {
+        let _ = (admitted, extensions);
     }
 
     fn open(
         &self,
-        ticket: Self::Ticket,
+        admitted: Self::Admitted,
         head: &ResponseInfo<'_>,
     ) -> Result<Option<Self::Policy>, Rejection>;
 
-    fn not_opened(&self, ticket: Self::Ticket, reason: &NotOpened) {
-        let _ = (ticket, reason);
+    fn not_opened(&self, admitted: Self::Admitted, reason: &NotOpened) {
+        let _ = (admitted, reason);
     }
 }
 
 /// A layer that may be switched off.
 impl<L: StreamLayer> StreamLayer for Option<L> {
-    type Ticket = Option<L::Ticket>;
+    type Admitted = Option<L::Admitted>;
     type Policy = L::Policy;
     const OBSERVES: bool = L::OBSERVES;
     const INJECTS: bool = L::INJECTS;
@@ -76,39 +76,39 @@ impl<L: StreamLayer> StreamLayer for Option<L> {
         &self,
         request: &Request<B>,
         request_info: &RequestInfo,
-    ) -> Result<Self::Ticket, Rejection> {
+    ) -> Result<Self::Admitted, Rejection> {
         self.as_ref()
             .map(|layer| layer.admit(request, request_info))
             .transpose()
     }
 
-    fn extend(&self, ticket: &Self::Ticket, extensions: &mut Extensions) {
-        if let (Some(layer), Some(ticket)) = (self, ticket) {
-            layer.extend(ticket, extensions);
+    fn extend(&self, admitted: &Self::Admitted, extensions: &mut Extensions) {
+        if let (Some(layer), Some(admitted)) = (self, admitted) {
+            layer.extend(admitted, extensions);
         }
     }
 
     fn open(
         &self,
-        ticket: Self::Ticket,
+        admitted: Self::Admitted,
         head: &ResponseInfo<'_>,
     ) -> Result<Option<L::Policy>, Rejection> {
-        match (self, ticket) {
-            (Some(layer), Some(ticket)) => layer.open(ticket, head),
+        match (self, admitted) {
+            (Some(layer), Some(admitted)) => layer.open(admitted, head),
             _ => Ok(None),
         }
     }
 
-    fn not_opened(&self, ticket: Self::Ticket, reason: &NotOpened) {
-        if let (Some(layer), Some(ticket)) = (self, ticket) {
-            layer.not_opened(ticket, reason);
+    fn not_opened(&self, admitted: Self::Admitted, reason: &NotOpened) {
+        if let (Some(layer), Some(admitted)) = (self, admitted) {
+            layer.not_opened(admitted, reason);
         }
     }
 }
 
 /// Two layers, the outer first: it gets requests first and heads last.
 impl<A: StreamLayer, B: StreamLayer> StreamLayer for (A, B) {
-    type Ticket = (A::Ticket, B::Ticket);
+    type Admitted = (A::Admitted, B::Admitted);
     type Policy = (Option<A::Policy>, Option<B::Policy>);
     const OBSERVES: bool = A::OBSERVES || B::OBSERVES;
     const INJECTS: bool = A::INJECTS || B::INJECTS;
@@ -117,7 +117,7 @@ impl<A: StreamLayer, B: StreamLayer> StreamLayer for (A, B) {
         &self,
         request: &Request<T>,
         request_info: &RequestInfo,
-    ) -> Result<Self::Ticket, Rejection> {
+    ) -> Result<Self::Admitted, Rejection> {
         let outer = self.0.admit(request, request_info)?;
         match self.1.admit(request, request_info) {
             Ok(inner) => Ok((outer, inner)),
@@ -128,14 +128,14 @@ impl<A: StreamLayer, B: StreamLayer> StreamLayer for (A, B) {
         }
     }
 
-    fn extend(&self, (outer, inner): &Self::Ticket, extensions: &mut Extensions) {
+    fn extend(&self, (outer, inner): &Self::Admitted, extensions: &mut Extensions) {
         self.0.extend(outer, extensions);
         self.1.extend(inner, extensions);
     }
 
     fn open(
         &self,
-        (outer, inner): Self::Ticket,
+        (outer, inner): Self::Admitted,
         head: &ResponseInfo<'_>,
     ) -> Result<Option<Self::Policy>, Rejection> {
         let inner = match self.1.open(inner, head) {
@@ -149,7 +149,7 @@ impl<A: StreamLayer, B: StreamLayer> StreamLayer for (A, B) {
         Ok((outer.is_some() || inner.is_some()).then_some((outer, inner)))
     }
 
-    fn not_opened(&self, (outer, inner): Self::Ticket, reason: &NotOpened) {
+    fn not_opened(&self, (outer, inner): Self::Admitted, reason: &NotOpened) {
         self.1.not_opened(inner, reason);
         self.0.not_opened(outer, reason);
     }

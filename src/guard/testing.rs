@@ -25,7 +25,7 @@ enum Step {
 
 /// The steps of an upstream.
 #[derive(Clone)]
-pub(crate) struct Upstream {
+pub(crate) struct ScriptedUpstream {
     status: StatusCode,
     content_type: &'static str,
     headers: HeaderMap,
@@ -34,7 +34,7 @@ pub(crate) struct Upstream {
     steps: VecDeque<Step>,
 }
 
-impl Upstream {
+impl ScriptedUpstream {
     pub(crate) fn new() -> Self {
         Self {
             status: StatusCode::OK,
@@ -107,15 +107,15 @@ impl Upstream {
     }
 
     /// Its response, after the delay of its head.
-    pub(crate) async fn answer(self) -> Response<Script> {
+    pub(crate) async fn answer(self) -> Response<ScriptedBody> {
         if let Some(late) = self.late {
             tokio::time::sleep(late).await;
         }
         self.response()
     }
 
-    pub(crate) fn response(self) -> Response<Script> {
-        let mut response = Response::new(Script {
+    pub(crate) fn response(self) -> Response<ScriptedBody> {
+        let mut response = Response::new(ScriptedBody {
             steps: self.steps,
             sleep: None,
         });
@@ -128,12 +128,12 @@ impl Upstream {
     }
 }
 
-pub(crate) struct Script {
+pub(crate) struct ScriptedBody {
     steps: VecDeque<Step>,
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-impl Body for Script {
+impl Body for ScriptedBody {
     type Data = Bytes;
     type Error = std::io::Error;
 
@@ -167,18 +167,18 @@ impl Body for Script {
 
 /// The service inside the layer under test.
 #[derive(Clone)]
-pub(crate) struct Inner(Upstream);
+pub(crate) struct ScriptedService(ScriptedUpstream);
 
-impl Inner {
-    pub(crate) fn new(upstream: Upstream) -> Self {
+impl ScriptedService {
+    pub(crate) fn new(upstream: ScriptedUpstream) -> Self {
         Self(upstream)
     }
 }
 
-impl Service<Request<()>> for Inner {
-    type Response = Response<Script>;
+impl Service<Request<()>> for ScriptedService {
+    type Response = Response<ScriptedBody>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Script>, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<ScriptedBody>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -193,41 +193,49 @@ impl Service<Request<()>> for Inner {
 type AnyBody = Pin<Box<dyn Body<Data = Bytes, Error = StreamError> + Send>>;
 
 /// A response under test.
-pub(crate) struct Client(Response<AnyBody>);
+pub(crate) struct TestResponse(Response<AnyBody>);
 
 /// Sends `request` to `upstream` through `layer`.
-pub(crate) async fn ask<L, P>(layer: L, request: Request<()>, upstream: Upstream) -> Client
+pub(crate) async fn send_request<L, P>(
+    layer: L,
+    request: Request<()>,
+    upstream: ScriptedUpstream,
+) -> TestResponse
 where
-    L: Layer<Inner>,
+    L: Layer<ScriptedService>,
     L::Service: Service<Request<()>, Response = Response<P>, Error = Infallible>,
     P: Body<Data = Bytes, Error = StreamError> + Send + 'static,
 {
-    let response = layer.layer(Inner(upstream)).oneshot(request).await.unwrap();
-    Client::new(response)
+    let response = layer
+        .layer(ScriptedService(upstream))
+        .oneshot(request)
+        .await
+        .unwrap();
+    TestResponse::new(response)
 }
 
-pub(crate) async fn get<L, P>(layer: L, upstream: Upstream) -> Client
+pub(crate) async fn get<L, P>(layer: L, upstream: ScriptedUpstream) -> TestResponse
 where
-    L: Layer<Inner>,
+    L: Layer<ScriptedService>,
     L::Service: Service<Request<()>, Response = Response<P>, Error = Infallible>,
     P: Body<Data = Bytes, Error = StreamError> + Send + 'static,
 {
     let request = Request::get("/").header("accept", "text/event-stream");
-    ask(layer, request.body(()).unwrap(), upstream).await
+    send_request(layer, request.body(()).unwrap(), upstream).await
 }
 
-pub(crate) async fn post<L, P>(layer: L, upstream: Upstream) -> Client
+pub(crate) async fn post<L, P>(layer: L, upstream: ScriptedUpstream) -> TestResponse
 where
-    L: Layer<Inner>,
+    L: Layer<ScriptedService>,
     L::Service: Service<Request<()>, Response = Response<P>, Error = Infallible>,
     P: Body<Data = Bytes, Error = StreamError> + Send + 'static,
 {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
-    ask(layer, request, upstream).await
+    send_request(layer, request, upstream).await
 }
 
-impl Client {
+impl TestResponse {
     pub(crate) fn new<P>(response: Response<P>) -> Self
     where
         P: Body<Data = Bytes, Error = StreamError> + Send + 'static,

@@ -2,7 +2,7 @@
 
 mod tasks;
 
-use super::testing::{Upstream, ask, get};
+use super::testing::{ScriptedUpstream, get, send_request};
 use crate::heartbeat::HeartbeatLayer;
 use crate::stream::EndReason;
 use http::{Method, Request, Response};
@@ -21,7 +21,7 @@ fn layer() -> HeartbeatLayer {
 
 #[tokio::test(start_paused = true)]
 async fn upstream_failure_fails_the_body_and_drops_its_incomplete_event() {
-    let upstream = Upstream::new().send("data: 1\n\ndata: ha").fail();
+    let upstream = ScriptedUpstream::new().send("data: 1\n\ndata: ha").fail();
     let response = get(layer(), upstream).await;
     let stream = response.stream();
     let (text, end) = response.read().await;
@@ -33,7 +33,7 @@ async fn upstream_failure_fails_the_body_and_drops_its_incomplete_event() {
 
 #[tokio::test(start_paused = true)]
 async fn body_is_pending_once_before_it_fails() {
-    let upstream = Upstream::new().send("data: 1\n\n").fail();
+    let upstream = ScriptedUpstream::new().send("data: 1\n\n").fail();
     let mut client = get(Stack::new(layer(), layer()), upstream).await;
     let mut cx = Context::from_waker(Waker::noop());
     let mut poll = || pin!(client.frame()).poll(&mut cx);
@@ -45,7 +45,7 @@ async fn body_is_pending_once_before_it_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn incomplete_event_at_a_proper_end_passes_unchanged() {
-    let upstream = Upstream::new().send("data: 1\n\ndata: 2\n");
+    let upstream = ScriptedUpstream::new().send("data: 1\n\ndata: 2\n");
     let response = get(layer(), upstream).await;
     let stream = response.stream();
     assert_eq!(response.text().await, "data: 1\n\ndata: 2\n");
@@ -55,7 +55,7 @@ async fn incomplete_event_at_a_proper_end_passes_unchanged() {
 
 #[tokio::test(start_paused = true)]
 async fn trailers_follow_the_last_bytes() {
-    let mut response = get(layer(), Upstream::new().send("data: 1").trailers()).await;
+    let mut response = get(layer(), ScriptedUpstream::new().send("data: 1").trailers()).await;
     let data = response.frame().await.unwrap().unwrap();
     assert_eq!(data.into_data().unwrap(), "data: 1");
     let trailers = response.frame().await.unwrap().unwrap();
@@ -66,7 +66,7 @@ async fn trailers_follow_the_last_bytes() {
 
 #[tokio::test(start_paused = true)]
 async fn dropped_body_is_recorded_as_client_gone() {
-    let mut response = get(layer(), Upstream::new().send("data: 1\n\n").hang()).await;
+    let mut response = get(layer(), ScriptedUpstream::new().send("data: 1\n\n").hang()).await;
     let stream = response.stream();
     response.next().await.unwrap().unwrap();
     drop(response);
@@ -78,7 +78,7 @@ async fn event_counts_once_through_nested_layers() {
     let nested = tower_layer::Stack::new(layer(), layer());
     let response = get(
         nested,
-        Upstream::new()
+        ScriptedUpstream::new()
             .send("data: 1\n\n")
             .send("da")
             .send("ta: 2\n\n"),
@@ -91,7 +91,7 @@ async fn event_counts_once_through_nested_layers() {
 
 #[tokio::test(start_paused = true)]
 async fn encoded_streams_head_requests_and_other_statuses_pass_unchanged() {
-    let coded = Upstream::new()
+    let coded = ScriptedUpstream::new()
         .header("content-encoding", "gzip")
         .send("data")
         .wait(60)
@@ -101,21 +101,21 @@ async fn encoded_streams_head_requests_and_other_statuses_pass_unchanged() {
     assert_eq!(response.text().await, "data: 1");
 
     let head = Request::builder().method(Method::HEAD).body(()).unwrap();
-    let response = ask(layer(), head, Upstream::new().send("data").wait(60)).await;
+    let response = send_request(layer(), head, ScriptedUpstream::new().send("data").wait(60)).await;
     assert_eq!(response.text().await, "data");
 }
 
 #[tokio::test]
 async fn head_response_has_the_fields_of_the_get() {
     let request = |method| Request::builder().method(method).body(()).unwrap();
-    let upstream = || Upstream::new().header("cache-control", "max-age=9");
-    let get = ask(layer(), request(Method::GET), upstream()).await;
-    let head = ask(layer(), request(Method::HEAD), upstream()).await;
+    let upstream = || ScriptedUpstream::new().header("cache-control", "max-age=9");
+    let get = send_request(layer(), request(Method::GET), upstream()).await;
+    let head = send_request(layer(), request(Method::HEAD), upstream()).await;
     assert_eq!(head.headers(), get.headers());
     assert_eq!(head.headers()["x-accel-buffering"], "no");
 
     let plain = || upstream().content_type("text/plain");
-    let head = ask(layer(), request(Method::HEAD), plain()).await;
+    let head = send_request(layer(), request(Method::HEAD), plain()).await;
     assert_eq!(head.headers()["cache-control"], "max-age=9");
 }
 

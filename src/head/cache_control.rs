@@ -105,7 +105,7 @@ mod tests {
                 &["max-age=1", "no-transform"],
                 &["max-age=1", "no-transform"],
             ),
-            // Nothing is said.
+            // No directive.
             (&[], &["no-cache, no-transform"]),
             (&[""], &["no-cache, no-transform"]),
             (&[" , "], &["no-cache, no-transform"]),

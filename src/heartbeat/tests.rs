@@ -1,6 +1,6 @@
 use super::*;
 use crate::family::Family;
-use crate::guard::testing::{Upstream, ask, get};
+use crate::guard::testing::{ScriptedUpstream, get, send_request};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 fn every(secs: u64) -> HeartbeatLayer {
@@ -9,7 +9,7 @@ fn every(secs: u64) -> HeartbeatLayer {
 
 #[tokio::test(start_paused = true)]
 async fn heartbeat_is_sent_each_interval_of_silence() {
-    let upstream = Upstream::new()
+    let upstream = ScriptedUpstream::new()
         .send("data: 1\n\n")
         .wait(35)
         .send("data: 2\n\n");
@@ -33,7 +33,7 @@ async fn heartbeats_of_streams_are_sent_at_common_times() {
     for pause in [100, 300, 450, 900] {
         tokio::time::sleep(Duration::from_millis(pause)).await;
         let start = Instant::now();
-        let mut stream = get(layer.clone(), Upstream::new().wait(129)).await;
+        let mut stream = get(layer.clone(), ScriptedUpstream::new().wait(129)).await;
         stream.next().await.unwrap().unwrap();
         let silence = start.elapsed();
         assert!(silence <= Duration::from_secs(128), "{silence:?}");
@@ -45,7 +45,7 @@ async fn heartbeats_of_streams_are_sent_at_common_times() {
 
 #[tokio::test(start_paused = true)]
 async fn heartbeat_is_not_sent_while_events_flow() {
-    let upstream = Upstream::new()
+    let upstream = ScriptedUpstream::new()
         .send("data: 1\n\n")
         .wait(9)
         .send("data: 2\n\n")
@@ -58,7 +58,7 @@ async fn heartbeat_is_not_sent_while_events_flow() {
 
 #[tokio::test(start_paused = true)]
 async fn heartbeat_precedes_a_held_incomplete_event() {
-    let upstream = Upstream::new()
+    let upstream = ScriptedUpstream::new()
         .send("data: a\n\ndata: b")
         .wait(10)
         .send("\n\n");
@@ -74,7 +74,11 @@ async fn heartbeat_precedes_a_held_incomplete_event() {
 #[tokio::test(start_paused = true)]
 async fn heartbeat_does_not_interrupt_an_event_over_the_bound() {
     let big = format!("data: {}", "x".repeat(70_000));
-    let upstream = Upstream::new().send(&big).wait(100).send("\n\n").wait(15);
+    let upstream = ScriptedUpstream::new()
+        .send(&big)
+        .wait(100)
+        .send("\n\n")
+        .wait(15);
     let text = get(every(10), upstream).await.text().await;
     assert_eq!(text, format!("{big}\n\n: heartbeat\n"));
 }
@@ -83,7 +87,7 @@ async fn heartbeat_does_not_interrupt_an_event_over_the_bound() {
 async fn heartbeat_has_the_line_end_of_the_stream() {
     for end in ["\n", "\r\n", "\r"] {
         let event = format!("data: 1{end}{end}");
-        let upstream = Upstream::new().send(&event).wait(15);
+        let upstream = ScriptedUpstream::new().send(&event).wait(15);
         let text = get(every(10), upstream).await.text().await;
         assert_eq!(text, format!("{event}: heartbeat{end}"));
     }
@@ -91,7 +95,7 @@ async fn heartbeat_has_the_line_end_of_the_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn first_heartbeat_can_be_immediate() {
-    let upstream = Upstream::new().wait(5).send("data: 1\n\n");
+    let upstream = ScriptedUpstream::new().wait(5).send("data: 1\n\n");
     let seen = get(every(10).immediate(true), upstream).await.timed().await;
     assert_eq!(seen[0], (0, ": heartbeat\n".to_owned()));
     assert_eq!(seen[1], (5, "data: 1\n\n".to_owned()));
@@ -102,8 +106,8 @@ async fn first_heartbeat_is_immediate_by_family() {
     let first = async |layer: HeartbeatLayer, family: Family| {
         let mut request = Request::new(());
         request.extensions_mut().insert(family);
-        let upstream = Upstream::new().wait(5).send("data: 1\n\n");
-        let seen = ask(layer, request, upstream).await.timed().await;
+        let upstream = ScriptedUpstream::new().wait(5).send("data: 1\n\n");
+        let seen = send_request(layer, request, upstream).await.timed().await;
         seen[0].clone()
     };
     let beat = (0, ": heartbeat\n".to_owned());
@@ -119,7 +123,7 @@ async fn first_heartbeat_is_immediate_by_family() {
 
 #[tokio::test(start_paused = true)]
 async fn event_with_the_head_precedes_the_first_heartbeat() {
-    let upstream = Upstream::new().send("data: 1\n\n").wait(5);
+    let upstream = ScriptedUpstream::new().send("data: 1\n\n").wait(5);
     let text = get(every(10), upstream).await.text().await;
     assert_eq!(text, "data: 1\n\n");
 }
@@ -128,7 +132,7 @@ async fn event_with_the_head_precedes_the_first_heartbeat() {
 async fn byte_order_mark_after_the_first_heartbeat_is_removed() {
     for cut in 0..=3 {
         let mark = [0xEF, 0xBB, 0xBF];
-        let upstream = Upstream::new()
+        let upstream = ScriptedUpstream::new()
             .send_bytes(&mark[..cut])
             .wait(1)
             .send_bytes(&[&mark[cut..], b"data: 1\r\n\r\n"].concat())
@@ -149,7 +153,7 @@ async fn heartbeat_styles_have_their_documented_form() {
             "event: ping\ndata: {}\n\n",
         ),
     ] {
-        let upstream = Upstream::new().wait(15);
+        let upstream = ScriptedUpstream::new().wait(15);
         let layer = every(10).style(style.unwrap()).immediate(false);
         assert_eq!(get(layer, upstream).await.text().await, expected);
     }
@@ -158,7 +162,7 @@ async fn heartbeat_styles_have_their_documented_form() {
 #[tokio::test(start_paused = true)]
 async fn heartbeat_event_has_its_sending_time() {
     let style = HeartbeatStyle::event(&Event::new("ping", r#"{"now":{now}}"#).unwrap());
-    let upstream = Upstream::new().send("data: 1\r\n\r\n").wait(25);
+    let upstream = ScriptedUpstream::new().send("data: 1\r\n\r\n").wait(25);
     let before = SystemTime::now();
     let text = get(every(10).style(style), upstream).await.text().await;
     let after = SystemTime::now();
@@ -188,14 +192,14 @@ async fn heartbeat_is_the_ping_of_the_family_unless_a_style_is_set() {
     ] {
         let mut request = Request::new(());
         request.extensions_mut().insert(family);
-        let response = ask(layer, request, Upstream::new().wait(15)).await;
+        let response = send_request(layer, request, ScriptedUpstream::new().wait(15)).await;
         assert_eq!(response.text().await, expected);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn other_responses_pass_untouched() {
-    let upstream = Upstream::new()
+    let upstream = ScriptedUpstream::new()
         .content_type("text/plain")
         .send("a")
         .wait(60)

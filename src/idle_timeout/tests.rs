@@ -1,5 +1,5 @@
 use super::*;
-use crate::guard::testing::{Client, Upstream, get, post};
+use crate::guard::testing::{ScriptedUpstream, TestResponse, get, post};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use tower_layer::Stack;
 
@@ -17,7 +17,7 @@ fn events_after(secs: u64) -> IdleTimeoutLayer {
 
 #[tokio::test(start_paused = true)]
 async fn silent_stream_ends_at_the_timeout() {
-    let upstream = Upstream::new()
+    let upstream = ScriptedUpstream::new()
         .send("data: 1\n\n")
         .wait(5)
         .send(":\n")
@@ -32,9 +32,11 @@ async fn silent_stream_ends_at_the_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn comments_and_ignored_events_do_not_reset_the_event_timeout() {
-    let upstream = Upstream::new().send("data: 1\n\n").repeat(100, |upstream| {
-        upstream.wait(1).send(": x\nevent: ping\ndata: {}\n\n")
-    });
+    let upstream = ScriptedUpstream::new()
+        .send("data: 1\n\n")
+        .repeat(100, |upstream| {
+            upstream.wait(1).send(": x\nevent: ping\ndata: {}\n\n")
+        });
     let response = get(events_after(10).ignore_events(["ping"]), upstream).await;
     let stream = response.stream();
     let _ = response.read().await;
@@ -44,7 +46,7 @@ async fn comments_and_ignored_events_do_not_reset_the_event_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn comments_can_be_excluded_from_the_byte_timeout() {
-    let upstream = Upstream::new().repeat(100, |upstream| upstream.wait(1).send(":\n"));
+    let upstream = ScriptedUpstream::new().repeat(100, |upstream| upstream.wait(1).send(":\n"));
     let response = get(after(10).comments_are_life(false), upstream).await;
     let stream = response.stream();
     let _ = response.read().await;
@@ -54,7 +56,7 @@ async fn comments_can_be_excluded_from_the_byte_timeout() {
 #[tokio::test(start_paused = true)]
 async fn incomplete_event_resets_only_the_byte_timeout() {
     let upstream = || {
-        Upstream::new()
+        ScriptedUpstream::new()
             .wait(8)
             .send("data: half")
             .wait(8)
@@ -74,7 +76,7 @@ async fn opaque_stream_breaks_off_after_silence() {
         IdleAction::Close,
         IdleAction::ErrorEvent(Event::new("oops", "{}").unwrap()),
     ] {
-        let coded = Upstream::new()
+        let coded = ScriptedUpstream::new()
             .header("content-encoding", "br")
             .repeat(3, |upstream| upstream.send("\n\n").wait(8))
             .send("\x01")
@@ -97,7 +99,7 @@ async fn heartbeats_do_not_reset_the_timeout_in_either_order() {
         HeartbeatLayer::new(Duration::from_secs(2))
             .style(HeartbeatStyle::event(&Event::new("alive", "{}").unwrap()))
     };
-    let upstream = Upstream::new().send("data: 1\n\n").hang();
+    let upstream = ScriptedUpstream::new().send("data: 1\n\n").hang();
     for idle in [after(9), events_after(9)] {
         let inside = get(Stack::new(idle.clone(), beat()), upstream.clone()).await;
         ends_after_four_beats(inside).await;
@@ -106,7 +108,7 @@ async fn heartbeats_do_not_reset_the_timeout_in_either_order() {
     }
 }
 
-async fn ends_after_four_beats(response: Client) {
+async fn ends_after_four_beats(response: TestResponse) {
     let stream = response.stream();
     let (text, _) = response.read().await;
     assert_eq!(text.matches("alive").count(), 4, "{text}");
@@ -129,7 +131,7 @@ async fn answer_that_hangs_ends_despite_heartbeats() {
     };
     for (first, error) in [(chunk, "data: {\"error\":{"), (start, "event: error\n")] {
         // It thinks for longer than it may pause later.
-        let upstream = Upstream::new()
+        let upstream = ScriptedUpstream::new()
             .repeat(40, |upstream| upstream.send(alive).wait(10))
             .send(first)
             .repeat(40, |upstream| upstream.wait(10).send(alive))
@@ -145,14 +147,14 @@ async fn answer_that_hangs_ends_despite_heartbeats() {
     }
     // Other streams may be as quiet as they like.
     let quiet = || {
-        Upstream::new()
+        ScriptedUpstream::new()
             .send("data: 1\n\n")
             .wait(500)
             .send("data: 2\n\n")
     };
     assert!(get(stack(), quiet()).await.read().await.1.is_ok());
     assert!(post(stack(), quiet()).await.read().await.1.is_ok());
-    let late = Upstream::new()
+    let late = ScriptedUpstream::new()
         .send(chunk)
         .wait(500)
         .send("data: [DONE]\n\n");
@@ -162,7 +164,7 @@ async fn answer_that_hangs_ends_despite_heartbeats() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_end_depends_on_the_method() {
-    let upstream = Upstream::new().send("data: 1\n\n").hang();
+    let upstream = ScriptedUpstream::new().send("data: 1\n\n").hang();
     assert!(
         get(after(10), upstream.clone())
             .await
@@ -183,7 +185,7 @@ async fn idle_actions_end_as_documented() {
         (error, last, true),
         (IdleAction::Abort, "", false),
     ] {
-        let upstream = Upstream::new().send("data: 1\r\n\r\n").hang();
+        let upstream = ScriptedUpstream::new().send("data: 1\r\n\r\n").hang();
         let (text, end) = get(after(10).action(action), upstream).await.read().await;
         assert_eq!(text, format!("data: 1\r\n\r\n{expected}"));
         assert_eq!(end.is_ok(), clean);
@@ -195,18 +197,21 @@ async fn retry_is_sent_only_for_a_get() {
     let layer = after(10)
         .action(IdleAction::Close)
         .retry(Some(Duration::from_secs(2)));
-    let (text, _) = get(layer.clone(), Upstream::new().hang())
+    let (text, _) = get(layer.clone(), ScriptedUpstream::new().hang())
         .await
         .read()
         .await;
     assert!(text.starts_with("retry: "), "{text}");
-    let (text, _) = post(layer, Upstream::new().hang()).await.read().await;
+    let (text, _) = post(layer, ScriptedUpstream::new().hang())
+        .await
+        .read()
+        .await;
     assert_eq!(text, "");
 }
 
 #[tokio::test(start_paused = true)]
 async fn incomplete_event_over_the_bound_breaks_off() {
-    let upstream = Upstream::new().send(&"x".repeat(70_000)).hang();
+    let upstream = ScriptedUpstream::new().send(&"x".repeat(70_000)).hang();
     let (text, end) = get(after(10), upstream).await.read().await;
     assert_eq!(text.len(), 70_000);
     assert!(end.is_err());
@@ -214,7 +219,7 @@ async fn incomplete_event_over_the_bound_breaks_off() {
 
 #[tokio::test(start_paused = true)]
 async fn idle_time_excludes_pauses_of_the_client() {
-    let upstream = Upstream::new()
+    let upstream = ScriptedUpstream::new()
         .send("data: 1\n\n")
         .wait(1)
         .send("data: 2\n\n");

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 /// A request without a response head. If it is dropped before, the client has disconnected.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct MetricsTicket {
+pub struct MeasuredRequest {
     /// `None` for a request that does not accept a stream, and once its outcome is recorded.
     route_metrics: Option<Arc<RouteMetrics>>,
     /// The layer of the request's matched route.
@@ -35,7 +35,7 @@ pub struct MetricsTicket {
     client: Option<u64>,
 }
 
-impl MetricsTicket {
+impl MeasuredRequest {
     fn record_outcome(&mut self, outcome: Outcome) {
         if let Some(metrics) = self.route_metrics.take() {
             if outcome == Outcome::Failed {
@@ -46,14 +46,14 @@ impl MetricsTicket {
     }
 }
 
-impl Drop for MetricsTicket {
+impl Drop for MeasuredRequest {
     fn drop(&mut self) {
         self.record_outcome(Outcome::ClientGone);
     }
 }
 
 impl StreamLayer for MetricsLayer {
-    type Ticket = MetricsTicket;
+    type Admitted = MeasuredRequest;
     type Policy = MetricsPolicy;
     const OBSERVES: bool = true;
     const INJECTS: bool = false;
@@ -62,11 +62,11 @@ impl StreamLayer for MetricsLayer {
         &self,
         request: &Request<B>,
         request_info: &RequestInfo,
-    ) -> Result<MetricsTicket, Rejection> {
+    ) -> Result<MeasuredRequest, Rejection> {
         let routes = self.matched_routes.as_ref();
         let layer = routes.and_then(|routes| routes.layer(request.extensions(), self));
         let metrics = &layer.as_deref().unwrap_or(self).route_metrics;
-        Ok(MetricsTicket {
+        Ok(MeasuredRequest {
             route_metrics: request_info.accepts_stream.then(|| metrics.clone()),
             layer,
             received_at: Instant::now(),
@@ -82,13 +82,13 @@ impl StreamLayer for MetricsLayer {
 
     fn open(
         &self,
-        mut ticket: MetricsTicket,
+        mut admitted: MeasuredRequest,
         head: &ResponseInfo<'_>,
     ) -> Result<Option<MetricsPolicy>, Rejection> {
-        if let Some(layer) = ticket.layer.take() {
-            return layer.open(ticket, head);
+        if let Some(layer) = admitted.layer.take() {
+            return layer.open(admitted, head);
         }
-        ticket.record_outcome(match head.kind {
+        admitted.record_outcome(match head.kind {
             _ if head.rejected => Outcome::Rejected,
             // The stream waits for its upstream in place of an error response.
             ResponseKind::Stream if head.status.is_server_error() => Outcome::Failed,
@@ -98,7 +98,7 @@ impl StreamLayer for MetricsLayer {
             ResponseKind::Other => Outcome::Other,
         });
         if let Some(unguarded) = Unguarded::of(head) {
-            let request = ticket.details.as_ref();
+            let request = admitted.details.as_ref();
             let (log, route) = (&self.route_metrics.unguarded, &self.route_metrics.route);
             log.record(unguarded, route, request, head);
         }
@@ -113,7 +113,7 @@ impl StreamLayer for MetricsLayer {
                     false => Outcome::Opened,
                 });
         }
-        let has_event_id = ticket.has_event_id;
+        let has_event_id = admitted.has_event_id;
         if let Some(kind) = self
             .route_metrics
             .reconnect_tracker
@@ -126,17 +126,17 @@ impl StreamLayer for MetricsLayer {
                 .reconnects_after_cut
                 .fetch_add(after_cut, Relaxed);
         }
-        let request = ticket.details.take();
+        let request = admitted.details.take();
         let details = request.map(|request| request.with_response(head.status, head.headers));
         stream.set_names(&self.options.labels, details);
         let time_to_head = stream
             .opened()
-            .saturating_duration_since(ticket.received_at);
+            .saturating_duration_since(admitted.received_at);
         self.route_metrics.instruments().head.record(time_to_head);
         self.route_metrics.active.fetch_add(1, Relaxed);
         self.route_metrics.instruments().active.increment(1);
         let (request, limit) = (
-            ticket.logged_request.take(),
+            admitted.logged_request.take(),
             self.options.log_limit.as_ref(),
         );
         let route = &self.route_metrics.route;
@@ -153,15 +153,15 @@ impl StreamLayer for MetricsLayer {
         }))
     }
 
-    fn not_opened(&self, mut ticket: MetricsTicket, reason: &NotOpened) {
-        if let Some(layer) = ticket.layer.take() {
-            return layer.not_opened(ticket, reason);
+    fn not_opened(&self, mut admitted: MeasuredRequest, reason: &NotOpened) {
+        if let Some(layer) = admitted.layer.take() {
+            return layer.not_opened(admitted, reason);
         }
         // Rejected at the response head: a stream for a request that did not accept one.
-        if ticket.route_metrics.is_none() && matches!(reason, NotOpened::Rejected) {
+        if admitted.route_metrics.is_none() && matches!(reason, NotOpened::Rejected) {
             self.route_metrics.record_outcome(Outcome::Rejected);
         }
-        ticket.record_outcome(match reason {
+        admitted.record_outcome(match reason {
             NotOpened::Rejected => Outcome::Rejected,
             NotOpened::ServiceError => Outcome::Failed,
         });

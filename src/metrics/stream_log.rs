@@ -191,18 +191,18 @@ mod tests {
 
     #[tokio::test]
     async fn streams_are_logged_at_debug_unless_the_level_is_raised_and_panics_always() {
-        use crate::guard::testing::{Upstream, get};
+        use crate::guard::testing::{ScriptedUpstream, get};
         use crate::log_limit::captured::Log;
         use crate::metrics::MetricsLayer;
         // It captures INFO and above.
         let (log, _logging) = Log::start();
         let layer = MetricsLayer::new().route("/quiet");
-        let response = get(layer, Upstream::new().send("data: 1\n\n")).await;
+        let response = get(layer, ScriptedUpstream::new().send("data: 1\n\n")).await;
         response.read().await.1.unwrap();
         assert_eq!(log.text(), "");
 
         let layer = MetricsLayer::new().route("/loud").log_level(Level::INFO);
-        let response = get(layer, Upstream::new().send("data: 1\n\n")).await;
+        let response = get(layer, ScriptedUpstream::new().send("data: 1\n\n")).await;
         response.read().await.1.unwrap();
         let text = log.text();
         for line in ["stream opened", "stream ended"] {

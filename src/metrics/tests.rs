@@ -2,7 +2,7 @@ use super::*;
 use crate::client_key::ClientKey;
 use crate::connection_limit::ConnectionLimitLayer;
 use crate::early::EarlyLayer;
-use crate::guard::testing::{Client, Upstream, ask, get, post};
+use crate::guard::testing::{ScriptedUpstream, TestResponse, get, post, send_request};
 use crate::heartbeat::{HeartbeatLayer, HeartbeatStyle};
 use crate::rejection::RejectReason;
 use crate::resume::ResumeOutcome;
@@ -14,7 +14,7 @@ use tower_layer::Stack;
 #[tokio::test(start_paused = true)]
 async fn stream_counts_from_head_to_end() {
     let layer = MetricsLayer::new();
-    let upstream = Upstream::new()
+    let upstream = ScriptedUpstream::new()
         .send("data: 1\n\n: c\n\n")
         .wait(1)
         .send("data: 2\n\n");
@@ -34,7 +34,7 @@ async fn heartbeat_events_do_not_count_as_events_in_either_order() {
             &crate::event::Event::new("ping", "{}").unwrap(),
         ))
     };
-    async fn check(layer: &MetricsLayer, response: Client) {
+    async fn check(layer: &MetricsLayer, response: TestResponse) {
         let _ = response.read().await;
         let snapshot = layer.snapshot();
         assert_eq!(
@@ -43,7 +43,7 @@ async fn heartbeat_events_do_not_count_as_events_in_either_order() {
         );
     }
     // The first at once, then one each second.
-    let upstream = Upstream::new().wait(3).send("data: 1\n\n").wait(1);
+    let upstream = ScriptedUpstream::new().wait(3).send("data: 1\n\n").wait(1);
     let layer = MetricsLayer::new();
     check(
         &layer,
@@ -60,7 +60,7 @@ async fn heartbeat_events_do_not_count_as_events_in_either_order() {
 
 #[tokio::test(start_paused = true)]
 async fn metrics_alone_leave_head_and_chunks_unchanged() {
-    let upstream = Upstream::new()
+    let upstream = ScriptedUpstream::new()
         .header("content-length", "18")
         .send("data: 1\n")
         .wait(1)
@@ -94,14 +94,22 @@ async fn request_without_a_stream_counts_by_its_outcome() {
     let layer = MetricsLayer::new();
     let limit = ConnectionLimitLayer::new().total(0);
     let stack = Stack::new(limit, layer.clone());
-    assert_eq!(get(stack, Upstream::new()).await.status(), 503);
-    get(layer.clone(), Upstream::new().content_type("text/html")).await;
-    post(layer.clone(), Upstream::new().content_type("text/html")).await;
+    assert_eq!(get(stack, ScriptedUpstream::new()).await.status(), 503);
+    get(
+        layer.clone(),
+        ScriptedUpstream::new().content_type("text/html"),
+    )
+    .await;
+    post(
+        layer.clone(),
+        ScriptedUpstream::new().content_type("text/html"),
+    )
+    .await;
     for status in [404, 499, 500, 502, 599] {
-        get(layer.clone(), Upstream::new().status(status)).await;
+        get(layer.clone(), ScriptedUpstream::new().status(status)).await;
     }
     // The request did not accept a stream.
-    post(layer.clone(), Upstream::new().status(500)).await;
+    post(layer.clone(), ScriptedUpstream::new().status(500)).await;
     let count = |outcome: Outcome| layer.route_metrics.outcomes[outcome as usize].load(Relaxed);
     assert_eq!(Outcome::ALL.map(count), [0, 0, 3, 1, 3, 0]);
     let snapshot = layer.snapshot();
@@ -112,7 +120,7 @@ async fn request_without_a_stream_counts_by_its_outcome() {
 async fn opaque_stream_counts_from_head_to_end_without_events() {
     for (status, coding) in [(200, "gzip"), (206, "none")] {
         let layer = MetricsLayer::new();
-        let upstream = Upstream::new()
+        let upstream = ScriptedUpstream::new()
             .status(status)
             .header("content-encoding", coding)
             .send("data: 1\n\n")
@@ -135,19 +143,19 @@ async fn opaque_stream_counts_from_head_to_end_without_events() {
 #[tokio::test(start_paused = true)]
 async fn stream_of_a_returning_client_is_a_reconnect() {
     let layer = MetricsLayer::new();
-    let ask_with = |id: Option<&str>, upstream| {
+    let send_with_id = |id: Option<&str>, upstream| {
         let mut request = http::Request::new(());
         if let Some(id) = id {
             let id = id.parse().unwrap();
             request.headers_mut().insert("last-event-id", id);
         }
-        ask(layer.clone(), request, upstream)
+        send_request(layer.clone(), request, upstream)
     };
-    ask_with(None, Upstream::new()).await;
-    ask_with(Some("7"), Upstream::new().content_type("text/html")).await;
-    ask_with(Some("7"), Upstream::new().status(503)).await;
+    send_with_id(None, ScriptedUpstream::new()).await;
+    send_with_id(Some("7"), ScriptedUpstream::new().content_type("text/html")).await;
+    send_with_id(Some("7"), ScriptedUpstream::new().status(503)).await;
     assert_eq!(layer.snapshot().reconnects, 0);
-    ask_with(Some("7"), Upstream::new()).await;
+    send_with_id(Some("7"), ScriptedUpstream::new()).await;
     assert_eq!(layer.snapshot().reconnects, 1);
 }
 
@@ -159,7 +167,7 @@ async fn upstream_ends_record_the_age_of_reconnecting_families() {
         (ends.below(Duration::from_secs(10)), ends.count())
     };
     let idle = || crate::idle_timeout::IdleTimeoutLayer::new().timeout(Duration::from_secs(6));
-    let ended = Upstream::new().send("data: 1\n\n").wait(6);
+    let ended = ScriptedUpstream::new().send("data: 1\n\n").wait(6);
     let _ = get(layer.clone(), ended.clone()).await.read().await;
     assert_eq!(ends(), (1, 1));
     let _ = get(layer.clone(), ended.clone().wait(60).fail())
@@ -168,7 +176,10 @@ async fn upstream_ends_record_the_age_of_reconnecting_families() {
         .await;
     assert_eq!(ends(), (1, 2));
     let silent = Stack::new(idle(), layer.clone());
-    let _ = get(silent, Upstream::new().hang()).await.read().await;
+    let _ = get(silent, ScriptedUpstream::new().hang())
+        .await
+        .read()
+        .await;
     assert_eq!(ends(), (2, 3));
 
     // A complete answer in pieces.
@@ -234,17 +245,21 @@ fn facade_gets_the_metrics_of_the_table() {
         runtime.block_on(async {
             let beat = HeartbeatLayer::new(Duration::from_secs(1));
             let layer = Stack::new(beat, MetricsLayer::new().route("/r"));
-            let upstream = Upstream::new()
+            let upstream = ScriptedUpstream::new()
                 .wait(2)
                 .send("data: 1\n\n")
                 .wait(1)
                 .send("data: 2\n\n");
             let request = http::Request::get("/").header("accept", "text/event-stream");
             let request = request.header("last-event-id", "7").body(()).unwrap();
-            let _ = ask(layer, request, upstream).await.read().await;
+            let _ = send_request(layer, request, upstream).await.read().await;
             let limit = ConnectionLimitLayer::new().total(0);
-            get(limit, Upstream::new()).await;
-            get(EarlyLayer::new(Duration::ZERO), Upstream::new().late(1)).await;
+            get(limit, ScriptedUpstream::new()).await;
+            get(
+                EarlyLayer::new(Duration::ZERO),
+                ScriptedUpstream::new().late(1),
+            )
+            .await;
         });
     });
     let values: std::collections::BTreeMap<String, DebugValue> = seen
@@ -295,8 +310,10 @@ async fn failures_of_one_client_are_distinguished_from_those_of_several() {
         if let Some(client) = client {
             request = request.extension(ClientKey::Ip(client.into()));
         }
-        let upstream = Upstream::new().content_type("text/plain").status(500);
-        drop(ask(layer.clone(), request.body(()).unwrap(), upstream).await);
+        let upstream = ScriptedUpstream::new()
+            .content_type("text/plain")
+            .status(500);
+        drop(send_request(layer.clone(), request.body(()).unwrap(), upstream).await);
         layer.snapshot().failed_others
     };
     let (one, other) = (Some([192, 0, 2, 1]), Some([192, 0, 2, 2]));

@@ -16,7 +16,7 @@ pub(super) use self::queue::AttemptFailure;
 pub(super) use self::turn::{QueuedStream, Turn};
 
 use self::outage::{OutageLogLimits, OutageLogLine};
-use self::queue::{AdmissionQueue, Grant};
+use self::queue::{AdmissionQueue, TurnGrant};
 use self::timer::GrantTimer;
 use crate::jitter::MAX_DURATION;
 use crate::lock::lock;
@@ -149,8 +149,8 @@ impl AdmissionState {
     }
 
     /// Must be called without the queue's lock: a turn that its stream does not receive locks it to return itself.
-    fn send_grants(self: &Arc<Self>, grants: Vec<Grant>) {
-        for Grant { key, to, was_due } in grants {
+    fn send_grants(self: &Arc<Self>, grants: Vec<TurnGrant>) {
+        for TurnGrant { key, to, was_due } in grants {
             let turn = Turn::granted(self.clone(), key, was_due);
             drop(to.send(turn));
         }

@@ -320,11 +320,11 @@ fn failing<B>(error: ResumeError) -> ResumeSource<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::testing::Script;
+    use crate::guard::testing::ScriptedBody;
 
     #[test]
     fn resumable_body_takes_at_most_768_bytes() {
-        let cost = size_of::<Resumable<Script>>() - size_of::<Script>();
+        let cost = size_of::<Resumable<ScriptedBody>>() - size_of::<ScriptedBody>();
         assert!(cost <= 768, "{cost}");
     }
 }

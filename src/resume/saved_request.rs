@@ -1,7 +1,7 @@
 //! The request that opened a stream, to send it again.
 
 use crate::client_key::{ClientKey, peer_addr};
-use crate::cors::Granted;
+use crate::cors::EarlyPermission;
 use http::header::HOST;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Request, Uri, Version, request};
 use std::net::IpAddr;
@@ -94,7 +94,7 @@ impl SavedRequest {
     }
 
     /// What a response head must allow for a page of another origin to read the stream.
-    pub(super) fn granted(&self) -> Option<&Granted> {
+    pub(super) fn granted(&self) -> Option<&EarlyPermission> {
         self.extensions.get()
     }
 

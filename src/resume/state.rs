@@ -17,7 +17,7 @@ pub(super) struct ResumeState<B> {
     pub(super) last_byte: Instant,
     pub(super) last_event: Instant,
     pub(super) connected_at: Instant,
-    pub(super) lost: Option<Lost>,
+    pub(super) lost: Option<UpstreamLoss>,
     /// Start of the outage; a connection without a new event that is not stable does not end it.
     pub(super) outage_since: Option<Instant>,
     pub(super) replace_at: Option<Instant>,
@@ -47,7 +47,7 @@ pub(super) enum PartialEvent {
 const MAX_HELD: usize = 1024 * 1024;
 
 /// How and when the upstream was lost.
-pub(super) struct Lost {
+pub(super) struct UpstreamLoss {
     pub(super) at: Instant,
     pub(super) error: BoxError,
 }

@@ -39,7 +39,7 @@ pub(super) struct ConnectedSuccessor<B> {
 
 /// Whether the switch may take place.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum SwitchState {
     /// Its first event is there, which the old connection may have sent as well.
     Ready,
     Waiting,
@@ -87,13 +87,13 @@ where
         &mut self,
         cx: &mut Context<'_>,
         hash: impl Fn(&RawEvent<'_>) -> Option<u64>,
-    ) -> Progress {
+    ) -> SwitchState {
         while self.first.is_none() && self.read.len() < MAX_READ_AHEAD {
             match self.body.as_mut().poll_frame(cx) {
-                Poll::Pending => return Progress::Waiting,
+                Poll::Pending => return SwitchState::Waiting,
                 Poll::Ready(Some(Ok(frame))) => {
                     let Ok(chunk) = frame.into_data() else {
-                        return Progress::Ended;
+                        return SwitchState::Ended;
                     };
                     let (mut first, now) = (None, Instant::now());
                     self.scanner
@@ -101,9 +101,9 @@ where
                     self.first = first.map(|hash| (hash, now));
                     self.read.extend_from_slice(&chunk);
                 }
-                Poll::Ready(None | Some(Err(_))) => return Progress::Ended,
+                Poll::Ready(None | Some(Err(_))) => return SwitchState::Ended,
             }
         }
-        Progress::Ready
+        SwitchState::Ready
     }
 }

@@ -9,7 +9,7 @@ mod replacement;
 mod stream;
 
 use super::*;
-use crate::guard::testing::{Client, Script, Upstream};
+use crate::guard::testing::{ScriptedBody, ScriptedUpstream, TestResponse};
 use crate::heartbeat::HeartbeatLayer;
 use crate::jitter::MAX_DURATION;
 use crate::last_event_id::LAST_EVENT_ID;
@@ -25,7 +25,7 @@ use tower::ServiceExt;
 pub(super) type TestRequest = Request<Empty<Bytes>>;
 
 /// Given the number of requests before and the `Last-Event-ID`.
-type Responder = dyn FnMut(usize, Option<&str>) -> Option<Upstream> + Send;
+type Responder = dyn FnMut(usize, Option<&str>) -> Option<ScriptedUpstream> + Send;
 
 /// Responds to each request, or fails.
 #[derive(Clone)]
@@ -39,19 +39,19 @@ struct UpstreamsState {
 
 impl Upstreams {
     /// Responds with the next script; fails when none is left.
-    fn new(scripts: impl IntoIterator<Item = Upstream>) -> Self {
+    fn new(scripts: impl IntoIterator<Item = ScriptedUpstream>) -> Self {
         let mut scripts: VecDeque<_> = scripts.into_iter().collect();
         Self::responding(move |_, _| scripts.pop_front())
     }
 
     pub(super) fn respond_by(
-        mut respond: impl FnMut(usize, Option<&str>) -> Upstream + Send + 'static,
+        mut respond: impl FnMut(usize, Option<&str>) -> ScriptedUpstream + Send + 'static,
     ) -> Self {
         Self::responding(move |request, id| Some(respond(request, id)))
     }
 
     fn responding(
-        respond: impl FnMut(usize, Option<&str>) -> Option<Upstream> + Send + 'static,
+        respond: impl FnMut(usize, Option<&str>) -> Option<ScriptedUpstream> + Send + 'static,
     ) -> Self {
         Self(Arc::new(Mutex::new(UpstreamsState {
             respond: Box::new(respond),
@@ -73,9 +73,9 @@ impl Upstreams {
 }
 
 impl Service<TestRequest> for Upstreams {
-    type Response = Response<Script>;
+    type Response = Response<ScriptedBody>;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Script>, io::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<ScriptedBody>, io::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
         Poll::Ready(Ok(()))
@@ -101,13 +101,17 @@ pub(super) fn get() -> TestRequest {
     request.body(Empty::new()).unwrap()
 }
 
-async fn open_with(layer: ResumeLayer, upstreams: &Upstreams, request: TestRequest) -> Client {
+async fn open_with(
+    layer: ResumeLayer,
+    upstreams: &Upstreams,
+    request: TestRequest,
+) -> TestResponse {
     let guard = SseGuardLayer::new().heartbeat(HeartbeatLayer::new(Duration::from_secs(15)));
     let service = guard.layer(layer.layer(upstreams.clone()));
-    Client::new(service.oneshot(request).await.unwrap())
+    TestResponse::new(service.oneshot(request).await.unwrap())
 }
 
-async fn open(layer: ResumeLayer, upstreams: &Upstreams) -> Client {
+async fn open(layer: ResumeLayer, upstreams: &Upstreams) -> TestResponse {
     open_with(layer, upstreams, get()).await
 }
 
@@ -122,12 +126,12 @@ fn numbered(ids: impl IntoIterator<Item = u32>) -> String {
     ids.into_iter().map(event).collect()
 }
 
-fn sends(ids: impl IntoIterator<Item = u32>) -> Upstream {
-    Upstream::new().send(&numbered(ids))
+fn sends(ids: impl IntoIterator<Item = u32>) -> ScriptedUpstream {
+    ScriptedUpstream::new().send(&numbered(ids))
 }
 
 /// Sends these bytes in pieces of this length.
-fn in_pieces(upstream: Upstream, bytes: &str, len: usize) -> Upstream {
+fn in_pieces(upstream: ScriptedUpstream, bytes: &str, len: usize) -> ScriptedUpstream {
     let pieces = bytes.as_bytes().chunks(len);
     pieces.fold(upstream, |upstream, piece| upstream.send_bytes(piece))
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::guard::testing::{Upstream, get, post};
+use crate::guard::testing::{ScriptedUpstream, get, post};
 
 fn at_age(secs: u64) -> RotationLayer {
     RotationLayer::new()
@@ -7,13 +7,13 @@ fn at_age(secs: u64) -> RotationLayer {
         .retry(None)
 }
 
-fn ticking() -> Upstream {
-    Upstream::new().repeat(100, |upstream| upstream.send("data: 1\n\n").wait(1))
+fn ticking() -> ScriptedUpstream {
+    ScriptedUpstream::new().repeat(100, |upstream| upstream.send("data: 1\n\n").wait(1))
 }
 
 #[tokio::test(start_paused = true)]
 async fn old_stream_ends_properly_busy_or_quiet() {
-    for upstream in [ticking(), Upstream::new().hang()] {
+    for upstream in [ticking(), ScriptedUpstream::new().hang()] {
         let response = get(at_age(10), upstream).await;
         let stream = response.stream();
         let (text, end) = response.read().await;
@@ -26,7 +26,7 @@ async fn old_stream_ends_properly_busy_or_quiet() {
 
 #[tokio::test(start_paused = true)]
 async fn stream_without_pauses_ends_at_its_age() {
-    let flood = Upstream::new().repeat(10, |upstream| upstream.send("data: 1\n\n"));
+    let flood = ScriptedUpstream::new().repeat(10, |upstream| upstream.send("data: 1\n\n"));
     let mut response = get(at_age(10), flood).await;
     assert!(response.next().await.unwrap().is_ok());
     tokio::time::advance(Duration::from_secs(11)).await;
@@ -36,21 +36,24 @@ async fn stream_without_pauses_ends_at_its_age() {
 
 #[tokio::test(start_paused = true)]
 async fn retry_at_the_end_is_jittered() {
-    let mut told = std::collections::BTreeSet::new();
+    let mut delays = std::collections::BTreeSet::new();
     for _ in 0..50 {
         let layer = at_age(1).retry(Some(DEFAULT_RETRY));
-        let (text, _) = get(layer, Upstream::new().hang()).await.read().await;
+        let (text, _) = get(layer, ScriptedUpstream::new().hang())
+            .await
+            .read()
+            .await;
         let millis = text
             .strip_prefix("retry: ")
             .unwrap()
             .strip_suffix('\n')
             .unwrap();
-        told.insert(millis.parse::<u64>().unwrap());
+        delays.insert(millis.parse::<u64>().unwrap());
     }
-    assert!(told.len() > 10);
+    assert!(delays.len() > 10);
     assert!(
-        told.iter().all(|millis| (1_000..=3_000).contains(millis)),
-        "{told:?}"
+        delays.iter().all(|millis| (1_000..=3_000).contains(millis)),
+        "{delays:?}"
     );
 }
 
@@ -58,16 +61,21 @@ async fn retry_at_the_end_is_jittered() {
 async fn retry_on_open_precedes_the_first_event() {
     let layer = || at_age(10).retry_on_open(Some(DEFAULT_RETRY));
     for (upstream, ahead) in [
-        (Upstream::new().send("data: 1\n\n").send("data: 2\n\n"), ""),
         (
-            Upstream::new()
+            ScriptedUpstream::new()
+                .send("data: 1\n\n")
+                .send("data: 2\n\n"),
+            "",
+        ),
+        (
+            ScriptedUpstream::new()
                 .send(": a\n\n")
                 .send("data: 1\n\n")
                 .send("data: 2\n\n"),
             ": a\n\n",
         ),
         (
-            Upstream::new()
+            ScriptedUpstream::new()
                 .send("data: 1\r\n\r\n")
                 .send("data: 2\r\n\r\n"),
             "",
@@ -85,7 +93,7 @@ async fn retry_on_open_precedes_the_first_event() {
         assert!(!stream.text().await.contains("retry"));
     }
     // A mark has to stay the first.
-    let marked = Upstream::new().send("\u{feff}data: 1\n\ndata: 2\n\n");
+    let marked = ScriptedUpstream::new().send("\u{feff}data: 1\n\ndata: 2\n\n");
     let text = get(layer(), marked).await.text().await;
     assert_eq!(text, "\u{feff}data: 1\n\ndata: 2\n\n");
 }
@@ -95,7 +103,7 @@ async fn max_age_is_jittered() {
     let mut ages = std::collections::BTreeSet::new();
     for _ in 0..50 {
         let layer = RotationLayer::new().max_age(Duration::from_secs(100), 0.1);
-        let response = get(layer, Upstream::new().hang()).await;
+        let response = get(layer, ScriptedUpstream::new().hang()).await;
         let stream = response.stream();
         let _ = response.read().await;
         ages.insert(stream.age().as_millis());
@@ -114,14 +122,18 @@ async fn rotate_ends_the_oldest_idle_streams_first() {
     let second = || tokio::time::advance(Duration::from_secs(1));
     let (idle, all) = (Duration::from_secs(2), usize::MAX);
     let mut held = Vec::new();
-    for upstream in [ticking(), Upstream::new().hang(), Upstream::new().hang()] {
+    for upstream in [
+        ticking(),
+        ScriptedUpstream::new().hang(),
+        ScriptedUpstream::new().hang(),
+    ] {
         held.push(get(layer(), upstream).await);
         second().await;
     }
-    let answer = post(layer(), Upstream::new().hang()).await;
+    let answer = post(layer(), ScriptedUpstream::new().hang()).await;
     second().await;
     assert!(held[0].next().await.unwrap().is_ok());
-    let ending = |held: &[crate::guard::testing::Client]| -> Vec<bool> {
+    let ending = |held: &[crate::guard::testing::TestResponse]| -> Vec<bool> {
         held.iter()
             .map(|client| client.stream().is_ending())
             .collect()
@@ -140,7 +152,7 @@ async fn rotate_ends_the_oldest_idle_streams_first() {
 
 #[tokio::test(start_paused = true)]
 async fn response_to_a_post_has_no_max_age() {
-    let upstream = Upstream::new()
+    let upstream = ScriptedUpstream::new()
         .send("data: 1\n\n")
         .wait(100)
         .send("data: 2\n\n");
@@ -153,7 +165,11 @@ async fn response_to_a_post_has_no_max_age() {
 #[tokio::test(start_paused = true)]
 async fn rotation_waits_for_the_end_of_an_event_over_the_bound() {
     let big = format!("data: {}", "x".repeat(70_000));
-    let upstream = Upstream::new().send(&big).wait(60).send("\n\n").hang();
+    let upstream = ScriptedUpstream::new()
+        .send(&big)
+        .wait(60)
+        .send("\n\n")
+        .hang();
     let layer = at_age(10).event(Event::new("rotated", "{}").unwrap());
     let response = get(layer, upstream).await;
     let stream = response.stream();
@@ -169,7 +185,7 @@ async fn opaque_stream_breaks_off_at_its_age_if_its_client_reconnects() {
             .retry(Some(DEFAULT_RETRY))
             .retry_on_open(Some(DEFAULT_RETRY))
     };
-    let coded = Upstream::new()
+    let coded = ScriptedUpstream::new()
         .header("content-encoding", "gzip")
         .send("\x1f")
         .wait(60)
@@ -185,7 +201,7 @@ async fn opaque_stream_breaks_off_at_its_age_if_its_client_reconnects() {
 
 #[tokio::test(start_paused = true)]
 async fn incomplete_event_is_dropped_at_the_end() {
-    let upstream = Upstream::new().send("data: 1\n\ndata: ha").hang();
+    let upstream = ScriptedUpstream::new().send("data: 1\n\ndata: ha").hang();
     let response = get(at_age(10), upstream).await;
     let stream = response.stream();
     assert_eq!(response.text().await, "data: 1\n\n");
@@ -225,7 +241,7 @@ async fn drain_spreads_ends_over_its_window() {
 async fn drain_breaks_a_post_at_the_end_of_the_window() {
     let registry = StreamRegistry::new();
     let layer = || RotationLayer::new().registry(&registry);
-    let short = Upstream::new().wait(9).send("data: 1\n\n");
+    let short = ScriptedUpstream::new().wait(9).send("data: 1\n\n");
     let short = tokio::spawn(post(layer(), short).await.read());
     let long = tokio::spawn(post(layer(), ticking()).await.read());
     registry.drain(Duration::from_secs(10));
@@ -240,12 +256,12 @@ async fn registry_ends_one_stream_by_its_id() {
     let registry = StreamRegistry::new();
     let one = get(
         RotationLayer::new().registry(&registry),
-        Upstream::new().hang(),
+        ScriptedUpstream::new().hang(),
     )
     .await;
     let other = get(
         RotationLayer::new().registry(&registry),
-        Upstream::new().hang(),
+        ScriptedUpstream::new().hang(),
     )
     .await;
     let stream = one.stream();
@@ -267,7 +283,7 @@ async fn stream_without_its_upstream_is_not_rotated() {
         .iter()
         .filter(|state| state.has_lost_upstream())
     {
-        let upstream = Upstream::new().wait(100).send("data: 1\n\n").hang();
+        let upstream = ScriptedUpstream::new().wait(100).send("data: 1\n\n").hang();
         // Heartbeats continue meanwhile.
         let heartbeat = crate::heartbeat::HeartbeatLayer::new(Duration::from_secs(15));
         let layer = crate::SseGuardLayer::new()
@@ -295,7 +311,11 @@ async fn drain_and_operator_end_a_stream_without_its_upstream() {
         |registry: &StreamRegistry, id| assert!(registry.end(id)),
     ] {
         let registry = StreamRegistry::new();
-        let client = get(at_age(10).registry(&registry), Upstream::new().hang()).await;
+        let client = get(
+            at_age(10).registry(&registry),
+            ScriptedUpstream::new().hang(),
+        )
+        .await;
         let stream = client.stream();
         stream.set_state(StreamState::Resuming);
         let read = tokio::spawn(client.read());
@@ -312,7 +332,7 @@ async fn rotate_ends_streams_without_their_upstream_last() {
     use crate::stream::StreamState;
     let registry = StreamRegistry::new();
     let layer = || RotationLayer::new().registry(&registry);
-    let waits = get(layer(), Upstream::new().hang()).await;
+    let waits = get(layer(), ScriptedUpstream::new().hang()).await;
     waits.stream().set_state(StreamState::Degraded);
     tokio::time::advance(Duration::from_secs(1)).await;
     let mut busy = get(layer(), ticking()).await;

@@ -2,7 +2,7 @@ use super::*;
 use crate::client_key::PeerAddr;
 use crate::connection_limit::DEFAULT_PER_CLIENT;
 use crate::guard::StreamError;
-use crate::guard::testing::{Client, Script, Upstream, ask, get};
+use crate::guard::testing::{ScriptedBody, ScriptedUpstream, TestResponse, get, send_request};
 use crate::stream::EndReason;
 use bytes::Bytes;
 use http::{Method, Response};
@@ -25,42 +25,54 @@ async fn cache_control_is_replaced_or_kept() {
     let (keep, replace) = (CacheControl::Keep, CacheControl::Replace);
     let stack = SseGuardLayer::new;
     let beats = HeartbeatLayer::default;
-    let cached = || Upstream::new().header("cache-control", "max-age=9");
+    let cached = || ScriptedUpstream::new().header("cache-control", "max-age=9");
     let (kept, replaced) = ("max-age=9, no-transform", "no-cache, no-transform");
     for method in [Method::GET, Method::POST, Method::HEAD] {
         let request = || Request::builder().method(&method).body(()).unwrap();
-        let asks = |cache_control: CacheControl| {
+        let request_with = |cache_control: CacheControl| {
             let mut request = request();
             request.extensions_mut().insert(cache_control);
             request
         };
         let kept_by = stack().cache_control(keep);
         for (response, expected) in [
-            (ask(stack(), request(), cached()).await, replaced),
-            (ask(kept_by.clone(), request(), cached()).await, kept),
+            (send_request(stack(), request(), cached()).await, replaced),
             (
-                ask(kept_by.clone(), request(), Upstream::new()).await,
+                send_request(kept_by.clone(), request(), cached()).await,
+                kept,
+            ),
+            (
+                send_request(kept_by.clone(), request(), ScriptedUpstream::new()).await,
                 replaced,
             ),
             // What is nearer to the service counts.
-            (ask(kept_by.clone(), asks(replace), cached()).await, kept),
-            (ask(stack(), asks(keep), cached()).await, kept),
             (
-                ask(stack(), request(), cached().extension(keep)).await,
+                send_request(kept_by.clone(), request_with(replace), cached()).await,
                 kept,
             ),
             (
-                ask(kept_by.clone(), request(), cached().extension(replace)).await,
+                send_request(stack(), request_with(keep), cached()).await,
+                kept,
+            ),
+            (
+                send_request(stack(), request(), cached().extension(keep)).await,
+                kept,
+            ),
+            (
+                send_request(kept_by.clone(), request(), cached().extension(replace)).await,
                 replaced,
             ),
             // Other layers of the crate.
-            (ask(beats(), asks(keep), cached()).await, kept),
             (
-                ask((kept_by.clone(), beats()), request(), cached()).await,
+                send_request(beats(), request_with(keep), cached()).await,
                 kept,
             ),
             (
-                ask((beats(), kept_by.clone()), request(), cached()).await,
+                send_request((kept_by.clone(), beats()), request(), cached()).await,
+                kept,
+            ),
+            (
+                send_request((beats(), kept_by.clone()), request(), cached()).await,
                 kept,
             ),
         ] {
@@ -68,7 +80,7 @@ async fn cache_control_is_replaced_or_kept() {
             assert_eq!(response.headers()["x-accel-buffering"], "no");
         }
         let plain = cached().content_type("text/plain");
-        let response = ask(kept_by, request(), plain).await;
+        let response = send_request(kept_by, request(), plain).await;
         assert_eq!(response.headers()["cache-control"], "max-age=9");
     }
 }
@@ -83,16 +95,20 @@ async fn five_layers_share_one_body() {
         .heartbeat(HeartbeatLayer::new(secs(10)))
         .idle_timeout(IdleTimeoutLayer::new().timeout(secs(35)).retry(None));
 
-    let upstream = Upstream::new().send("data: 1\n\n").hang();
+    let upstream = ScriptedUpstream::new().send("data: 1\n\n").hang();
     let response = get(stack.clone(), upstream).await;
     let stream = response.stream();
-    assert_eq!(get(stack.clone(), Upstream::new()).await.status(), 503);
+    assert_eq!(
+        get(stack.clone(), ScriptedUpstream::new()).await.status(),
+        503
+    );
     let beats = ": heartbeat\n".repeat(3);
     assert_eq!(response.text().await, format!("data: 1\n\n{beats}"));
     assert_eq!(stream.end_reason(), Some(EndReason::UpstreamIdle));
     assert_eq!((limit.active(), metrics.snapshot().active), (0, 0));
 
-    let upstream = Upstream::new().repeat(9, |upstream| upstream.wait(30).send("data: 1\n\n"));
+    let upstream =
+        ScriptedUpstream::new().repeat(9, |upstream| upstream.wait(30).send("data: 1\n\n"));
     let response = get(stack, upstream).await;
     let stream = response.stream();
     response.read().await.1.unwrap();
@@ -103,7 +119,7 @@ async fn five_layers_share_one_body() {
 
 #[tokio::test]
 async fn limits_are_off_until_a_client_key_is_named() {
-    let asks = || {
+    let request = || {
         let peer = PeerAddr::from(SocketAddr::from(([192, 0, 2, 1], 5000)));
         let request = Request::get("/").header("accept", "text/event-stream");
         request.extension(peer).body(()).unwrap()
@@ -113,28 +129,28 @@ async fn limits_are_off_until_a_client_key_is_named() {
     for (stack, expected) in [(off, 200), (named, 429)] {
         let mut open = Vec::new();
         for _ in 0..DEFAULT_PER_CLIENT {
-            open.push(ask(stack.clone(), asks(), Upstream::new().hang()).await);
+            open.push(send_request(stack.clone(), request(), ScriptedUpstream::new().hang()).await);
         }
         assert!(open.iter().all(|response| response.status() == 200));
-        let next = ask(stack, asks(), Upstream::new().hang()).await;
+        let next = send_request(stack, request(), ScriptedUpstream::new().hang()).await;
         assert_eq!(next.status(), expected);
     }
 }
 
-type Asks = Request<Empty<Bytes>>;
-type SlowUpstream = BoxCloneService<Asks, Response<Script>, Infallible>;
+type EmptyRequest = Request<Empty<Bytes>>;
+type SlowUpstream = BoxCloneService<EmptyRequest, Response<ScriptedBody>, Infallible>;
 
 /// What a client gets whose upstream takes 20 s for each response, breaks off after an event, responds
 /// 503 to the first reconnect, and sends the next event to the second.
 async fn through_slow_upstream<L, B>(layer: L) -> String
 where
     L: Layer<SlowUpstream>,
-    L::Service: Service<Asks, Response = Response<B>, Error = Infallible>,
+    L::Service: Service<EmptyRequest, Response = Response<B>, Error = Infallible>,
     B: Body<Data = Bytes, Error = StreamError> + Send + 'static,
 {
     let calls = Arc::new(AtomicUsize::new(0));
-    let upstream = service_fn(move |_: Asks| {
-        let upstream = Upstream::new().late(20);
+    let upstream = service_fn(move |_: EmptyRequest| {
+        let upstream = ScriptedUpstream::new().late(20);
         let upstream = match calls.fetch_add(1, Relaxed) {
             0 => upstream.send("id: 1\ndata: 1\n\n").fail(),
             1 => upstream.status(503),
@@ -145,7 +161,7 @@ where
     let request = Request::get("/").header("accept", "text/event-stream");
     let request = request.body(Empty::new()).unwrap();
     let service = layer.layer(BoxCloneService::new(upstream));
-    Client::new(service.oneshot(request).await.unwrap())
+    TestResponse::new(service.oneshot(request).await.unwrap())
         .text()
         .await
 }
@@ -173,7 +189,7 @@ async fn early_and_resume_have_fixed_places_in_the_stack() {
 
 #[tokio::test(start_paused = true)]
 async fn early_and_resume_are_off_if_none() {
-    let upstream = || Upstream::new().late(20).send("data: 1\n\n");
+    let upstream = || ScriptedUpstream::new().late(20).send("data: 1\n\n");
     let stack = SseGuardLayer::new().heartbeat(HeartbeatLayer::new(secs(4)));
     let text = get(stack.clone().early(None), upstream())
         .await
@@ -191,14 +207,14 @@ async fn early_and_resume_are_off_if_none() {
 async fn registry_lists_and_drains_streams_without_rotation() {
     let registry = StreamRegistry::new();
     let stack = SseGuardLayer::new().registry(&registry);
-    let response = get(stack.clone(), Upstream::new().hang()).await;
+    let response = get(stack.clone(), ScriptedUpstream::new().hang()).await;
     let stream = response.stream();
     assert_eq!(registry.streams()[0].id(), stream.id());
     registry.drain(secs(10));
     assert!(response.text().await.contains("retry: "));
     assert_eq!(stream.end_reason(), Some(EndReason::Drained));
     assert_eq!(registry.live(), 0);
-    let rejected = get(stack, Upstream::new().hang()).await;
+    let rejected = get(stack, ScriptedUpstream::new().hang()).await;
     assert!(rejected.text().await.starts_with("retry: "));
 }
 
@@ -209,7 +225,7 @@ async fn stack_with_all_layers_off_passes_events() {
         .limit(None::<ConnectionLimitLayer>)
         .rotation(None)
         .heartbeat(None);
-    let upstream = Upstream::new()
+    let upstream = ScriptedUpstream::new()
         .send("data: 1\n\n")
         .wait(60)
         .send("data: 2\n\n");

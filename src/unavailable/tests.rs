@@ -1,6 +1,6 @@
 use super::*;
 use crate::connection_limit::ConnectionLimitLayer;
-use crate::guard::testing::{Client, Upstream, ask};
+use crate::guard::testing::{ScriptedUpstream, TestResponse, send_request};
 use crate::metrics::MetricsLayer;
 use http::Method;
 use http::header::RETRY_AFTER;
@@ -19,14 +19,14 @@ fn feed() -> Request<()> {
     get.body(()).unwrap()
 }
 
-fn upstream(status: u16) -> Upstream {
-    Upstream::new()
+fn upstream(status: u16) -> ScriptedUpstream {
+    ScriptedUpstream::new()
         .status(status)
         .content_type("text/html")
         .send("<p>down")
 }
 
-async fn milliseconds(response: Client) -> u64 {
+async fn milliseconds(response: TestResponse) -> u64 {
     let text = response.text().await;
     let retry = text
         .strip_prefix("retry: ")
@@ -37,7 +37,7 @@ async fn milliseconds(response: Client) -> u64 {
 #[tokio::test]
 async fn temporary_failure_becomes_an_empty_stream() {
     for status in [500, 502, 503, 504, 507, 520, 529] {
-        let response = ask(stack(layer()), feed(), upstream(status)).await;
+        let response = send_request(stack(layer()), feed(), upstream(status)).await;
         assert_eq!(response.status(), 200, "{status}");
         let headers = response.headers();
         assert_eq!(headers["content-type"], "text/event-stream");
@@ -53,7 +53,7 @@ async fn permanent_failure_keeps_its_status_and_body() {
     for status in [
         204, 301, 400, 401, 404, 408, 429, 501, 505, 506, 508, 510, 511,
     ] {
-        let response = ask(stack(layer()), feed(), upstream(status)).await;
+        let response = send_request(stack(layer()), feed(), upstream(status)).await;
         assert_eq!(response.status(), status);
         assert_eq!(response.headers()["content-type"], "text/html");
         assert_eq!(response.text().await, "<p>down");
@@ -85,7 +85,7 @@ async fn empty_stream_is_sent_only_to_clients_that_reconnect() {
         (with(Method::POST, &[accepts]), 503),
     ] {
         let what = format!("{request:?}");
-        let response = ask(stack(layer()), request, upstream(503)).await;
+        let response = send_request(stack(layer()), request, upstream(503)).await;
         assert_eq!(response.status(), status, "{what}");
     }
 }
@@ -105,7 +105,7 @@ async fn retry_after_is_honoured_within_bounds() {
         ("Fri, 31 Dec 1999 23:59:59 GMT", 2_000..=6_000),
     ] {
         let upstream = upstream(503).header("retry-after", value);
-        let response = ask(stack(layer.clone()), feed(), upstream).await;
+        let response = send_request(stack(layer.clone()), feed(), upstream).await;
         assert!(!response.headers().contains_key(RETRY_AFTER));
         let retry = milliseconds(response).await;
         assert!(bounds.contains(&retry), "{value}: {retry}");
@@ -121,7 +121,7 @@ async fn replaced_head_keeps_fields_that_do_not_describe_the_body() {
         .header("set-cookie", "node=2")
         .header("access-control-allow-origin", "https://app.test")
         .header("vary", "origin");
-    let response = ask(stack(layer()), feed(), upstream).await;
+    let response = send_request(stack(layer()), feed(), upstream).await;
     let headers = response.headers();
     for gone in ["content-encoding", "content-length", "etag"] {
         assert!(!headers.contains_key(gone), "{gone}");
@@ -134,7 +134,7 @@ async fn replaced_head_keeps_fields_that_do_not_describe_the_body() {
 #[tokio::test]
 async fn rejection_of_a_limit_passes() {
     let limit = ConnectionLimitLayer::new().total(0);
-    let response = ask((layer(), limit), feed(), Upstream::new()).await;
+    let response = send_request((layer(), limit), feed(), ScriptedUpstream::new()).await;
     assert_eq!(response.status(), 503);
 }
 
@@ -142,7 +142,7 @@ async fn rejection_of_a_limit_passes() {
 async fn layers_outside_count_a_failure() {
     let metrics = MetricsLayer::new();
     let layers = (metrics.clone(), layer(), MetricsLayer::new());
-    let response = ask(layers, feed(), upstream(502)).await;
+    let response = send_request(layers, feed(), upstream(502)).await;
     assert_eq!(response.status(), 200);
     milliseconds(response).await;
     let snapshot = metrics.snapshot();
@@ -154,7 +154,7 @@ async fn layers_outside_count_a_failure() {
 
 #[tokio::test]
 async fn disabled_layer_changes_nothing() {
-    let response = ask(stack(layer().enabled(false)), feed(), upstream(502)).await;
+    let response = send_request(stack(layer().enabled(false)), feed(), upstream(502)).await;
     assert_eq!(response.status(), 502);
     assert_eq!(response.text().await, "<p>down");
 }

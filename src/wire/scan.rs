@@ -100,12 +100,12 @@ pub struct Scanner {
     /// Bytes of a byte order mark so far.
     mark: u8,
     is_after_cr: bool,
-    cut: Option<Box<Cut>>,
+    cut: Option<Box<IncompleteEvent>>,
 }
 
 /// The fields of an incomplete event.
 #[derive(Debug, Default)]
-struct Cut {
+struct IncompleteEvent {
     line: Vec<u8>,
     id: Option<Vec<u8>>,
     name: Option<Vec<u8>>,
@@ -267,9 +267,9 @@ impl Scanner {
         let behind = bytes.strip_prefix(missing);
         if behind.is_none() && !came.is_empty() {
             // The bytes were the start of the first line.
-            self.cut = Some(Box::new(Cut {
+            self.cut = Some(Box::new(IncompleteEvent {
                 line: came.to_vec(),
-                ..Cut::default()
+                ..IncompleteEvent::default()
             }));
         }
         Some(behind.unwrap_or(bytes))
@@ -293,7 +293,7 @@ impl Scanner {
         if line.is_empty() && !fields.has_something() {
             return;
         }
-        self.cut = Some(Box::new(Cut {
+        self.cut = Some(Box::new(IncompleteEvent {
             line: line.to_vec(),
             id: fields.id.map(short),
             name: fields.name.map(short),

@@ -3,12 +3,12 @@
 //! A browser on the operator's machine reaches loopback for any page that is open in it. A page
 //! cannot read from another origin, but it can send requests there, and its own host name may later
 //! resolve to 127.0.0.1 (DNS rebinding). So `Host` must name this machine unless a token is
-//! required, which no foreign page knows, and a request of a page must come from the dashboard.
+//! required, which no foreign page can read, and a request of a page must come from the dashboard.
 
 use super::super::config;
 use super::super::request_target;
 use super::super::state::ActiveConfig;
-use super::Shared;
+use super::SharedAdmin;
 use super::error::ApiError;
 use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
@@ -27,7 +27,7 @@ impl<'a> Access<'a> {
         Self(&active.config().admin)
     }
 
-    fn knows(&self, host: &str) -> bool {
+    fn allows_host(&self, host: &str) -> bool {
         if self.0.token.is_some() {
             return true;
         }
@@ -89,7 +89,7 @@ pub(super) async fn valid(mut request: Request, next: Next) -> Response {
 
 /// Rejects requests of foreign pages.
 pub(super) async fn same_site(
-    State(admin): State<Shared>,
+    State(admin): State<SharedAdmin>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -99,7 +99,10 @@ pub(super) async fn same_site(
     let text = |value: Option<&HeaderValue>| Some(value?.to_str().ok()?.to_owned());
     // It is valid, and left out by HTTP/1.0 alone: by health checks, and by no browser.
     let host = text(headers.get(HOST));
-    if host.as_deref().is_some_and(|host| !access.knows(host)) {
+    if host
+        .as_deref()
+        .is_some_and(|host| !access.allows_host(host))
+    {
         let problem = "the Host header does not name this machine: use its IP address or \
                        localhost, or set admin.token";
         return ApiError::new(StatusCode::FORBIDDEN, problem).into_response();
@@ -117,7 +120,7 @@ pub(super) async fn same_site(
 
 /// Rejects requests without the token.
 pub(super) async fn authorize(
-    State(admin): State<Shared>,
+    State(admin): State<SharedAdmin>,
     request: Request,
     next: Next,
 ) -> Response {
@@ -158,9 +161,9 @@ mod tests {
             ("", false),
             ("a b", false),
         ] {
-            assert_eq!(Access(&config(None)).knows(host), known, "{host}");
+            assert_eq!(Access(&config(None)).allows_host(host), known, "{host}");
         }
-        assert!(Access(&config(Some("x"))).knows("admin.example"));
+        assert!(Access(&config(Some("x"))).allows_host("admin.example"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::super::config::Entry;
 use super::super::control::Command;
-use super::Shared;
+use super::SharedAdmin;
 use super::error::ApiError;
 use axum::Json;
 use axum::extract::State;
@@ -18,7 +18,7 @@ fn entry(entry: &Entry) -> Value {
     })
 }
 
-pub(super) async fn config(State(admin): State<Shared>) -> Json<Value> {
+pub(super) async fn config(State(admin): State<SharedAdmin>) -> Json<Value> {
     let active = admin.state.active();
     let entries = active.loaded.entries();
     let routes = active.loaded.route_entries();
@@ -32,7 +32,7 @@ pub(super) async fn config(State(admin): State<Shared>) -> Json<Value> {
     }))
 }
 
-pub(super) async fn reload(State(admin): State<Shared>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn reload(State(admin): State<SharedAdmin>) -> Result<Json<Value>, ApiError> {
     let stopping = || ApiError::new(StatusCode::CONFLICT, "the proxy is stopping");
     let (sender, result) = oneshot::channel();
     let command = Command::Reload(Some(sender));

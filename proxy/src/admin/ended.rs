@@ -1,10 +1,10 @@
 //! `/api/ends`: streams that have ended.
 
 use super::error::ApiError;
-use super::filter::{Names, is};
+use super::filter::{StreamIdentity, is};
 use super::heads::Heads;
 use super::time::{millis, since_1970_of};
-use super::{Admin, Shared};
+use super::{Admin, SharedAdmin};
 use crate::ended::{Ended, MAX_ENDED};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sse_guard::UpstreamFault;
 use sse_guard::internal::Details;
 
-impl<'a> From<&'a Ended> for Names<'a> {
+impl<'a> From<&'a Ended> for StreamIdentity<'a> {
     fn from(ended: &'a Ended) -> Self {
         let labels = ended.labels.as_ref();
         Self {
@@ -30,18 +30,18 @@ impl<'a> From<&'a Ended> for Names<'a> {
 
 /// As the API shows it.
 pub(super) fn row(ended: &Ended) -> Value {
-    let names = Names::from(ended);
+    let identity = StreamIdentity::from(ended);
     let heads = ended.details.as_ref().map(Heads::of);
     let heads = json!(heads);
     json!({
         "seq": ended.seq,
-        "id": names.id,
+        "id": identity.id,
         "ended_ms": since_1970_of(ended.at),
         "reason": ended.reason.as_str(),
-        "route": names.route,
-        "client": names.client.map(ToString::to_string),
-        "user": names.user,
-        "upstream": names.upstream,
+        "route": identity.route,
+        "client": identity.client.map(ToString::to_string),
+        "user": identity.user,
+        "upstream": identity.upstream,
         "age_ms": millis(ended.age),
         "events": ended.events,
         "bytes": ended.bytes,
@@ -49,7 +49,7 @@ pub(super) fn row(ended: &Ended) -> Value {
         "first_event_ms": ended.first_event.map(millis),
         "gap_p99_ms": ended.gap_p99.map(millis),
         "last_event_id": ended.last_event_id,
-        "path": names.path,
+        "path": identity.path,
         "family": ended.family.as_str(),
         "fault": ended.fault.map(UpstreamFault::as_str),
         "cause": ended.fault.map(UpstreamFault::cause),
@@ -81,16 +81,16 @@ pub(super) struct EndedFilter {
 
 impl EndedFilter {
     fn matches(&self, ended: &Ended) -> bool {
-        let (names, reason) = (Names::from(ended), ended.reason.as_str());
+        let (identity, reason) = (StreamIdentity::from(ended), ended.reason.as_str());
         is(&self.reason, Some(reason))
-            && is(&self.route, names.route)
-            && names.client_is(&self.client)
-            && (self.q.as_deref() == Some(reason) || names.mention(&self.q))
+            && is(&self.route, identity.route)
+            && identity.client_is(&self.client)
+            && (self.q.as_deref() == Some(reason) || identity.mention(&self.q))
     }
 }
 
 pub(super) async fn ends(
-    State(admin): State<Shared>,
+    State(admin): State<SharedAdmin>,
     filter: Result<Query<EndedFilter>, QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let Query(filter) = filter.map_err(|error| ApiError::bad(error.body_text()))?;

@@ -1,6 +1,6 @@
 //! `/metrics`: the numbers of all layers and of the process, as Prometheus text.
 
-use super::{Admin, Shared};
+use super::{Admin, SharedAdmin};
 use crate::{health, overload, request_log};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -137,7 +137,7 @@ fn export_ages(admin: &Admin) -> HashSet<String> {
     oldest.into_keys().collect()
 }
 
-pub(super) async fn metrics(State(admin): State<Shared>) -> impl IntoResponse {
+pub(super) async fn metrics(State(admin): State<SharedAdmin>) -> impl IntoResponse {
     let version = "text/plain; version=0.0.4; charset=utf-8";
     ([(CONTENT_TYPE, version)], admin.exporter.render(&admin))
 }

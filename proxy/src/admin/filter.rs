@@ -6,9 +6,9 @@ use sse_guard::client_key::ClientKey;
 use sse_guard::internal::Details;
 use std::net::IpAddr;
 
-/// What names a stream, live or not.
+/// What identifies a stream, live or ended.
 #[derive(Clone, Copy)]
-pub(super) struct Names<'a> {
+pub(super) struct StreamIdentity<'a> {
     pub(super) id: u64,
     pub(super) route: Option<&'a str>,
     pub(super) client: Option<&'a ClientKey>,
@@ -17,7 +17,7 @@ pub(super) struct Names<'a> {
     pub(super) path: Option<&'a str>,
 }
 
-impl<'a> From<&'a Stream> for Names<'a> {
+impl<'a> From<&'a Stream> for StreamIdentity<'a> {
     fn from(stream: &'a Stream) -> Self {
         Self {
             id: stream.id().as_u64(),
@@ -31,11 +31,11 @@ impl<'a> From<&'a Stream> for Names<'a> {
 }
 
 /// Whether a field equals its filter, if there is one.
-pub(super) fn is(wanted: &Option<String>, there: Option<&str>) -> bool {
-    wanted.as_deref().is_none_or(|wanted| there == Some(wanted))
+pub(super) fn is(filter: &Option<String>, value: Option<&str>) -> bool {
+    filter.as_deref().is_none_or(|filter| value == Some(filter))
 }
 
-impl Names<'_> {
+impl StreamIdentity<'_> {
     /// Whether its client has the filtered name, or is in the filtered network, if there is such a filter.
     pub(super) fn client_is(&self, filter: &Option<String>) -> bool {
         let Some(filter) = filter.as_deref() else {
@@ -51,10 +51,10 @@ impl Names<'_> {
         }
     }
 
-    /// Whether the search text, if any, equals its id or is part of one of its names; letter case
+    /// Whether the search text, if any, equals its id or is part of another of its values; letter case
     /// does not matter.
-    pub(super) fn mention(&self, wanted: &Option<String>) -> bool {
-        let Some(text) = wanted.as_deref().map(str::to_lowercase) else {
+    pub(super) fn mention(&self, filter: &Option<String>) -> bool {
+        let Some(text) = filter.as_deref().map(str::to_lowercase) else {
             return true;
         };
         let texts = [self.route, self.user, self.upstream, self.path];
@@ -71,8 +71,8 @@ mod tests {
 
     #[test]
     fn client_is_found_by_its_address_in_any_spelling_and_by_its_network() {
-        let is = |client: ClientKey, wanted: &str| {
-            let names = Names {
+        let is = |client: ClientKey, filter: &str| {
+            let identity = StreamIdentity {
                 id: 1,
                 route: None,
                 client: Some(&client),
@@ -80,10 +80,10 @@ mod tests {
                 upstream: None,
                 path: None,
             };
-            names.client_is(&Some(wanted.to_owned()))
+            identity.client_is(&Some(filter.to_owned()))
         };
         let ip = |text: &str| ClientKey::Ip(text.parse().unwrap());
-        for (client, wanted, found) in [
+        for (client, filter, found) in [
             ("2001:db8::7", "2001:db8::7", true),
             ("2001:db8::7", "2001:0DB8:0::7", true),
             ("2001:db8::7", "2001:db8::8", false),
@@ -94,7 +94,7 @@ mod tests {
             ("192.0.2.1", "192.0.2.0/24", true),
             ("192.0.2.1", "192.0.2", false),
         ] {
-            assert_eq!(is(ip(client), wanted), found, "{client} {wanted}");
+            assert_eq!(is(ip(client), filter), found, "{client} {filter}");
         }
         assert!(is("192.0.2.1".into(), "192.0.2.1"));
         assert!(!is("192.0.2.1".into(), "192.0.2.0/24"));

@@ -6,12 +6,12 @@ use sse_guard::internal::{Details, RequestHead, ResponseHead};
 /// What is kept of both heads.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Heads {
-    request: Request,
-    response: Response,
+    request: RequestSummary,
+    response: ResponseSummary,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Request {
+struct RequestSummary {
     method: String,
     path: String,
     version: String,
@@ -21,7 +21,7 @@ struct Request {
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Response {
+struct ResponseSummary {
     status: u16,
     content_type: Option<String>,
     content_encoding: Option<String>,
@@ -31,7 +31,7 @@ fn text(text: Option<&str>) -> Option<String> {
     text.map(str::to_owned)
 }
 
-impl From<RequestHead<'_>> for Request {
+impl From<RequestHead<'_>> for RequestSummary {
     fn from(head: RequestHead<'_>) -> Self {
         Self {
             method: head.method.to_owned(),
@@ -44,7 +44,7 @@ impl From<RequestHead<'_>> for Request {
     }
 }
 
-impl From<ResponseHead<'_>> for Response {
+impl From<ResponseHead<'_>> for ResponseSummary {
     fn from(head: ResponseHead<'_>) -> Self {
         Self {
             status: head.status,

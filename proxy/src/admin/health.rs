@@ -2,8 +2,8 @@
 
 use super::super::config::ReadyWhen;
 use super::super::control::Command;
-use super::super::overload::Level;
-use super::Shared;
+use super::super::overload::LoadLevel;
+use super::SharedAdmin;
 use super::access::Access;
 use axum::Json;
 use axum::extract::State;
@@ -20,7 +20,7 @@ pub(super) async fn healthz() -> &'static str {
 
 /// A condition of readiness.
 #[derive(Debug, Serialize)]
-struct Part {
+struct ReadinessCondition {
     ok: bool,
     /// Seconds since its last change.
     since_s: u64,
@@ -31,7 +31,7 @@ struct Part {
     tolerated: bool,
 }
 
-impl Part {
+impl ReadinessCondition {
     fn new(red_since: Option<Duration>, well_since: Instant, reason: impl Into<String>) -> Self {
         Self {
             ok: red_since.is_none(),
@@ -72,7 +72,7 @@ pub(super) fn readiness(admin: &super::Admin) -> Readiness {
     let stopping = phases.stopping_since();
     let mut parts = vec![(
         "listener".to_owned(),
-        Part::new(
+        ReadinessCondition::new(
             stopping.map(|since| since.elapsed()),
             admin.started,
             phases.now().reason(),
@@ -82,7 +82,7 @@ pub(super) fn readiness(admin: &super::Admin) -> Readiness {
     let refusal = admin.state.reload_error();
     parts.push((
         "config".to_owned(),
-        Part {
+        ReadinessCondition {
             // The previous config stays in use, so readiness does not change.
             ok: true,
             since_s: active.since.elapsed().as_secs(),
@@ -102,17 +102,17 @@ pub(super) fn readiness(admin: &super::Admin) -> Readiness {
     for (url, state) in &states {
         let red = (!state.is_reachable).then(|| state.since.elapsed());
         let reason = state.last_failure.as_deref().unwrap_or_default();
-        let mut part = Part::new(red, state.since, reason);
+        let mut condition = ReadinessCondition::new(red, state.since, reason);
         let routes = router.views().filter(|view| view.upstream == *url);
-        part.tolerated =
-            !part.ok && is_tolerated(when, is_any_reachable, routes.map(|view| view.path));
+        condition.tolerated =
+            !condition.ok && is_tolerated(when, is_any_reachable, routes.map(|view| view.path));
         upstreams.push(json!({
             "url": url.to_string(),
-            "reachable": part.ok,
-            "since_s": part.since_s,
-            "reason": part.reason,
+            "reachable": condition.ok,
+            "since_s": condition.since_s,
+            "reason": condition.reason,
         }));
-        parts.push((format!("upstream {url}"), part));
+        parts.push((format!("upstream {url}"), condition));
     }
     let routes = router.views().map(|view| {
         let of_it = |(url, _): &&(_, _)| *url == view.upstream;
@@ -128,13 +128,17 @@ pub(super) fn readiness(admin: &super::Admin) -> Readiness {
     });
     let routes = routes.collect();
     for (resource, status) in admin.state.carryover.budgets.status() {
-        let red = (status.level > Level::Normal).then(|| status.since.elapsed());
-        let part = Part::new(red, status.since.into_std(), status.to_string());
-        parts.push((resource.as_str().to_owned(), part));
+        let red = (status.level > LoadLevel::Normal).then(|| status.since.elapsed());
+        let condition = ReadinessCondition::new(red, status.since.into_std(), status.to_string());
+        parts.push((resource.as_str().to_owned(), condition));
     }
-    let parts_json = parts.iter().map(|(name, part)| (name.clone(), json!(part)));
+    let parts_json = parts
+        .iter()
+        .map(|(name, condition)| (name.clone(), json!(condition)));
     Readiness {
-        is_ready: parts.iter().all(|(_, part)| part.ok || part.tolerated),
+        is_ready: parts
+            .iter()
+            .all(|(_, condition)| condition.ok || condition.tolerated),
         parts: parts_json.collect(),
         when: match when {
             ReadyWhen::Any => "any".into(),
@@ -146,7 +150,10 @@ pub(super) fn readiness(admin: &super::Admin) -> Readiness {
     }
 }
 
-pub(super) async fn readyz(State(admin): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
+pub(super) async fn readyz(
+    State(admin): State<SharedAdmin>,
+    headers: HeaderMap,
+) -> impl IntoResponse {
     let readiness = readiness(&admin);
     let status = match readiness.is_ready {
         true => StatusCode::OK,
@@ -167,7 +174,7 @@ pub(super) async fn readyz(State(admin): State<Shared>, headers: HeaderMap) -> i
     (status, [(CACHE_CONTROL, "no-store")], body)
 }
 
-pub(super) async fn drain(State(admin): State<Shared>) -> impl IntoResponse {
+pub(super) async fn drain(State(admin): State<SharedAdmin>) -> impl IntoResponse {
     let drain = admin.state.active().config().drain;
     let streams = admin.streams().live();
     tracing::info!(streams, "the admin API stops the proxy");

@@ -1,6 +1,6 @@
 //! `/api/history`: the last quarter of an hour, second by second.
 
-use super::Shared;
+use super::SharedAdmin;
 use super::time::{millis, since_1970_ms};
 use axum::Json;
 use axum::extract::State;
@@ -17,7 +17,7 @@ const KEPT_SECONDS: usize = 900;
 
 /// What happened in one second.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Second {
+pub(super) struct SecondSummary {
     /// When it ended, in seconds since 1970.
     time: u64,
     active: u64,
@@ -33,12 +33,12 @@ pub(super) struct Second {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct History(Mutex<Past>);
+pub(super) struct History(Mutex<HistoryState>);
 
 #[derive(Debug, Default)]
-struct Past {
+struct HistoryState {
     last: Option<Snapshot>,
-    seconds: VecDeque<Second>,
+    seconds: VecDeque<SecondSummary>,
 }
 
 /// End reasons with their counts, without zeros.
@@ -52,7 +52,7 @@ pub(super) fn ends(count: impl Fn(EndReason) -> u64) -> Map<String, Value> {
 }
 
 impl History {
-    fn past(&self) -> MutexGuard<'_, Past> {
+    fn past(&self) -> MutexGuard<'_, HistoryState> {
         lock(&self.0)
     }
 
@@ -63,7 +63,7 @@ impl History {
             return;
         };
         let new = now.since(&before);
-        let second = Second {
+        let second = SecondSummary {
             time: since_1970_ms() / 1000,
             active: new.active,
             opened: new.opened,
@@ -82,16 +82,16 @@ impl History {
         past.seconds.push_back(second);
     }
 
-    pub(super) fn last(&self) -> Option<Second> {
+    pub(super) fn last(&self) -> Option<SecondSummary> {
         self.past().seconds.back().cloned()
     }
 
-    fn all(&self) -> VecDeque<Second> {
+    fn all(&self) -> VecDeque<SecondSummary> {
         self.past().seconds.clone()
     }
 }
 
-pub(super) async fn history(State(admin): State<Shared>) -> Json<Value> {
+pub(super) async fn history(State(admin): State<SharedAdmin>) -> Json<Value> {
     Json(json!({ "seconds": admin.history.all() }))
 }
 

@@ -1,6 +1,6 @@
 //! `/api/live`: an event stream of summaries and ends, behind the layers of this crate.
 
-use super::Shared;
+use super::SharedAdmin;
 use super::ended::row;
 use axum::extract::State;
 use axum::response::Sse;
@@ -31,7 +31,7 @@ pub(super) fn guard() -> SseGuardLayer {
 }
 
 struct Watcher {
-    admin: Shared,
+    admin: SharedAdmin,
     /// What the feed was opened with.
     token: Option<String>,
     summaries: watch::Receiver<Arc<str>>,
@@ -58,7 +58,7 @@ impl Watcher {
 }
 
 pub(super) async fn live(
-    State(admin): State<Shared>,
+    State(admin): State<SharedAdmin>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let watcher = Watcher {
         seen: admin.ended_after(u64::MAX, 0).0,

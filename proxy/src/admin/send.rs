@@ -1,8 +1,8 @@
 //! `/api/send`: sends an event into selected streams.
 
 use super::error::ApiError;
-use super::filter::{Names, is};
-use super::{Action, Shared};
+use super::filter::{StreamIdentity, is};
+use super::{LoggedAction, SharedAdmin};
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
@@ -19,8 +19,8 @@ const LONGEST_RETRY_MS: u64 = 24 * 60 * 60 * 1000;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Order {
-    to: To,
+pub(super) struct SendRequest {
+    to: SendTarget,
     event: Option<String>,
     /// A text, or any other JSON, which is written as such.
     data: Value,
@@ -30,7 +30,7 @@ pub(super) struct Order {
 /// Streams for which all of this is true.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct To {
+struct SendTarget {
     /// Must be set explicitly to reach all streams.
     all: bool,
     ids: Option<HashSet<u64>>,
@@ -39,22 +39,24 @@ struct To {
     user: Option<String>,
 }
 
-impl To {
+impl SendTarget {
     fn names_nobody(&self) -> bool {
         let by_name = [&self.client, &self.route, &self.user];
         !self.all && self.ids.is_none() && by_name.into_iter().all(Option::is_none)
     }
 
     fn takes(&self, stream: &Stream) -> bool {
-        let names = Names::from(stream);
-        self.ids.as_ref().is_none_or(|ids| ids.contains(&names.id))
-            && is(&self.route, names.route)
-            && is(&self.user, names.user)
-            && names.client_is(&self.client)
+        let identity = StreamIdentity::from(stream);
+        self.ids
+            .as_ref()
+            .is_none_or(|ids| ids.contains(&identity.id))
+            && is(&self.route, identity.route)
+            && is(&self.user, identity.user)
+            && identity.client_is(&self.client)
     }
 }
 
-impl Order {
+impl SendRequest {
     fn event(&self) -> Result<Event, ApiError> {
         let json;
         let data = match &self.data {
@@ -74,8 +76,8 @@ impl Order {
 }
 
 pub(super) async fn send(
-    State(admin): State<Shared>,
-    order: Result<Json<Order>, JsonRejection>,
+    State(admin): State<SharedAdmin>,
+    order: Result<Json<SendRequest>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let Json(order) = order.map_err(|error| ApiError::new(error.status(), error.body_text()))?;
     if order.to.names_nobody() {
@@ -96,7 +98,7 @@ pub(super) async fn send(
             Err(_) => {}
         }
     }
-    admin.log_limits.of(Action::Send).write(
+    admin.log_limits.of(LoggedAction::Send).write(
         || {
             tracing::info!(
                 sent,

@@ -1,10 +1,10 @@
 //! `/api/streams`: the live streams, and the end of one.
 
 use super::error::ApiError;
-use super::filter::{Names, is};
+use super::filter::{StreamIdentity, is};
 use super::heads::Heads;
 use super::time::{millis, since_1970_ms};
-use super::{Action, Shared};
+use super::{LoggedAction, SharedAdmin};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -22,7 +22,7 @@ const DEFAULT_PAGE_ROWS: usize = 100;
 #[derive(Debug, Serialize)]
 struct StreamRow {
     id: u64,
-    state: Condition,
+    state: StreamCondition,
     route: Option<String>,
     client: Option<String>,
     user: Option<String>,
@@ -47,12 +47,12 @@ struct StreamRow {
     /// In a content coding, or a range of bytes: its events are not visible.
     opaque: bool,
     #[serde(flatten)]
-    more: Option<More>,
+    more: Option<StreamDetails>,
 }
 
 /// What is shown of one stream alone.
 #[derive(Debug, Serialize)]
-struct More {
+struct StreamDetails {
     /// Whether its client reconnects when an operator ends the stream; else the transfer breaks off.
     reconnects: bool,
     dropped_bytes: u64,
@@ -63,7 +63,7 @@ struct More {
 /// The state of a live stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Condition {
+enum StreamCondition {
     /// Its upstream has not responded yet.
     Connecting,
     Open,
@@ -77,7 +77,7 @@ enum Condition {
     Ending,
 }
 
-impl Condition {
+impl StreamCondition {
     fn of(stream: &Stream) -> Self {
         match stream {
             _ if stream.is_ending() => Self::Ending,
@@ -97,7 +97,7 @@ impl StreamRow {
     /// With the data that only `reconnects` has.
     fn with_more(stream: &Stream, reconnects: bool) -> Self {
         Self {
-            more: Some(More {
+            more: Some(StreamDetails {
                 reconnects,
                 dropped_bytes: stream.dropped_bytes(),
                 heads: stream.details().map(Heads::of),
@@ -117,7 +117,7 @@ impl StreamRow {
         let opened_ms = since_1970_ms().saturating_sub(age_ms as u64);
         Self {
             id: stream.id().as_u64(),
-            state: Condition::of(stream),
+            state: StreamCondition::of(stream),
             route: stream.route().map(str::to_owned),
             client: stream.client().map(ToString::to_string),
             user: stream.user().map(str::to_owned),
@@ -147,7 +147,7 @@ impl StreamRow {
 /// Filters, order and page of the stream table.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Wanted {
+pub(super) struct StreamQuery {
     /// Text that is in one of their fields.
     q: Option<String>,
     route: Option<String>,
@@ -155,16 +155,16 @@ pub(super) struct Wanted {
     user: Option<String>,
     upstream: Option<String>,
     family: Option<String>,
-    state: Option<Condition>,
-    sort: Sort,
-    order: Order,
+    state: Option<StreamCondition>,
+    sort: SortField,
+    order: SortOrder,
     offset: usize,
     limit: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Sort {
+enum SortField {
     #[default]
     Id,
     Route,
@@ -187,24 +187,24 @@ enum Sort {
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-enum Order {
+enum SortOrder {
     #[default]
     Asc,
     Desc,
 }
 
-impl Wanted {
+impl StreamQuery {
     fn matches(&self, stream: &Stream) -> bool {
-        let names = Names::from(stream);
-        is(&self.route, names.route)
-            && is(&self.user, names.user)
-            && is(&self.upstream, names.upstream)
+        let identity = StreamIdentity::from(stream);
+        is(&self.route, identity.route)
+            && is(&self.user, identity.user)
+            && is(&self.upstream, identity.upstream)
             && is(&self.family, Some(stream.family().as_str()))
-            && names.client_is(&self.client)
+            && identity.client_is(&self.client)
             && self
                 .state
-                .is_none_or(|state| Condition::of(stream) == state)
-            && names.mention(&self.q)
+                .is_none_or(|state| StreamCondition::of(stream) == state)
+            && identity.mention(&self.q)
     }
 
     /// The selected ones, in order. Sorted by a snapshot of the values: they change meanwhile, and
@@ -213,67 +213,69 @@ impl Wanted {
         streams.retain(|stream| self.matches(stream));
         let now = Instant::now();
         streams.sort_by_cached_key(|stream| (self.key(stream, now), stream.id()));
-        if self.order == Order::Desc {
+        if self.order == SortOrder::Desc {
             streams.reverse();
         }
         streams
     }
 
-    fn key(&self, stream: &Stream, now: Instant) -> Key {
-        let text = |text: Option<&str>| Key::Text(text.map(str::to_owned));
+    fn key(&self, stream: &Stream, now: Instant) -> SortKey {
+        let text = |text: Option<&str>| SortKey::Text(text.map(str::to_owned));
         let ago = |at| u64::try_from(now.saturating_duration_since(at).as_nanos());
-        let ago = |at| Key::Number(ago(at).unwrap_or(u64::MAX));
-        let number = |number| Key::Number(number);
+        let ago = |at| SortKey::Number(ago(at).unwrap_or(u64::MAX));
+        let number = |number| SortKey::Number(number);
         match self.sort {
-            Sort::Id => number(0),
-            Sort::Route => text(stream.route()),
-            Sort::Client => Key::Text(stream.client().map(ToString::to_string)),
-            Sort::User => text(stream.user()),
-            Sort::Upstream => text(stream.upstream()),
-            Sort::Path => text(Names::from(stream).path),
-            Sort::Family => text(Some(stream.family().as_str())),
-            Sort::State => number(Condition::of(stream) as u64),
-            Sort::Age => ago(stream.opened()),
-            Sort::Events => number(stream.events()),
+            SortField::Id => number(0),
+            SortField::Route => text(stream.route()),
+            SortField::Client => SortKey::Text(stream.client().map(ToString::to_string)),
+            SortField::User => text(stream.user()),
+            SortField::Upstream => text(stream.upstream()),
+            SortField::Path => text(StreamIdentity::from(stream).path),
+            SortField::Family => text(Some(stream.family().as_str())),
+            SortField::State => number(StreamCondition::of(stream) as u64),
+            SortField::Age => ago(stream.opened()),
+            SortField::Events => number(stream.events()),
             // Of numbers that are not negative the bits are in the same order.
-            Sort::EventsPerSecond => number(stream.events_per_second().max(0.0).to_bits().into()),
-            Sort::Bytes => number(stream.bytes()),
-            Sort::Heartbeats => number(stream.heartbeats()),
-            Sort::LastEvent => stream.last_event().map_or(number(u64::MAX), ago),
-            Sort::Gap => {
+            SortField::EventsPerSecond => {
+                number(stream.events_per_second().max(0.0).to_bits().into())
+            }
+            SortField::Bytes => number(stream.bytes()),
+            SortField::Heartbeats => number(stream.heartbeats()),
+            SortField::LastEvent => stream.last_event().map_or(number(u64::MAX), ago),
+            SortField::Gap => {
                 let gap = stream.gap_p99().unwrap_or_default().as_millis();
                 number(u64::try_from(gap).unwrap_or(u64::MAX))
             }
-            Sort::Unsent => number(stream.unsent_bytes()),
-            Sort::Held => number(stream.held_bytes()),
+            SortField::Unsent => number(stream.unsent_bytes()),
+            SortField::Held => number(stream.held_bytes()),
         }
     }
 }
 
 /// What streams are sorted by; of one kind for all.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
+enum SortKey {
     Number(u64),
     Text(Option<String>),
 }
 
 pub(super) async fn list(
-    State(admin): State<Shared>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    State(admin): State<SharedAdmin>,
+    query: Result<Query<StreamQuery>, QueryRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let Query(wanted) = wanted.map_err(|error| ApiError::bad(error.body_text()))?;
+    let Query(query) = query.map_err(|error| ApiError::bad(error.body_text()))?;
     let streams = admin.streams().streams();
     let live = streams.len();
-    let streams = wanted.select(streams);
-    let page = streams.iter().skip(wanted.offset);
+    let streams = query.select(streams);
+    let page = streams.iter().skip(query.offset);
     let page: Vec<StreamRow> = page
-        .take(wanted.limit.unwrap_or(DEFAULT_PAGE_ROWS))
+        .take(query.limit.unwrap_or(DEFAULT_PAGE_ROWS))
         .map(StreamRow::of)
         .collect();
     Ok(Json(json!({
         "live": live,
         "matched": streams.len(),
-        "offset": wanted.offset,
+        "offset": query.offset,
         "streams": page,
     })))
 }
@@ -291,7 +293,7 @@ fn id(path: Result<Path<u64>, PathRejection>) -> Result<u64, ApiError> {
 }
 
 pub(super) async fn one(
-    State(admin): State<Shared>,
+    State(admin): State<SharedAdmin>,
     path: Result<Path<u64>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let id = id(path)?;
@@ -322,14 +324,14 @@ fn reconnects(stream: &Stream, methods: Option<&[Method]>) -> bool {
 }
 
 pub(super) async fn end(
-    State(admin): State<Shared>,
+    State(admin): State<SharedAdmin>,
     path: Result<Path<u64>, PathRejection>,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let id = id(path)?;
     if !admin.streams().end(StreamId::from_u64(id)) {
         return Err(none_such(id));
     }
-    admin.log_limits.of(Action::End).write(
+    admin.log_limits.of(LoggedAction::End).write(
         || tracing::info!(id, "the admin API ends a stream"),
         |not_logged| {
             tracing::info!(
@@ -377,30 +379,30 @@ mod tests {
         busy.record_bytes(100, Instant::now());
         busy.record_events(5, true, Instant::now());
         let ids = |sort, order| {
-            let wanted = Wanted {
+            let query = StreamQuery {
                 sort,
                 order,
-                ..Wanted::default()
+                ..StreamQuery::default()
             };
-            let sorted = wanted.select(vec![young.clone(), busy.clone(), quiet.clone()]);
+            let sorted = query.select(vec![young.clone(), busy.clone(), quiet.clone()]);
             sorted.iter().map(Stream::id).collect::<Vec<_>>()
         };
         let (quiet, busy, young) = (quiet.id(), busy.id(), young.id());
         for (sort, ascending) in [
-            (Sort::Id, [quiet, busy, young]),
-            (Sort::Age, [young, quiet, busy]),
-            (Sort::Events, [quiet, young, busy]),
-            (Sort::EventsPerSecond, [quiet, young, busy]),
-            (Sort::Bytes, [quiet, young, busy]),
-            (Sort::LastEvent, [busy, quiet, young]),
-            (Sort::Client, [quiet, busy, young]),
-            (Sort::Unsent, [quiet, busy, young]),
-            (Sort::Held, [quiet, busy, young]),
+            (SortField::Id, [quiet, busy, young]),
+            (SortField::Age, [young, quiet, busy]),
+            (SortField::Events, [quiet, young, busy]),
+            (SortField::EventsPerSecond, [quiet, young, busy]),
+            (SortField::Bytes, [quiet, young, busy]),
+            (SortField::LastEvent, [busy, quiet, young]),
+            (SortField::Client, [quiet, busy, young]),
+            (SortField::Unsent, [quiet, busy, young]),
+            (SortField::Held, [quiet, busy, young]),
         ] {
-            assert_eq!(ids(sort, Order::Asc), ascending, "{sort:?}");
+            assert_eq!(ids(sort, SortOrder::Asc), ascending, "{sort:?}");
             let mut descending = ascending;
             descending.reverse();
-            assert_eq!(ids(sort, Order::Desc), descending, "{sort:?}");
+            assert_eq!(ids(sort, SortOrder::Desc), descending, "{sort:?}");
         }
     }
 }

@@ -1,12 +1,12 @@
 //! `/api/summary`: the current numbers and states.
 
-use super::Shared;
+use super::SharedAdmin;
 use super::heads::Heads;
 use super::health::readiness;
 use super::history::ends;
 use super::time::{millis, since_1970_of};
 use crate::overload::{Budgets, Usage};
-use crate::route::View;
+use crate::route::RouteView;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ fn top_clients(streams: &[Stream], ipv6_prefix: u8) -> Vec<Value> {
 }
 
 /// Responses that looked like streams and were not guarded, the latest first.
-fn unguarded<'a>(views: impl Iterator<Item = View<'a>>) -> Vec<Value> {
+fn unguarded<'a>(views: impl Iterator<Item = RouteView<'a>>) -> Vec<Value> {
     let mut all: Vec<_> = views
         .flat_map(|view| {
             let seen = view.metrics.unguarded();
@@ -129,6 +129,6 @@ pub(super) fn of(admin: &super::Admin) -> Value {
     })
 }
 
-pub(super) async fn summary(State(admin): State<Shared>) -> Json<Value> {
+pub(super) async fn summary(State(admin): State<SharedAdmin>) -> Json<Value> {
     Json(of(&admin))
 }

@@ -2,7 +2,7 @@
 
 use super::given::Values;
 use super::key::{ENV_PREFIX, Key, env_name};
-use super::mistake::{Mistake, Place};
+use super::mistake::{Mistake, ValueSource};
 use super::sections::{KEYS, renamed};
 use super::suggest;
 
@@ -29,7 +29,7 @@ pub(super) fn read(variables: &[(String, String)], mistakes: &mut Vec<Mistake>) 
         if !name.starts_with(ENV_PREFIX) || name == CONFIG_ENV || of_a_container(name, text) {
             continue;
         }
-        let place = Place::Env(name.clone());
+        let source = ValueSource::Env(name.clone());
         let (prefix, rest, values) = match name.strip_prefix(DEFAULT_PREFIX) {
             Some(rest) => (DEFAULT_PREFIX, rest, &mut env.defaults),
             None => (ENV_PREFIX, &name[ENV_PREFIX.len()..], &mut env.values),
@@ -38,12 +38,12 @@ pub(super) fn read(variables: &[(String, String)], mistakes: &mut Vec<Mistake>) 
         let plain = format!("{ENV_PREFIX}{rest}");
         let in_its_rank = |plain: &str| plain.replacen(ENV_PREFIX, prefix, 1);
         if let Some(key) = KEYS.iter().find(|key| key.env() == plain) {
-            key.read(text, place, values, mistakes);
+            key.read(text, source, values, mistakes);
             continue;
         }
         if let Some(key) = renamed(&plain, env_name) {
             let problem = format!("is now called {}", in_its_rank(&key.env()));
-            mistakes.push(Mistake::new(place, "", problem));
+            mistakes.push(Mistake::new(source, "", problem));
             continue;
         }
         let names: Vec<String> = KEYS.iter().map(Key::env).collect();
@@ -53,7 +53,7 @@ pub(super) fn read(variables: &[(String, String)], mistakes: &mut Vec<Mistake>) 
             Some(near) => format!("; did you mean {}?", in_its_rank(near)),
             None => "; `sse-guard --help` lists them all".to_owned(),
         };
-        mistakes.push(Mistake::new(place, "", format!("unknown variable{hint}")));
+        mistakes.push(Mistake::new(source, "", format!("unknown variable{hint}")));
     }
     env
 }
@@ -78,15 +78,15 @@ fn of_a_container(name: &str, text: &str) -> bool {
 mod tests {
     use super::super::mistake::ConfigError;
     use super::super::source::tests::pairs;
-    use super::super::source::{self, Inputs, Loaded};
+    use super::super::source::{self, ConfigInputs, LoadedConfig};
     use super::*;
 
-    fn from_env(variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+    fn from_env(variables: &[(&str, &str)]) -> Result<LoadedConfig, ConfigError> {
         let mut env = pairs(variables);
         env.push(("SSE_GUARD_UPSTREAM_URL".to_owned(), "http://app".to_owned()));
-        source::read(Inputs {
+        source::read(ConfigInputs {
             env,
-            ..Inputs::default()
+            ..ConfigInputs::default()
         })
     }
 

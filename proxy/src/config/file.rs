@@ -5,9 +5,9 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::given::{AllValues, Given, RouteValues, Values};
+use super::given::{AllValues, RouteValues, SourcedValue, Values};
 use super::key::Key;
-use super::mistake::{Mistake, OF_THE_PROXY, Place};
+use super::mistake::{Mistake, OF_THE_PROXY, ValueSource};
 use super::not_toml::slip;
 use super::route::RoutePath;
 use super::sections::{KEYS, find, is_table, renamed, table_names};
@@ -18,7 +18,7 @@ use super::value::Value;
 ///
 /// Returns nothing for invalid TOML: what such a file would set is unknown.
 pub(super) fn read(name: &str, text: &str, mistakes: &mut Vec<Mistake>) -> Option<AllValues> {
-    let mut reader = Reader {
+    let mut reader = FileReader {
         name: Arc::from(name),
         line_ends: memchr::memchr_iter(b'\n', text.as_bytes()).collect(),
         mistakes: Vec::new(),
@@ -39,11 +39,11 @@ pub(super) fn read(name: &str, text: &str, mistakes: &mut Vec<Mistake>) -> Optio
             }
         }
         // One slip confuses a parser more than once.
-        reader.mistakes.dedup_by(|b, a| a.place == b.place);
+        reader.mistakes.dedup_by(|b, a| a.source == b.source);
         None
     };
-    reader.mistakes.sort_by_key(|mistake| match mistake.place {
-        Place::File { line, .. } => line,
+    reader.mistakes.sort_by_key(|mistake| match mistake.source {
+        ValueSource::File { line, .. } => line,
         _ => 0,
     });
     mistakes.append(&mut reader.mistakes);
@@ -52,29 +52,29 @@ pub(super) fn read(name: &str, text: &str, mistakes: &mut Vec<Mistake>) -> Optio
 
 /// Which part of the file is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum FilePart {
     Global,
     Route,
 }
 
-struct Reader {
+struct FileReader {
     name: Arc<str>,
     /// The offsets at which lines end.
     line_ends: Vec<usize>,
     mistakes: Vec<Mistake>,
 }
 
-impl Reader {
-    fn place(&self, offset: usize) -> Place {
-        Place::File {
+impl FileReader {
+    fn source(&self, offset: usize) -> ValueSource {
+        ValueSource::File {
             name: Arc::clone(&self.name),
             line: 1 + self.line_ends.partition_point(|end| *end < offset),
         }
     }
 
     fn mistake(&mut self, offset: usize, key: &str, problem: impl AsRef<str>) {
-        let place = self.place(offset);
-        self.mistakes.push(Mistake::new(place, key, problem));
+        let source = self.source(offset);
+        self.mistakes.push(Mistake::new(source, key, problem));
     }
 
     fn root(&mut self, root: &DeTable<'_>) -> AllValues {
@@ -83,7 +83,7 @@ impl Reader {
             if key.get_ref() == "route" {
                 values.routes = self.routes(key.span().start, value.get_ref());
             } else {
-                self.entry(Part::Global, "", key, value, &mut values.global);
+                self.entry(FilePart::Global, "", key, value, &mut values.global);
             }
         }
         values
@@ -110,13 +110,13 @@ impl Reader {
         let mut values = Values::new();
         for (key, value) in table {
             if key.get_ref() != "path" {
-                self.entry(Part::Route, "", key, value, &mut values);
+                self.entry(FilePart::Route, "", key, value, &mut values);
                 continue;
             }
             // What stands below `path` is of the table of that name.
             if let Some(inner) = value.get_ref().as_table() {
                 for (key, value) in inner {
-                    self.entry(Part::Route, "path", key, value, &mut values);
+                    self.entry(FilePart::Route, "path", key, value, &mut values);
                 }
                 continue;
             }
@@ -136,14 +136,14 @@ impl Reader {
         }
         Some(RouteValues {
             path: path?,
-            place: self.place(offset),
+            source: self.source(offset),
             values,
         })
     }
 
     fn entry(
         &mut self,
-        part: Part,
+        part: FilePart,
         table: &str,
         key: &Spanned<DeString<'_>>,
         value: &Spanned<DeValue<'_>>,
@@ -158,11 +158,11 @@ impl Reader {
         let Some(known) = find(&name) else {
             // `admin = false`: a table whose first key turns all of it off.
             let switch = find(&format!("{name}.listen")).filter(|key| key.kind.off);
-            if let (Some(key), DeValue::Boolean(false), Part::Global) =
+            if let (Some(key), DeValue::Boolean(false), FilePart::Global) =
                 (switch, value.get_ref(), part)
             {
-                let (value, place) = (Value::Off, self.place(offset));
-                values.insert(key.name, Given { value, place });
+                let (value, source) = (Value::Off, self.source(offset));
+                values.insert(key.name, SourcedValue { value, source });
                 return;
             }
             // `resume = "lossy"`: short for a table with this mode.
@@ -185,19 +185,19 @@ impl Reader {
 
     fn set(
         &mut self,
-        part: Part,
+        part: FilePart,
         key: &'static Key,
         offset: usize,
         value: &DeValue<'_>,
         values: &mut Values,
     ) {
-        if part == Part::Route && !key.per_route {
+        if part == FilePart::Route && !key.per_route {
             return self.mistake(offset, key.name, OF_THE_PROXY);
         }
         match Value::from_toml(key.kind, value) {
             Ok(value) => {
-                let place = self.place(offset);
-                values.insert(key.name, Given { value, place });
+                let source = self.source(offset);
+                values.insert(key.name, SourcedValue { value, source });
             }
             Err(problem) => self.mistake(offset, key.name, problem),
         }
@@ -205,7 +205,7 @@ impl Reader {
 }
 
 /// The problem of a name that is not a key.
-fn unknown(part: Part, name: &str) -> String {
+fn unknown(part: FilePart, name: &str) -> String {
     // It is a table, too, but this is the mistake that is made.
     if name == "path" {
         return "is a key of a route; write it below [[route]]".to_owned();
@@ -213,7 +213,7 @@ fn unknown(part: Part, name: &str) -> String {
     if is_table(name) {
         let of_table = |key: &&Key| key.table_and_leaf().0 == Some(name);
         let mut of_table = KEYS.iter().filter(of_table);
-        if part == Part::Route && of_table.all(|key| !key.per_route) {
+        if part == FilePart::Route && of_table.all(|key| !key.per_route) {
             return OF_THE_PROXY.to_owned();
         }
         return format!("is a table; write [{name}] and its keys below");
@@ -223,9 +223,9 @@ fn unknown(part: Part, name: &str) -> String {
     }
     let keys = KEYS
         .iter()
-        .filter(|key| part == Part::Global || key.per_route)
+        .filter(|key| part == FilePart::Global || key.per_route)
         .map(|key| key.name);
-    let extra = if part == Part::Global {
+    let extra = if part == FilePart::Global {
         "route"
     } else {
         "path"

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::mistake::{Mistake, Place};
+use super::mistake::{Mistake, ValueSource};
 use super::route::RoutePath;
 use super::value::{FromValue, Value};
 
@@ -11,19 +11,19 @@ pub(super) const URL: &str = "upstream.url";
 
 /// A value, and where it was set.
 #[derive(Clone, Debug)]
-pub(super) struct Given {
+pub(super) struct SourcedValue {
     pub(super) value: Value,
-    pub(super) place: Place,
+    pub(super) source: ValueSource,
 }
 
 /// Values by the key's name, of one source or merged from several.
-pub(super) type Values = BTreeMap<&'static str, Given>;
+pub(super) type Values = BTreeMap<&'static str, SourcedValue>;
 
 /// A `[[route]]` of the file: its path, and what it overrides.
 #[derive(Clone, Debug)]
 pub(super) struct RouteValues {
     pub(super) path: RoutePath,
-    pub(super) place: Place,
+    pub(super) source: ValueSource,
     pub(super) values: Values,
 }
 
@@ -77,9 +77,9 @@ impl AllValues {
             let problem = format!(
                 "no request reaches {}: route {} ({}) comes first and matches all its paths; put \
                  the narrower route first, or remove one",
-                route.path, first.path, first.place
+                route.path, first.path, first.source
             );
-            Some(Mistake::new(route.place.clone(), "route.path", problem))
+            Some(Mistake::new(route.source.clone(), "route.path", problem))
         })
     }
 }
@@ -93,7 +93,7 @@ pub(super) struct Scope<'a> {
 
 impl<'a> Scope<'a> {
     /// The value of a key, and where it was set; none for a key without a default that is not set.
-    pub(super) fn given(self, name: &str) -> Option<&'a Given> {
+    pub(super) fn given(self, name: &str) -> Option<&'a SourcedValue> {
         self.route
             .and_then(|route| route.get(name))
             .or_else(|| self.global.get(name))
@@ -106,10 +106,10 @@ impl<'a> Scope<'a> {
 
     /// The value of a key that is set or has a default.
     pub(super) fn get<T: FromValue>(self, name: &str) -> Result<T, Mistake> {
-        let missing = || Mistake::new(Place::Config, name, "missing");
+        let missing = || Mistake::new(ValueSource::Config, name, "missing");
         let given = self.given(name).ok_or_else(missing)?;
         T::from_value(&given.value)
-            .ok_or_else(|| Mistake::new(given.place.clone(), name, "is of another kind"))
+            .ok_or_else(|| Mistake::new(given.source.clone(), name, "is of another kind"))
     }
 
     /// The value of a key without a default, if it is set.

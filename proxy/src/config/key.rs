@@ -1,8 +1,8 @@
 //! A key of the configuration, and its name in each spelling.
 
-use super::given::{AllValues, Given, Scope, Values};
+use super::given::{AllValues, Scope, SourcedValue, Values};
 use super::kind::{Kind, Shape};
-use super::mistake::{Mistake, Place};
+use super::mistake::{Mistake, ValueSource};
 use super::value::Value;
 
 /// One key of the configuration.
@@ -27,15 +27,15 @@ pub struct Key {
     /// The name that it had before.
     pub(super) former_name: Option<&'static str>,
     /// The effective value of a key without a default that is not set, for `check`.
-    pub(super) unset: Option<Unset>,
+    pub(super) unset: Option<UnsetFn>,
     /// The effective value of a key whose own is too small.
-    pub(super) raised: Option<Raised>,
+    pub(super) raised: Option<RaisedFn>,
 }
 
-type Unset = fn(&AllValues, &SystemLimits) -> Option<String>;
+type UnsetFn = fn(&AllValues, &SystemLimits) -> Option<String>;
 
 /// With the key that raises it.
-type Raised = fn(Scope<'_>) -> Option<(Value, &'static str)>;
+type RaisedFn = fn(Scope<'_>) -> Option<(Value, &'static str)>;
 
 /// Limits of this system, which are those of budgets that are not set.
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,12 +123,12 @@ impl Key {
         self
     }
 
-    pub(super) const fn unset(mut self, effective: Unset) -> Self {
+    pub(super) const fn unset(mut self, effective: UnsetFn) -> Self {
         self.unset = Some(effective);
         self
     }
 
-    pub(super) const fn raised(mut self, effective: Raised) -> Self {
+    pub(super) const fn raised(mut self, effective: RaisedFn) -> Self {
         self.raised = Some(effective);
         self
     }
@@ -137,15 +137,15 @@ impl Key {
     pub(super) fn read(
         &'static self,
         text: &str,
-        place: Place,
+        source: ValueSource,
         values: &mut Values,
         mistakes: &mut Vec<Mistake>,
     ) {
         match Value::from_text(self.kind, text) {
             Ok(value) => {
-                values.insert(self.name, Given { value, place });
+                values.insert(self.name, SourcedValue { value, source });
             }
-            Err(problem) => mistakes.push(Mistake::new(place, self.name, problem)),
+            Err(problem) => mistakes.push(Mistake::new(source, self.name, problem)),
         }
     }
 

@@ -9,9 +9,9 @@ use clap::ArgMatches;
 
 use super::env::CONFIG_ENV;
 use super::key::ENV_PREFIX;
-use super::mistake::{ConfigError, Mistake, Place};
+use super::mistake::{ConfigError, Mistake, ValueSource};
 use super::sections::KEYS;
-use super::source::{self, AdminAccess, FileText, Inputs, Loaded};
+use super::source::{self, AdminAccess, ConfigInputs, FileText, LoadedConfig};
 
 /// The variables of this process, in a form that [`load`] takes.
 ///
@@ -40,7 +40,7 @@ pub fn load(
     matches: &ArgMatches,
     env: impl Iterator<Item = (String, String)>,
     overrides: &[(&str, String)],
-) -> Result<Loaded, ConfigError> {
+) -> Result<LoadedConfig, ConfigError> {
     source::read(inputs(matches, env, overrides))
 }
 
@@ -56,7 +56,7 @@ fn inputs(
     matches: &ArgMatches,
     env: impl Iterator<Item = (String, String)>,
     overrides: &[(&str, String)],
-) -> Inputs {
+) -> ConfigInputs {
     // Flags may stand before a subcommand or after it; clap hands them all down to it.
     let matches = matches.subcommand().map_or(matches, |(_, inner)| inner);
     // Sorted, so that mistakes have a stable order; of two with one name the last counts.
@@ -64,7 +64,7 @@ fn inputs(
         .filter(|(name, _)| name.starts_with(ENV_PREFIX))
         .collect();
     let file = file(matches, &env);
-    Inputs {
+    ConfigInputs {
         flags: KEYS
             .iter()
             .filter_map(|key| {
@@ -75,7 +75,7 @@ fn inputs(
                 Some((key, texts.join(",")))
             })
             .collect(),
-        file: file.map(|(place, name)| read_file(place, &name)),
+        file: file.map(|(source, name)| read_file(source, &name)),
         env: env.into_iter().collect(),
         demo: overrides
             .iter()
@@ -97,18 +97,18 @@ pub(crate) fn file_name(
     })
 }
 
-fn read_file(place: Place, name: &str) -> Result<FileText, Mistake> {
+fn read_file(source: ValueSource, name: &str) -> Result<FileText, Mistake> {
     match read_text(name) {
         Ok(text) => Ok(FileText {
             name: name.to_owned(),
             text,
         }),
-        Err(error) => Err(unreadable(place, name, &error)),
+        Err(error) => Err(unreadable(source, name, &error)),
     }
 }
 
-fn unreadable(place: Place, name: &str, why: &impl Display) -> Mistake {
-    Mistake::new(place, "", format!("cannot read {name}: {why}"))
+fn unreadable(source: ValueSource, name: &str, why: &impl Display) -> Mistake {
+    Mistake::new(source, "", format!("cannot read {name}: {why}"))
 }
 
 /// Bytes that a config file may have. One of all keys has some 20 KB.
@@ -139,12 +139,12 @@ pub(crate) fn hung(
     let matches = matches.subcommand().map_or(matches, |(_, inner)| inner);
     let env: BTreeMap<String, String> = env.filter(|(name, _)| name == CONFIG_ENV).collect();
     let mistake = match file(matches, &env) {
-        Some((place, name)) => {
+        Some((source, name)) => {
             let why =
                 format!("{why}; is it a pipe without a writer, or on a file system that hangs?");
-            unreadable(place, &name, &why)
+            unreadable(source, &name, &why)
         }
-        None => Mistake::new(Place::Config, "", why.to_string()),
+        None => Mistake::new(ValueSource::Config, "", why.to_string()),
     };
     ConfigError {
         mistakes: vec![mistake],
@@ -152,12 +152,12 @@ pub(crate) fn hung(
 }
 
 /// The file that flags or else the environment name.
-fn file(matches: &ArgMatches, env: &BTreeMap<String, String>) -> Option<(Place, String)> {
+fn file(matches: &ArgMatches, env: &BTreeMap<String, String>) -> Option<(ValueSource, String)> {
     let flag = matches.get_one::<String>("config").cloned();
-    let of_flag = flag.map(|name| (Place::Flag("--config".to_owned()), name));
+    let of_flag = flag.map(|name| (ValueSource::Flag("--config".to_owned()), name));
     let of_env = || {
         Some((
-            Place::Env(CONFIG_ENV.to_owned()),
+            ValueSource::Env(CONFIG_ENV.to_owned()),
             env.get(CONFIG_ENV)?.clone(),
         ))
     };
@@ -181,7 +181,7 @@ mod tests {
             .unwrap()
     }
 
-    fn load_args(args: &[&str]) -> Loaded {
+    fn load_args(args: &[&str]) -> LoadedConfig {
         load(&matches(args), std::iter::empty(), &[]).unwrap()
     }
 
@@ -228,8 +228,8 @@ mod tests {
                 args.push(UPSTREAM);
             }
             let loaded = load_args(&args);
-            let place = Place::Flag(format!("--{}", key.flag()));
-            assert_eq!(loaded.values.global[key.name].place, place);
+            let source = ValueSource::Flag(format!("--{}", key.flag()));
+            assert_eq!(loaded.values.global[key.name].source, source);
         }
     }
 
@@ -289,8 +289,8 @@ mod tests {
         .map(|(name, text): (&str, &str)| (name, text.to_owned()));
         let loaded = load(&matches(&["demo"]), std::iter::empty(), &overrides).unwrap();
         assert_eq!(
-            loaded.values.global["heartbeat.interval"].place,
-            Place::Demo
+            loaded.values.global["heartbeat.interval"].source,
+            ValueSource::Demo
         );
         let args = matches(&["demo", "--heartbeat-interval=3s"]);
         let loaded = load(&args, std::iter::empty(), &overrides).unwrap();

@@ -9,7 +9,7 @@ pub(super) const OF_THE_PROXY: &str =
 
 /// Where a value was set.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ValueSource {
     /// Nowhere: the default of the key table.
     Default,
     /// A default of this run, as `sse-guard demo` has them.
@@ -29,7 +29,7 @@ pub enum Place {
     Config,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ValueSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -46,8 +46,8 @@ impl fmt::Display for Place {
 /// Its text names a correct value, and never contains one that could be a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// Its place.
-    pub place: Place,
+    /// Where the value was set.
+    pub source: ValueSource,
     /// The key it is about, in dotted spelling; empty if it is about no key.
     pub key: String,
     /// The problem, and a correct value.
@@ -55,12 +55,12 @@ pub struct Mistake {
 }
 
 impl Mistake {
-    pub(super) fn new(place: Place, key: &str, problem: impl AsRef<str>) -> Self {
+    pub(super) fn new(source: ValueSource, key: &str, problem: impl AsRef<str>) -> Self {
         // Keys and parser messages come from the file: a line break in them would look like a
         // second mistake, an escape would reach the terminal.
         let one_line = |text: &str| text.replace(char::is_control, " ");
         Self {
-            place,
+            source,
             key: one_line(key),
             problem: one_line(problem.as_ref()),
         }
@@ -70,11 +70,11 @@ impl Mistake {
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A flag or a variable is a spelling of the key already.
-        let names_the_key = matches!(self.place, Place::Flag(_) | Place::Env(_));
+        let names_the_key = matches!(self.source, ValueSource::Flag(_) | ValueSource::Env(_));
         if self.key.is_empty() || names_the_key {
-            write!(f, "{}: {}", self.place, self.problem)
+            write!(f, "{}: {}", self.source, self.problem)
         } else {
-            write!(f, "{}: {}: {}", self.place, self.key, self.problem)
+            write!(f, "{}: {}: {}", self.source, self.key, self.problem)
         }
     }
 }

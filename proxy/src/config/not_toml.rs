@@ -5,7 +5,7 @@ use super::sections::{find, is_table};
 
 /// A mistake with a better message than the parser's.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Slip {
+pub(super) struct ExplainedMistake {
     /// Where it is in the text.
     pub(super) offset: usize,
     /// Known to be a key or a table, and so no value that may be a secret.
@@ -16,7 +16,7 @@ pub(super) struct Slip {
 /// What is wrong at `offset`, where a key has two values, or a value and keys below it.
 ///
 /// `None` where it is about something else: then the parser knows best.
-pub(super) fn slip(text: &str, offset: usize, message: &str) -> Option<Slip> {
+pub(super) fn slip(text: &str, offset: usize, message: &str) -> Option<ExplainedMistake> {
     if !message.contains("duplicate key") && !message.contains("cannot extend value") {
         return None;
     }
@@ -26,13 +26,13 @@ pub(super) fn slip(text: &str, offset: usize, message: &str) -> Option<Slip> {
     if line.is_route {
         // `path` is the path of a route, and a table outside of one.
         let of_this_route = lines.iter().filter(|other| other.section == line.section);
-        let below = |other: &&Line| other.name == "path" && other.is_header;
-        let below = |other: &&Line| other.name.starts_with("path.") || below(other);
+        let below = |other: &&KeyLine| other.name == "path" && other.is_header;
+        let below = |other: &&KeyLine| other.name.starts_with("path.") || below(other);
         if let (true, Some(slip)) = (
             line.name.split('.').next() == Some("path"),
             of_this_route.into_iter().find(below),
         ) {
-            return Some(Slip {
+            return Some(ExplainedMistake {
                 offset: slip.offset,
                 key: slip.name.clone(),
                 problem: OF_THE_PROXY.to_owned(),
@@ -46,7 +46,7 @@ pub(super) fn slip(text: &str, offset: usize, message: &str) -> Option<Slip> {
     if find(name).is_none() && !is_table(table) {
         return None;
     }
-    let of_table = |other: &&Line| other.section == line.section && other.name == table;
+    let of_table = |other: &&KeyLine| other.section == line.section && other.name == table;
     let word = lines[..index - 1]
         .iter()
         .find(|other| of_table(other) && !other.is_header);
@@ -60,7 +60,7 @@ pub(super) fn slip(text: &str, offset: usize, message: &str) -> Option<Slip> {
         }
         _ => "is set twice; remove one".to_owned(),
     };
-    Some(Slip {
+    Some(ExplainedMistake {
         offset: line.offset,
         key,
         problem,
@@ -79,7 +79,7 @@ fn in_full(table: &str) -> String {
 }
 
 /// A line that names a key or a table.
-struct Line {
+struct KeyLine {
     offset: usize,
     /// In full, without `route`.
     name: String,
@@ -89,7 +89,7 @@ struct Line {
     section: usize,
 }
 
-fn lines(text: &str) -> Vec<Line> {
+fn lines(text: &str) -> Vec<KeyLine> {
     let (mut offset, mut table, mut section) = (0, String::new(), 0);
     let mut lines = Vec::new();
     for line in text.split_inclusive('\n') {
@@ -114,7 +114,7 @@ fn lines(text: &str) -> Vec<Line> {
         };
         let is_route = name == "route" || name.starts_with("route.");
         let name = name.strip_prefix("route.").unwrap_or(&name).to_owned();
-        lines.push(Line {
+        lines.push(KeyLine {
             offset: start,
             name,
             is_header,

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use humantime::format_duration;
 
-use super::given::{Given, RouteValues, Values};
+use super::given::{RouteValues, SourcedValue, Values};
 use super::key::{Key, SystemLimits};
 use super::kind::Shape;
-use super::mistake::Place;
+use super::mistake::ValueSource;
 use super::sections::KEYS;
-use super::source::Loaded;
+use super::source::LoadedConfig;
 use super::value::{Origins, Rate, ReadyWhen, Value, size_text};
 
-impl Loaded {
+impl LoadedConfig {
     /// The effective configuration as a config file: each value with a comment that names its
     /// source, routes with what they override.
     ///
@@ -42,13 +42,13 @@ impl Loaded {
             let (own_table, leaf) = key.table_and_leaf();
             if own_table != table {
                 table = own_table;
-                lines.push(Line::plain(""));
-                lines.extend(table.map(|table| Line::plain(format!("[{table}]"))));
+                lines.push(PrintedLine::plain(""));
+                lines.extend(table.map(|table| PrintedLine::plain(format!("[{table}]"))));
             }
             lines.push(match self.values.global.get(key.name) {
-                Some(given) if is_hidden(key, given) => Line::hidden(leaf, given),
+                Some(given) if is_hidden(key, given) => PrintedLine::hidden(leaf, given),
                 Some(given) => self.raised(key, leaf, given),
-                None => Line::plain(
+                None => PrintedLine::plain(
                     match key.unset.and_then(|unset| unset(&self.values, limits)) {
                         Some(value) => format!("# {leaf} is not set: {value}"),
                         None => format!("# {leaf} is not set"),
@@ -57,24 +57,32 @@ impl Loaded {
             });
         }
         for route in &self.values.routes {
-            lines.push(Line::plain(""));
-            lines.push(Line::plain("[[route]]"));
+            lines.push(PrintedLine::plain(""));
+            lines.push(PrintedLine::plain("[[route]]"));
             let path = Value::Text(route.path.as_str().to_owned());
-            let place = route.place.clone();
-            lines.push(Line::new("path", &Given { value: path, place }));
-            lines.extend(overrides(&route.values).map(|(key, given)| Line::new(key.name, given)));
+            let source = route.source.clone();
+            lines.push(PrintedLine::new(
+                "path",
+                &SourcedValue {
+                    value: path,
+                    source,
+                },
+            ));
+            lines.extend(
+                overrides(&route.values).map(|(key, given)| PrintedLine::new(key.name, given)),
+            );
         }
         render(&lines)
     }
 
     /// The effective value, which is larger if the given one is too small.
-    fn raised(&self, key: &Key, leaf: &str, given: &Given) -> Line {
+    fn raised(&self, key: &Key, leaf: &str, given: &SourcedValue) -> PrintedLine {
         let raised = key.raised.and_then(|raised| raised(self.values.proxy()));
         let Some((value, by)) = raised else {
-            return Line::new(leaf, given);
+            return PrintedLine::new(leaf, given);
         };
-        let place = given.place.clone();
-        let mut line = Line::new(leaf, &Given { value, place });
+        let source = given.source.clone();
+        let mut line = PrintedLine::new(leaf, &SourcedValue { value, source });
         let remark = format!("; raised from {} to {by}", toml(&given.value));
         line.origin = line.origin.map(|origin| origin + &remark);
         line
@@ -91,20 +99,20 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    fn new(key: &'static Key, given: &Given) -> Self {
+    fn new(key: &'static Key, given: &SourcedValue) -> Self {
         Self {
             key: key.name,
             value: (!is_hidden(key, given)).then(|| toml(&given.value)),
-            from: from(&given.place),
+            from: from(&given.source),
         }
     }
 }
 
-impl Loaded {
+impl LoadedConfig {
     /// Whether this key is not set.
     pub(crate) fn is_default(&self, key: &str) -> bool {
         let given = self.values.global.get(key);
-        given.is_none_or(|given| given.place == Place::Default)
+        given.is_none_or(|given| given.source == ValueSource::Default)
     }
 
     /// The keys that have another value than in `old`; `route` for the keys of a route.
@@ -157,30 +165,30 @@ impl Loaded {
     }
 }
 
-fn is_hidden(key: &Key, given: &Given) -> bool {
+fn is_hidden(key: &Key, given: &SourcedValue) -> bool {
     key.kind.shape == Shape::Secret && given.value != Value::Off
 }
 
-fn from(place: &Place) -> String {
-    one_line(&match place {
-        Place::File { .. } => format!("file {place}"),
-        place => place.to_string(),
+fn from(source: &ValueSource) -> String {
+    one_line(&match source {
+        ValueSource::File { .. } => format!("file {source}"),
+        source => source.to_string(),
     })
 }
 
 /// What a route sets, in the order of the key table.
-fn overrides(values: &Values) -> impl Iterator<Item = (&'static Key, &Given)> {
+fn overrides(values: &Values) -> impl Iterator<Item = (&'static Key, &SourcedValue)> {
     KEYS.iter()
         .filter_map(|key| Some((key, values.get(key.name)?)))
 }
 
 /// A line of the file, and perhaps where it came from.
-struct Line {
+struct PrintedLine {
     code: String,
     origin: Option<String>,
 }
 
-impl Line {
+impl PrintedLine {
     fn plain(code: impl Into<String>) -> Self {
         Self {
             code: code.into(),
@@ -188,25 +196,25 @@ impl Line {
         }
     }
 
-    fn new(name: &str, given: &Given) -> Self {
+    fn new(name: &str, given: &SourcedValue) -> Self {
         Self {
             code: format!("{name} = {}", toml(&given.value)),
-            origin: Some(from(&given.place)),
+            origin: Some(from(&given.source)),
         }
     }
 
-    fn hidden(name: &str, given: &Given) -> Self {
+    fn hidden(name: &str, given: &SourcedValue) -> Self {
         Self {
             code: format!("# {name} is set, and a secret"),
-            origin: Some(from(&given.place)),
+            origin: Some(from(&given.source)),
         }
     }
 }
 
-fn render(lines: &[Line]) -> String {
+fn render(lines: &[PrintedLine]) -> String {
     // A few long values shall not push every comment out of sight.
     const WIDEST: usize = 40;
-    let width = |line: &Line| line.code.chars().count();
+    let width = |line: &PrintedLine| line.code.chars().count();
     let codes = lines.iter().filter(|line| line.origin.is_some());
     let column = codes
         .map(width)
@@ -310,7 +318,7 @@ mod tests {
     use super::super::key::SystemLimits;
     use super::super::sections::find;
     use super::super::source::tests::from_file;
-    use super::super::source::{FileText, Inputs, read};
+    use super::super::source::{ConfigInputs, FileText, read};
 
     fn same_again(text: &str) -> String {
         let first = from_file(text).unwrap();
@@ -355,7 +363,7 @@ mod tests {
 
     #[test]
     fn printed_values_name_their_source() {
-        let loaded = read(Inputs {
+        let loaded = read(ConfigInputs {
             flags: vec![(find("heartbeat.interval").unwrap(), "5s".to_owned())],
             env: vec![("SSE_GUARD_LIMIT_PER_IP".to_owned(), "7".to_owned())],
             file: Some(Ok(FileText {

@@ -11,7 +11,7 @@ use http::Uri;
 use super::super::path::Normalize;
 use super::RoutePath;
 use super::given::{AllValues, RouteValues, Scope, URL};
-use super::mistake::{Mistake, Place};
+use super::mistake::{Mistake, ValueSource};
 use super::sections::{
     Admin, Budgets, Client, Completion, Drain, Early, Health, Heartbeat, Idle, Limit, Log,
     OwnCounts, Resume, Rotation, Takeover, TrustedHeader, Unavailable, Upstream, cors, files,
@@ -216,11 +216,11 @@ fn routes(
     problems: &mut Vec<Mistake>,
 ) -> Result<Vec<Route>, Mistake> {
     let mut routes = Vec::new();
-    let mut looping: Vec<Place> = Vec::new();
+    let mut looping: Vec<ValueSource> = Vec::new();
     let mut add = |path: RoutePath, scope: Scope<'_>| {
         let settings = Settings::read(scope)?;
         if settings.upstream.is_reached_at(listen) {
-            looping.extend(scope.given(URL).map(|given| given.place.clone()));
+            looping.extend(scope.given(URL).map(|given| given.source.clone()));
         }
         routes.push(Route {
             path,
@@ -243,15 +243,15 @@ fn routes(
     } else if values.routes.is_empty() {
         let problem = "missing; name a server to forward to, such as --upstream-url \
             http://127.0.0.1:3000, or try `sse-guard demo`";
-        problems.push(Mistake::new(Place::Config, URL, problem));
+        problems.push(Mistake::new(ValueSource::Config, URL, problem));
     }
     problems.extend(values.shadowed_routes());
     // Routes that share the global URL share its mistake.
     looping.dedup();
-    for place in looping {
+    for source in looping {
         let problem = "is this proxy's own address (listen): each request would loop; name the \
             server behind the proxy";
-        problems.push(Mistake::new(place, URL, problem));
+        problems.push(Mistake::new(source, URL, problem));
     }
     Ok(routes)
 }
@@ -259,7 +259,7 @@ fn routes(
 fn missing_in_route(route: &RouteValues) -> Mistake {
     let problem = "missing: set it in this route or at the top level, such as upstream.url = \
                    \"http://127.0.0.1:3000\"";
-    Mistake::new(route.place.clone(), URL, problem)
+    Mistake::new(route.source.clone(), URL, problem)
 }
 
 /// Settings that are allowed but probably unintended; with a catch-all, that is the last route.

@@ -4,21 +4,21 @@ use std::net::SocketAddr;
 
 use super::given::{AllValues, Values};
 use super::key::Key;
-use super::mistake::{ConfigError, Mistake, Place};
+use super::mistake::{ConfigError, Mistake, ValueSource};
 use super::sections::{KEYS, admin, find};
 use super::settings::{self, Config};
 use super::{env, file};
 
 /// A valid configuration, with the source of each value.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub struct LoadedConfig {
     /// The configuration.
     pub config: Config,
     pub(super) values: AllValues,
     file_text: Option<String>,
 }
 
-impl Loaded {
+impl LoadedConfig {
     /// What was in the config file, if there is one.
     pub(crate) fn file_text(&self) -> Option<&str> {
         self.file_text.as_deref()
@@ -33,7 +33,7 @@ pub(super) struct FileText {
 
 /// All that a configuration is read from; nothing else is looked at.
 #[derive(Default)]
-pub(super) struct Inputs {
+pub(super) struct ConfigInputs {
     pub(super) flags: Vec<(&'static Key, String)>,
     pub(super) env: Vec<(String, String)>,
     /// The file, if there is one, or why it cannot be read.
@@ -43,7 +43,7 @@ pub(super) struct Inputs {
 }
 
 /// Reads all inputs and reports every mistake in them, or returns the combined config.
-pub(super) fn read(inputs: Inputs) -> Result<Loaded, ConfigError> {
+pub(super) fn read(inputs: ConfigInputs) -> Result<LoadedConfig, ConfigError> {
     let mut mistakes = Vec::new();
     let merged = merge(inputs, &mut mistakes);
     // Without the file, further checks would report mistakes that may not exist.
@@ -52,7 +52,7 @@ pub(super) fn read(inputs: Inputs) -> Result<Loaded, ConfigError> {
     }
     let config = settings::read(&merged.values, &mut mistakes);
     match config {
-        Some(config) if mistakes.is_empty() => Ok(Loaded {
+        Some(config) if mistakes.is_empty() => Ok(LoadedConfig {
             config,
             values: merged.values,
             file_text: merged.file_text,
@@ -73,7 +73,7 @@ pub(crate) struct AdminAccess {
 }
 
 /// Reads just the admin address and its token, also from inputs with mistakes.
-pub(super) fn read_admin(inputs: Inputs) -> AdminAccess {
+pub(super) fn read_admin(inputs: ConfigInputs) -> AdminAccess {
     let mut mistakes = Vec::new();
     let merged = merge(inputs, &mut mistakes);
     let (listen, token) = admin::access(merged.values.proxy());
@@ -89,18 +89,18 @@ pub(super) fn read_admin(inputs: Inputs) -> AdminAccess {
 }
 
 /// All inputs, merged by their rank.
-struct Merged {
+struct MergedInputs {
     values: AllValues,
     file_text: Option<String>,
     /// Whether the file's values are among them; also if there is none.
     is_file_read: bool,
 }
 
-fn merge(inputs: Inputs, mistakes: &mut Vec<Mistake>) -> Merged {
+fn merge(inputs: ConfigInputs, mistakes: &mut Vec<Mistake>) -> MergedInputs {
     let mut flags = Values::new();
     for (key, text) in &inputs.flags {
-        let place = Place::Flag(format!("--{}", key.flag()));
-        key.read(text, place, &mut flags, mistakes);
+        let source = ValueSource::Flag(format!("--{}", key.flag()));
+        key.read(text, source, &mut flags, mistakes);
     }
     let env::EnvValues {
         defaults: env_defaults,
@@ -126,7 +126,7 @@ fn merge(inputs: Inputs, mistakes: &mut Vec<Mistake>) -> Merged {
     for values in [env_defaults, demo, file.global, env, flags] {
         global.extend(values);
     }
-    Merged {
+    MergedInputs {
         values: AllValues {
             global,
             routes: file.routes,
@@ -140,7 +140,7 @@ fn defaults(mistakes: &mut Vec<Mistake>) -> Values {
     let mut values = Values::new();
     for key in KEYS {
         if let Some(text) = key.default {
-            key.read(text, Place::Default, &mut values, mistakes);
+            key.read(text, ValueSource::Default, &mut values, mistakes);
         }
     }
     values
@@ -150,8 +150,12 @@ fn read_demo(demo: &[(String, String)], mistakes: &mut Vec<Mistake>) -> Values {
     let mut values = Values::new();
     for (name, text) in demo {
         match find(name) {
-            Some(key) => key.read(text, Place::Demo, &mut values, mistakes),
-            None => mistakes.push(Mistake::new(Place::Demo, name, "not a key of the config")),
+            Some(key) => key.read(text, ValueSource::Demo, &mut values, mistakes),
+            None => mistakes.push(Mistake::new(
+                ValueSource::Demo,
+                name,
+                "not a key of the config",
+            )),
         }
     }
     values
@@ -162,13 +166,13 @@ pub(crate) mod tests {
     use super::*;
 
     /// Reads a file that is called `sse-guard.toml`.
-    pub(crate) fn from_file(text: &str) -> Result<Loaded, ConfigError> {
-        read(Inputs {
+    pub(crate) fn from_file(text: &str) -> Result<LoadedConfig, ConfigError> {
+        read(ConfigInputs {
             file: Some(Ok(FileText {
                 name: "sse-guard.toml".to_owned(),
                 text: text.to_owned(),
             })),
-            ..Inputs::default()
+            ..ConfigInputs::default()
         })
     }
 
@@ -210,7 +214,7 @@ pub(crate) mod tests {
                 "upstream.url = 'http://app'"
             }
             .to_owned();
-            let loaded = read(Inputs {
+            let loaded = read(ConfigInputs {
                 flags: flag.then(|| (key, "1s".to_owned())).into_iter().collect(),
                 env: if env {
                     pairs(&[("SSE_GUARD_HEARTBEAT_INTERVAL", "2s")])
@@ -250,11 +254,11 @@ pub(crate) mod tests {
             });
             let mut values = vec![("upstream.url", "http://app")];
             values.extend(demo.then_some(("listen", ":2")));
-            let inputs = Inputs {
+            let inputs = ConfigInputs {
                 env: pairs(&env),
                 file: file.map(Ok),
                 demo: pairs(&values),
-                ..Inputs::default()
+                ..ConfigInputs::default()
             };
             read(inputs).unwrap().config
         };
@@ -270,13 +274,13 @@ pub(crate) mod tests {
     #[test]
     fn override_of_a_route_beats_a_flag() {
         let text = "[upstream]\nurl = 'http://app'\n[[route]]\npath = '/v1'\nlimit.per_ip = 3";
-        let loaded = read(Inputs {
+        let loaded = read(ConfigInputs {
             flags: vec![(find("limit.per_ip").unwrap(), "7".to_owned())],
             file: Some(Ok(FileText {
                 name: "a.toml".to_owned(),
                 text: text.to_owned(),
             })),
-            ..Inputs::default()
+            ..ConfigInputs::default()
         });
         let routes = loaded.unwrap().config.routes;
         let per_ip = routes
@@ -287,7 +291,7 @@ pub(crate) mod tests {
 
     #[test]
     fn mistakes_of_all_places_are_reported_at_once() {
-        let error = read(Inputs {
+        let error = read(ConfigInputs {
             flags: vec![(find("listen").unwrap(), "8080".to_owned())],
             env: pairs(&[("SSE_GUARD_IDLE_TIMEOUT", "10")]),
             file: Some(Ok(FileText {
@@ -297,7 +301,7 @@ pub(crate) mod tests {
             demo: pairs(&[("no.key", "1")]),
         });
         let mistakes = error.unwrap_err().mistakes;
-        let places: Vec<String> = mistakes.iter().map(|m| m.place.to_string()).collect();
+        let places: Vec<String> = mistakes.iter().map(|m| m.source.to_string()).collect();
         let all = [
             "--listen",
             "SSE_GUARD_IDLE_TIMEOUT",
@@ -311,11 +315,15 @@ pub(crate) mod tests {
 
     #[test]
     fn unreadable_file_hides_no_other_mistake() {
-        let unreadable = Mistake::new(Place::Flag("--config".to_owned()), "", "cannot read it");
-        let error = read(Inputs {
+        let unreadable = Mistake::new(
+            ValueSource::Flag("--config".to_owned()),
+            "",
+            "cannot read it",
+        );
+        let error = read(ConfigInputs {
             env: pairs(&[("SSE_GUARD_IDLE_TIMEOUT", "10")]),
             file: Some(Err(unreadable)),
-            ..Inputs::default()
+            ..ConfigInputs::default()
         });
         assert_eq!(error.unwrap_err().mistakes.len(), 2);
     }

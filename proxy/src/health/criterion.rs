@@ -1,7 +1,7 @@
 //! Health checks of a route or an upstream: conditions, causes and remedies.
 
 use super::debounce::HealthState;
-use super::window::Span;
+use super::window::WindowCounts;
 use crate::config;
 use humantime::format_duration;
 use sse_guard::EndReason;
@@ -33,10 +33,10 @@ pub(super) struct Issue {
 
 /// Input of the checks of a route or an upstream.
 #[derive(Debug)]
-pub(super) struct Facts<'a> {
+pub(super) struct CriterionInput<'a> {
     pub(super) bounds: &'a config::Health,
-    pub(super) window: Span,
-    pub(super) baseline: Option<Span>,
+    pub(super) window: WindowCounts,
+    pub(super) baseline: Option<WindowCounts>,
     /// Streams, and how many there may be.
     pub(super) fill: Option<(u64, u64)>,
     /// Streams that have lost their upstream, and all of them.
@@ -96,27 +96,27 @@ impl Criterion {
     }
 
     /// Checks the criterion; returns a problem if there is one.
-    pub(super) fn check(self, facts: &Facts<'_>) -> Option<Issue> {
-        let numbers = &facts.window.numbers;
+    pub(super) fn check(self, input: &CriterionInput<'_>) -> Option<Issue> {
+        let numbers = &input.window.numbers;
         let (state, cause) = match self {
-            Self::Reachable => (HealthState::Failing, facts.away.clone()?),
-            Self::Waiting => waiting(facts.waiting?)?,
-            Self::Errors => errors(facts.bounds.max_error_rate?, numbers)?,
-            Self::Breaks => breaks(facts.bounds.max_error_rate?, numbers)?,
-            Self::Events => events(facts)?,
+            Self::Reachable => (HealthState::Failing, input.away.clone()?),
+            Self::Waiting => waiting(input.waiting?)?,
+            Self::Errors => errors(input.bounds.max_error_rate?, numbers)?,
+            Self::Breaks => breaks(input.bounds.max_error_rate?, numbers)?,
+            Self::Events => events(input)?,
             Self::FirstEvent => {
-                let bound = facts.bounds.max_first_event_p95;
-                let times = |span: &Span| span.numbers.first_events.clone();
-                slow("streams to their first event", 0.95, bound, facts, times)?
+                let bound = input.bounds.max_first_event_p95;
+                let times = |span: &WindowCounts| span.numbers.first_events.clone();
+                slow("streams to their first event", 0.95, bound, input, times)?
             }
             Self::Gap => {
-                let times = |span: &Span| span.numbers.gaps.clone();
-                let bound = facts.bounds.max_gap_p99;
-                slow("pauses between events", 0.99, bound, facts, times)?
+                let times = |span: &WindowCounts| span.numbers.gaps.clone();
+                let bound = input.bounds.max_gap_p99;
+                slow("pauses between events", 0.99, bound, input, times)?
             }
-            Self::EarlyEnds => early_ends(facts.bounds.early_ends?, numbers)?,
-            Self::Reconnects => reconnects(facts.bounds.reconnects?, &facts.window)?,
-            Self::Limit => limit(facts.fill?)?,
+            Self::EarlyEnds => early_ends(input.bounds.early_ends?, numbers)?,
+            Self::Reconnects => reconnects(input.bounds.reconnects?, &input.window)?,
+            Self::Limit => limit(input.fill?)?,
         };
         let is_incomplete = self == Self::Breaks && numbers.cut_short >= MIN_CASES;
         Some(Issue {
@@ -189,9 +189,9 @@ fn beyond(times: f64) -> Option<HealthState> {
     }
 }
 
-type Found = Option<(HealthState, String)>;
+type StateWithReason = Option<(HealthState, String)>;
 
-fn waiting((waiting, all): (u64, u64)) -> Found {
+fn waiting((waiting, all): (u64, u64)) -> StateWithReason {
     let state = match waiting {
         0 => return None,
         some if some >= all => HealthState::Failing,
@@ -201,7 +201,7 @@ fn waiting((waiting, all): (u64, u64)) -> Found {
     Some((state, cause))
 }
 
-fn errors(bound: f64, numbers: &Snapshot) -> Found {
+fn errors(bound: f64, numbers: &Snapshot) -> StateWithReason {
     let all = numbers.opened + numbers.failed;
     let mut state = share(bound, numbers.failed, all)?;
     let failed = numbers.failed;
@@ -220,7 +220,7 @@ fn errors(bound: f64, numbers: &Snapshot) -> Found {
     ))
 }
 
-fn breaks(bound: f64, numbers: &Snapshot) -> Found {
+fn breaks(bound: f64, numbers: &Snapshot) -> StateWithReason {
     let all = EndReason::ALL
         .iter()
         .map(|&reason| numbers.ended(reason))
@@ -243,10 +243,10 @@ fn breaks(bound: f64, numbers: &Snapshot) -> Found {
     ))
 }
 
-fn events(facts: &Facts<'_>) -> Found {
+fn events(input: &CriterionInput<'_>) -> StateWithReason {
     let per_minute =
-        |span: &Span| part(span.numbers.events, span.stream_seconds) * SECONDS_PER_MINUTE;
-    let (bound, wanted) = match (facts.bounds.min_event_rate, &facts.baseline) {
+        |span: &WindowCounts| part(span.numbers.events, span.stream_seconds) * SECONDS_PER_MINUTE;
+    let (bound, wanted) = match (input.bounds.min_event_rate, &input.baseline) {
         (Some(rate), _) => {
             let wanted = f64::from(rate.count.get()) / rate.per.as_secs_f64() * SECONDS_PER_MINUTE;
             (
@@ -255,7 +255,7 @@ fn events(facts: &Facts<'_>) -> Found {
             )
         }
         (None, Some(baseline))
-            if facts.bounds.baseline && baseline.numbers.events >= MIN_SAMPLES =>
+            if input.bounds.baseline && baseline.numbers.events >= MIN_SAMPLES =>
         {
             let usual = per_minute(baseline);
             (usual / BASELINE_FACTOR, format!("baseline: {usual:.1}"))
@@ -263,10 +263,10 @@ fn events(facts: &Facts<'_>) -> Found {
         _ => return None,
     };
     // With too little time behind it, chance alone may have kept them away.
-    if bound * part(facts.window.stream_seconds, 60) < part(MIN_CASES, 1) {
+    if bound * part(input.window.stream_seconds, 60) < part(MIN_CASES, 1) {
         return None;
     }
-    let seen = per_minute(&facts.window);
+    let seen = per_minute(&input.window);
     let state = match seen {
         seen if seen > 0.0 => beyond(bound / seen)?,
         _ => HealthState::Failing,
@@ -282,17 +282,17 @@ fn slow(
     what: &str,
     quantile: f64,
     bound: Option<Duration>,
-    facts: &Facts<'_>,
-    times: impl Fn(&Span) -> Histogram,
-) -> Found {
-    let now = times(&facts.window);
+    input: &CriterionInput<'_>,
+    times: impl Fn(&WindowCounts) -> Histogram,
+) -> StateWithReason {
+    let now = times(&input.window);
     if now.count() < MIN_SAMPLES {
         return None;
     }
     let seen = now.quantile(quantile)?;
-    let (bound, wanted) = match (bound, &facts.baseline) {
+    let (bound, wanted) = match (bound, &input.baseline) {
         (Some(bound), _) => (bound, format!("threshold: {}", format_duration(bound))),
-        (None, Some(baseline)) if facts.bounds.baseline => {
+        (None, Some(baseline)) if input.bounds.baseline => {
             let usual = times(baseline);
             let usual = Some(usual).filter(|usual| usual.count() >= MIN_SAMPLES)?;
             let usual = usual.quantile(quantile)?;
@@ -322,7 +322,7 @@ fn rounded(time: Duration) -> humantime::FormattedDuration {
     format_duration(Duration::from_millis(millis))
 }
 
-fn early_ends(bound: f64, numbers: &Snapshot) -> Found {
+fn early_ends(bound: f64, numbers: &Snapshot) -> StateWithReason {
     let (early, all) = (
         numbers.upstream_ends.below(EARLY_END),
         numbers.upstream_ends.count(),
@@ -338,7 +338,7 @@ fn early_ends(bound: f64, numbers: &Snapshot) -> Found {
     ))
 }
 
-fn reconnects(bound: f64, window: &Span) -> Found {
+fn reconnects(bound: f64, window: &WindowCounts) -> StateWithReason {
     let numbers = &window.numbers;
     let back = numbers.reconnects_after_cut;
     let streams = (window.stream_seconds / window.seconds.max(1)).max(back);
@@ -352,7 +352,7 @@ fn reconnects(bound: f64, window: &Span) -> Found {
     ))
 }
 
-fn limit((streams, most): (u64, u64)) -> Found {
+fn limit((streams, most): (u64, u64)) -> StateWithReason {
     let state = match part(streams, most) {
         share if share >= 1.0 => HealthState::Failing,
         share if share >= NEAR_SHARE => HealthState::Degraded,

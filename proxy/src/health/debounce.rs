@@ -33,15 +33,15 @@ const BETTER_AFTER: u32 = 30;
 #[derive(Debug, Default)]
 pub(super) struct Debounced {
     pub(super) state: HealthState,
-    worse: Run,
-    better: Run,
+    worse: StateRun,
+    better: StateRun,
 }
 
 /// Seconds in a row, and the state that all of them allow.
 #[derive(Debug, Default)]
-struct Run(Option<(u32, HealthState)>);
+struct StateRun(Option<(u32, HealthState)>);
 
-impl Run {
+impl StateRun {
     fn more(
         &mut self,
         state: HealthState,
@@ -58,15 +58,15 @@ impl Debounced {
     /// Records the state of one second; returns whether the debounced state has changed.
     pub(super) fn note(&mut self, raw: HealthState) -> bool {
         let due = if raw > self.state {
-            self.better = Run::default();
+            self.better = StateRun::default();
             let (seconds, state) = self.worse.more(raw, HealthState::min);
             (seconds >= WORSE_AFTER).then_some(state)
         } else if raw < self.state {
-            self.worse = Run::default();
+            self.worse = StateRun::default();
             let (seconds, state) = self.better.more(raw, HealthState::max);
             (seconds >= BETTER_AFTER).then_some(state)
         } else {
-            (self.worse, self.better) = (Run::default(), Run::default());
+            (self.worse, self.better) = (StateRun::default(), StateRun::default());
             None
         };
         due.is_some_and(|state| self.set(state))

@@ -20,7 +20,7 @@ struct Life {
 impl Life {
     fn new(text: &str) -> Self {
         Self {
-            subject: Subject::new(Kind::Route, "/feed"),
+            subject: Subject::new(SubjectKind::Route, "/feed"),
             bounds: bounds(text),
             sums: Snapshot::default(),
         }
@@ -261,7 +261,7 @@ async fn limit_that_is_near_or_reached_is_an_issue() {
         (99, HealthState::Degraded),
         (100, HealthState::Failing),
     ] {
-        let mut subject = Subject::new(Kind::Route, "/feed");
+        let mut subject = Subject::new(SubjectKind::Route, "/feed");
         for _ in 0..3 {
             subject.note(Vec::new(), Snapshot::default());
             subject.update(&bounds(""), Some((streams, 100)), None);
@@ -272,7 +272,7 @@ async fn limit_that_is_near_or_reached_is_an_issue() {
 
 #[tokio::test(start_paused = true)]
 async fn upstream_that_is_away_is_failing_at_once_and_healthy_when_it_is_back() {
-    let mut subject = Subject::new(Kind::Upstream, "http://app/");
+    let mut subject = Subject::new(SubjectKind::Upstream, "http://app/");
     subject.note(Vec::new(), Snapshot::default());
     subject.update(&bounds(""), None, Some("cannot connect".into()));
     let report = subject.report();
@@ -286,7 +286,7 @@ async fn upstream_that_is_away_is_failing_at_once_and_healthy_when_it_is_back() 
 
 #[tokio::test(start_paused = true)]
 async fn numbers_of_other_routes_do_not_continue_a_window() {
-    let mut subject = Subject::new(Kind::Upstream, "http://app/");
+    let mut subject = Subject::new(SubjectKind::Upstream, "http://app/");
     let mut sums = Snapshot::default();
     subject.note(vec!["/a".into()], sums.clone());
     sums.failed = 1_000;

@@ -16,7 +16,7 @@ const MIN_BASELINE: u64 = 300;
 
 /// The sums at one second.
 #[derive(Clone, Debug)]
-struct Point {
+struct Sample {
     second: u64,
     /// Sum of the streams of each second.
     stream_seconds: u64,
@@ -25,9 +25,9 @@ struct Point {
     numbers: Snapshot,
 }
 
-impl Point {
-    fn until(&self, later: &Self) -> Span {
-        Span {
+impl Sample {
+    fn until(&self, later: &Self) -> WindowCounts {
+        WindowCounts {
             seconds: later.second - self.second,
             stream_seconds: later.stream_seconds - self.stream_seconds,
             lost_seconds: later.lost_seconds - self.lost_seconds,
@@ -38,7 +38,7 @@ impl Point {
 
 /// Counts of a span of time.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Span {
+pub(super) struct WindowCounts {
     pub(super) seconds: u64,
     /// How long all streams together were open.
     pub(super) stream_seconds: u64,
@@ -50,9 +50,9 @@ pub(super) struct Span {
 /// Counts per second.
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    now: Option<Point>,
-    minute: VecDeque<Point>,
-    baseline: VecDeque<Point>,
+    now: Option<Sample>,
+    minute: VecDeque<Sample>,
+    baseline: VecDeque<Sample>,
 }
 
 impl Window {
@@ -65,37 +65,37 @@ impl Window {
                 now.lost_seconds + numbers.lost(),
             )
         });
-        let point = Point {
+        let sample = Sample {
             second,
             stream_seconds,
             lost_seconds,
             numbers,
         };
         if second.is_multiple_of(STEP) {
-            self.minute.push_back(point.clone());
+            self.minute.push_back(sample.clone());
         }
         if self.minute.len() > STEPS
-            && let Some(point) = self.minute.pop_front()
-            && point.second.is_multiple_of(LONG_STEP)
+            && let Some(sample) = self.minute.pop_front()
+            && sample.second.is_multiple_of(LONG_STEP)
         {
-            self.baseline.push_back(point);
+            self.baseline.push_back(sample);
         }
         if self.baseline.len() > LONG_STEPS {
             self.baseline.pop_front();
         }
-        self.now = Some(point);
+        self.now = Some(sample);
     }
 
     /// The last minute, or what there is of it.
-    pub(super) fn last_minute(&self) -> Span {
+    pub(super) fn last_minute(&self) -> WindowCounts {
         match (self.minute.front(), &self.now) {
             (Some(first), Some(now)) => first.until(now),
-            _ => Span::default(),
+            _ => WindowCounts::default(),
         }
     }
 
     /// The quarter of an hour before that, if there is enough of it to compare with.
-    pub(super) fn baseline(&self) -> Option<Span> {
+    pub(super) fn baseline(&self) -> Option<WindowCounts> {
         let baseline = self.baseline.front()?.until(self.minute.front()?);
         (baseline.seconds >= MIN_BASELINE).then_some(baseline)
     }

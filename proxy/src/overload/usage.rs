@@ -54,11 +54,11 @@ impl Usage {
 
 /// Reads usage and limits of this process.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(super) struct UsageMeter {
     groups: LimitedGroups,
 }
 
-impl Meter {
+impl UsageMeter {
     pub(super) fn new() -> Self {
         Self {
             groups: LimitedGroups::own(),
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn meter_reads_what_the_process_takes() {
-        let meter = Meter::new();
+        let meter = UsageMeter::new();
         let memory = meter.memory(Budget::Of(MIB)).unwrap();
         assert_eq!(memory.budget, MIB);
         assert!(memory.used > MIB / 4, "{memory:?}");

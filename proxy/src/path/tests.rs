@@ -15,14 +15,14 @@ fn route_of(path: &str) -> &'static str {
         .unwrap_or("/")
 }
 
-fn resolved(path: &str, normalize: Normalize) -> Result<(&'static str, String), BadPath> {
+fn resolved(path: &str, normalize: Normalize) -> Result<(&'static str, String), PathError> {
     let resolved = resolve(path, normalize, route_of, |_| true)?;
     Ok((resolved.route, resolved.path.into_owned()))
 }
 
 #[test]
 fn path_has_one_route_or_is_refused() {
-    use BadPath::{AboveRoot, Ambiguous, Nul};
+    use PathError::{AboveRoot, Ambiguous, Nul};
     let to = |route, path: &str| Ok((route, path.to_owned()));
     for (path, matched, rewritten) in [
         // What all servers read alike.
@@ -192,7 +192,7 @@ fn off_forwards_what_was_sent_but_nothing_above_a_base_path() {
     }
     assert_eq!(resolved("//h/../x", Off), Ok(("/", "//h/../x".to_owned())));
     for path in ["/../x", "/%2e%2e/x", "/..%2fx", "/..;/x", "//../x"] {
-        assert_eq!(resolved(path, Off), Err(BadPath::AboveRoot), "{path}");
+        assert_eq!(resolved(path, Off), Err(PathError::AboveRoot), "{path}");
         let resolved = resolve(path, Off, route_of, |_| false);
         assert_eq!(resolved.unwrap().path, path);
     }
@@ -205,7 +205,11 @@ fn long_path_is_read_if_there_is_nothing_to_resolve() {
     assert_eq!(resolved(&plain, Match), Ok(("/", plain.clone())));
     for part in ["/a;", "%41", "/a/..", "//"] {
         for mode in [Match, Rewrite, Off] {
-            assert_eq!(resolved(&long(part), mode), Err(BadPath::TooLong), "{part}");
+            assert_eq!(
+                resolved(&long(part), mode),
+                Err(PathError::TooLong),
+                "{part}"
+            );
         }
     }
 }
@@ -222,14 +226,14 @@ fn paths() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn to_normalize_twice_is_to_normalize_once(path in paths()) {
-        if let Ok(once) = Reading::NORMALIZED.of(&path) {
-            prop_assert_eq!(Reading::NORMALIZED.of(&once), Ok(once));
+        if let Ok(once) = Interpretation::NORMALIZED.of(&path) {
+            prop_assert_eq!(Interpretation::NORMALIZED.of(&once), Ok(once));
         }
     }
 
     #[test]
     fn what_normalizes_alike_has_one_route(path in paths()) {
-        let Ok(normalized) = Reading::NORMALIZED.of(&path) else {
+        let Ok(normalized) = Interpretation::NORMALIZED.of(&path) else {
             prop_assert!(resolved(&path, Match).is_err());
             return Ok(());
         };
@@ -237,8 +241,8 @@ proptest! {
             if let Ok((route, forwarded)) = resolved(&path, mode) {
                 prop_assert_eq!(route, route_of(&normalized));
                 // A reader behind the proxy gets an equal path.
-                prop_assert_eq!(Reading::NORMALIZED.of(&forwarded), Ok(normalized.clone()));
-                for reading in Reading::all() {
+                prop_assert_eq!(Interpretation::NORMALIZED.of(&forwarded), Ok(normalized.clone()));
+                for reading in Interpretation::all() {
                     prop_assert_eq!(route_of(&reading.of(&forwarded).unwrap()), route);
                 }
                 prop_assert_eq!(route_of(&forwarded), route);
@@ -250,7 +254,7 @@ proptest! {
     fn no_reading_leaves_a_base_path(path in paths()) {
         for mode in [Match, Rewrite, Off] {
             if let Ok((_, forwarded)) = resolved(&path, mode) {
-                for reading in Reading::all().filter(|reading| !reading.drops_authority) {
+                for reading in Interpretation::all().filter(|reading| !reading.drops_authority) {
                     let whole = reading.of(&format!("/base{forwarded}")).unwrap();
                     let is_inside = whole == "/base" || whole.starts_with("/base/");
                     // A server that keeps dot segments serves what is spelt so.
@@ -262,17 +266,17 @@ proptest! {
 
     #[test]
     fn readings_that_are_left_out_differ_from_none(path in paths()) {
-        let of = |readings: &mut dyn Iterator<Item = Reading>| {
+        let of = |readings: &mut dyn Iterator<Item = Interpretation>| {
             let readings = readings.map(|reading| reading.of(&path).ok());
             readings.collect::<std::collections::HashSet<_>>()
         };
-        prop_assert_eq!(of(&mut Reading::all_of(&path)), of(&mut Reading::all()));
+        prop_assert_eq!(of(&mut Interpretation::all_of(&path)), of(&mut Interpretation::all()));
     }
 
     #[test]
     fn plain_path_has_one_reading(path in paths()) {
         if is_plain(&path) {
-            for reading in Reading::all() {
+            for reading in Interpretation::all() {
                 prop_assert_eq!(&reading.of(&path).unwrap(), &path);
             }
         }

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 
 /// Why a text is not a valid `uri-host [ ":" port ]` (RFC 9110 section 7.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadAuthority {
+pub(crate) enum AuthorityError {
     #[error("its host is empty")]
     Empty,
     #[error("it names a user")]
@@ -23,18 +23,18 @@ pub(crate) enum BadAuthority {
 ///
 /// Stricter in two points. An empty host is invalid in `http` URIs (RFC 9110 section 4.2.1). A
 /// comma, which the grammar allows, is how recipients join two fields of one name.
-pub(super) fn check(authority: &[u8]) -> Result<(), BadAuthority> {
+pub(super) fn check(authority: &[u8]) -> Result<(), AuthorityError> {
     if authority.contains(&b'@') {
-        return Err(BadAuthority::UserInfo);
+        return Err(AuthorityError::UserInfo);
     }
     let port = if let Some(rest) = authority.strip_prefix(b"[") {
         let end = rest.iter().position(|&byte| byte == b']');
-        let (literal, rest) = rest.split_at(end.ok_or(BadAuthority::Brackets)?);
+        let (literal, rest) = rest.split_at(end.ok_or(AuthorityError::Brackets)?);
         check_literal(literal)?;
         match &rest[1..] {
             [] => return Ok(()),
             [b':', port @ ..] => port,
-            _ => return Err(BadAuthority::Brackets),
+            _ => return Err(AuthorityError::Brackets),
         }
     } else {
         let colon = authority.iter().position(|&byte| byte == b':');
@@ -45,9 +45,9 @@ pub(super) fn check(authority: &[u8]) -> Result<(), BadAuthority> {
     check_port(port)
 }
 
-fn check_name(name: &[u8]) -> Result<(), BadAuthority> {
+fn check_name(name: &[u8]) -> Result<(), AuthorityError> {
     if name.is_empty() {
-        return Err(BadAuthority::Empty);
+        return Err(AuthorityError::Empty);
     }
     let mut bytes = name.iter();
     while let Some(byte) = bytes.next() {
@@ -55,33 +55,33 @@ fn check_name(name: &[u8]) -> Result<(), BadAuthority> {
             b'%' => {
                 let mut is_digit = || bytes.next().is_some_and(u8::is_ascii_hexdigit);
                 if !(is_digit() && is_digit()) {
-                    return Err(BadAuthority::Percent);
+                    return Err(AuthorityError::Percent);
                 }
             }
-            b'[' | b']' => return Err(BadAuthority::Brackets),
+            b'[' | b']' => return Err(AuthorityError::Brackets),
             byte if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(byte) => {}
-            _ => return Err(BadAuthority::Character),
+            _ => return Err(AuthorityError::Character),
         }
     }
     Ok(())
 }
 
 /// What stands in brackets; a zone is of one machine alone, and not in the grammar.
-fn check_literal(literal: &[u8]) -> Result<(), BadAuthority> {
-    let text = str::from_utf8(literal).map_err(|_| BadAuthority::Brackets)?;
+fn check_literal(literal: &[u8]) -> Result<(), AuthorityError> {
+    let text = str::from_utf8(literal).map_err(|_| AuthorityError::Brackets)?;
     match text.parse::<Ipv6Addr>() {
         Ok(_) => Ok(()),
-        Err(_) => Err(BadAuthority::Brackets),
+        Err(_) => Err(AuthorityError::Brackets),
     }
 }
 
 /// The grammar lets it be empty.
-fn check_port(port: &[u8]) -> Result<(), BadAuthority> {
+fn check_port(port: &[u8]) -> Result<(), AuthorityError> {
     let is_number = port.iter().all(u8::is_ascii_digit);
     let text = str::from_utf8(port).unwrap_or_default();
     match is_number && (text.is_empty() || text.parse::<u16>().is_ok()) {
         true => Ok(()),
-        false => Err(BadAuthority::Port),
+        false => Err(AuthorityError::Port),
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_is_no_authority_is_refused_with_the_reason() {
-        use BadAuthority::{Brackets, Character, Empty, Percent, Port, UserInfo};
+        use AuthorityError::{Brackets, Character, Empty, Percent, Port, UserInfo};
         for (bad, why) in [
             ("", Empty),
             (":80", Empty),

@@ -6,7 +6,7 @@ use crate::config;
 use crate::headers;
 use crate::json_stream_flag;
 use crate::request_context::{RequestContext, RequestId};
-use crate::request_log::{Followed, Record};
+use crate::request_log::{LoggedBody, RequestRecord};
 use crate::state::ProxyState;
 use bytes::Bytes;
 use http::header::CONNECTION;
@@ -28,7 +28,7 @@ use tower_service::Service;
 type PlainBody = Either<RouteBody, Full<Bytes>>;
 
 /// The body of a response to the client. Those of event streams are not boxed: they are many, and live long.
-pub(crate) type ResponseBody = Either<RouteBody, Pin<Box<Followed<PlainBody>>>>;
+pub(crate) type ResponseBody = Either<RouteBody, Pin<Box<LoggedBody<PlainBody>>>>;
 
 /// Passes requests to the router of the active config.
 #[derive(Clone)]
@@ -70,7 +70,7 @@ async fn answer(router: &Router, mut request: Box<Request<RequestBody>>) -> Resp
         }
         Ok(None) | Err(_) => &router.unrouted,
     };
-    let record = Record::new(&request, router.requests, context.clone(), metrics.clone());
+    let record = RequestRecord::new(&request, router.requests, context.clone(), metrics.clone());
     let mut response = match route {
         Ok(Some(route)) => forward(router, route, request, &context).await,
         Ok(None) => {

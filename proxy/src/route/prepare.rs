@@ -6,7 +6,7 @@ use crate::json_stream_flag::{self, StreamFlag};
 use crate::request_context::RequestContext;
 use http::{HeaderName, Request};
 use sse_guard::client_key::{ForwardedIp, PeerAddr};
-use sse_guard::early::StreamAsked;
+use sse_guard::early::StreamRequested;
 use sse_guard::internal::{User, is_json};
 use sse_guard::serve::RequestBody;
 
@@ -76,13 +76,13 @@ impl Prepare {
 
 /// Clients of LLM APIs request a stream in the body, and not all of them in the head as well.
 fn watch_for_flag(request: &mut Request<RequestBody>) {
-    let asked = StreamAsked::new();
-    request.extensions_mut().insert(asked.clone());
+    let requested = StreamRequested::new();
+    request.extensions_mut().insert(requested.clone());
     let mut flag = StreamFlag::default();
     request.body_mut().inspect(move |bytes| {
         let is_set = flag.take(bytes);
         if is_set {
-            asked.set();
+            requested.set();
         }
         is_set
     });

@@ -1,6 +1,6 @@
 //! The layers of a route, from the client to the upstream.
 
-use crate::carryover::Limit;
+use crate::carryover::RouteLimit;
 use crate::config::{self, Settings};
 use crate::request_context::RequestContext;
 use crate::upstream::{Upstream, UpstreamBody};
@@ -30,10 +30,10 @@ type InnerBody = EarlyBody<ResumeFuture, ResumeBody<UpstreamBody>>;
 type ResumeFuture = <Resume<Upstream> as Service<Request<RequestBody>>>::Future;
 
 /// What the layers of a route share with other routes, or with the config before.
-pub(super) struct Parts<'a> {
+pub(super) struct SharedParts<'a> {
     pub(super) drain: &'a StreamRegistry,
     pub(super) metrics: &'a MetricsLayer,
-    pub(super) limit: &'a Limit,
+    pub(super) limit: &'a RouteLimit,
     pub(super) cors: &'a CorsLayer,
     /// Where streams wait to reconnect.
     pub(super) queue: Option<&'a Admission>,
@@ -46,7 +46,7 @@ pub(super) struct Parts<'a> {
 /// If a text of the config cannot stand in an event stream, which its own checks rule out.
 pub(super) fn stack(
     settings: &Settings,
-    parts: &Parts<'_>,
+    parts: &SharedParts<'_>,
     upstream: Upstream,
 ) -> Result<RouteService, EventError> {
     let guard = SseGuardLayer::new()

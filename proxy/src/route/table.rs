@@ -1,17 +1,17 @@
 //! The routes: which one serves a request, and what each keeps from the config before.
 
 use super::prepare::Prepare;
-use super::stack::{self, Parts, RouteService};
-use crate::carryover::{Carryover, Limit};
+use super::stack::{self, RouteService, SharedParts};
+use crate::carryover::{Carryover, RouteLimit};
 use crate::config::{self, Config, RoutePath, Settings, TrustedHeader, TrustedProxies};
 use crate::request_log::{RequestLog, RouteMetrics};
-use crate::request_target::{self, Refused};
+use crate::request_target::{self, TargetError};
 use crate::upstream::{Endpoints, Upstream};
 use http::{Request, Uri};
 use sse_guard::EventError;
 use sse_guard::StreamRegistry;
 use sse_guard::client_key::{ForwardedHeader, ForwardedIp};
-use sse_guard::connection_limit::{RejectReason, Separate};
+use sse_guard::connection_limit::{RejectReason, SeparateCounts};
 use sse_guard::cors::CorsLayer;
 use sse_guard::internal::LogLimits;
 use sse_guard::metrics::MetricsLayer;
@@ -34,7 +34,7 @@ pub(crate) struct Router {
 }
 
 /// The data of a route for metrics and the admin API.
-pub(crate) struct View<'a> {
+pub(crate) struct RouteView<'a> {
     pub(crate) path: &'a str,
     pub(crate) upstream: &'a Uri,
     pub(crate) metrics: &'a MetricsLayer,
@@ -52,7 +52,7 @@ pub(super) struct Route {
     pub(super) name: Arc<str>,
     pub(super) requests: Arc<RouteMetrics>,
     metrics: MetricsLayer,
-    limit: Limit,
+    limit: RouteLimit,
     own_total: bool,
     pub(super) settings: Settings,
     upstream: Upstream,
@@ -114,7 +114,7 @@ impl Router {
             let before_it = before.and_then(|before| before.route(&route.path));
             let own_counts = route.own_counts.separate();
             let mut in_use = limit(&settings.limit);
-            if own_counts != Separate::default() {
+            if own_counts != SeparateCounts::default() {
                 in_use = carryover.limit(Some(route.path.as_str()), in_use);
             }
             let in_use = in_use.sharing(&shared, own_counts);
@@ -152,7 +152,7 @@ impl Router {
                 None => cors,
             };
             let cors = cors.ipv6_prefix(config.limit.ipv6_prefix);
-            let parts = Parts {
+            let parts = SharedParts {
                 drain: &carryover.drain,
                 metrics: &metrics,
                 limit: &in_use,
@@ -186,10 +186,10 @@ impl Router {
     }
 
     /// The data of each route.
-    pub(crate) fn views(&self) -> impl Iterator<Item = View<'_>> {
+    pub(crate) fn views(&self) -> impl Iterator<Item = RouteView<'_>> {
         self.routes.iter().map(|route| {
             let total = route.settings.limit.total;
-            View {
+            RouteView {
                 path: route.path.as_str(),
                 upstream: &route.settings.upstream.url,
                 metrics: &route.metrics,
@@ -205,7 +205,7 @@ impl Router {
     pub(super) fn route_of(
         &self,
         request: &mut Request<RequestBody>,
-    ) -> Result<Option<&Route>, Refused> {
+    ) -> Result<Option<&Route>, TargetError> {
         let routes = &self.routes;
         let index = request_target::route(
             request,

@@ -63,7 +63,7 @@ async fn serve(mut socket: TcpStream) {
     }
 }
 
-fn loaded(text: &str) -> config::Loaded {
+fn loaded(text: &str) -> config::LoadedConfig {
     from_file(text).unwrap()
 }
 

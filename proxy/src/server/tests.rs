@@ -60,7 +60,7 @@ async fn start() -> (Controls, Proxy<BoxStream<'static, Command>>) {
         threads: NonZeroUsize::MIN,
         admin: AdminServer::new(Some(admin), Some(admin_listener)),
         logging: Logging::detached(),
-        watch: Watch::new(None, None),
+        watch: ConfigWatch::new(None, None),
         signals: tokio_stream::wrappers::ReceiverStream::new(signal).boxed(),
         operator: commands,
     };

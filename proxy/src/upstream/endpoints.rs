@@ -4,7 +4,7 @@ use super::address::Address;
 use super::cluster::Cluster;
 use super::connect::SocketOptions;
 use super::endpoint::Endpoint;
-use super::health::{Check, Health, UpstreamState};
+use super::health::{ActiveCheck, Health, UpstreamState};
 use super::member::Member;
 use crate::config::{self, Config};
 use http::Uri;
@@ -23,7 +23,7 @@ pub(crate) struct Endpoints {
 pub(crate) struct Upstream {
     url: Uri,
     health: Health,
-    check: Option<Check>,
+    check: Option<ActiveCheck>,
 }
 
 impl Upstream {
@@ -50,7 +50,7 @@ impl Endpoints {
             self.upstreams.push(Upstream {
                 url: upstream.url.clone(),
                 health: endpoint.health().clone(),
-                check: checked_by.and_then(|route| Check::new(&route.settings.upstream)),
+                check: checked_by.and_then(|route| ActiveCheck::new(&route.settings.upstream)),
             });
         }
         Cluster::only(Member::new(upstream, endpoint))

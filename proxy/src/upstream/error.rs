@@ -8,7 +8,7 @@ use http::{HeaderValue, Response, StatusCode, Uri};
 use http_body_util::{Either, Full, LengthLimitError};
 use sse_guard::BoxError;
 use sse_guard::internal::LogLimits;
-use sse_guard::internal::Own;
+use sse_guard::internal::OwnResponse;
 use sse_guard::internal::Unreachable;
 use std::error::Error;
 use std::io;
@@ -199,7 +199,7 @@ impl Failure {
         let text = Full::from(format!("sse-guard: {self}\n"));
         let mut response = Response::new(Either::Right(Either::Right(text)));
         *response.status_mut() = status;
-        response.extensions_mut().insert(Own);
+        response.extensions_mut().insert(OwnResponse);
         if let Self::Connect(_) = self {
             response.extensions_mut().insert(Unreachable);
         }

@@ -16,7 +16,7 @@ mod streak;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use check::Check;
+pub(crate) use check::ActiveCheck;
 pub(crate) use reachability::UpstreamState;
 
 use super::address::Address;
@@ -24,8 +24,8 @@ use super::connect::{Connector, SocketOptions};
 use super::error::FailureLimits;
 use check::CheckError;
 use http::Uri;
-use reachability::{Changed, Monitored, Reachability};
-use schedule::Checks;
+use reachability::{MonitoredUpstream, Reachability, ReachabilityChange};
+use schedule::CheckSchedule;
 use sse_guard::client_key::ClientKey;
 use sse_guard::internal::LogLimits;
 use sse_guard::internal::lock;
@@ -53,7 +53,7 @@ struct SharedHealth {
     /// Without the socket options of requests.
     connector: Connector,
     reachability: Mutex<Reachability>,
-    checks: Mutex<Checks>,
+    checks: Mutex<CheckSchedule>,
     /// Where streams wait for it.
     queues: RwLock<Vec<WeakAdmission>>,
     failure_limits: FailureLimits,
@@ -93,7 +93,11 @@ impl Health {
     }
 
     /// Logs a change of reachability; the summary has the final state.
-    fn log_change(&self, Changed { url, limit }: Changed, line: impl FnOnce(&Uri)) {
+    fn log_change(
+        &self,
+        ReachabilityChange { url, limit }: ReachabilityChange,
+        line: impl FnOnce(&Uri),
+    ) {
         let (shared, upstream) = (Arc::downgrade(&self.0), url.clone());
         limit.write(
             || line(&url),
@@ -198,7 +202,11 @@ impl Health {
         if !is_turn {
             return;
         }
-        let failing: Vec<_> = state.upstreams.iter().map(Monitored::changed).collect();
+        let failing: Vec<_> = state
+            .upstreams
+            .iter()
+            .map(MonitoredUpstream::changed)
+            .collect();
         drop(state);
         for changed in failing {
             self.log_change(changed, |upstream| {
@@ -212,7 +220,7 @@ impl Health {
         }
     }
 
-    fn checked(&self, check: &Check, found: Result<(), CheckError>) {
+    fn checked(&self, check: &ActiveCheck, found: Result<(), CheckError>) {
         let error = match found {
             Ok(()) => return self.passed(check),
             Err(error) => error,
@@ -246,7 +254,7 @@ impl Health {
         }
     }
 
-    fn passed(&self, check: &Check) {
+    fn passed(&self, check: &ActiveCheck) {
         self.wake_streams();
         let mut state = self.lock();
         for upstream in &mut state.upstreams {
@@ -267,7 +275,7 @@ impl Health {
     /// that are due, and tries to connect once requests have found it away.
     pub(super) fn probe<'a>(
         &self,
-        upstreams: impl Iterator<Item = (&'a Uri, Option<&'a Check>)> + Clone,
+        upstreams: impl Iterator<Item = (&'a Uri, Option<&'a ActiveCheck>)> + Clone,
     ) {
         self.try_again();
         self.follow(upstreams);
@@ -284,7 +292,10 @@ impl Health {
     }
 
     /// Forgets other URLs, and uses these settings of checks from now on.
-    fn follow<'a>(&self, upstreams: impl Iterator<Item = (&'a Uri, Option<&'a Check>)> + Clone) {
+    fn follow<'a>(
+        &self,
+        upstreams: impl Iterator<Item = (&'a Uri, Option<&'a ActiveCheck>)> + Clone,
+    ) {
         let checks = upstreams.clone().filter_map(|(_, check)| check);
         lock(&self.0.checks).follow(checks);
         let mut state = self.lock();

@@ -6,13 +6,13 @@ use http::{HeaderMap, HeaderValue, Uri};
 
 /// The `Host` of a route's requests.
 #[derive(Debug)]
-pub(super) enum Host {
+pub(super) enum HostField {
     /// The client's, and this in requests without one.
     Pass(Option<HeaderValue>),
     Replace(HeaderValue),
 }
 
-impl Host {
+impl HostField {
     pub(super) fn of(config: &config::Upstream) -> Self {
         let own = own_host(&config.url);
         match (&config.host, own) {
@@ -75,7 +75,7 @@ mod tests {
         ] {
             let text = format!("upstream.url = '{url}'\nupstream.host = '{host}'");
             let config = from_file(&text).unwrap().config;
-            let host = Host::of(&config.routes[0].settings.upstream);
+            let host = HostField::of(&config.routes[0].settings.upstream);
             let mut headers = HeaderMap::new();
             let client = client.map(HeaderValue::from_static);
             headers.extend(client.map(|client| (HOST, client)));

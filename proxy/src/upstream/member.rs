@@ -3,7 +3,7 @@
 use super::connect::Connector;
 use super::endpoint::Endpoint;
 use super::error::Failure;
-use super::host::Host;
+use super::host::HostField;
 use super::pool::RoutePool;
 use crate::config::{self, unix_socket};
 use crate::fd_limit;
@@ -24,7 +24,7 @@ pub(super) struct Member {
     idle_timeout: Duration,
     /// Put in front of the request's path; without a slash at its end.
     base: String,
-    host: Host,
+    host: HostField,
 }
 
 impl Member {
@@ -36,7 +36,7 @@ impl Member {
             connector: endpoint.connector().with_timeout(config.connect_timeout),
             idle_timeout: config.idle_timeout,
             base: base.trim_end_matches('/').to_owned(),
-            host: Host::of(config),
+            host: HostField::of(config),
             endpoint,
         }
     }
@@ -53,7 +53,7 @@ impl Member {
         &self.base
     }
 
-    pub(super) fn host(&self) -> &Host {
+    pub(super) fn host(&self) -> &HostField {
         &self.host
     }
 

@@ -18,7 +18,7 @@ const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 /// The idle connections to one endpoint, the newest last.
 #[derive(Debug, Default)]
-pub(super) struct Pool(Arc<Mutex<Idle>>);
+pub(super) struct Pool(Arc<Mutex<IdleConnections>>);
 
 /// A pool as one route uses it.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ pub(super) struct RoutePool<'a> {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Idle {
+pub(super) struct IdleConnections {
     /// In the order in which they were returned.
     connections: Vec<IdleConnection>,
     /// The time at which the task that closes them wakes, while there is one.
@@ -50,7 +50,7 @@ struct IdleConnection {
 #[derive(Debug)]
 pub(super) enum PoolReturn {
     /// To the next request within this time in milliseconds, if the pool still exists by then.
-    Pool(Weak<Mutex<Idle>>, u32),
+    Pool(Weak<Mutex<IdleConnections>>, u32),
     /// To the next request of its client. A box, as quiet streams hold this.
     Client(Box<Lease>),
 }
@@ -143,7 +143,7 @@ impl PoolReturn {
 }
 
 /// Closes connections at their times, until none is left.
-async fn close_old(idle: Weak<Mutex<Idle>>, first: Instant, earlier: Arc<Notify>) {
+async fn close_old(idle: Weak<Mutex<IdleConnections>>, first: Instant, earlier: Arc<Notify>) {
     let mut next = first;
     loop {
         tokio::select! {

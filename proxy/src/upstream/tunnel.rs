@@ -4,7 +4,7 @@ use super::http1::Switched;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use metrics::{counter, gauge};
-use sse_guard::connection_limit::Held;
+use sse_guard::connection_limit::InFlightGuard;
 use sse_guard::internal::lock;
 use std::collections::HashMap;
 use std::io;
@@ -81,13 +81,13 @@ impl Activity {
 }
 
 /// A tunnel's place among those that are open, given up on drop.
-pub(crate) struct Place {
+pub(crate) struct TunnelGuard {
     id: u64,
     activity: Arc<Activity>,
     tunnels: Tunnels,
 }
 
-impl Drop for Place {
+impl Drop for TunnelGuard {
     fn drop(&mut self) {
         let mut open = lock(&self.tunnels.0.open);
         open.tunnels.remove(&self.id);
@@ -100,7 +100,7 @@ impl Drop for Place {
 }
 
 impl Tunnels {
-    pub(crate) fn enter(&self) -> Place {
+    pub(crate) fn enter(&self) -> TunnelGuard {
         let activity = Arc::new(Activity::new());
         let mut open = lock(&self.0.open);
         let id = open.next;
@@ -108,7 +108,7 @@ impl Tunnels {
         open.tunnels.insert(id, activity.clone());
         drop(open);
         gauge!("sse_guard_tunnels").increment(1.0);
-        Place {
+        TunnelGuard {
             id,
             activity,
             tunnels: self.clone(),
@@ -122,7 +122,7 @@ impl Tunnels {
         client: OnUpgrade,
         upstream: Switched,
         idle_timeout: Option<Duration>,
-        held: Option<Held>,
+        held: Option<InFlightGuard>,
     ) -> AbortHandle {
         let place = self.enter();
         let task = self.0.tasks.spawn(async move {

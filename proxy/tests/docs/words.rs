@@ -380,7 +380,7 @@ const PLAIN_MODULES: &[&str] = &[
     "serve",
     "stack",
     "stream",
-    "stream_flag",
+    "stream_requested",
     "unavailable",
     "wire",
 ];

@@ -29,7 +29,7 @@ async fn rejection_response_sets_body_and_headers() {
         .metrics(metrics.clone())
         .limit(limit.clone());
     let _one = open(&limit, from("192.0.2.1")).await;
-    let two = ask(stack, from("192.0.2.1"), Upstream::new()).await;
+    let two = send_request(stack, from("192.0.2.1"), ScriptedUpstream::new()).await;
     assert_eq!(
         (two.status(), &two.headers()["x-limit"]),
         (420, &"1".parse().unwrap())
@@ -150,9 +150,14 @@ async fn limit_works_inside_and_outside_of_other_layers() {
     let limit = ConnectionLimitLayer::new().per_client(1);
     let rotation = crate::rotation::RotationLayer::new().registry(&registry);
     let both = tower_layer::Stack::new(rotation, limit.clone());
-    let one = ask(both.clone(), from("192.0.2.1"), Upstream::new().hang()).await;
+    let one = send_request(
+        both.clone(),
+        from("192.0.2.1"),
+        ScriptedUpstream::new().hang(),
+    )
+    .await;
     assert_eq!(one.stream().client().unwrap().to_string(), "192.0.2.1");
-    let two = ask(both, from("192.0.2.1"), Upstream::new().hang()).await;
+    let two = send_request(both, from("192.0.2.1"), ScriptedUpstream::new().hang()).await;
     assert_eq!((two.status(), registry.live()), (429, 1));
 }
 
@@ -196,10 +201,10 @@ async fn shared_counts_count_once_and_separate_ones_separately() {
     let all = ConnectionLimitLayer::new().per_client(2).total(4);
     let all = all.rate(one.saturating_add(4), hour, one.saturating_add(4));
     let shares = |layer: ConnectionLimitLayer, separate| layer.sharing(&all, separate);
-    let nothing = shares(all.clone(), Separate::default());
-    let per_client = Separate {
+    let nothing = shares(all.clone(), SeparateCounts::default());
+    let per_client = SeparateCounts {
         per_client: true,
-        ..Separate::default()
+        ..SeparateCounts::default()
     };
     let own = shares(ConnectionLimitLayer::new().per_client(1), per_client);
 
@@ -212,9 +217,9 @@ async fn shared_counts_count_once_and_separate_ones_separately() {
         assert_eq!(limit.active(), 3);
         assert_eq!(open(limit, from("192.0.2.1")).await.status(), 429);
     }
-    let total = Separate {
+    let total = SeparateCounts {
         total: true,
-        ..Separate::default()
+        ..SeparateCounts::default()
     };
     let _fourth = open(&all, from("192.0.2.2")).await;
     assert_eq!(open(&nothing, from("192.0.2.3")).await.status(), 503);

@@ -63,9 +63,13 @@ async fn full_table_is_swept_once_per_second() {
 async fn rate_is_refunded_for_a_response_other_than_a_stream() {
     let two = NonZeroU32::new(2).unwrap();
     let limit = ConnectionLimitLayer::new().rate(NonZeroU32::MIN, Duration::from_secs(60), two);
-    let json = || Upstream::new().content_type("application/json");
-    let call = |upstream| ask(limit.clone(), from("192.0.2.1"), upstream);
-    for upstream in [json(), json().status(500), Upstream::new().status(204)] {
+    let json = || ScriptedUpstream::new().content_type("application/json");
+    let call = |upstream| send_request(limit.clone(), from("192.0.2.1"), upstream);
+    for upstream in [
+        json(),
+        json().status(500),
+        ScriptedUpstream::new().status(204),
+    ] {
         for _ in 0..5 {
             let status = call(upstream.clone()).await.status();
             assert_ne!(status, 429);
@@ -84,13 +88,13 @@ async fn shared_rate_is_used_once() {
     let one = NonZeroU32::MIN;
     let all = ConnectionLimitLayer::new().rate(one, Duration::from_secs(60), one);
     let other = all.clone().retry_after(Duration::from_secs(1));
-    let other = other.sharing(&all, Separate::default());
+    let other = other.sharing(&all, SeparateCounts::default());
     assert_eq!(open(&all, from("192.0.2.1")).await.status(), 200);
     assert_eq!(open(&other, from("192.0.2.1")).await.status(), 429);
     // It stays shared when the one that it is shared with gets another rate.
     let faster = ConnectionLimitLayer::new().rate(one, Duration::from_secs(30), one);
     let faster = faster.counting_with(&all);
-    let other = faster.clone().sharing(&faster, Separate::default());
+    let other = faster.clone().sharing(&faster, SeparateCounts::default());
     assert_eq!(open(&other, from("192.0.2.1")).await.status(), 200);
     assert_eq!(open(&faster, from("192.0.2.1")).await.status(), 429);
 }

@@ -17,16 +17,18 @@ async fn slot_is_taken_at_the_head_of_an_unannounced_stream() {
 #[tokio::test]
 async fn slot_is_released_at_the_head_of_another_response() {
     let limit = ConnectionLimitLayer::new();
-    let plain = Upstream::new().content_type("text/plain").hang();
-    let _response = ask(limit.clone(), from("192.0.2.1"), plain).await;
+    let plain = ScriptedUpstream::new().content_type("text/plain").hang();
+    let _response = send_request(limit.clone(), from("192.0.2.1"), plain).await;
     assert_eq!((limit.active(), limit.clients()), (0, 0));
 }
 
 #[tokio::test]
 async fn slot_of_an_encoded_stream_is_held_to_its_end() {
     let limit = ConnectionLimitLayer::new();
-    let coded = Upstream::new().header("content-encoding", "gzip").send("x");
-    let response = ask(limit.clone(), from("192.0.2.1"), coded).await;
+    let coded = ScriptedUpstream::new()
+        .header("content-encoding", "gzip")
+        .send("x");
+    let response = send_request(limit.clone(), from("192.0.2.1"), coded).await;
     assert_eq!(limit.active(), 1);
     assert_eq!(response.text().await, "x");
     assert_eq!(limit.active(), 0);
@@ -35,7 +37,12 @@ async fn slot_of_an_encoded_stream_is_held_to_its_end() {
 #[tokio::test]
 async fn slot_is_released_at_the_end_of_a_body_that_is_kept() {
     let limit = ConnectionLimitLayer::new();
-    let mut response = ask(limit.clone(), from("192.0.2.1"), Upstream::new().send("x")).await;
+    let mut response = send_request(
+        limit.clone(),
+        from("192.0.2.1"),
+        ScriptedUpstream::new().send("x"),
+    )
+    .await;
     while response.frame().await.is_some() {}
     assert_eq!(limit.active(), 0);
 }
@@ -43,7 +50,12 @@ async fn slot_is_released_at_the_end_of_a_body_that_is_kept() {
 #[tokio::test]
 async fn slot_is_released_when_the_body_fails() {
     let limit = ConnectionLimitLayer::new();
-    let response = ask(limit.clone(), from("192.0.2.1"), Upstream::new().fail()).await;
+    let response = send_request(
+        limit.clone(),
+        from("192.0.2.1"),
+        ScriptedUpstream::new().fail(),
+    )
+    .await;
     assert!(response.read().await.1.is_err());
     assert_eq!(limit.active(), 0);
 }
@@ -52,7 +64,7 @@ async fn slot_is_released_when_the_body_fails() {
 async fn slot_is_released_when_the_client_disconnects_before_the_head() {
     let limit = ConnectionLimitLayer::new();
     {
-        let never = ask_service(&limit, std::future::pending);
+        let never = call_service(&limit, std::future::pending);
         tokio::pin!(never);
         assert!(futures_util::poll!(&mut never).is_pending());
         assert_eq!(limit.active(), 1);
@@ -63,21 +75,21 @@ async fn slot_is_released_when_the_client_disconnects_before_the_head() {
 #[tokio::test]
 async fn slot_is_released_when_the_service_fails_or_panics() {
     let limit = ConnectionLimitLayer::new();
-    let failed = ask_service(&limit, || async { Err("no".to_owned()) }).await;
+    let failed = call_service(&limit, || async { Err("no".to_owned()) }).await;
     assert_eq!((failed, limit.active()), (Err("no".into()), 0));
 
-    let ask = |at_once: bool| {
+    let send_request = |at_once: bool| {
         let limit = limit.clone();
         tokio::spawn(async move {
             let panics = || {
                 assert!(!at_once, "in the call");
                 async { panic!("in the future") }
             };
-            ask_service(&limit, panics).await
+            call_service(&limit, panics).await
         })
     };
     for at_once in [true, false] {
-        assert!(ask(at_once).await.unwrap_err().is_panic());
+        assert!(send_request(at_once).await.unwrap_err().is_panic());
         assert_eq!((limit.active(), limit.clients()), (0, 0));
     }
 }

@@ -18,16 +18,20 @@ async fn early_answer_passes_a_late_head_that_allows_its_origin() {
         (cookie(), with_credentials(), with_credentials()),
         (get(APP), with_credentials(), with_credentials()),
         // Of its own origin it may read anything.
-        (with("host", "app.test"), allowing(APP), Upstream::new()),
+        (
+            with("host", "app.test"),
+            allowing(APP),
+            ScriptedUpstream::new(),
+        ),
         (
             with("sec-fetch-site", "same-origin"),
             allowing(APP),
-            Upstream::new(),
+            ScriptedUpstream::new(),
         ),
         (
             request("GET", &[("accept", "text/event-stream")]),
             allowing(APP),
-            Upstream::new(),
+            ScriptedUpstream::new(),
         ),
     ] {
         let response = early(request, known, late.send(event)).await;
@@ -37,13 +41,13 @@ async fn early_answer_passes_a_late_head_that_allows_its_origin() {
     let site = "same-site".parse().unwrap();
     other_site.headers_mut().insert("sec-fetch-site", site);
     for (request, known, late) in [
-        (get(APP), allowing(APP), Upstream::new()),
+        (get(APP), allowing(APP), ScriptedUpstream::new()),
         (
             with("host", "app.test:8443"),
             allowing(APP),
-            Upstream::new(),
+            ScriptedUpstream::new(),
         ),
-        (other_site, allowing(APP), Upstream::new()),
+        (other_site, allowing(APP), ScriptedUpstream::new()),
         (get(APP), allowing("*"), allowing(OTHER)),
         (cookie(), with_credentials(), allowing(APP)),
         (cookie(), with_credentials(), allowing("*")),
@@ -53,7 +57,9 @@ async fn early_answer_passes_a_late_head_that_allows_its_origin() {
         (
             get(APP),
             allowing(APP),
-            Upstream::new().status(500).content_type("text/plain"),
+            ScriptedUpstream::new()
+                .status(500)
+                .content_type("text/plain"),
         ),
     ] {
         let response = early(request, known, late.send("data: secret\n\n")).await;
@@ -97,14 +103,14 @@ async fn late_head_updates_permissions() {
     through(&cors, session, with_credentials).await;
     let public = || at("/feed", "x", get(APP));
     let late = |origin| allowing(origin).send("data: 1\n\n").late(5);
-    let first = ask(layers(), public(), late("*")).await;
+    let first = send_request(layers(), public(), late("*")).await;
     assert_eq!(allowed(&first), (Some(APP), true));
     assert!(first.read().await.0.starts_with("event: error\n"));
     // The page needs no credentials there: the next answer does not allow them, and the stream passes.
-    let second = ask(layers(), public(), late("*")).await;
+    let second = send_request(layers(), public(), late("*")).await;
     assert_eq!(allowed(&second), (Some(APP), false));
     assert_eq!(second.text().await, "data: 1\n\n");
-    let closed = ask(layers(), public(), late(OTHER)).await;
+    let closed = send_request(layers(), public(), late(OTHER)).await;
     assert!(closed.read().await.0.starts_with("event: error\n"));
     assert_eq!(allowed(&own(&cors, public()).await), (None, false));
 }

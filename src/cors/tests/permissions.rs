@@ -80,7 +80,7 @@ async fn wildcard_permission_is_without_credentials() {
 #[tokio::test]
 async fn invalid_cors_response_gives_no_permission() {
     for upstream in [
-        Upstream::new(),
+        ScriptedUpstream::new(),
         allowing(OTHER),
         allowing("https://app.test, https://app.test"),
         allowing("https://APP.test"),
@@ -100,7 +100,7 @@ async fn responses_of_the_service_are_not_changed() {
         CorsLayer::new(),
     ] {
         through(&cors, get(OTHER), allowing(OTHER)).await;
-        let response = through(&cors, get(APP), Upstream::new().status(404)).await;
+        let response = through(&cors, get(APP), ScriptedUpstream::new().status(404)).await;
         assert_eq!(allowed(&response), (None, false));
         assert!(!response.headers().contains_key("vary"));
     }
@@ -127,7 +127,7 @@ async fn origin_list_replaces_the_permissions_of_the_service() {
     let answer = own(&off, get(APP)).await;
     assert_eq!(allowed(&answer), (None, false));
     assert!(!answer.headers().contains_key("vary"));
-    assert_eq!(off.memory.seen.sizes(), (0, 0));
+    assert_eq!(off.memory.permissions.sizes(), (0, 0));
     let on = CorsLayer::new().remembering_with(&listed);
     assert_eq!(allowed(&own(&on, get(OTHER)).await), (Some(OTHER), false));
 }
@@ -136,14 +136,14 @@ async fn origin_list_replaces_the_permissions_of_the_service() {
 async fn masked_failure_keeps_the_cors_fields_of_the_service() {
     let cors = CorsLayer::any();
     let layers = (cors, UnavailableLayer::new(), MetricsLayer::new());
-    let ours = Upstream::new().status(503);
-    let response = ask(layers.clone(), get(APP), ours).await;
+    let ours = ScriptedUpstream::new().status(503);
+    let response = send_request(layers.clone(), get(APP), ours).await;
     assert_eq!(
         (response.status(), allowed(&response)),
         (200, (Some(APP), false))
     );
-    let said = allowing(OTHER).status(503).header("vary", "accept");
-    let response = ask(layers, get(APP), said).await;
+    let unavailable = allowing(OTHER).status(503).header("vary", "accept");
+    let response = send_request(layers, get(APP), unavailable).await;
     assert_eq!(
         (response.status(), allowed(&response)),
         (200, (Some(OTHER), false))
@@ -162,10 +162,13 @@ async fn invented_origins_of_one_client_do_not_displace_those_of_others() {
         }
         tokio::time::advance(Duration::from_millis(1)).await;
     };
-    for i in 0..2 * seen::MAX_ORIGINS {
+    for i in 0..2 * super::super::permissions::MAX_ORIGINS {
         reflect(&format!("https://{i}.test")).await;
     }
-    assert_eq!(cors.memory.seen.sizes(), (seen::MAX_ORIGINS, 0));
+    assert_eq!(
+        cors.memory.permissions.sizes(),
+        (super::super::permissions::MAX_ORIGINS, 0)
+    );
     assert_eq!(allowed(&own(&cors, get(APP)).await), (Some(APP), false));
     let gone = own(&cors, get("https://0.test")).await;
     assert_eq!(allowed(&gone), (None, false));
@@ -209,7 +212,7 @@ async fn permission_applies_to_one_virtual_host() {
 
 #[tokio::test]
 async fn response_without_permission_withdraws_it() {
-    let refuses = Upstream::new;
+    let refuses = ScriptedUpstream::new;
     let with = |name: &'static str, value: &str| {
         let mut request = get(APP);
         request.headers_mut().insert(name, value.parse().unwrap());

@@ -3,7 +3,7 @@
 use crate::SseGuardLayer;
 use crate::event::Event;
 use crate::guard::StreamError;
-use crate::guard::testing::{Client, Inner, Upstream};
+use crate::guard::testing::{ScriptedService, ScriptedUpstream, TestResponse};
 use crate::heartbeat::HeartbeatLayer;
 use crate::inject::InjectLayer;
 use crate::rotation::RotationLayer;
@@ -43,9 +43,9 @@ where
 
 /// `outer` around a channel, and that around `inner`, around an upstream that has one event and is silent
 /// then; in which order both are polled first depends on how the caller yields.
-async fn through<O, I, P, Q>(outer: O, inner: I) -> Client
+async fn through<O, I, P, Q>(outer: O, inner: I) -> TestResponse
 where
-    I: Layer<Inner>,
+    I: Layer<ScriptedService>,
     I::Service: Service<Request<()>, Response = Response<P>, Error = Infallible> + Send + 'static,
     <I::Service as Service<Request<()>>>::Future: Send,
     P: Body<Data = Bytes, Error = StreamError> + Send + 'static,
@@ -53,15 +53,18 @@ where
     O::Service: Service<Request<()>, Response = Response<Q>, Error = Infallible>,
     Q: Body<Data = Bytes, Error = StreamError> + Send + 'static,
 {
-    let upstream = Upstream::new().send("data: 1\n\n").hang();
+    let upstream = ScriptedUpstream::new().send("data: 1\n\n").hang();
     let request = || {
         let request = Request::get("/").header("accept", "text/event-stream");
         request.body(()).unwrap()
     };
-    let inner = inner.layer(Inner::new(upstream)).oneshot(request()).await;
+    let inner = inner
+        .layer(ScriptedService::new(upstream))
+        .oneshot(request())
+        .await;
     let response = inner.unwrap().map(by_a_task);
     let service = outer.layer(Between(Some(response)));
-    Client::new(service.oneshot(request()).await.unwrap())
+    TestResponse::new(service.oneshot(request()).await.unwrap())
 }
 
 /// Answers once, with what a task reads.
@@ -89,7 +92,7 @@ async fn settle(turns: usize) {
 }
 
 /// Reads to the silence, and has the inner task polled before or after that.
-async fn quiet(client: &mut Client, inner_last: bool) {
+async fn quiet(client: &mut TestResponse, inner_last: bool) {
     let wait = Duration::from_millis(1);
     assert_eq!(client.next().await.unwrap().unwrap(), "data: 1\n\n");
     if inner_last {
@@ -106,11 +109,11 @@ async fn quiet(client: &mut Client, inner_last: bool) {
 async fn end_reaches_the_stream_with_any_task_polled_last() {
     for inner_last in [false, true] {
         for ends in [
-            |registry: &StreamRegistry, client: &Client| {
+            |registry: &StreamRegistry, client: &TestResponse| {
                 registry.end(client.stream().id());
             },
-            |registry: &StreamRegistry, _: &Client| registry.drain(Duration::ZERO),
-            |registry: &StreamRegistry, _: &Client| {
+            |registry: &StreamRegistry, _: &TestResponse| registry.drain(Duration::ZERO),
+            |registry: &StreamRegistry, _: &TestResponse| {
                 registry.rotate(9, Duration::ZERO);
             },
         ] {
@@ -188,7 +191,7 @@ impl Body for Panics {
     }
 }
 
-async fn panicking<L, P>(layer: L) -> Client
+async fn panicking<L, P>(layer: L) -> TestResponse
 where
     L: Layer<tower::util::BoxCloneSyncService<Request<()>, Response<Panics>, Infallible>>,
     L::Service: Service<Request<()>, Response = Response<P>, Error = Infallible>,
@@ -200,7 +203,7 @@ where
     });
     let service = layer.layer(tower::util::BoxCloneSyncService::new(service));
     let request = Request::get("/").header("accept", "text/event-stream");
-    Client::new(service.oneshot(request.body(()).unwrap()).await.unwrap())
+    TestResponse::new(service.oneshot(request.body(()).unwrap()).await.unwrap())
 }
 
 #[tokio::test(start_paused = true)]

@@ -85,7 +85,7 @@ impl OutageLogLine {
 
 /// From the loss of the first stream until no stream waits.
 #[derive(Debug)]
-struct Outage {
+struct OngoingOutage {
     upstream: Option<Box<str>>,
     since: Instant,
     is_logged: bool,
@@ -96,7 +96,7 @@ struct Outage {
 
 #[derive(Debug, Default)]
 pub(super) struct OutageTracker {
-    current: Option<Outage>,
+    current: Option<OngoingOutage>,
     waiting: usize,
     lost_logged_at: Option<Instant>,
     waiting_logged_at: Option<Instant>,
@@ -118,7 +118,7 @@ impl OutageTracker {
         if self.current.is_some() {
             return;
         }
-        let mut outage = Outage {
+        let mut outage = OngoingOutage {
             upstream: upstream.map(Box::from),
             since: now,
             is_logged: false,
@@ -200,7 +200,7 @@ impl OutageTracker {
     }
 }
 
-impl Outage {
+impl OngoingOutage {
     fn line(&self, kind: OutageLogKind) -> OutageLogLine {
         OutageLogLine {
             upstream: self.upstream.clone(),

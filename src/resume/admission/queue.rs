@@ -27,7 +27,7 @@ pub(in crate::resume) enum AttemptFailure {
 }
 
 /// A turn, and the stream that gets it.
-pub(super) struct Grant {
+pub(super) struct TurnGrant {
     pub(super) key: LaneKey,
     pub(super) to: oneshot::Sender<Turn>,
     /// The stream's own backoff was over.

@@ -3,7 +3,7 @@
 use super::{FLAP_TIME, Resumable, ResumeSource, failing};
 use crate::guard::BoxError;
 use crate::resume::reconnect::{ReconnectOutcome, ReconnectSchedule};
-use crate::resume::state::Lost;
+use crate::resume::state::UpstreamLoss;
 use crate::resume::{ResumeError, ResumeOutcome};
 use crate::stream::{StreamState, UpstreamFault};
 use crate::wire::{Aligner, Scanner};
@@ -72,7 +72,7 @@ where
             state.attempts = 0;
             state.outage_since = None;
         }
-        state.lost = Some(Lost { at, error });
+        state.lost = Some(UpstreamLoss { at, error });
         let since = *state.outage_since.get_or_insert(at);
         // A pending replacement would continue further back.
         *this.successor = None;

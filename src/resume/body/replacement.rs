@@ -3,7 +3,7 @@
 use super::{Resumable, ResumeSource};
 use crate::guard::BoxError;
 use crate::resume::reconnect::{ReconnectOutcome, ReconnectSchedule};
-use crate::resume::successor::{ConnectedSuccessor, Progress, Successor};
+use crate::resume::successor::{ConnectedSuccessor, Successor, SwitchState};
 use bytes::Bytes;
 use http_body::Body;
 use std::pin::Pin;
@@ -68,12 +68,12 @@ where
             return false;
         };
         match connected.poll(cx, |event| state.event_key(event).hash_content()) {
-            Progress::Waiting => return false,
-            Progress::Ended => {
+            SwitchState::Waiting => return false,
+            SwitchState::Ended => {
                 self.cancel_replacement();
                 return false;
             }
-            Progress::Ready => {}
+            SwitchState::Ready => {}
         }
         // Events that the old connection sent before must be delivered first.
         if !std::mem::replace(&mut connected.is_old_read, true) {

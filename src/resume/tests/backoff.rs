@@ -30,7 +30,9 @@ async fn backoff_doubles_up_to_the_maximum_and_resets_after_a_stable_connection(
 async fn retry_and_retry_after_are_minimum_delays() {
     let upstreams = Upstreams::new([
         sends(1..=1).send("retry: 7000\n\n").fail(),
-        Upstream::new().status(429).header("retry-after", "20"),
+        ScriptedUpstream::new()
+            .status(429)
+            .header("retry-after", "20"),
         sends(2..=2),
     ]);
     open(ResumeLayer::new(), &upstreams).await.text().await;
@@ -55,12 +57,16 @@ async fn retry_with_other_characters_than_digits_is_ignored() {
 
 #[tokio::test(start_paused = true)]
 async fn retry_after_applies_to_one_attempt_and_never_lowers_retry() {
-    let throttled = |secs| Upstream::new().status(503).header("retry-after", secs);
+    let throttled = |secs| {
+        ScriptedUpstream::new()
+            .status(503)
+            .header("retry-after", secs)
+    };
     let upstreams = Upstreams::new([
         sends(1..=1).send("retry: 5000\n\n").fail(),
         throttled("1"),
         throttled("60"),
-        Upstream::new().status(502),
+        ScriptedUpstream::new().status(502),
         sends(2..=2),
     ]);
     let layer = ResumeLayer::new().backoff(Duration::from_secs(1), Duration::from_secs(1));
@@ -79,10 +85,10 @@ async fn delay_beyond_the_deadline_gives_up_at_once() {
     let retry = format!("retry: {digits}\n\n");
     let too_long = format!("retry: {digits}0\n\n");
     for (sent, response) in [
-        (retry.as_str(), Upstream::new().status(503)),
+        (retry.as_str(), ScriptedUpstream::new().status(503)),
         (
             "",
-            Upstream::new()
+            ScriptedUpstream::new()
                 .status(503)
                 .header("retry-after", "18446744073709551615"),
         ),
@@ -104,7 +110,7 @@ async fn delay_beyond_the_deadline_gives_up_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn flapping_upstream_without_new_events_counts_as_an_outage() {
-    let flaps = (0..1_000).map(|_| Upstream::new().send(": hello\n").wait(1).fail());
+    let flaps = (0..1_000).map(|_| ScriptedUpstream::new().send(": hello\n").wait(1).fail());
     let upstreams = Upstreams::new([sends(1..=1).fail()].into_iter().chain(flaps));
     let client = open(ResumeLayer::new(), &upstreams).await;
     let stream = client.stream();
@@ -118,7 +124,7 @@ async fn flapping_upstream_without_new_events_counts_as_an_outage() {
     let client = open(ResumeLayer::new(), &upstreams).await;
     assert_eq!(events(&client.text().await), numbered(1..=101));
     // A stable connection resets the time to give up, too.
-    let quiet = (0..20).map(|_| Upstream::new().wait(31).fail());
+    let quiet = (0..20).map(|_| ScriptedUpstream::new().wait(31).fail());
     let quiet = [sends(1..=1).fail()].into_iter().chain(quiet);
     let upstreams = Upstreams::new(quiet.chain([sends(2..=2)]));
     let client = open(ResumeLayer::new(), &upstreams).await;

@@ -17,7 +17,7 @@ async fn idle_timeout_of_resume_replaces_the_idle_timeout_layer() {
             .action(IdleAction::Abort),
     );
     let service = guard.layer(layer.layer(upstreams.clone()));
-    let client = Client::new(service.oneshot(get()).await.unwrap());
+    let client = TestResponse::new(service.oneshot(get()).await.unwrap());
     let stream = client.stream();
     let (text, end) = client.read().await;
     assert_eq!(events(&text), numbered(1..=2));
@@ -44,12 +44,12 @@ async fn idle_stream_that_cannot_be_resumed_ends_by_the_idle_action() {
         // The client has an incomplete event, after which no event can be sent.
         (&half, gone, "", false),
     ] {
-        let upstreams = Upstreams::new([Upstream::new().send(sent).hang()]);
+        let upstreams = Upstreams::new([ScriptedUpstream::new().send(sent).hang()]);
         let idle = IdleTimeoutLayer::new().timeout(Duration::from_secs(30));
         let guard = SseGuardLayer::new().idle_timeout(idle.action(action).retry(None));
         let layer = ResumeLayer::new().idle_timeout(Duration::from_secs(30));
         let service = guard.layer(layer.layer(upstreams));
-        let client = Client::new(service.oneshot(get()).await.unwrap());
+        let client = TestResponse::new(service.oneshot(get()).await.unwrap());
         let stream = client.stream();
         let (text, end) = client.read().await;
         let text = events(&text);
@@ -60,7 +60,7 @@ async fn idle_stream_that_cannot_be_resumed_ends_by_the_idle_action() {
 
 #[tokio::test(start_paused = true)]
 async fn ignored_events_do_not_reset_the_event_timeout() {
-    let pings = Upstream::new().repeat(10, |upstream| {
+    let pings = ScriptedUpstream::new().repeat(10, |upstream| {
         upstream.wait(4).send("event: ping\ndata: {}\n\n")
     });
     let upstreams = Upstreams::new([pings.hang(), sends(1..=1)]);
@@ -108,7 +108,8 @@ async fn silent_upstream_is_lost_after_a_pause_of_the_client() {
 
 #[tokio::test(start_paused = true)]
 async fn events_with_data_reset_both_idle_timeouts() {
-    let active = Upstream::new().repeat(10, |upstream| upstream.wait(4).send(&numbered(1..=1)));
+    let active =
+        ScriptedUpstream::new().repeat(10, |upstream| upstream.wait(4).send(&numbered(1..=1)));
     for layer in [
         ResumeLayer::new().idle_timeout(Duration::from_secs(10)),
         ResumeLayer::new().event_timeout(Duration::from_secs(10)),

@@ -11,7 +11,7 @@ async fn large_event_passes_once_it_is_known_to_be_new() {
         let chunk = format!("{ahead}{}", large(5));
         let upstreams = Upstreams::new([
             sends(1..=3).fail(),
-            Upstream::new().send(&chunk).send("yz\n\n"),
+            ScriptedUpstream::new().send(&chunk).send("yz\n\n"),
         ]);
         let text = open(ResumeLayer::new(), &upstreams).await.text().await;
         assert!(text.ends_with(&format!("{}yz\n\n", large(5))));
@@ -19,8 +19,8 @@ async fn large_event_passes_once_it_is_known_to_be_new() {
     }
     // If no event can be a duplicate, it passes at once.
     let upstreams = Upstreams::new([
-        Upstream::new().send("data: 1\n\n").fail(),
-        Upstream::new().send(&large(4)).send("\n\n"),
+        ScriptedUpstream::new().send("data: 1\n\n").fail(),
+        ScriptedUpstream::new().send(&large(4)).send("\n\n"),
     ]);
     let client = open(ResumeLayer::new().lossy(true), &upstreams).await;
     assert!(client.text().await.ends_with(&format!("{}\n\n", large(4))));
@@ -41,8 +41,8 @@ async fn large_event_is_classified_by_its_id_at_any_line() {
                 let goes_on = repeated.chain(4..=5).map(large).collect::<String>();
                 let whole = (1..=5).map(large).collect::<String>();
                 let upstreams = Upstreams::new([
-                    in_pieces(Upstream::new(), &sent, len).fail(),
-                    in_pieces(Upstream::new(), &goes_on, len),
+                    in_pieces(ScriptedUpstream::new(), &sent, len).fail(),
+                    in_pieces(ScriptedUpstream::new(), &goes_on, len),
                 ]);
                 let client = open(ResumeLayer::new(), &upstreams).await;
                 let text = events(&client.text().await);
@@ -62,10 +62,10 @@ async fn upstream_lost_within_a_large_duplicate_is_resumed_again() {
     ] {
         let half = large(1, &data)[..100_000].to_owned();
         let upstreams = Upstreams::new([
-            Upstream::new().send(&large(1, &data)).fail(),
-            in_pieces(Upstream::new(), &half, 10_000).fail(),
+            ScriptedUpstream::new().send(&large(1, &data)).fail(),
+            in_pieces(ScriptedUpstream::new(), &half, 10_000).fail(),
             in_pieces(
-                Upstream::new(),
+                ScriptedUpstream::new(),
                 &(large(1, &data) + &large(2, &data)),
                 10_000,
             ),
@@ -78,7 +78,9 @@ async fn upstream_lost_within_a_large_duplicate_is_resumed_again() {
 #[tokio::test(start_paused = true)]
 async fn bytes_held_until_the_id_line_count_as_held() {
     let part = format!("data: {}", "x".repeat(700_000));
-    let goes_on = in_pieces(Upstream::new(), &part, 50_000).wait(10).fail();
+    let goes_on = in_pieces(ScriptedUpstream::new(), &part, 50_000)
+        .wait(10)
+        .fail();
     let upstreams = Upstreams::new([sends(1..=1).fail(), goes_on, sends(2..=2)]);
     let client = open(ResumeLayer::new(), &upstreams).await;
     let stream = client.stream();
@@ -96,7 +98,7 @@ async fn large_event_without_an_id_in_its_first_mib_fails_the_stream() {
     let upstreams = Upstreams::new([
         sends(1..=1).fail(),
         in_pieces(
-            Upstream::new(),
+            ScriptedUpstream::new(),
             &format!("data: {}", "x".repeat(1_200_000)),
             50_000,
         ),

@@ -29,7 +29,7 @@ async fn idle_timeout_resumes_and_max_age_replaces() {
 
 #[tokio::test(start_paused = true)]
 async fn silent_stream_is_replaced_at_each_age() {
-    let refusals = (0..20).map(|_| Upstream::new().status(403));
+    let refusals = (0..20).map(|_| ScriptedUpstream::new().status(403));
     let upstreams = Upstreams::new(
         [sends(1..=1).wait(115).send(": c\n")]
             .into_iter()
@@ -39,7 +39,7 @@ async fn silent_stream_is_replaced_at_each_age() {
     let layer = layer.max_age(Duration::from_secs(10), 0.0);
     let guard = SseGuardLayer::new().heartbeat(None);
     let service = guard.layer(layer.layer(upstreams.clone()));
-    Client::new(service.oneshot(get()).await.unwrap())
+    TestResponse::new(service.oneshot(get()).await.unwrap())
         .text()
         .await;
     assert!(
@@ -66,8 +66,8 @@ async fn max_age_is_that_of_the_connection() {
 #[tokio::test(start_paused = true)]
 async fn old_connection_is_replaced_while_it_delivers() {
     let slowly = |ids: std::ops::Range<u32>| {
-        let send = |upstream: Upstream, id| upstream.wait(1).send(&numbered([id]));
-        ids.fold(Upstream::new(), send)
+        let send = |upstream: ScriptedUpstream, id| upstream.wait(1).send(&numbered([id]));
+        ids.fold(ScriptedUpstream::new(), send)
     };
     let upstreams = Upstreams::new([
         slowly(0..1_000).send("id: 1000\ndata: ha").hang(),
@@ -102,7 +102,7 @@ async fn stream_stays_open_while_replacements_fail() {
 #[tokio::test(start_paused = true)]
 async fn replacement_that_may_repeat_more_than_the_window_is_cancelled() {
     // Ids without events count: they, too, displace others from the window.
-    let with_ids = |upstream: Upstream| {
+    let with_ids = |upstream: ScriptedUpstream| {
         let upstream = upstream.wait(20);
         upstream.repeat(5, |upstream| upstream.send("id: 3\n\n"))
     };
@@ -135,7 +135,7 @@ async fn replacement_that_may_repeat_more_than_the_window_is_cancelled() {
 
 #[tokio::test(start_paused = true)]
 async fn max_age_of_zero_does_not_loop() {
-    let slowly = Upstream::new().repeat(3, |upstream| upstream.send("data: x\n\n").wait(1));
+    let slowly = ScriptedUpstream::new().repeat(3, |upstream| upstream.send("data: x\n\n").wait(1));
     for jitter in [0.0, 1.0] {
         let layer = ResumeLayer::new().max_age(Duration::ZERO, jitter);
         let upstreams = Upstreams::new([slowly.clone()]);
@@ -148,8 +148,8 @@ async fn max_age_of_zero_does_not_loop() {
 async fn connection_is_replaced_at_each_age() {
     let upstreams = Upstreams::respond_by(|_, id| {
         let next = id.map_or(0, |id| id.parse::<u32>().unwrap() + 1);
-        let send = |upstream: Upstream, id| upstream.wait(1).send(&numbered([id]));
-        (next..100).fold(Upstream::new(), send)
+        let send = |upstream: ScriptedUpstream, id| upstream.wait(1).send(&numbered([id]));
+        (next..100).fold(ScriptedUpstream::new(), send)
     });
     let layer = ResumeLayer::new()
         .dedup_window(4)
@@ -187,15 +187,15 @@ async fn pending_replacement_restarts_when_the_old_connection_breaks_off() {
 #[tokio::test(start_paused = true)]
 async fn replacement_without_a_response_keeps_the_old_connection() {
     let slowly = |ids: std::ops::Range<u32>| {
-        let send = |upstream: Upstream, id| upstream.wait(1).send(&numbered([id]));
-        ids.fold(Upstream::new(), send)
+        let send = |upstream: ScriptedUpstream, id| upstream.wait(1).send(&numbered([id]));
+        ids.fold(ScriptedUpstream::new(), send)
     };
     let upstreams = Upstreams::new([
         slowly(0..400),
         sends(0..=0).late(3_600),
-        Upstream::new().status(204),
-        Upstream::new().status(403),
-        Upstream::new().status(403),
+        ScriptedUpstream::new().status(204),
+        ScriptedUpstream::new().status(403),
+        ScriptedUpstream::new().status(403),
     ]);
     let layer = ResumeLayer::new().max_age(Duration::from_secs(10), 0.0);
     let client = open(layer, &upstreams).await;
@@ -220,7 +220,8 @@ async fn max_age_is_jittered() {
 
 #[tokio::test(start_paused = true)]
 async fn connection_without_a_position_is_not_replaced() {
-    let slowly = Upstream::new().repeat(30, |upstream| upstream.wait(1).send("data: x\n\n"));
+    let slowly =
+        ScriptedUpstream::new().repeat(30, |upstream| upstream.wait(1).send("data: x\n\n"));
     let upstreams = Upstreams::new([slowly]);
     let layer = ResumeLayer::new().max_age(Duration::from_secs(10), 0.0);
     let text = open(layer, &upstreams).await.text().await;

@@ -5,17 +5,21 @@ use super::*;
 #[tokio::test(start_paused = true)]
 async fn only_failed_connections_make_an_upstream_unreachable() {
     let unreachable = || {
-        Upstream::new()
+        ScriptedUpstream::new()
             .status(502)
             .extension(reconnect::Unreachable)
     };
     for (fails, ends, is_away) in [
         (
-            Some(Upstream::new().status(503)),
-            Upstream::new().status(404),
+            Some(ScriptedUpstream::new().status(503)),
+            ScriptedUpstream::new().status(404),
             false,
         ),
-        (Some(unreachable()), Upstream::new().status(404), true),
+        (
+            Some(unreachable()),
+            ScriptedUpstream::new().status(404),
+            true,
+        ),
         (None, sends(2..=2), true),
     ] {
         let queue = Admission::default();
@@ -39,7 +43,7 @@ async fn only_failed_connections_make_an_upstream_unreachable() {
 }
 
 /// An upstream that is away until `back` and numbers its events, for any number of streams.
-fn away_until(back: Instant, failure: Option<Upstream>) -> Upstreams {
+fn away_until(back: Instant, failure: Option<ScriptedUpstream>) -> Upstreams {
     Upstreams::responding(move |_, id| match id {
         None => Some(sends(1..=1).wait(1).fail()),
         Some(_) if Instant::now() < back => failure.clone(),
@@ -49,7 +53,7 @@ fn away_until(back: Instant, failure: Option<Upstream>) -> Upstreams {
 
 #[tokio::test(start_paused = true)]
 async fn sole_stream_resumes_within_1s_of_its_upstream_and_thirty_within_2s() {
-    for failure in [None, Some(Upstream::new().status(503))] {
+    for failure in [None, Some(ScriptedUpstream::new().status(503))] {
         for (streams, max) in [(1, 1_000), (30, 2_000)] {
             // For outages of any length.
             for away in [0, 500, 1_234, 5_000, 20_000, 100_000, 290_000] {
@@ -83,7 +87,7 @@ async fn stream_resumes_within_1s_after_each_outage() {
         let next = id.map_or(1, |id| id.parse::<u32>().unwrap() + 1);
         let left = 10 - start.elapsed().as_secs() % 10;
         // A quiet stream: one event in total.
-        let quiet = Upstream::new().wait(left).fail();
+        let quiet = ScriptedUpstream::new().wait(left).fail();
         match next {
             1 => Some(sends(1..=1).wait(left).fail()),
             _ if !is_up() => None,
@@ -138,8 +142,8 @@ async fn failed_first_request_opens_a_stream_with_wait_for_upstream() {
     let waits = || ResumeLayer::new().wait_for_upstream(true);
     for failure in [
         None,
-        Some(Upstream::new().status(503)),
-        Some(Upstream::new().status(500)),
+        Some(ScriptedUpstream::new().status(503)),
+        Some(ScriptedUpstream::new().status(500)),
     ] {
         let upstreams = Upstreams::responding(move |request, id| match (request, id) {
             (0..10, _) => failure.clone(),
@@ -165,7 +169,7 @@ async fn failed_first_request_opens_a_stream_with_wait_for_upstream() {
 #[tokio::test(start_paused = true)]
 async fn stream_opened_without_an_upstream_gets_heartbeats_until_give_up() {
     let layer = ResumeLayer::new().wait_for_upstream(true);
-    let upstreams = Upstreams::respond_by(|_, _| Upstream::new().status(502));
+    let upstreams = Upstreams::respond_by(|_, _| ScriptedUpstream::new().status(502));
     let client = open(layer.clone(), &upstreams).await;
     let stream = client.stream();
     let (text, end) = client.read().await;
@@ -175,14 +179,19 @@ async fn stream_opened_without_an_upstream_gets_heartbeats_until_give_up() {
     assert_eq!(stream.end_reason(), Some(EndReason::UpstreamError));
     // Its upstream sends a `Retry-After`.
     let upstreams = Upstreams::new([
-        Upstream::new().status(503).header("retry-after", "40"),
-        Upstream::new(),
+        ScriptedUpstream::new()
+            .status(503)
+            .header("retry-after", "40"),
+        ScriptedUpstream::new(),
     ]);
     open(layer.clone(), &upstreams).await.text().await;
     let waited = upstreams.intervals()[0].as_secs();
     assert!((40..=41).contains(&waited), "{waited}");
     // A later response that is not a stream becomes its last event.
-    let upstreams = Upstreams::new([Upstream::new().status(503), Upstream::new().status(404)]);
+    let upstreams = Upstreams::new([
+        ScriptedUpstream::new().status(503),
+        ScriptedUpstream::new().status(404),
+    ]);
     let text = open(layer, &upstreams).await.text().await;
     assert!(
         text.contains("event: error\n") && text.contains("404"),
@@ -208,7 +217,7 @@ async fn other_requests_and_failures_do_not_wait_for_the_upstream() {
         (layer(), get(), 204),
         (layer(), get(), 501),
     ] {
-        let upstreams = Upstreams::respond_by(move |_, _| Upstream::new().status(status));
+        let upstreams = Upstreams::respond_by(move |_, _| ScriptedUpstream::new().status(status));
         let client = open_with(layer, &upstreams, request).await;
         assert_eq!(client.status(), status);
         client.read().await.1.unwrap();

@@ -6,7 +6,7 @@ use super::*;
 async fn repeated_events_are_dropped_with_their_comments() {
     let upstreams = Upstreams::new([
         sends(1..=5).fail(),
-        Upstream::new()
+        ScriptedUpstream::new()
             .send(&format!(": hello\n\n: again\n{}", numbered(1..=2)))
             .send(&format!("{}: back\n", numbered(3..=4)))
             .send(&numbered(5..=7))
@@ -28,7 +28,7 @@ async fn repeated_event_without_an_id_is_dropped() {
     let ping = "event: ping\ndata: {}\n\n";
     let upstreams = Upstreams::new([
         sends(1..=1).send(without).send(ping).fail(),
-        Upstream::new()
+        ScriptedUpstream::new()
             .send(ping)
             .send(without)
             .send(ping)
@@ -51,7 +51,7 @@ async fn numeric_ids_that_restart_beyond_the_window_end_the_stream() {
     // Nothing after it passes, even in the same chunk.
     let upstreams = Upstreams::new([
         sends(1..=9).fail(),
-        Upstream::new()
+        ScriptedUpstream::new()
             .send("id: 1\nda")
             .send("ta: 1\n\nid: 10\ndata: 10\n\n")
             .hang(),
@@ -63,11 +63,16 @@ async fn numeric_ids_that_restart_beyond_the_window_end_the_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn stream_without_ids_fails_unless_lossy() {
-    let script = || [Upstream::new().send("data: 1\n\n").fail(), sends(2..=2)];
+    let script = || {
+        [
+            ScriptedUpstream::new().send("data: 1\n\n").fail(),
+            sends(2..=2),
+        ]
+    };
     let upstreams = Upstreams::new(script());
     let (text, end) = open(ResumeLayer::new(), &upstreams).await.read().await;
     assert_eq!((text.as_str(), end.is_err()), ("data: 1\n\n", true));
-    let half = Upstream::new().send("data: 1\n\ndata").fail();
+    let half = ScriptedUpstream::new().send("data: 1\n\ndata").fail();
     let client = open(ResumeLayer::new(), &Upstreams::new([half])).await;
     let stream = client.stream();
     assert_eq!(client.read().await.0, "data: 1\n\n");
@@ -84,8 +89,8 @@ async fn stream_without_ids_fails_unless_lossy() {
 #[tokio::test(start_paused = true)]
 async fn stream_broken_before_its_first_event_is_requested_again_with_its_id() {
     let upstreams = Upstreams::new([
-        Upstream::new().send(": hello\n").fail(),
-        Upstream::new().fail(),
+        ScriptedUpstream::new().send(": hello\n").fail(),
+        ScriptedUpstream::new().fail(),
         sends(8..=8),
     ]);
     let mut request = get();
@@ -114,7 +119,7 @@ async fn truncated_id_is_never_sent() {
             // It passes in pieces.
             let large = format!("id: {id}\ndata: {}\n\n", "x".repeat(80_000));
             let upstreams = Upstreams::new([
-                in_pieces(Upstream::new(), &large, piece).fail(),
+                in_pieces(ScriptedUpstream::new(), &large, piece).fail(),
                 sends(8..=8),
             ]);
             let (text, end) = open(ResumeLayer::new(), &upstreams).await.read().await;

@@ -92,7 +92,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn serve(&self, log: &Log, last_id: Option<&str>, is_last: bool) -> Upstream {
+    fn serve(&self, log: &Log, last_id: Option<&str>, is_last: bool) -> ScriptedUpstream {
         let mut bytes = log.bytes(log.continue_at(last_id, self.back));
         if self.mark {
             bytes.splice(..0, *b"\xEF\xBB\xBF");
@@ -100,7 +100,7 @@ impl Connection {
         if !is_last {
             bytes.truncate(self.cut.index(bytes.len() + 1));
         }
-        let (mut upstream, mut rest) = (Upstream::new(), &bytes[..]);
+        let (mut upstream, mut rest) = (ScriptedUpstream::new(), &bytes[..]);
         for &(len, pauses) in self.chunks.iter().cycle() {
             if rest.is_empty() {
                 break;
@@ -169,7 +169,7 @@ async fn resumed_bytes(
     let service = SseGuardLayer::new()
         .heartbeat(beat)
         .layer(layer.layer(upstreams));
-    let mut client = Client::new(service.oneshot(get()).await.unwrap());
+    let mut client = TestResponse::new(service.oneshot(get()).await.unwrap());
     let mut bytes = Vec::new();
     while let Some(frame) = client.frame().await {
         bytes.extend_from_slice(&frame.unwrap().into_data().unwrap());

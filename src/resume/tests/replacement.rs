@@ -90,7 +90,7 @@ async fn read(
     let service = SseGuardLayer::new()
         .heartbeat(None)
         .layer(layer.layer(upstream));
-    let mut client = Client::new(service.oneshot(get()).await.unwrap());
+    let mut client = TestResponse::new(service.oneshot(get()).await.unwrap());
     let (mut numbers, mut last, mut pause) = (Vec::new(), Instant::now(), Duration::ZERO);
     while numbers.len() < events {
         let text = client.next().await.unwrap().unwrap();
@@ -133,7 +133,7 @@ async fn quiet_stream_switches_without_an_event() {
     for layer in [ResumeLayer::new(), ResumeLayer::new().lossy(true)] {
         let upstreams = Upstreams::new([
             sends(1..=1).hang(),
-            Upstream::new()
+            ScriptedUpstream::new()
                 .wait(3)
                 .send(": hello\n")
                 .wait(27)
@@ -150,10 +150,13 @@ async fn quiet_stream_switches_without_an_event() {
 
 #[tokio::test(start_paused = true)]
 async fn end_of_the_old_connection_during_replacement_does_not_end_the_stream() {
-    for end in [|old: Upstream| old.fail(), |old: Upstream| old] {
+    for end in [
+        |old: ScriptedUpstream| old.fail(),
+        |old: ScriptedUpstream| old,
+    ] {
         let upstreams = Upstreams::new([
             end(sends(1..=1).wait(61)),
-            Upstream::new().wait(2).send(&numbered(2..=2)),
+            ScriptedUpstream::new().wait(2).send(&numbered(2..=2)),
         ]);
         let layer = ResumeLayer::new().max_age(Duration::from_secs(60), 0.0);
         let client = open(layer, &upstreams).await;
@@ -168,12 +171,12 @@ async fn replacement_without_events_is_not_used() {
         upstream.wait(1).send(&numbered([id]))
     });
     for new in [
-        Upstream::new(),
-        Upstream::new().fail(),
-        Upstream::new().wait(2).fail(),
-        Upstream::new().send(": hello\n").wait(1),
+        ScriptedUpstream::new(),
+        ScriptedUpstream::new().fail(),
+        ScriptedUpstream::new().wait(2).fail(),
+        ScriptedUpstream::new().send(": hello\n").wait(1),
         // It lacks the events that the old one delivers.
-        Upstream::new().hang(),
+        ScriptedUpstream::new().hang(),
     ] {
         let upstreams = Upstreams::new([slowly.clone(), new.clone(), new.clone(), new.clone()]);
         let layer = ResumeLayer::new().max_age(Duration::from_secs(10), 0.0);

@@ -21,7 +21,11 @@ async fn broken_stream_continues_after_the_last_complete_event() {
 
 #[tokio::test(start_paused = true)]
 async fn client_gets_heartbeats_during_an_outage() {
-    let limited = || Upstream::new().status(503).header("retry-after", "60");
+    let limited = || {
+        ScriptedUpstream::new()
+            .status(503)
+            .header("retry-after", "60")
+    };
     let upstreams = Upstreams::new([sends(1..=1).fail(), limited(), sends(2..=2)]);
     let mut client = open(ResumeLayer::new(), &upstreams).await;
     let stream = client.stream();
@@ -42,7 +46,13 @@ async fn client_gets_heartbeats_during_an_outage() {
 
 #[tokio::test(start_paused = true)]
 async fn proper_end_is_resumed_only_with_on_end() {
-    let script = || [sends(1..=1), sends(2..=2), Upstream::new().status(204)];
+    let script = || {
+        [
+            sends(1..=1),
+            sends(2..=2),
+            ScriptedUpstream::new().status(204),
+        ]
+    };
     let upstreams = Upstreams::new(script());
     let client = open(ResumeLayer::new(), &upstreams).await;
     assert_eq!(client.text().await, numbered(1..=1));
@@ -54,7 +64,7 @@ async fn proper_end_is_resumed_only_with_on_end() {
 
 #[tokio::test(start_paused = true)]
 async fn refused_stream_ends_with_an_error_event() {
-    let upstreams = Upstreams::new([sends(1..=1).fail(), Upstream::new().status(403)]);
+    let upstreams = Upstreams::new([sends(1..=1).fail(), ScriptedUpstream::new().status(403)]);
     let client = open(ResumeLayer::new(), &upstreams).await;
     let stream = client.stream();
     let text = events(&client.text().await);
@@ -68,9 +78,9 @@ async fn refused_stream_ends_with_an_error_event() {
 #[tokio::test(start_paused = true)]
 async fn body_reports_its_end_stream() {
     for (last, is_clean) in [
-        (Upstream::new(), true),
-        (Upstream::new().trailers(), true),
-        (Upstream::new().fail(), false),
+        (ScriptedUpstream::new(), true),
+        (ScriptedUpstream::new().trailers(), true),
+        (ScriptedUpstream::new().fail(), false),
     ] {
         let service = ResumeLayer::new().attempts(0).layer(Upstreams::new([last]));
         let mut body = service.oneshot(get()).await.unwrap().into_body();
@@ -99,7 +109,7 @@ async fn body_ends_once_with_its_trailers_or_its_error() {
         assert_eq!(trailers["x-trailer"], "1");
         let upstreams = Upstreams::new([sends(1..=1).fail()]);
         let service = guard().layer(layer.attempts(1).layer(upstreams.clone()));
-        let mut client = Client::new(service.oneshot(get()).await.unwrap());
+        let mut client = TestResponse::new(service.oneshot(get()).await.unwrap());
         assert!(client.next().await.unwrap().is_ok());
         assert!(!client.body().is_end_stream());
         assert!(client.next().await.unwrap().is_err());
@@ -113,7 +123,7 @@ async fn body_ends_once_with_its_trailers_or_its_error() {
 async fn byte_order_mark_of_a_new_connection_is_dropped() {
     let upstreams = Upstreams::new([
         sends(1..=1).fail(),
-        Upstream::new().send(&format!("\u{feff}{}", numbered(2..=2))),
+        ScriptedUpstream::new().send(&format!("\u{feff}{}", numbered(2..=2))),
     ]);
     let text = open(ResumeLayer::new(), &upstreams).await.text().await;
     assert_eq!(events(&text), numbered(1..=2));
@@ -129,7 +139,7 @@ async fn other_requests_and_responses_pass() {
         let (text, end) = open_with(layer, &upstreams, request).await.read().await;
         assert_eq!((text, end.is_err()), (numbered(1..=1), true));
     }
-    let upstreams = Upstreams::new([Upstream::new().status(404).send("no").fail()]);
+    let upstreams = Upstreams::new([ScriptedUpstream::new().status(404).send("no").fail()]);
     let client = open(layer(), &upstreams).await;
     assert_eq!(client.status(), 404);
     let (text, end) = client.read().await;
@@ -217,8 +227,8 @@ async fn outcomes_of_losses_are_counted() {
     let recorder = DebuggingRecorder::new();
     let local = metrics::set_default_local_recorder(&recorder);
     let resumed = || [sends(1..=3).fail(), sends(2..=4).fail()];
-    let refuses = Upstream::new().status(404);
-    let is_over = Upstream::new().status(204);
+    let refuses = ScriptedUpstream::new().status(404);
+    let is_over = ScriptedUpstream::new().status(204);
     for last in [Some(refuses), Some(is_over), None] {
         let upstreams = Upstreams::new(resumed().into_iter().chain(last));
         open(ResumeLayer::new(), &upstreams)

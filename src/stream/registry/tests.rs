@@ -1,9 +1,9 @@
 use super::*;
 use crate::SseGuardLayer;
 use crate::connection_limit::ConnectionLimitLayer;
-use crate::guard::testing::{Upstream, ask, get};
+use crate::guard::testing::{ScriptedUpstream, get, send_request};
 use crate::rotation::RotationLayer;
-use crate::stream_flag::StreamAsked;
+use crate::stream_requested::StreamRequested;
 use http::{Method, Request};
 
 const WINDOW: Duration = Duration::from_secs(10);
@@ -30,9 +30,10 @@ fn millis(text: &str) -> u128 {
 #[tokio::test(start_paused = true)]
 async fn stream_opened_during_a_drain_ends_within_its_window() {
     let (_, layer) = draining();
-    let ticking = Upstream::new().repeat(100, |upstream| upstream.send("data: 1\n\n").wait(1));
+    let ticking =
+        ScriptedUpstream::new().repeat(100, |upstream| upstream.send("data: 1\n\n").wait(1));
     // Its head does not show that it opens a stream.
-    let response = ask(layer, request(Method::GET, &[]), ticking).await;
+    let response = send_request(layer, request(Method::GET, &[]), ticking).await;
     let stream = response.stream();
     let _ = response.read().await;
     assert_eq!(stream.end_reason(), Some(EndReason::Drained));
@@ -41,23 +42,23 @@ async fn stream_opened_during_a_drain_ends_within_its_window() {
 
 #[tokio::test(start_paused = true)]
 async fn draining_event_source_gets_an_empty_stream_with_a_retry_beyond_the_window() {
-    let mut told = std::collections::BTreeSet::new();
+    let mut retries = std::collections::BTreeSet::new();
     let (_, layer) = draining();
     for second in 0..12 {
         let left = WINDOW
             .saturating_sub(Duration::from_secs(second))
             .as_millis();
-        let response = get(layer.clone(), Upstream::new().send("data: 1\n\n")).await;
+        let response = get(layer.clone(), ScriptedUpstream::new().send("data: 1\n\n")).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         let text = response.text().await;
         let retry = millis(&text);
         assert!(text.starts_with("retry: ") && retry > left, "{text}");
         assert!(retry <= left + 3_000 + 5_000, "{text}");
-        told.insert(retry);
+        retries.insert(retry);
         tokio::time::advance(Duration::from_secs(1)).await;
     }
-    assert!(told.len() > 6, "{told:?}");
+    assert!(retries.len() > 6, "{retries:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -65,7 +66,7 @@ async fn drained_stream_gets_a_retry_beyond_the_window() {
     let registry = StreamRegistry::new();
     let layer = RotationLayer::new().registry(&registry);
     let start = Instant::now();
-    let response = get(layer, Upstream::new().hang()).await;
+    let response = get(layer, ScriptedUpstream::new().hang()).await;
     registry.drain(WINDOW);
     let text = response.text().await;
     let back = start.elapsed().as_millis() + millis(&text);
@@ -98,7 +99,7 @@ async fn draining_response_depends_on_the_request_head() {
     ] {
         let (_, layer) = draining();
         let request = request(method.clone(), fields);
-        let response = ask(layer, request, Upstream::new().status(204)).await;
+        let response = send_request(layer, request, ScriptedUpstream::new().status(204)).await;
         assert_eq!(response.status(), expected, "{method} {fields:?}");
         let seconds = response.headers().get("retry-after");
         let seconds = seconds.map(|value| value.to_str().unwrap().parse::<u64>().unwrap());
@@ -117,12 +118,12 @@ async fn draining_response_depends_on_the_stream_flag_of_a_read_body() {
         for fields in [&[("anthropic-version", "1")][..], &[]] {
             let (_, layer) = draining();
             let mut request = request(Method::POST, fields);
-            let flag = StreamAsked::new();
+            let flag = StreamRequested::new();
             request.extensions_mut().insert(flag.clone());
             if says {
                 flag.set();
             }
-            let response = ask(layer, request, Upstream::new().status(204)).await;
+            let response = send_request(layer, request, ScriptedUpstream::new().status(204)).await;
             assert_eq!(response.status(), expected, "{fields:?}");
         }
     }
@@ -133,7 +134,7 @@ async fn reconnecting_methods_get_an_empty_stream_while_draining() {
     let (_, layer) = draining();
     let layer = layer.methods([Method::GET, Method::POST]);
     let post = request(Method::POST, &[("accept", "text/event-stream")]);
-    let response = ask(layer, post, Upstream::new()).await;
+    let response = send_request(layer, post, ScriptedUpstream::new()).await;
     assert_eq!(response.status(), 200);
     assert!(response.text().await.starts_with("retry: "));
 }
@@ -144,17 +145,17 @@ async fn client_above_its_limit_gets_an_empty_stream_while_draining() {
     let stack = SseGuardLayer::new()
         .limit(ConnectionLimitLayer::new().total(0))
         .rotation(layer);
-    assert_eq!(get(stack, Upstream::new()).await.status(), 200);
+    assert_eq!(get(stack, ScriptedUpstream::new()).await.status(), 200);
 }
 
 #[tokio::test(start_paused = true)]
 async fn drained_answers_may_have_more_time_than_the_window() {
     let registry = StreamRegistry::new();
     let layer = || RotationLayer::new().registry(&registry);
-    let long = Upstream::new().wait(30).send("data: 1\n\n");
+    let long = ScriptedUpstream::new().wait(30).send("data: 1\n\n");
     let long = crate::guard::testing::post(layer(), long).await;
-    let endless = crate::guard::testing::post(layer(), Upstream::new().hang()).await;
-    let feed = get(layer(), Upstream::new().hang()).await;
+    let endless = crate::guard::testing::post(layer(), ScriptedUpstream::new().hang()).await;
+    let feed = get(layer(), ScriptedUpstream::new().hang()).await;
     registry.drain_with(WINDOW, Duration::from_secs(40));
     let start = Instant::now();
     assert!(feed.read().await.1.is_ok());

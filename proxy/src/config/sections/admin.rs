@@ -8,7 +8,7 @@ use http::HeaderName;
 use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
-use super::super::mistake::{Mistake, Place};
+use super::super::mistake::{Mistake, ValueSource};
 use super::top::LISTEN;
 
 pub(super) const TABLE: Table = Table {
@@ -101,8 +101,8 @@ impl Admin {
         {
             let problem = "is reachable from other machines: set admin.token, by \
                            SSE_GUARD_ADMIN_TOKEN or in the file, or listen on 127.0.0.1";
-            let given = given.map(|given| given.place.clone());
-            problems.extend(given.map(|place| Mistake::new(place, ADMIN_LISTEN, problem)));
+            let given = given.map(|given| given.source.clone());
+            problems.extend(given.map(|source| Mistake::new(source, ADMIN_LISTEN, problem)));
         }
         Ok(admin)
     }
@@ -120,7 +120,7 @@ impl Admin {
 /// The mistake of two addresses that no process can listen on at once, at a key that is not a default.
 fn overlapping(proxy: Scope<'_>, admin: SocketAddr, clients: SocketAddr) -> Option<Mistake> {
     let given = proxy.given(ADMIN_LISTEN);
-    let given = given.filter(|given| !matches!(given.place, Place::Default));
+    let given = given.filter(|given| !matches!(given.source, ValueSource::Default));
     let (key, given, other) = match given {
         Some(given) => (ADMIN_LISTEN, given, format!("{LISTEN} = \"{clients}\"")),
         None => {
@@ -132,7 +132,7 @@ fn overlapping(proxy: Scope<'_>, admin: SocketAddr, clients: SocketAddr) -> Opti
         "overlaps {other}: clients and operators need different addresses; choose another port, or \
          admin.listen = \"off\""
     );
-    Some(Mistake::new(given.place.clone(), key, problem))
+    Some(Mistake::new(given.source.clone(), key, problem))
 }
 
 /// Whether no two sockets can listen on these addresses.

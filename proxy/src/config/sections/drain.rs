@@ -7,7 +7,7 @@ use humantime::format_duration;
 use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
-use super::super::mistake::{Mistake, Place};
+use super::super::mistake::{Mistake, ValueSource};
 use super::super::value::Value;
 
 pub(super) const TABLE: Table = Table {
@@ -79,7 +79,7 @@ impl Drain {
     pub(in super::super) fn warning(self, proxy: Scope<'_>) -> Result<Option<String>, Mistake> {
         let answers: Duration = proxy.get(ANSWERS)?;
         let given = proxy.given(ANSWERS);
-        let is_set = given.is_some_and(|given| given.place != Place::Default);
+        let is_set = given.is_some_and(|given| given.source != ValueSource::Default);
         Ok((is_set && answers < self.answers).then(|| {
             format!(
                 "drain.answers {} is below drain.window {}, and raised to it: set it to the window \

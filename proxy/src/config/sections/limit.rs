@@ -11,7 +11,7 @@ use super::super::kind::Shape;
 use super::super::mistake::Mistake;
 use super::super::value::{Choice, Rate, choice, count_or_off};
 use sse_guard::client_key::ForwardedIp;
-use sse_guard::connection_limit::{self, ConnectionLimitLayer, Separate};
+use sse_guard::connection_limit::{self, ConnectionLimitLayer, SeparateCounts};
 
 pub(super) const TABLE: Table = Table {
     name: "limit",
@@ -212,8 +212,8 @@ impl OwnCounts {
     }
 
     /// What the layer of the route counts by itself.
-    pub(crate) fn separate(self) -> Separate {
-        Separate {
+    pub(crate) fn separate(self) -> SeparateCounts {
+        SeparateCounts {
             per_client: self.per_ip,
             requests: self.requests_per_ip,
             total: self.total,

@@ -46,7 +46,7 @@ pub(in super::super) fn when(
                 None => "; name a route as its path is spelled".to_owned(),
             };
             let problem = format!("no route has the path {name:?}{hint}");
-            problems.push(Mistake::new(given.place.clone(), KEY, problem));
+            problems.push(Mistake::new(given.source.clone(), KEY, problem));
         }
     }
     Ok(when)

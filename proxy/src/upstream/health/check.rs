@@ -2,7 +2,7 @@
 
 use super::super::connect::Connector;
 use super::super::error::Failure;
-use super::super::host::Host;
+use super::super::host::HostField;
 use super::super::http1;
 use super::super::outgoing::{BoxedBody, nothing};
 use crate::config;
@@ -17,7 +17,7 @@ const USER_AGENT_TEXT: &str = concat!("sse-guard/", env!("CARGO_PKG_VERSION"), "
 
 /// How an upstream is checked. Equal checks of one address are one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Check {
+pub(crate) struct ActiveCheck {
     interval: Duration,
     path: Option<PathAndQuery>,
     host: Option<HeaderValue>,
@@ -45,7 +45,7 @@ impl CheckError {
     }
 }
 
-impl Check {
+impl ActiveCheck {
     /// Nothing if it is switched off.
     pub(crate) fn new(config: &config::Upstream) -> Option<Self> {
         let path = config.health_check.path.clone();
@@ -54,7 +54,7 @@ impl Check {
             // Without a request, checks that differ in it are equal.
             host: path
                 .as_ref()
-                .and_then(|_| Host::of(config).without_client()),
+                .and_then(|_| HostField::of(config).without_client()),
             path,
             timeout: config.health_check.timeout,
             connect_timeout: config.connect_timeout,
@@ -114,8 +114,8 @@ pub(super) mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::time::Instant;
 
-    pub(in super::super) fn check(path: Option<&'static str>) -> Check {
-        Check {
+    pub(in super::super) fn check(path: Option<&'static str>) -> ActiveCheck {
+        ActiveCheck {
             interval: Duration::from_secs(5),
             host: None,
             path: path.map(PathAndQuery::from_static),
@@ -192,7 +192,7 @@ pub(super) mod tests {
              health_check.path = '/up?all'"
         );
         let config = from_file(&config).unwrap().config;
-        let check = Check::new(&config.routes[0].settings.upstream).unwrap();
+        let check = ActiveCheck::new(&config.routes[0].settings.upstream).unwrap();
         let (result, head) = tokio::join!(check.run(&connector), upstream);
         result.unwrap();
         let mut lines: Vec<_> = head.trim_end().split("\r\n").collect();
@@ -224,7 +224,7 @@ pub(super) mod tests {
             pending::<()>().await;
             drop(request);
         };
-        let patient = Check {
+        let patient = ActiveCheck {
             timeout: Duration::from_secs(3600),
             ..check(Some("/up"))
         };

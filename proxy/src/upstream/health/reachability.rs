@@ -1,6 +1,6 @@
 //! The reachability of an address, and of the upstreams there.
 
-use super::check::Check;
+use super::check::ActiveCheck;
 use super::streak::Streak;
 use http::Uri;
 use sse_guard::metrics::LogLimit;
@@ -14,15 +14,15 @@ pub(super) struct Reachability {
     pub(super) is_away: bool,
     pub(super) tried: Option<Instant>,
     /// The URLs at this address.
-    pub(super) upstreams: Vec<Monitored>,
+    pub(super) upstreams: Vec<MonitoredUpstream>,
 }
 
 /// One URL of the config.
 #[derive(Debug)]
-pub(super) struct Monitored {
+pub(super) struct MonitoredUpstream {
     pub(super) url: Uri,
     pub(super) state: UpstreamState,
-    pub(super) check: Option<Check>,
+    pub(super) check: Option<ActiveCheck>,
     pub(super) checks: Streak,
     /// Of lines about its becoming unreachable and reachable, which two clients can cause at will.
     pub(super) change_limit: LogLimit,
@@ -43,12 +43,12 @@ pub(crate) struct UpstreamState {
 }
 
 /// An upstream whose reachability has changed.
-pub(super) struct Changed {
+pub(super) struct ReachabilityChange {
     pub(super) url: Uri,
     pub(super) limit: LogLimit,
 }
 
-impl Monitored {
+impl MonitoredUpstream {
     fn new(url: &Uri, is_reachable: bool) -> Self {
         Self {
             url: url.clone(),
@@ -65,8 +65,8 @@ impl Monitored {
         }
     }
 
-    pub(super) fn changed(&self) -> Changed {
-        Changed {
+    pub(super) fn changed(&self) -> ReachabilityChange {
+        ReachabilityChange {
             url: self.url.clone(),
             limit: self.change_limit.clone(),
         }
@@ -74,19 +74,19 @@ impl Monitored {
 }
 
 impl Reachability {
-    pub(super) fn upstream(&mut self, url: &Uri) -> &mut Monitored {
+    pub(super) fn upstream(&mut self, url: &Uri) -> &mut MonitoredUpstream {
         let is_reachable = !self.requests.is_failing();
         let upstreams = &mut self.upstreams;
         let known = upstreams.iter().position(|known| known.url == *url);
         let index = known.unwrap_or_else(|| {
-            upstreams.push(Monitored::new(url, is_reachable));
+            upstreams.push(MonitoredUpstream::new(url, is_reachable));
             upstreams.len() - 1
         });
         &mut upstreams[index]
     }
 
     /// Updates the states from the current streaks. Returns those that have become reachable again.
-    pub(super) fn settle(&mut self) -> Vec<Changed> {
+    pub(super) fn settle(&mut self) -> Vec<ReachabilityChange> {
         let is_failing = self.requests.is_failing();
         let mut back = Vec::new();
         for upstream in &mut self.upstreams {

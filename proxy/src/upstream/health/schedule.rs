@@ -1,30 +1,30 @@
 //! When the checks of an address are made.
 
-use super::check::Check;
+use super::check::ActiveCheck;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 /// The checks of one address. Those under way end with this.
 #[derive(Debug, Default)]
-pub(super) struct Checks(Vec<Schedule>);
+pub(super) struct CheckSchedule(Vec<ScheduledCheck>);
 
 #[derive(Debug)]
-struct Schedule {
-    check: Check,
+struct ScheduledCheck {
+    check: ActiveCheck,
     /// At once if nothing stands here.
     due: Option<Instant>,
     under_way: Option<AbortOnDropHandle<()>>,
 }
 
-impl Checks {
+impl CheckSchedule {
     /// Makes these checks from now on, each once however often it is among them. A check that is not among them
     /// has become pointless, and so has its result if it is under way.
-    pub(super) fn follow<'a>(&mut self, checks: impl Iterator<Item = &'a Check> + Clone) {
+    pub(super) fn follow<'a>(&mut self, checks: impl Iterator<Item = &'a ActiveCheck> + Clone) {
         self.0
             .retain(|known| checks.clone().any(|check| *check == known.check));
         for check in checks {
             if !self.0.iter().any(|known| known.check == *check) {
-                self.0.push(Schedule {
+                self.0.push(ScheduledCheck {
                     check: check.clone(),
                     due: None,
                     under_way: None,
@@ -34,7 +34,7 @@ impl Checks {
     }
 
     /// Starts the checks that are due, of which none is under way twice.
-    pub(super) fn start_due<F>(&mut self, now: Instant, run: impl Fn(Check) -> F)
+    pub(super) fn start_due<F>(&mut self, now: Instant, run: impl Fn(ActiveCheck) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -47,7 +47,7 @@ impl Checks {
     }
 }
 
-impl Schedule {
+impl ScheduledCheck {
     /// Whether to start it now, which also sets when it is due the next time.
     fn is_due(&mut self, now: Instant) -> bool {
         let is_busy = |handle: &AbortOnDropHandle<()>| !handle.is_finished();
@@ -71,18 +71,18 @@ mod tests {
     use tokio::sync::oneshot;
 
     /// The check to start now, without a start.
-    fn next(checks: &mut Checks, now: Instant) -> Option<Check> {
+    fn next(checks: &mut CheckSchedule, now: Instant) -> Option<ActiveCheck> {
         let schedule = checks.0.first_mut()?;
         schedule.is_due(now).then(|| schedule.check.clone())
     }
 
-    fn start(checks: &mut Checks, check: impl Future<Output = ()> + Send + 'static) {
+    fn start(checks: &mut CheckSchedule, check: impl Future<Output = ()> + Send + 'static) {
         checks.0[0].under_way = Some(AbortOnDropHandle::new(tokio::spawn(check)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn checks_start_at_their_interval_however_often_they_are_looked_for() {
-        let mut checks = Checks::default();
+        let mut checks = CheckSchedule::default();
         let now = Instant::now();
         assert_eq!(next(&mut checks, now), None);
         checks.follow([&check(None)].into_iter());
@@ -100,7 +100,7 @@ mod tests {
 
     #[tokio::test]
     async fn check_does_not_start_while_it_is_under_way() {
-        let mut checks = Checks::default();
+        let mut checks = CheckSchedule::default();
         checks.follow([&check(None)].into_iter());
         let now = Instant::now();
         assert!(next(&mut checks, now).is_some());
@@ -116,7 +116,7 @@ mod tests {
 
     #[tokio::test]
     async fn check_is_made_once_for_all_that_have_its_settings() {
-        let mut checks = Checks::default();
+        let mut checks = CheckSchedule::default();
         let (one, other) = (check(Some("/one")), check(Some("/other")));
         checks.follow([&one, &other, &one].into_iter());
         let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
@@ -134,7 +134,7 @@ mod tests {
     }
 
     /// The other end of what a check that is under way holds.
-    fn hang(checks: &mut Checks) -> oneshot::Receiver<()> {
+    fn hang(checks: &mut CheckSchedule) -> oneshot::Receiver<()> {
         let (held, gone) = oneshot::channel::<()>();
         start(checks, async move {
             pending::<()>().await;
@@ -145,7 +145,7 @@ mod tests {
 
     #[tokio::test]
     async fn check_with_other_settings_starts_at_once_and_ends_the_one_under_way() {
-        let mut checks = Checks::default();
+        let mut checks = CheckSchedule::default();
         let now = Instant::now();
         checks.follow([&check(None)].into_iter());
         assert_eq!(next(&mut checks, now), Some(check(None)));

@@ -13,14 +13,14 @@ pub(super) struct Streak {
     general: u32,
     /// Of single requests, which may be those requests' fault.
     of_requests: u32,
-    clients: Clients,
+    clients: FailedClients,
     /// When the threshold was reached.
     pub(super) failing_since: Option<Instant>,
 }
 
 /// Clients with failed requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Clients {
+enum FailedClients {
     #[default]
     None,
     One(Option<ClientKey>),
@@ -42,9 +42,9 @@ impl Streak {
     pub(super) fn grow_by(&mut self, client: Option<&ClientKey>) -> bool {
         self.of_requests += 1;
         self.clients = match std::mem::take(&mut self.clients) {
-            Clients::None => Clients::One(client.cloned()),
-            Clients::One(known) if known.as_ref() == client => Clients::One(known),
-            Clients::One(_) | Clients::Several => Clients::Several,
+            FailedClients::None => FailedClients::One(client.cloned()),
+            FailedClients::One(known) if known.as_ref() == client => FailedClients::One(known),
+            FailedClients::One(_) | FailedClients::Several => FailedClients::Several,
         };
         self.settle()
     }
@@ -53,8 +53,8 @@ impl Streak {
     /// evidence against the upstream.
     fn settle(&mut self) -> bool {
         let of_requests = match self.clients {
-            Clients::Several => self.of_requests,
-            Clients::None | Clients::One(_) => 0,
+            FailedClients::Several => self.of_requests,
+            FailedClients::None | FailedClients::One(_) => 0,
         };
         let is_turn = self.general + of_requests >= FAILURE_THRESHOLD && !self.is_failing();
         if is_turn {

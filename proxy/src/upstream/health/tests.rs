@@ -41,11 +41,11 @@ impl Upstream {
         self.health.checked(&check, found);
     }
 
-    fn follow(&self, check: Option<&Check>) {
+    fn follow(&self, check: Option<&ActiveCheck>) {
         self.health.follow([(&self.url, check)].into_iter());
     }
 
-    fn probe(&self, check: Option<&Check>) {
+    fn probe(&self, check: Option<&ActiveCheck>) {
         self.health.probe([(&self.url, check)].into_iter());
     }
 }
@@ -77,10 +77,10 @@ fn refused() -> Result<(), CheckError> {
     Err(CheckError::Refused(StatusCode::SERVICE_UNAVAILABLE))
 }
 
-fn check(text: &str) -> Check {
+fn check(text: &str) -> ActiveCheck {
     let text = format!("upstream.url = 'http://app'\nhealth_check.interval = '1s'\n{text}");
     let config = from_file(&text).unwrap().config;
-    Check::new(&config.routes[0].settings.upstream).unwrap()
+    ActiveCheck::new(&config.routes[0].settings.upstream).unwrap()
 }
 
 async fn listen() -> (TcpListener, String) {
@@ -217,7 +217,7 @@ async fn check_that_is_due_is_made_and_counts() {
     health.checked(refused(), true);
     for (status, is_reachable) in [(500, false), (200, true)] {
         // As if it had just come into the config.
-        *lock(&health.health.0.checks) = Checks::default();
+        *lock(&health.health.0.checks) = CheckSchedule::default();
         health.probe(Some(&check));
         let (mut socket, _) = listener.accept().await.unwrap();
         assert!(socket.read(&mut [0; 1024]).await.unwrap() > 0);

@@ -1,6 +1,6 @@
 //! Which stream gets the next turn, and when.
 
-use super::{AdmissionQueue, Grant, Lane, LaneHealth, LaneKey};
+use super::{AdmissionQueue, Lane, LaneHealth, LaneKey, TurnGrant};
 use crate::jitter::{MAX_DURATION, up_to};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ impl AdmissionQueue {
     pub(in crate::resume::admission) fn grants(
         &mut self,
         now: Instant,
-    ) -> (Vec<Grant>, Option<Instant>) {
+    ) -> (Vec<TurnGrant>, Option<Instant>) {
         let mut grants = Vec::new();
         loop {
             match self.next_grant(now) {
@@ -34,7 +34,7 @@ impl AdmissionQueue {
     }
 
     /// The next turn, or its time.
-    fn next_grant(&mut self, now: Instant) -> Result<Grant, Option<Instant>> {
+    fn next_grant(&mut self, now: Instant) -> Result<TurnGrant, Option<Instant>> {
         if self.in_flight >= self.max_concurrent {
             return Err(None);
         }
@@ -59,7 +59,7 @@ impl AdmissionQueue {
         self.grant(key, is_probe, now).ok_or(None)
     }
 
-    fn grant(&mut self, key: LaneKey, is_probe: bool, now: Instant) -> Option<Grant> {
+    fn grant(&mut self, key: LaneKey, is_probe: bool, now: Instant) -> Option<TurnGrant> {
         self.next_grant_at = now + self.min_interval;
         self.probed_last = is_probe;
         let interval = self.probe_interval(key);
@@ -82,7 +82,7 @@ impl AdmissionQueue {
             client.in_flight += 1;
         }
         let (to, was_due) = taken?;
-        Some(Grant { key, to, was_due })
+        Some(TurnGrant { key, to, was_due })
     }
 
     /// Maximum attempts in flight of one client, or for one target: a quarter is left to others.

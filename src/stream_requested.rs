@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 ///
 /// A clone is another handle to one flag. It counts in the extensions of the request.
 #[derive(Clone, Debug, Default)]
-pub struct StreamAsked(Arc<AtomicU8>);
+pub struct StreamRequested(Arc<AtomicU8>);
 
-const ASKED: u8 = 1;
+const REQUESTED: u8 = 1;
 const NEVER: u8 = 2;
 
-impl StreamAsked {
+impl StreamRequested {
     /// Creates a flag for a body that has not been read.
     pub fn new() -> Self {
         Self::default()
@@ -20,7 +20,7 @@ impl StreamAsked {
 
     /// Records that the body requests an event stream.
     pub fn set(&self) {
-        self.0.store(ASKED, Relaxed);
+        self.0.store(REQUESTED, Relaxed);
     }
 
     /// The whole body was read, and requests none: its response may be compressed, also for a client of a
@@ -30,7 +30,7 @@ impl StreamAsked {
     }
 
     pub(crate) fn get(&self) -> bool {
-        self.0.load(Relaxed) == ASKED
+        self.0.load(Relaxed) == REQUESTED
     }
 
     pub(crate) fn is_never(&self) -> bool {

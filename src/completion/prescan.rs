@@ -1,13 +1,13 @@
-//! A glance at an event, which rules out nearly all that need not be read.
+//! A prescan of an event, which rules out nearly all that need not be read.
 
 use crate::family::{AnswerFormat, Family};
 use crate::wire::RawEvent;
 use memchr::memmem::Finder;
 use std::sync::LazyLock;
 
-/// What a glance has found.
+/// The result of a prescan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Glance {
+pub(super) enum Prescan {
     /// Nothing that shows the answer's end.
     Nothing,
     /// A part of the first choice, and nothing else.
@@ -60,16 +60,16 @@ fn value(behind: &[u8]) -> &[u8] {
         .map_or(b"", <[u8]>::trim_ascii_start)
 }
 
-pub(super) fn at(event: &RawEvent<'_>, family: Family) -> Glance {
+pub(super) fn at(event: &RawEvent<'_>, family: Family) -> Prescan {
     let raw = event.raw;
     if ERROR.is_in(raw) {
-        return Glance::Read;
+        return Prescan::Read;
     }
     if family.answer_format() == Some(AnswerFormat::Anthropic) {
         let is_unnamed_stop = event.name.is_none() && MESSAGE_STOP.is_in(raw);
         return match STOP_REASON.is_null(raw) && !is_unnamed_stop {
-            true => Glance::Nothing,
-            false => Glance::Read,
+            true => Prescan::Nothing,
+            false => Prescan::Read,
         };
     }
     let names_end = |behind: &[u8]| {
@@ -78,13 +78,13 @@ pub(super) fn at(event: &RawEvent<'_>, family: Family) -> Glance {
     };
     let is_unnamed_end = event.name.is_none() && RESPONSE.behind(raw).any(names_end);
     if is_unnamed_end || !FINISH_REASON.is_null(raw) {
-        return Glance::Read;
+        return Prescan::Read;
     }
-    let mut found = Glance::Nothing;
+    let mut found = Prescan::Nothing;
     for behind in INDEX.behind(raw) {
         match value(behind) {
-            [b'0', next, ..] if !next.is_ascii_digit() => found = Glance::FirstChoice,
-            _ => return Glance::Read,
+            [b'0', next, ..] if !next.is_ascii_digit() => found = Prescan::FirstChoice,
+            _ => return Prescan::Read,
         }
     }
     found
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
     use crate::wire::Scanner;
 
-    fn glance(event: &str, family: Family) -> Glance {
+    fn prescan(event: &str, family: Family) -> Prescan {
         let mut found = None;
         Scanner::default().scan(format!("{event}\n\n").as_bytes(), |event| {
             found = Some(at(&event, family));
@@ -104,53 +104,56 @@ mod tests {
     }
 
     #[test]
-    fn glance_finds_members_that_may_end_an_answer() {
+    fn prescan_finds_members_that_may_end_an_answer() {
         for (event, expected) in [
             (
                 r#"data: {"choices":[{"index":0,"delta":{},"finish_reason":null}]}"#,
-                Glance::FirstChoice,
+                Prescan::FirstChoice,
             ),
             (
                 r#"data: {"choices":[{"index" : 0 ,"finish_reason" : null}]}"#,
-                Glance::FirstChoice,
+                Prescan::FirstChoice,
             ),
-            (r#"data: {"choices":[],"usage":{}}"#, Glance::Nothing),
+            (r#"data: {"choices":[],"usage":{}}"#, Prescan::Nothing),
             (
                 r#"data: {"choices":[{"index":0,"finish_reason":"stop"}]}"#,
-                Glance::Read,
+                Prescan::Read,
             ),
             (
                 r#"data: {"choices":[{"index":1,"finish_reason":null}]}"#,
-                Glance::Read,
+                Prescan::Read,
             ),
-            ("data: {\"finish_reason\":\ndata: null}", Glance::Read),
-            (r#"data: {"error":null}"#, Glance::Read),
+            ("data: {\"finish_reason\":\ndata: null}", Prescan::Read),
+            (r#"data: {"error":null}"#, Prescan::Read),
             (
                 r#"data: {"text":"\"error\" \"finish_reason\":1"}"#,
-                Glance::Nothing,
+                Prescan::Nothing,
             ),
-            (r#"data: {"type":"response.completed"}"#, Glance::Read),
+            (r#"data: {"type":"response.completed"}"#, Prescan::Read),
             (
                 r#"data: {"type":"response.output_text.delta"}"#,
-                Glance::Nothing,
+                Prescan::Nothing,
             ),
             (
                 "event: response.x\ndata: {\"a\":\"response.completed\"}",
-                Glance::Nothing,
+                Prescan::Nothing,
             ),
         ] {
-            assert_eq!(glance(event, Family::OpenAi), expected, "{event}");
+            assert_eq!(prescan(event, Family::OpenAi), expected, "{event}");
         }
         for (event, expected) in [
             (
                 r#"data: {"delta":{"stop_reason":"end_turn"}}"#,
-                Glance::Read,
+                Prescan::Read,
             ),
-            (r#"data: {"message":{"stop_reason":null}}"#, Glance::Nothing),
-            (r#"data: {"type":"message_stop"}"#, Glance::Read),
-            (r#"data: {"delta":{"text":"a"}}"#, Glance::Nothing),
+            (
+                r#"data: {"message":{"stop_reason":null}}"#,
+                Prescan::Nothing,
+            ),
+            (r#"data: {"type":"message_stop"}"#, Prescan::Read),
+            (r#"data: {"delta":{"text":"a"}}"#, Prescan::Nothing),
         ] {
-            assert_eq!(glance(event, Family::Anthropic), expected, "{event}");
+            assert_eq!(prescan(event, Family::Anthropic), expected, "{event}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The permissions that responses of the service have shown, in bounded memory.
 
-use super::table::{Table, is_valid};
+use super::table::{EntryTable, is_valid};
 use crate::client_key::{ClientKey, peer_addr};
 use crate::lock::lock;
 use http::header::{
@@ -55,18 +55,18 @@ pub(super) fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a 
 
 /// The permissions of one service.
 #[derive(Debug)]
-pub(super) struct Seen {
-    state: Mutex<SeenState>,
+pub(super) struct Permissions {
+    state: Mutex<PermissionsState>,
     hasher: RandomState,
 }
 
 #[derive(Debug)]
-struct SeenState {
-    origins: Table<Permission>,
+struct PermissionsState {
+    origins: EntryTable<Permission>,
     /// Origin and target of permissions without credentials, if the origin has credentials at other targets.
-    without_credentials: Table<()>,
+    without_credentials: EntryTable<()>,
     /// Whether credentials were allowed, by a hash of all that the response to a preflight depends on.
-    preflights: Table<bool>,
+    preflights: EntryTable<bool>,
 }
 
 /// The permission of an origin, or of any.
@@ -80,7 +80,7 @@ struct Permission {
 
 /// The keys of a request's entries, as hashes: they have a fixed size, and keep no part of a head.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Keys {
+pub(super) struct EntryKeys {
     /// The origin and the virtual host: one service may be several.
     origin: u64,
     /// Any origin of the same host.
@@ -91,12 +91,12 @@ pub(super) struct Keys {
     client: u64,
 }
 
-impl Default for Seen {
+impl Default for Permissions {
     fn default() -> Self {
-        let state = SeenState {
-            origins: Table::new(MAX_ORIGINS),
-            without_credentials: Table::new(MAX_TARGETS),
-            preflights: Table::new(MAX_PREFLIGHTS),
+        let state = PermissionsState {
+            origins: EntryTable::new(MAX_ORIGINS),
+            without_credentials: EntryTable::new(MAX_TARGETS),
+            preflights: EntryTable::new(MAX_PREFLIGHTS),
         };
         Self {
             state: Mutex::new(state),
@@ -138,8 +138,8 @@ fn client<B>(request: &Request<B>, ipv6_prefix: u8) -> Option<ClientKey> {
     Some(client.network(ipv6_prefix))
 }
 
-impl Seen {
-    fn state(&self) -> MutexGuard<'_, SeenState> {
+impl Permissions {
+    fn state(&self) -> MutexGuard<'_, PermissionsState> {
         lock(&self.state)
     }
 
@@ -152,11 +152,11 @@ impl Seen {
         request: &Request<B>,
         origin: &HeaderValue,
         ipv6_prefix: u8,
-    ) -> Keys {
+    ) -> EntryKeys {
         let mut host = self.hasher.build_hasher();
         hash_host(request, &mut host);
         let host = host.finish();
-        Keys {
+        EntryKeys {
             origin: self.hash(&(host, Some(origin.as_bytes()))),
             any: self.hash(&(host, None::<&[u8]>)),
             target: self.hash(&(request.method(), request.uri().path())),
@@ -165,7 +165,7 @@ impl Seen {
     }
 
     /// The remembered permission of this origin.
-    pub(super) fn allowed(&self, keys: &Keys) -> Option<Allowed> {
+    pub(super) fn allowed(&self, keys: &EntryKeys) -> Option<Allowed> {
         let without = self.hash(&(keys.origin, keys.target));
         let (state, now) = (self.state(), Instant::now());
         if let Some(entry) = state.origins.get(keys.origin) {
@@ -178,7 +178,7 @@ impl Seen {
     }
 
     /// Records a permission. Returns false if another one was forgotten for it.
-    pub(super) fn record(&self, keys: &Keys, allowed: Allowed) -> bool {
+    pub(super) fn record(&self, keys: &EntryKeys, allowed: Allowed) -> bool {
         let without = self.hash(&(keys.origin, keys.target));
         let (mut state, now) = (self.state(), Instant::now());
         let known = state.origins.get(keys.origin);
@@ -203,7 +203,7 @@ impl Seen {
     /// Records that a response with this status did not allow the origin. An earlier permission is forgotten if only
     /// this client confirmed it, or if it was for the same method and path: services have paths without permission
     /// beside others with it, and one client must not withdraw a permission that others use.
-    pub(super) fn refused(&self, keys: &Keys, status: StatusCode) {
+    pub(super) fn refused(&self, keys: &EntryKeys, status: StatusCode) {
         // Errors often come without the fields that responses have.
         if !status.is_success() && status != StatusCode::FORBIDDEN {
             return;
@@ -220,25 +220,34 @@ impl Seen {
         }
     }
 
-    fn preflight(&self, keys: &Keys, preflight: &impl Hash) -> u64 {
+    fn preflight(&self, keys: &EntryKeys, preflight: &impl Hash) -> u64 {
         self.hash(&(keys.origin, preflight))
     }
 
     /// The service allowed what this preflight requests, with credentials or without.
-    pub(super) fn record_preflight(&self, keys: &Keys, preflight: &impl Hash, credentials: bool) {
+    pub(super) fn record_preflight(
+        &self,
+        keys: &EntryKeys,
+        preflight: &impl Hash,
+        credentials: bool,
+    ) {
         let key = self.preflight(keys, preflight);
         let preflights = &mut self.state().preflights;
         preflights.confirm(key, keys.client, credentials);
     }
 
     /// The service no longer allows it.
-    pub(super) fn remove_preflight(&self, keys: &Keys, preflight: &impl Hash) {
+    pub(super) fn remove_preflight(&self, keys: &EntryKeys, preflight: &impl Hash) {
         let key = self.preflight(keys, preflight);
         self.state().preflights.remove(key);
     }
 
     /// Whether the service allowed exactly this, and with or without credentials.
-    pub(super) fn allowed_preflight(&self, keys: &Keys, preflight: &impl Hash) -> Option<bool> {
+    pub(super) fn allowed_preflight(
+        &self,
+        keys: &EntryKeys,
+        preflight: &impl Hash,
+    ) -> Option<bool> {
         let key = self.preflight(keys, preflight);
         self.state().preflights.get(key).map(|entry| entry.value)
     }

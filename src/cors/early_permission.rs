@@ -1,8 +1,8 @@
 //! Early responses, before the service's head.
 
 use super::CorsMemory;
-use super::seen::{Allowed, Keys};
-use crate::answer::Own;
+use super::permissions::{Allowed, EntryKeys};
+use crate::answer::OwnResponse;
 use http::response;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -10,17 +10,17 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 /// In the extensions of a request whose origin a response of this crate will allow: the permission that the service
 /// must give before its own body may follow such a response.
 #[derive(Clone, Debug)]
-pub(crate) struct Granted(Arc<Terms>);
+pub(crate) struct EarlyPermission(Arc<PermissionTerms>);
 
 /// In the extensions of a request whose page cannot read a response of this crate: it must not get one before the
 /// service's.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Unreadable;
+pub(crate) struct NoEarlyResponse;
 
 #[derive(Debug)]
-struct Terms {
+struct PermissionTerms {
     memory: Arc<CorsMemory>,
-    keys: Keys,
+    keys: EntryKeys,
     /// A copy, as a value of a head would keep the buffer of the whole head.
     origin: Box<[u8]>,
     /// The response allows credentials. The request need not have any: a connection may be logged in, or a
@@ -30,14 +30,14 @@ struct Terms {
     is_used: AtomicBool,
 }
 
-impl Granted {
+impl EarlyPermission {
     pub(super) fn new(
         memory: &Arc<CorsMemory>,
-        keys: Keys,
+        keys: EntryKeys,
         origin: &[u8],
         credentials: bool,
     ) -> Self {
-        Self(Arc::new(Terms {
+        Self(Arc::new(PermissionTerms {
             memory: memory.clone(),
             keys,
             origin: origin.into(),
@@ -60,7 +60,7 @@ impl Granted {
         }
         let allowed = Allowed::of(&head.headers, &terms.origin);
         // Layers outside do not get this head.
-        if head.extensions.get::<Own>().is_none() {
+        if head.extensions.get::<OwnResponse>().is_none() {
             terms.memory.record(&terms.keys, allowed, head.status);
         }
         allowed.is_some_and(|allowed| allowed.credentials() || !terms.credentials)
