@@ -69,6 +69,8 @@ mod workers;
 
 pub(crate) use attachment::ClientConnection;
 pub use io::Io;
+#[cfg(feature = "tls")]
+pub use io::TlsInfo;
 pub use listener::Listener;
 pub use request_body::RequestBody;
 pub use server::Server;

@@ -36,6 +36,13 @@ const NAMED: &[&str] = &[
     "tokio::TcpStream",
     "tokio::UnixListener",
     "tokio::UnixStream",
+    // Of the feature `tls`.
+    "rustls::CertificateDer",
+    "rustls::ClientConfig",
+    "rustls::Error",
+    "rustls::ProtocolVersion",
+    "rustls::ServerConfig",
+    "rustls::ServerName",
 ];
 
 /// A source file without its tests.

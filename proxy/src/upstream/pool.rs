@@ -85,8 +85,9 @@ impl RoutePool<'_> {
         loop {
             let now = Instant::now();
             let is_young = |it: &mut IdleConnection| now - it.since < self.idle_timeout;
-            let IdleConnection { until, socket, .. } =
-                lock(&self.pool.0).connections.pop_if(is_young)?;
+            let IdleConnection {
+                until, mut socket, ..
+            } = lock(&self.pool.0).connections.pop_if(is_young)?;
             if now < until && socket.is_quiet() {
                 return socket.attach().ok();
             }

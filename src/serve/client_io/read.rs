@@ -139,7 +139,7 @@ impl ClientIo {
     fn poll_read_closed(&self, cx: &mut Context<'_>) -> Poll<Option<Ready>> {
         let socket = &self.0.socket;
         loop {
-            if ready!(socket.poll_read_ready(cx)).is_err() {
+            if ready!(socket.poll_socket_readable(cx)).is_err() {
                 return Poll::Ready(None);
             }
             match pin!(socket.ready(Interest::READABLE | Interest::WRITABLE)).poll(cx) {

@@ -152,9 +152,6 @@ impl ClientIo {
 
     /// Closes the server's side.
     pub(in crate::serve) fn shutdown(&self) -> io::Result<()> {
-        match self.0.socket.socket().shutdown(std::net::Shutdown::Write) {
-            Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
-            _ => Ok(()),
-        }
+        self.0.socket.shutdown()
     }
 }

@@ -125,7 +125,7 @@ pub(super) async fn reply(
             Part::Long(socket, ahead, interim) => {
                 tracing::trace!("a request waits for the upstream's response head");
                 // If it fails, hyper reports it.
-                let _ = poll_fn(|cx| socket.poll_read_ready(cx)).await;
+                poll_fn(|cx| socket.poll_input(cx)).await;
                 (socket, ahead, interim)
             }
             Part::Full(socket, ahead, interim) => {
