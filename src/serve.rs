@@ -72,6 +72,8 @@ pub use io::Io;
 #[cfg(feature = "tls")]
 pub use io::TlsInfo;
 pub use listener::Listener;
+#[cfg(feature = "tls")]
+pub use listener::TlsListener;
 pub use request_body::RequestBody;
 pub use server::Server;
 

@@ -1,8 +1,13 @@
 //! Sources of connections.
 
 mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(unix)]
 mod unix;
+
+#[cfg(feature = "tls")]
+pub use tls::TlsListener;
 
 use super::io::Io;
 use crate::client_key::PeerAddr;

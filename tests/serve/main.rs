@@ -14,6 +14,8 @@ mod server;
 mod requests;
 mod stall;
 mod stop;
+#[cfg(feature = "tls")]
+mod tls;
 
 use bytes::Bytes;
 use client::{Client, End, PATIENCE};
