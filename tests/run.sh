@@ -34,7 +34,7 @@ node_clients() {
     cp proxy/tests/clients/package.json proxy/tests/clients/package-lock.json "$1" &&
         npm ci --prefix "$1" --silent --no-audit --no-fund --ignore-scripts --engine-strict
 }
-# The parser of proxy/tests/it/deploy.rs does not evaluate expressions.
+# The parser of proxy/tests/it/deploy/monitoring.rs does not evaluate expressions.
 unpack_package promtool prometheus target/tools/prometheus
 # Beside the lints, which do not need the network.
 installed="$(mktemp)"
