@@ -12,20 +12,25 @@
 //! A stream never ends for lack of files as long as there are connections without a request: the
 //! listener closes some of these before it accepts another one.
 
+mod instruments;
+mod level;
 mod system_limits;
 mod usage;
 
+pub(super) use instruments::describe;
+pub(super) use level::{BudgetStatus, LoadLevel, Resource, files_for_streams};
 pub(super) use system_limits::warnings;
 pub(super) use usage::Usage;
 
 use super::config;
 use super::upstream::Tunnels;
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use instruments::{as_gauges, set_connections};
+use level::next;
+use metrics::gauge;
 use sse_guard::StreamRegistry;
-use sse_guard::connection_limit::{Gate, RejectReason};
+use sse_guard::connection_limit::Gate;
 use sse_guard::internal::lock;
 use sse_guard::internal::{CloseReason, ConnectionRegistry, ConnectionShares};
-use std::fmt;
 use std::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -38,7 +43,7 @@ const RELAXED_INTERVAL: Duration = Duration::from_millis(250);
 const BUSY_INTERVAL: Duration = Duration::from_millis(50);
 /// How long usage must stay lower, so that bursts are not admitted again and again; a round of ends
 /// takes this long to show an effect.
-const ROUND: Duration = Duration::from_secs(1);
+const ROUND_DURATION: Duration = Duration::from_secs(1);
 /// The part of the live streams that ends in a round.
 const STREAMS_DIVISOR: usize = 50;
 /// The part of the tunnels that is closed in a round.
@@ -59,93 +64,6 @@ const TRIM_SHARE: f64 = 0.80;
 const NEW_CONNECTIONS_SHARE: f64 = 0.03;
 const MIN_NEW_CONNECTIONS: u64 = 4;
 const MAX_NEW_CONNECTIONS: u64 = 64;
-const NORMAL_SHARE: f64 = 0.85;
-const REJECTING_SHARE: f64 = 0.90;
-const SHEDDING_SHARE: f64 = 0.95;
-
-/// The level of load shedding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum LoadLevel {
-    Normal,
-    /// New streams are rejected.
-    Rejecting,
-    /// Idle streams are ended.
-    Shedding,
-}
-
-impl LoadLevel {
-    fn next(self, share: f64) -> Self {
-        match share {
-            share if share >= SHEDDING_SHARE => Self::Shedding,
-            share if share >= REJECTING_SHARE => self.max(Self::Rejecting),
-            share if share >= NORMAL_SHARE => self.min(Self::Rejecting),
-            _ => Self::Normal,
-        }
-    }
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Normal => "room",
-            Self::Rejecting => "refusing",
-            Self::Shedding => "rotating",
-        }
-    }
-}
-
-/// Usage of one budget.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct BudgetStatus {
-    resource: Resource,
-    pub(super) used: Usage,
-    pub(super) level: LoadLevel,
-    pub(super) since: Instant,
-    /// Since when usage allows a lower level.
-    better: Option<Instant>,
-}
-
-impl BudgetStatus {
-    /// Whether load shedding is about to begin.
-    pub(super) fn is_near(&self) -> bool {
-        self.used.share() >= NORMAL_SHARE
-    }
-}
-
-impl fmt::Display for BudgetStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Usage {
-            used,
-            budget,
-            reserve,
-        } = self.used;
-        match self.resource {
-            Resource::Memory => write!(
-                f,
-                "{} of {} MiB of memory used, {} MiB reserved for bursts",
-                used >> 20,
-                budget >> 20,
-                reserve >> 20
-            ),
-            Resource::Files => write!(f, "{used} of {budget} files open"),
-        }?;
-        f.write_str(match self.level {
-            LoadLevel::Normal => "",
-            LoadLevel::Rejecting => ": new streams are rejected",
-            LoadLevel::Shedding => ": new streams are rejected, and the oldest idle ones are ended",
-        })
-    }
-}
-
-/// How many of these files streams may take before they are rejected.
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a share is not exact anyway"
-)]
-pub(super) fn files_for_streams(files: u64) -> u64 {
-    (files as f64 * REJECTING_SHARE) as u64
-}
-
 /// The holders of memory and files that can be ended.
 #[derive(Clone, Copy)]
 pub(super) struct Holders<'a> {
@@ -155,44 +73,6 @@ pub(super) struct Holders<'a> {
     pub(super) streams: &'a StreamRegistry,
     /// By which the clients of streams are counted.
     pub(super) ipv6_prefix: u8,
-}
-
-/// A resource with a budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Resource {
-    Memory,
-    Files,
-}
-
-impl Resource {
-    const ALL: [Self; 2] = [Self::Memory, Self::Files];
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Files => "files",
-        }
-    }
-
-    fn reason(self) -> RejectReason {
-        match self {
-            Self::Memory => RejectReason::Memory,
-            Self::Files => RejectReason::Files,
-        }
-    }
-
-    pub(super) fn remedy(self) -> &'static str {
-        match self {
-            Self::Memory => {
-                "raise the limit (memory.budget, the container's limit), lower limit.total, or add \
-                 a second proxy"
-            }
-            Self::Files => {
-                "raise the limit (ulimit -Hn, LimitNOFILE=, files.budget), lower limit.total, or add \
-                 a second proxy"
-            }
-        }
-    }
 }
 
 /// Keeps the process within its budgets.
@@ -213,37 +93,6 @@ impl Default for Budgets {
             status: Mutex::default(),
             rotated: Mutex::default(),
         }
-    }
-}
-
-pub(super) fn describe() {
-    let memory = "Memory that counts against the budget";
-    describe_gauge!("sse_guard_memory_used_bytes", Unit::Bytes, memory);
-    let memory = "Memory budget minus the reserve for bursts; +Inf without a budget";
-    describe_gauge!("sse_guard_memory_budget_bytes", Unit::Bytes, memory);
-    let files = "Open files";
-    describe_gauge!("sse_guard_files_used", Unit::Count, files);
-    let files = "Budget of open files; +Inf without a budget";
-    describe_gauge!("sse_guard_files_budget", Unit::Count, files);
-    let connections = "Connections of clients; idle ones serve no request";
-    describe_gauge!("sse_guard_connections", Unit::Count, connections);
-    describe_gauge!(
-        "sse_guard_tunnels",
-        Unit::Count,
-        "Open tunnels, such as WebSockets"
-    );
-    gauge!("sse_guard_tunnels").increment(0.0);
-    let closed = "Tunnels that were closed because they were idle, or because memory or files ran \
-                  short";
-    describe_counter!("sse_guard_tunnels_closed_total", Unit::Count, closed);
-    for reason in ["idle", "shortage"] {
-        counter!("sse_guard_tunnels_closed_total", "reason" => reason).increment(0);
-    }
-    let closed = "Connections that were closed or refused because memory or files ran short or a \
-                  limit was reached";
-    describe_counter!("sse_guard_connections_closed_total", Unit::Count, closed);
-    for reason in CloseReason::ALL {
-        counter!("sse_guard_connections_closed_total", "reason" => reason.as_str()).increment(0);
     }
 }
 
@@ -318,7 +167,7 @@ impl Budgets {
         }
         let lasting = |level| {
             let is_lasting = move |status: &&BudgetStatus| {
-                let lasts = status.since.elapsed() >= ROUND && status.better.is_none();
+                let lasts = status.since.elapsed() >= ROUND_DURATION && status.better.is_none();
                 status.level >= level && lasts
             };
             all.iter().flatten().filter(is_lasting)
@@ -342,7 +191,8 @@ impl Budgets {
     fn is_due(&self) -> bool {
         let now = Instant::now();
         let mut rotated = lock(&self.rotated);
-        let is_due = rotated.is_none_or(|last| now.saturating_duration_since(last) >= ROUND);
+        let is_due =
+            rotated.is_none_or(|last| now.saturating_duration_since(last) >= ROUND_DURATION);
         if is_due {
             *rotated = Some(now);
         }
@@ -403,8 +253,8 @@ fn end_largest(holders: Holders<'_>, shares: &ConnectionShares) -> bool {
 
 /// Closes connections that serve no request, and sets how many the listener may accept.
 fn trim(memory: Option<Usage>, files: Option<Usage>, connections: &ConnectionRegistry) {
-    gauge_of("idle", connections.idle());
-    gauge_of(
+    set_connections("idle", connections.idle());
+    set_connections(
         "active",
         connections.open().saturating_sub(connections.idle()),
     );
@@ -426,50 +276,10 @@ fn trim(memory: Option<Usage>, files: Option<Usage>, connections: &ConnectionReg
     }
 }
 
-fn gauge_of(state: &'static str, connections: usize) {
-    let connections = u32::try_from(connections).unwrap_or(u32::MAX);
-    gauge!("sse_guard_connections", "state" => state).set(connections);
-}
-
-/// Usage and budget as metrics. They are set every time, because a metric would keep its last value.
-#[expect(clippy::cast_precision_loss, reason = "a gauge is not exact anyway")]
-fn as_gauges(used: Option<Usage>) -> (f64, f64) {
-    match used {
-        Some(used) => (used.used as f64, (used.budget - used.reserve) as f64),
-        None => (0.0, f64::INFINITY),
-    }
-}
-
-fn next(resource: Resource, before: Option<&BudgetStatus>, used: Usage) -> BudgetStatus {
-    let now = Instant::now();
-    let first = BudgetStatus {
-        resource,
-        used,
-        level: LoadLevel::Normal,
-        since: now,
-        better: None,
-    };
-    let before = before.unwrap_or(&first);
-    let mut status = BudgetStatus { used, ..*before };
-    let level = before.level.next(used.share());
-    let better = (level < before.level).then(|| before.better.unwrap_or(now));
-    let waits = better.is_some_and(|since| now.saturating_duration_since(since) < ROUND);
-    if level == before.level || waits {
-        status.better = better;
-        return status;
-    }
-    (status.level, status.since, status.better) = (level, now, None);
-    if level > before.level {
-        tracing::warn!("{status}; {}", resource.remedy());
-    } else {
-        tracing::info!("back below the budgets: {status}");
-    }
-    status
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sse_guard::connection_limit::RejectReason;
 
     fn apply(budgets: &Budgets, used: [Option<Usage>; 2], streams: &StreamRegistry) {
         let connections = &ConnectionRegistry::default();
@@ -492,7 +302,7 @@ mod tests {
 
     /// After this many percent were in use for a while.
     async fn after(budgets: &Budgets, streams: &StreamRegistry, used: u64) -> LoadLevel {
-        for _ in 0..=ROUND.as_millis() / BUSY_INTERVAL.as_millis() {
+        for _ in 0..=ROUND_DURATION.as_millis() / BUSY_INTERVAL.as_millis() {
             apply(budgets, [of_hundred(used), of_hundred(50)], streams);
             tokio::time::advance(BUSY_INTERVAL).await;
         }
@@ -525,7 +335,7 @@ mod tests {
         let (budgets, streams) = (Budgets::default(), StreamRegistry::new());
         for used in [99, 1, 1, 99, 1, 1, 99] {
             apply(&budgets, [of_hundred(used), None], &streams);
-            tokio::time::advance(ROUND / 3).await;
+            tokio::time::advance(ROUND_DURATION / 3).await;
             assert!(budgets.gate.closed().is_some());
         }
     }
@@ -570,7 +380,7 @@ mod tests {
         };
         let rotated = || lock(&budgets.rotated).is_some();
         budgets.apply([of_hundred(99), None], holders);
-        tokio::time::advance(ROUND).await;
+        tokio::time::advance(ROUND_DURATION).await;
         let idle = connections.admit_for_test();
         budgets.apply([of_hundred(99), None], holders);
         assert!(!rotated());

@@ -7,14 +7,21 @@
 //!
 //! It is a demonstration for one machine, so [`serve`] refuses a listener that others can reach.
 
+mod endpoints;
+mod script;
+mod streams;
+
+pub(crate) use endpoints::{ENDPOINTS, Endpoint};
+
+use endpoints::listing;
+use script::{Script, Step};
+use streams::{FEED_PAUSE, RESUME_PAUSE, SILENCE, chat, crlf, dies, named, numbered, pings, send};
+
 use std::convert::Infallible;
 use std::error::Error;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -23,7 +30,7 @@ use http::header::{
     HeaderValue, ORIGIN,
 };
 use http::{Method, Request, Response, StatusCode};
-use http_body::{Body, Frame};
+use http_body::Body;
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -33,135 +40,10 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-/// A path of the origin, and what a client sees of it.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Endpoint {
-    pub(crate) path: &'static str,
-    pub(crate) method: &'static str,
-    pub(crate) about: &'static str,
-    /// Behind a load balancer with an idle timeout.
-    pub(crate) without: &'static str,
-    /// With `sse-guard` between them.
-    pub(crate) with: &'static str,
-}
-
-const fn get(
-    path: &'static str,
-    about: &'static str,
-    without: &'static str,
-    with: &'static str,
-) -> Endpoint {
-    Endpoint {
-        path,
-        method: "GET",
-        about,
-        without,
-        with,
-    }
-}
-
-/// What the origin serves, the page first.
-pub(crate) const ENDPOINTS: &[Endpoint] = &[
-    get(
-        "/",
-        "a page that shows each stream without and with sse-guard",
-        "",
-        "",
-    ),
-    get(
-        "/quiet",
-        "an event, then 65 s of silence, and again",
-        "The load balancer closes the idle connection; the client reconnects and never gets the second event.",
-        "Heartbeats keep the connection open, and the second event arrives after 65 s.",
-    ),
-    get(
-        "/feed",
-        "an event every 200 ms, with ids that start again on each connection",
-        "Works: data is always flowing.",
-        "The same events.",
-    ),
-    get(
-        "/named",
-        "events named price and trade, and unnamed ones",
-        "Works: data is always flowing.",
-        "The same events, with the same names.",
-    ),
-    get(
-        "/dies",
-        "three events and a half, then the connection breaks",
-        "The client gets half an event and an error, and reconnects.",
-        "The half event is dropped, and the error stays an error; the client reconnects.",
-    ),
-    get(
-        "/hangs",
-        "two events, then nothing: a hung upstream",
-        "The load balancer closes each connection after 10 s; the hung upstream goes unnoticed.",
-        "After idle.event_timeout (70 s) the stream ends with a retry: line; the dashboard shows upstream_idle.",
-    ),
-    get(
-        "/pings",
-        "two events, then only comments every 2 s: a hung upstream that looks alive",
-        "The connection stays open without events.",
-        "Comments do not count as events: after 70 s the stream ends with a retry: line.",
-    ),
-    get(
-        "/resume",
-        "an event each second, continued after the request's Last-Event-ID",
-        "Works: data is always flowing.",
-        "The same events; after rotation.max_age (3 min) the client reconnects and continues with the next id.",
-    ),
-    Endpoint {
-        path: "/v1/chat/completions",
-        method: "POST",
-        about: "an answer of a model: 12 s without data, then a token every 50 ms",
-        without: "The load balancer closes the connection before the first token; the answer is lost.",
-        with: "Heartbeats keep the connection open until the first token.",
-    },
-    get(
-        "/slow-head",
-        "20 s until the response head, then a feed",
-        "The load balancer closes the connection before the response begins.",
-        "sse-guard responds after 3 s (early.enabled) and sends heartbeats until the upstream does.",
-    ),
-    get(
-        "/untyped",
-        "a stream with the Content-Type text/event-streams, silent after its first event",
-        "The load balancer closes the idle connection.",
-        "Not handled as an event stream, so no heartbeats; the dashboard lists it as not protected.",
-    ),
-    get(
-        "/plain",
-        "a JSON response, no event stream",
-        "A response of 15 bytes.",
-        "The same bytes: other responses pass through unchanged.",
-    ),
-    get(
-        "/crlf",
-        "a feed with CRLF line ends, its bytes cut between CR and LF and inside a character",
-        "Works in a client whose parser is correct.",
-        "The same events, each sent whole.",
-    ),
-];
-
-/// Longer than the 60 s after which nginx and ALB cut a silent stream, so that the result is unambiguous.
-const SILENCE: Duration = Duration::from_secs(65);
-const FEED_PAUSE: Duration = Duration::from_millis(200);
-const RESUME_PAUSE: Duration = Duration::from_secs(1);
-const PING_PAUSE: Duration = Duration::from_secs(2);
 const HEAD_PAUSE: Duration = Duration::from_secs(20);
-const THINKING_PAUSE: Duration = Duration::from_secs(12);
-const NAMED_PAUSE: Duration = Duration::from_millis(700);
-const TOKEN_PAUSE: Duration = Duration::from_millis(50);
-/// Enough for the pieces of an event to arrive in reads of their own.
-const CUT_PAUSE: Duration = Duration::from_millis(20);
-
-/// Goes into JSON unchanged: no quotes, no backslashes.
-const ANSWER: &str = "A model that thinks sends nothing for a while, and the connection has to \
-    stay open until it does.";
-
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_LIMIT: usize = 1024 * 1024;
@@ -170,39 +52,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 const ACCEPT_ATTEMPTS: u32 = 10;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-
-/// One thing that a stream does.
-enum Step {
-    /// Sends these bytes as one chunk.
-    Send(Bytes),
-    /// Sends nothing for this long.
-    Wait(Duration),
-    /// Fails, upon which hyper cuts the connection in the middle of the message.
-    Break,
-    /// Sends nothing, and does not end.
-    Forever,
-}
-
-/// A response body that plays [`Step`]s, and ends cleanly after the last one.
-///
-/// It owns all it needs, so a dropped script leaves nothing behind.
-struct Script {
-    steps: Box<dyn Iterator<Item = Step> + Send>,
-    sleep: Pin<Box<Sleep>>,
-    state: PlayState,
-}
-
-/// Where a [`Script`] is.
-enum PlayState {
-    Playing,
-    Waiting,
-    Wedged,
-    Done,
-}
-
-/// The error of [`Step::Break`].
-#[derive(Debug)]
-struct Broken;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 type Answer = Response<Either<Full<Bytes>, Script>>;
@@ -359,89 +208,6 @@ where
     }
 }
 
-/// Numbered events from `first` on, each followed by `pause`.
-fn numbered(first: u64, pause: Duration) -> impl Iterator<Item = Step> + Send + 'static {
-    (first..=u64::MAX).flat_map(move |n| {
-        [
-            send(format!("id: {n}\ndata: event {n}\n\n")),
-            Step::Wait(pause),
-        ]
-    })
-}
-
-fn named() -> impl Iterator<Item = Step> + Send + 'static {
-    (1_u64..).flat_map(|n| {
-        let name = match n % 3 {
-            0 => "",
-            1 => "event: price\n",
-            _ => "event: trade\n",
-        };
-        let event = format!("{name}id: {n}\ndata: {{\"symbol\":\"ACME\",\"value\":{n}}}\n\n");
-        [send(event), Step::Wait(NAMED_PAUSE)]
-    })
-}
-
-fn dies() -> impl Iterator<Item = Step> + Send + 'static {
-    // hyper flushes what it has while the body waits; broken at once, the half event would not
-    // reach the wire.
-    let last_words = [
-        send("id: 4\ndata: half an ev"),
-        Step::Wait(FEED_PAUSE),
-        Step::Break,
-    ];
-    numbered(1, FEED_PAUSE).take(6).chain(last_words)
-}
-
-fn pings() -> impl Iterator<Item = Step> + Send + 'static {
-    let pings = std::iter::repeat_with(|| [Step::Wait(PING_PAUSE), send(": upstream ping\n\n")]);
-    numbered(1, FEED_PAUSE).take(4).chain(pings.flatten())
-}
-
-/// A token stream in the shape of OpenAI's chat completions.
-fn chat() -> impl Iterator<Item = Step> + Send + 'static {
-    let chunk = |delta: &str, finish_reason: &str| {
-        send(format!(
-            "data: {{\"id\":\"chatcmpl-demo\",\"object\":\"chat.completion.chunk\",\
-             \"created\":1700000000,\"model\":\"demo\",\"choices\":[{{\"index\":0,\
-             \"delta\":{delta},\"finish_reason\":{finish_reason}}}]}}\n\n"
-        ))
-    };
-    let role = chunk(r#"{"role":"assistant","content":""}"#, "null");
-    let stop = chunk("{}", "\"stop\"");
-    let tokens = ANSWER.split_inclusive(' ').flat_map(move |token| {
-        [
-            Step::Wait(TOKEN_PAUSE),
-            chunk(&format!("{{\"content\":\"{token}\"}}"), "null"),
-        ]
-    });
-    [Step::Wait(THINKING_PAUSE), role]
-        .into_iter()
-        .chain(tokens)
-        .chain([Step::Wait(TOKEN_PAUSE), stop, send("data: [DONE]\n\n")])
-}
-
-fn crlf() -> impl Iterator<Item = Step> + Send + 'static {
-    (1_u64..).flat_map(|n| {
-        [
-            send(format!("id: {n}\r")),
-            Step::Wait(CUT_PAUSE),
-            send(&b"\ndata: caf\xC3"[..]),
-            Step::Wait(CUT_PAUSE),
-            send(&b"\xA9\r"[..]),
-            Step::Wait(CUT_PAUSE),
-            // Complete for a parser that takes the CR for a line end, with one more LF to come.
-            send("\n\r"),
-            Step::Wait(CUT_PAUSE),
-            send("\n"),
-            Step::Wait(FEED_PAUSE),
-        ]
-    })
-}
-
-fn send(bytes: impl Into<Bytes>) -> Step {
-    Step::Send(bytes.into())
-}
-
 /// The number that the client saw last, 0 if it sends none of this origin.
 fn last_event_id(headers: &HeaderMap) -> u64 {
     let value = headers
@@ -478,79 +244,6 @@ fn whole(status: StatusCode, media_type: &'static str, text: impl Into<Bytes>) -
         .insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     answer
 }
-
-fn listing() -> String {
-    ENDPOINTS.iter().fold(
-        "404: no such path. Paths of the demo:\n\n".to_owned(),
-        |text, endpoint| {
-            let Endpoint {
-                path,
-                method,
-                about,
-                ..
-            } = endpoint;
-            text + &format!("{method:<4} {path:<22} {about}\n")
-        },
-    )
-}
-
-impl Script {
-    fn new(steps: impl Iterator<Item = Step> + Send + 'static) -> Self {
-        Self {
-            steps: Box::new(steps),
-            // Not with the timer wheel until a first `Wait` sets and polls it.
-            sleep: Box::pin(sleep(Duration::ZERO)),
-            state: PlayState::Playing,
-        }
-    }
-}
-
-impl Body for Script {
-    type Data = Bytes;
-    type Error = Broken;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        loop {
-            match self.state {
-                PlayState::Playing => match self.steps.next() {
-                    Some(Step::Send(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                    Some(Step::Wait(pause)) => {
-                        self.sleep.as_mut().reset(Instant::now() + pause);
-                        self.state = PlayState::Waiting;
-                    }
-                    Some(Step::Break) => {
-                        self.state = PlayState::Done;
-                        return Poll::Ready(Some(Err(Broken)));
-                    }
-                    Some(Step::Forever) => self.state = PlayState::Wedged,
-                    None => self.state = PlayState::Done,
-                },
-                PlayState::Waiting => {
-                    ready!(self.sleep.as_mut().poll(cx));
-                    self.state = PlayState::Playing;
-                }
-                // Nothing will wake us, and nothing needs to: hyper drops us with the connection.
-                PlayState::Wedged => return Poll::Pending,
-                PlayState::Done => return Poll::Ready(None),
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        matches!(self.state, PlayState::Done)
-    }
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the demo breaks this stream on purpose")
-    }
-}
-
-impl Error for Broken {}
 
 /// Nothing from elsewhere, so that it works on a machine without a network.
 const PAGE: &str = include_str!("page.html");

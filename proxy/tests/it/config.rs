@@ -1,4 +1,4 @@
-//! The config through the real binary: what `check` shows, what is a mistake,and how they are reported.
+//! The config through the real binary: what `check` shows, what is a mistake, and how they are reported.
 
 mod check;
 mod mistakes;

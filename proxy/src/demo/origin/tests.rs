@@ -1,7 +1,10 @@
 use super::*;
 
+use super::streams::{ANSWER, PING_PAUSE, THINKING_PAUSE, TOKEN_PAUSE};
 use http_body_util::Empty;
+use std::fmt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 const SETUP: &str = "{}";
 
@@ -48,10 +51,10 @@ async fn chunk<B>(body: &mut B) -> (String, Duration)
 where
     B: Body<Data = Bytes, Error: fmt::Debug> + Unpin,
 {
-    let asked = Instant::now();
+    let start = Instant::now();
     let frame = body.frame().await.expect("a frame").expect("no error");
     let text = String::from_utf8(frame.into_data().expect("data").to_vec()).expect("UTF-8");
-    (text, asked.elapsed())
+    (text, start.elapsed())
 }
 
 async fn is_silent_for(body: &mut (impl Body + Unpin), time: Duration) -> bool {
@@ -245,8 +248,8 @@ async fn chat_thinks_then_speaks_then_is_done() {
         "{role}"
     );
 
-    let mut said = String::new();
-    while said != ANSWER {
+    let mut answer_text = String::new();
+    while answer_text != ANSWER {
         let (event, pause) = chunk(&mut body).await;
         assert_eq!(pause, TOKEN_PAUSE);
         let (_, rest) = event
@@ -254,7 +257,7 @@ async fn chat_thinks_then_speaks_then_is_done() {
             .expect("a token");
         let (token, rest) = rest.split_once('"').unwrap();
         assert_eq!(rest, "},\"finish_reason\":null}]}\n\n");
-        said += token;
+        answer_text += token;
     }
 
     assert!(
@@ -285,9 +288,9 @@ async fn chat_gives_up_on_a_body_that_fails_or_stalls() {
 
 #[tokio::test(start_paused = true)]
 async fn slow_head_takes_its_time() {
-    let asked = Instant::now();
+    let start = Instant::now();
     let mut body = get("/slow-head").await.into_body();
-    assert_eq!(asked.elapsed(), HEAD_PAUSE);
+    assert_eq!(start.elapsed(), HEAD_PAUSE);
     assert_eq!(chunk(&mut body).await.1, Duration::ZERO);
 }
 
