@@ -162,7 +162,10 @@ impl TlsIo {
                         Ok(_) if self.is_handshaking() => {
                             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                         }
-                        Err(error) if !blocks(&error) => return Poll::Ready(Err(error)),
+                        Err(error) if self.is_handshaking() && !blocks(&error) => {
+                            return Poll::Ready(Err(error));
+                        }
+                        // What has come behind the handshake is for the first read, be it an error.
                         _ => {}
                     }
                 }
