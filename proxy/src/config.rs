@@ -52,6 +52,7 @@ pub use load::{load, process_env};
 pub use mistake::{ConfigError, Mistake, ValueSource};
 pub(super) use print::Entry;
 pub use route::RoutePath;
+pub(super) use sections::port_of;
 pub use sections::{
     Admin, Budget, Budgets, Client, Completion, Drain, Early, Health, HealthCheck, Heartbeat, Idle,
     IdleAction, KEYS, Level, Limit, Log, LogFormat, LogRequests, OwnCounts, Reject, RequestsFormat,

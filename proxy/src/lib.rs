@@ -42,6 +42,7 @@ mod route;
 mod server;
 mod shutdown;
 mod state;
+mod tls;
 mod upstream;
 mod watch;
 

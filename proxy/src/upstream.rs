@@ -203,7 +203,9 @@ impl RouteUpstream {
             match exchanged.await {
                 Ok(exchanged) => return Ok(exchanged),
                 // The upstream may have closed the connection while the request was on its way.
-                Err(ExchangeError::Unsent(unsent)) => request = unsent,
+                Err(ExchangeError::Unsent {
+                    request: unsent, ..
+                }) => request = unsent,
                 // RFC 9110 section 9.2.2: it may have been processed, so that it must do no harm twice.
                 Err(failed @ ExchangeError::Dead(_)) => {
                     request = again.filter(|_| is_idempotent).ok_or(failed)?;

@@ -221,7 +221,8 @@ fn heading(key: &Key) -> String {
         return TOP_HEADING.to_owned();
     };
     let (first, rest) = table.split_at(1);
-    format!("{}{}", first.to_uppercase(), rest.replace('_', " "))
+    let rest = rest.replace(['_', '.'], " ").replace(" tls", " TLS");
+    format!("{}{rest}", first.to_uppercase())
 }
 
 fn value_name(kind: Kind) -> String {
@@ -237,7 +238,9 @@ fn value_name(kind: Kind) -> String {
         Shape::Text | Shape::Filled => "TEXT",
         Shape::Path => "PATH",
         Shape::Header => "NAME",
-        Shape::UpstreamHost => "pass|upstream|HOST",
+        Shape::UpstreamHost => "auto|pass|upstream|HOST",
+        Shape::File => "FILE",
+        Shape::ServerName => "NAME",
         Shape::Secret => "SECRET",
         Shape::Address => "IP:PORT",
         Shape::Listen => "IP:PORT|unix:PATH",
@@ -273,5 +276,6 @@ mod tests {
         }
         assert!(help.contains("A flag overrides the environment"));
         assert!(help.contains("\nHealth check:\n"), "{help}");
+        assert!(help.contains("\nUpstream TLS:\n"), "{help}");
     }
 }

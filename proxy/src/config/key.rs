@@ -164,7 +164,7 @@ impl Key {
     /// The table that the key is in, and its name there; no table for the keys at the top.
     #[must_use]
     pub fn table_and_leaf(&self) -> (Option<&'static str>, &'static str) {
-        match self.name.split_once('.') {
+        match self.name.rsplit_once('.') {
             Some((table, leaf)) => (Some(table), leaf),
             None => (None, self.name),
         }
@@ -191,5 +191,9 @@ mod tests {
         assert_eq!(key.flag(), "limit-per-ip");
         assert_eq!(key.env(), "SSE_GUARD_LIMIT_PER_IP");
         assert_eq!(key.table_and_leaf(), (Some("limit"), "per_ip"));
+        let key = Key::route("upstream.tls.ca", Shape::File);
+        assert_eq!(key.flag(), "upstream-tls-ca");
+        assert_eq!(key.env(), "SSE_GUARD_UPSTREAM_TLS_CA");
+        assert_eq!(key.table_and_leaf(), (Some("upstream.tls"), "ca"));
     }
 }

@@ -47,8 +47,12 @@ pub enum Shape {
     Path,
     /// The name of a header.
     Header,
-    /// `pass`, `upstream`, or a host with perhaps a port: `app.example:8080`.
+    /// `auto`, `pass`, `upstream`, or a host with perhaps a port: `app.example:8080`.
     UpstreamHost,
+    /// The path of a file.
+    File,
+    /// The name or the address of a server, without a port.
+    ServerName,
     /// A secret of 16 visible characters or more.
     Secret,
     /// An IP address and a port: `127.0.0.1:8080`; `:8080` for all addresses, `localhost:8080` for loopback.
@@ -57,7 +61,7 @@ pub enum Shape {
     Listen,
     /// The permissions of a file: `660`.
     Mode,
-    /// An `http://` URL without credentials, query and fragment, or `unix:/run/app.sock`.
+    /// An `http://` or `https://` URL without credentials, query and fragment, or `unix:/run/app.sock`.
     Url,
     /// A list of networks: `10.0.0.0/8`.
     Networks,

@@ -42,6 +42,7 @@ pub use memory::{Budget, Budgets};
 pub use resume::Resume;
 pub use rotation::Rotation;
 pub use top::{Takeover, TrustedHeader};
+pub(crate) use upstream::port as port_of;
 pub use upstream::{Unavailable, Upstream, UpstreamHost};
 
 use super::key::{Key, Table};
@@ -52,6 +53,7 @@ pub const TABLES: &[Table] = &[
     client::TABLE,
     path::TABLE,
     upstream::TABLE,
+    upstream::tls::TABLE,
     health_check::TABLE,
     tunnel::TABLE,
     heartbeat::TABLE,

@@ -126,10 +126,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn read(scope: Scope<'_>) -> Result<Self, Mistake> {
+    fn read(scope: Scope<'_>, problems: &mut Vec<Mistake>) -> Result<Self, Mistake> {
         Ok(Self {
             family: top::family(scope)?,
-            upstream: Upstream::read(scope)?,
+            upstream: Upstream::read(scope, problems)?,
             cache_control: upstream::cache_control(scope)?,
             unavailable: Unavailable::read(scope)?,
             heartbeat: Heartbeat::read(scope)?,
@@ -147,6 +147,7 @@ impl Settings {
     fn warnings(&self) -> Vec<String> {
         let early = self.early.warning(self.upstream.head_timeout);
         let mut warnings: Vec<_> = early.into_iter().collect();
+        warnings.extend(self.upstream.warning());
         warnings.extend(self.unavailable.warning(self.resume.is_some()));
         warnings.extend(self.heartbeat.warnings(&self.idle, &self.rotation));
         warnings.extend(self.rotation.warning());
@@ -217,8 +218,8 @@ fn routes(
 ) -> Result<Vec<Route>, Mistake> {
     let mut routes = Vec::new();
     let mut looping: Vec<ValueSource> = Vec::new();
-    let mut add = |path: RoutePath, scope: Scope<'_>| {
-        let settings = Settings::read(scope)?;
+    let mut add = |path: RoutePath, scope: Scope<'_>, problems: &mut Vec<Mistake>| {
+        let settings = Settings::read(scope, problems)?;
         if settings.upstream.is_reached_at(listen) {
             looping.extend(scope.given(URL).map(|given| given.source.clone()));
         }
@@ -232,14 +233,14 @@ fn routes(
     for route in &values.routes {
         let scope = values.route(route);
         if scope.given(URL).is_some() {
-            add(route.path.clone(), scope)?;
+            add(route.path.clone(), scope, problems)?;
         } else {
             problems.push(missing_in_route(route));
         }
     }
     let proxy = values.proxy();
     if proxy.given(URL).is_some() {
-        add(RoutePath::everything(), proxy)?;
+        add(RoutePath::everything(), proxy, problems)?;
     } else if values.routes.is_empty() {
         let problem = "missing; name a server to forward to, such as --upstream-url \
             http://127.0.0.1:3000, or try `sse-guard demo`";

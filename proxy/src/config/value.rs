@@ -11,6 +11,7 @@ use toml::de::DeValue;
 
 use super::super::path;
 use super::super::request_target::check_authority;
+use super::super::tls;
 use super::kind::{Kind, Shape};
 use super::suggest;
 use super::unix::{self, FileMode, ListenAddress, TrustedProxies};
@@ -95,6 +96,8 @@ impl Value {
                 )),
             },
             Shape::UpstreamHost => upstream_host(text),
+            Shape::File => file(text),
+            Shape::ServerName => server_name(text),
             Shape::Secret => secret(text),
             Shape::Address => address(text).map(Self::Address),
             Shape::Listen => listen_address(text).map(Self::Listen),
@@ -200,9 +203,11 @@ fn example(kind: Kind) -> String {
         Shape::Path => ("\"/healthz\"", " or \"off\""),
         Shape::Header => ("\"x-user-id\"", " or \"off\""),
         Shape::UpstreamHost => (
-            "\"pass\", \"upstream\" or a host such as \"app.example\"",
+            "\"auto\", \"pass\", \"upstream\" or a host such as \"app.example\"",
             "",
         ),
+        Shape::File => ("the path of a file in quotes", ", or \"off\""),
+        Shape::ServerName => ("\"app.example\"", " or \"off\""),
         Shape::Secret => ("a text of 16 characters or more in quotes", ", or \"off\""),
         // Of an address that may be off, that of the admin address.
         Shape::Address if kind.off => ("\"127.0.0.1:9090\"", " or \"off\""),
@@ -236,14 +241,30 @@ fn or_off(kind: Kind) -> &'static str {
 
 /// A word, or what `Host` can contain.
 fn upstream_host(text: &str) -> Result<Value, String> {
-    const RIGHT: &str =
-        "write \"pass\", \"upstream\", or a host such as \"app.example\" or \"app.example:8080\"";
+    const RIGHT: &str = "write \"auto\", \"pass\", \"upstream\", or a host such as \"app.example\" or \"app.example:8080\"";
     if text == "off" {
         return Err(format!("\"off\" is not valid here; {RIGHT}"));
     }
     match check_authority(text.as_bytes()) {
         Ok(()) => Ok(Value::Text(text.to_owned())),
         Err(error) => Err(format!("{} is not a host: {error}; {RIGHT}", echo(text))),
+    }
+}
+
+fn file(text: &str) -> Result<Value, String> {
+    if text.is_empty() || text.contains(char::is_control) {
+        return Err("is not the path of a file".to_owned());
+    }
+    Ok(Value::Text(text.to_owned()))
+}
+
+fn server_name(text: &str) -> Result<Value, String> {
+    match tls::server_name(text) {
+        Some(_) => Ok(Value::Text(text.to_owned())),
+        None => Err(format!(
+            "{} is not a name or an address; write one such as \"app.example\", without a port",
+            echo(text)
+        )),
     }
 }
 
@@ -346,16 +367,8 @@ fn url(text: &str) -> Result<Uri, String> {
     let scheme = text
         .split_once("://")
         .map(|(scheme, _)| scheme.to_ascii_lowercase());
-    match scheme.as_deref() {
-        Some("http") => {}
-        Some("https") => {
-            return Err(
-                "TLS to the upstream is not supported in this release; use http:// to a server \
-                 on a network you trust, or to a TLS tunnel beside this proxy"
-                    .to_owned(),
-            );
-        }
-        _ => return Err(format!("is not an http:// URL; {RIGHT}")),
+    if !matches!(scheme.as_deref(), Some("http" | "https")) {
+        return Err(format!("is not an http:// or https:// URL; {RIGHT}"));
     }
     if text.contains(['?', '#']) {
         return Err("has a query or fragment; write the URL without it".to_owned());

@@ -1,12 +1,12 @@
 //! Connections to an upstream: one way for requests, health checks and connection attempts.
 //!
-//! TLS belongs in [`Connector::connect`], behind the connection of either transport. [`Io`] then has one more
-//! variant, and what ALPN selected is returned beside it, since that decides whether HTTP/1 or HTTP/2 follows.
+//! A connection is ready for HTTP: its TLS handshake is over. What ALPN has selected is part of the [`Io`].
 
 use super::address::{Address, Transport};
 use super::dns::Resolver;
 use super::error::Failure;
 use crate::config;
+use crate::tls::{ClientTls, TlsFailure};
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use sse_guard::internal::KeepaliveOptions;
@@ -22,8 +22,8 @@ use tower_service::Service;
 /// A name server has no time limit of its own.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a connection has from its start to its end: routes that differ in it cannot share connections. TLS
-/// settings belong here, too.
+/// What a connection has from its start to its end, beside its address: routes that differ in it cannot share
+/// connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SocketOptions {
     keepalive: Option<Duration>,
@@ -36,7 +36,7 @@ impl SocketOptions {
     pub(super) fn of(config: &config::Upstream, address: &Address) -> Self {
         match address.transport() {
             Transport::Unix(_) => Self::default(),
-            Transport::Tcp(_) => Self {
+            Transport::Tcp(..) => Self {
                 keepalive: config.keepalive,
                 user_timeout: config.user_timeout,
                 receive_buffer: config.receive_buffer,
@@ -57,11 +57,19 @@ enum Connect {
     Tcp {
         connector: HttpConnector<Resolver>,
         url: Uri,
+        tls: Option<Tls>,
     },
     Unix {
         socket: Arc<Path>,
         timeout: Option<Duration>,
     },
+}
+
+/// A handshake that follows.
+#[derive(Clone, Debug)]
+struct Tls {
+    settings: ClientTls,
+    timeout: Option<Duration>,
 }
 
 impl Connector {
@@ -72,13 +80,19 @@ impl Connector {
                 socket: socket.clone(),
                 timeout: None,
             },
-            Transport::Tcp(url) => {
+            Transport::Tcp(url, tls) => {
                 let mut connector = HttpConnector::new_with_resolver(Resolver::new());
+                // The scheme selects the port alone.
+                connector.enforce_http(false);
                 connector.set_nodelay(true);
                 connector.set_recv_buffer_size(options.receive_buffer);
                 Connect::Tcp {
                     connector,
                     url: url.clone(),
+                    tls: tls.clone().map(|settings| Tls {
+                        settings,
+                        timeout: None,
+                    }),
                 }
             }
         };
@@ -93,19 +107,24 @@ impl Connector {
     }
 
     /// A connector with this time limit. It is divided among the addresses of a name, so that one that does not respond
-    /// does not use up the time of the others; the lookup is not part of it.
+    /// does not use up the time of the others; the lookup is not part of it. A handshake has this time once more.
     pub(super) fn with_timeout(&self, limit: Duration) -> Self {
         let mut this = self.clone();
         match &mut this.transport {
-            Connect::Tcp { connector, .. } => connector.set_connect_timeout(Some(limit)),
+            Connect::Tcp { connector, tls, .. } => {
+                connector.set_connect_timeout(Some(limit));
+                if let Some(tls) = tls {
+                    tls.timeout = Some(limit);
+                }
+            }
             Connect::Unix { timeout, .. } => *timeout = Some(limit),
         }
         this
     }
 
     pub(super) async fn connect(&self) -> Result<Io, Failure> {
-        let socket = match &self.transport {
-            Connect::Tcp { connector, url } => {
+        let socket: Io = match &self.transport {
+            Connect::Tcp { connector, url, .. } => {
                 let mut connector = connector.clone();
                 poll_fn(|cx| connector.poll_ready(cx))
                     .await
@@ -135,14 +154,39 @@ impl Connector {
             // Its use will show whether it still works.
             tracing::debug!(%error, "an upstream's connection is not watched");
         }
-        Ok(socket)
+        match &self.transport {
+            // A box, as few connections are made at any time, and futures are as large as all that they await.
+            Connect::Tcp { tls: Some(tls), .. } => Box::pin(tls.handshake(socket)).await,
+            _ => Ok(socket),
+        }
     }
 
     /// Connects with a time limit that covers the lookup, too.
     pub(super) async fn connect_within(&self, limit: Duration) -> Result<Io, Failure> {
-        timeout(limit + LOOKUP_TIMEOUT, self.with_timeout(limit).connect())
-            .await
-            .map_err(|late| Failure::Connect(late.into()))?
+        let handshake = match &self.transport {
+            Connect::Tcp { tls: Some(_), .. } => limit,
+            _ => Duration::ZERO,
+        };
+        timeout(
+            limit + handshake + LOOKUP_TIMEOUT,
+            self.with_timeout(limit).connect(),
+        )
+        .await
+        .map_err(|late| Failure::Connect(late.into()))?
+    }
+}
+
+impl Tls {
+    async fn handshake(&self, socket: Io) -> Result<Io, Failure> {
+        let (config, name) = (self.settings.config().clone(), self.settings.name().clone());
+        let connect = socket.connect_tls(config, name);
+        let connected = match self.timeout {
+            Some(limit) => timeout(limit, connect)
+                .await
+                .map_err(|_| Failure::Handshake(TlsFailure::timeout()))?,
+            None => connect.await,
+        };
+        connected.map_err(|error| Failure::Handshake(TlsFailure::of_handshake(&error)))
     }
 }
 
@@ -156,7 +200,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.sock");
         let url: Uri = format!("http://unix:{}", path.display()).parse().unwrap();
-        let connector = Connector::new(&Address::of(&url), SocketOptions::default());
+        let connector = Connector::new(&Address::of(&url, None), SocketOptions::default());
         let connector = connector.with_timeout(Duration::from_secs(5));
         let failure = connector.connect().await.unwrap_err();
         assert!(matches!(failure, Failure::Connect(_)), "{failure}");

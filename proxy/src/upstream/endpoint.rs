@@ -2,7 +2,7 @@
 //!
 //! | shared | by all routes with equal |
 //! | --- | --- |
-//! | reachability by requests, connection attempts | address: scheme, host and port, or Unix socket |
+//! | reachability by requests, connection attempts | address: scheme, host and port with `upstream.tls`, or Unix socket |
 //! | active checks | address, and settings of the check (`Host` among them) |
 //! | the pool | address, and [`SocketOptions`]: what a socket has from its start to its end |
 //! | the queue of streams that reconnect | URL, `resume.rate` and `resume.max_concurrent` |

@@ -45,7 +45,10 @@ impl Endpoints {
         previous: Option<&Self>,
     ) -> Cluster {
         let endpoint = self.endpoint(upstream, previous);
-        if !self.upstreams.iter().any(|known| known.url == upstream.url) {
+        // With other settings of TLS it is another one.
+        let is_it =
+            |known: &Upstream| known.url == upstream.url && known.health.is_same(endpoint.health());
+        if !self.upstreams.iter().any(is_it) {
             let checked_by = config.checked_by(&upstream.url);
             self.upstreams.push(Upstream {
                 url: upstream.url.clone(),
@@ -57,7 +60,7 @@ impl Endpoints {
     }
 
     fn endpoint(&mut self, config: &config::Upstream, previous: Option<&Self>) -> Arc<Endpoint> {
-        let address = Address::of(&config.url);
+        let address = Address::of(&config.url, config.tls.as_ref());
         let options = SocketOptions::of(config, &address);
         if let Some(known) = self.find(|known| known.is_for(&address, options)) {
             return known.clone();
@@ -165,6 +168,16 @@ mod tests {
             assert!(!Arc::ptr_eq(&routes[0], &routes[1]), "{first}");
             assert!(routes[0].health().is_same(routes[1].health()), "{first}");
         }
+        let insecure = |first: &str| {
+            let first = format!("upstream.url = 'https://app'\n{first}");
+            let all = "upstream.tls.insecure_skip_verify = true";
+            format!("{all}\n{}", two(&first)).replace("'http://app'", "'https://app'")
+        };
+        let (_, routes) = endpoints(&insecure("idle.timeout = '7s'"), None);
+        assert!(Arc::ptr_eq(&routes[0], &routes[1]));
+        let (all, routes) = endpoints(&insecure("upstream.tls.server_name = 'other'"), None);
+        assert!(!routes[0].health().is_same(routes[1].health()));
+        assert_eq!((all.upstreams.len(), all.addresses().count()), (2, 2));
         let (all, routes) = endpoints(&two("upstream.url = 'http://app:81'"), None);
         assert!(!routes[0].health().is_same(routes[1].health()));
         assert_eq!(all.addresses().count(), 2);

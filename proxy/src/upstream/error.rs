@@ -3,6 +3,7 @@
 use super::UpstreamBody;
 use super::http1::{ExchangeError, TooManyInterim};
 use crate::request_context::RequestContext;
+use crate::tls::TlsFailure;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode, Uri};
 use http_body_util::{Either, Full, LengthLimitError};
@@ -21,6 +22,11 @@ use tracing::field::display;
 pub(super) enum Failure {
     #[error("cannot connect to the upstream")]
     Connect(#[source] BoxError),
+    #[error("the TLS handshake with the upstream failed")]
+    Handshake(#[source] TlsFailure),
+    /// Behind our side of the handshake: with TLS 1.3 the server verifies the client's certificate then.
+    #[error("the upstream ended the TLS connection")]
+    Tls(#[source] TlsFailure),
     #[error("no more files can be opened")]
     Files(#[source] BoxError),
     #[error("the upstream sent no valid response head")]
@@ -73,6 +79,8 @@ impl Failure {
     fn status(&self) -> StatusCode {
         match self {
             Self::Connect(_)
+            | Self::Handshake(_)
+            | Self::Tls(_)
             | Self::Broken(_)
             | Self::Interim(_)
             | Self::LongHead(_)
@@ -91,6 +99,8 @@ impl Failure {
         matches!(
             self,
             Self::Connect(_)
+                | Self::Handshake(_)
+                | Self::Tls(_)
                 | Self::HeadTimeout
                 | Self::Broken(_)
                 | Self::Interim(_)
@@ -106,6 +116,7 @@ impl Failure {
                 "is it running, and does upstream.url name its address? upstream.connect_timeout \
                  bounds the wait"
             }
+            Self::Handshake(failure) | Self::Tls(failure) => failure.remedy(),
             Self::Files(_) => {
                 "it is the limit of this process, not a fault of the upstream: raise it (ulimit -n)"
             }
@@ -200,7 +211,7 @@ impl Failure {
         let mut response = Response::new(Either::Right(Either::Right(text)));
         *response.status_mut() = status;
         response.extensions_mut().insert(OwnResponse);
-        if let Self::Connect(_) = self {
+        if let Self::Connect(_) | Self::Handshake(_) = self {
             response.extensions_mut().insert(Unreachable);
         }
         let headers = response.headers_mut();
@@ -227,6 +238,9 @@ impl From<ExchangeError> for Failure {
             }
             if TooManyInterim::is_why(error) {
                 return Self::Interim(failed);
+            }
+            if let Some(failure) = error.downcast_ref().and_then(TlsFailure::of) {
+                return Self::Tls(failure);
             }
             next = error.source();
         }

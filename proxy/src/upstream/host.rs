@@ -15,10 +15,15 @@ pub(super) enum HostField {
 impl HostField {
     pub(super) fn of(config: &config::Upstream) -> Self {
         let own = own_host(&config.url);
-        match (&config.host, own) {
-            (UpstreamHost::Name(name), _) => Self::Replace(name.clone()),
-            (UpstreamHost::Upstream, Some(own)) => Self::Replace(own),
-            (UpstreamHost::Upstream | UpstreamHost::Pass, own) => Self::Pass(own),
+        let is_own = match &config.host {
+            UpstreamHost::Name(name) => return Self::Replace(name.clone()),
+            UpstreamHost::Auto => config.tls.is_some(),
+            UpstreamHost::Upstream => true,
+            UpstreamHost::Pass => false,
+        };
+        match own {
+            Some(own) if is_own => Self::Replace(own),
+            own => Self::Pass(own),
         }
     }
 
@@ -58,6 +63,7 @@ mod tests {
     fn host_is_that_of_the_client_of_the_upstream_or_of_the_config() {
         let tcp = "http://app:81/base";
         let unix = "unix:/run/app.sock";
+        let tls = "https://api.test/v1";
         for (url, host, client, sent) in [
             (tcp, "pass", Some("site.test"), "site.test"),
             (tcp, "pass", None, "app:81"),
@@ -72,8 +78,15 @@ mod tests {
                 "app.example:8080",
             ),
             (unix, "app.example", None, "app.example"),
+            (tcp, "auto", Some("site.test"), "site.test"),
+            (unix, "auto", Some("site.test"), "site.test"),
+            (tls, "auto", Some("site.test"), "api.test"),
+            (tls, "auto", None, "api.test"),
+            (tls, "pass", Some("site.test"), "site.test"),
         ] {
-            let text = format!("upstream.url = '{url}'\nupstream.host = '{host}'");
+            // Else this depends on the CAs of the machine.
+            let insecure = "upstream.tls.insecure_skip_verify = true";
+            let text = format!("upstream.url = '{url}'\nupstream.host = '{host}'\n{insecure}");
             let config = from_file(&text).unwrap().config;
             let host = HostField::of(&config.routes[0].settings.upstream);
             let mut headers = HeaderMap::new();

@@ -78,7 +78,7 @@ impl Member {
 
     /// A request of this client failed, by a fault of the upstream.
     pub(super) fn failed(&self, failure: &Failure, client: Option<&ClientKey>) {
-        let is_away = matches!(failure, Failure::Connect(_));
+        let is_away = matches!(failure, Failure::Connect(_) | Failure::Handshake(_));
         let health = self.endpoint.health();
         health.failed(&self.url, &failure.with_cause(), is_away, client);
     }

@@ -28,6 +28,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "percent",
             "phase",
             "request_context",
+            "tls",
         ],
     ),
     (

@@ -196,11 +196,12 @@ fn keys_named_in(text: &str) -> Vec<String> {
     let quoted = lines.split('`').skip(1).step_by(2);
     let names = quoted.map(|quoted| quoted.split(" = ").next().unwrap_or(quoted).to_owned());
     let is_key = |name: &String| {
-        let Some((table, leaf)) = name.split_once('.') else {
+        let Some((table, leaf)) = name.rsplit_once('.') else {
             return false;
         };
         let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        tables.contains(table) && !leaf.is_empty() && leaf.chars().all(is_name)
+        let is_table = tables.contains(name.as_str());
+        tables.contains(table) && !is_table && !leaf.is_empty() && leaf.chars().all(is_name)
     };
     names.filter(is_key).collect()
 }

@@ -51,4 +51,5 @@ mod target;
 mod unix_sockets;
 mod uploads;
 mod upstream_host;
+mod upstream_tls;
 mod waiting;

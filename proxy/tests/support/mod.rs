@@ -15,6 +15,7 @@
 #[path = "../../../tests/support/client.rs"]
 mod client;
 mod origin;
+pub mod tls;
 
 use client::reset_on_close;
 pub use client::{Client, End, Gone, PATIENCE, wait_until};

@@ -197,7 +197,7 @@ impl Origin {
     }
 }
 
-fn read_request(reader: &mut impl BufRead) -> Option<ReceivedRequest> {
+pub fn read_request(reader: &mut impl BufRead) -> Option<ReceivedRequest> {
     let mut head = String::new();
     loop {
         let mut line = String::new();

@@ -1,10 +1,13 @@
 //! `[upstream]`: the server that requests are forwarded to.
 
+pub(in super::super) mod tls;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use http::{HeaderValue, Uri};
 
 use super::super::given::{Scope, URL};
@@ -15,6 +18,7 @@ use super::super::unix::{ListenAddress, unix_socket};
 use super::super::value::{Choice, FromValue, Value, choice};
 use super::health_check::HealthCheck;
 use super::{client, tunnel};
+use crate::tls::ClientTls;
 use sse_guard::CacheControl;
 use sse_guard::unavailable::UnavailableLayer;
 
@@ -27,15 +31,16 @@ pub(super) const TABLE: Table = Table {
             .alias("upstream")
             .example("\"http://127.0.0.1:3000\"")
             .help(
-                "Server to forward to, such as http://127.0.0.1:3000, or unix:/run/app.sock; \
-                 unix:/run/app.sock:/base for requests below a path",
+                "Server to forward to, such as http://127.0.0.1:3000 or https://api.example, or \
+                 unix:/run/app.sock; unix:/run/app.sock:/base for requests below a path",
             )
             .advice("Required, here or in each route."),
         Key::route("upstream.host", Shape::UpstreamHost)
-            .default("pass")
+            .default("auto")
             .help(
                 "Host field of requests to the upstream; pass: that of the client; upstream: host and \
-                 port of upstream.url, or localhost for a Unix socket; or a host such as app.example",
+                 port of upstream.url, or localhost for a Unix socket; auto: upstream for an https:// \
+                 URL, else pass; or a host such as app.example",
             )
             .advice(
                 "Set it if the upstream serves several sites by name. X-Forwarded-Host and Forwarded \
@@ -44,7 +49,7 @@ pub(super) const TABLE: Table = Table {
             ),
         Key::route("upstream.connect_timeout", Shape::Duration)
             .default("5s")
-            .help("Time limit for connecting to the upstream"),
+            .help("Time limit for connecting to the upstream, and again for the TLS handshake"),
         Key::route("upstream.idle_timeout", Shape::Duration)
             .default("60s")
             .help(
@@ -140,8 +145,10 @@ pub(super) const TABLE: Table = Table {
 /// The upstream of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// An absolute `http` URL with a host, and without credentials, query and fragment.
+    /// An absolute `http` or `https` URL with a host, and without credentials, query and fragment.
     pub url: Uri,
+    /// TLS on connections to it, if the URL is one of `https`.
+    pub tls: Option<ClientTls>,
     /// The `Host` of requests to it.
     pub host: UpstreamHost,
     /// Time limit for connecting; above zero.
@@ -174,9 +181,14 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    pub(in super::super) fn read(scope: Scope<'_>) -> Result<Self, Mistake> {
+    pub(in super::super) fn read(
+        scope: Scope<'_>,
+        problems: &mut Vec<Mistake>,
+    ) -> Result<Self, Mistake> {
+        let url = scope.get(URL)?;
         Ok(Self {
-            url: scope.get(URL)?,
+            tls: tls::read(scope, &url, problems)?,
+            url,
             host: scope.get("upstream.host")?,
             connect_timeout: scope.get("upstream.connect_timeout")?,
             idle_timeout: scope.get("upstream.idle_timeout")?,
@@ -192,6 +204,10 @@ impl Upstream {
             tunnel_idle_timeout: tunnel::idle_timeout(scope)?,
             health_check: HealthCheck::read(scope)?,
         })
+    }
+
+    pub(in super::super) fn warning(&self) -> Option<String> {
+        tls::warning(self.tls.as_ref())
     }
 
     /// Whether requests to the upstream would come back to the address for clients.
@@ -228,6 +244,8 @@ impl Upstream {
 /// The `Host` of requests to an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamHost {
+    /// That of the upstream's URL over TLS, where servers select a site by it; else the client's.
+    Auto,
     /// The client's.
     Pass,
     /// Host and port of the upstream's URL.
@@ -239,6 +257,7 @@ pub enum UpstreamHost {
 impl FromValue for UpstreamHost {
     fn from_value(value: &Value) -> Option<Self> {
         match String::from_value(value)?.as_str() {
+            "auto" => Some(Self::Auto),
             "pass" => Some(Self::Pass),
             "upstream" => Some(Self::Upstream),
             name => HeaderValue::from_str(name).ok().map(Self::Name),
@@ -246,11 +265,20 @@ impl FromValue for UpstreamHost {
     }
 }
 
+/// The port of an upstream: of its URL, or of the scheme.
+pub(crate) fn port(url: &Uri) -> u16 {
+    let of_scheme = match url.scheme() == Some(&Scheme::HTTPS) {
+        true => 443,
+        false => 80,
+    };
+    url.port_u16().unwrap_or(of_scheme)
+}
+
 /// Host and port of an upstream; an IPv6 address without its brackets.
 fn host_and_port(url: &Uri) -> (&str, u16) {
     let host = url.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    (host, url.port_u16().unwrap_or(80))
+    (host, port(url))
 }
 
 choice! { CacheControl {

@@ -150,9 +150,9 @@ fn upstream_that_is_missing_is_a_mistake_of_its_route() {
 
 #[test]
 fn upstream_that_is_invalid_is_not_missing_too() {
-    let lines = problems("upstream.url = 'https://app'");
+    let lines = problems("upstream.url = 'ftp://app'");
     assert_eq!(lines.len(), 1);
-    assert!(lines[0].contains("TLS to the upstream is not supported"));
+    assert!(lines[0].contains("is not an http:// or https:// URL"));
 }
 
 #[test]
@@ -161,6 +161,7 @@ fn upstream_at_the_address_for_clients_is_a_mistake() {
         ("127.0.0.1:9000", "http://127.0.0.1:9000", true),
         ("127.0.0.1:9000", "http://localhost:9000", true),
         ("0.0.0.0:80", "http://127.0.0.1", true),
+        ("0.0.0.0:80", "https://127.0.0.1", false),
         ("[::]:80", "http://[::1]", true),
         ("127.0.0.1:9000", "http://0.0.0.0:9000", true),
         ("127.0.0.1:9000", "http://127.0.0.1:9001", false),

@@ -215,19 +215,20 @@ fn address_is_numeric_localhost_or_all() {
 }
 
 #[test]
-fn url_is_plain_http_without_query_or_credentials() {
+fn url_is_http_or_https_without_query_or_credentials() {
     for text in [
         "http://127.0.0.1:3000",
         "http://app",
         "HTTP://app/base/",
         "http://[::1]:1",
+        "https://api.example",
+        "HTTPS://app:8443/v1",
     ] {
         assert!(from_text(Shape::Url, text).is_ok(), "{text}");
     }
     let cases = [
-        ("127.0.0.1:3000", "not an http:// URL"),
-        ("ftp://app", "not an http:// URL"),
-        ("https://app", "TLS to the upstream is not supported"),
+        ("127.0.0.1:3000", "not an http:// or https:// URL"),
+        ("ftp://app", "not an http:// or https:// URL"),
         ("http://app/?a=1", "query or fragment"),
         ("http://app/#a", "query or fragment"),
         ("http://app/a/../b", "dot segments"),
@@ -444,6 +445,7 @@ fn ready_when_is_any_all_or_named_routes() {
 #[test]
 fn upstream_host_is_a_word_or_a_valid_authority() {
     for text in [
+        "auto",
         "pass",
         "upstream",
         "app.example",
@@ -456,7 +458,7 @@ fn upstream_host_is_a_word_or_a_valid_authority() {
     }
     for (text, part) in [
         ("", "its host is empty"),
-        ("off", "write \"pass\""),
+        ("off", "write \"auto\", \"pass\""),
         ("http://app.example", "is not a host"),
         ("app.example/path", "an invalid character"),
         ("a b", "an invalid character"),

@@ -29,7 +29,7 @@ pub(crate) struct ActiveCheck {
 /// Why an upstream did not pass.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CheckError {
-    #[error("a check failed: {0}")]
+    #[error("a check failed: {}", .0.with_cause())]
     Unanswered(#[from] Failure),
     #[error("a check failed: the upstream responded with {0}")]
     Refused(StatusCode),
@@ -129,7 +129,7 @@ pub(super) mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let url: Uri = format!("http://{address}/base").parse().unwrap();
-        let connector = Connector::new(&Address::of(&url), SocketOptions::default());
+        let connector = Connector::new(&Address::of(&url, None), SocketOptions::default());
         (listener, connector)
     }
 

@@ -8,7 +8,11 @@ use super::body_length::BodyLengthError;
 pub(in crate::upstream) enum ExchangeError {
     /// Nothing of the request was sent: it can be put to another connection.
     #[error("the connection was closed")]
-    Unsent(Outgoing),
+    Unsent {
+        request: Outgoing,
+        #[source]
+        cause: hyper::Error,
+    },
     #[error(transparent)]
     Http(#[from] hyper::Error),
     /// The connection ended before a byte of the response had come.

@@ -185,7 +185,10 @@ async fn wait(
             gate,
         }))),
         Some(Err(mut error)) => Err(match error.take_message() {
-            Some(request) => ExchangeError::Unsent(Outgoing::new(request)),
+            Some(request) => ExchangeError::Unsent {
+                request: Outgoing::new(request),
+                cause: error.into_error(),
+            },
             None => match error.into_error() {
                 // An error of the request's own body is not one of the connection.
                 error if !gate.has_read() && !error.is_user() => ExchangeError::Dead(error),

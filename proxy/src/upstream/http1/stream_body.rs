@@ -88,6 +88,10 @@ pub(crate) enum BodyError {
 impl From<BodyError> for io::Error {
     fn from(error: BodyError) -> Self {
         match error {
+            // By TLS: HTTP has errors of its own.
+            BodyError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Self::new(io::ErrorKind::ConnectionAborted, error)
+            }
             BodyError::Io(error) => error,
             BodyError::Broken => Self::new(io::ErrorKind::UnexpectedEof, error),
             BodyError::Chunk(_) | BodyError::Trailers => {

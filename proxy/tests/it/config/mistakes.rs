@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn mistakes_are_reported_at_once_each_with_place_and_key() {
     let file = "\
-upstream.url = 'https://127.0.0.1:3000'
+upstream.url = 'ftp://127.0.0.1:3000'
 
 [heartbeat]
 intervall = '5s'
