@@ -1,4 +1,4 @@
-//! What kind of stream it is decides what its client is told: through the real binary, byte by byte.
+//! The family of a stream determines what its client gets: through the real binary, byte by byte.
 
 use crate::support::{Answer, Client, End, Origin, Proxy};
 
@@ -39,7 +39,7 @@ fn send_request(proxy: &Proxy, method: &str, fields: &str) -> Client {
     client
 }
 
-/// All that is said, but for heartbeats, and how it ended.
+/// The stream without heartbeats, and how it ended.
 fn all(mut client: Client) -> (String, End) {
     let (seen, end) = client.rest();
     let seen = String::from_utf8(seen).unwrap();
@@ -48,7 +48,7 @@ fn all(mut client: Client) -> (String, End) {
 
 #[test]
 fn incomplete_response_gets_an_error_and_is_broken_off() {
-    for (first, field, says) in [
+    for (first, field, expected) in [
         (CHUNK, "X-None: 1", "data: {\"error\":{"),
         (START, "X-None: 1", "event: error\ndata: {"),
         (START, CLAUDE, "event: error\ndata: {"),
@@ -56,9 +56,12 @@ fn incomplete_response_gets_an_error_and_is_broken_off() {
         let origin = origin(first, end);
         let proxy = Proxy::start(origin.addr, &[]);
         let (seen, how) = all(open(&proxy, "POST", field));
-        let said = seen.strip_prefix(first).unwrap();
-        assert!(said.starts_with(says), "{said}");
-        assert!(said.contains("ended before it was complete"), "{said}");
+        let appended = seen.strip_prefix(first).unwrap();
+        assert!(appended.starts_with(expected), "{appended}");
+        assert!(
+            appended.contains("ended before it was complete"),
+            "{appended}"
+        );
         assert_eq!(how, End::Broken);
         let line = proxy.wait_for_log("\"reason\":\"upstream_error\"");
         assert!(line.contains("completion.required"), "{line}");
@@ -125,7 +128,7 @@ fn hanging_response_ends_with_its_familys_error_despite_pings() {
         (AZURE, ": x\n\n", "data: {\"error\":{"),
         (START, PING, "event: error\n"),
     ] {
-        // An upstream that says so each millisecond, for as long as it is connected.
+        // An upstream that sends a keepalive each millisecond while it is connected.
         let origin = origin(first, move |to| {
             while to.chunk(alive) {
                 std::thread::sleep(std::time::Duration::from_millis(1));
@@ -134,11 +137,11 @@ fn hanging_response_ends_with_its_familys_error_despite_pings() {
         let flags = ["--idle-event-timeout=100ms", "--heartbeat-interval=5ms"];
         let proxy = Proxy::start(origin.addr, &flags);
         let (seen, how) = all(open(&proxy, "POST", "X-None: 1"));
-        let said = seen.replace(alive, "").replace(PING, "");
-        let said = said.strip_prefix(first).unwrap();
+        let appended = seen.replace(alive, "").replace(PING, "");
+        let appended = appended.strip_prefix(first).unwrap();
         assert!(
-            said.starts_with(error) && said.contains("went silent"),
-            "{said}"
+            appended.starts_with(error) && appended.contains("went silent"),
+            "{appended}"
         );
         assert_eq!(how, End::Broken);
         proxy.wait_for_log("\"reason\":\"upstream_idle\"");
@@ -172,9 +175,7 @@ fn pings_are_neither_the_first_event_nor_measured() {
     let (_, how) = all(open(&proxy, "GET", "X-None: 1"));
     assert_eq!(how, End::Clean);
     proxy.wait_for_log("stream ended");
-    let mut client = Client::connect(proxy.admin());
-    client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    let metrics = String::from_utf8(client.raw()).unwrap();
+    let (_, metrics) = proxy.admin_get("/metrics");
     assert!(
         metrics.contains("sse_guard_events_total{route=\"/\"} 3\n"),
         "{metrics}"
@@ -271,7 +272,7 @@ fn rotation_and_retry_are_for_streams_whose_clients_reconnect() {
         ("GET", "X-None: 1", vec![], false),
         ("GET", "Accept: */*", vec!["--family=eventsource"], true),
         ("GET", "Accept: */*", vec!["--rotation-methods=GET"], true),
-        // What a client claims can keep its stream from being rotated, unless somebody has said which are.
+        // What a client claims can keep its stream from being rotated, unless the config names the methods.
         ("GET", CLAIMED, vec![], false),
         ("GET", CLAIMED, vec!["--family=eventsource"], true),
         ("GET", CLAIMED, vec!["--rotation-methods=GET,POST"], true),
@@ -319,11 +320,11 @@ fn silent_upstream_is_an_error_to_clients_that_do_not_reconnect() {
     let flags = ["--idle-timeout=100ms", "--family=anthropic"];
     let proxy = Proxy::start(origin.addr, &flags);
     let (seen, how) = all(open(&proxy, "GET", "X-None: 1"));
-    let said = seen.strip_prefix(START).unwrap();
-    assert!(said.starts_with("event: error\n"), "{said}");
+    let appended = seen.strip_prefix(START).unwrap();
+    assert!(appended.starts_with("event: error\n"), "{appended}");
     assert!(
-        said.contains("timeout_error") && !said.contains("retry"),
-        "{said}"
+        appended.contains("timeout_error") && !appended.contains("retry"),
+        "{appended}"
     );
     assert_eq!(how, End::Broken);
     proxy.wait_for_log("\"reason\":\"upstream_idle\"");

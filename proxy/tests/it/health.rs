@@ -1,4 +1,4 @@
-//! Upstreams that the real binary asks whether they are there, and what readiness makes of it.
+//! Health checks of upstreams by the real binary, and what readiness makes of them.
 
 use crate::support::{Client, Origin, Proxy, gate, wait_until};
 use serde_json::{Value, json};
@@ -23,12 +23,8 @@ fn origin(status: &Arc<AtomicU16>) -> Origin {
 }
 
 fn get(proxy: &Proxy, path: &str) -> (u16, Value) {
-    let mut client = Client::connect(proxy.admin());
-    client.send(&format!(
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    ));
-    let status = client.head()[9..12].parse().unwrap();
-    (status, serde_json::from_slice(&client.raw()).unwrap())
+    let (status, body) = proxy.admin_get(path);
+    (status, serde_json::from_str(&body).unwrap())
 }
 
 fn wait_for_readiness(proxy: &Proxy, status: u16) {
@@ -279,8 +275,8 @@ fn unread_upload_counts_against_the_upstream() {
     // Until nothing more is taken, and the connection is closed.
     let piece = "x".repeat(1 << 20);
     while client.try_send(&piece) {}
-    let told = proxy.wait_for_log("the upstream sent no response head in time");
-    assert!(told.contains("504"), "{told}");
+    let logged = proxy.wait_for_log("the upstream sent no response head in time");
+    assert!(logged.contains("504"), "{logged}");
     assert_eq!(upstream(&proxy)["failed"], 1);
 }
 

@@ -49,10 +49,7 @@ fn lines(proxy: &Proxy) -> Vec<Value> {
 }
 
 fn metrics(proxy: &Proxy) -> String {
-    let mut client = Client::connect(proxy.admin());
-    client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    client.head();
-    String::from_utf8(client.raw()).unwrap()
+    proxy.admin_get("/metrics").1
 }
 
 #[test]
@@ -213,9 +210,9 @@ fn rejection_is_logged_with_client_route_and_limit() {
 
 #[test]
 fn failure_to_connect_names_the_request() {
-    let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = nobody.local_addr().unwrap();
-    drop(nobody);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
     let proxy = Proxy::start(address, &[]);
     assert!(
         proxy
