@@ -317,6 +317,15 @@ impl DetachedIo {
         }
     }
 
+    /// Closes the connection behind a complete message: over TLS, with a `close_notify`.
+    pub fn close(self) {
+        #[cfg(feature = "tls")]
+        if let DetachedTransport::Tls(mut tls) = self.0 {
+            let (io, session) = &mut *tls;
+            tls::close(session, &io.socket());
+        }
+    }
+
     /// Returns true if there is neither input nor its end.
     pub fn is_quiet(&mut self) -> bool {
         #[cfg(feature = "tls")]

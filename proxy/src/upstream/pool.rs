@@ -46,6 +46,12 @@ struct IdleConnection {
     socket: DetachedIo,
 }
 
+impl IdleConnection {
+    fn close(self) {
+        self.socket.close();
+    }
+}
+
 /// Where a connection goes when another request may follow on it.
 #[derive(Debug)]
 pub(super) enum PoolReturn {
@@ -66,7 +72,7 @@ impl Pool {
     /// Closes all connections.
     pub(super) fn clear(&self) {
         let connections = std::mem::take(&mut lock(&self.0).connections);
-        drop(connections);
+        connections.into_iter().for_each(IdleConnection::close);
     }
 }
 
@@ -85,12 +91,11 @@ impl RoutePool<'_> {
         loop {
             let now = Instant::now();
             let is_young = |it: &mut IdleConnection| now - it.since < self.idle_timeout;
-            let IdleConnection {
-                until, mut socket, ..
-            } = lock(&self.pool.0).connections.pop_if(is_young)?;
-            if now < until && socket.is_quiet() {
-                return socket.attach().ok();
+            let mut idle = lock(&self.pool.0).connections.pop_if(is_young)?;
+            if now < idle.until && idle.socket.is_quiet() {
+                return idle.socket.attach().ok();
             }
+            idle.close();
         }
     }
 }
@@ -124,7 +129,7 @@ impl PoolReturn {
         let until = since + Duration::from_millis(millis.into());
         let mut list = lock(&idle);
         if list.connections.len() == MAX_IDLE {
-            list.connections.remove(0);
+            list.connections.remove(0).close();
         }
         list.connections.push(IdleConnection {
             since,
@@ -154,7 +159,8 @@ async fn close_old(idle: Weak<Mutex<IdleConnections>>, first: Instant, earlier: 
         let Some(idle) = idle.upgrade() else { return };
         let mut list = lock(&idle);
         let now = Instant::now();
-        list.connections.retain(|idle| idle.until > now);
+        let old = list.connections.extract_if(.., |idle| idle.until <= now);
+        old.for_each(IdleConnection::close);
         list.watched = list.connections.iter().map(|idle| idle.until).min();
         match list.watched {
             Some(until) => next = until,

@@ -137,7 +137,7 @@ impl TlsIo {
 
     /// Sends a `close_notify`, as far as the kernel has room for it, and ends the transport's output.
     pub(super) fn shutdown(&self) -> io::Result<()> {
-        lock(&self.session).close(|buf| (&*self.io.socket()).write(buf));
+        close(&mut lock(&self.session), &self.io.socket());
         self.io.shutdown()
     }
 
@@ -259,6 +259,11 @@ fn refuse_tls(io: &Io) -> Result<(), Error> {
 /// Returns true if there is neither plaintext to read nor its end, by reading from the socket.
 pub(super) fn is_quiet(session: &mut Session, socket: &SockRef<'_>) -> bool {
     session.is_quiet(|buf| (&**socket).read(buf), |buf| (&**socket).write(buf))
+}
+
+/// Sends a `close_notify`, as far as the kernel has room for it.
+pub(super) fn close(session: &mut Session, socket: &SockRef<'_>) {
+    session.close(|buf| (&**socket).write(buf));
 }
 
 /// What the handshake of a TLS connection has negotiated. Empty until it is over.
