@@ -1,4 +1,4 @@
-//! What the extractors of `client_key` log for the operator.
+//! What the extractors of `client_key` tell the operator.
 //!
 //! A file with one test, because tracing remembers for the whole process whether a call site is of
 //! interest: a test on another thread that reaches it first, without a subscriber, may silence it.

@@ -1,5 +1,6 @@
-//! Clients and upstreams that die without an end or a reset, and are silent from then on: the kernel reports them
-//! within the configured time, nothing is left of them, and no living peer is taken for dead.
+//! Clients and upstreams that die without a word: no end, no reset, just no answer any more. What
+//! is proven is that the kernel tells, as fast as it is asked to, and that nothing is left of them;
+//! and that nobody is taken for dead who is not.
 
 #![cfg(target_os = "linux")]
 #![allow(
@@ -63,7 +64,7 @@ fn assert_nothing_is_left(mut proxy: Proxy, origin: &Origin) {
     assert_eq!(last["cut_off"], 0, "{last}");
 }
 
-/// A client dies in its quiet stream, and only these flags detect it.
+/// A client dies in its quiet stream, and only these flags could tell.
 fn a_client_that_dies(network: &Network, flags: &[&str]) {
     let origin = held(network, |to| assert!(to.wait_for_close()));
     let proxy = network.proxy(origin.addr, &[&ALONE[..], flags].concat());
@@ -139,17 +140,17 @@ fn dead_client_of_a_busy_stream_counts_as_stalled() {
     });
 }
 
-/// An upstream that was dead for the other side learns of its end by sending.
-fn send_event(goes: &Gate, to: &mut Answer) {
+/// Of the other side's end an upstream that was dead for it learns by speaking.
+fn speak(goes: &Gate, to: &mut Answer) {
     goes.wait();
     to.chunk("data: 2\n\n");
     assert!(to.wait_for_close());
 }
 
-/// An upstream dies in its quiet stream, and only these flags detect it.
+/// An upstream dies in its quiet stream, and only these flags could tell.
 fn an_upstream_that_dies(network: &Network, flags: &[&str]) {
     let (go, goes) = gate();
-    let origin = held(network, move |to| send_event(&goes, to));
+    let origin = held(network, move |to| speak(&goes, to));
     let proxy = network.proxy(origin.addr, &[&ALONE[..], flags].concat());
     let mut client = stream(&proxy);
     network.cut(Side::Upstream);
@@ -190,7 +191,7 @@ fn upstream_user_timeout_ends_the_wait_for_a_keepalive_response() {
 fn upstream_that_dies_before_its_head_is_a_502() {
     in_a_network(|network| {
         let (go, goes) = gate();
-        let origin = held(network, move |to| send_event(&goes, to));
+        let origin = held(network, move |to| speak(&goes, to));
         let flags = [
             "--upstream-keepalive=1s",
             "--upstream-user-timeout=off",
@@ -302,17 +303,17 @@ fn client_that_was_unreachable_gets_all_that_was_sent_meanwhile() {
 fn upstream_that_was_unreachable_is_read_to_its_end() {
     in_a_network(|network| {
         let (go, goes) = gate();
-        let (sender, receiver) = std::sync::mpsc::channel::<SocketAddr>();
-        let sender = std::sync::Mutex::new(sender);
+        let (tell, told) = std::sync::mpsc::channel::<SocketAddr>();
+        let tell = std::sync::Mutex::new(tell);
         let origin = held(network, move |to| {
             last_words(&goes, to);
             let proxy = to.socket.peer_addr().unwrap();
-            sender.lock().unwrap().send(proxy).unwrap();
+            tell.lock().unwrap().send(proxy).unwrap();
         });
         let (proxy, client) = patient(network, &origin);
         network.cut(Side::Upstream);
         go.send(()).unwrap();
-        let address = receiver.recv_timeout(PATIENCE).unwrap();
+        let address = told.recv_timeout(PATIENCE).unwrap();
         Unheard::wait(std::process::id(), address, "a repeat", |of| of.repeats > 1);
         network.mend(Side::Upstream);
         assert_survived(proxy, client, &origin);

@@ -27,7 +27,7 @@ const LATE: Duration = Duration::from_millis(100);
 /// The last event of the feed whose events have ids.
 const LAST: u64 = 24;
 
-/// What the proxy does differently for some of the paths; `{away}` is an unused address.
+/// What the proxy does differently for some of the paths; `{away}` is where nobody listens.
 const CONFIG: &str = r#"
 listen = "127.0.0.1:0"
 admin = false
@@ -145,7 +145,7 @@ fn slowly(text: &str, to: &mut Answer) {
     to.end();
 }
 
-/// The error that the API itself sends in the middle.
+/// As the API itself tells of a failure in the middle.
 fn error_of(api: &str) -> &'static str {
     match api {
         "v1/chat/completions" => "data: {\"error\": {\"message\": \"overloaded\"}}\n\n",
@@ -167,7 +167,7 @@ fn feed(received: &ReceivedRequest) -> Vec<String> {
     (seen + 1..=LAST).map(event).collect()
 }
 
-/// The response of a server of the Model Context Protocol to a call of its tool; other requests are answered here.
+/// What a server of the Model Context Protocol says to a call of its tool; the rest is answered here.
 fn tool(received: &ReceivedRequest, to: &mut Answer) -> Option<Vec<String>> {
     let length = received.field("content-length");
     let body = to.body(length.map_or(0, |length| length.parse().unwrap()));
@@ -242,9 +242,9 @@ struct World {
 impl World {
     fn new() -> Self {
         let origin = Origin::start(|received, to| answer(&received, to));
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let away = listener.local_addr().unwrap().to_string();
-        drop(listener);
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let away = nobody.local_addr().unwrap().to_string();
+        drop(nobody);
         let files = TempDir::new().unwrap();
         let file = files.path().join("guard.toml");
         let upstream = format!("upstream.url = \"http://{}\"\n", origin.addr);

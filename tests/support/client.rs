@@ -32,13 +32,13 @@ pub enum End {
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
-    /// The other side has ended it.
+    /// The other side has nothing more to say.
     Closed,
     /// What was under way is lost.
     Reset,
 }
 
-/// The socket is reset when its last handle is dropped.
+/// To close `socket` is to reset it, once nobody holds it.
 pub fn reset_on_close(socket: &TcpStream) {
     let socket = socket2::SockRef::from(socket);
     socket.set_linger(Some(Duration::ZERO)).unwrap();
@@ -176,7 +176,7 @@ impl Client {
     /// Everything up to the end of the connection, as it is.
     pub fn raw(&mut self) -> Vec<u8> {
         let mut seen = Vec::new();
-        // A reset counts as an end.
+        // A reset tells as much as an end.
         in_time(self.reader.read_to_end(&mut seen));
         seen
     }
@@ -191,13 +191,13 @@ impl Client {
         (seen, gone)
     }
 
-    /// Closes the sending side, and still reads.
+    /// Says that no more will come, and listens on.
     pub fn close_own_side(&self) {
-        // A connection that was reset meanwhile has nothing left to close.
+        // Whoever was reset meanwhile has nothing left to close.
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 
-    /// Resets the connection.
+    /// Goes without a farewell.
     pub fn reset(self) {
         reset_on_close(&self.socket);
     }

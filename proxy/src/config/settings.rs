@@ -207,6 +207,10 @@ fn read_all(values: &AllValues, problems: &mut Vec<Mistake>) -> Result<Config, M
     let has_catch_all = proxy.given(URL).is_some();
     config.warnings = warnings(&config, has_catch_all);
     config.warnings.extend(config.drain.warning(proxy)?);
+    let mut upstreams = config.routes.iter().map(|route| &route.settings.upstream);
+    if upstreams.all(|upstream| upstream.tls.is_none()) {
+        config.warnings.extend(upstream::tls::unused(values));
+    }
     Ok(config)
 }
 

@@ -58,8 +58,8 @@ impl Service<Request<RequestBody>> for Handler {
 }
 
 async fn answer(router: &Router, mut request: Box<Request<RequestBody>>) -> Response<ResponseBody> {
-    let is_by_trusted = router.prepare.is_by_trusted(&request);
-    let id = RequestId::of(request.headers_mut(), is_by_trusted);
+    let is_trusted = router.prepare.is_by_trusted(&request);
+    let id = RequestId::of(request.headers_mut(), is_trusted);
     let client = router.clients.key(&*request);
     let mut context = RequestContext::new(&request, id, client);
     let route = router.route_of(&mut request);
@@ -72,7 +72,7 @@ async fn answer(router: &Router, mut request: Box<Request<RequestBody>>) -> Resp
     };
     let record = RequestRecord::new(&request, router.requests, context.clone(), metrics.clone());
     let mut response = match route {
-        Ok(Some(route)) => forward(router, route, request, &context, is_by_trusted).await,
+        Ok(Some(route)) => forward(router, route, request, &context).await,
         Ok(None) => {
             let text = Full::from("sse-guard: no route for this path\n");
             let mut response = Response::new(text);
@@ -103,12 +103,11 @@ async fn forward(
     route: &Route,
     mut request: Box<Request<RequestBody>>,
     context: &RequestContext,
-    is_by_trusted: bool,
 ) -> Response<PlainBody> {
     let settings = &route.settings;
     router
         .prepare
-        .prepare(&mut request, settings, context, is_by_trusted)
+        .prepare(&mut request, settings, context)
         .await;
     if router.drain.is_draining() {
         if headers::upgrade(request.headers()).is_some() {

@@ -31,20 +31,18 @@ impl Prepare {
         }
     }
 
-    /// Adds to the request what the layers read from its extensions. `is_by_trusted` is the result of
-    /// [`is_by_trusted`](Self::is_by_trusted).
+    /// Adds to the request what the layers read from its extensions.
     pub(super) async fn prepare(
         &self,
         request: &mut Request<RequestBody>,
         settings: &Settings,
         context: &RequestContext,
-        is_by_trusted: bool,
     ) {
         request.extensions_mut().insert(context.clone());
         if let Some(family) = settings.family {
             request.extensions_mut().insert(family);
         }
-        if let Some(user) = self.user(request, is_by_trusted) {
+        if let Some(user) = self.user(request) {
             request.extensions_mut().insert(User(user));
         }
         if let Some(client) = context.client() {
@@ -60,9 +58,10 @@ impl Prepare {
 
     /// The user, if a trusted proxy names exactly one. Other values do not reach the upstream, which may trust
     /// the header.
-    fn user(&self, request: &mut Request<RequestBody>, is_by_trusted: bool) -> Option<Box<str>> {
+    fn user(&self, request: &mut Request<RequestBody>) -> Option<Box<str>> {
         let name = self.user_header.as_ref()?;
-        headers::remove_field(request.headers_mut(), name, is_by_trusted);
+        let is_trusted = self.is_by_trusted(request);
+        headers::remove_field(request.headers_mut(), name, is_trusted);
         let mut users = request.headers().get_all(name).iter();
         let user = users.next()?.to_str().ok()?;
         (users.next().is_none() && user.len() <= MAX_USER_BYTES).then(|| user.into())

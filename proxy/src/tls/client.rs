@@ -1,12 +1,12 @@
 //! TLS as a client, for the connections to one server.
 
 use super::provider;
-use super::roots::system_roots;
+use super::roots::{BadRoot, Roots};
 use super::verifier::{SkipVerify, Verify};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, Error, RootCertStore};
+use rustls::{ClientConfig, Error};
 use std::sync::Arc;
 
 /// The protocol that is offered by ALPN.
@@ -27,7 +27,8 @@ pub struct ClientTls {
 #[derive(Debug, PartialEq, Eq)]
 struct Identity {
     name: ServerName<'static>,
-    roots: Option<Arc<Vec<CertificateDer<'static>>>>,
+    /// None if no certificate is verified.
+    roots: Option<Arc<Roots>>,
     client: Option<ClientIdentity>,
 }
 
@@ -70,17 +71,16 @@ impl ClientTls {
         trust: Trust,
         client: Option<ClientIdentity>,
     ) -> Result<Self, ClientTlsError> {
-        let is_systems = matches!(trust, Trust::System);
         let roots = match trust {
-            Trust::System => Some(system_roots().map_err(ClientTlsError::NoSystemRoots)?),
-            Trust::Roots(roots) => Some(Arc::new(roots)),
+            Trust::System => Some(Roots::of_the_system().map_err(ClientTlsError::NoSystemRoots)?),
+            Trust::Roots(certificates) => Some(Arc::new(Roots::new(certificates)?)),
             Trust::Any => None,
         };
         let verifier: Arc<dyn ServerCertVerifier> = match &roots {
             None => Arc::new(SkipVerify(provider())),
-            Some(certificates) => {
-                let roots = Arc::new(root_store(certificates, is_systems)?);
-                let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider());
+            Some(roots) => {
+                let store = roots.store().clone();
+                let verifier = WebPkiServerVerifier::builder_with_provider(store, provider());
                 let verifier = verifier
                     .build()
                     .map_err(|error| Error::General(error.to_string()))?;
@@ -137,23 +137,82 @@ impl PartialEq for ClientTls {
 
 impl Eq for ClientTls {}
 
-/// A system may have CA certificates that cannot be used; a file of the operator's must not.
-fn root_store(
-    certificates: &[CertificateDer<'static>],
-    is_systems: bool,
-) -> Result<RootCertStore, ClientTlsError> {
-    let mut store = RootCertStore::empty();
-    if is_systems {
-        store.add_parsable_certificates(certificates.iter().cloned());
-        return match store.is_empty() {
-            true => Err(ClientTlsError::NoSystemRoots(String::new())),
-            false => Ok(store),
+impl From<BadRoot> for ClientTlsError {
+    fn from(BadRoot { number, error }: BadRoot) -> Self {
+        Self::Root { number, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::server_name;
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+
+    fn generated() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(vec!["app.test".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        (cert.der().clone(), key)
+    }
+
+    #[test]
+    fn settings_are_equal_if_all_of_them_are() {
+        let (root, other) = (generated().0, generated().0);
+        let (certificate, key) = generated();
+        let client = |key: &PrivateKeyDer<'static>| ClientIdentity {
+            chain: vec![certificate.clone()],
+            key: key.clone_key(),
         };
+        let make = |name: &str, roots: &[&CertificateDer<'static>], client| {
+            let trust = match roots {
+                [] => Trust::Any,
+                roots => Trust::Roots(roots.iter().copied().cloned().collect()),
+            };
+            ClientTls::new(server_name(name).unwrap(), trust, client).unwrap()
+        };
+        let all = [
+            make("app.test", &[&root], None),
+            make("other.test", &[&root], None),
+            make("app.test", &[&other], None),
+            make("app.test", &[&root, &other], None),
+            make("app.test", &[], None),
+            make("app.test", &[&root], Some(client(&key))),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            for (at, another) in all.iter().enumerate() {
+                assert_eq!(one == another, index == at, "{index} {at}");
+            }
+        }
+        let equal = make("app.test", &[&root], Some(client(&key)));
+        assert_eq!(equal, all[5]);
+        assert!(!all[4].is_verified() && all[5].is_verified());
+        // What logs may contain.
+        let text = format!("{:?}", all[5]);
+        assert!(!text.contains(&format!("{:?}", key.secret_der())), "{text}");
     }
-    for (index, certificate) in certificates.iter().enumerate() {
-        let number = index + 1;
-        let added = store.add(certificate.clone());
-        added.map_err(|error| ClientTlsError::Root { number, error })?;
+
+    #[test]
+    fn unusable_certificates_and_keys_are_refused() {
+        let new = |trust, client| {
+            let name = server_name("app.test").unwrap();
+            let error = ClientTls::new(name, trust, client).unwrap_err();
+            error.to_string()
+        };
+        let (certificate, key) = generated();
+        let bad = CertificateDer::from(vec![0; 9]);
+        let error = new(Trust::Roots(vec![certificate.clone(), bad.clone()]), None);
+        assert!(
+            error.starts_with("certificate 2 of the file is not valid"),
+            "{error}"
+        );
+        for (chain, key, expected) in [
+            (certificate, generated().1, "does not belong"),
+            (bad, key, "the certificate or its key is not valid"),
+        ] {
+            let chain = vec![chain];
+            let error = new(Trust::Any, Some(ClientIdentity { chain, key }));
+            assert!(error.contains(expected), "{error}");
+        }
     }
-    Ok(store)
 }

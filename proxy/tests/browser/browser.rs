@@ -55,7 +55,7 @@ impl Browser {
             let (_, port) = line.split_once("started successfully on port ")?;
             Some(port.trim_end_matches('.').to_owned())
         });
-        // Its later output must not fill the pipe.
+        // What it says from now on must not fill the pipe.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let runtime = Runtime::new().unwrap();
         let mut browser = Self {

@@ -32,7 +32,7 @@ fn quiet() -> Origin {
     })
 }
 
-/// With an address for the operator, on a free port unless the flags set one.
+/// With an address for the operator, on a free port unless the flags say otherwise.
 fn proxy(origin: &Origin, flags: &[&str]) -> Proxy {
     let mut all = vec!["--admin-listen", "127.0.0.1:0"];
     all.extend(flags);

@@ -91,7 +91,7 @@ fn demo_page_shows_each_stream_without_and_with_the_proxy() {
 
 #[test]
 fn demo_port_moves_proxy_upstream_and_dashboard() {
-    // Three in a row, which no other process is likely to take in the meantime.
+    // Three in a row, which nobody else is likely to take in the meantime.
     let free = |port: u16| TcpListener::bind(("127.0.0.1", port));
     let port = (21_000..32_000)
         .step_by(7)

@@ -13,8 +13,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-/// An address without a listener.
-fn unused_address() -> SocketAddr {
+/// Where nobody listens.
+fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
@@ -30,13 +30,15 @@ fn other(proxy: &Proxy, method: &str, path: &str, fields: &str) -> u16 {
 }
 
 fn metrics(proxy: &Proxy) -> String {
-    proxy.admin_get("/metrics").1
+    let mut client = Client::connect(proxy.admin());
+    client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    String::from_utf8(client.raw()).unwrap()
 }
 
 const APP: &str = "https://app.test";
 
 /// Allows any origin, with credentials, but on `/closed`. `/feed` is a stream of one event, `/mute` has
-/// no answer, `/late` has one when the gate opens, anything else is empty.
+/// no answer, `/late` has one when the other side of the gate says so, anything else is empty.
 fn allowing(lates: Gate) -> Origin {
     Origin::start(move |received, to: &mut Answer| {
         let allowed = allowed(&received);
@@ -62,7 +64,7 @@ fn allowing(lates: Gate) -> Origin {
     })
 }
 
-/// The fields by which a server allows the origin of the request.
+/// The fields by which a server allows the origin that asks.
 fn allowed(received: &ReceivedRequest) -> String {
     let Some(origin) = received.field("origin") else {
         return String::new();

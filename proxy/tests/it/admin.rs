@@ -1,4 +1,4 @@
-//! The admin address of the real binary: what it reports, what it controls, and which requests it accepts.
+//! The operator's address of the real binary: what it tells, what it steers, and whom it hears.
 
 use crate::support::{Client, End, Origin, Proxy, wait_until};
 use serde_json::{Value, json};
@@ -147,7 +147,7 @@ fn stream_ended_by_the_operator_gets_a_retry() {
     assert!(rest.starts_with("retry: "), "{rest}");
     assert_eq!(end, End::Clean);
 
-    wait_until("the end is reported", || {
+    wait_until("the end is told", || {
         get(&proxy, "/api/ends").json()["count"] == json!(1)
     });
     let ends = get(&proxy, "/api/ends?reason=operator&client=127.0.0.1").json();
@@ -183,9 +183,9 @@ fn operator_event_reaches_the_streams_that_it_names_and_stays_in_its_fields() {
     };
 
     let order = json!({"to": {"user": "ann"}, "event": "notice", "data": "1\r\nid: 9\n\nx"});
-    let (status, reply) = send(order);
+    let (status, told) = send(order);
     assert_eq!(
-        (status, &reply["sent"], &reply["not_injectable"]),
+        (status, &told["sent"], &told["not_injectable"]),
         (200, &json!(1), &json!(1))
     );
     let seen = ann.read_until("x\n\n");
@@ -195,8 +195,8 @@ fn operator_event_reaches_the_streams_that_it_names_and_stays_in_its_fields() {
     );
 
     let bobs = ids(&get(&proxy, "/api/streams?user=bob").json());
-    let (_, reply) = send(json!({"to": {"ids": bobs}, "data": {"a": [1]}, "retry_ms": 5000}));
-    assert_eq!(reply["sent"], json!(1));
+    let (_, told) = send(json!({"to": {"ids": bobs}, "data": {"a": [1]}, "retry_ms": 5000}));
+    assert_eq!(told["sent"], json!(1));
     assert_eq!(bob.read_until("\n\n"), "retry: 5000\ndata: {\"a\":[1]}\n\n");
 
     let to_all = |order: Value| {
@@ -213,12 +213,12 @@ fn operator_event_reaches_the_streams_that_it_names_and_stays_in_its_fields() {
         (json!({"data": ""}), "not empty"),
         (json!({"data": "x", "id": "1"}), "id"),
     ] {
-        let (status, reply) = to_all(order);
+        let (status, told) = to_all(order);
         assert!(status == 400 || status == 422, "{status}");
-        assert!(reply["error"].as_str().unwrap().contains(word), "{reply}");
+        assert!(told["error"].as_str().unwrap().contains(word), "{told}");
     }
-    let (status, reply) = send(json!({"to": {}, "data": "x"}));
-    assert_eq!(status, 400, "{reply}");
+    let (status, told) = send(json!({"to": {}, "data": "x"}));
+    assert_eq!(status, 400, "{told}");
     assert_eq!(to_all(json!({"data": "last"})).1["sent"], json!(2));
     assert_eq!(ann.read_until("\n\n"), "data: last\n\n");
     assert_eq!(bob.read_until("\n\n"), "data: last\n\n");
@@ -429,7 +429,7 @@ fn admin_token_is_required_of_each_request() {
     let wrong = format!("{host}Authorization: Bearer {TOKEN}x\r\n");
     assert_eq!(status("POST /api/drain", &wrong), 401);
     assert_eq!(status("GET /api/summary", &shown), 200);
-    // Balancers have no token, and get no more than they need.
+    // Balancers have no token, and are told no more than they need.
     assert_eq!(status("GET /healthz", host), 200);
     assert_eq!(
         call_with(admin, "GET /readyz", host, "").body,
@@ -466,15 +466,15 @@ fn default_admin_port_in_use_does_not_prevent_the_start() {
         .unwrap();
     let stderr = child.stderr.take().unwrap();
     let lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
-    let mut reply = String::new();
+    let mut told = String::new();
     for line in lines.map_while(Result::ok) {
-        reply.push_str(&line);
+        told.push_str(&line);
         if line.contains("listening on") {
             break;
         }
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(reply.contains("continuing without metrics"), "{reply}");
-    assert!(reply.contains("listening on"), "{reply}");
+    assert!(told.contains("continuing without metrics"), "{told}");
+    assert!(told.contains("listening on"), "{told}");
 }

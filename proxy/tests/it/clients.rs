@@ -23,7 +23,7 @@ fn event(id: u64) -> String {
 }
 
 /// Events from `next` on, up to where this connection is cut.
-fn send_events(to: &mut Answer, connection: u64, mut next: u64) {
+fn tell(to: &mut Answer, connection: u64, mut next: u64) {
     let dice = random(connection ^ 0x5eed);
     // The first is left to the rotation.
     let cut = if connection == 0 {
@@ -71,7 +71,7 @@ async fn client_gets_each_event_once_and_in_order_across_cuts() {
         let seen = received
             .field("last-event-id")
             .map_or(0, |id| id.parse().unwrap());
-        send_events(to, connections.fetch_add(1, SeqCst), seen + 1);
+        tell(to, connections.fetch_add(1, SeqCst), seen + 1);
     });
     let mut proxy = Proxy::start(
         origin.addr,

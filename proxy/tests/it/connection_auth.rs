@@ -1,5 +1,5 @@
 //! A login by NTLM or Negotiate is that of a TCP connection: through the real binary it works, and
-//! serves only the client that logged in.
+//! serves the client that logged in and nobody else.
 
 mod closing;
 mod isolation;
@@ -86,7 +86,7 @@ fn third_leg(client: &mut Client, user: &str, path: &str) -> String {
     format!("Authorization: NTLM three-{challenge}-{user}\r\n")
 }
 
-/// Clients without credentials get the page and the stream of no user, on any connection.
+/// Clients without credentials get nobody's page and nobody's stream, on any connection.
 fn assert_nobody_else_is_in(proxy: &Proxy) {
     let mut clients: Vec<_> = (0..4).map(|_| Client::connect(proxy.addr)).collect();
     for client in &mut clients {

@@ -4,7 +4,7 @@ mod monitoring;
 mod sample_config;
 mod service;
 
-use crate::support::{Origin, PATIENCE, Proxy, gate, wait_until};
+use crate::support::{Client, Origin, PATIENCE, Proxy, gate, wait_until};
 use prometheus_parse::{Sample, Scrape};
 use serde_json::Value;
 use sse_guard::EndReason;

@@ -1,5 +1,5 @@
-//! Early answers of the real binary: heartbeats before the upstream responds, and what becomes of its
-//! answer, of its failure, and of the request when either side disconnects.
+//! Early answers of the real binary: heartbeats while the upstream thinks, and what becomes of its
+//! answer, of its failure, and of the request when somebody goes.
 
 use crate::support::{Answer, Client, End, Gate, Origin, Proxy, gate, wait_until};
 use serde_json::Value;
@@ -123,7 +123,7 @@ fn stream_flag_in_the_body_alone_gets_an_early_answer() {
             body.len()
         )
     };
-    let (respond, gate) = gate();
+    let (speak, gate) = gate();
     let origin = Origin::start(move |received, to| {
         let quiet = received.field("x-quiet").is_some();
         let coding = if quiet { "gzip" } else { "identity" };
@@ -143,7 +143,7 @@ fn stream_flag_in_the_body_alone_gets_an_early_answer() {
         client.read_until(BEAT);
     }
     for _ in 0..2 {
-        respond.send(()).unwrap();
+        speak.send(()).unwrap();
     }
     assert_eq!(rest(&mut client), ("data: [DONE]\n\n".into(), End::Clean));
     let head = quiet.head();
@@ -202,7 +202,7 @@ fn request_without_stream_flag_keeps_its_codings() {
 
 #[test]
 fn heartbeats_fill_the_wait_before_the_events() {
-    let (respond, gate) = gate();
+    let (speak, gate) = gate();
     let origin = slow(gate, |to| {
         to.raw(
             b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\
@@ -233,7 +233,7 @@ fn heartbeats_fill_the_wait_before_the_events() {
         for _ in 0..3 {
             client.read_until(BEAT);
         }
-        respond.send(()).unwrap();
+        speak.send(()).unwrap();
         let events = "id: 1\ndata: 1\n\nid: 2\ndata: 2\n\n".to_owned();
         assert_eq!(rest(&mut client), (events, End::Clean));
         client.send(GET);
@@ -243,7 +243,7 @@ fn heartbeats_fill_the_wait_before_the_events() {
 
 #[test]
 fn stream_after_an_early_answer_is_resumed() {
-    let (respond, gate) = gate();
+    let (speak, gate) = gate();
     let origin = Origin::start(move |received, to| {
         let seen = received.field("last-event-id").is_some();
         if !seen {
@@ -259,7 +259,7 @@ fn stream_after_an_early_answer_is_resumed() {
     });
     let proxy = early(&origin, &["--resume-mode=on", "--resume-backoff=10ms"]);
     let mut client = waiting(&proxy, GET);
-    respond.send(()).unwrap();
+    speak.send(()).unwrap();
     let events = "id: 1\ndata: 1\n\nid: 2\ndata: 2\n\n".to_owned();
     assert_eq!(rest(&mut client), (events, End::Clean));
     assert_eq!(origin.served(), 2);
@@ -422,7 +422,7 @@ fn request_behind_an_early_answer_counts_as_pending() {
 #[test]
 fn upload_continues_behind_its_early_answer() {
     const LEN: usize = 1 << 20;
-    let (respond, gate) = gate();
+    let (speak, gate) = gate();
     let origin = Origin::start(move |_, to| {
         let body = to.body(LEN);
         let sum: u64 = body.iter().map(|&byte| u64::from(byte)).sum();
@@ -445,11 +445,11 @@ fn upload_continues_behind_its_early_answer() {
     client.read_until(BEAT);
     client.send(&second);
     client.read_until(BEAT);
-    respond.send(()).unwrap();
+    speak.send(()).unwrap();
     assert_eq!(rest(&mut client), whole);
 
     // As most clients do: all of it ahead of the answer.
     let mut client = waiting(&proxy, &format!("{head}{first}{second}"));
-    respond.send(()).unwrap();
+    speak.send(()).unwrap();
     assert_eq!(rest(&mut client), whole);
 }

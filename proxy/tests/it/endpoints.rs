@@ -1,6 +1,6 @@
 //! Which routes share upstream connections and health, through the real binary.
 
-use crate::support::{End, Origin, Proxy, gate, wait_until};
+use crate::support::{Client, End, Origin, Proxy, gate, wait_until};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -150,7 +150,10 @@ fn upstreams_of_one_address_are_unreachable_together_and_checked_once() {
     fs::write(&file, format!("listen = '127.0.0.1:0'\n{config}")).unwrap();
     let proxy = Proxy::from_file(&file);
     let upstreams = || {
-        let (_, text) = proxy.admin_get("/api/summary");
+        let mut client = Client::connect(proxy.admin());
+        client.send("GET /api/summary HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        client.head();
+        let text = String::from_utf8(client.raw()).unwrap();
         let body: serde_json::Value = serde_json::from_str(&text).unwrap();
         let rows = body["upstreams"].as_array().unwrap().clone();
         rows.into_iter()

@@ -27,18 +27,16 @@ fn long_streams_get_every_event_in_order_and_heartbeats() {
     const STREAMS: usize = 200;
     const EVENTS: usize = 30;
     const PAUSE_AFTER: usize = 15;
-    let all_received = Arc::new((Mutex::new(false), Condvar::new()));
-    let go_on = all_received.clone();
+    let heard = Arc::new((Mutex::new(false), Condvar::new()));
+    let go_on = heard.clone();
     let origin = Origin::start(move |_, to| {
         to.stream();
         for id in 1..=EVENTS {
             assert!(to.chunk(event(id)));
             if id == PAUSE_AFTER {
-                let (all_received, changed) = &*go_on;
+                let (heard, changed) = &*go_on;
                 let _ = changed
-                    .wait_timeout_while(all_received.lock().unwrap(), PATIENCE, |all_received| {
-                        !*all_received
-                    })
+                    .wait_timeout_while(heard.lock().unwrap(), PATIENCE, |heard| !*heard)
                     .unwrap();
             }
             // The pace of the origin; nothing waits for it.
@@ -51,14 +49,14 @@ fn long_streams_get_every_event_in_order_and_heartbeats() {
     let mut streams: Vec<(Client, String)> = (0..STREAMS)
         .map(|_| (proxy.get("/"), String::new()))
         .collect();
-    // The origin is silent until each has received a heartbeat.
+    // The origin is silent until each has heard the proxy.
     for (client, came) in &mut streams {
         assert!(client.head().starts_with("http/1.1 200 "));
         read_on(client, came, &event(PAUSE_AFTER));
         read_on(client, came, "\n\n: heartbeat\n");
     }
-    *all_received.0.lock().unwrap() = true;
-    all_received.1.notify_all();
+    *heard.0.lock().unwrap() = true;
+    heard.1.notify_all();
     let sent: String = (1..=EVENTS).map(event).collect();
     for (client, came) in &mut streams {
         read_on(client, came, &event(EVENTS));

@@ -1,4 +1,4 @@
-//! The family of a stream determines what its client gets: through the real binary, byte by byte.
+//! What kind of stream it is decides what its client is told: through the real binary, byte by byte.
 
 use crate::support::{Answer, Client, End, Origin, Proxy};
 
@@ -39,7 +39,7 @@ fn send_request(proxy: &Proxy, method: &str, fields: &str) -> Client {
     client
 }
 
-/// The stream without heartbeats, and how it ended.
+/// All that is said, but for heartbeats, and how it ended.
 fn all(mut client: Client) -> (String, End) {
     let (seen, end) = client.rest();
     let seen = String::from_utf8(seen).unwrap();
@@ -48,7 +48,7 @@ fn all(mut client: Client) -> (String, End) {
 
 #[test]
 fn incomplete_response_gets_an_error_and_is_broken_off() {
-    for (first, field, expected) in [
+    for (first, field, says) in [
         (CHUNK, "X-None: 1", "data: {\"error\":{"),
         (START, "X-None: 1", "event: error\ndata: {"),
         (START, CLAUDE, "event: error\ndata: {"),
@@ -56,12 +56,9 @@ fn incomplete_response_gets_an_error_and_is_broken_off() {
         let origin = origin(first, end);
         let proxy = Proxy::start(origin.addr, &[]);
         let (seen, how) = all(open(&proxy, "POST", field));
-        let appended = seen.strip_prefix(first).unwrap();
-        assert!(appended.starts_with(expected), "{appended}");
-        assert!(
-            appended.contains("ended before it was complete"),
-            "{appended}"
-        );
+        let said = seen.strip_prefix(first).unwrap();
+        assert!(said.starts_with(says), "{said}");
+        assert!(said.contains("ended before it was complete"), "{said}");
         assert_eq!(how, End::Broken);
         let line = proxy.wait_for_log("\"reason\":\"upstream_error\"");
         assert!(line.contains("completion.required"), "{line}");
@@ -128,7 +125,7 @@ fn hanging_response_ends_with_its_familys_error_despite_pings() {
         (AZURE, ": x\n\n", "data: {\"error\":{"),
         (START, PING, "event: error\n"),
     ] {
-        // An upstream that sends a keepalive each millisecond while it is connected.
+        // An upstream that says so each millisecond, for as long as it is connected.
         let origin = origin(first, move |to| {
             while to.chunk(alive) {
                 std::thread::sleep(std::time::Duration::from_millis(1));
@@ -137,11 +134,11 @@ fn hanging_response_ends_with_its_familys_error_despite_pings() {
         let flags = ["--idle-event-timeout=100ms", "--heartbeat-interval=5ms"];
         let proxy = Proxy::start(origin.addr, &flags);
         let (seen, how) = all(open(&proxy, "POST", "X-None: 1"));
-        let appended = seen.replace(alive, "").replace(PING, "");
-        let appended = appended.strip_prefix(first).unwrap();
+        let said = seen.replace(alive, "").replace(PING, "");
+        let said = said.strip_prefix(first).unwrap();
         assert!(
-            appended.starts_with(error) && appended.contains("went silent"),
-            "{appended}"
+            said.starts_with(error) && said.contains("went silent"),
+            "{said}"
         );
         assert_eq!(how, End::Broken);
         proxy.wait_for_log("\"reason\":\"upstream_idle\"");
@@ -175,7 +172,9 @@ fn pings_are_neither_the_first_event_nor_measured() {
     let (_, how) = all(open(&proxy, "GET", "X-None: 1"));
     assert_eq!(how, End::Clean);
     proxy.wait_for_log("stream ended");
-    let (_, metrics) = proxy.admin_get("/metrics");
+    let mut client = Client::connect(proxy.admin());
+    client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let metrics = String::from_utf8(client.raw()).unwrap();
     assert!(
         metrics.contains("sse_guard_events_total{route=\"/\"} 3\n"),
         "{metrics}"
@@ -272,7 +271,7 @@ fn rotation_and_retry_are_for_streams_whose_clients_reconnect() {
         ("GET", "X-None: 1", vec![], false),
         ("GET", "Accept: */*", vec!["--family=eventsource"], true),
         ("GET", "Accept: */*", vec!["--rotation-methods=GET"], true),
-        // What a client claims can keep its stream from being rotated, unless the config names the methods.
+        // What a client claims can keep its stream from being rotated, unless somebody has said which are.
         ("GET", CLAIMED, vec![], false),
         ("GET", CLAIMED, vec!["--family=eventsource"], true),
         ("GET", CLAIMED, vec!["--rotation-methods=GET,POST"], true),
@@ -320,11 +319,11 @@ fn silent_upstream_is_an_error_to_clients_that_do_not_reconnect() {
     let flags = ["--idle-timeout=100ms", "--family=anthropic"];
     let proxy = Proxy::start(origin.addr, &flags);
     let (seen, how) = all(open(&proxy, "GET", "X-None: 1"));
-    let appended = seen.strip_prefix(START).unwrap();
-    assert!(appended.starts_with("event: error\n"), "{appended}");
+    let said = seen.strip_prefix(START).unwrap();
+    assert!(said.starts_with("event: error\n"), "{said}");
     assert!(
-        appended.contains("timeout_error") && !appended.contains("retry"),
-        "{appended}"
+        said.contains("timeout_error") && !said.contains("retry"),
+        "{said}"
     );
     assert_eq!(how, End::Broken);
     proxy.wait_for_log("\"reason\":\"upstream_idle\"");

@@ -1,4 +1,4 @@
-//! Upstreams and clients that disconnect at any point: no part is taken for a whole, and nothing of
+//! Upstreams and clients that go at any point: nobody takes a part for a whole, and nothing of
 //! them is left behind: no stream, no slot of a limit, no file.
 
 use crate::support::{Answer, Client, End, Origin, Proxy, ReceivedRequest, gate, wait_until};
@@ -98,7 +98,7 @@ impl Watched {
     }
 }
 
-/// What [`Watched`] requests, and `/mute`, which gets no answer.
+/// What [`Watched`] asks for, and `/mute`, which gets no answer.
 fn answer(received: &ReceivedRequest, to: &mut Answer) {
     if received.path == "/short" {
         to.stream();

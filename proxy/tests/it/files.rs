@@ -132,7 +132,7 @@ fn client_without_a_file_for_its_upstream_releases_its_own() {
     });
     for host in ["127.0.0.1", "localhost"] {
         let upstream = format!("{host}:{}", origin.addr.port());
-        let mut logged = 0;
+        let mut told = 0;
         // A stream takes two: in one of the cases there is one left in the end.
         for limit in [FILES, FILES + 1] {
             let flags = [
@@ -149,10 +149,10 @@ fn client_without_a_file_for_its_upstream_releases_its_own() {
                 wait_until("its file", || !are_exhausted(&proxy, limit));
                 let line = proxy.wait_for_log("no more files can be opened");
                 assert!(line.contains("ulimit -n"), "{line}");
-                logged += 1;
+                told += 1;
             }
         }
-        assert_eq!(logged, 1, "{host}");
+        assert_eq!(told, 1, "{host}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n";
 
-/// The three ways of an upstream to end a stream properly, and an answer that is none; each sends
+/// The three ways of an upstream to end a stream properly, and an answer that is none; each says
 /// which request it is for.
 fn answer(received: &ReceivedRequest, to: &mut Answer) {
     let event = format!("data: {}\n\n", received.path);

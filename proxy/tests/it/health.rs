@@ -1,4 +1,4 @@
-//! Health checks of upstreams by the real binary, and what readiness makes of them.
+//! Upstreams that the real binary asks whether they are there, and what readiness makes of it.
 
 use crate::support::{Client, Origin, Proxy, gate, wait_until};
 use serde_json::{Value, json};
@@ -23,8 +23,12 @@ fn origin(status: &Arc<AtomicU16>) -> Origin {
 }
 
 fn get(proxy: &Proxy, path: &str) -> (u16, Value) {
-    let (status, body) = proxy.admin_get(path);
-    (status, serde_json::from_str(&body).unwrap())
+    let mut client = Client::connect(proxy.admin());
+    client.send(&format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    ));
+    let status = client.head()[9..12].parse().unwrap();
+    (status, serde_json::from_slice(&client.raw()).unwrap())
 }
 
 fn wait_for_readiness(proxy: &Proxy, status: u16) {
@@ -275,8 +279,8 @@ fn unread_upload_counts_against_the_upstream() {
     // Until nothing more is taken, and the connection is closed.
     let piece = "x".repeat(1 << 20);
     while client.try_send(&piece) {}
-    let logged = proxy.wait_for_log("the upstream sent no response head in time");
-    assert!(logged.contains("504"), "{logged}");
+    let told = proxy.wait_for_log("the upstream sent no response head in time");
+    assert!(told.contains("504"), "{told}");
     assert_eq!(upstream(&proxy)["failed"], 1);
 }
 

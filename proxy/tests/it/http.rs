@@ -1,4 +1,4 @@
-//! Other responses than event streams pass the real binary untouched, and their failures are reported.
+//! What is no event stream passes the real binary untouched, and its failures are told.
 
 use crate::support::{End, Origin, Proxy, gate};
 use std::io::Write;
@@ -12,8 +12,8 @@ fn get(proxy: &Proxy, path: &str) -> (String, Vec<u8>) {
     (client.head(), client.raw())
 }
 
-/// An address without a listener.
-fn unused_address() -> SocketAddr {
+/// An address at which nobody listens.
+fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
@@ -305,14 +305,14 @@ fn connection_serves_further_requests_after_a_stream_unless_the_request_closes_i
 
 #[test]
 fn unreachable_upstream_is_a_502_with_advice_in_the_log() {
-    let unused = unused_address();
-    let proxy = Proxy::start(unused, &[]);
+    let nobody = nobody();
+    let proxy = Proxy::start(nobody, &[]);
     let (head, body) = get(&proxy, "/");
     assert_eq!(status(&head), "502");
     assert_eq!(body, b"sse-guard: cannot connect to the upstream\n");
     let line = proxy.wait_for_log("\"status\":502");
     assert!(
-        line.contains("upstream.url") && line.contains(&unused.to_string()),
+        line.contains("upstream.url") && line.contains(&nobody.to_string()),
         "{line}"
     );
 }

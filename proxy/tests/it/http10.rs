@@ -3,7 +3,7 @@
 use crate::support::{Client, Gone, Origin, Proxy, gate};
 use std::sync::mpsc::Sender;
 
-/// An origin whose stream is one event; then it waits for the gate, and ends as its path requests.
+/// An origin whose stream is one event; then it waits for a word, and ends as its path says.
 fn held(end: &'static str) -> (Sender<()>, Origin) {
     let (go, goes) = gate();
     let origin = Origin::start(move |_, to| {

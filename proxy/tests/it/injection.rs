@@ -1,5 +1,5 @@
-//! What the real binary inserts into a stream: between events alone, whatever stands around it,
-//! and at a stream's end just what the config requires. The upstream's own events come whole.
+//! What the real binary itself says on a stream: between events alone, whatever stands around it,
+//! and at a stream's end just what the config wants. What the upstream said comes whole.
 
 use crate::support::{Answer, Client, End, Origin, Proxy, gate};
 
@@ -30,21 +30,21 @@ fn quiet(to: &mut Answer) {
     to.wait_for_close();
 }
 
-/// All that a stream contains, in order, after the letter of the specification.
-fn contents(stream: &str) -> Vec<String> {
+/// All that a stream says, in order, after the letter of the specification.
+fn said(stream: &str) -> Vec<String> {
     let stream = stream.strip_prefix('\u{feff}').unwrap_or(stream);
     let stream = stream.replace("\r\n", "\n").replace('\r', "\n");
     let (lines, _unfinished) = stream.rsplit_once('\n').unwrap();
-    let mut contents = Vec::new();
+    let mut said = Vec::new();
     let (mut name, mut id, mut data) = (String::new(), String::new(), Vec::new());
     for line in lines.split('\n') {
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
-            "" if !line.is_empty() => contents.push(format!("comment {value}")),
+            "" if !line.is_empty() => said.push(format!("comment {value}")),
             "" => {
                 if !data.is_empty() {
-                    contents.push(format!("event {name:?}, data {data:?}, id {id:?}"));
+                    said.push(format!("event {name:?}, data {data:?}, id {id:?}"));
                 }
                 name.clear();
                 data.clear();
@@ -52,11 +52,11 @@ fn contents(stream: &str) -> Vec<String> {
             "event" => name = value.into(),
             "id" => id = value.into(),
             "data" => data.push(value.to_owned()),
-            "retry" => contents.push(format!("retry {value}")),
+            "retry" => said.push(format!("retry {value}")),
             _ => panic!("{line:?} is of two lines: {stream:?}"),
         }
     }
-    contents
+    said
 }
 
 /// A stream comes byte by byte, a heartbeat behind each, in each line end.
@@ -67,15 +67,15 @@ fn heartbeats_leave_the_same(style: &str, ours: &str) {
                     : e\nretry: 9\n\nid\ndata: b\n\ndata: tail"
             .replace('\n', end);
         let sent = format!("{first}{rest}");
-        let (arrived, arrival) = gate();
+        let (heard, hears) = gate();
         let origin = Origin::start(move |_, to| {
             to.stream();
             to.chunk(&first);
             for byte in rest.bytes() {
-                arrival.wait_anew();
+                hears.wait_anew();
                 to.chunk([byte]);
             }
-            arrival.wait_anew();
+            hears.wait_anew();
             to.end();
         });
         let mut flags = vec!["--heartbeat-interval", "2ms", "--heartbeat-style", style];
@@ -91,14 +91,14 @@ fn heartbeats_leave_the_same(style: &str, ours: &str) {
             }
             if data.windows(4).any(|part| part == b"beat") {
                 // The origin may be done.
-                let _ = arrived.send(());
+                let _ = heard.send(());
             }
             seen.extend(data);
         }
         let seen = text(seen);
-        let mut others = contents(&seen);
+        let mut others = said(&seen);
         others.retain(|item| !item.starts_with(ours));
-        assert_eq!(others, contents(&sent), "{seen:?}");
+        assert_eq!(others, said(&sent), "{seen:?}");
         assert!(seen.ends_with("data: tail"), "{seen:?}");
     }
 }
@@ -140,7 +140,7 @@ fn heartbeats_do_not_split_an_event_that_arrives_in_pieces() {
     while seen.matches('x').count() < HALF {
         seen.push_str(&text(client.chunk().unwrap()));
     }
-    // Another stream's heartbeats measure the time.
+    // Another stream's heartbeats tell the time.
     let mut clock = open(&proxy, "GET", "/clock");
     for _ in 0..10 {
         clock.read_until(BEAT);
@@ -209,15 +209,12 @@ fn events_right_before_an_upstream_failure_reach_the_client() {
     }
 }
 
-/// Takes the `retry` line out, whose time may differ by half.
+/// Takes the `retry` line out, which says the time give or take half of it.
 fn without_retry(last_words: &str, millis: u64) -> String {
     let (before, rest) = last_words.split_once("retry: ").unwrap();
-    let (retry, after) = rest.split_once('\n').unwrap();
-    let retry: u64 = retry.parse().unwrap();
-    assert!(
-        (millis / 2..=millis + millis / 2).contains(&retry),
-        "{retry}"
-    );
+    let (told, after) = rest.split_once('\n').unwrap();
+    let told: u64 = told.parse().unwrap();
+    assert!((millis / 2..=millis + millis / 2).contains(&told), "{told}");
     format!("{before}{after}")
 }
 
@@ -256,13 +253,13 @@ fn idle_stream_ends_by_the_action_of_the_config() {
 #[test]
 fn ignored_events_do_not_reset_the_event_timeout() {
     const PING: &str = "event: ping\ndata: {}\n\n";
-    let (arrived, arrival) = gate();
+    let (heard, hears) = gate();
     let origin = Origin::start(move |_, to| {
         to.stream();
-        // Each answers one that has arrived, so that there is always a next one in time; more than
+        // Each answers one that was heard, so that there is always a next one in time; more than
         // fit into the timeout, but not forever.
         for _ in 0..50_000 {
-            if !to.chunk(PING) || !arrival.opens() {
+            if !to.chunk(PING) || !hears.opens() {
                 return;
             }
         }
@@ -283,9 +280,9 @@ fn ignored_events_do_not_reset_the_event_timeout() {
             break;
         }
         seen.push_str(&data);
-        let _ = arrived.send(());
+        let _ = heard.send(());
     }
-    drop(arrived);
+    drop(heard);
     proxy.wait_for_log("\"reason\":\"upstream_idle\"");
     assert!(seen.starts_with(PING));
     assert_eq!(without_retry(&seen, 2_000).replace(PING, ""), "");

@@ -1,6 +1,6 @@
 //! The real binary on how its routes and upstreams are.
 
-use crate::support::{Origin, Proxy, wait_until};
+use crate::support::{Client, Origin, Proxy, wait_until};
 use serde_json::Value;
 
 /// A 500 for `/broken`; else one event, then silence until the other side goes.
@@ -17,7 +17,12 @@ fn origin() -> Origin {
 }
 
 fn send_request(proxy: &Proxy, path: &str) -> String {
-    proxy.admin_get(path).1
+    let mut client = Client::connect(proxy.admin());
+    client.send(&format!(
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    ));
+    let answer = String::from_utf8(client.raw()).unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
 /// Nothing within the first second.
@@ -44,14 +49,13 @@ fn failed_requests_are_reported_in_each_view_of_the_operator() {
     wait_until("the verdict", || {
         state(&summary(), "route")["state"] == "failing"
     });
-    let logged = proxy.wait_for_log("the route is failing");
-    assert!(logged.contains("\"WARN\""), "{logged}");
+    let said = proxy.wait_for_log("the route is failing");
+    assert!(said.contains("\"WARN\""), "{said}");
     assert!(
-        logged
-            .contains("20 of 20 requests for a stream failed within a minute, all from one client"),
-        "{logged}"
+        said.contains("20 of 20 requests for a stream failed within a minute, all from one client"),
+        "{said}"
     );
-    assert!(logged.contains("check the upstream's log"), "{logged}");
+    assert!(said.contains("check the upstream's log"), "{said}");
     let route = state(&summary(), "route");
     assert_eq!(route["causes"][0]["check"], "errors");
     let ready: Value = serde_json::from_str(&send_request(&proxy, "/readyz")).unwrap();

@@ -1,11 +1,11 @@
-//! What is a stream, and what kind of one: through the real binary, whatever the heads contain.
+//! What is a stream, and what kind of one: through the real binary, whatever the heads say.
 
 use crate::support::{Client, End, Origin, Proxy, wait_until};
 
 const BEAT: &str = ": heartbeat\n";
 
 /// An origin whose answer has the head that the path names by its number, and a chunked body that is held.
-fn responding(heads: &'static [&'static str], body: &'static [u8]) -> Origin {
+fn says(heads: &'static [&'static str], body: &'static [u8]) -> Origin {
     Origin::start(move |received, to| {
         let nth: usize = received.path[1..].parse().unwrap();
         let head = heads[nth];
@@ -26,8 +26,17 @@ fn send_request(proxy: &Proxy, method: &str, path: &str, fields: &str) -> Client
 
 const ACCEPT: &str = "Accept: text/event-stream\r\n";
 
+/// The whole answer of the operator's address.
+fn admin(proxy: &Proxy, target: &str) -> String {
+    let mut client = Client::connect(proxy.admin());
+    client.send(&format!(
+        "GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    ));
+    String::from_utf8(client.raw()).unwrap()
+}
+
 fn metric(proxy: &Proxy, line: &str) -> u64 {
-    let metrics = proxy.admin_get("/metrics").1;
+    let metrics = admin(proxy, "/metrics");
     let value = metrics.lines().find_map(|found| found.strip_prefix(line));
     value.map_or(0, |value| value.trim().parse().unwrap())
 }
@@ -42,7 +51,7 @@ fn content_encoding_without_a_coding_is_ignored() {
         "200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: identity, none",
         "200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: identity\r\nContent-Encoding: none",
     ];
-    let origin = responding(HEADS, b"data: 1\n\n");
+    let origin = says(HEADS, b"data: 1\n\n");
     let proxy = Proxy::start(
         origin.addr,
         &["--heartbeat-interval=10ms", "--admin-listen=127.0.0.1:0"],
@@ -68,7 +77,7 @@ fn compressed_stream_is_in_table_limits_metrics_and_log() {
         "200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: none\r\nContent-Encoding: br",
         "206 Partial\r\nContent-Type: text/event-stream\r\nContent-Range: bytes 5-9/10",
     ];
-    let origin = responding(HEADS, b"\x1f\x8b\n\n");
+    let origin = says(HEADS, b"\x1f\x8b\n\n");
     for (nth, method, reason) in [
         ("/0", "GET", "encoded"),
         ("/1", "POST", "encoded"),
@@ -84,13 +93,13 @@ fn compressed_stream_is_in_table_limits_metrics_and_log() {
         let head = client.head();
         assert!(!head.contains("x-accel-buffering"), "{head}");
         assert_eq!(client.chunk().unwrap(), b"\x1f\x8b\n\n");
-        let rows = proxy.admin_get("/api/streams").1;
+        let rows = admin(&proxy, "/api/streams");
         assert!(rows.contains("\"opaque\":true"), "{rows}");
         assert!(rows.contains("\"bytes\":4"), "{rows}");
         assert_eq!(metric(&proxy, "sse_guard_streams_active{route=\"/\"}"), 1);
         let unguarded = format!("sse_guard_unguarded_total{{reason=\"{reason}\"}}");
         assert_eq!(metric(&proxy, &unguarded), 1);
-        // Also a client that does not send what it accepts is counted.
+        // Also a client that does not say what it accepts is counted.
         let head = send_request(&proxy, method, nth, "").head();
         assert!(head.starts_with("http/1.1 429 "), "{head}");
         let opened = proxy.wait_for_log("stream opened");
@@ -108,7 +117,7 @@ fn compressed_stream_is_in_table_limits_metrics_and_log() {
 #[test]
 fn compressed_stream_ends_by_breaking_off() {
     const HEADS: &[&str] = &["200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip"];
-    let origin = responding(HEADS, b"\x1f\x8b\n\n");
+    let origin = says(HEADS, b"\x1f\x8b\n\n");
     for (method, flag, reason) in [
         ("GET", "--idle-timeout=30ms", "upstream_idle"),
         ("POST", "--idle-timeout=30ms", "upstream_idle"),
@@ -155,7 +164,7 @@ fn content_type_is_read_as_browsers_read_it() {
         "404 No\r\nContent-Type: text/html",
     ];
     const STREAMS: usize = 9;
-    let origin = responding(HEADS, b"data: 1\n\n");
+    let origin = says(HEADS, b"data: 1\n\n");
     let flags = ["--heartbeat-interval=10ms", "--admin-listen=127.0.0.1:0"];
     let proxy = Proxy::start(origin.addr, &flags);
     for _ in 0..2 {
@@ -210,7 +219,7 @@ fn response_without_a_body_is_not_a_stream() {
         let is_head = method == "HEAD";
         assert_eq!(head.contains("x-accel-buffering"), is_head, "{head}");
     }
-    let metrics = proxy.admin_get("/metrics").1;
+    let metrics = admin(&proxy, "/metrics");
     for line in metrics
         .lines()
         .filter(|line| line.starts_with("sse_guard_unguarded_total{"))

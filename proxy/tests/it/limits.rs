@@ -62,7 +62,7 @@ fn post(proxy: &Proxy) -> Client {
     )
 }
 
-/// A GET that does not name event streams in `Accept`.
+/// A GET that does not say that it accepts a stream.
 fn plain(proxy: &Proxy, path: &str) -> Client {
     proxy.send_request(&format!(
         "GET {path} HTTP/1.1\r\nHost: proxy.test\r\nAccept: */*\r\n\r\n"
@@ -154,7 +154,7 @@ fn retry_later_rejects_a_get_with_an_empty_stream_and_a_retry() {
 
         let over = if limit == "--limit-total" { 503 } else { 429 };
         assert_eq!(status(&mut post(&proxy)), over);
-        // No client that could take the stream for a page gets one.
+        // No client that could not tell a stream from a page gets one.
         assert_eq!(status(&mut plain(&proxy, "/stream")), over);
     }
 }

@@ -1,11 +1,11 @@
-//! What the real binary logs about streams, and what it never logs.
+//! What the real binary says of streams, and what it never says.
 
 use crate::support::{Client, Origin, Proxy, wait_until};
 use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
 
-/// An address without a listener.
-fn unused_address() -> SocketAddr {
+/// An address at which nobody listens.
+fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
@@ -102,9 +102,9 @@ fn log_lines_of_many_streams_are_limited() {
     );
 }
 
-/// Lines with this message about something, and the number of those that were left out, by
+/// Lines with this message that tell of something, and the number of those that were left out, by
 /// the lines that begin with the other message.
-fn count_logged(log: &str, of: impl Fn(&Value) -> bool, line: &str, summary: &str) -> (usize, u64) {
+fn told(log: &str, of: impl Fn(&Value) -> bool, line: &str, summary: &str) -> (usize, u64) {
     let (mut lines, mut left_out) = (0, 0);
     for entry in log.lines() {
         let entry: Value = serde_json::from_str(entry).unwrap();
@@ -121,14 +121,8 @@ fn count_logged(log: &str, of: impl Fn(&Value) -> bool, line: &str, summary: &st
 
 /// Waits until all of them are accounted for, of which few have a line of their own.
 #[track_caller]
-fn all_are_counted(
-    proxy: &Proxy,
-    of: impl Fn(&Value) -> bool,
-    line: &str,
-    summary: &str,
-    all: u64,
-) {
-    let sum = || count_logged(&proxy.log(), &of, line, summary);
+fn all_are_told(proxy: &Proxy, of: impl Fn(&Value) -> bool, line: &str, summary: &str, all: u64) {
+    let sum = || told(&proxy.log(), &of, line, summary);
     wait_until(&format!("{all} of {line:?}"), || {
         let (lines, left_out) = sum();
         left_out > 0 && lines as u64 + left_out >= all
@@ -161,7 +155,7 @@ fn log_lines_of_many_failures_are_few_per_kind_and_upstream_with_exact_counts() 
     let origin = faulty();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("guard.toml");
-    let dead = [unused_address(), unused_address()];
+    let dead = [nobody(), nobody()];
     let routes = ["/dead", "/other"];
     let routes: String = (routes.iter().zip(dead))
         .map(|(path, address)| {
@@ -205,21 +199,21 @@ fn log_lines_of_many_failures_are_few_per_kind_and_upstream_with_exact_counts() 
         let of = of(origin.addr);
         move |entry: &Value| of(entry) && entry["status"] == status
     };
-    all_are_counted(&proxy, of(dead[0]), NOT_CONNECTED, MORE_FAILED, 40);
-    all_are_counted(&proxy, of(dead[1]), NOT_CONNECTED, MORE_FAILED, 40);
-    all_are_counted(&proxy, of_origin(502), BROKEN, MORE_FAILED, 40);
+    all_are_told(&proxy, of(dead[0]), NOT_CONNECTED, MORE_FAILED, 40);
+    all_are_told(&proxy, of(dead[1]), NOT_CONNECTED, MORE_FAILED, 40);
+    all_are_told(&proxy, of_origin(502), BROKEN, MORE_FAILED, 40);
     let no_head = "the upstream sent no response head in time";
-    all_are_counted(&proxy, of_origin(504), no_head, MORE_FAILED, 30);
+    all_are_told(&proxy, of_origin(504), no_head, MORE_FAILED, 30);
     let summary = proxy.wait_for_log(MORE_FAILED);
     assert!(summary.contains("\"ERROR\""), "{summary}");
     // A client's own fault is no line.
     assert!(!proxy.log().contains("too long"));
 
-    // What is left out when the proxy stops is counted, too.
+    // What is left out when the proxy stops is told, too.
     flood(40);
     proxy.stop();
-    all_are_counted(&proxy, of(dead[0]), NOT_CONNECTED, MORE_FAILED, 80);
-    all_are_counted(&proxy, of_origin(502), BROKEN, MORE_FAILED, 80);
+    all_are_told(&proxy, of(dead[0]), NOT_CONNECTED, MORE_FAILED, 80);
+    all_are_told(&proxy, of_origin(502), BROKEN, MORE_FAILED, 80);
 }
 
 #[test]
@@ -258,9 +252,9 @@ fn log_lines_caused_by_clients_are_limited() {
         "upstream unavailable: event streams",
         "upstream unavailable: more",
     );
-    all_are_counted(&proxy, any, instead, more, 20);
+    all_are_told(&proxy, any, instead, more, 20);
     let sends = "the admin API sends an event";
-    all_are_counted(&proxy, any, sends, "more events were sent", 25);
+    all_are_told(&proxy, any, sends, "more events were sent", 25);
 
     // 15 times each way; the last failures are those of one client.
     let changes = |entry: &Value| {
@@ -273,7 +267,7 @@ fn log_lines_caused_by_clients_are_limited() {
         .iter()
         .any(|start| message.starts_with(start))
     };
-    all_are_counted(&proxy, changes, "the upstream", "the upstream became", 30);
+    all_are_told(&proxy, changes, "the upstream", "the upstream became", 30);
     let summary: Value =
         serde_json::from_str(&proxy.wait_for_log("the upstream became unreachable or")).unwrap();
     assert_eq!(summary["reachable"], true, "{summary}");
@@ -296,10 +290,10 @@ fn token_in_a_query_is_never_logged() {
     });
     let flags = ["--log-level", "trace", "--admin-listen", "127.0.0.1:0"];
     let mut proxy = Proxy::start(origin.addr, &flags);
-    let mut outputs = Vec::new();
+    let mut said = Vec::new();
     for path in ["/stream", "/plain", "/broken"] {
         let mut client: Client = proxy.get(&format!("{path}?token=hunter2"));
-        outputs.push(client.head());
+        said.push(client.head());
     }
     let mut held = proxy.get("/held?token=hunter2");
     held.head();
@@ -312,10 +306,10 @@ fn token_in_a_query_is_never_logged() {
             "GET {path}?token=hunter2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         ));
         let answer = String::from_utf8(client.raw()).unwrap();
-        outputs.push(answer.clone());
+        said.push(answer.clone());
         answer
     };
-    wait_until("the end is reported", || {
+    wait_until("the end is told", || {
         ask_admin("/api/ends").contains("reason")
     });
     for path in [
@@ -330,11 +324,11 @@ fn token_in_a_query_is_never_logged() {
         ask_admin(path);
     }
     proxy.stop();
-    let refused = Proxy::start(unused_address(), &["--log-level", "trace"]);
-    outputs.push(refused.get("/refused?token=hunter2").head());
+    let refused = Proxy::start(nobody(), &["--log-level", "trace"]);
+    said.push(refused.get("/refused?token=hunter2").head());
     refused.wait_for_log("\"status\":502");
-    outputs.extend([proxy.log(), refused.log()]);
-    for text in outputs {
+    said.extend([proxy.log(), refused.log()]);
+    for text in said {
         assert!(!text.contains("hunter2"), "{text}");
     }
 }

@@ -86,8 +86,17 @@ fn origin() -> (std::sync::mpsc::Sender<()>, Origin) {
     (go, origin)
 }
 
+fn admin(proxy: &Proxy, path: &str) -> String {
+    let mut client = Client::connect(proxy.admin());
+    client.send(&format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    ));
+    String::from_utf8(client.raw()).unwrap()
+}
+
 fn json(proxy: &Proxy, path: &str) -> Value {
-    serde_json::from_str(&proxy.admin_get(path).1).unwrap()
+    let answer = admin(proxy, path);
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
 }
 
 /// The clients of the streams in a list, and another member of each.
@@ -104,7 +113,7 @@ fn clients(list: &Value, member: &str) -> Vec<(String, Value)> {
 
 /// The value of a metric, named with its labels.
 fn metric(proxy: &Proxy, name: &str) -> f64 {
-    let (_, text) = proxy.admin_get("/metrics");
+    let text = admin(proxy, "/metrics");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
     let value = lines.find_map(|line| line.strip_prefix(' '));
     value.map_or(0.0, |value| value.parse().unwrap())

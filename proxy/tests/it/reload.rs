@@ -35,7 +35,7 @@ impl Configured {
         fs::write(&self.file, text).unwrap();
     }
 
-    /// The line of the log with its result.
+    /// The line of the log that tells what came of it.
     fn hang_up(&self, text: &str, nth: usize) -> String {
         self.write(text);
         self.proxy.signal("-HUP");
@@ -86,10 +86,10 @@ fn reload_applies_to_new_streams_alone() {
     );
     let mut live = begun(run.proxy.addr, "/");
     live.read_until(": old\n");
-    let report = run.hang_up("heartbeat.text = 'new'\nheartbeat.interval = '100ms'", 1);
+    let told = run.hang_up("heartbeat.text = 'new'\nheartbeat.interval = '100ms'", 1);
     assert!(
-        report.contains("heartbeat.text") && !report.contains("interval"),
-        "{report}"
+        told.contains("heartbeat.text") && !told.contains("interval"),
+        "{told}"
     );
     begun(run.proxy.addr, "/").read_until(": new\n");
     live.read_until(": old\n");
@@ -102,24 +102,26 @@ fn reload_of_an_invalid_file_changes_nothing_and_names_the_mistake() {
     let run = configured(&origin, "limit.per_ip = 5\n", &flags);
     let bad = "limit.per_ip = 1\nheartbeat.interval = 15\n";
     run.write(bad);
-    let (status, report) = post(run.proxy.admin(), "/api/reload");
+    let (status, told) = post(run.proxy.admin(), "/api/reload");
     assert_eq!(status, 422);
     assert!(
-        report.contains("guard.toml:2") && report.contains("15s"),
-        "{report}"
+        told.contains("guard.toml:2") && told.contains("15s"),
+        "{told}"
     );
     run.proxy.signal("-HUP");
     let lines = run.proxy.wait_for_log_lines("reload failed", 2);
     assert!(lines[1].contains("guard.toml:2"), "{}", lines[1]);
     let _both = [begun(run.proxy.addr, "/"), begun(run.proxy.addr, "/")];
-    let (status, parts) = run.proxy.admin_get("/readyz");
-    assert_eq!(status, 200, "{parts}");
+    let mut admin = Client::connect(run.proxy.admin());
+    admin.send("GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    assert!(admin.head().starts_with("http/1.1 200 "));
+    let parts = String::from_utf8(admin.raw()).unwrap();
     assert!(parts.contains("the last reload failed"), "{parts}");
 
     run.write("limit.per_ip = 3\n");
-    let (status, report) = post(run.proxy.admin(), "/api/reload");
+    let (status, told) = post(run.proxy.admin(), "/api/reload");
     assert_eq!(
-        (status, report.as_str()),
+        (status, told.as_str()),
         (200, r#"{"changed":["limit.per_ip"],"requires_restart":[]}"#)
     );
     // Those that live count.
@@ -164,8 +166,12 @@ fn metrics_of_a_removed_route_go_with_its_last_stream() {
     let origin = Origin::held();
     let route = "[[route]]\npath = '/v1'\n";
     let run = configured(&origin, route, &["--admin-listen=127.0.0.1:0"]);
+    let admin = run.proxy.admin();
     let series = || {
-        let (_, text) = run.proxy.admin_get("/metrics");
+        let mut client = Client::connect(admin);
+        client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        client.head();
+        let text = String::from_utf8(client.raw()).unwrap();
         let of_route = text.lines().filter(|line| line.contains("=\"/v1\""));
         of_route.map(str::to_owned).collect::<Vec<_>>()
     };
@@ -212,8 +218,8 @@ fn listen_address_on_the_same_port_requires_a_restart() {
     let proxy = Proxy::from_file(&file);
     fs::write(&file, text(&format!("127.0.0.2:{port}"))).unwrap();
     proxy.signal("-HUP");
-    let report = proxy.wait_for_log("require a restart");
-    assert!(report.contains("listen"), "{report}");
+    let told = proxy.wait_for_log("require a restart");
+    assert!(told.contains("listen"), "{told}");
     begun(at.parse().unwrap(), "/");
 }
 
@@ -244,13 +250,13 @@ fn reload_moves_listeners_and_keeps_streams() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken_at = taken.local_addr().unwrap().to_string();
     fs::write(&file, listen(&first, &taken_at)).unwrap();
-    let (status, report) = post(admin.parse().unwrap(), "/api/reload");
+    let (status, told) = post(admin.parse().unwrap(), "/api/reload");
     assert_eq!(status, 422);
-    assert!(report.contains("another process listens there"), "{report}");
+    assert!(told.contains("another process listens there"), "{told}");
     assert!(TcpStream::connect(&first).is_err());
     begun(second.parse().unwrap(), "/");
 
-    // A request for it on the listener that goes gets a response.
+    // Who asks for it on the listener that goes is answered.
     let moved = free_address();
     fs::write(&file, listen(&second, &moved)).unwrap();
     assert_eq!(post(admin.parse().unwrap(), "/api/reload").0, 200);
@@ -269,8 +275,8 @@ fn watched_file_is_reloaded_when_it_changes() {
     run.write(&format!("{text}heartbeat.text = 'new'\n"));
     run.proxy.wait_for_log("config reloaded");
     run.write(&format!("{text}heartbeat.colour = 'red'\n"));
-    let report = run.proxy.wait_for_log("reload failed");
-    assert!(report.contains("heartbeat.colour"), "{report}");
+    let told = run.proxy.wait_for_log("reload failed");
+    assert!(told.contains("heartbeat.colour"), "{told}");
     run.write("log.level = 'debug'\n");
     run.proxy.wait_for_log_lines("config reloaded", 2);
 }
@@ -283,11 +289,8 @@ fn reload_sets_the_log_level_at_once_and_threads_require_a_restart() {
     let mut first = run.proxy.send_request(head);
     first.head();
     run.hang_up("log.level = 'trace'\nthreads = 2\n", 1);
-    let report = run.proxy.wait_for_log("require a restart");
-    assert!(
-        report.contains("threads") && !report.contains("log"),
-        "{report}"
-    );
+    let told = run.proxy.wait_for_log("require a restart");
+    assert!(told.contains("threads") && !told.contains("log"), "{told}");
     assert!(!run.proxy.log().contains("TRACE"));
     let mut second = run.proxy.send_request(head);
     second.head();
@@ -404,15 +407,15 @@ fn config_path_that_blocks_delays_neither_streams_nor_a_stop() {
     while !operator.is_finished() {
         begun(run.proxy.addr, "/");
     }
-    let (status, report) = operator.join().unwrap();
-    assert_eq!(status, 422, "{report}");
+    let (status, told) = operator.join().unwrap();
+    assert_eq!(status, 422, "{told}");
     let name = run.file.to_str().unwrap();
     for part in ["--config", "cannot read", name, "pipe without a writer"] {
-        assert!(report.contains(part), "{part}: {report}");
+        assert!(told.contains(part), "{part}: {told}");
     }
     // What hangs is not begun a second time.
-    let (_, report) = post(admin, "/api/reload");
-    assert!(report.contains("still hangs"), "{report}");
+    let (_, told) = post(admin, "/api/reload");
+    assert!(told.contains("still hangs"), "{told}");
     let threads = fs::read_dir(format!("/proc/{}/task", run.proxy.pid()));
     if let Ok(threads) = threads {
         let names = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")));

@@ -49,7 +49,10 @@ fn lines(proxy: &Proxy) -> Vec<Value> {
 }
 
 fn metrics(proxy: &Proxy) -> String {
-    proxy.admin_get("/metrics").1
+    let mut client = Client::connect(proxy.admin());
+    client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    client.head();
+    String::from_utf8(client.raw()).unwrap()
 }
 
 #[test]
@@ -210,9 +213,9 @@ fn rejection_is_logged_with_client_route_and_limit() {
 
 #[test]
 fn failure_to_connect_names_the_request() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
     let proxy = Proxy::start(address, &[]);
     assert!(
         proxy

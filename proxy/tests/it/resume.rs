@@ -22,7 +22,9 @@ fn start(origin: SocketAddr, flags: &[&str]) -> Proxy {
 }
 
 fn metrics(proxy: &Proxy) -> String {
-    proxy.admin_get("/metrics").1
+    let mut admin = Client::connect(proxy.admin());
+    admin.send("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+    String::from_utf8(admin.raw()).unwrap()
 }
 
 fn start_with_backoff(origin: SocketAddr, flags: &[&str]) -> Proxy {
@@ -40,7 +42,7 @@ fn next(received: &ReceivedRequest) -> u64 {
         .map_or(1, |id| id.parse::<u64>().unwrap() + 1)
 }
 
-/// Reads to `last`. Returns the ids in their order, and the number of heartbeats.
+/// Reads to `last`; tells the ids in their order, and how many heartbeats there were.
 fn read_to(client: &mut Client, last: u64) -> (Vec<u64>, usize) {
     assert!(client.head().starts_with("http/1.1 200 "));
     let text = client.read_until(&event(last));

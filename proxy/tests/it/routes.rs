@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use tempfile::NamedTempFile;
 
-/// A proxy by a config file, in front of `origin` unless a route names another.
+/// A proxy by a config file, in front of `origin` but where a route says otherwise.
 fn configured(origin: &Origin, config: &str, flags: &[&str]) -> Proxy {
     let mut file = NamedTempFile::new().unwrap();
     write!(file, "upstream.url = 'http://{}'\n{config}", origin.addr).unwrap();
@@ -24,10 +24,10 @@ fn send_request(proxy: &Proxy, path: &str) -> (u16, String, Client) {
     (status, head, client)
 }
 
-/// Requests each path in turn, asserts the status, and returns the streams.
-fn hold(proxy: &Proxy, requests: &[(&str, u16)]) -> Vec<Client> {
+/// Asks for each path in turn, asserts the status, and keeps what streams there are.
+fn hold(proxy: &Proxy, received: &[(&str, u16)]) -> Vec<Client> {
     let mut held = Vec::new();
-    for (nth, &(path, expected)) in requests.iter().enumerate() {
+    for (nth, &(path, expected)) in received.iter().enumerate() {
         let (status, head, client) = send_request(proxy, path);
         assert_eq!(status, expected, "{path}, the {nth}th: {head}");
         if status == 200 {

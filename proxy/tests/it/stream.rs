@@ -1,4 +1,4 @@
-//! A stream through the real binary: the same events, heartbeats at boundaries, ends as they were.
+//! A stream through the real binary: the same events, ours at boundaries, ends that tell the truth.
 
 use crate::support::{Answer, End, Origin, Proxy};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -47,14 +47,14 @@ fn heartbeats_stand_between_events_at_every_split() {
             .collect();
         let stream = events.concat();
         let sent = stream.clone();
-        let (arrived, arrival) = std::sync::mpsc::channel::<()>();
-        let arrival = std::sync::Mutex::new(arrival);
+        let (heard, hears) = std::sync::mpsc::channel::<()>();
+        let hears = std::sync::Mutex::new(hears);
         let origin = streaming(move |to| {
             for byte in sent.bytes() {
                 to.chunk([byte]);
             }
-            // The end comes when the client has received a heartbeat.
-            arrival.lock().unwrap().recv().unwrap();
+            // The end comes when the client has heard a heartbeat.
+            hears.lock().unwrap().recv().unwrap();
             to.end();
         });
         let flags = ["--heartbeat-interval", "2ms", "--heartbeat-text", "hb"];
@@ -63,7 +63,7 @@ fn heartbeats_stand_between_events_at_every_split() {
         let proxy = Proxy::start(origin.addr, &flags);
         let mut client = proxy.get("/");
         client.head();
-        // Ahead of the first line the stream's line end is unknown.
+        // Ahead of the first line nothing tells the stream's line end yet.
         let early = beat.replace("{end}", "\n");
         let beat = beat.replace("{end}", end);
         let mut seen = client.read_until(events.last().unwrap());
@@ -73,7 +73,7 @@ fn heartbeats_stand_between_events_at_every_split() {
         if !seen.ends_with(&beat) {
             seen.push_str(&client.read_until(&beat));
         }
-        arrived.send(()).unwrap();
+        heard.send(()).unwrap();
         let (rest, how) = client.rest();
         seen.push_str(&text(rest));
         assert_eq!(how, End::Clean);
@@ -124,10 +124,10 @@ fn each_heartbeat_has_the_time_at_which_it_is_sent() {
 
 #[test]
 fn heartbeat_before_the_byte_order_mark_replaces_it() {
-    let (arrived, arrival) = std::sync::mpsc::channel::<()>();
-    let arrival = std::sync::Mutex::new(arrival);
+    let (heard, hears) = std::sync::mpsc::channel::<()>();
+    let hears = std::sync::Mutex::new(hears);
     let origin = streaming(move |to| {
-        arrival.lock().unwrap().recv().unwrap();
+        hears.lock().unwrap().recv().unwrap();
         to.chunk("\u{feff}data: 1\n\n");
         to.end();
     });
@@ -138,7 +138,7 @@ fn heartbeat_before_the_byte_order_mark_replaces_it() {
     let mut client = proxy.get("/");
     client.head();
     assert_eq!(client.read_until("\n"), ": heartbeat\n");
-    arrived.send(()).unwrap();
+    heard.send(()).unwrap();
     assert_eq!(text(client.rest().0), "data: 1\n\n");
 }
 

@@ -206,8 +206,8 @@ fn second_process_without_a_signal_fails() {
             .output()
             .unwrap();
         assert_eq!(copy.status.code(), Some(1));
-        let output = String::from_utf8(copy.stderr).unwrap();
-        assert!(output.contains("another process listens there"), "{output}");
+        let told = String::from_utf8(copy.stderr).unwrap();
+        assert!(told.contains("another process listens there"), "{told}");
         first.signal("-TERM");
         first.wait_for_log("\"stopping");
         let upstream = format!("--upstream-url=http://{}", origin.addr);

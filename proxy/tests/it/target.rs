@@ -94,7 +94,7 @@ fn valid_host_reaches_the_upstream_unchanged() {
         assert_eq!(origin.last_request().field("host"), Some(host));
         assert_eq!(origin.last_request().field("x-forwarded-host"), Some(host));
     }
-    // HTTP/1.0 has no Host.
+    // HTTP/1.0 knows no Host.
     assert_eq!(put(&proxy, b"GET / HTTP/1.0\r\n\r\n").0, "200");
     assert_eq!(origin.last_request().field("x-forwarded-host"), None);
     assert_eq!(put(&proxy, b"GET / HTTP/1.0\r\nHost: a b\r\n\r\n").0, "400");

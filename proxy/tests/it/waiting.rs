@@ -131,10 +131,10 @@ fn late_response_is_written_like_an_immediate_one() {
                         format!("{method} {path} HTTP/{version}\r\n{rest}{fields}\r\n{body}")
                     };
                     let is_framed = !["/chunked", "/close", "/events"].contains(&path);
-                    let has_option = |option| fields.to_lowercase().contains(option);
+                    let fields_say = |option| fields.to_lowercase().contains(option);
                     let stays = match version {
-                        "1.0" => has_option("keep-alive") && is_framed,
-                        _ => !has_option("close"),
+                        "1.0" => fields_say("keep-alive") && is_framed,
+                        _ => !fields_say("close"),
                     };
                     // What comes behind the last request can turn the end into a reset.
                     let last = match stays {

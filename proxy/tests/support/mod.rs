@@ -1,4 +1,4 @@
-//! The real binary, an origin that sends exactly the bytes of a test, and a client that sees the
+//! The real binary, an origin that sends just the bytes it is told to, and a client that sees the
 //! bytes that come: all on plain sockets, so that neither side hides anything.
 
 #![allow(
@@ -58,7 +58,7 @@ impl Gate {
     }
 }
 
-/// Reports what the machine cannot do, past the harness, which hides the output of a test that passes.
+/// Tells what the machine cannot do, past the harness, which hides what a test that passes says.
 pub fn skipped(why: &str) {
     let line = format!("skipped: {}\n", why.replace('\n', "; "));
     let _ = std::io::stderr().write_all(line.as_bytes());
@@ -118,7 +118,7 @@ impl Proxy {
         Self::run(there, address, flags)
     }
 
-    /// With this config file, also for its addresses.
+    /// By what this file says, also of its addresses.
     pub fn from_file(file: &Path) -> Self {
         Self::from_file_with(file, &[])
     }
@@ -276,16 +276,6 @@ impl Proxy {
         self.send_request(&format!(
             "GET {path} HTTP/1.1\r\nHost: proxy.test\r\nAccept: text/event-stream\r\n\r\n"
         ))
-    }
-
-    /// The status and the body of the admin address's response to a GET.
-    pub fn admin_get(&self, path: &str) -> (u16, String) {
-        let mut client = Client::connect(self.admin());
-        client.send(&format!(
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        ));
-        let status = client.head()[9..12].parse().unwrap();
-        (status, String::from_utf8(client.raw()).unwrap())
     }
 
     /// Opens a connection and sends `bytes`.

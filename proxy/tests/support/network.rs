@@ -21,7 +21,7 @@ const WAYS: [&[&str]; 2] = [&["--user", "--map-root-user", "--net"], &["--net"]]
 const TRIAL: &str = "ip link add trial type bridge && ip link add one type veth peer name other \
                      && unshare --net true && nsenter --net=/proc/$$/ns/net true";
 
-/// Runs a closure of a test, again by a process of its own, in a network of its own; or reports why it
+/// Runs a closure of a test, again by a process of its own, in a network of its own; or says why it
 /// cannot.
 pub fn in_a_network<T: FnOnce(&Network)>(test: T) {
     if std::env::var_os(INSIDE).is_some() {
@@ -90,7 +90,7 @@ impl Side {
     }
 }
 
-/// A network namespace, held by a process.
+/// Where nobody is but what is sent there.
 struct Host(Child);
 
 impl Host {
@@ -156,7 +156,7 @@ impl Network {
         network
     }
 
-    /// From now on nothing comes from this side and nothing gets there, and no host is notified.
+    /// From now on nothing comes from this side and nothing gets there, and no host is told.
     pub fn cut(&self, side: Side) {
         self.wire(side, "nomaster");
     }
@@ -190,7 +190,7 @@ fn run(script: &str) {
     assert!(ran.status.success(), "{script}\n{err}");
 }
 
-/// What the kernel of a process does about a connection from which it has received nothing.
+/// What the kernel of a process does about a connection of which it has heard nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unheard {
     /// Times that the same bytes were sent again.

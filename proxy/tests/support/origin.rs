@@ -26,7 +26,7 @@ impl ReceivedRequest {
 }
 
 /// An upstream: each connection is one request, answered by a function that writes what it likes.
-/// An answer behind which another request comes must have `Connection: close`, as the connection
+/// An answer behind which another request comes has to say `Connection: close`, as the connection
 /// is: another request might else be put to it.
 pub struct Origin {
     pub addr: SocketAddr,

@@ -11,7 +11,7 @@ use rustls::{
     HandshakeKind, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
     SupportedProtocolVersion,
 };
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -277,6 +277,12 @@ impl TlsAnswer {
         let stream = self.reader.get_ref();
         stream.sock.set_read_timeout(Some(10 * PATIENCE)).unwrap();
         let _ = self.reader.read_to_end(&mut Vec::new());
+    }
+
+    /// Waits for the end of the input, or the error by which it ends.
+    pub fn end_of_input(&mut self) -> Result<(), ErrorKind> {
+        let read = self.reader.read_to_end(&mut Vec::new());
+        read.map(drop).map_err(|error| error.kind())
     }
 
     /// A line of what comes.

@@ -15,7 +15,7 @@ fn dashboard_detects_and_survives_a_restart_of_the_proxy() {
     let _old = stream(&first, "/before");
     shows(&browser, &["before"]);
     assert_eq!(browser.problems(), Vec::<String>::new());
-    // Else the next one's age could not be distinguished from this one's.
+    // Else the next one's age could not be told from this one's.
     browser.wait_for("document.querySelector('#about').innerText.match(/up\\s[2-9]/)");
     browser.run("document.querySelector('#stream-table .act button').click()");
     browser.wait_for("document.querySelector('#confirm').open");

@@ -21,7 +21,7 @@ fn stream_is_listed_found_ended_and_its_end_is_shown() {
 
     browser.write("#stream-filters [name=q]", "2.77");
     shows(&browser, &["other"]);
-    // By keyboard alone: the row's button, then the one that confirms, which is not the first choice.
+    // By keyboard alone: the row's button, then the one that says yes, which is not the first choice.
     browser.run("document.querySelector('#stream-table .act button').focus()");
     browser.press(ENTER);
     browser.wait_for("document.querySelector('#confirm').open");
@@ -119,7 +119,7 @@ fn table_of_a_thousand_streams_holds_the_rows_in_view_alone() {
     browser.wait_for(&format!(
         "{ROWS}.some((row) => row.querySelector('th').innerText === '1')"
     ));
-    // The rows last in order are at the end, and marked as such.
+    // The rows last in order are at the end, and say so.
     browser.wait_for(&format!(
         "{ROWS}.at(-1).getAttribute('aria-rowindex') === '1001'"
     ));
@@ -186,7 +186,7 @@ fn row_opens_its_details_and_unprotected_streams_are_listed() {
         client
     };
     shows(&browser, &["answer", "coded", "feed/of/prices"]);
-    // What distinguishes one stream from another fits.
+    // What it takes to tell one stream from another fits.
     let cut = |table: &str, cells: &str| {
         browser.wait_for(&format!(
             "[...document.querySelectorAll('{table} tbody :is({cells})')]
@@ -212,13 +212,13 @@ fn row_opens_its_details_and_unprotected_streams_are_listed() {
         browser.wait_for("document.querySelector('#details').open");
     };
     let details = "document.querySelector('#details').innerText";
-    let shows_details = |parts: &[&str]| {
+    let say = |parts: &[&str]| {
         for part in parts {
             browser.wait_for(&format!("{details}.includes('{part}')"));
         }
     };
     open("/answer");
-    shows_details(&[
+    say(&[
         "POST /answer HTTP/1.1",
         "openai: client of the OpenAI API",
         "the OpenAI SDK raises a connection error",
@@ -226,10 +226,10 @@ fn row_opens_its_details_and_unprotected_streams_are_listed() {
     browser.photograph("details");
     browser.click("#details-close");
     open("/coded");
-    shows_details(&["none: the upstream compresses the stream"]);
+    say(&["none: the upstream compresses the stream"]);
     browser.click("#details-close");
     open("/feed/of/prices");
-    shows_details(&[
+    say(&[
         "GET /feed/of/prices HTTP/1.1",
         "eventsource: EventSource",
         "the client reconnects by itself with Last-Event-ID 7",
@@ -239,7 +239,7 @@ fn row_opens_its_details_and_unprotected_streams_are_listed() {
     ]);
     // The details follow their stream to its end.
     drop(feed);
-    shows_details(&["ended: client gone", "closed the connection"]);
+    say(&["ended: client gone", "closed the connection"]);
     assert_eq!(
         browser.run(&format!("return {details}.includes('secret')")),
         false
@@ -250,7 +250,7 @@ fn row_opens_its_details_and_unprotected_streams_are_listed() {
         ".time, .reason, .stream, .client, .family, .age",
     );
     browser.run("document.querySelector('#end-table tbody th button').click()");
-    shows_details(&["ended: client gone", "GET /feed/of/prices HTTP/1.1"]);
+    say(&["ended: client gone", "GET /feed/of/prices HTTP/1.1"]);
     // The details may be requested at the moment at which their stream ends.
     let mut problems = browser.problems();
     problems.retain(|text| !text.contains("/api/streams/") || !text.contains("404"));

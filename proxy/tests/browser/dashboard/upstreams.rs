@@ -74,12 +74,12 @@ fn unreachable_upstream_is_shown_with_cause_and_remedy_until_it_is_back() {
     browser.wait_for(well);
     browser.wait_for("document.querySelector('#unwell').children.length === 0");
     browser.wait_for(&format!("{row}.includes('healthy')"));
-    // Each change was announced once, however many seconds it lasted.
-    let announced = browser.run(
-        "return [...document.querySelectorAll('#announce p')].map((announced) => announced.innerText)
-             .filter((announced) => announced.startsWith('Health')).join()",
+    // Each change was told once, however many seconds it lasted.
+    let told = browser.run(
+        "return [...document.querySelectorAll('#announce p')].map((told) => told.innerText)
+             .filter((told) => told.startsWith('Health')).join()",
     );
-    assert_eq!(announced, "Health: 1 failing,Health: healthy");
+    assert_eq!(told, "Health: 1 failing,Health: healthy");
     assert_eq!(browser.problems(), Vec::<String>::new());
 }
 

@@ -33,7 +33,7 @@ fn event_source_gets_a_retry_for_each_kind_of_upstream_failure() {
     let origin = failing();
     let flags = ["--upstream-head-timeout=300ms", "--limit-retry-after=4s"];
     let proxy = Proxy::start(origin.addr, &flags);
-    let away = Proxy::start(unused_address(), &flags);
+    let away = Proxy::start(nobody(), &flags);
     for (proxy, path, code) in [
         (&away, "/", 502),
         (&proxy, "/broken", 502),
@@ -133,7 +133,7 @@ fn response_in_place_of_a_failure_is_counted_as_a_failure() {
 
 #[test]
 fn event_source_is_served_as_soon_as_its_upstream_is_back() {
-    let address = unused_address();
+    let address = nobody();
     let proxy = Proxy::start(address, &["--limit-retry-after=100ms"]);
     let (_, retry) = proxy.get("/").retry_later();
     assert!((50..=150).contains(&retry), "{retry}");
@@ -158,7 +158,7 @@ fn first_heartbeat_of_a_quiet_stream_comes_at_once() {
             to.end();
         }
     });
-    // Without a flag.
+    // No flag says so.
     let flags = ["--heartbeat-interval=1h", "--heartbeat-immediate=auto"];
     let proxy = Proxy::start(origin.addr, &flags);
     let both = "Accept: application/json, text/event-stream\r\n";

@@ -71,8 +71,8 @@ fn preflight_is_allowed_no_more_than_its_upstream_allowed() {
             ))
             .head()
     };
-    let request_method = "Access-Control-Request-Method: DELETE\r\n";
-    let preflight = |host: &str, path: &str| send_request("OPTIONS", host, path, request_method);
+    let asks = "Access-Control-Request-Method: DELETE\r\n";
+    let preflight = |host: &str, path: &str| send_request("OPTIONS", host, path, asks);
     send_request("GET", "app.test", "/session", "");
     for path in ["/api", "/api?later"] {
         preflight("app.test", path);
@@ -107,7 +107,7 @@ fn preflights_have_a_limit_apart_from_requests() {
         _ => plain(to, &allowed(&received)),
     });
     let proxy = Proxy::start(origin.addr, &["--limit-requests-per-ip=1"]);
-    let request_method = "Access-Control-Request-Method: GET\r\n";
+    let asks = "Access-Control-Request-Method: GET\r\n";
     let send_request = |method: &str, path: &str, fields: &str| {
         proxy.send_request(&format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nOrigin: {APP}\r\n{fields}\r\n"
@@ -115,28 +115,19 @@ fn preflights_have_a_limit_apart_from_requests() {
     };
     let get = send_request("GET", "/hang", "");
     wait_until("the GET", || origin.served() == 1);
-    assert_eq!(
-        status(&mut send_request("OPTIONS", "/", request_method)),
-        200
-    );
+    assert_eq!(status(&mut send_request("OPTIONS", "/", asks)), 200);
     assert_eq!(status(&mut send_request("OPTIONS", "/", "")), 429);
-    assert_eq!(status(&mut send_request("GET", "/", request_method)), 429);
-    let preflight = send_request("OPTIONS", "/hang", request_method);
+    assert_eq!(status(&mut send_request("GET", "/", asks)), 429);
+    let preflight = send_request("OPTIONS", "/hang", asks);
     wait_until("the preflight", || origin.served() == 3);
-    assert_eq!(
-        status(&mut send_request("OPTIONS", "/", request_method)),
-        429
-    );
+    assert_eq!(status(&mut send_request("OPTIONS", "/", asks)), 429);
     drop(get);
     wait_until("the place of the GET", || {
         status(&mut send_request("GET", "/", "")) == 200
     });
-    assert_eq!(
-        status(&mut send_request("OPTIONS", "/", request_method)),
-        429
-    );
+    assert_eq!(status(&mut send_request("OPTIONS", "/", asks)), 429);
     drop(preflight);
     wait_until("the place of the preflight", || {
-        status(&mut send_request("OPTIONS", "/", request_method)) == 200
+        status(&mut send_request("OPTIONS", "/", asks)) == 200
     });
 }

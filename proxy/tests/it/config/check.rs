@@ -194,8 +194,8 @@ fn check_shows_budgets_as_they_take_effect_and_warns_of_those_that_cannot() {
     let memory = squeezed(&ended.out);
     let memory = memory.iter().position(|line| line == "[memory]").unwrap();
     let memory = &squeezed(&ended.out)[memory + 1];
-    let ends = |end: &str| memory.ends_with(end);
-    assert!(ends("container") || ends("no limit"), "{memory}");
+    let is_told = |end: &str| memory.ends_with(end);
+    assert!(is_told("container") || is_told("no limit"), "{memory}");
 
     let beyond = (files + 1).to_string();
     let ended = Run {
@@ -203,9 +203,8 @@ fn check_shows_budgets_as_they_take_effect_and_warns_of_those_that_cannot() {
         ..Run::default()
     }
     .end();
-    let warning =
-        format!("warning: files.budget {beyond} is above the process's limit of {files} ");
-    assert!(ended.err.starts_with(&warning), "{}", ended.err);
+    let told = format!("warning: files.budget {beyond} is above the process's limit of {files} ");
+    assert!(ended.err.starts_with(&told), "{}", ended.err);
 }
 
 #[test]
@@ -223,8 +222,8 @@ fn raised_drain_gets_a_warning_and_is_shown_with_its_effect() {
         ..Run::default()
     }
     .end();
-    let warning = "warning: drain.answers 5s is below drain.window 1m, and raised to it";
-    assert!(ended.err.starts_with(warning), "{}", ended.err);
+    let told = "warning: drain.answers 5s is below drain.window 1m, and raised to it";
+    assert!(ended.err.starts_with(told), "{}", ended.err);
     let line = "answers = \"1m\" # --drain-answers; raised from \"5s\" to drain.window";
     assert_line(&ended.out, line);
 }

@@ -41,7 +41,7 @@ fn client_connection_of_a_login_closes_with_its_upstream() {
         server.wait_for_open(0);
     };
 
-    // It announces that.
+    // It says so.
     let mut client = logged_in();
     let last = get(&mut client, "/close");
     assert_eq!(

@@ -72,7 +72,7 @@ fn login_is_never_inherited_by_another_client() {
             for closes in [false, true] {
                 let server = server();
                 let proxy = Proxy::start(server.addr, &[]);
-                // An idle connection without a login must not become alice's.
+                // An idle connection of nobody in particular must not become alice's.
                 let mut other = Client::connect(proxy.addr);
                 assert_eq!(get(&mut other, "/public").body, "nobody");
                 let mut client = Client::connect(proxy.addr);

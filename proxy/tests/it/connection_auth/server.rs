@@ -13,7 +13,7 @@ struct Session {
 }
 
 impl Session {
-    /// Whether the request goes on to its answer; else it got the challenge.
+    /// Whether the request goes on to its answer; else it has been told to log in.
     fn logs_in(&mut self, received: &ReceivedRequest, to: &mut Answer) -> bool {
         static CHALLENGES: AtomicUsize = AtomicUsize::new(0);
         let credentials: Vec<_> = fields(received, "authorization").collect();

@@ -5,14 +5,14 @@ use super::*;
 /// The metrics of the real binary, without the suffixes of histograms, and the values of their
 /// labels; after one of each has happened that is counted from its first time on.
 fn exported() -> BTreeMap<String, BTreeMap<String, HashSet<String>>> {
-    let (send, may_send) = gate();
+    let (speak, may_speak) = gate();
     let origin = Origin::start(move |used, to| {
         if used.path == "/plain" {
             to.raw(b"HTTP/1.1 204 No Content\r\n\r\n");
             return;
         }
         to.stream();
-        may_send.wait();
+        may_speak.wait();
         if used.field("last-event-id").is_none() {
             to.chunk("id: 1\ndata: 1\n\n");
             to.reset();
@@ -36,7 +36,7 @@ fn exported() -> BTreeMap<String, BTreeMap<String, HashSet<String>>> {
     client.head();
     for seen in ["heartbeat", "data: 1\n\n"] {
         client.read_until(seen);
-        send.send(()).unwrap();
+        speak.send(()).unwrap();
     }
     client.read_until("data: 2\n\n");
     assert!(proxy.get("/").head().starts_with("http/1.1 429 "));
@@ -44,7 +44,10 @@ fn exported() -> BTreeMap<String, BTreeMap<String, HashSet<String>>> {
     let mut plain = proxy.send_request("GET /plain HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(plain.head().starts_with("http/1.1 204 "));
     let scrape = || -> Vec<Sample> {
-        let (_, text) = proxy.admin_get("/metrics");
+        let mut client = Client::connect(proxy.admin());
+        client.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        client.head();
+        let text = String::from_utf8(client.raw()).unwrap();
         let lines = text.lines().map(|line| Ok(line.to_owned()));
         Scrape::parse(lines).unwrap().samples
     };
@@ -101,7 +104,7 @@ fn metrics(expression: &str) -> impl Iterator<Item = &str> {
         .map(base)
 }
 
-/// The values of a label that it selects, alternatives one by one.
+/// The values that it asks of a label, alternatives one by one.
 fn values<'a>(expression: &'a str, label: &str) -> HashSet<&'a str> {
     let starts = ["=", "=~", "!=", "!~"].map(|operator| format!("{label}{operator}\""));
     starts
@@ -119,7 +122,7 @@ fn groups(expression: &str) -> HashSet<&str> {
         .collect()
 }
 
-/// Whether all that it selects is exported.
+/// Whether all that it asks for is there to be answered.
 #[track_caller]
 fn assert_answered(
     expression: &str,

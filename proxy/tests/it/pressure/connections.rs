@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A connection that takes a file without a request: silent, with a head that does not end, or
+/// A connection that takes a file and asks for nothing: silent, with a head that does not end, or
 /// kept after a request.
 fn idle(number: usize, source: [u8; 4], proxy: &Proxy) -> Client {
     let mut client = Client::connect_from(source, proxy.addr);
@@ -38,16 +38,16 @@ fn attacked_by(sources: &[[u8; 4]]) {
         }
         assert!(proxy.files() < FILES * 9 / 10, "{} files", proxy.files());
     }
-    assert_eq!(proxy.admin_get("/readyz").0, 200);
+    assert!(admin(&proxy, "/readyz").starts_with("HTTP/1.1 200 "));
     let closed = metric(
         &proxy,
         "sse_guard_connections_closed_total{reason=\"files\"}",
     );
     assert!(closed > 300.0, "{closed}");
-    let logged = proxy.wait_for_log("closing idle connections, the oldest first");
+    let told = proxy.wait_for_log("closing idle connections, the oldest first");
     assert!(
-        logged.contains("files run short") || logged.contains("files"),
-        "{logged}"
+        told.contains("files run short") || told.contains("files"),
+        "{told}"
     );
     // The oldest went.
     assert_eq!(crowd.remove(0).raw_and_end().1, Gone::Closed);
@@ -94,10 +94,10 @@ fn max_connections_closes_the_oldest_idle_connection_of_an_address() {
     let streams: Vec<Client> = (0..4).map(|_| stream_from(crowd, &proxy)).collect();
     let mut silent: Vec<Client> = (0..40).map(|number| idle(number, crowd, &proxy)).collect();
     assert_eq!(silent.remove(0).raw_and_end().1, Gone::Closed);
-    let logged = proxy.wait_for_log("closing connections of an address");
+    let told = proxy.wait_for_log("closing connections of an address");
     assert!(
-        logged.contains("client.max_connections") && logged.contains("127.0.0.1"),
-        "{logged}"
+        told.contains("client.max_connections") && told.contains("127.0.0.1"),
+        "{told}"
     );
     let open = "sse_guard_connections{state=\"idle\"}";
     wait_until("the bound", || metric(&proxy, open) <= 4.0);
@@ -139,13 +139,8 @@ fn admin_address_responds_when_clients_hold_all_files() {
     held.extend((0..64).map(|_| Client::connect(proxy.addr)));
     proxy.wait_for_log("cannot accept connections");
     for _ in 0..30 {
-        assert_eq!(proxy.admin_get("/healthz").0, 200);
-        assert!(
-            proxy
-                .admin_get("/metrics")
-                .1
-                .contains("sse_guard_files_used")
-        );
+        assert!(admin(&proxy, "/healthz").starts_with("HTTP/1.1 200 "));
+        assert!(admin(&proxy, "/metrics").contains("sse_guard_files_used"));
     }
 }
 
@@ -156,7 +151,7 @@ fn admin_address_responds_despite_silent_connections() {
     let proxy = Proxy::start(origin.addr, &flags);
     let silent: Vec<Client> = (0..300).map(|_| Client::connect(proxy.admin())).collect();
     for _ in 0..10 {
-        assert_eq!(proxy.admin_get("/healthz").0, 200);
+        assert!(admin(&proxy, "/healthz").starts_with("HTTP/1.1 200 "));
     }
     assert!(proxy.files() < 150, "{} files", proxy.files());
     drop(silent);

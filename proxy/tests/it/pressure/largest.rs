@@ -28,8 +28,8 @@ fn the_largest_holder_pays(files: usize, request: &str, path: &str) {
         }
         metric(&proxy, closed) >= 60.0
     });
-    let logged = proxy.wait_for_log("ending requests of the client that holds most");
-    assert!(logged.contains("127.0.0.1"), "{logged}");
+    let told = proxy.wait_for_log("ending requests of the client that holds most");
+    assert!(told.contains("127.0.0.1"), "{told}");
     assert_eq!(json(&proxy, "/api/ends")["ends"], json!([]));
     // Others get new streams and answers again.
     drop(greedy);
@@ -91,8 +91,8 @@ fn clients_behind_a_trusted_proxy_count_by_their_own_address() {
         greedy.extend((0..20).map(|_| from(200, &hang)));
         metric(&proxy, closed) >= 20.0
     });
-    let logged = proxy.wait_for_log("ending requests of the client that holds most");
-    assert!(logged.contains("192.0.2.200"), "{logged}");
+    let told = proxy.wait_for_log("ending requests of the client that holds most");
+    assert!(told.contains("192.0.2.200"), "{told}");
     assert_eq!(json(&proxy, "/api/ends")["ends"], json!([]));
     drop((healthy, greedy));
 }

@@ -6,8 +6,8 @@ use super::*;
 fn stream_limit_above_the_file_limit_gets_a_warning() {
     let (_go, origin) = origin();
     let proxy = Proxy::with_few_files(200, origin.addr, &["--limit-total=300"]);
-    let warning = "limit.total allows 300 streams, but 200 open files are enough for 90:";
-    proxy.wait_for_log(warning);
+    let told = "limit.total allows 300 streams, but 200 open files are enough for 90:";
+    proxy.wait_for_log(told);
     let output = std::process::Command::new("/bin/sh")
         .env_clear()
         .args(["-c", "ulimit -n 200; exec \"$0\" \"$@\""])
@@ -16,7 +16,7 @@ fn stream_limit_above_the_file_limit_gets_a_warning() {
         .output()
         .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains(&format!("warning: {warning}")), "{text}");
+    assert!(text.contains(&format!("warning: {told}")), "{text}");
 }
 
 #[test]

@@ -23,17 +23,17 @@ fn sigterm_ends_streams_properly_with_spread_retries() {
         let mut proxy = Proxy::start(origin.addr, &["--drain-window", "500ms"]);
         let mut clients: Vec<Client> = (0..20).map(|_| begun(proxy.get("/"))).collect();
         proxy.signal(signal);
-        let mut retries = BTreeSet::new();
+        let mut told = BTreeSet::new();
         for client in &mut clients {
             let (last_words, end) = client.rest();
             assert_eq!(end, End::Clean);
-            retries.insert(retry(&last_words));
+            told.insert(retry(&last_words));
         }
-        assert!(retries.len() > 10, "{retries:?}");
+        assert!(told.len() > 10, "{told:?}");
         // 2 s by default, half of it either way, behind what is left of the window.
         assert!(
-            retries.iter().all(|ms| (1_000..=3_750).contains(ms)),
-            "{retries:?}"
+            told.iter().all(|ms| (1_000..=3_750).contains(ms)),
+            "{told:?}"
         );
         let last = stopped(&mut proxy);
         for (name, count) in [("active", 0), ("slots", 0), ("cut_off", 0), ("opened", 20)] {

@@ -5,10 +5,11 @@ use std::path::Path;
 use http::Uri;
 use http::uri::Scheme;
 
-use super::super::super::given::{Scope, URL};
+use super::super::super::given::{AllValues, Scope, URL};
 use super::super::super::key::{Key, Table};
 use super::super::super::kind::Shape;
 use super::super::super::mistake::{Mistake, ValueSource};
+use super::super::super::value::Value;
 use crate::tls::{
     ClientIdentity, ClientTls, ClientTlsError, PemError, Trust, certificates, private_key,
     server_name,
@@ -150,6 +151,19 @@ fn unusable(scope: Scope<'_>, error: &ClientTlsError) -> Mistake {
         ClientTlsError::Client(_) => mistake(scope, CERTIFICATE, error.to_string()),
         ClientTlsError::Other(_) => mistake(scope, URL, error.to_string()),
     }
+}
+
+/// A warning about a key that is set where no upstream has TLS.
+pub(in super::super::super) fn unused(values: &AllValues) -> Option<String> {
+    let is_set = |key: &&Key| {
+        let mut given = values.routes().filter_map(|scope| scope.given(key.name));
+        given.any(|given| !matches!(given.value, Value::Off | Value::Bool(false)))
+    };
+    let key = TABLE.keys.iter().find(is_set)?;
+    Some(format!(
+        "{} has no effect: no upstream.url begins with https://",
+        key.name
+    ))
 }
 
 /// A warning that is to be noticed.
