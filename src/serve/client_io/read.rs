@@ -86,12 +86,8 @@ impl ClientIo {
     fn skip_empty_lines(&self) -> bool {
         let mut state = self.state();
         let read_ahead = &mut state.read_ahead;
-        while let Some(len) = match read_ahead[..] {
-            [b'\r', b'\n', ..] => Some(2),
-            [b'\n', ..] => Some(1),
-            _ => None,
-        } {
-            read_ahead.advance(len);
+        while read_ahead.starts_with(b"\r\n") {
+            read_ahead.advance(2);
         }
         if read_ahead.is_empty() {
             *read_ahead = BytesMut::new();

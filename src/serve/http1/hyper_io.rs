@@ -82,6 +82,10 @@ impl Read for HyperIo {
         if this.scan.has_many_fields() {
             return this.poll_many_fields();
         }
+        if this.scan.take_cut_head() {
+            buf.put_slice(b"\n\n");
+            return Poll::Ready(Ok(()));
+        }
         if this.scan.is_invalid() {
             let error = io::Error::new(io::ErrorKind::InvalidData, InputDiscarded);
             return Poll::Ready(Err(error));

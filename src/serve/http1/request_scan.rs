@@ -4,6 +4,9 @@
 //!   from the one that intermediaries have processed.
 //! - A `Content-Length` beside a `Transfer-Encoding`: hyper removes it. An intermediary that honours the length sees
 //!   other requests after this one (RFC 9112 sections 6.1 and 11.2).
+//! - A line that ends in a bare LF. RFC 9112 section 2.2 permits a recipient to accept it, and intermediaries differ: to
+//!   some it is a byte of a value, so that they have not checked the field that follows it here.
+//! - A request line without a version, which hyper rejects at the end of a head that may never come.
 //!
 //! The scan replaces one byte of them by a byte that is invalid in a head, and hyper responds with 400.
 
@@ -16,6 +19,9 @@ use std::fmt;
 
 /// Fields of a head that hyper accepts by default, without a heap allocation.
 const HYPER_DEFAULT_FIELDS: u16 = 100;
+
+/// The longest body that hyper accepts: it has other uses for the two highest numbers, and calls the head too large.
+const MAX_LENGTH: u64 = u64::MAX - 2;
 
 /// Longer than the name of each field that the scan distinguishes.
 const NAME_PREFIX_LEN: usize = 24;
@@ -34,6 +40,10 @@ pub(super) struct RequestScan {
     accepts_many_fields: bool,
     /// The first error of the current request.
     error: Option<RequestError>,
+    /// An invalid head was passed to hyper without its end.
+    is_head_cut: bool,
+    /// The last byte of the head so far is a CR.
+    follows_cr: bool,
     /// Of an incomplete character in the target: its first byte, and the number of its missing bytes.
     incomplete_char: Option<(u8, u8)>,
     head: HeadSummary,
@@ -47,6 +57,9 @@ pub(super) enum RequestError {
     RawByte(u8),
     LengthAndEncoding,
     InvalidLength,
+    BareLf,
+    /// Without a version, as in HTTP/0.9, or without a target.
+    RequestLine,
 }
 
 impl fmt::Display for RequestError {
@@ -64,6 +77,10 @@ impl fmt::Display for RequestError {
             Self::InvalidLength => {
                 f.write_str("Content-Length is not a number, or there are two that differ")
             }
+            Self::RequestLine => {
+                f.write_str("the request line is not a method, a target and a version")
+            }
+            Self::BareLf => f.write_str("a line of the request head ends in LF without CR"),
         }
     }
 }
@@ -141,13 +158,19 @@ impl RequestScan {
                     }
                 },
                 // Only the end of their line matters, and most bytes of a head are in them.
-                ScanState::Version | ScanState::Value => {
-                    let end = memchr::memchr(b'\n', rest);
-                    offset += end.map_or(rest.len(), |end| end + 1);
-                    if end.is_some() {
-                        self.begin_name();
+                ScanState::Version | ScanState::Value => match memchr::memchr(b'\n', rest) {
+                    Some(end) => {
+                        if let Some(before) = end.checked_sub(1) {
+                            self.follows_cr = rest[before] == b'\r';
+                        }
+                        self.head_byte(&mut rest[end]);
+                        offset += end + 1;
                     }
-                }
+                    None => {
+                        self.follows_cr = rest.last() == Some(&b'\r');
+                        offset += rest.len();
+                    }
+                },
                 _ => {
                     self.head_byte(&mut rest[0]);
                     offset += 1;
@@ -199,6 +222,11 @@ impl RequestScan {
     }
 
     fn head_byte(&mut self, byte: &mut u8) {
+        let ends_in_bare_lf = *byte == b'\n' && !self.follows_cr;
+        self.follows_cr = *byte == b'\r';
+        if ends_in_bare_lf {
+            return self.reject_head(byte, RequestError::BareLf);
+        }
         if matches!(self.state, ScanState::Target | ScanState::Query) {
             self.check_utf8(*byte);
         }
@@ -232,6 +260,9 @@ impl RequestScan {
                 self.end_length(length);
                 self.begin_name();
             }
+            (ScanState::Method | ScanState::Target | ScanState::Query, b'\n') => {
+                self.reject_head(byte, RequestError::RequestLine);
+            }
             (_, b'\n') => self.begin_name(),
             (ScanState::Method, _) => self.push(*byte),
             (ScanState::Name, b'\r') => {}
@@ -243,7 +274,8 @@ impl RequestScan {
             (ScanState::Length(length, false), b'0'..=b'9') => {
                 let length = length.unwrap_or(0).checked_mul(10);
                 let digit = u64::from(*byte - b'0');
-                match length.and_then(|length| length.checked_add(digit)) {
+                let length = length.and_then(|length| length.checked_add(digit));
+                match length.filter(|length| *length <= MAX_LENGTH) {
                     Some(length) => self.state = ScanState::Length(Some(length), false),
                     None => {
                         self.invalidate(byte, RequestError::InvalidLength);
@@ -327,6 +359,20 @@ impl RequestScan {
         self.record_error(error);
         *byte = 0;
         self.head.is_invalid = true;
+    }
+
+    /// Nothing that follows is a part of the head: a recipient with other rules may take it for a body, or for
+    /// another request.
+    fn reject_head(&mut self, byte: &mut u8, error: RequestError) {
+        self.invalidate(byte, error);
+        self.state = ScanState::Invalid;
+        self.is_head_cut = true;
+    }
+
+    /// Returns true once if hyper must get the end of an invalid head before it rejects that: it does not parse a head
+    /// again ahead of its end.
+    pub(super) fn take_cut_head(&mut self) -> bool {
+        std::mem::take(&mut self.is_head_cut)
     }
 
     fn end_head(&mut self) {

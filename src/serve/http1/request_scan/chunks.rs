@@ -1,5 +1,8 @@
 //! Finds the end of a chunked body, RFC 9112 section 7.1.
 
+/// Digits of a chunk's size: as many as fit into 64 bits. Leading zeros are not worth more.
+const MAX_SIZE_DIGITS: u8 = 16;
+
 /// Parses the framing of a chunked body and stores none of it. It accepts a subset of what hyper's decoder accepts, so
 /// that both agree on the end of each body.
 ///
@@ -11,6 +14,8 @@ pub(super) struct ChunkScan {
     state: ChunkState,
     /// The size of the chunk, then the number of its remaining bytes.
     size: u64,
+    /// Digits of that size.
+    digits: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,12 +65,11 @@ impl ChunkScan {
             offset += 1;
             self.state = match (self.state, byte) {
                 (ChunkState::Start | ChunkState::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
-                    let digit = char::from(byte).to_digit(16).map_or(0, u64::from);
-                    let size = self.size.checked_mul(16);
-                    match size.and_then(|size| size.checked_add(digit)) {
-                        Some(size) => self.size = size,
-                        None => return ChunkProgress::Invalid(offset),
+                    if self.digits == MAX_SIZE_DIGITS {
+                        return ChunkProgress::Invalid(offset);
                     }
+                    let digit = char::from(byte).to_digit(16).map_or(0, u64::from);
+                    (self.size, self.digits) = (self.size << 4 | digit, self.digits + 1);
                     ChunkState::Size
                 }
                 (ChunkState::Size | ChunkState::Space, b' ' | b'\t') => ChunkState::Space,
@@ -73,11 +77,15 @@ impl ChunkScan {
                 (ChunkState::Size | ChunkState::Space | ChunkState::Extension, b'\r') => {
                     ChunkState::SizeLf
                 }
-                (ChunkState::Extension, byte) if byte != b'\n' => ChunkState::Extension,
+                // Control characters end a line to some parsers.
+                (ChunkState::Extension, b'\t' | b' '..=b'~' | 0x80..) => ChunkState::Extension,
                 (ChunkState::SizeLf, b'\n') if self.size == 0 => ChunkState::Fields,
                 (ChunkState::SizeLf, b'\n') => ChunkState::Data,
                 (ChunkState::DataCr, b'\r') => ChunkState::DataLf,
-                (ChunkState::DataLf, b'\n') => ChunkState::Start,
+                (ChunkState::DataLf, b'\n') => {
+                    self.digits = 0;
+                    ChunkState::Start
+                }
                 (ChunkState::Fields, b'\r') => ChunkState::EndLf,
                 (ChunkState::Field, b'\r') => ChunkState::FieldLf,
                 (ChunkState::Fields | ChunkState::Field, byte) if byte != b'\n' => {
@@ -120,6 +128,7 @@ mod tests {
             "3\r\nabc\r\n0\r\n\r\n",
             "0a\r\n0\r\n\r\n0\r\n\r\n\r\n00\r\n\r\n",
             "A;name=\"value\"\r\n0123456789\r\n1 \t;x\r\n\n\r\n0;x\r\n\r\n",
+            "0000000000000001\r\na\r\n0000000000000000\r\n\r\n",
             "1\t\r\na\r\n0\r\nX-A: b\r\nX-C: d\r\n\r\n",
         ] {
             assert_ends(body, ChunkProgress::Complete(body.len()));
@@ -142,6 +151,9 @@ mod tests {
             ("1 2\r\n", 3),
             ("1;a\n", 4),
             ("1;a\rb", 5),
+            ("1;a\0b", 4),
+            ("1;\x0b", 3),
+            ("00000000000000001\r\n", 17),
             ("1\r\nab", 5),
             ("1\r\na\n", 5),
             ("1\r\na\rb", 6),

@@ -26,7 +26,7 @@ fn assert_marks_of(bytes: &str, len: usize, marked: &[usize]) {
 #[test]
 fn fragment_is_replaced_only_in_request_targets() {
     assert_marks("GET /a#b HTTP/1.1\r\nX: #\r\n\r\n", &[6]);
-    assert_marks("\r\nGET /a?b#c HTTP/1.1\n\n", &[10]);
+    assert_marks("\r\nGET /a?b#c HTTP/1.1\r\n\r\n", &[10]);
     assert_marks("GET http://a/#b HTTP/1.1\r\n\r\n", &[13]);
     assert_marks("GET / HTTP/1.1\r\nCookie: a=#\r\nX-#: y\r\n\r\n", &[]);
     assert_marks("X# / HTTP/1.1\r\n\r\n", &[]);
@@ -43,7 +43,7 @@ fn requests_after_a_body_are_scanned() {
         // Bodies may contain anything.
         format!("POST / HTTP/1.1\r\nContent-Length: 19\r\n\r\n{GET}"),
         format!(
-            "POST / HTTP/1.1\nCONTENT-LENGTH:{}19\t \n\n{GET}",
+            "POST / HTTP/1.1\r\nCONTENT-LENGTH:{}19\t \r\n\r\n{GET}",
             " ".repeat(80)
         ),
         format!(
@@ -77,6 +77,7 @@ fn input_after_an_invalid_request_is_not_passed_on() {
         ("Content-Length: +1".to_owned(), Some(33)),
         ("Content-Length: 1 1".to_owned(), Some(35)),
         ("Content-Length: 18446744073709551616".to_owned(), Some(52)),
+        ("Content-Length: 18446744073709551614".to_owned(), Some(52)),
         ("Content-Length:".to_owned(), None),
         (format!("{length}\r\nContent-Length: 6"), None),
     ] {
@@ -120,5 +121,47 @@ fn input_after_a_possible_switch_waits_for_the_response() {
             assert_eq!(scan.check(&mut seen), 6);
             assert_eq!(seen, expected.as_bytes());
         }
+    }
+}
+
+#[test]
+fn bare_lf_in_a_head_ends_the_input() {
+    let head = "GET /a HTTP/1.1\r\nX: y\r\nContent-Length: 5\r\n\r\n";
+    let crs: Vec<_> = head.match_indices('\r').map(|(at, _)| at).collect();
+    for at in crs {
+        let mut bytes = head.to_owned();
+        bytes.remove(at);
+        assert_marks_of(&format!("{bytes}{GET}"), at + 1, &[at]);
+        let mut scan = RequestScan::default();
+        scan.check(&mut bytes.into_bytes());
+        assert_eq!(scan.error(), Some(RequestError::BareLf));
+        assert!(scan.is_invalid() && scan.take_cut_head() && !scan.take_cut_head());
+    }
+    for bytes in [
+        "\nGET",
+        "\r\n\nGET",
+        "GET\n",
+        "GET /\nHTTP/1.1",
+        "X: y\r\r\n\n",
+    ] {
+        let at = bytes.rfind('\n').unwrap();
+        assert_marks_of(bytes, at + 1, &[at]);
+    }
+    // Behind another request, too, with a body or without.
+    let next = "POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n\r\n\n";
+    assert_marks_of(next, next.len(), &[next.len() - 1]);
+}
+
+#[test]
+fn request_line_without_a_version_ends_the_input() {
+    for line in ["GET", "GET /", "GET ", "GET /?a"] {
+        assert_marks_of(
+            &format!("{line}\r\nX: y\r\n\r\n"),
+            line.len() + 2,
+            &[line.len() + 1],
+        );
+        let mut scan = RequestScan::default();
+        scan.check(&mut format!("{line}\r\n").into_bytes());
+        assert_eq!(scan.error(), Some(RequestError::RequestLine), "{line}");
     }
 }
