@@ -5,7 +5,9 @@ mod connection;
 mod forwarding;
 
 pub(super) use self::claims::remove_field;
-pub(super) use self::connection::{Options, remove_hop_by_hop, set_upgrade, upgrade};
+pub(super) use self::connection::{
+    Options, remove_hop_by_hop, remove_misspelt, requested_upgrade, set_upgrade, upgrade,
+};
 pub(super) use self::forwarding::forward;
 
 use http::header::{
@@ -13,7 +15,7 @@ use http::header::{
     CONTENT_TYPE, DATE, EXPECT, EXPIRES, HOST, LOCATION, MAX_FORWARDS, PRAGMA, RANGE, RETRY_AFTER,
     SET_COOKIE, TRAILER, TRANSFER_ENCODING, VARY, WARNING, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 const NO_TRAILERS: [HeaderName; 21] = [
     AGE,
@@ -48,6 +50,22 @@ pub(super) fn is_chunked_at_most(headers: &HeaderMap) -> bool {
         && codings.next().is_none()
 }
 
+/// Whether the request expects nothing but 100 (Continue), which the client's connection answers as soon as the body
+/// is read.
+pub(super) fn expects_continue_at_most(headers: &HeaderMap) -> bool {
+    let mut expected = headers
+        .get_all(EXPECT)
+        .into_iter()
+        .map(HeaderValue::as_bytes);
+    expected.all(|value| value.is_empty() || value.eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// A `Content-Length` in other digits than this proxy would write: servers that read a leading zero as octal see
+/// another length.
+pub(super) fn has_leading_zero(length: &HeaderValue) -> bool {
+    length.len() > 1 && length.as_bytes()[0] == b'0'
+}
+
 /// Removes the fields that must not be trailers: those that frame or route the message, describe
 /// its content or its sender, or concern one connection (RFC 9110 section 6.5.1).
 pub(super) fn remove_no_trailers(trailers: &mut HeaderMap) {
@@ -60,7 +78,6 @@ pub(super) fn remove_no_trailers(trailers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     /// These fields.
     pub(super) fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -69,6 +86,27 @@ mod tests {
             headers.append(name, HeaderValue::from_static(value));
         }
         headers
+    }
+
+    #[test]
+    fn expectation_is_100_continue_or_nothing() {
+        for (values, is_known) in [
+            (&[][..], true),
+            (&["100-continue"], true),
+            (&["100-Continue", "100-continue"], true),
+            (&[""], true),
+            (&["y"], false),
+            (&["y 100-continue"], false),
+            (&["100-continue, 100-continue"], false),
+            (&["100-continue", "y"], false),
+        ] {
+            let lines: Vec<_> = values.iter().map(|value| ("expect", *value)).collect();
+            assert_eq!(
+                expects_continue_at_most(&headers(&lines)),
+                is_known,
+                "{values:?}"
+            );
+        }
     }
 
     #[test]

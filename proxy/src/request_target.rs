@@ -14,7 +14,7 @@ mod authority;
 pub(super) use self::authority::AuthorityError;
 use super::path::{self, Normalize, PathError};
 use super::percent::encode_raw;
-use http::header::{ALLOW, CONTENT_TYPE, HOST};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use sse_guard::internal::log_invalid_request;
@@ -52,15 +52,24 @@ pub(super) enum TargetError {
     Path(#[from] PathError),
     #[error("this proxy does not support CONNECT")]
     Connect,
+    /// The upstream would send back what this proxy and those ahead of it have added to the request.
+    #[error("this proxy does not forward TRACE")]
+    Trace,
 }
 
 impl TargetError {
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Connect | Self::Trace => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLong | Self::Path(PathError::TooLong) => StatusCode::URI_TOO_LONG,
             _ => StatusCode::BAD_REQUEST,
         }
+    }
+
+    /// Whether what follows on the connection may not be HTTP: a client may send what is for its tunnel without a wait
+    /// for the response.
+    pub(super) fn ends_connection(self) -> bool {
+        self == Self::Connect
     }
 
     /// Reports the reason to the log and to the client.
@@ -75,6 +84,10 @@ impl TargetError {
             // RFC 9110 section 15.5.6. What each upstream supports is not known here.
             response.headers_mut().insert(ALLOW, OTHER_METHODS);
         }
+        if self.ends_connection() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
         response
     }
 }
@@ -83,6 +96,9 @@ impl TargetError {
 pub(super) fn check<B>(request: &mut Request<B>) -> Result<(), TargetError> {
     if request.method() == Method::CONNECT {
         return Err(TargetError::Connect);
+    }
+    if request.method() == Method::TRACE {
+        return Err(TargetError::Trace);
     }
     check_host(request)?;
     let uri = request.uri();
@@ -371,5 +387,14 @@ mod tests {
         let connect = TargetError::Connect.answer::<String>();
         assert_eq!(connect.status(), 405);
         assert_eq!(connect.headers()[ALLOW], OTHER_METHODS);
+        assert_eq!(connect.headers()[CONNECTION], "close");
+        let trace = TargetError::Trace.answer::<String>();
+        assert_eq!(
+            (
+                trace.status().as_u16(),
+                trace.headers().contains_key(CONNECTION)
+            ),
+            (405, false)
+        );
     }
 }

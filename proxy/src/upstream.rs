@@ -128,7 +128,10 @@ impl RouteUpstream {
         if !headers::is_chunked_at_most(request.headers()) {
             return Err(Failure::UnsupportedTransferCoding);
         }
-        let protocol = headers::upgrade(request.headers());
+        if !headers::expects_continue_at_most(request.headers()) {
+            return Err(Failure::Expectation);
+        }
+        let protocol = headers::requested_upgrade(&request);
         let client_side = protocol.as_ref().map(|_| hyper::upgrade::on(&mut *request));
         let in_flight: Option<InFlight> = request.extensions().get().cloned();
         let connection: Option<ClientConnection> = request.extensions().get().cloned();

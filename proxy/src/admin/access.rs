@@ -11,7 +11,9 @@ use super::super::state::ActiveConfig;
 use super::SharedAdmin;
 use super::error::ApiError;
 use axum::extract::{Request, State};
-use axum::http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::header::{
+    ALLOW, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
+};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
@@ -75,6 +77,10 @@ pub(super) async fn valid(mut request: Request, next: Next) -> Response {
             // RFC 9110 section 15.5.6.
             let methods = HeaderValue::from_static("GET, HEAD, POST, DELETE");
             response.headers_mut().insert(ALLOW, methods);
+        }
+        if refused.ends_connection() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
         }
         return response;
     }

@@ -196,9 +196,14 @@ pub(super) fn is_claim(name: &HeaderName) -> bool {
 }
 
 /// Whether CGI's view of the name is another spelling than the name itself.
-fn is_unusual(name: &str) -> bool {
+pub(super) fn is_unusual(name: &str) -> bool {
     let is_usual = |byte: u8| byte == b'-' || byte.is_ascii_alphanumeric();
     name.starts_with("http-") || !name.bytes().all(is_usual)
+}
+
+/// Whether CGI and its successors take a field of this name for that one.
+pub(super) fn is_spelling_of(name: &HeaderName, field: &HeaderName) -> bool {
+    bytes(name.as_str()).eq(bytes(field.as_str()))
 }
 
 /// Whether this proxy reads or writes the field, in any spelling.
@@ -236,8 +241,7 @@ pub(super) fn remove_misspelt(headers: &mut HeaderMap) {
 /// Removes this field, but for its own spelling if `keeps_own`.
 pub(crate) fn remove_field(headers: &mut HeaderMap, field: &HeaderName, keeps_own: bool) {
     remove_if(headers, |name| {
-        let is_same = bytes(name.as_str()).eq(bytes(field.as_str()));
-        is_same && !(keeps_own && name == field)
+        is_spelling_of(name, field) && !(keeps_own && name == field)
     });
 }
 

@@ -2,9 +2,10 @@
 
 use super::claims;
 use http::header::{
-    CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
 use sse_guard::internal::list;
 
 /// Fields that concern one connection by their definition, RFC 9110 section 7.6.1; the last is of an
@@ -21,6 +22,9 @@ static ONE_HOP: [HeaderName; 10] = [
     UPGRADE,
     HeaderName::from_static("http2-settings"),
 ];
+
+/// Other fields that frame or route a request.
+static FRAMING: [HeaderName; 4] = [CONTENT_LENGTH, EXPECT, HOST, TRAILER];
 
 /// What the names of fields begin with that all recipients need.
 const END_TO_END_FAMILIES: &[&str] = &[
@@ -116,6 +120,14 @@ pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
         .cloned()
 }
 
+/// The protocol to which a request offers to switch. RFC 9110 section 7.8: it counts in HTTP/1.1 alone.
+pub(crate) fn requested_upgrade<B>(request: &Request<B>) -> Option<HeaderValue> {
+    match request.version() {
+        Version::HTTP_11 => upgrade(request.headers()),
+        _ => None,
+    }
+}
+
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {
     list(headers, &CONNECTION).filter_map(|option| HeaderName::from_bytes(option).ok())
 }
@@ -131,6 +143,16 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap, options: Options) {
     }
     // In one pass: most messages have none of them.
     claims::remove_if(headers, |name| ONE_HOP.contains(name));
+}
+
+/// Removes the fields of a request that CGI and its successors take for another one that frames or routes it or
+/// concerns one connection, such as `Content_Length`: a server that reads fields by CGI's names would see another
+/// request than this proxy.
+pub(crate) fn remove_misspelt(headers: &mut HeaderMap) {
+    claims::remove_if(headers, |name| {
+        let mut usual = ONE_HOP.iter().chain(&FRAMING);
+        claims::is_unusual(name.as_str()) && usual.any(|usual| claims::is_spelling_of(name, usual))
+    });
 }
 
 /// Whether the field is for all recipients, and so is never a connection option (RFC 9110 section
@@ -221,6 +243,46 @@ mod tests {
                 remove_hop_by_hop(&mut kept, options);
                 assert_eq!(kept, needed, "{name} {options:?}");
             }
+        }
+    }
+
+    #[test]
+    fn misspelt_fields_of_framing_are_removed() {
+        let mut headers = headers(&[
+            ("content-length", "1"),
+            ("content_length", "2"),
+            ("content.length", "3"),
+            ("http_content_length", "4"),
+            ("transfer_encoding", "chunked"),
+            ("transfer-encoding", "chunked"),
+            ("http_host", "a"),
+            ("host", "a"),
+            ("keep_alive", "timeout=5"),
+            ("x_custom", "1"),
+            ("hos_t", "1"),
+        ]);
+        remove_misspelt(&mut headers);
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        let left = [
+            "content-length",
+            "hos_t",
+            "host",
+            "transfer-encoding",
+            "x_custom",
+        ];
+        assert_eq!(names, left);
+    }
+
+    #[test]
+    fn upgrade_of_http_1_0_does_not_count() {
+        for (version, counts) in [(Version::HTTP_11, true), (Version::HTTP_10, false)] {
+            let request = Request::builder()
+                .version(version)
+                .header(CONNECTION, "upgrade")
+                .header(UPGRADE, "websocket");
+            let request = request.body(()).unwrap();
+            assert_eq!(requested_upgrade(&request).is_some(), counts, "{version:?}");
         }
     }
 

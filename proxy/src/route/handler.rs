@@ -110,7 +110,7 @@ async fn forward(
         .prepare(&mut request, settings, context)
         .await;
     if router.drain.is_draining() {
-        if headers::upgrade(request.headers()).is_some() {
+        if headers::requested_upgrade(&request).is_some() {
             return refuse_tunnel(router, &settings.rotation);
         }
         json_stream_flag::read_ahead(&mut request).await;

@@ -41,6 +41,8 @@ pub(super) enum Failure {
     Request(#[source] http::Error),
     #[error("the request's body has a transfer coding other than chunked")]
     UnsupportedTransferCoding,
+    #[error("the request expects something other than 100-continue")]
+    Expectation,
     #[error("the upstream switched protocols without a request for it")]
     UnexpectedUpgrade,
     #[error("too many requests wait for the upstream")]
@@ -91,6 +93,7 @@ impl Failure {
             Self::HeadTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Request(_) | Self::Upload(_) => StatusCode::BAD_REQUEST,
             Self::UnsupportedTransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
         }
     }
 
@@ -135,6 +138,7 @@ impl Failure {
             }
             Self::Request(_)
             | Self::UnsupportedTransferCoding
+            | Self::Expectation
             | Self::TooLong
             | Self::Upload(_)
             | Self::UploadStalled => return None,
@@ -220,9 +224,9 @@ impl Failure {
         if let Self::Overloaded | Self::Files(_) = self {
             headers.insert(RETRY_AFTER, retry_after);
         }
-        if let Self::Files(_) | Self::Upload(_) | Self::UploadStalled = self {
+        if let Self::Files(_) | Self::Upload(_) | Self::UploadStalled | Self::Expectation = self {
             // What its connection holds is what there are too few of; and the rest of an upload is not a
-            // request.
+            // request. A client that waits for its expectation may send none.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response

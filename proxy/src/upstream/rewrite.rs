@@ -6,7 +6,7 @@ use super::progress::{Progress, Uploading};
 use super::without_trailers::WithoutTrailers;
 use crate::headers::{self, Options};
 use bytes::BytesMut;
-use http::header::{ALT_SVC, TRAILER, TRANSFER_ENCODING};
+use http::header::{ALT_SVC, CONTENT_LENGTH, EXPECT, TRAILER, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
@@ -48,7 +48,11 @@ impl Rewrite {
             false => Options::Known,
         };
         headers::remove_hop_by_hop(&mut parts.headers, options);
+        headers::remove_misspelt(&mut parts.headers);
         parts.headers.remove(TRAILER);
+        // It has been answered, and the body is sent without a wait for another answer: an upstream that
+        // declines one would take the body for the next request.
+        parts.headers.remove(EXPECT);
         if let Some(peer) = peer {
             headers::forward(&mut parts.headers, peer, &self.trusted);
         }
@@ -63,6 +67,14 @@ impl Rewrite {
             // hyper drops a body of unknown length of a GET or HEAD that has no such field.
             let chunked = HeaderValue::from_static("chunked");
             parts.headers.insert(TRANSFER_ENCODING, chunked);
+        }
+        if parts
+            .headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(headers::has_leading_zero)
+            && let Some(length) = body.size_hint().exact()
+        {
+            parts.headers.insert(CONTENT_LENGTH, length.into());
         }
         let body = Uploading::new(WithoutTrailers(body), progress);
         let most = self.max_body.and_then(|most| most.try_into().ok());

@@ -1,6 +1,7 @@
 //! Where a response's body ends, by its head (RFC 9112 section 6.3).
 
 use super::chunked::Chunked;
+use crate::headers::has_leading_zero;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Version, response};
 
@@ -115,7 +116,7 @@ fn length(headers: &mut HeaderMap) -> Result<BodyLength, BodyLengthError> {
     let Some(length) = found else {
         return Ok(BodyLength::Close);
     };
-    if count > 1 {
+    if count > 1 || headers.get(CONTENT_LENGTH).is_some_and(has_leading_zero) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(BodyLength::Length(length))
@@ -175,6 +176,7 @@ mod tests {
         }
         for fields in [
             &[(LENGTH, "9")][..],
+            &[(LENGTH, "009")],
             &[(LENGTH, "9, 9")],
             &[(LENGTH, "9,9"), (LENGTH, "09")],
             &[(LENGTH, "9"), (LENGTH, "9")],

@@ -50,6 +50,9 @@ pub enum BadChunk {
     /// Over the bound.
     #[error("a chunk's size is padded with more than {MAX_PADDING_BYTES} blanks")]
     Padding,
+    /// A control character, which ends a line to some parsers.
+    #[error("a chunk extension has a control character")]
+    Control,
     /// Over the bound.
     #[error("chunk extensions of more than {MAX_EXTENSION_BYTES} bytes")]
     Extensions,
@@ -135,29 +138,54 @@ impl Chunked {
             return Err(why);
         }
         let (mut payload, mut used) = (0, 0);
-        while used < bytes.len() && self.at != At::Done {
-            if let At::Data { left } = self.at {
-                let there = bytes.len() - used;
-                let take = usize::try_from(left).map_or(there, |left| left.min(there));
+        while used < bytes.len() && !self.is_done() {
+            let (len, is_payload) = self.advance(&bytes[used..])?;
+            if is_payload {
                 if payload != used {
-                    bytes.copy_within(used..used + take, payload);
+                    bytes.copy_within(used..used + len, payload);
                 }
-                (payload, used) = (payload + take, used + take);
+                payload += len;
+            }
+            used += len;
+        }
+        Ok(Decoded { payload, used })
+    }
+
+    /// Reads as [`decode`](Self::decode) does, but leaves the bytes as they are, for a body that another reader
+    /// decodes.
+    pub(super) fn check(&mut self, bytes: &[u8]) -> Result<(), BadChunk> {
+        let mut used = 0;
+        while used < bytes.len() && !self.is_done() {
+            used += self.advance(&bytes[used..])?.0;
+        }
+        Ok(())
+    }
+
+    /// Reads the next bytes of one kind: their number, and whether they are payload.
+    fn advance(&mut self, bytes: &[u8]) -> Result<(usize, bool), BadChunk> {
+        match self.at {
+            At::Bad(why) => Err(why),
+            At::Data { left } => {
+                let there = bytes.len();
+                let take = usize::try_from(left).map_or(there, |left| left.min(there));
                 self.at = match left - take as u64 {
                     0 => At::DataCr,
                     left => At::Data { left },
                 };
-            } else if let Some((at, len)) = self.stride(&bytes[used..]) {
-                (self.at, used) = (at, used + len);
-            } else {
-                self.at = self.step(bytes[used]).unwrap_or_else(At::Bad);
-                if let At::Bad(why) = self.at {
-                    return Err(why);
+                Ok((take, true))
+            }
+            _ => {
+                if let Some((at, len)) = self.stride(bytes) {
+                    self.at = at;
+                    return Ok((len, false));
                 }
-                used += 1;
+                self.at = self.step(bytes[0]).unwrap_or_else(At::Bad);
+                match self.at {
+                    At::Bad(why) => Err(why),
+                    _ => Ok((1, false)),
+                }
             }
         }
-        Ok(Decoded { payload, used })
     }
 
     /// What [`step`](Self::step) makes of the bytes that nearly every chunk begins and ends with, if
@@ -217,10 +245,11 @@ impl Chunked {
             ) => At::SizeLf { value },
             (At::Size { .. } | At::Padding { .. }, _) => return Err(BadChunk::Size),
             (At::Extension { .. }, b'\n') => return Err(BadChunk::LineEnd),
-            (At::Extension { value }, _) => {
+            (At::Extension { value }, b'\t' | b' '..=b'~' | 0x80..) => {
                 self.count_extension()?;
                 At::Extension { value }
             }
+            (At::Extension { .. }, _) => return Err(BadChunk::Control),
             (At::SizeLf { value: 0 }, b'\n') => At::TrailerStart,
             (At::SizeLf { value }, b'\n') => At::Data { left: value },
             (At::DataCr, b'\r') => At::DataLf,
@@ -341,6 +370,8 @@ mod tests {
             (b"3\rabc\r\n", BadChunk::LineEnd),
             (b"3;x\nabc\r\n", BadChunk::LineEnd),
             (b"3;x\ry\r\nabc\r\n", BadChunk::LineEnd),
+            (b"3;x\0\r\nabc\r\n", BadChunk::Control),
+            (b"3;\x0b\r\nabc\r\n", BadChunk::Control),
             (b"3\r\nabcd\r\n", BadChunk::Overlong),
             (b"3\r\nabc\n", BadChunk::Overlong),
             (b"3\r\nabc\rx", BadChunk::Overlong),
@@ -351,6 +382,7 @@ mod tests {
         ] {
             let shown = String::from_utf8_lossy(bytes);
             assert_eq!(decode(&[bytes]).unwrap_err(), why, "{shown:?}");
+            assert_eq!(Chunked::default().check(bytes), Err(why), "{shown:?}");
         }
     }
 

@@ -15,6 +15,7 @@ use super::reply::{Driver, HeadOptions, Reply, reply, socket_of};
 use super::stream_body::StreamBody;
 use bytes::BytesMut;
 use http::{Response, StatusCode, Version};
+use http_body::Body;
 use http_body_util::Either;
 use hyper::client::conn::http1::SendRequest;
 use sse_guard::internal::ResponseKind;
@@ -101,7 +102,8 @@ pub(in crate::upstream) async fn exchange(
         let pool_return = pool_return.filter(|_| stays);
         Either::Left(StreamBody::new(socket, pool_return, ahead, length))
     } else {
-        gate.open();
+        let has_chunks = !incoming.is_end_stream() && matches!(length, BodyLength::Chunked(_));
+        gate.open(has_chunks);
         tokio::spawn(rest(sender, driver, gate, pool_return));
         Either::Right(Either::Left(HyperBody::new(incoming, upload)))
     };

@@ -10,6 +10,8 @@ pub(super) struct Gate(pub(super) Arc<GateState>);
 #[derive(Debug, Default)]
 pub(super) struct GateState {
     pub(super) open: AtomicBool,
+    /// What follows the head is the chunked coding.
+    pub(super) is_chunked: AtomicBool,
     pub(super) blocked: AtomicBool,
     /// Something of the request was written.
     pub(super) begun: AtomicBool,
@@ -24,8 +26,10 @@ pub(super) struct GateState {
 }
 
 impl Gate {
-    /// hyper may continue to read. The caller must poll hyper's connection afterwards.
-    pub(super) fn open(&self) {
+    /// hyper may continue to read the body, which is chunked or not. The caller must poll hyper's connection
+    /// afterwards.
+    pub(super) fn open(&self, is_chunked: bool) {
+        self.0.is_chunked.store(is_chunked, Relaxed);
         self.0.open.store(true, Relaxed);
     }
 

@@ -1,8 +1,10 @@
 //! An upstream's socket while hyper reads the response's head.
 //!
 //! hyper reads what it can get, and would hold the start of the body. So it gets no byte past the
-//! head until the reader of the body is decided.
+//! head until the reader of the body is decided. If that is hyper, the chunks it gets are checked first: it
+//! takes a bare LF behind the last one for a part of a trailer field, and would wait for the end of that.
 
+use super::chunked::Chunked;
 use super::gate::Gate;
 use super::head_scan::{HeadScan, Interim, TooManyInterim};
 use super::stream_body::{Pace, read};
@@ -27,6 +29,8 @@ pub(super) struct HeadIo {
     head: usize,
     /// The request was sent before: what hyper writes is dropped.
     is_mute: bool,
+    /// The state of a chunked body that hyper reads. A box, as most sockets have none.
+    chunked: Option<Box<Chunked>>,
     /// Why a write failed: see `keep_error`.
     error: Option<Box<io::Error>>,
 }
@@ -42,6 +46,7 @@ impl HeadIo {
             ahead: BytesMut::new(),
             head: 0,
             is_mute: false,
+            chunked: None,
             error: None,
         };
         (io, gate)
@@ -91,7 +96,11 @@ impl Read for HeadIo {
         }
         loop {
             let open = this.gate.0.open.load(Relaxed);
-            if open && this.ahead.is_empty() && this.error.is_none() {
+            if open && this.gate.0.is_chunked.load(Relaxed) && this.chunked.is_none() {
+                let ahead = &this.ahead;
+                check(this.chunked.insert(Box::default()), ahead)?;
+            }
+            if open && this.ahead.is_empty() && this.error.is_none() && this.chunked.is_none() {
                 return Pin::new(&mut this.socket).poll_read(cx, buf);
             }
             let there = if open { this.ahead.len() } else { this.head };
@@ -118,12 +127,24 @@ impl Read for HeadIo {
             if bytes.is_empty() {
                 return Poll::Ready(this.end());
             }
+            if let Some(chunked) = &mut this.chunked {
+                check(chunked, &bytes)?;
+                let (passed, kept) = bytes.split_at(bytes.len().min(buf.remaining()));
+                buf.put_slice(passed);
+                this.ahead.extend_from_slice(kept);
+                return Poll::Ready(Ok(()));
+            }
             this.take(&bytes);
             if this.scan.interim.is_too_much() {
                 return Poll::Ready(Err(io::Error::other(TooManyInterim)));
             }
         }
     }
+}
+
+fn check(chunked: &mut Chunked, bytes: &[u8]) -> io::Result<()> {
+    let checked = chunked.check(bytes);
+    checked.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 impl HeadIo {
@@ -244,7 +265,7 @@ mod tests {
             let wrote = poll_fn(|cx| Pin::new(&mut io).poll_write(cx, b"rest")).await;
             assert_eq!(wrote.unwrap(), 4);
         }
-        gate.open();
+        gate.open(false);
         let mut seen = String::new();
         let error = loop {
             let mut bytes = [0; 16];
