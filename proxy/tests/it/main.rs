@@ -33,6 +33,7 @@ mod judgement;
 mod kinds;
 mod limits;
 mod logs;
+mod parser;
 #[cfg(target_os = "linux")]
 mod paths;
 mod pressure;
