@@ -137,13 +137,7 @@ fn bare_lf_in_a_head_ends_the_input() {
         assert_eq!(scan.error(), Some(RequestError::BareLf));
         assert!(scan.is_invalid() && scan.take_cut_head() && !scan.take_cut_head());
     }
-    for bytes in [
-        "\nGET",
-        "\r\n\nGET",
-        "GET\n",
-        "GET /\nHTTP/1.1",
-        "X: y\r\r\n\n",
-    ] {
+    for bytes in ["\nGET", "\r\n\nGET", "GET\n", "GET /\nHTTP/1.1"] {
         let at = bytes.rfind('\n').unwrap();
         assert_marks_of(bytes, at + 1, &[at]);
     }
