@@ -54,6 +54,7 @@ mod accept;
 mod attachment;
 mod client_io;
 mod connection;
+mod group;
 mod http1;
 mod idle;
 mod io;
@@ -80,8 +81,9 @@ pub use server::Server;
 /// See [`crate::internal`].
 #[doc(hidden)]
 pub mod internal {
-    pub use super::accept::Connections;
+    pub use super::accept::{Accepted, Connections, Listeners};
     pub use super::attachment::{Attachment, ClientConnection};
+    pub use super::group::ConnectionGroup;
     pub use super::http1::{HYPER_IDLE_TIMEOUT, log_invalid_request};
     pub use super::io::DetachedIo;
     pub use super::keepalive::KeepaliveOptions;

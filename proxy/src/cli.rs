@@ -173,18 +173,22 @@ async fn serve(
         admin: sockets.admin.is_some(),
     };
     let Sockets { clients, admin } = sockets;
-    let listener = match clients {
+    let mut listeners = Vec::new();
+    match clients {
         Some(socket) => {
             let listener = Listener::inherited(socket).map_err(RunError::Socket)?;
-            ClientListener::Tcp(listener)
+            listeners.push(ClientListener::Tcp(listener));
         }
-        None => ClientListener::open_at_start(config).await?,
-    };
+        None => {
+            for listener in &config.listeners {
+                listeners.push(ClientListener::open_at_start(listener, config.takeover).await?);
+            }
+        }
+    }
     let admin_listener = admin_listener(&loaded, admin).await?;
     if let Some(origin) = origin {
-        let ClientListener::Tcp(clients) = &listener else {
-            return Err(RunError::UnixDemo);
-        };
+        let mut tcp = listeners.iter().filter_map(ClientListener::tcp);
+        let clients = tcp.next().ok_or(RunError::UnixDemo)?;
         let address = clients.socket.local_addr().map_err(RunError::Demo)?;
         let admin = admin_listener.as_ref().map(|listener| &listener.socket);
         demo::start(origin, address, admin)
@@ -194,7 +198,9 @@ async fn serve(
     for route in &config.routes {
         tracing::info!(path = %route.path, upstream = %route.settings.upstream.url, "route");
     }
-    tracing::info!("listening on {}", listener.url());
+    for listener in &listeners {
+        tracing::info!("listening on {}", listener.url());
+    }
     let threads = threads(config);
     let watch = ConfigWatch::new(reader.file(), loaded.file_text());
     let exporter = admin_listener.is_some().then(Exporter::install);
@@ -208,7 +214,7 @@ async fn serve(
     let maintenance = maintenance::run(state.clone(), admin.clone());
     let proxy = Proxy {
         state,
-        listener,
+        sockets: listeners,
         threads,
         admin: AdminServer::new(admin, admin_listener),
         logging,

@@ -29,6 +29,7 @@ mod file;
 mod given;
 mod key;
 mod kind;
+mod listen_address;
 mod load;
 mod mistake;
 mod not_toml;
@@ -47,6 +48,7 @@ pub(crate) use command::{CHANGED, DEFAULT_TIMEOUT, DEMO_MORE_PORTS, LIVE, PORT, 
 pub(super) use key::SystemLimits;
 pub use key::{Key, Table};
 pub use kind::{Kind, Shape};
+pub use listen_address::ListenAddress;
 pub(super) use load::{file_name, hung, load_admin, read_text};
 pub use load::{load, process_env};
 pub use mistake::{ConfigError, Mistake, ValueSource};
@@ -55,8 +57,9 @@ pub use route::RoutePath;
 pub(super) use sections::port_of;
 pub use sections::{
     Admin, Budget, Budgets, Client, Completion, Drain, Early, Health, HealthCheck, Heartbeat, Idle,
-    IdleAction, KEYS, Level, Limit, Log, LogFormat, LogRequests, OwnCounts, Reject, RequestsFormat,
-    Resume, Rotation, Style, TABLES, Takeover, TrustedHeader, Unavailable, Upstream, UpstreamHost,
+    IdleAction, KEYS, LISTENER, Level, Limit, ListenerConfig, Log, LogFormat, LogRequests,
+    OwnCounts, Reject, RequestsFormat, Resume, Rotation, Style, TABLES, Takeover, TrustedHeader,
+    Unavailable, Upstream, UpstreamHost,
 };
 pub use settings::{Config, Route, Settings};
 pub(super) use source::AdminAccess;
@@ -64,5 +67,5 @@ pub use source::LoadedConfig;
 #[cfg(test)]
 pub(super) use source::tests::from_file;
 pub(super) use unix::unix_socket;
-pub use unix::{FileMode, ListenAddress, TrustedProxies};
+pub use unix::{FileMode, TrustedProxies};
 pub use value::{Origins, Rate, ReadyWhen};

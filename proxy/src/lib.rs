@@ -25,6 +25,7 @@ mod health;
 mod health_command;
 mod json_stream_flag;
 mod listen;
+mod listeners;
 mod logging;
 mod maintenance;
 mod memory;

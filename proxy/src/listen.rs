@@ -12,10 +12,12 @@
 mod clients;
 mod handshakes;
 mod lock;
+mod plan;
 mod unix;
 mod unspecified;
 
 pub(super) use clients::ClientListener;
+pub(super) use plan::{Bound, Step, plan};
 
 use super::config::Takeover;
 use handshakes::drop_handshakes;
@@ -157,13 +159,17 @@ pub(super) async fn listen_at_start(
 }
 
 fn hint(key: &str, kind: io::ErrorKind) -> String {
-    let flag = key.replace(['.', '_'], "-");
+    let by = match key {
+        // It has no flag.
+        "listener.address" => String::new(),
+        key => format!(" with --{}", key.replace(['.', '_'], "-")),
+    };
     match kind {
-        io::ErrorKind::AddrInUse => format!(
-            "; another process listens there: stop it, or choose another address with --{flag}"
-        ),
+        io::ErrorKind::AddrInUse => {
+            format!("; another process listens there: stop it, or choose another address{by}")
+        }
         io::ErrorKind::PermissionDenied => {
-            format!("; ports below 1024 need privileges: choose another with --{flag}")
+            format!("; ports below 1024 need privileges: choose another{by}")
         }
         io::ErrorKind::AddrNotAvailable => {
             "; no interface of this machine has this address: leave it out, as in :8080, for all of them".into()

@@ -6,11 +6,11 @@ use super::config_reader::ReadConfig;
 use super::control::{Command, ReloadResult, Signals};
 use super::fd_limit;
 use super::listen::ClientListener;
+use super::listeners::Listeners;
 use super::logging::Logging;
 use super::memory;
 use super::notify;
 use super::reload::PendingReload;
-use super::route::Handler;
 use super::shutdown::Shutdown;
 use super::state::ProxyState;
 use super::watch::ConfigWatch;
@@ -39,7 +39,8 @@ enum ServerEvent {
 /// The proxy while it runs.
 pub(super) struct Proxy<S = Signals> {
     pub(super) state: Arc<ProxyState>,
-    pub(super) listener: ClientListener,
+    /// Those of the config.
+    pub(super) sockets: Vec<ClientListener>,
     pub(super) threads: NonZeroUsize,
     pub(super) admin: AdminServer,
     pub(super) logging: Logging,
@@ -55,8 +56,9 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
     pub(super) async fn run(mut self) -> std::io::Result<()> {
         let server = server(&self.state.active().config().client).threads(self.threads);
         let mut connections = server.connections(&self.state.carryover.connections)?;
-        let handler = Handler::new(&self.state);
-        notify::ready(&self.listener.url());
+        let sockets = std::mem::take(&mut self.sockets);
+        let mut listeners = Listeners::new(sockets, &self.state, &server);
+        notify::ready(&listeners.urls());
         let state = self.state.clone();
         let mut reload = PendingReload::new(move || {
             notify::reloading();
@@ -65,7 +67,7 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
         loop {
             let every = self.state.active().config().watch;
             let event = tokio::select! {
-                () = connections.accept(&self.listener, &handler) => ServerEvent::Command(Command::Stop),
+                () = connections.accept(&listeners) => ServerEvent::Command(Command::Stop),
                 Some(command) = self.signals.next() => ServerEvent::Command(command),
                 Some(command) = self.operator.recv() => ServerEvent::Command(command),
                 () = self.watch.changed(every), if !reload.is_reading() => {
@@ -78,8 +80,10 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
                 ServerEvent::Command(Command::Reload(requester)) => reload.request(requester),
                 ServerEvent::Read(read) => {
                     self.watch.saw(read.seen);
-                    let result = self.reload(read.loaded, &mut connections);
-                    notify::reloaded(&self.listener.url(), result.is_ok());
+                    let result = self
+                        .reload(read.loaded, &mut listeners, &mut connections)
+                        .await;
+                    notify::reloaded(&listeners.urls(), result.is_ok());
                     reload.finish(&result);
                 }
             }
@@ -87,14 +91,15 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
         // Pending reloads get an error.
         drop(reload);
         drop(self.operator);
-        let shutdown = Shutdown::new(self.state, self.listener, connections, handler, self.admin);
+        let shutdown = Shutdown::new(self.state, listeners, connections, self.admin);
         shutdown.run(&mut self.signals).await;
         Ok(())
     }
 
-    fn reload(
+    async fn reload(
         &mut self,
         loaded: Result<config::LoadedConfig, config::ConfigError>,
+        listeners: &mut Listeners,
         connections: &mut Connections,
     ) -> ReloadResult {
         let reloaded = match self.state.reload(loaded) {
@@ -106,11 +111,18 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
         };
         let active = self.state.active();
         let config = active.config();
-        connections.set_options(&server(&config.client));
         self.logging.set_level(config.log.level);
-        if let Some(listener) = reloaded.listener {
-            tracing::info!("listening on {}", listener.url());
-            self.listener = listener;
+        let (steps, opened) = (&reloaded.listeners, reloaded.opened);
+        let gone = listeners.replace(steps, opened, &self.state, &server(&config.client));
+        if !gone.is_empty() {
+            tracing::info!(
+                "no longer listening on {}; open streams continue",
+                gone.urls()
+            );
+            // Their connections are complete, and would be reset.
+            connections.accept_waiting(&gone).await;
+            gone.drain();
+            gone.stop();
         }
         if let Some(listener) = reloaded.admin {
             self.admin.listen(listener);

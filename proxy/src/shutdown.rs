@@ -4,16 +4,15 @@
 use super::admin::AdminServer;
 use super::config;
 use super::control::{Command, stop_command};
-use super::listen::ClientListener;
+use super::listeners::Listeners;
 use super::notify;
 use super::phase::Phase;
-use super::route::Handler;
 use super::state::{ActiveConfig, ProxyState};
 use futures_util::Stream;
 use sse_guard::internal::{Connections, seconds};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Behind the drain window and the time for answers: for ends that are still being written and requests
 /// other than streams.
@@ -54,9 +53,8 @@ impl Schedule {
 pub(super) struct Shutdown {
     state: Arc<ProxyState>,
     active: Arc<ActiveConfig>,
-    listener: ClientListener,
+    listeners: Listeners,
     connections: Connections,
-    handler: Handler,
     /// Serves until the process ends.
     admin: AdminServer,
 }
@@ -64,17 +62,15 @@ pub(super) struct Shutdown {
 impl Shutdown {
     pub(super) fn new(
         state: Arc<ProxyState>,
-        listener: ClientListener,
+        listeners: Listeners,
         connections: Connections,
-        handler: Handler,
         admin: AdminServer,
     ) -> Self {
         Self {
             active: state.active(),
             state,
-            listener,
+            listeners,
             connections,
-            handler,
             admin,
         }
     }
@@ -94,20 +90,19 @@ impl Shutdown {
         let Self {
             state,
             active,
-            listener,
-            mut connections,
+            mut listeners,
+            connections,
             admin: _admin,
-            ..
         } = self;
-        drop(listener);
+        listeners.close();
         if !is_interrupted {
             tokio::select! {
-                () = finish(&state, &mut connections, schedule) => {}
+                () = finish(&state, &listeners, schedule) => {}
                 () = sleep_until(schedule.end) => {}
                 () = stop_command(commands) => {}
             }
         }
-        cut_off(&state, &active, connections).await;
+        cut_off(&state, &active, connections, &listeners).await;
     }
 
     /// Enters the first phase, and lets the next process listen.
@@ -121,7 +116,7 @@ impl Shutdown {
         } = config.drain;
         carryover.phases().enter(Phase::Delay);
         if config.takeover == config::Takeover::Drain {
-            self.listener.begin_handover();
+            self.listeners.begin_handover();
             self.admin.begin_handover();
         }
         let streams = carryover.drain.live();
@@ -147,7 +142,7 @@ impl Shutdown {
         } = self.active.config().drain;
         carryover.phases().enter(Phase::Draining);
         notify::phase(Phase::Draining);
-        self.connections.drain();
+        self.listeners.drain();
         carryover.drain.drain_with(window, answers);
     }
 
@@ -168,19 +163,14 @@ impl Shutdown {
         // address.
         while self.live_streams() > 0
             && Instant::now() < schedule.answers
-            && !self.listener.is_taken_over(takeover)
+            && !self.listeners.are_taken_over(takeover)
         {
             let next = Instant::now() + ANSWERS_CHECK_INTERVAL;
             self.serve_until(next.min(schedule.answers)).await;
         }
-        if self.listener.is_inherited() {
-            // What waits there is for the next process.
-            sleep(LISTENER_SETTLE_TIME).await;
-        } else {
-            self.listener.refuse_handshakes();
-            self.serve_until(Instant::now() + LISTENER_SETTLE_TIME)
-                .await;
-        }
+        self.listeners.refuse_handshakes();
+        self.serve_until(Instant::now() + LISTENER_SETTLE_TIME)
+            .await;
     }
 
     fn live_streams(&self) -> usize {
@@ -190,15 +180,16 @@ impl Shutdown {
     /// Accepts connections until this time.
     async fn serve_until(&mut self, until: Instant) {
         tokio::select! {
-            () = self.connections.accept(&self.listener, &self.handler) => {}
+            () = self.connections.accept(&self.listeners) => {}
             () = sleep_until(until) => {}
         }
     }
 }
 
 /// Waits for the last response of each connection, and for tunnels.
-async fn finish(state: &ProxyState, connections: &mut Connections, schedule: Schedule) {
-    connections.finish().await;
+async fn finish(state: &ProxyState, listeners: &Listeners, schedule: Schedule) {
+    listeners.stop();
+    listeners.all_closed().await;
     // A foreign protocol cannot be ended gracefully from outside: tunnels get the window to end by
     // themselves.
     let tunnels = &state.carryover.tunnels;
@@ -207,11 +198,17 @@ async fn finish(state: &ProxyState, connections: &mut Connections, schedule: Sch
 }
 
 /// Ends what is left, and logs the totals.
-async fn cut_off(state: &ProxyState, active: &ActiveConfig, connections: Connections) {
+async fn cut_off(
+    state: &ProxyState,
+    active: &ActiveConfig,
+    connections: Connections,
+    listeners: &Listeners,
+) {
     let carryover = &state.carryover;
     let accept_failures = connections.accept_failures();
     let left = carryover.drain.abandon();
-    connections.abort().await;
+    drop(connections);
+    listeners.all_closed().await;
     active.router.endpoints().summarize_log();
     let totals = carryover.snapshot();
     tracing::info!(

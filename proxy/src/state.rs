@@ -1,10 +1,10 @@
 //! The state of the running proxy: its config, which reloads replace, and what outlives a reload.
 
 use super::carryover::Carryover;
-use super::config::{Config, ConfigError, ListenAddress, LoadedConfig};
+use super::config::{Config, ConfigError, LoadedConfig};
 use super::config_reader::{ConfigReader, ReadConfig};
 use super::health::HealthMonitor;
-use super::listen::{ClientListener, ListenError, Listener, listen};
+use super::listen::{Bound, ClientListener, ListenError, Listener, Step, listen, plan};
 use super::route::Router;
 use arc_swap::ArcSwap;
 use sse_guard::EventError;
@@ -23,6 +23,8 @@ pub(super) struct Inherited {
 /// A config and the router built from it.
 pub(super) struct ActiveConfig {
     pub(super) loaded: LoadedConfig,
+    /// The sockets of its listeners.
+    bound: Vec<Bound>,
     pub(super) router: Router,
     pub(super) since: Instant,
 }
@@ -30,6 +32,7 @@ pub(super) struct ActiveConfig {
 impl ActiveConfig {
     fn new(
         loaded: LoadedConfig,
+        bound: Vec<Bound>,
         carryover: &Carryover,
         previous: Option<&Self>,
     ) -> Result<Self, EventError> {
@@ -37,6 +40,7 @@ impl ActiveConfig {
         Ok(Self {
             router: Router::new(&loaded.config, carryover, previous)?,
             loaded,
+            bound,
             since: Instant::now(),
         })
     }
@@ -74,14 +78,23 @@ pub(super) struct Reloaded {
     pub(super) changed: Vec<&'static str>,
     /// Those of them that require a restart.
     pub(super) waiting: Vec<&'static str>,
-    /// In place of the one there is.
-    pub(super) listener: Option<ClientListener>,
+    /// For each listener of the config.
+    pub(super) listeners: Vec<Step>,
+    /// Those that are new.
+    pub(super) opened: Vec<ClientListener>,
     /// In place of the one there is, or none from now on.
     pub(super) admin: Option<Option<Listener>>,
 }
 
+impl Reloaded {
+    fn requires_restart(&mut self, key: Option<&'static str>) {
+        let key = key.filter(|key| !self.waiting.contains(key));
+        self.waiting.extend(key);
+    }
+}
+
 /// Threads are started once, and so is the log.
-const AT_START: [&str; 4] = ["listen_mode", "listen_owner", "threads", "log.format"];
+const AT_START: [&str; 2] = ["threads", "log.format"];
 
 impl ProxyState {
     pub(super) fn new(
@@ -90,7 +103,13 @@ impl ProxyState {
         carryover: Carryover,
         inherited: Inherited,
     ) -> Result<Self, EventError> {
-        let active = ActiveConfig::new(loaded, &carryover, None)?;
+        let listeners = loaded.config.listeners.iter().cloned();
+        let bound = listeners.map(|config| Bound {
+            config,
+            is_inherited: inherited.listen,
+        });
+        let bound = bound.collect();
+        let active = ActiveConfig::new(loaded, bound, &carryover, None)?;
         Ok(Self {
             reader,
             carryover,
@@ -139,17 +158,30 @@ impl ProxyState {
             ..Reloaded::default()
         };
         let config = &loaded.config;
-        let (before, address) = (&old.config().listen, &config.listen);
-        if address != before {
-            let port = |address: &ListenAddress| address.tcp().map(|address| address.port());
-            let is_same_port = port(address).is_some() && port(address) == port(before);
-            if is_same_port || self.inherited.listen {
-                // We hold it ourselves, or the service manager does.
-                reloaded.waiting.push("listen");
-            } else {
-                reloaded.listener = Some(ClientListener::open(config)?);
-            }
+        let steps = plan(&old.bound, &config.listeners);
+        let mut bound = Vec::new();
+        for (step, listener) in steps.iter().zip(&config.listeners) {
+            bound.push(match step {
+                Step::Keep(index) | Step::Hold(index) => {
+                    let before = old.bound[*index].clone();
+                    let key = match step {
+                        Step::Hold(_) => Some(listener.key),
+                        _ => listener.changed_file_key(&before.config),
+                    };
+                    reloaded.requires_restart(key);
+                    before
+                }
+                Step::Open => {
+                    let opened = ClientListener::open(listener, config.takeover)?;
+                    reloaded.opened.push(opened);
+                    Bound {
+                        config: listener.clone(),
+                        is_inherited: false,
+                    }
+                }
+            });
         }
+        reloaded.listeners = steps;
         let (before, address) = (old.config().admin.listen, config.admin.listen);
         if address != before {
             let port = |address: Option<SocketAddr>| address.map(|address| address.port());
@@ -164,7 +196,7 @@ impl ProxyState {
                 reloaded.waiting.push("admin.listen");
             }
         }
-        let active = ActiveConfig::new(loaded, &self.carryover, Some(&old))?;
+        let active = ActiveConfig::new(loaded, bound, &self.carryover, Some(&old))?;
         self.active.store(Arc::new(active));
         drop(old);
         self.carryover.prune();
@@ -237,10 +269,7 @@ mod tests {
         let state = state("", Inherited::default());
         let loaded = config(&format!("listen = '{clients}'\nadmin.listen = '{admin}'"));
         let reloaded = state.reload(Ok(loaded)).unwrap();
-        assert_eq!(
-            reloaded.listener.unwrap().url(),
-            format!("http://{clients}")
-        );
+        assert_eq!(reloaded.opened[0].url(), format!("http://{clients}"));
         let listener = reloaded.admin.flatten().unwrap();
         assert_eq!(listener.socket.local_addr().unwrap(), admin);
         assert!(reloaded.waiting.is_empty());
@@ -257,7 +286,7 @@ mod tests {
             let state = state(keys, inherited);
             let reloaded = state.reload(Ok(config(changed))).unwrap();
             assert_eq!(reloaded.waiting, ["listen", "admin.listen"]);
-            assert!(reloaded.listener.is_none() && reloaded.admin.is_none());
+            assert!(reloaded.opened.is_empty() && reloaded.admin.is_none());
         }
     }
 

@@ -1,33 +1,34 @@
-//! Accepts connections, and ends them.
+//! Accepts connections.
 
-use super::Server;
 use super::connection::Connection;
+use super::group::ConnectionGroup;
+use super::io::Io;
 use super::listener::Listener;
-use super::options::ServerOptions;
 use super::registry::ConnectionRegistry;
 use super::request_body::RequestBody;
-use super::stop::StopSender;
 use super::workers::Workers;
+use crate::client_key::PeerAddr;
 use crate::guard::BoxError;
 use crate::log_limit::LogLimit;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tower_service::Service;
 
 /// Delay between two attempts to accept while file descriptors are exhausted.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// The connections of a server.
+/// The connections of a server, of all its listeners.
 pub struct Connections {
-    options: Arc<ServerOptions>,
     workers: Workers,
-    stop: StopSender,
     failures: AcceptFailures,
     registry: ConnectionRegistry,
+    has_free_file: fn() -> bool,
 }
 
 /// Failed attempts to accept.
@@ -40,28 +41,61 @@ struct AcceptFailures {
     log_limit: LogLimit,
 }
 
+/// A connection of one of several listeners, which may differ in their options and in their service.
+pub struct Accepted<'a, S> {
+    /// The connection.
+    pub io: Io,
+    /// Its peer.
+    pub peer: PeerAddr,
+    /// The service of its requests.
+    pub service: &'a S,
+    /// The connections that it belongs to.
+    pub group: &'a ConnectionGroup,
+}
+
+/// Several listeners.
+pub trait Listeners<S: 'static> {
+    /// Accepts the next connection of any of them.
+    ///
+    /// Must be cancel safe: dropping the future must not lose a connection.
+    fn accept(&self) -> impl Future<Output = io::Result<Accepted<'_, S>>>;
+}
+
+/// One listener.
+pub(super) struct SingleListener<'a, L, S> {
+    pub(super) listener: L,
+    pub(super) service: S,
+    pub(super) group: &'a ConnectionGroup,
+}
+
+impl<L: Listener, S: 'static> Listeners<S> for SingleListener<'_, L, S> {
+    async fn accept(&self) -> io::Result<Accepted<'_, S>> {
+        let (io, peer) = self.listener.accept().await?;
+        Ok(Accepted {
+            io: io.into(),
+            peer,
+            service: &self.service,
+            group: self.group,
+        })
+    }
+}
+
 impl Connections {
     pub(super) fn new(
         workers: Workers,
-        options: Arc<ServerOptions>,
         registry: ConnectionRegistry,
+        has_free_file: fn() -> bool,
     ) -> Self {
         Self {
-            registry,
-            options,
             workers,
-            stop: StopSender::new(),
             failures: AcceptFailures::new(),
+            registry,
+            has_free_file,
         }
     }
 
-    /// Uses the options of this server for new connections.
-    pub fn set_options(&mut self, server: &Server) {
-        self.options = Arc::new(server.options.clone());
-    }
-
     /// Accepts connections until the future is dropped.
-    pub async fn accept<S, B>(&mut self, listener: &impl Listener, service: &S)
+    pub async fn accept<S, B>(&mut self, listeners: &impl Listeners<S>)
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
         S::Error: Into<BoxError>,
@@ -72,38 +106,75 @@ impl Connections {
         loop {
             // Before accepting: an accepted connection would be lost if this future were dropped meanwhile.
             self.registry.make_room().await;
-            if !(self.options.has_free_file)() {
+            if !(self.has_free_file)() {
                 self.wait_for_files(&io::Error::other("the last file descriptors are reserved"))
                     .await;
                 continue;
             }
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = listeners.accept() => accepted,
                 () = self.workers.reap() => continue,
             };
             match accepted {
-                Ok((socket, peer)) => {
+                Ok(accepted) => {
                     self.failures.reset();
-                    let bounds = &self.options.per_client;
-                    let Some(entry) = self.registry.admit(peer.ip(), bounds) else {
-                        continue;
-                    };
-                    let close_handle = entry.close_handle();
-                    let stop = self.stop.subscribe();
-                    let options = self.options.clone();
-                    let service = service.clone();
-                    let connection =
-                        move |socket| Connection::new(socket, entry, peer, service, options, stop);
-                    if let Err(error) = self.workers.spawn(socket.into(), close_handle, connection)
-                    {
-                        tracing::debug!(%error, "a client disconnected before its connection was set up");
-                    }
+                    self.serve(accepted);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     self.wait_for_files(&error).await;
                 }
             }
+        }
+    }
+
+    /// Accepts the connections that wait already.
+    pub async fn accept_waiting<S, B>(&mut self, listeners: &impl Listeners<S>)
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
+        // The runtime learns of them.
+        tokio::task::yield_now().await;
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            let accept = pin!(tokio::task::unconstrained(listeners.accept()));
+            match accept.poll(&mut cx) {
+                Poll::Ready(Ok(accepted)) => self.serve(accepted),
+                Poll::Ready(Err(error)) if is_of_one_connection(&error) => {}
+                Poll::Ready(Err(_)) | Poll::Pending => return,
+            }
+        }
+    }
+
+    /// Serves a connection, unless its client has reached its limit.
+    fn serve<S, B>(&mut self, accepted: Accepted<'_, S>)
+    where
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
+        let Accepted {
+            io,
+            peer,
+            service,
+            group,
+        } = accepted;
+        let options = group.options();
+        let Some(entry) = self.registry.admit(peer.ip(), &options.per_client) else {
+            return;
+        };
+        let close_handle = entry.close_handle();
+        let stop = group.subscribe();
+        let service = service.clone();
+        let connection = move |io| Connection::new(io, entry, peer, service, options, stop);
+        if let Err(error) = self.workers.spawn(io, close_handle, connection) {
+            tracing::debug!(%error, "a client disconnected before its connection was set up");
         }
     }
 
@@ -120,25 +191,6 @@ impl Connections {
     /// Returns the number of failed attempts to accept, most likely for lack of file descriptors.
     pub fn accept_failures(&self) -> u64 {
         self.failures.total
-    }
-
-    /// From now on, responses other than streams have `Connection: close`, and their connections close after
-    /// them.
-    pub fn drain(&self) {
-        self.stop.drain();
-    }
-
-    /// Closes each connection after its current response, and waits for all. Dropping `self` closes the
-    /// remaining ones at once.
-    pub async fn finish(&mut self) {
-        self.stop.stop();
-        self.stop.closed().await;
-    }
-
-    /// Closes all connections at once.
-    pub async fn abort(self) {
-        drop(self.workers);
-        self.stop.closed().await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The server and its options.
 
-use super::accept::Connections;
+use super::accept::{Connections, SingleListener};
+use super::group::ConnectionGroup;
 use super::listener::Listener;
 use super::options::ServerOptions;
 use super::registry::ConnectionRegistry;
@@ -231,17 +232,24 @@ impl Server {
         B::Error: Into<BoxError> + Send,
     {
         let mut connections = self.connections(&ConnectionRegistry::default())?;
+        let group = self.group();
+        let listener = SingleListener {
+            listener,
+            service,
+            group: &group,
+        };
         tokio::select! {
-            () = connections.accept(&listener, &service) => {}
+            () = connections.accept(&listener) => {}
             () = registry.drain_started() => {}
         }
-        connections.drain();
+        group.drain();
         tokio::select! {
-            () = connections.accept(&listener, &service) => {}
+            () = connections.accept(&listener) => {}
             () = registry.window_over() => {}
         }
         drop(listener);
-        connections.finish().await;
+        group.stop();
+        group.closed().await;
         Ok(())
     }
 }
@@ -264,12 +272,19 @@ impl Server {
         B::Error: Into<BoxError> + Send,
     {
         let mut connections = self.connections(registry)?;
+        let group = self.group();
+        let listener = SingleListener {
+            listener,
+            service,
+            group: &group,
+        };
         tokio::select! {
-            () = connections.accept(&listener, &service) => {}
+            () = connections.accept(&listener) => {}
             () = stop => {}
         }
         drop(listener);
-        connections.finish().await;
+        group.stop();
+        group.closed().await;
         Ok(())
     }
 
@@ -279,7 +294,13 @@ impl Server {
             Some(count) => Workers::start(count, self.release_memory)?,
             None => Workers::current_runtime(),
         };
-        let options = Arc::new(self.options.clone());
-        Ok(Connections::new(workers, options, registry.clone()))
+        let has_free_file = self.options.has_free_file;
+        Ok(Connections::new(workers, registry.clone(), has_free_file))
+    }
+
+    /// The connections of one listener, with the options of this server.
+    #[doc(hidden)]
+    pub fn group(&self) -> ConnectionGroup {
+        ConnectionGroup::new(Arc::new(self.options.clone()))
     }
 }

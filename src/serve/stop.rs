@@ -43,6 +43,11 @@ impl StopSender {
         self.0.borrow().notify.notify_waiters();
     }
 
+    /// Returns the number of connections.
+    pub(super) fn subscribers(&self) -> usize {
+        self.0.receiver_count()
+    }
+
     pub(super) async fn closed(&self) {
         self.0.closed().await;
     }

@@ -21,12 +21,15 @@ fn entry(entry: &Entry) -> Value {
 pub(super) async fn config(State(admin): State<SharedAdmin>) -> Json<Value> {
     let active = admin.state.active();
     let entries = active.loaded.entries();
+    let listeners = active.loaded.listener_entries();
+    let listeners = listeners.iter().map(|own| own.iter().map(entry).collect());
     let routes = active.loaded.route_entries();
     let routes = routes.iter().map(
         |(path, own)| json!({ "path": path, "config": own.iter().map(entry).collect::<Vec<_>>() }),
     );
     Json(json!({
         "config": entries.iter().map(entry).collect::<Vec<_>>(),
+        "listeners": listeners.collect::<Vec<Vec<Value>>>(),
         "routes": routes.collect::<Vec<_>>(),
         "warnings": active.config().warnings,
     }))

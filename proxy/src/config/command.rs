@@ -191,7 +191,7 @@ fn flag(key: &'static Key) -> Arg {
         Some(alias) => arg.visible_alias(alias),
         None => arg,
     };
-    if key.kind.is_list() {
+    if key.kind.is_list() || key.kind.shape == Shape::ListenAll {
         arg.action(ArgAction::Append)
     } else if matches!(key.kind.shape, Shape::Bool | Shape::BoolOrAuto) {
         // With `=`, so that a bare flag does not take a subcommand for its value.
@@ -243,7 +243,7 @@ fn value_name(kind: Kind) -> String {
         Shape::ServerName => "NAME",
         Shape::Secret => "SECRET",
         Shape::Address => "IP:PORT",
-        Shape::Listen => "IP:PORT|unix:PATH",
+        Shape::Listen | Shape::ListenAll => "IP:PORT|unix:PATH",
         Shape::Mode => "MODE",
         Shape::Url => "URL",
         Shape::Networks => "CIDR,...",

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::given::{AllValues, RouteValues, SourcedValue, Values};
+use super::given::{AllValues, ListenerValues, RouteValues, SourcedValue, Values};
 use super::key::Key;
 use super::mistake::{Mistake, OF_THE_PROXY, ValueSource};
 use super::not_toml::slip;
 use super::route::RoutePath;
-use super::sections::{KEYS, find, is_table, renamed, table_names};
+use super::sections::{KEYS, LISTENER, find, find_of_listener, is_table, renamed, table_names};
 use super::suggest;
 use super::value::Value;
 
@@ -55,6 +55,8 @@ pub(super) fn read(name: &str, text: &str, mistakes: &mut Vec<Mistake>) -> Optio
 enum FilePart {
     Global,
     Route,
+    /// The names of its keys begin with `listener`, the name of the table.
+    Listener,
 }
 
 struct FileReader {
@@ -80,28 +82,61 @@ impl FileReader {
     fn root(&mut self, root: &DeTable<'_>) -> AllValues {
         let mut values = AllValues::default();
         for (key, value) in root {
-            if key.get_ref() == "route" {
-                values.routes = self.routes(key.span().start, value.get_ref());
-            } else {
-                self.entry(FilePart::Global, "", key, value, &mut values.global);
+            let offset = key.span().start;
+            match key.get_ref().as_ref() {
+                "route" => {
+                    let tables = self.tables("route", offset, value.get_ref());
+                    let routes = tables.into_iter();
+                    let routes = routes.filter_map(|(offset, table)| self.route(offset, table));
+                    values.routes = routes.collect();
+                }
+                "listener" => {
+                    let tables = self.tables("listener", offset, value.get_ref());
+                    let listeners = tables.into_iter();
+                    let listeners = listeners.map(|(offset, table)| self.listener(offset, table));
+                    values.listeners = listeners.collect();
+                }
+                _ => self.entry(FilePart::Global, "", key, value, &mut values.global),
             }
         }
         values
     }
 
-    fn routes(&mut self, offset: usize, value: &DeValue<'_>) -> Vec<RouteValues> {
+    /// The tables of a list, with their offsets.
+    fn tables<'v, 'text>(
+        &mut self,
+        name: &str,
+        offset: usize,
+        value: &'v DeValue<'text>,
+    ) -> Vec<(usize, &'v DeTable<'text>)> {
         let Some(items) = value.as_array() else {
-            self.mistake(offset, "route", "is a list of tables; write [[route]]");
+            self.mistake(
+                offset,
+                name,
+                format!("is a list of tables; write [[{name}]]"),
+            );
             return Vec::new();
         };
-        let mut routes = Vec::new();
+        let mut tables = Vec::new();
         for item in items {
+            let offset = item.span().start;
             match item.get_ref().as_table() {
-                Some(table) => routes.extend(self.route(item.span().start, table)),
-                None => self.mistake(item.span().start, "route", "is a table; write [[route]]"),
+                Some(table) => tables.push((offset, table)),
+                None => self.mistake(offset, name, format!("is a table; write [[{name}]]")),
             }
         }
-        routes
+        tables
+    }
+
+    fn listener(&mut self, offset: usize, table: &DeTable<'_>) -> ListenerValues {
+        let mut values = Values::new();
+        for (key, value) in table {
+            self.entry(FilePart::Listener, LISTENER.name, key, value, &mut values);
+        }
+        ListenerValues {
+            source: self.source(offset),
+            values,
+        }
     }
 
     fn route(&mut self, offset: usize, table: &DeTable<'_>) -> Option<RouteValues> {
@@ -155,7 +190,14 @@ impl FileReader {
         } else {
             format!("{table}.{}", key.get_ref())
         };
-        let Some(known) = find(&name) else {
+        let known = match part {
+            FilePart::Global | FilePart::Route => find(&name),
+            FilePart::Listener => find_of_listener(&name),
+        };
+        let Some(known) = known else {
+            if part == FilePart::Listener {
+                return self.mistake(offset, &name, unknown_of_listener(&name));
+            }
             // `admin = false`: a table whose first key turns all of it off.
             let switch = find(&format!("{name}.listen")).filter(|key| key.kind.off);
             if let (Some(key), DeValue::Boolean(false), FilePart::Global) =
@@ -204,6 +246,16 @@ impl FileReader {
     }
 }
 
+/// The problem of a name that is not a key of a listener.
+fn unknown_of_listener(name: &str) -> String {
+    let leaf = |name: &str| name.split_once('.').map_or("", |(_, leaf)| leaf).to_owned();
+    let leaves: Vec<String> = LISTENER.keys.iter().map(|key| leaf(key.name)).collect();
+    match suggest::nearest(&leaf(name), leaves.iter().map(String::as_str)) {
+        Some(near) => format!("unknown key; did you mean {near}?"),
+        None => format!("unknown key; a listener has {}", leaves.join(", ")),
+    }
+}
+
 /// The problem of a name that is not a key.
 fn unknown(part: FilePart, name: &str) -> String {
     // It is a table, too, but this is the mistake that is made.
@@ -225,14 +277,13 @@ fn unknown(part: FilePart, name: &str) -> String {
         .iter()
         .filter(|key| part == FilePart::Global || key.per_route)
         .map(|key| key.name);
-    let extra = if part == FilePart::Global {
-        "route"
-    } else {
-        "path"
+    let extra = match part {
+        FilePart::Global => &["route", "listener"][..],
+        _ => &["path"],
     };
-    let candidates = keys.chain(table_names()).chain([extra]);
+    let candidates = keys.chain(table_names()).chain(extra.iter().copied());
     match suggest::nearest(name, candidates) {
-        Some("route") => "unknown; did you mean [[route]]?".to_owned(),
+        Some(near @ ("route" | "listener")) => format!("unknown; did you mean [[{near}]]?"),
         Some(near) if is_table(near) => format!("unknown; did you mean [{near}]?"),
         Some(near) => format!("unknown key; did you mean {near}?"),
         None => "unknown key; `sse-guard --help` lists them all".to_owned(),

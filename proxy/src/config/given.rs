@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::mistake::{Mistake, ValueSource};
-use super::route::RoutePath;
+use super::route::{EVERYTHING, RoutePath};
+use super::suggest;
 use super::value::{FromValue, Value};
 
 /// The server of a route; a route without one is a mistake.
@@ -27,11 +28,19 @@ pub(super) struct RouteValues {
     pub(super) values: Values,
 }
 
+/// A `[[listener]]` of the file.
+#[derive(Clone, Debug)]
+pub(super) struct ListenerValues {
+    pub(super) source: ValueSource,
+    pub(super) values: Values,
+}
+
 /// The values of all sources: of the whole proxy, merged by rank, and what each route overrides.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AllValues {
     pub(super) global: Values,
     pub(super) routes: Vec<RouteValues>,
+    pub(super) listeners: Vec<ListenerValues>,
 }
 
 impl AllValues {
@@ -49,6 +58,37 @@ impl AllValues {
             global: &self.global,
             route: Some(&route.values),
         }
+    }
+
+    /// The values of a listener.
+    pub(super) fn listener<'a>(&'a self, listener: &'a ListenerValues) -> Scope<'a> {
+        Scope {
+            global: &self.global,
+            route: Some(&listener.values),
+        }
+    }
+
+    /// The mistakes of a list of routes in which some do not exist.
+    pub(super) fn unknown_routes(
+        &self,
+        key: &str,
+        source: &ValueSource,
+        named: &[String],
+    ) -> Vec<Mistake> {
+        // Also those without a URL, which is a mistake of its own.
+        let paths = self.routes.iter().map(|route| route.path.as_str());
+        let all_others = self.global.contains_key(URL).then_some(EVERYTHING);
+        let paths: Vec<&str> = paths.chain(all_others).collect();
+        let unknown = named.iter().filter(|name| !paths.contains(&name.as_str()));
+        let mistake = |name: &String| {
+            let hint = match suggest::nearest(name, paths.iter().copied()) {
+                Some(path) => format!("; did you mean \"{path}\"?"),
+                None => "; name a route as its path is spelled".to_owned(),
+            };
+            let problem = format!("no route has the path {name:?}{hint}");
+            Mistake::new(source.clone(), key, problem)
+        };
+        unknown.map(mistake).collect()
     }
 
     /// The values of each route that has an upstream; last those of the paths that no route of the

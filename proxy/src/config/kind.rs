@@ -59,6 +59,8 @@ pub enum Shape {
     Address,
     /// The same, or the path of a Unix socket: `unix:/run/sse-guard.sock`.
     Listen,
+    /// One of these, or a list of them.
+    ListenAll,
     /// The permissions of a file: `660`.
     Mode,
     /// An `http://` or `https://` URL without credentials, query and fragment, or `unix:/run/app.sock`.

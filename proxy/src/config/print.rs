@@ -8,7 +8,7 @@ use super::given::{RouteValues, SourcedValue, Values};
 use super::key::{Key, SystemLimits};
 use super::kind::Shape;
 use super::mistake::ValueSource;
-use super::sections::KEYS;
+use super::sections::{KEYS, LISTENER, top::LISTEN};
 use super::source::LoadedConfig;
 use super::value::{Origins, Rate, ReadyWhen, Value, size_text};
 
@@ -46,6 +46,9 @@ impl LoadedConfig {
                 lines.extend(table.map(|table| PrintedLine::plain(format!("[{table}]"))));
             }
             lines.push(match self.values.global.get(key.name) {
+                Some(_) if key.name == LISTEN && !self.values.listeners.is_empty() => {
+                    PrintedLine::plain(format!("# {leaf} is replaced by [[listener]]"))
+                }
                 Some(given) if is_hidden(key, given) => PrintedLine::hidden(leaf, given),
                 Some(given) => self.raised(key, leaf, given),
                 None => PrintedLine::plain(
@@ -55,6 +58,12 @@ impl LoadedConfig {
                     },
                 ),
             });
+        }
+        for listener in &self.values.listeners {
+            lines.push(PrintedLine::plain(""));
+            lines.push(PrintedLine::plain("[[listener]]"));
+            let own = listener_values(&listener.values);
+            lines.extend(own.map(|(key, given)| PrintedLine::new(in_listener(key), given)));
         }
         for route in &self.values.routes {
             lines.push(PrintedLine::plain(""));
@@ -128,12 +137,17 @@ impl LoadedConfig {
             .iter()
             .filter(|key| value(self, key) != value(old, key));
         let mut changed: Vec<_> = keys.map(|key| key.name).collect();
+        let listeners = |loaded: &Self| -> Vec<Vec<(&'static str, Value)>> {
+            let listeners = loaded.values.listeners.iter();
+            listeners
+                .map(|listener| values_of(listener_values(&listener.values)))
+                .collect()
+        };
+        if listeners(self) != listeners(old) {
+            changed.push("listener");
+        }
         let routes = |loaded: &Self| -> Vec<(String, Vec<(&'static str, Value)>)> {
-            let own = |route: &RouteValues| {
-                let own = overrides(&route.values);
-                own.map(|(key, given)| (key.name, given.value.clone()))
-                    .collect()
-            };
+            let own = |route: &RouteValues| values_of(overrides(&route.values));
             let routes = loaded.values.routes.iter();
             routes
                 .map(|route| (route.path.as_str().to_owned(), own(route)))
@@ -149,6 +163,16 @@ impl LoadedConfig {
     pub(crate) fn entries(&self) -> Vec<Entry> {
         let given = |key: &'static Key| Some(Entry::new(key, self.values.global.get(key.name)?));
         KEYS.iter().filter_map(given).collect()
+    }
+
+    /// The keys that each `[[listener]]` of the file sets.
+    pub(crate) fn listener_entries(&self) -> Vec<Vec<Entry>> {
+        let listeners = self.values.listeners.iter();
+        let entries = listeners.map(|listener| {
+            let own = listener_values(&listener.values);
+            own.map(|(key, given)| Entry::new(key, given)).collect()
+        });
+        entries.collect()
     }
 
     /// The keys that each route of the file sets.
@@ -180,6 +204,25 @@ fn from(source: &ValueSource) -> String {
 fn overrides(values: &Values) -> impl Iterator<Item = (&'static Key, &SourcedValue)> {
     KEYS.iter()
         .filter_map(|key| Some((key, values.get(key.name)?)))
+}
+
+/// What a listener sets, in the order of its keys.
+fn listener_values(values: &Values) -> impl Iterator<Item = (&'static Key, &SourcedValue)> {
+    let keys = LISTENER.keys.iter();
+    keys.filter_map(|key| Some((key, values.get(key.name)?)))
+}
+
+/// The name of a key within `[[listener]]`.
+fn in_listener(key: &Key) -> &'static str {
+    key.name.strip_prefix("listener.").unwrap_or(key.name)
+}
+
+fn values_of<'a>(
+    given: impl Iterator<Item = (&'static Key, &'a SourcedValue)>,
+) -> Vec<(&'static str, Value)> {
+    given
+        .map(|(key, given)| (key.name, given.value.clone()))
+        .collect()
 }
 
 /// A line of the file, and perhaps where it came from.
@@ -255,6 +298,10 @@ fn toml(value: &Value) -> String {
         Value::Text(text) => quote(text),
         Value::Address(address) => quote(&address.to_string()),
         Value::Listen(address) => quote(&address.to_string()),
+        Value::ListenAll(addresses) => match addresses.as_slice() {
+            [address] => quote(&address.to_string()),
+            addresses => array(addresses.iter().map(ToString::to_string)),
+        },
         Value::Mode(mode) => quote(&mode.to_string()),
         Value::Url(url) => quote(&url.to_string()),
         Value::Path(path) => quote(path.as_str()),

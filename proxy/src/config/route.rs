@@ -22,6 +22,9 @@ pub struct RoutePath {
     matcher: Matcher,
 }
 
+/// The path of the route that matches everything.
+pub(super) const EVERYTHING: &str = "/";
+
 #[derive(Clone, Debug)]
 enum Matcher {
     /// Without the slash at the end, so that `/` is the empty prefix.
@@ -90,7 +93,7 @@ impl RoutePath {
     /// The path that matches everything, of the implicit last route.
     pub(super) fn everything() -> Self {
         Self {
-            text: "/".to_owned(),
+            text: EVERYTHING.to_owned(),
             matcher: Matcher::Prefix(String::new()),
         }
     }

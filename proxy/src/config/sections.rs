@@ -16,6 +16,7 @@ pub(super) mod health_check;
 mod heartbeat;
 mod idle;
 mod limit;
+pub(super) mod listener;
 mod log;
 pub(super) mod memory;
 pub(super) mod path;
@@ -37,6 +38,7 @@ pub use health_check::HealthCheck;
 pub use heartbeat::{Heartbeat, Style};
 pub use idle::{Idle, IdleAction};
 pub use limit::{Limit, OwnCounts, Reject};
+pub use listener::{LISTENER, ListenerConfig};
 pub use log::{Level, Log, LogFormat, LogRequests, RequestsFormat};
 pub use memory::{Budget, Budgets};
 pub use resume::Resume;
@@ -104,6 +106,11 @@ const fn concat<const COUNT: usize>(tables: &[Table]) -> [Key; COUNT] {
 /// The key of this name.
 pub(super) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
+}
+
+/// The key of a `[[listener]]` of this name.
+pub(super) fn find_of_listener(name: &str) -> Option<&'static Key> {
+    LISTENER.keys.iter().find(|key| key.name == name)
 }
 
 /// Whether the file may have a table of this name.

@@ -11,13 +11,15 @@ use http::Uri;
 use super::super::path::Normalize;
 use super::RoutePath;
 use super::given::{AllValues, RouteValues, Scope, URL};
+use super::listen_address::ListenAddress;
 use super::mistake::{Mistake, ValueSource};
 use super::sections::{
-    Admin, Budgets, Client, Completion, Drain, Early, Health, Heartbeat, Idle, Limit, Log,
-    OwnCounts, Resume, Rotation, Takeover, TrustedHeader, Unavailable, Upstream, cors, files,
-    health_check, memory, path, ready, reload, top, upstream,
+    Admin, Budgets, Client, Completion, Drain, Early, Health, Heartbeat, Idle, Limit,
+    ListenerConfig, Log, OwnCounts, Resume, Rotation, Takeover, TrustedHeader, Unavailable,
+    Upstream, cors, files, health_check, listener, listener::Placed, memory, path, ready, reload,
+    top, upstream,
 };
-use super::unix::{FileMode, ListenAddress, TrustedProxies};
+use super::unix::TrustedProxies;
 use super::value::{Origins, ReadyWhen};
 use sse_guard::CacheControl;
 use sse_guard::family::Family;
@@ -25,12 +27,8 @@ use sse_guard::family::Family;
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Address for clients.
-    pub listen: ListenAddress,
-    /// The permissions of its socket file.
-    pub listen_mode: FileMode,
-    /// User and group of its socket file, as `user:group`.
-    pub listen_owner: Option<String>,
+    /// Addresses for clients; at least one.
+    pub listeners: Vec<ListenerConfig>,
     /// When another process may listen there, too.
     pub takeover: Takeover,
     /// Peers whose forwarding headers are trusted; none by default.
@@ -179,10 +177,9 @@ pub(super) fn read(values: &AllValues, mistakes: &mut Vec<Mistake>) -> Option<Co
 
 fn read_all(values: &AllValues, problems: &mut Vec<Mistake>) -> Result<Config, Mistake> {
     let proxy = values.proxy();
-    let listen: ListenAddress = proxy.get(top::LISTEN)?;
-    let routes = routes(values, &listen, problems)?;
+    let listeners = listener::listeners(values, problems)?;
+    let routes = routes(values, &listeners, problems)?;
     let mut config = Config {
-        listen: listen.clone(),
         takeover: Takeover::read(proxy)?,
         trusted_proxies: top::trusted_proxies(proxy)?,
         trusted_header: TrustedHeader::read(proxy)?,
@@ -193,14 +190,13 @@ fn read_all(values: &AllValues, problems: &mut Vec<Mistake>) -> Result<Config, M
             memory: memory::budget(proxy)?,
             files: files::budget(proxy)?,
         },
-        admin: Admin::read(proxy, listen.tcp(), problems)?,
-        listen_mode: proxy.get("listen_mode")?,
-        listen_owner: proxy.get("listen_owner")?,
+        admin: Admin::read(proxy, &listeners, problems)?,
         watch: reload::watch(proxy)?,
-        ready_when: ready::when(proxy, &values.routes, problems)?,
+        ready_when: ready::when(values, problems)?,
         drain: Drain::read(proxy)?,
         log: Log::read(proxy)?,
         limit: Limit::read(proxy)?,
+        listeners: listeners.into_iter().map(|it| it.config).collect(),
         routes,
         warnings: Vec::new(),
     };
@@ -217,15 +213,17 @@ fn read_all(values: &AllValues, problems: &mut Vec<Mistake>) -> Result<Config, M
 /// The routes of the file, and behind them that of all other paths.
 fn routes(
     values: &AllValues,
-    listen: &ListenAddress,
+    listeners: &[Placed],
     problems: &mut Vec<Mistake>,
 ) -> Result<Vec<Route>, Mistake> {
     let mut routes = Vec::new();
-    let mut looping: Vec<ValueSource> = Vec::new();
+    let mut looping: Vec<(ValueSource, &str)> = Vec::new();
     let mut add = |path: RoutePath, scope: Scope<'_>, problems: &mut Vec<Mistake>| {
         let settings = Settings::read(scope, problems)?;
-        if settings.upstream.is_reached_at(listen) {
-            looping.extend(scope.given(URL).map(|given| given.source.clone()));
+        let mut configs = listeners.iter().map(|listener| &listener.config);
+        let own = configs.find(|listener| settings.upstream.is_reached_at(&listener.address));
+        if let (Some(own), Some(given)) = (own, scope.given(URL)) {
+            looping.push((given.source.clone(), own.key));
         }
         routes.push(Route {
             path,
@@ -253,9 +251,11 @@ fn routes(
     problems.extend(values.shadowed_routes());
     // Routes that share the global URL share its mistake.
     looping.dedup();
-    for source in looping {
-        let problem = "is this proxy's own address (listen): each request would loop; name the \
-            server behind the proxy";
+    for (source, key) in looping {
+        let problem = format!(
+            "is this proxy's own address ({key}): each request would loop; name the server behind \
+             the proxy"
+        );
         problems.push(Mistake::new(source, URL, problem));
     }
     Ok(routes)
@@ -275,12 +275,15 @@ fn warnings(config: &Config, has_catch_all: bool) -> Vec<String> {
         .map(|route| route.settings.limit.per_ip);
     let connections = config.client.warning(streams_per_ip);
     let mut warnings: Vec<_> = connections.into_iter().collect();
-    warnings.extend(top::warnings(&config.trusted_proxies, &config.listen));
-    let has_proxies = match config.listen {
+    let mut addresses = config.listeners.iter().map(|listener| &listener.address);
+    let is_unix = addresses.clone().any(|address| address.unix().is_some());
+    warnings.extend(top::warnings(&config.trusted_proxies, is_unix));
+    let has_proxies = addresses.any(|address| match address {
         ListenAddress::Tcp(_) => !config.trusted_proxies.networks.is_empty(),
         ListenAddress::Unix(_) => config.trusted_proxies.unix,
-    };
+    });
     warnings.extend(config.admin.warning(has_proxies));
+    warnings.extend(listener::warnings(&config.listeners, &config.routes));
     let (fallback, routes) = match config.routes.split_last() {
         Some((last, routes)) if has_catch_all => (Some(last), routes),
         _ => (None, config.routes.as_slice()),

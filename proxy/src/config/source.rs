@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::given::{AllValues, Values};
 use super::key::Key;
 use super::mistake::{ConfigError, Mistake, ValueSource};
-use super::sections::{KEYS, admin, find};
+use super::sections::{KEYS, admin, find, top::LISTEN};
 use super::settings::{self, Config};
 use super::{env, file};
 
@@ -122,6 +122,14 @@ fn merge(inputs: ConfigInputs, mistakes: &mut Vec<Mistake>) -> MergedInputs {
     };
     let is_file_read = file.is_some();
     let file = file.unwrap_or_default();
+    if !file.listeners.is_empty() {
+        let set = [&file.global, &env, &flags].map(|values| values.get(LISTEN));
+        mistakes.extend(set.into_iter().flatten().map(|given| {
+            let problem = "is set beside [[listener]]: write each address as a [[listener]], or \
+                           remove these tables";
+            Mistake::new(given.source.clone(), LISTEN, problem)
+        }));
+    }
     let mut global = defaults(mistakes);
     for values in [env_defaults, demo, file.global, env, flags] {
         global.extend(values);
@@ -130,6 +138,7 @@ fn merge(inputs: ConfigInputs, mistakes: &mut Vec<Mistake>) -> MergedInputs {
         values: AllValues {
             global,
             routes: file.routes,
+            listeners: file.listeners,
         },
         file_text,
         is_file_read,
@@ -262,7 +271,8 @@ pub(crate) mod tests {
             };
             read(inputs).unwrap().config
         };
-        let port = |file, demo| loaded(file, demo).listen.tcp().unwrap().port();
+        let address = |file, demo| loaded(file, demo).listeners[0].address.tcp().unwrap();
+        let port = |file, demo| address(file, demo).port();
         assert_eq!(port(false, false), 1);
         assert_eq!(port(false, true), 2);
         assert_eq!(port(true, true), 3);

@@ -1,52 +1,12 @@
-//! Unix sockets as values: where to listen, and where an upstream is.
+//! Unix sockets as values: the path of one, the mode of its file, and an upstream on one.
 
 use http::Uri;
 use ipnet::IpNet;
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Bytes of a path that fit into a socket's address on every system.
 const MAX_PATH: usize = 103;
-
-/// Where to accept clients.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListenAddress {
-    /// Over TCP.
-    Tcp(SocketAddr),
-    /// On the socket file at this path.
-    Unix(PathBuf),
-}
-
-impl ListenAddress {
-    /// The address over TCP.
-    #[must_use]
-    pub fn tcp(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(address) => Some(*address),
-            Self::Unix(_) => None,
-        }
-    }
-
-    /// The path of the socket file.
-    #[must_use]
-    pub fn unix(&self) -> Option<&Path> {
-        match self {
-            Self::Tcp(_) => None,
-            Self::Unix(path) => Some(path),
-        }
-    }
-}
-
-/// As in the config.
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
 
 /// The permissions of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,8 +13,9 @@ use super::super::path;
 use super::super::request_target::check_authority;
 use super::super::tls;
 use super::kind::{Kind, Shape};
+use super::listen_address::ListenAddress;
 use super::suggest;
-use super::unix::{self, FileMode, ListenAddress, TrustedProxies};
+use super::unix::{self, FileMode, TrustedProxies};
 
 mod from_value;
 mod origins;
@@ -45,6 +46,7 @@ pub(super) enum Value {
     Text(String),
     Address(SocketAddr),
     Listen(ListenAddress),
+    ListenAll(Vec<ListenAddress>),
     Mode(FileMode),
     Url(Uri),
     Path(PathAndQuery),
@@ -101,6 +103,10 @@ impl Value {
             Shape::Secret => secret(text),
             Shape::Address => address(text).map(Self::Address),
             Shape::Listen => listen_address(text).map(Self::Listen),
+            Shape::ListenAll => {
+                let items = text.split(',').map(|item| listen_address(item.trim()));
+                items.collect::<Result<_, _>>().map(Self::ListenAll)
+            }
             Shape::Mode => unix::file_mode(text).map(Self::Mode),
             Shape::Url => url(text).map(Self::Url),
             Shape::Origins => {
@@ -141,6 +147,9 @@ impl Value {
                 list(shape, [text.as_ref()])?;
                 Err("is a list; put brackets around it: [\"...\"]".to_owned())
             }
+            DeValue::String(text) if shape == Shape::ListenAll => {
+                listen_address(text).map(|address| Self::ListenAll(vec![address]))
+            }
             DeValue::String(text) => Self::from_text(kind, text),
             DeValue::Integer(digits) if number => {
                 match i64::from_str_radix(digits.as_str(), digits.radix()) {
@@ -151,7 +160,8 @@ impl Value {
             DeValue::Float(digits) if number => Self::from_text(kind, digits.as_str()),
             DeValue::Boolean(value) if boolean => Ok(Self::Bool(*value)),
             DeValue::Array(items)
-                if kind.is_list() || matches!(shape, Shape::Origins | Shape::ReadyWhen) =>
+                if kind.is_list()
+                    || matches!(shape, Shape::Origins | Shape::ReadyWhen | Shape::ListenAll) =>
             {
                 let texts: Option<Vec<&str>> =
                     items.iter().map(|item| item.get_ref().as_str()).collect();
@@ -159,6 +169,13 @@ impl Value {
                     Some(texts) if shape == Shape::Origins => origins(&texts).map(Self::Origins),
                     Some(texts) if shape == Shape::ReadyWhen => {
                         ready_when(&texts).map(Self::ReadyWhen)
+                    }
+                    Some(texts) if shape == Shape::ListenAll => {
+                        if texts.is_empty() {
+                            return Err(format!("lists no address; write {}", example(kind)));
+                        }
+                        let addresses = texts.into_iter().map(listen_address);
+                        addresses.collect::<Result<_, _>>().map(Self::ListenAll)
                     }
                     Some(texts) => list(shape, texts),
                     None => Err("every item of the list is a text; put each in quotes".to_owned()),
@@ -212,7 +229,9 @@ fn example(kind: Kind) -> String {
         // Of an address that may be off, that of the admin address.
         Shape::Address if kind.off => ("\"127.0.0.1:9090\"", " or \"off\""),
         Shape::Address => ("\"127.0.0.1:8080\"", ""),
-        Shape::Listen => ("\"127.0.0.1:8080\" or \"unix:/run/sse-guard.sock\"", ""),
+        Shape::Listen | Shape::ListenAll => {
+            ("\"127.0.0.1:8080\" or \"unix:/run/sse-guard.sock\"", "")
+        }
         Shape::Mode => ("\"660\"", " or \"off\""),
         Shape::Url => ("\"http://127.0.0.1:3000\"", " or \"off\""),
         Shape::Networks => ("[\"10.0.0.0/8\"]", " or \"off\""),

@@ -1,68 +1,73 @@
-//! Where clients come from.
+//! A socket that clients connect to.
 
 use super::unix::{FileOptions, UnixListenError, UnixSocket};
 use super::{HANDOVER_RETRY, HANDOVER_TIMEOUT, ListenError, Listener, listen, listen_at_start};
-use crate::config::{Config, ListenAddress, Takeover};
+use crate::config::{ListenAddress, ListenerConfig, Takeover};
 use sse_guard::client_key::PeerAddr;
 use sse_guard::serve::Io;
 use std::io;
 use std::path::Path;
+use std::task::{Context, Poll, ready};
 use tokio::time::{Instant, sleep};
 
-const LISTEN_KEY: &str = "listen";
-
-/// A listener for clients.
+/// A socket that clients connect to.
 #[derive(Debug)]
 pub(crate) enum ClientListener {
     Tcp(Listener),
     Unix(UnixSocket),
 }
 
-impl sse_guard::serve::Listener for ClientListener {
-    type Io = Io;
-
-    async fn accept(&self) -> io::Result<(Io, PeerAddr)> {
-        match self {
+impl ClientListener {
+    /// Accepts the next connection. Wakes the last task alone that has polled.
+    pub(crate) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Io, PeerAddr)>> {
+        Poll::Ready(match self {
             Self::Tcp(listener) => {
-                let (io, peer) = listener.socket.accept().await?;
+                let (io, peer) = ready!(listener.socket.poll_accept(cx))?;
                 Ok((io.into(), peer.into()))
             }
             Self::Unix(socket) => {
-                let (io, _) = socket.listener.accept().await?;
+                let (io, _) = ready!(socket.listener.poll_accept(cx))?;
                 Ok((io.into(), PeerAddr::unix()))
             }
-        }
+        })
     }
-}
 
-impl ClientListener {
-    /// Listens at `listen` of the config.
-    pub(crate) fn open(config: &Config) -> Result<Self, ListenError> {
-        match &config.listen {
-            ListenAddress::Tcp(address) => {
-                listen(LISTEN_KEY, *address, config.takeover).map(Self::Tcp)
-            }
-            ListenAddress::Unix(path) => open_unix(path, config).map(Self::Unix),
+    /// Listens at the address of a listener.
+    pub(crate) fn open(config: &ListenerConfig, takeover: Takeover) -> Result<Self, ListenError> {
+        match &config.address {
+            ListenAddress::Tcp(address) => listen(config.key, *address, takeover).map(Self::Tcp),
+            ListenAddress::Unix(path) => open_unix(path, config, takeover).map(Self::Unix),
         }
     }
 
     /// Listens there at a start, which may be the moment at which the process before gets its signal.
-    pub(crate) async fn open_at_start(config: &Config) -> Result<Self, ListenError> {
-        let path = match &config.listen {
+    pub(crate) async fn open_at_start(
+        config: &ListenerConfig,
+        takeover: Takeover,
+    ) -> Result<Self, ListenError> {
+        let path = match &config.address {
             ListenAddress::Tcp(address) => {
-                let listener = listen_at_start(LISTEN_KEY, *address, config.takeover).await;
+                let listener = listen_at_start(config.key, *address, takeover).await;
                 return listener.map(Self::Tcp);
             }
             ListenAddress::Unix(path) => path,
         };
         let until = Instant::now() + HANDOVER_TIMEOUT;
         loop {
-            match open_unix(path, config) {
+            match open_unix(path, config, takeover) {
                 Err(error) if error.is_ours && Instant::now() < until => {
                     sleep(HANDOVER_RETRY).await;
                 }
                 result => return result.map(Self::Unix),
             }
+        }
+    }
+
+    /// The socket, if it is one of TCP.
+    pub(crate) fn tcp(&self) -> Option<&Listener> {
+        match self {
+            Self::Tcp(listener) => Some(listener),
+            Self::Unix(_) => None,
         }
     }
 
@@ -110,13 +115,17 @@ impl ClientListener {
     }
 }
 
-fn open_unix(path: &Path, config: &Config) -> Result<UnixSocket, ListenError> {
+fn open_unix(
+    path: &Path,
+    config: &ListenerConfig,
+    takeover: Takeover,
+) -> Result<UnixSocket, ListenError> {
     let options = FileOptions {
-        mode: config.listen_mode,
-        owner: config.listen_owner.as_deref(),
+        mode: config.file_mode,
+        owner: config.file_owner.as_deref(),
     };
-    UnixSocket::open(path, options, config.takeover).map_err(|error| ListenError {
-        key: LISTEN_KEY,
+    UnixSocket::open(path, options, takeover).map_err(|error| ListenError {
+        key: config.key,
         address: format!("unix:{}", path.display()),
         is_ours: matches!(error, UnixListenError::InUse { is_ours: true }),
         error: io::Error::other(error),

@@ -2,7 +2,7 @@
 
 use super::stack::{RouteBody, RouteService};
 use super::table::{Route, Router};
-use crate::config;
+use crate::config::{self, ListenerConfig};
 use crate::headers;
 use crate::json_stream_flag;
 use crate::request_context::{RequestContext, RequestId};
@@ -30,13 +30,22 @@ type PlainBody = Either<RouteBody, Full<Bytes>>;
 /// The body of a response to the client. Those of event streams are not boxed: they are many, and live long.
 pub(crate) type ResponseBody = Either<RouteBody, Pin<Box<LoggedBody<PlainBody>>>>;
 
-/// Passes requests to the router of the active config.
+/// Passes the requests of one listener to the router of the active config.
 #[derive(Clone)]
-pub(crate) struct Handler(Arc<ProxyState>);
+pub(crate) struct Handler(Arc<ListenerState>);
+
+/// One allocation: each connection has a handle to it.
+struct ListenerState {
+    state: Arc<ProxyState>,
+    listener: ListenerConfig,
+}
 
 impl Handler {
-    pub(crate) fn new(state: &Arc<ProxyState>) -> Self {
-        Self(state.clone())
+    pub(crate) fn new(state: &Arc<ProxyState>, listener: ListenerConfig) -> Self {
+        Self(Arc::new(ListenerState {
+            state: state.clone(),
+            listener,
+        }))
     }
 }
 
@@ -50,19 +59,26 @@ impl Service<Request<RequestBody>> for Handler {
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let active = self.0.active();
+        let Self(shared) = self.clone();
         // Futures hold the room of all that they pass on: a box takes little.
         let request = Box::new(request);
-        Box::pin(async move { Ok(answer(&active.router, request).await) })
+        Box::pin(async move {
+            let active = shared.state.active();
+            Ok(answer(&active.router, &shared.listener, request).await)
+        })
     }
 }
 
-async fn answer(router: &Router, mut request: Box<Request<RequestBody>>) -> Response<ResponseBody> {
+async fn answer(
+    router: &Router,
+    listener: &ListenerConfig,
+    mut request: Box<Request<RequestBody>>,
+) -> Response<ResponseBody> {
     let is_trusted = router.prepare.is_by_trusted(&request);
     let id = RequestId::of(request.headers_mut(), is_trusted);
     let client = router.clients.key(&*request);
     let mut context = RequestContext::new(&request, id, client);
-    let route = router.route_of(&mut request);
+    let route = router.route_of(&mut request, listener);
     let metrics = match &route {
         Ok(Some(route)) => {
             context.set_route(route.name.clone());
@@ -228,7 +244,9 @@ mod tests {
         let route = service.call(Request::new(RequestBody::default()));
         let route = size_of_val(&*route);
         assert!((641..=896).contains(&route), "{route}");
-        let answer = answer(&router, Box::new(Request::new(RequestBody::default())));
+        let listener = &config.config.listeners[0];
+        let request = Box::new(Request::new(RequestBody::default()));
+        let answer = answer(&router, listener, request);
         let answer = size_of_val(&answer);
         assert!((385..=512).contains(&answer), "{answer}");
     }

@@ -3,7 +3,9 @@
 use super::prepare::Prepare;
 use super::stack::{self, RouteService, SharedParts};
 use crate::carryover::{Carryover, RouteLimit};
-use crate::config::{self, Config, RoutePath, Settings, TrustedHeader, TrustedProxies};
+use crate::config::{
+    self, Config, ListenerConfig, RoutePath, Settings, TrustedHeader, TrustedProxies,
+};
 use crate::request_log::{RequestLog, RouteMetrics};
 use crate::request_target::{self, TargetError};
 use crate::upstream::{Endpoints, Upstream};
@@ -23,6 +25,7 @@ pub(crate) struct Router {
     pub(super) routes: Vec<Route>,
     /// What the routes use of upstreams, and share.
     endpoints: Endpoints,
+    listeners: Vec<ListenerConfig>,
     normalize: config::Normalize,
     pub(super) prepare: Prepare,
     pub(super) clients: ForwardedIp,
@@ -98,6 +101,7 @@ impl Router {
         let mut router = Self {
             routes: Vec::new(),
             endpoints: Endpoints::default(),
+            listeners: config.listeners.clone(),
             normalize: config.normalize,
             prepare: Prepare::new(config, clients.clone()),
             clients: clients.clone(),
@@ -176,6 +180,13 @@ impl Router {
         Ok(router)
     }
 
+    /// The listener of this name in this config; as the connection has it if the config has none of it.
+    fn current<'a>(&'a self, listener: &'a ListenerConfig) -> &'a ListenerConfig {
+        let mut listeners = self.listeners.iter();
+        let current = listeners.find(|current| current.name == listener.name);
+        current.unwrap_or(listener)
+    }
+
     fn route(&self, path: &RoutePath) -> Option<&Route> {
         self.routes.iter().find(|route| route.path == *path)
     }
@@ -201,10 +212,11 @@ impl Router {
         })
     }
 
-    /// The route of a request, whose target it normalizes.
+    /// The route of a request, whose target it normalizes; none if its listener does not serve that route.
     pub(super) fn route_of(
         &self,
         request: &mut Request<RequestBody>,
+        listener: &ListenerConfig,
     ) -> Result<Option<&Route>, TargetError> {
         let routes = &self.routes;
         let index = request_target::route(
@@ -213,6 +225,7 @@ impl Router {
             |path| routes.iter().position(|route| route.path.matches(path)),
             |index| index.is_some_and(|index| routes[index].upstream.has_base_path()),
         )?;
-        Ok(index.map(|index| &routes[index]))
+        let route = index.map(|index| &routes[index]);
+        Ok(route.filter(|route| self.current(listener).serves(route.path.as_str())))
     }
 }

@@ -79,7 +79,9 @@ async fn get(state: &Arc<ProxyState>, path: &str) -> Response<Pin<Box<ResponseBo
         .header("host", "proxy.test")
         .header("accept", "text/event-stream")
         .body(RequestBody::default());
-    let response = Handler::new(state).call(request.unwrap()).await;
+    let response = Handler::new(state, state.active().config().listeners[0].clone())
+        .call(request.unwrap())
+        .await;
     response.unwrap().map(Box::pin)
 }
 

@@ -56,7 +56,7 @@ async fn start() -> (Controls, Proxy<BoxStream<'static, Command>>) {
     let admin = Admin::new(state.clone(), Exporter::detached(), operator.clone());
     let proxy = Proxy {
         state: state.clone(),
-        listener: ClientListener::Tcp(listener),
+        sockets: vec![ClientListener::Tcp(listener)],
         threads: NonZeroUsize::MIN,
         admin: AdminServer::new(Some(admin), Some(admin_listener)),
         logging: Logging::detached(),

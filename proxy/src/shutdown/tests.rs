@@ -2,7 +2,7 @@ use super::*;
 use crate::carryover::Carryover;
 use crate::config::{command, from_file};
 use crate::config_reader::ConfigReader;
-use crate::listen::{Listener, listen};
+use crate::listen::{ClientListener, Listener, listen};
 use crate::server;
 use crate::state::Inherited;
 use futures_util::{FutureExt, StreamExt, stream};
@@ -13,6 +13,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::sleep;
 use tower::{Layer, ServiceExt, service_fn};
 
 /// A proxy before its shutdown, on a port of loopback, with a route for `/route` alone.
@@ -30,9 +31,7 @@ impl Proxy {
 
     fn with_upstream(keys: &str, upstream: SocketAddr) -> Self {
         Self::with_listener(keys, upstream, |config| {
-            let config::ListenAddress::Tcp(address) = config.listen else {
-                panic!("{:?}", config.listen)
-            };
+            let address = config.listeners[0].address.tcp().unwrap();
             listen("listen", address, config.takeover).unwrap()
         })
     }
@@ -50,17 +49,15 @@ impl Proxy {
         let address = listener.socket.local_addr().unwrap();
         let reader = ConfigReader::new(command().get_matches_from(["sse-guard"]), Vec::new());
         let carryover = Carryover::default();
-        let connections = server::server(&loaded.config.client)
-            .threads(NonZeroUsize::MIN)
-            .connections(&carryover.connections)
-            .unwrap();
+        let server = server::server(&loaded.config.client).threads(NonZeroUsize::MIN);
+        let connections = server.connections(&carryover.connections).unwrap();
         let state = ProxyState::new(reader, loaded, carryover, Inherited::default()).unwrap();
         let state = Arc::new(state);
+        let listeners = Listeners::new([ClientListener::Tcp(listener)], &state, &server);
         let shutdown = Shutdown::new(
             state.clone(),
-            ClientListener::Tcp(listener),
+            listeners,
             connections,
-            Handler::new(&state),
             AdminServer::new(None, None),
         );
         Self {

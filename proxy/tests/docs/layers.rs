@@ -66,6 +66,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["state"],
     ),
     ("the service that clients reach", &["route/handler"]),
+    ("the listeners while the proxy runs", &["listeners"]),
     ("the admin address", &["admin"]),
     (
         "periodic work; a reload under way; the shutdown",

@@ -2,7 +2,7 @@
 //!
 //! With `UPDATE=1` in the environment the test writes them.
 
-use sse_guard_proxy::config::{Key, Shape, TABLES, Table};
+use sse_guard_proxy::config::{Key, LISTENER, Shape, TABLES, Table};
 use std::error::Error;
 use std::fs;
 use std::path::Path;
@@ -25,6 +25,7 @@ const SAMPLE_END: &str = "# Routes: ";
 fn reference_of(table: &Table) -> String {
     let heading = match table.name {
         "" => "Top level".to_owned(),
+        name if name == LISTENER.name => format!("`[[{name}]]`"),
         name => format!("`{name}`"),
     };
     let rows: String = table.keys.iter().map(reference_row).collect();
@@ -121,9 +122,31 @@ fn compare(path: &str, expected: &str) -> Result {
     panic!("{path} has\n{line}\nin place of\n{should_be}\nTo write the tables:\n{COMMAND}");
 }
 
-fn join(tables: impl Fn(&Table) -> String) -> String {
-    let tables: Vec<String> = TABLES.iter().map(tables).collect();
+/// The tables of the reference, with that of listeners behind the keys that it replaces.
+fn reference() -> String {
+    let (top, others) = TABLES.split_at(1);
+    let tables = top.iter().chain([&LISTENER]).chain(others);
+    let tables: Vec<String> = tables.map(reference_of).collect();
     tables.join("\n")
+}
+
+fn sample() -> String {
+    let tables: Vec<String> = TABLES.iter().map(sample_of).collect();
+    tables.join("\n")
+}
+
+/// The example of a listener in the sample config. Its lines are indented: all keys of the sample are valid
+/// together, and listeners stand in place of `listen`.
+fn sample_listener() -> String {
+    let mut text = format!("# Listeners: {}\n#\n#   [[listener]]\n", LISTENER.about);
+    for key in LISTENER.keys {
+        let (_, leaf) = key.table_and_leaf();
+        let help = comment(&format!("  {}.", key.help)).replace("\n# ", "\n#   ");
+        text += &help;
+        let example = key.example.or(key.default).unwrap_or_default();
+        text += &format!("#   {leaf} = {example}\n");
+    }
+    text
 }
 
 #[test]
@@ -131,7 +154,7 @@ fn key_tables_of_the_reference_are_those_of_the_code() -> Result {
     let path = "docs/configuration.md";
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path))?;
     let (start, _) = text.split_once(REFERENCE_START).ok_or("no tables")?;
-    compare(path, &format!("{start}{}", join(reference_of)))
+    compare(path, &format!("{start}{}", reference()))
 }
 
 #[test]
@@ -140,10 +163,11 @@ fn key_tables_of_the_sample_config_are_those_of_the_code() -> Result {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path))?;
     let (start, keys) = text.split_once(SAMPLE_START).ok_or("no keys")?;
     let (_, end) = keys.split_once(SAMPLE_END).ok_or("no end")?;
-    let keys = join(sample_of);
+    let keys = sample();
+    let listener = sample_listener();
     compare(
         path,
-        &format!("{start}{SAMPLE_START}{keys}\n{SAMPLE_END}{end}"),
+        &format!("{start}{SAMPLE_START}{keys}\n{listener}\n{SAMPLE_END}{end}"),
     )
 }
 

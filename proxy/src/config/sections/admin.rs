@@ -1,15 +1,16 @@
 //! `[admin]`: metrics, health, API and dashboard.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use http::HeaderName;
 
 use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
+use super::super::listen_address::ListenAddress;
 use super::super::mistake::{Mistake, ValueSource};
-use super::top::LISTEN;
+use super::listener::{ListenerConfig, Placed};
 
 pub(super) const TABLE: Table = Table {
     name: "admin",
@@ -80,7 +81,7 @@ pub(in super::super) fn access(proxy: Scope<'_>) -> (Option<SocketAddr>, Option<
 impl Admin {
     pub(in super::super) fn read(
         proxy: Scope<'_>,
-        clients: Option<SocketAddr>,
+        clients: &[Placed],
         problems: &mut Vec<Mistake>,
     ) -> Result<Self, Mistake> {
         let header: Option<String> = proxy.get("admin.user_header")?;
@@ -90,10 +91,15 @@ impl Admin {
             token: proxy.get(ADMIN_TOKEN)?,
             user_header: header.and_then(|name| name.parse().ok()),
         };
-        if let (Some(address), Some(clients)) = (admin.listen, clients)
-            && overlap(address, clients)
-        {
-            problems.extend(overlapping(proxy, address, clients));
+        if let Some(address) = admin.listen {
+            let same = |clients: &&Placed| {
+                clients
+                    .config
+                    .address
+                    .overlaps(&ListenAddress::Tcp(address))
+            };
+            let same = clients.iter().find(same);
+            problems.extend(same.map(|clients| overlapping(proxy, address, clients)));
         }
         if let Some(address) = admin.listen
             && !address.ip().is_loopback()
@@ -118,37 +124,26 @@ impl Admin {
 }
 
 /// The mistake of two addresses that no process can listen on at once, at a key that is not a default.
-fn overlapping(proxy: Scope<'_>, admin: SocketAddr, clients: SocketAddr) -> Option<Mistake> {
+fn overlapping(proxy: Scope<'_>, admin: SocketAddr, clients: &Placed) -> Mistake {
+    let ListenerConfig { key, address, .. } = &clients.config;
     let given = proxy.given(ADMIN_LISTEN);
     let given = given.filter(|given| !matches!(given.source, ValueSource::Default));
-    let (key, given, other) = match given {
-        Some(given) => (ADMIN_LISTEN, given, format!("{LISTEN} = \"{clients}\"")),
+    let (key, source, other) = match given {
+        Some(given) => (
+            ADMIN_LISTEN,
+            &given.source,
+            format!("{key} = \"{address}\""),
+        ),
         None => {
             let other = format!("{ADMIN_LISTEN} = \"{admin}\", the default");
-            (LISTEN, proxy.given(LISTEN)?, other)
+            (*key, &clients.source, other)
         }
     };
     let problem = format!(
         "overlaps {other}: clients and operators need different addresses; choose another port, or \
          admin.listen = \"off\""
     );
-    Some(Mistake::new(given.source.clone(), key, problem))
-}
-
-/// Whether no two sockets can listen on these addresses.
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    // Port 0 is another one each time.
-    if one.port() != other.port() || one.port() == 0 {
-        return false;
-    }
-    let covers = |all: SocketAddr, one: SocketAddr| match all.ip() {
-        IpAddr::V4(ip) => ip.is_unspecified() && one.is_ipv4(),
-        // A socket for both families.
-        IpAddr::V6(ip) => ip.is_unspecified(),
-    };
-    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), one.port());
-    let (one, other) = (canonical(one), canonical(other));
-    one.ip() == other.ip() || covers(one, other) || covers(other, one)
+    Mistake::new(source.clone(), key, problem)
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
 //! `[ready]`: what readiness depends on.
 
-use super::super::given::{RouteValues, Scope, URL};
+use super::super::given::AllValues;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
 use super::super::mistake::Mistake;
-use super::super::route::RoutePath;
-use super::super::suggest;
 use super::super::value::ReadyWhen;
 
 pub(super) const TABLE: Table = Table {
@@ -27,27 +25,14 @@ pub(super) const TABLE: Table = Table {
 
 /// Reads the upstreams that must be reachable; a route that does not exist is a problem.
 pub(in super::super) fn when(
-    proxy: Scope<'_>,
-    overrides: &[RouteValues],
+    values: &AllValues,
     problems: &mut Vec<Mistake>,
 ) -> Result<ReadyWhen, Mistake> {
     const KEY: &str = "ready.when";
-    // Also those without a URL, which is a mistake of its own.
-    let mut paths: Vec<&str> = overrides.iter().map(|over| over.path.as_str()).collect();
-    let everything = RoutePath::everything();
-    if proxy.given(URL).is_some() {
-        paths.push(everything.as_str());
-    }
+    let proxy = values.proxy();
     let when = proxy.get(KEY)?;
     if let (ReadyWhen::Routes(named), Some(given)) = (&when, proxy.given(KEY)) {
-        for name in named.iter().filter(|name| !paths.contains(&name.as_str())) {
-            let hint = match suggest::nearest(name, paths.iter().copied()) {
-                Some(path) => format!("; did you mean \"{path}\"?"),
-                None => "; name a route as its path is spelled".to_owned(),
-            };
-            let problem = format!("no route has the path {name:?}{hint}");
-            problems.push(Mistake::new(given.source.clone(), KEY, problem));
-        }
+        problems.extend(values.unknown_routes(KEY, &given.source, named));
     }
     Ok(when)
 }

@@ -6,7 +6,7 @@ use super::super::given::Scope;
 use super::super::key::{Key, Table};
 use super::super::kind::Shape;
 use super::super::mistake::Mistake;
-use super::super::unix::{ListenAddress, TrustedProxies};
+use super::super::unix::TrustedProxies;
 use super::super::value::{Choice, choice};
 use sse_guard::family::Family;
 
@@ -15,14 +15,16 @@ pub(super) const TABLE: Table = Table {
     about: "",
     reference: "Addresses, trusted proxies and threads.",
     keys: &[
-        Key::proxy("listen", Shape::Listen)
+        Key::proxy(LISTEN, Shape::ListenAll)
             .default("127.0.0.1:8080")
             .help(
-                "Address to accept clients on; :8080 for all interfaces, IPv4 and IPv6; localhost \
-                 stands for 127.0.0.1; unix:/run/sse-guard.sock for a Unix socket",
+                "Address to accept clients on, or a list of several; :8080 for all interfaces, \
+                 IPv4 and IPv6; localhost stands for 127.0.0.1; unix:/run/sse-guard.sock for a \
+                 Unix socket",
             )
             .advice(
-                "Keep loopback, or use a Unix socket, if TLS is terminated on the same machine.",
+                "Keep loopback, or use a Unix socket, if TLS is terminated on the same machine. For \
+                 addresses with settings of their own, use [[listener]] in its place.",
             ),
         Key::proxy("listen_mode", Shape::Mode)
             .default("660")
@@ -164,7 +166,7 @@ pub(in super::super) fn family(scope: Scope<'_>) -> Result<Option<Family>, Mista
 /// Trust that lets any client claim any address, or makes all clients on a Unix socket one.
 pub(in super::super) fn warnings(
     trusted_proxies: &TrustedProxies,
-    listen: &ListenAddress,
+    is_unix_listened_on: bool,
 ) -> impl Iterator<Item = String> + use<> {
     let mut networks = trusted_proxies.networks.iter();
     let all = networks.any(|network| network.prefix_len() == 0).then(|| {
@@ -172,7 +174,7 @@ pub(in super::super) fn warnings(
          the networks of your proxies"
             .to_owned()
     });
-    let no_unix = (listen.unix().is_some() && !trusted_proxies.unix).then(|| {
+    let no_unix = (is_unix_listened_on && !trusted_proxies.unix).then(|| {
         "clients on a Unix socket have no address, and limits per client count them as one: add \
          \"unix\" to trusted_proxies if a proxy connects to listen"
             .to_owned()

@@ -14,7 +14,7 @@ use sse_guard::idle_timeout::EventTimeout;
 fn upstream_is_the_only_key_that_is_required() {
     let config = config("upstream.url = 'http://127.0.0.1:3000'");
     assert_eq!(
-        config.listen.tcp().unwrap(),
+        config.listeners[0].address.tcp().unwrap(),
         SocketAddr::from(([127, 0, 0, 1], 8080))
     );
     assert_eq!(config.trusted_header, TrustedHeader::XForwardedFor);

@@ -8,7 +8,8 @@ use http::uri::PathAndQuery;
 use http::{Method, Uri};
 use ipnet::IpNet;
 
-use super::super::unix::{FileMode, ListenAddress, TrustedProxies};
+use super::super::listen_address::ListenAddress;
+use super::super::unix::{FileMode, TrustedProxies};
 use super::{Origins, Rate, ReadyWhen, Value};
 
 /// What a [`Value`] of the right kind becomes in the typed config.
@@ -49,6 +50,7 @@ from_variant! {
     Text => String,
     Address => SocketAddr,
     Listen => ListenAddress,
+    ListenAll => Vec<ListenAddress>,
     Mode => FileMode,
     Proxies => TrustedProxies,
     Url => Uri,
