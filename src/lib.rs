@@ -116,7 +116,7 @@ pub mod internal {
     #[cfg(feature = "serve")]
     pub use crate::serve::internal::*;
     pub use crate::stream::{
-        Details, RequestDetails, RequestHead, ResponseHead, StreamLabels, User,
+        Details, ListenerName, RequestDetails, RequestHead, ResponseHead, StreamLabels, User,
     };
 }
 

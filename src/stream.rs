@@ -17,7 +17,8 @@ mod upstream_fault;
 mod wakers;
 
 pub(crate) use client_reconnects::ClientReconnects;
-pub use details::{Details, RequestDetails, RequestHead, ResponseHead, User};
+pub(crate) use details::listener_name;
+pub use details::{Details, ListenerName, RequestDetails, RequestHead, ResponseHead, User};
 pub use end_reason::EndReason;
 pub use id::StreamId;
 pub use inject_queue::SendError;

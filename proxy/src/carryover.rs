@@ -13,11 +13,12 @@ use http::Uri;
 use sse_guard::StreamRegistry;
 use sse_guard::client_key::ForwardedIp;
 use sse_guard::connection_limit::{ConnectionLimitLayer, RejectReason};
-use sse_guard::internal::ConnectionRegistry;
 use sse_guard::internal::LogLimits;
 use sse_guard::internal::lock;
+use sse_guard::internal::{ConnectionGroup, ConnectionRegistry};
 use sse_guard::metrics::{LogLimit, MetricsLayer, Snapshot};
 use sse_guard::resume::{Admission, WeakAdmission};
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -43,6 +44,8 @@ pub(super) struct Carryover {
     limits: Mutex<Vec<(Option<String>, RouteLimit)>>,
     /// Where streams wait to reconnect, at the rate of a config. Routes and streams keep them.
     queues: Mutex<Vec<(Uri, ReconnectPace, WeakAdmission)>>,
+    /// The connections of each listener by its name, also of those that are closed.
+    groups: Mutex<Vec<(Arc<str>, Arc<ConnectionGroup>)>>,
     log_limit: Mutex<Option<(Rate, LogLimit)>>,
     /// For lines about rejected requests.
     pub(super) rejections: Arc<LogLimits<RejectReason>>,
@@ -63,6 +66,30 @@ impl Carryover {
             ended,
             ..Self::default()
         }
+    }
+
+    /// These are the listeners from now on.
+    pub(super) fn set_listeners(
+        &self,
+        current: impl IntoIterator<Item = (Arc<str>, Arc<ConnectionGroup>)>,
+    ) {
+        let current: Vec<_> = current.into_iter().collect();
+        let mut groups = lock(&self.groups);
+        groups.retain(|(_, group)| {
+            let stays = current.iter().any(|(_, other)| Arc::ptr_eq(group, other));
+            !stays && group.open() > 0
+        });
+        groups.extend(current);
+    }
+
+    /// The open connections of each listener, by its name. A closed one is among them until its last connection
+    /// ends.
+    pub(super) fn connections_by_listener(&self) -> BTreeMap<Arc<str>, usize> {
+        let mut counts = BTreeMap::new();
+        for (name, group) in lock(&self.groups).iter() {
+            *counts.entry(name.clone()).or_default() += group.open();
+        }
+        counts
     }
 
     /// What gives way when room is short.

@@ -56,7 +56,17 @@ impl Listeners {
                 group,
             }
         }));
+        listeners.publish(state);
         listeners
+    }
+
+    /// Their connections are counted for metrics.
+    fn publish(&self, state: &ProxyState) {
+        let named = self.open.iter().map(|listener| {
+            let name = listener.handler.listener().name.clone();
+            (name, listener.group.clone())
+        });
+        state.carryover.set_listeners(named);
     }
 
     /// Those of the active config from now on, by the steps of its reload and the sockets that it has opened.
@@ -95,6 +105,7 @@ impl Listeners {
                 }
             }
         }
+        self.publish(state);
         self.closed.retain(|group| group.open() > 0);
         let gone: Vec<_> = before.into_iter().flatten().collect();
         self.closed

@@ -18,6 +18,8 @@ struct Inner {
     method: Method,
     version: Version,
     route: Option<Arc<str>>,
+    /// If it has a name in the config.
+    listener: Option<Arc<str>>,
     client: Option<ClientKey>,
     /// As the client wrote it, without the query: tokens travel there.
     path: Box<str>,
@@ -40,6 +42,7 @@ impl RequestContext {
             method: request.method().clone(),
             version: request.version(),
             route: None,
+            listener: None,
             client,
             path: request.uri().path().into(),
         }))
@@ -49,6 +52,13 @@ impl RequestContext {
     pub(crate) fn set_route(&mut self, route: Arc<str>) {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
             inner.route = Some(route);
+        }
+    }
+
+    /// Has an effect only before the context is shared.
+    pub(crate) fn set_listener(&mut self, listener: Option<&Arc<str>>) {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.listener = listener.cloned();
         }
     }
 
@@ -71,6 +81,11 @@ impl RequestContext {
     /// Nothing if no route matches.
     pub(crate) fn route(&self) -> Option<&str> {
         self.0.route.as_deref()
+    }
+
+    /// Nothing if it has no name in the config.
+    pub(crate) fn listener(&self) -> Option<&Arc<str>> {
+        self.0.listener.as_ref()
     }
 
     pub(crate) fn client(&self) -> Option<&ClientKey> {
@@ -174,6 +189,10 @@ mod tests {
     #[test]
     fn context_has_a_size_class_of_its_own() {
         let counters = 2 * size_of::<usize>();
-        assert!((129..=160).contains(&(size_of::<Inner>() + counters)));
+        assert!(
+            (129..=160).contains(&(size_of::<Inner>() + counters)),
+            "{}",
+            size_of::<Inner>()
+        );
     }
 }

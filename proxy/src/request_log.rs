@@ -171,6 +171,7 @@ impl RequestRecord {
                 method = context.method().as_str(),
                 path = context.path(),
                 route = context.route(),
+                listener = context.listener().map(|name| &**name),
                 status,
                 bytes = self.bytes,
                 duration_seconds = seconds(duration),

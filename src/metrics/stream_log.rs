@@ -2,7 +2,7 @@
 
 use super::LogLimit;
 use crate::log_limit::seconds;
-use crate::stream::{EndReason, Stream, UpstreamFault};
+use crate::stream::{EndReason, Stream, UpstreamFault, listener_name};
 use http::{HeaderMap, HeaderName, Request};
 use std::time::Duration;
 use tracing::{Level, Span, debug, debug_span, error, info, info_span};
@@ -20,6 +20,7 @@ pub(super) struct LoggedRequest {
     path: Box<str>,
     trace_id: Option<Box<str>>,
     request_id: Option<Box<str>>,
+    listener: Option<Box<str>>,
 }
 
 impl LoggedRequest {
@@ -33,6 +34,7 @@ impl LoggedRequest {
             path: request.uri().path().into(),
             trace_id: trace_id(request.headers()).map(Box::from),
             request_id: request_id(request.headers()).map(Box::from),
+            listener: listener_name(request).map(Box::from),
         })
     }
 }
@@ -94,6 +96,7 @@ impl StreamLog {
                     path = request.map(|request| display(&request.path)),
                     trace_id = request.and_then(|request| request.trace_id.as_deref()),
                     request_id = request.and_then(|request| request.request_id.as_deref()),
+                    listener = request.and_then(|request| request.listener.as_deref()),
                 )
             };
         }

@@ -243,3 +243,65 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::Server;
+    use http_body_util::Full;
+    use std::convert::Infallible;
+    use std::future::{Ready, ready};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpSocket, TcpStream};
+
+    #[derive(Clone)]
+    struct Hello;
+
+    impl Service<Request<RequestBody>> for Hello {
+        type Response = Response<Full<Bytes>>;
+        type Error = Infallible;
+        type Future = Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<RequestBody>) -> Self::Future {
+            ready(Ok(Response::new(Full::from("hello"))))
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_that_wait_are_served_after_their_listener_has_closed() {
+        let server = Server::new();
+        let mut connections = server.connections(&ConnectionRegistry::default()).unwrap();
+        let group = server.group();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1024).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        // More than the runtime lets one task accept at a time.
+        for _ in 0..140 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        let listener = SingleListener {
+            listener,
+            service: Hello,
+            group: &group,
+        };
+        connections.accept_waiting(&listener).await;
+        drop(listener);
+        assert_eq!(group.open(), clients.len());
+        for client in &mut clients {
+            let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            client.write_all(request.as_bytes()).await.unwrap();
+            let mut response = String::new();
+            client.read_to_string(&mut response).await.unwrap();
+            assert!(response.ends_with("hello"), "{response}");
+        }
+        group.stop();
+        group.closed().await;
+        assert_eq!(group.open(), 0);
+    }
+}

@@ -27,6 +27,10 @@ pub struct RequestDetails(String);
 #[derive(Clone, Debug)]
 pub struct User(pub Box<str>);
 
+/// Extension of a request: the name of the listener that it was received on.
+#[derive(Clone, Debug)]
+pub struct ListenerName(pub Arc<str>);
+
 /// The recorded part of a request head.
 #[derive(Debug)]
 pub struct RequestHead<'a> {
@@ -88,6 +92,12 @@ fn join<const N: usize>(parts: [Option<&str>; N]) -> String {
     text
 }
 
+/// The name of the listener, if it has one.
+pub(crate) fn listener_name<B>(request: &Request<B>) -> Option<&str> {
+    let name: Option<&ListenerName> = request.extensions().get();
+    name.map(|ListenerName(name)| &**name)
+}
+
 impl RequestDetails {
     /// Reads them from a request.
     pub fn of<B>(request: &Request<B>) -> Self {
@@ -101,6 +111,7 @@ impl RequestDetails {
             field(headers, &USER_AGENT).as_deref(),
             field(headers, &LAST_EVENT_ID).as_deref(),
             user,
+            listener_name(request),
         ]))
     }
 
@@ -141,9 +152,9 @@ impl Details {
     pub fn response(&self) -> ResponseHead<'_> {
         ResponseHead {
             // It was written as a number.
-            status: self.text(7).parse().unwrap_or_default(),
-            content_type: self.part(8),
-            content_encoding: self.part(9),
+            status: self.text(8).parse().unwrap_or_default(),
+            content_type: self.part(9),
+            content_encoding: self.part(10),
         }
     }
 
@@ -155,6 +166,11 @@ impl Details {
     /// The user that the request named by [`User`].
     pub fn user(&self) -> Option<&str> {
         self.part(6)
+    }
+
+    /// The listener that the request named by [`ListenerName`].
+    pub fn listener(&self) -> Option<&str> {
+        self.part(7)
     }
 }
 
@@ -186,6 +202,7 @@ mod tests {
         let request = Request::post("/a").version(Version::HTTP_10);
         let request = request.header("accept", "").header("last-event-id", "é");
         let request = request.extension(User("ann".into()));
+        let request = request.extension(ListenerName("public".into()));
         let request = RequestDetails::of(&request.body(()).unwrap());
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, "text/event-stream".parse().unwrap());
@@ -203,5 +220,6 @@ mod tests {
             (201, Some("text/event-stream"))
         );
         assert_eq!((head.content_encoding, details.user()), (None, Some("ann")));
+        assert_eq!(details.listener(), Some("public"));
     }
 }

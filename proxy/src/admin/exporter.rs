@@ -39,6 +39,11 @@ impl Exporter {
             "Age of the oldest open stream, by route"
         );
         metrics::describe_gauge!(
+            "sse_guard_listener_connections",
+            metrics::Unit::Count,
+            "Open connections of clients, by listener"
+        );
+        metrics::describe_gauge!(
             "sse_guard_build_info",
             metrics::Unit::Count,
             "Always 1; the version of sse-guard is a label"
@@ -65,22 +70,43 @@ impl Exporter {
 
     fn render(&self, admin: &Admin) -> String {
         self.process.collect();
-        let routes = export_ages(admin);
-        of_routes(&self.handle.render(), &routes)
+        let current = Current {
+            routes: export_ages(admin),
+            listeners: export_listeners(admin),
+        };
+        current.series_of(&self.handle.render())
     }
 }
 
-/// The series of these routes, and those without a route. The recorder keeps each series to the end of the
-/// process, so that of a route that a reload has removed would stay as it was. Envoy and Traefik remove theirs
-/// then, too.
-fn of_routes(text: &str, routes: &HashSet<String>) -> String {
-    let mut kept = String::with_capacity(text.len());
-    for line in text.split_inclusive('\n') {
-        if route_of(line).is_none_or(|route| route.is_empty() || routes.contains(&route)) {
-            kept.push_str(line);
+/// The routes and the listeners that there are.
+#[derive(Default)]
+struct Current {
+    routes: HashSet<String>,
+    listeners: HashSet<String>,
+}
+
+impl Current {
+    /// Their series, and those without a route and a listener. The recorder keeps each series to the end of the
+    /// process, so that of a route that a reload has removed would stay as it was. Envoy and Traefik remove theirs
+    /// then, too.
+    fn series_of(&self, text: &str) -> String {
+        let mut kept = String::with_capacity(text.len());
+        for line in text.split_inclusive('\n') {
+            let is_of_route =
+                route_of(line).is_none_or(|route| route.is_empty() || self.routes.contains(&route));
+            let listener = listener_of(line);
+            if is_of_route && listener.is_none_or(|name| self.listeners.contains(&name)) {
+                kept.push_str(line);
+            }
         }
+        kept
     }
-    kept
+}
+
+/// The listener of a sample.
+fn listener_of(line: &str) -> Option<String> {
+    let labels = line.split_once('{').filter(|_| !line.starts_with('#'))?.1;
+    label(labels, "listener")
 }
 
 /// The route of a sample; that of the health has it as its name.
@@ -111,6 +137,19 @@ fn label(labels: &str, name: &str) -> Option<String> {
         }
     }
     None
+}
+
+/// The open connections of each listener. Returns their names.
+fn export_listeners(admin: &Admin) -> HashSet<String> {
+    let connections = admin.state.carryover.connections_by_listener();
+    let names = connections.into_iter().map(|(name, count)| {
+        #[expect(clippy::cast_precision_loss, reason = "a number of connections")]
+        let count = count as f64;
+        metrics::gauge!("sse_guard_listener_connections", "listener" => name.to_string())
+            .set(count);
+        name.to_string()
+    });
+    names.collect()
 }
 
 /// The age of the oldest stream of each route: one that grows without end shows that no rotation ends it.
@@ -157,10 +196,15 @@ mod tests {
                     up{subroute=\"/v3\"} 6\n\
                     health{kind=\"route\",name=\"/v2\"} 8\n\
                     health{kind=\"upstream\",name=\"/v2\"} 9\n\
+                    connections{listener=\"b\"} 10\n\
                     process 7\n";
         let rendered = |routes: &[&str]| {
             let routes = routes.iter().map(|route| (*route).to_owned()).collect();
-            let text = of_routes(text, &routes);
+            let current = Current {
+                routes,
+                listeners: HashSet::from(["a".to_owned()]),
+            };
+            let text = current.series_of(text);
             let samples = text.lines().filter(|line| !line.starts_with('#'));
             let values = samples.filter_map(|line| line.split(' ').next_back()?.parse().ok());
             values.collect::<Vec<u32>>()
@@ -172,6 +216,7 @@ mod tests {
         assert_eq!(rendered(&["/v1"]), [1, 3, 6, 9, 7]);
         assert_eq!(rendered(&["/a\"b"]), [3, 5, 6, 9, 7]);
         assert_eq!(rendered(&[]), [3, 6, 9, 7]);
-        assert!(of_routes(text, &HashSet::new()).starts_with("# TYPE"));
+        let text = Current::default().series_of(text);
+        assert!(text.starts_with("# TYPE"));
     }
 }

@@ -26,6 +26,9 @@ struct StreamRow {
     route: Option<String>,
     client: Option<String>,
     user: Option<String>,
+    /// Of a listener with a name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listener: Option<String>,
     upstream: Option<String>,
     method: Option<String>,
     path: Option<String>,
@@ -121,6 +124,9 @@ impl StreamRow {
             route: stream.route().map(str::to_owned),
             client: stream.client().map(ToString::to_string),
             user: stream.user().map(str::to_owned),
+            listener: stream
+                .details()
+                .and_then(|details| details.listener().map(str::to_owned)),
             upstream: stream.upstream().map(str::to_owned),
             method: request.as_ref().map(|request| request.method.to_string()),
             path: request.as_ref().map(|request| request.path.to_string()),

@@ -283,7 +283,8 @@ fn warnings(config: &Config, has_catch_all: bool) -> Vec<String> {
         ListenAddress::Unix(_) => config.trusted_proxies.unix,
     });
     warnings.extend(config.admin.warning(has_proxies));
-    warnings.extend(listener::warnings(&config.listeners, &config.routes));
+    let routes = config.routes.iter().map(|route| route.path.as_str());
+    warnings.extend(listener::warnings(&config.listeners, routes));
     let (fallback, routes) = match config.routes.split_last() {
         Some((last, routes)) if has_catch_all => (Some(last), routes),
         _ => (None, config.routes.as_slice()),

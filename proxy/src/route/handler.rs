@@ -47,6 +47,10 @@ impl Handler {
             listener,
         }))
     }
+
+    pub(crate) fn listener(&self) -> &ListenerConfig {
+        &self.0.listener
+    }
 }
 
 impl Service<Request<RequestBody>> for Handler {
@@ -78,6 +82,7 @@ async fn answer(
     let id = RequestId::of(request.headers_mut(), is_trusted);
     let client = router.clients.key(&*request);
     let mut context = RequestContext::new(&request, id, client);
+    context.set_listener(listener.log_name());
     let route = router.route_of(&mut request, listener);
     let metrics = match &route {
         Ok(Some(route)) => {
@@ -181,6 +186,7 @@ fn log_rejection(router: &Router, reason: RejectReason, context: &RequestContext
             tracing::info!(
                 limit,
                 route = context.route(),
+                listener = context.listener().map(|name| &**name),
                 client = context.client().map(tracing::field::display),
                 path = context.path(),
                 request_id = %context.id(),

@@ -7,7 +7,7 @@ use crate::request_context::RequestContext;
 use http::{HeaderName, Request};
 use sse_guard::client_key::{ForwardedIp, PeerAddr};
 use sse_guard::early::StreamRequested;
-use sse_guard::internal::{User, is_json};
+use sse_guard::internal::{ListenerName, User, is_json};
 use sse_guard::serve::RequestBody;
 
 /// A longer name of a user does not count.
@@ -39,6 +39,10 @@ impl Prepare {
         context: &RequestContext,
     ) {
         request.extensions_mut().insert(context.clone());
+        if let Some(listener) = context.listener() {
+            let listener = ListenerName(listener.clone());
+            request.extensions_mut().insert(listener);
+        }
         if let Some(family) = settings.family {
             request.extensions_mut().insert(family);
         }

@@ -32,6 +32,7 @@ mod ipv6;
 mod judgement;
 mod kinds;
 mod limits;
+mod listeners;
 mod logs;
 mod parser;
 #[cfg(target_os = "linux")]

@@ -7,7 +7,6 @@ use super::super::key::{Key, Table};
 use super::super::kind::Shape;
 use super::super::listen_address::ListenAddress;
 use super::super::mistake::{Mistake, ValueSource};
-use super::super::settings::Route;
 use super::super::unix::FileMode;
 use super::top::LISTEN;
 
@@ -60,6 +59,11 @@ pub struct ListenerConfig {
 }
 
 impl ListenerConfig {
+    /// The name in log lines; none for the addresses of `listen`.
+    pub(crate) fn log_name(&self) -> Option<&Arc<str>> {
+        Some(&self.name).filter(|_| self.key == ADDRESS)
+    }
+
     /// Whether the route of this path is served.
     pub(crate) fn serves(&self, route: &str) -> bool {
         let routes = self.routes.as_deref();
@@ -206,19 +210,13 @@ fn check_names(all: &[Placed], problems: &mut Vec<Mistake>) {
 }
 
 /// Routes that no client reaches.
-pub(in super::super) fn warnings(listeners: &[ListenerConfig], routes: &[Route]) -> Vec<String> {
-    let is_unserved = |route: &&Route| {
-        let path = route.path.as_str();
-        listeners.iter().all(|listener| !listener.serves(path))
-    };
-    let unserved = routes.iter().filter(is_unserved);
+pub(in super::super) fn warnings<'a>(
+    listeners: &[ListenerConfig],
+    routes: impl Iterator<Item = &'a str>,
+) -> Vec<String> {
+    let unserved = routes.filter(|route| listeners.iter().all(|listener| !listener.serves(route)));
     unserved
-        .map(|route| {
-            format!(
-                "no listener serves the route {}: add it to listener.routes",
-                route.path
-            )
-        })
+        .map(|route| format!("no listener serves the route {route}: add it to listener.routes"))
         .collect()
 }
 
@@ -345,16 +343,16 @@ mod tests {
 
     #[test]
     fn listeners_replace_the_default_of_listen_and_of_an_image() {
-        use crate::config::source::{FileText, Inputs, read, tests::pairs};
+        use crate::config::source::{ConfigInputs, FileText, read, tests::pairs};
         let text = format!("{UPSTREAM}[[listener]]\naddress = ':81'");
         let read_with = |name: &str| {
-            read(Inputs {
+            read(ConfigInputs {
                 env: pairs(&[(name, ":80")]),
                 file: Some(Ok(FileText {
                     name: "a.toml".to_owned(),
                     text: text.clone(),
                 })),
-                ..Inputs::default()
+                ..ConfigInputs::default()
             })
         };
         let loaded = read_with("SSE_GUARD_DEFAULT_LISTEN").unwrap();
