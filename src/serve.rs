@@ -61,6 +61,7 @@ mod io;
 mod keepalive;
 mod listener;
 mod options;
+mod proxy_protocol;
 mod registry;
 mod request_body;
 mod server;
@@ -87,6 +88,7 @@ pub mod internal {
     pub use super::http1::{HYPER_IDLE_TIMEOUT, log_invalid_request};
     pub use super::io::DetachedIo;
     pub use super::keepalive::KeepaliveOptions;
+    pub use super::proxy_protocol::{ProxyHeader, ProxyHeaderError, RefusedHeader};
     pub use super::registry::{CloseReason, ConnectionRegistry, ConnectionShares};
     pub use super::request_body::Upload;
 }

@@ -1,6 +1,6 @@
 //! The listeners for clients while the proxy runs, and the connections of each.
 
-use super::config::Takeover;
+use super::config::{ListenerConfig, ProxyProtocol, Takeover};
 use super::listen::{ClientListener, Step};
 use super::route::Handler;
 use super::state::ProxyState;
@@ -28,6 +28,15 @@ struct OpenListener {
     group: Arc<ConnectionGroup>,
 }
 
+/// The server with the options of a listener.
+fn server_of(listener: &ListenerConfig, state: &ProxyState, server: &Server) -> Server {
+    let trusted = match listener.proxy_protocol {
+        ProxyProtocol::Off => None,
+        ProxyProtocol::Required => Some(state.active().config().trusted_proxies.clients()),
+    };
+    server.clone().proxy_protocol(trusted)
+}
+
 impl internal::Listeners<Handler> for Listeners {
     async fn accept(&self) -> io::Result<Accepted<'_, Handler>> {
         poll_fn(|cx| self.poll_accept(cx)).await
@@ -48,14 +57,13 @@ impl Listeners {
         };
         let configs = state.active().config().listeners.clone();
         let sockets = sockets.into_iter().zip(configs);
-        listeners.open.extend(sockets.map(|(socket, config)| {
-            let group = Arc::new(server.group());
-            OpenListener {
+        listeners
+            .open
+            .extend(sockets.map(|(socket, config)| OpenListener {
                 socket,
+                group: Arc::new(server_of(&config, state, server).group()),
                 handler: Handler::new(state, config),
-                group,
-            }
-        }));
+            }));
         listeners.publish(state);
         listeners
     }
@@ -82,6 +90,7 @@ impl Listeners {
         let mut opened = opened.into_iter();
         let configs = state.active().config().listeners.clone();
         for (step, config) in steps.iter().zip(configs) {
+            let server = server_of(&config, state, server);
             let handler = Handler::new(state, config);
             let kept = match step {
                 Step::Keep(index) | Step::Hold(index) => before[*index].take(),
@@ -89,7 +98,7 @@ impl Listeners {
             };
             match (kept, step) {
                 (Some(kept), _) => {
-                    kept.group.set_options(server);
+                    kept.group.set_options(&server);
                     self.open.push(OpenListener { handler, ..kept });
                 }
                 (None, _) => {

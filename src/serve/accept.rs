@@ -166,6 +166,10 @@ impl Connections {
             group,
         } = accepted;
         let options = group.options();
+        let proxy_protocol = options.proxy_protocol.as_ref();
+        if proxy_protocol.is_some_and(|protocol| !protocol.accepts(peer)) {
+            return;
+        }
         let Some(entry) = self.registry.admit(peer.ip(), &options.per_client) else {
             return;
         };

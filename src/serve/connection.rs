@@ -5,6 +5,7 @@ use super::http1::{NextStep, PendingRequest, ReadyResponse, StreamWriter, drive}
 use super::idle::{IdleWait, deadline_after};
 use super::io::Io;
 use super::options::ServerOptions;
+use super::proxy_protocol::HeaderReader;
 use super::registry::ConnectionEntry;
 use super::request_body::RequestBody;
 use super::stop::StopSignal;
@@ -44,6 +45,8 @@ pin_project! {
             #[pin]
             wait: IdleWait,
         },
+        // On the heap, as few connections have a header.
+        ProxyHeader { reader: Pin<Box<HeaderReader>> },
         // On the heap, so that no other state reserves the space that hyper needs to parse a request.
         Http1 { driver: Pin<Box<dyn Future<Output = NextStep<B>> + Send>> },
         AwaitingResponse { request: Box<PendingRequest<B>> },
@@ -62,12 +65,16 @@ impl<S, B> Connection<S, B> {
         stop: StopSignal,
     ) -> io::Result<Self> {
         let deadline = deadline_after(Instant::now(), options.head_timeout);
+        let wait = IdleWait::new(deadline, &stop);
         Ok(Self {
             io: options.client_io(socket, entry)?,
             peer,
             service,
-            state: ConnectionState::Idle {
-                wait: IdleWait::new(deadline, &stop),
+            state: match options.proxy_protocol {
+                None => ConnectionState::Idle { wait },
+                Some(_) => ConnectionState::ProxyHeader {
+                    reader: Box::pin(HeaderReader::new(wait)),
+                },
             },
             options,
             stop,
@@ -87,18 +94,19 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        let http1 =
-            |deadline: Instant, response: Option<Box<ReadyResponse<B>>>| ConnectionState::Http1 {
+        let http1 = |peer: PeerAddr, deadline: Instant, response: Option<Box<ReadyResponse<B>>>| {
+            ConnectionState::Http1 {
                 driver: Box::pin(drive(
                     this.io.clone(),
-                    *this.peer,
+                    peer,
                     this.service.clone(),
                     this.options.clone(),
                     this.stop.clone(),
                     deadline,
                     response,
                 )),
-            };
+            }
+        };
         let head_deadline = || deadline_after(Instant::now(), this.options.head_timeout);
         loop {
             let next = match this.state.as_mut().project() {
@@ -107,6 +115,25 @@ where
                     match ready!(wait.poll_request_start(this.io, cx)) {
                         true => NextStep::ReadRequest(deadline),
                         false => NextStep::Close,
+                    }
+                }
+                ConnectionStateProj::ProxyHeader { reader } => {
+                    let deadline = reader.deadline();
+                    let Some(protocol) = &this.options.proxy_protocol else {
+                        return Poll::Ready(());
+                    };
+                    let peer = reader.as_mut().poll_peer(this.io, *this.peer, protocol, cx);
+                    match ready!(peer) {
+                        Some(peer) if peer == *this.peer => NextStep::Idle(deadline),
+                        Some(peer) => {
+                            *this.peer = peer;
+                            let limit = &this.options.per_client;
+                            match this.io.entry().set_peer(peer.ip(), limit) {
+                                true => NextStep::Idle(deadline),
+                                false => NextStep::Close,
+                            }
+                        }
+                        None => NextStep::Close,
                     }
                 }
                 ConnectionStateProj::Http1 { driver } => ready!(driver.as_mut().poll(cx)),
@@ -130,10 +157,10 @@ where
                         wait: IdleWait::new(deadline, this.stop),
                     }
                 }
-                NextStep::ReadRequest(deadline) => http1(deadline, None),
+                NextStep::ReadRequest(deadline) => http1(*this.peer, deadline, None),
                 NextStep::WriteResponse(response) => {
                     this.io.unread(&response.replay_head());
-                    http1(head_deadline(), Some(response))
+                    http1(*this.peer, head_deadline(), Some(response))
                 }
                 NextStep::AwaitResponse(request) => {
                     tracing::trace!(peer = %this.peer, "a request waits for its response");

@@ -41,6 +41,19 @@ impl IdleWait {
         self.timer.deadline()
     }
 
+    /// Ready with true at the deadline, with false if the server stops.
+    pub(super) fn poll_deadline(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        let this = self.project();
+        let is_stopped = this
+            .stop
+            .as_pin_mut()
+            .is_none_or(|stop| stop.poll(cx).is_ready());
+        match is_stopped {
+            true => Poll::Ready(false),
+            false => this.timer.poll(cx).map(|()| true),
+        }
+    }
+
     /// Ready with true when a request may have begun; with false if the connection must close: the client has
     /// disconnected, the deadline has passed, the server stops, or the attachment forbids another request.
     pub(super) fn poll_request_start(

@@ -4,6 +4,7 @@ use super::client_io::ClientIo;
 use super::http1::FieldCase;
 use super::io::Io;
 use super::keepalive::KeepaliveOptions;
+use super::proxy_protocol::ProxyProtocol;
 use super::registry::{ConnectionEntry, PerClientLimit};
 use super::stall::StallTimeouts;
 use crate::client_key::IPV6_PREFIX;
@@ -24,6 +25,8 @@ pub(super) struct ServerOptions {
     pub(super) keepalive: KeepaliveOptions,
     pub(super) per_client: PerClientLimit,
     pub(super) has_free_file: fn() -> bool,
+    /// `None` if connections begin with a request.
+    pub(super) proxy_protocol: Option<ProxyProtocol>,
 }
 
 impl Default for ServerOptions {
@@ -46,6 +49,7 @@ impl Default for ServerOptions {
                 exempt: Arc::new([]),
             },
             has_free_file: || true,
+            proxy_protocol: None,
         }
     }
 }

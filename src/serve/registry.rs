@@ -73,7 +73,17 @@ impl ConnectionTable {
     fn remove(&mut self, record: &ConnectionRecord) {
         self.connections.remove(&record.id);
         shrink(&mut self.connections);
-        let Some(address) = record.address else {
+        self.release(*lock(&record.address));
+    }
+
+    fn count(&mut self, address: Option<IpAddr>) {
+        if let Some(address) = address {
+            *self.addresses.entry(address).or_default() += 1;
+        }
+    }
+
+    fn release(&mut self, address: Option<IpAddr>) {
+        let Some(address) = address else {
             return;
         };
         let Some(count) = self.addresses.get_mut(&address) else {
@@ -211,34 +221,21 @@ impl ConnectionRegistry {
             return None;
         }
         let address = limit.address_of(peer);
-        if let (Some(address), Some(max)) = (address, limit.max)
-            && self.0.connections_of(address) >= max
-        {
-            // Closed connections count until they are dropped; the new one replaces them.
-            let max = usize::try_from(max).unwrap_or(usize::MAX);
-            let closed = self
-                .0
-                .close_oldest(batch_size(max), u64::MAX, Some(address));
-            self.0
-                .record_closed(CloseReason::PerClient, closed.max(1), peer);
-            if closed == 0 {
-                return None;
-            }
+        if !self.0.make_room_for(address, peer, limit) {
+            return None;
         }
         let mut table = lock(&self.0.table);
         let id = table.next_id;
         table.next_id += 1;
         let record = Arc::new(ConnectionRecord {
             id,
-            address,
+            address: Mutex::new(address),
             client: Mutex::new(limit.client_of(peer)),
             state: AtomicU64::new(self.0.now()),
             task: Mutex::default(),
         });
         table.connections.insert(id, record.clone());
-        if let Some(address) = address {
-            *table.addresses.entry(address).or_default() += 1;
-        }
+        table.count(address);
         drop(table);
         self.0.open.fetch_add(1, Relaxed);
         self.0.idle.fetch_add(1, Relaxed);
@@ -278,6 +275,47 @@ impl RegistryInner {
         self.dropped.notify_waiters();
     }
 
+    /// Returns false if an address has reached its limit and has no idle connection that could be closed for a new one.
+    fn make_room_for(
+        &self,
+        address: Option<IpAddr>,
+        peer: Option<IpAddr>,
+        limit: &PerClientLimit,
+    ) -> bool {
+        let (Some(address), Some(max)) = (address, limit.max) else {
+            return true;
+        };
+        if self.connections_of(address) < max {
+            return true;
+        }
+        // Closed connections count until they are dropped; the new one replaces them.
+        let max = usize::try_from(max).unwrap_or(usize::MAX);
+        let closed = self.close_oldest(batch_size(max), u64::MAX, Some(address));
+        self.record_closed(CloseReason::PerClient, closed.max(1), peer);
+        closed > 0
+    }
+
+    /// Counts a connection under the address of its client, which was not known when it was admitted. Returns false if
+    /// that address has reached its limit.
+    fn set_peer(
+        &self,
+        record: &ConnectionRecord,
+        peer: Option<IpAddr>,
+        limit: &PerClientLimit,
+    ) -> bool {
+        let address = limit.address_of(peer);
+        if !self.make_room_for(address, peer, limit) {
+            return false;
+        }
+        let mut table = lock(&self.table);
+        let before = std::mem::replace(&mut *lock(&record.address), address);
+        table.release(before);
+        table.count(address);
+        drop(table);
+        *lock(&record.client) = limit.client_of(peer);
+        true
+    }
+
     fn connections_of(&self, address: IpAddr) -> u32 {
         let table = lock(&self.table);
         table.addresses.get(&address).copied().unwrap_or_default()
@@ -287,8 +325,9 @@ impl RegistryInner {
     /// how many.
     fn close_oldest(&self, max: usize, latest: u64, address: Option<IpAddr>) -> usize {
         let table = lock(&self.table);
-        let is_eligible =
-            |record: &&Arc<ConnectionRecord>| address.is_none() || record.address == address;
+        let is_eligible = |record: &&Arc<ConnectionRecord>| {
+            address.is_none() || *lock(&record.address) == address
+        };
         let records = table.connections.values().filter(is_eligible);
         let mut idle: Vec<(u64, Arc<ConnectionRecord>)> = records
             .filter_map(|record| {

@@ -4,9 +4,11 @@ use super::accept::{Connections, SingleListener};
 use super::group::ConnectionGroup;
 use super::listener::Listener;
 use super::options::ServerOptions;
+use super::proxy_protocol::ProxyProtocol;
 use super::registry::ConnectionRegistry;
 use super::request_body::RequestBody;
 use super::workers::Workers;
+use crate::client_key::ForwardedIp;
 use crate::guard::BoxError;
 use crate::stream::StreamRegistry;
 use bytes::Bytes;
@@ -138,6 +140,20 @@ impl Server {
     #[must_use]
     pub fn user_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.options.keepalive.user_timeout = timeout.into();
+        self
+    }
+
+    /// Requires a header of the PROXY protocol, version 1 or 2, at the start of each connection, in which a load balancer
+    /// that forwards TCP connections names their clients. The client then is the
+    /// [peer](crate::client_key::PeerAddr) of requests and for
+    /// [`max_connections_per_client`](Self::max_connections_per_client). Off by default.
+    ///
+    /// A connection of a peer that `trusted` does not trust is closed, and so is one with an invalid header or without a
+    /// complete one within [`head_timeout`](Self::head_timeout). If the header names no TCP client, as that of the load
+    /// balancer's own health checks, the peer stays the load balancer.
+    #[must_use]
+    pub fn proxy_protocol(mut self, trusted: impl Into<Option<ForwardedIp>>) -> Self {
+        self.options.proxy_protocol = trusted.into().map(ProxyProtocol::new);
         self
     }
 

@@ -91,6 +91,10 @@ impl Client {
         self.socket.write_all(bytes.as_bytes()).is_ok()
     }
 
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).unwrap();
+    }
+
     /// The response head, in lower case, with `\n` for line ends.
     pub fn head(&mut self) -> String {
         let mut head = String::new();

@@ -7,6 +7,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
+use sse_guard::internal::RefusedHeader;
 use sse_guard::metrics::BUCKETS;
 use std::collections::{HashMap, HashSet};
 
@@ -43,6 +44,15 @@ impl Exporter {
             metrics::Unit::Count,
             "Open connections of clients, by listener"
         );
+        metrics::describe_counter!(
+            "sse_guard_proxy_headers_refused_total",
+            metrics::Unit::Count,
+            "Connections that were closed for lack of a PROXY header that counts, by reason"
+        );
+        for reason in RefusedHeader::ALL {
+            metrics::counter!("sse_guard_proxy_headers_refused_total", "reason" => reason.as_str())
+                .increment(0);
+        }
         metrics::describe_gauge!(
             "sse_guard_build_info",
             metrics::Unit::Count,

@@ -2,6 +2,7 @@
 
 use http::Uri;
 use ipnet::IpNet;
+use sse_guard::client_key::ForwardedIp;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -26,6 +27,13 @@ pub struct TrustedProxies {
     pub networks: Vec<IpNet>,
     /// Those on Unix sockets.
     pub unix: bool,
+}
+
+impl TrustedProxies {
+    /// Which peers are trusted, by their `X-Forwarded-For` unless another header is set.
+    pub(crate) fn clients(&self) -> ForwardedIp {
+        ForwardedIp::new(self.networks.iter().copied()).unix(self.unix)
+    }
 }
 
 /// Reads the permissions of a file: three octal digits.

@@ -3,9 +3,7 @@
 use super::prepare::Prepare;
 use super::stack::{self, RouteService, SharedParts};
 use crate::carryover::{Carryover, RouteLimit};
-use crate::config::{
-    self, Config, ListenerConfig, RoutePath, Settings, TrustedHeader, TrustedProxies,
-};
+use crate::config::{self, Config, ListenerConfig, RoutePath, Settings, TrustedHeader};
 use crate::request_log::{RequestLog, RouteMetrics};
 use crate::request_target::{self, TargetError};
 use crate::upstream::{Endpoints, Upstream};
@@ -83,8 +81,7 @@ impl Router {
         carryover: &Carryover,
         previous: Option<(&Config, &Self)>,
     ) -> Result<Self, EventError> {
-        let TrustedProxies { networks, unix } = &config.trusted_proxies;
-        let clients = ForwardedIp::new(networks.iter().copied()).unix(*unix);
+        let clients = config.trusted_proxies.clients();
         let clients = clients.header(match config.trusted_header {
             TrustedHeader::XForwardedFor => ForwardedHeader::XForwardedFor,
             TrustedHeader::Forwarded => ForwardedHeader::Forwarded,

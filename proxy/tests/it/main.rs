@@ -38,6 +38,7 @@ mod parser;
 #[cfg(target_os = "linux")]
 mod paths;
 mod pressure;
+mod proxy_protocol;
 mod reload;
 mod requests;
 mod response_leftovers;

@@ -4,7 +4,7 @@ use super::ClientIo;
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
 use std::future::Future;
-use std::io;
+use std::io::{self, Read as _};
 use std::pin::pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
@@ -148,6 +148,23 @@ impl ClientIo {
             self.0.readiness_cleared.store(true, Relaxed);
             let blocked = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
             let _ = socket.try_io(Interest::READABLE, blocked);
+        }
+    }
+
+    /// Reads from the socket itself, below TLS.
+    pub(in crate::serve) fn poll_read_socket(
+        &self,
+        cx: &mut Context<'_>,
+        bytes: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let socket = &self.0.socket;
+        loop {
+            ready!(socket.poll_socket_readable(cx))?;
+            let read = socket.try_io(Interest::READABLE, || (&*socket.socket()).read(bytes));
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
         }
     }
 

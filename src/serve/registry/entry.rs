@@ -1,6 +1,6 @@
 //! The entry of one connection in the registry, and its state.
 
-use super::RegistryInner;
+use super::{PerClientLimit, RegistryInner};
 use crate::client_key::ClientKey;
 use crate::lock::lock;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ pub(super) const CLOSING: u64 = u64::MAX - 3;
 pub(super) struct ConnectionRecord {
     pub(super) id: u64,
     /// The address under which the connection counts, if it is limited.
-    pub(super) address: Option<IpAddr>,
+    pub(super) address: Mutex<Option<IpAddr>>,
     /// The client of its request; the peer until that is known. `None` if no limit applies to it.
     pub(super) client: Mutex<Option<ClientKey>>,
     /// [`IN_USE`], [`TUNNEL`], [`STREAM`], [`CLOSING`], or the start of its idle time, in nanoseconds from the start of
@@ -124,6 +124,12 @@ impl ConnectionEntry {
         if !self.record.change(IN_USE, now) && !self.record.change(STREAM, now) {
             self.registry.idle.fetch_sub(1, Relaxed);
         }
+    }
+
+    /// Sets the peer, which was not known when the connection was admitted. Returns false if it has reached its limit of
+    /// connections: this one must close.
+    pub(in crate::serve) fn set_peer(&self, peer: Option<IpAddr>, limit: &PerClientLimit) -> bool {
+        self.registry.set_peer(&self.record, peer, limit)
     }
 
     /// Sets the client of the request; `None` if no limit applies to it.

@@ -139,3 +139,29 @@ async fn youngest_idle_connections_stay_while_others_serve_requests() {
     registry.0.close_oldest(registry.closable(), u64::MAX, None);
     assert!(is_closing(&all[2]) && !is_closing(&all[3]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn connection_counts_under_the_client_that_becomes_known_later() {
+    let registry = ConnectionRegistry::default();
+    let (limit, client) = (limit(Some(2)), IpAddr::from([192, 0, 2, 1]));
+    let behind_proxy = || registry.admit(IpAddr::from([10, 0, 0, 1]), &limit).unwrap();
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        all.push(behind_proxy());
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
+    let count = || lock(&registry.0.table).addresses.get(&client).copied();
+    assert_eq!(count(), None);
+    for (n, connection) in (1..).zip(&all[..2]) {
+        assert!(connection.set_peer(Some(client), &limit));
+        assert_eq!(count(), Some(n));
+    }
+    // The oldest idle one makes room.
+    assert!(all[2].set_peer(Some(client), &limit));
+    assert!(is_closing(&all[0]) && !is_closing(&all[1]));
+    assert!(all[1].begin_request() && all[2].begin_request());
+    let fourth = behind_proxy();
+    assert!(!fourth.set_peer(Some(client), &limit), "none is idle");
+    drop((all, fourth));
+    assert!(lock(&registry.0.table).addresses.is_empty());
+}

@@ -8,11 +8,13 @@ use super::super::kind::Shape;
 use super::super::listen_address::ListenAddress;
 use super::super::mistake::{Mistake, ValueSource};
 use super::super::unix::FileMode;
-use super::top::LISTEN;
+use super::super::value::{Choice, choice};
+use super::top::{LISTEN, trusted_proxies};
 
 const ADDRESS: &str = "listener.address";
 const NAME: &str = "listener.name";
 const ROUTES: &str = "listener.routes";
+const PROXY_PROTOCOL: &str = "listener.proxy_protocol";
 
 /// The keys of a `[[listener]]`. They have neither a flag nor a variable.
 pub const LISTENER: Table = Table {
@@ -38,6 +40,12 @@ pub const LISTENER: Table = Table {
             .or_off()
             .example("\":www-data\"")
             .help("Owner of the socket file of a Unix socket; default: listen_owner"),
+        Key::proxy(PROXY_PROTOCOL, Shape::Choice(ProxyProtocol::WORDS))
+            .example("\"required\"")
+            .help(
+                "Header of the PROXY protocol (version 1 or 2) that names the client, from \
+                 trusted_proxies; required: a connection without it is closed; default: off",
+            ),
     ],
 };
 
@@ -56,7 +64,23 @@ pub struct ListenerConfig {
     pub file_owner: Option<String>,
     /// The paths of the routes that are served, each of which exists; all routes if `None`.
     pub routes: Option<Vec<String>>,
+    /// Whether connections begin with a PROXY header.
+    pub proxy_protocol: ProxyProtocol,
 }
+
+/// Whether connections begin with a PROXY header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// They begin with a request.
+    Off,
+    /// Each does, from a trusted proxy.
+    Required,
+}
+
+choice! { ProxyProtocol {
+    "off" => Off,
+    "required" => Required,
+} }
 
 impl ListenerConfig {
     /// The name in log lines; none for the addresses of `listen`.
@@ -128,7 +152,11 @@ pub(in super::super) fn listeners(
                 None => proxy.get("listen_owner")?,
             },
             routes: scope.get_if_set(ROUTES)?,
+            proxy_protocol: scope
+                .get_if_set(PROXY_PROTOCOL)?
+                .unwrap_or(ProxyProtocol::Off),
         };
+        problems.extend(untrusted_header(&config, scope)?);
         if let (Some(routes), Some(given)) = (&config.routes, scope.given(ROUTES)) {
             check_routes(routes, &given.source, values, problems);
         }
@@ -157,6 +185,7 @@ fn of_listen(proxy: Scope<'_>, problems: &mut Vec<Mistake>) -> Result<Vec<Placed
             file_mode: mode,
             file_owner: owner.clone(),
             routes: None,
+            proxy_protocol: ProxyProtocol::Off,
         },
         source: source.clone(),
         name_source: source.clone(),
@@ -177,6 +206,24 @@ fn check_routes(
         problems.push(Mistake::new(source.clone(), ROUTES, problem));
     }
     problems.extend(values.unknown_routes(ROUTES, source, named));
+}
+
+/// A header counts from trusted peers alone, so that a listener without them would close each connection.
+fn untrusted_header(config: &ListenerConfig, scope: Scope<'_>) -> Result<Option<Mistake>, Mistake> {
+    let trusted = trusted_proxies(scope)?;
+    let is_useless = match &config.address {
+        ListenAddress::Tcp(_) => trusted.networks.is_empty(),
+        ListenAddress::Unix(_) => !trusted.unix,
+    };
+    let is_required = config.proxy_protocol == ProxyProtocol::Required;
+    let given = scope
+        .given(PROXY_PROTOCOL)
+        .filter(|_| is_required && is_useless);
+    Ok(given.map(|given| {
+        let problem = "is accepted from trusted_proxies alone, which names none for this address: \
+                       add the load balancer's network";
+        Mistake::new(given.source.clone(), PROXY_PROTOCOL, problem)
+    }))
 }
 
 fn check_apart(all: &[Placed], problems: &mut Vec<Mistake>) {
@@ -322,6 +369,14 @@ mod tests {
             (
                 "listen = ':80'\n[[listener]]\naddress = ':81'",
                 "2: listen: is set beside [[listener]]: write each address as a [[listener]]",
+            ),
+            (
+                "[[listener]]\naddress = ':80'\nproxy_protocol = 'required'",
+                "4: listener.proxy_protocol: is accepted from trusted_proxies alone",
+            ),
+            (
+                "[[listener]]\naddress = ':80'\nproxy_protocol = 'on'",
+                "4: listener.proxy_protocol: \"on\" is not one of off, required",
             ),
             (
                 "listener = { address = ':80' }",
