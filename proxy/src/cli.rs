@@ -1,12 +1,12 @@
 //! The entry point of the binary: from the command line to an exit code.
 
-use super::activation::{self, ActivationError, Sockets};
+use super::activation::{self, ActivationError, PassedSocket, Sockets};
 use super::admin::{Admin, AdminServer, Exporter};
 use super::carryover::Carryover;
-use super::config::{self, Config, LoadedConfig};
+use super::config::{self, Config, ListenerConfig, LoadedConfig};
 use super::config_reader::ConfigReader;
 use super::control::{Signals, stop_command};
-use super::listen::{ClientListener, ListenError, Listener, listen_at_start};
+use super::listen::{ClientListener, ListenError, Listener, PassedError, assign, listen_at_start};
 use super::logging::{self, Logging};
 use super::server::Proxy;
 use super::state::{Inherited, ProxyState};
@@ -138,6 +138,8 @@ enum RunError {
     Listen(#[from] ListenError),
     #[error(transparent)]
     Activation(#[from] ActivationError),
+    #[error(transparent)]
+    Passed(#[from] PassedError),
     #[error("the demo is for browsers: set listen to an IP address and a port")]
     UnixDemo,
     #[error("the demo cannot listen: {0}")]
@@ -167,23 +169,21 @@ async fn serve(
     } else {
         None
     };
-    let sockets = activation::sockets()?;
-    let inherited = Inherited {
-        listen: sockets.clients.is_some(),
-        admin: sockets.admin.is_some(),
+    let Sockets { clients, admin } = activation::sockets()?;
+    let passed = assign(&config.listeners, clients)?;
+    let is_in_place = |(listener, passed): (&ListenerConfig, &Option<PassedSocket>)| {
+        passed.is_some() && listener.address.passed().is_none()
     };
-    let Sockets { clients, admin } = sockets;
+    let inherited = Inherited {
+        listen: config.listeners.iter().zip(&passed).any(is_in_place),
+        admin: admin.is_some(),
+    };
     let mut listeners = Vec::new();
-    match clients {
-        Some(socket) => {
-            let listener = Listener::inherited(socket).map_err(RunError::Socket)?;
-            listeners.push(ClientListener::Tcp(listener));
-        }
-        None => {
-            for listener in &config.listeners {
-                listeners.push(ClientListener::open_at_start(listener, config.takeover).await?);
-            }
-        }
+    for (listener, passed) in config.listeners.iter().zip(passed) {
+        listeners.push(match passed {
+            Some(passed) => ClientListener::passed(passed.socket).map_err(RunError::Socket)?,
+            None => ClientListener::open_at_start(listener, config.takeover).await?,
+        });
     }
     let admin_listener = admin_listener(&loaded, admin).await?;
     if let Some(origin) = origin {

@@ -12,11 +12,13 @@
 mod clients;
 mod handshakes;
 mod lock;
+mod passed;
 mod plan;
 mod unix;
 mod unspecified;
 
 pub(super) use clients::ClientListener;
+pub(super) use passed::{PassedError, assign};
 pub(super) use plan::{Bound, Step, plan};
 
 use super::config::Takeover;

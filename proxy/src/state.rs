@@ -105,8 +105,8 @@ impl ProxyState {
     ) -> Result<Self, EventError> {
         let listeners = loaded.config.listeners.iter().cloned();
         let bound = listeners.map(|config| Bound {
+            is_inherited: inherited.listen || config.address.passed().is_some(),
             config,
-            is_inherited: inherited.listen,
         });
         let bound = bound.collect();
         let active = ActiveConfig::new(loaded, bound, &carryover, None)?;

@@ -243,7 +243,7 @@ fn value_name(kind: Kind) -> String {
         Shape::ServerName => "NAME",
         Shape::Secret => "SECRET",
         Shape::Address => "IP:PORT",
-        Shape::Listen | Shape::ListenAll => "IP:PORT|unix:PATH",
+        Shape::Listen | Shape::ListenAll => "IP:PORT|unix:PATH|fd:NAME",
         Shape::Mode => "MODE",
         Shape::Url => "URL",
         Shape::Networks => "CIDR,...",

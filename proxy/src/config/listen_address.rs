@@ -11,6 +11,8 @@ pub enum ListenAddress {
     Tcp(SocketAddr),
     /// On the socket file at this path.
     Unix(PathBuf),
+    /// On the socket with this name or number that the service manager passes.
+    Passed(String),
 }
 
 impl ListenAddress {
@@ -19,7 +21,7 @@ impl ListenAddress {
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(address) => Some(*address),
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::Passed(_) => None,
         }
     }
 
@@ -27,8 +29,17 @@ impl ListenAddress {
     #[must_use]
     pub fn unix(&self) -> Option<&Path> {
         match self {
-            Self::Tcp(_) => None,
             Self::Unix(path) => Some(path),
+            Self::Tcp(_) | Self::Passed(_) => None,
+        }
+    }
+
+    /// The name or number of a socket of the service manager.
+    #[must_use]
+    pub fn passed(&self) -> Option<&str> {
+        match self {
+            Self::Passed(name) => Some(name),
+            Self::Tcp(_) | Self::Unix(_) => None,
         }
     }
 
@@ -37,6 +48,7 @@ impl ListenAddress {
         match (self, other) {
             (Self::Tcp(one), Self::Tcp(other)) => overlap(*one, *other),
             (Self::Unix(one), Self::Unix(other)) => one == other,
+            (Self::Passed(one), Self::Passed(other)) => one == other,
             _ => false,
         }
     }
@@ -48,8 +60,26 @@ impl fmt::Display for ListenAddress {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Passed(name) => write!(f, "fd:{name}"),
         }
     }
+}
+
+/// Reads the name or the number of a socket of the service manager.
+pub(super) fn passed_socket(text: &str) -> Result<ListenAddress, String> {
+    const RIGHT: &str = "write the name of the socket unit's FileDescriptorName=, such as \"fd:web\", or a \
+                         number, such as \"fd:3\"";
+    if text.is_empty()
+        || !text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b':')
+    {
+        return Err(format!("has no name of a passed socket; {RIGHT}"));
+    }
+    if text.parse().is_ok_and(|number: usize| number < 3) {
+        return Err(format!("is below the first passed socket, 3; {RIGHT}"));
+    }
+    Ok(ListenAddress::Passed(text.to_owned()))
 }
 
 /// Whether no two sockets can listen on these addresses.

@@ -281,6 +281,8 @@ fn warnings(config: &Config, has_catch_all: bool) -> Vec<String> {
     let has_proxies = addresses.any(|address| match address {
         ListenAddress::Tcp(_) => !config.trusted_proxies.networks.is_empty(),
         ListenAddress::Unix(_) => config.trusted_proxies.unix,
+        // Of either kind.
+        ListenAddress::Passed(_) => config.trusted_proxies != TrustedProxies::default(),
     });
     warnings.extend(config.admin.warning(has_proxies));
     let routes = config.routes.iter().map(|route| route.path.as_str());

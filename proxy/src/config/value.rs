@@ -13,7 +13,7 @@ use super::super::path;
 use super::super::request_target::check_authority;
 use super::super::tls;
 use super::kind::{Kind, Shape};
-use super::listen_address::ListenAddress;
+use super::listen_address::{ListenAddress, passed_socket};
 use super::suggest;
 use super::unix::{self, FileMode, TrustedProxies};
 
@@ -367,6 +367,9 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 /// An address, or the path of a Unix socket.
 fn listen_address(text: &str) -> Result<ListenAddress, String> {
+    if let Some(name) = text.strip_prefix("fd:") {
+        return passed_socket(name);
+    }
     match text.strip_prefix("unix:") {
         Some(path) => unix::socket_path(path).map(ListenAddress::Unix),
         None => address(text).map(ListenAddress::Tcp),

@@ -2,12 +2,14 @@
 
 use super::unix::{FileOptions, UnixListenError, UnixSocket};
 use super::{HANDOVER_RETRY, HANDOVER_TIMEOUT, ListenError, Listener, listen, listen_at_start};
+use crate::activation::StreamSocket;
 use crate::config::{ListenAddress, ListenerConfig, Takeover};
 use sse_guard::client_key::PeerAddr;
 use sse_guard::serve::Io;
 use std::io;
 use std::path::Path;
 use std::task::{Context, Poll, ready};
+use tokio::net::UnixListener;
 use tokio::time::{Instant, sleep};
 
 /// A socket that clients connect to.
@@ -15,9 +17,22 @@ use tokio::time::{Instant, sleep};
 pub(crate) enum ClientListener {
     Tcp(Listener),
     Unix(UnixSocket),
+    /// Of the service manager, with its file.
+    PassedUnix(UnixListener),
 }
 
 impl ClientListener {
+    /// A socket of the service manager's, which keeps it open for the next process.
+    pub(crate) fn passed(socket: StreamSocket) -> io::Result<Self> {
+        Ok(match socket {
+            StreamSocket::Tcp(socket) => Self::Tcp(Listener::inherited(socket)?),
+            StreamSocket::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                Self::PassedUnix(UnixListener::from_std(socket)?)
+            }
+        })
+    }
+
     /// Accepts the next connection. Wakes the last task alone that has polled.
     pub(crate) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Io, PeerAddr)>> {
         Poll::Ready(match self {
@@ -29,6 +44,10 @@ impl ClientListener {
                 let (io, _) = ready!(socket.listener.poll_accept(cx))?;
                 Ok((io.into(), PeerAddr::unix()))
             }
+            Self::PassedUnix(socket) => {
+                let (io, _) = ready!(socket.poll_accept(cx))?;
+                Ok((io.into(), PeerAddr::unix()))
+            }
         })
     }
 
@@ -37,6 +56,13 @@ impl ClientListener {
         match &config.address {
             ListenAddress::Tcp(address) => listen(config.key, *address, takeover).map(Self::Tcp),
             ListenAddress::Unix(path) => open_unix(path, config, takeover).map(Self::Unix),
+            ListenAddress::Passed(_) => Err(ListenError {
+                key: config.key,
+                address: config.address.to_string(),
+                error: io::Error::other("the service manager passes sockets at the start: restart"),
+                hint: String::new(),
+                is_ours: false,
+            }),
         }
     }
 
@@ -51,6 +77,7 @@ impl ClientListener {
                 return listener.map(Self::Tcp);
             }
             ListenAddress::Unix(path) => path,
+            ListenAddress::Passed(_) => return Self::open(config, takeover),
         };
         let until = Instant::now() + HANDOVER_TIMEOUT;
         loop {
@@ -67,7 +94,7 @@ impl ClientListener {
     pub(crate) fn tcp(&self) -> Option<&Listener> {
         match self {
             Self::Tcp(listener) => Some(listener),
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::PassedUnix(_) => None,
         }
     }
 
@@ -79,6 +106,13 @@ impl ClientListener {
                 Err(_) => String::new(),
             },
             Self::Unix(socket) => format!("unix:{}", socket.path().display()),
+            Self::PassedUnix(socket) => match socket.local_addr() {
+                Ok(address) => format!(
+                    "unix:{}",
+                    address.as_pathname().unwrap_or(Path::new("")).display()
+                ),
+                Err(_) => String::new(),
+            },
         }
     }
 
@@ -87,6 +121,7 @@ impl ClientListener {
         match self {
             Self::Tcp(listener) => listener.handover.begin(),
             Self::Unix(socket) => socket.begin_handover(),
+            Self::PassedUnix(_) => {}
         }
     }
 
@@ -95,6 +130,7 @@ impl ClientListener {
         match self {
             Self::Tcp(listener) => listener.is_taken_over(takeover),
             Self::Unix(socket) => socket.is_taken_over(),
+            Self::PassedUnix(_) => false,
         }
     }
 
@@ -103,6 +139,7 @@ impl ClientListener {
         match self {
             Self::Tcp(listener) => listener.is_inherited(),
             Self::Unix(_) => false,
+            Self::PassedUnix(_) => true,
         }
     }
 
@@ -111,6 +148,7 @@ impl ClientListener {
         match self {
             Self::Tcp(listener) => listener.refuse_handshakes(),
             Self::Unix(socket) => socket.remove_file(),
+            Self::PassedUnix(_) => {}
         }
     }
 }

@@ -11,6 +11,14 @@ pub(crate) struct Bound {
     pub(crate) is_inherited: bool,
 }
 
+impl Bound {
+    /// The service manager has passed the socket in place of the address of the config, and this is the next one.
+    fn is_in_place_of(&self, wanted: &ListenAddress) -> bool {
+        let names_socket = |address: &ListenAddress| address.passed().is_some();
+        self.is_inherited && !names_socket(&self.config.address) && !names_socket(wanted)
+    }
+}
+
 /// What a listener of the new config gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -40,8 +48,9 @@ pub(crate) fn plan(bound: &[Bound], wanted: &[ListenerConfig]) -> Vec<Step> {
     let steps = wanted.iter().zip(kept).map(|(wanted, kept)| match kept {
         Some(index) => Step::Keep(index),
         None => {
-            let is_held =
-                |bound: &Bound| bound.is_inherited || is_same_port(bound, &wanted.address);
+            let is_held = |bound: &Bound| {
+                bound.is_in_place_of(&wanted.address) || is_same_port(bound, &wanted.address)
+            };
             take(&is_held).map_or(Step::Open, Step::Hold)
         }
     });

@@ -1,14 +1,14 @@
 //! Several listeners: addresses with settings of their own, at the start and at reloads.
 
-use crate::support::{Client, Origin, Proxy, wait_until};
+use crate::support::{Client, Origin, Proxy, activated_by, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Plain answers with the path, and streams for `/feed` that stay open.
 fn origin() -> Origin {
@@ -272,4 +272,89 @@ fn check_reports_mistakes_of_listeners() {
         text.contains(":4: listener.routes: no route has the path"),
         "{text}"
     );
+}
+
+#[test]
+fn listeners_take_the_sockets_that_they_name() {
+    let origin = origin();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("internal.sock");
+    let unix = UnixListener::bind(&path).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap();
+    let file = dir.path().join("guard.toml");
+    let upstream = format!("http://{}", origin.addr);
+    let listeners = listener("internal", "fd:internal", "routes = ['/']")
+        + &listener("public", "fd:4", "routes = ['/v1']")
+        + "[[route]]\npath = '/v1'\n";
+    fs::write(&file, Run::text(&upstream, &listeners)).unwrap();
+    let sockets = || {
+        [
+            unix.try_clone().unwrap().into(),
+            tcp.try_clone().unwrap().into(),
+        ]
+    };
+    let config = ["--config", file.to_str().unwrap()];
+    let mut proxy = Proxy::activated_with(sockets(), "internal:web", &config);
+    assert_eq!(status(address, "/v1"), 200);
+    assert_eq!(unix_status(&path, "/other"), 200);
+    assert_eq!(unix_status(&path, "/v1"), 404);
+    // They stay at a reload, and another one cannot come.
+    fs::write(
+        &file,
+        Run::text(&upstream, &(listener("x", "fd:x", "") + &listeners)),
+    )
+    .unwrap();
+    let (code, told) = admin(&proxy, "POST", "/api/reload");
+    assert_eq!(code, 422);
+    assert!(
+        told.contains("passes sockets at the start: restart"),
+        "{told}"
+    );
+    fs::write(
+        &file,
+        Run::text(&upstream, &listeners.replace("'/v1'", "'/v2'")),
+    )
+    .unwrap();
+    assert_eq!(admin(&proxy, "POST", "/api/reload").0, 200);
+    assert_eq!(status(address, "/v2"), 200);
+    proxy.stop();
+    // The service manager's file is not removed, and what waits there is for the next process.
+    assert!(path.exists());
+    let mut waits = UnixStream::connect(&path).unwrap();
+    waits
+        .write_all(b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut proxy = Proxy::activated_with(sockets(), "internal:web", &config);
+    let mut text = String::new();
+    waits.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    proxy.stop();
+}
+
+#[test]
+fn sockets_that_no_listener_names_are_an_error() {
+    let socket = || TcpListener::bind("127.0.0.1:0").unwrap().into();
+    for (listen, expected) in [
+        ("fd:web", "no socket of this name or number"),
+        (
+            "fd:a",
+            "passes the socket \"b\" (fd 4) (LISTEN_FDS), which no listener uses",
+        ),
+        ("127.0.0.1:0", "which no listener uses"),
+    ] {
+        let flags = [
+            "--upstream-url=http://127.0.0.1:1",
+            "--admin-listen=off",
+            "--listen",
+            listen,
+        ];
+        let output = activated_by([socket(), socket()], "a:b", &flags)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(expected), "{text}");
+    }
 }

@@ -217,6 +217,42 @@ fn second_process_without_a_signal_fails() {
 }
 
 #[test]
+fn several_listeners_are_taken_over_together() {
+    let second = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let listen = format!("--listen={second}");
+    let origin = origin();
+    let upstream = format!("--upstream-url=http://{}", origin.addr);
+    let flags = [&[upstream.as_str(), &listen], &FLAGS[..]].concat();
+    let mut old = Proxy::listening("127.0.0.1:0", &flags);
+    let crowds = [old.addr, second].map(|addr| {
+        let crowd = Arc::new(Crowd::default());
+        let all = start(&crowd, addr);
+        (crowd, all)
+    });
+    for (crowd, _) in &crowds {
+        crowd.wait_for_streams();
+    }
+    old.signal("-TERM");
+    let mut new = Proxy::listening(&old.addr.to_string(), &flags);
+    new.wait_for_log_lines("taking over", 2);
+    assert_eq!(old.wait().code(), Some(0));
+    wait_until("all readers are with the new process", || {
+        new_streams(&new) >= 2 * CLIENTS
+    });
+    for (crowd, all) in crowds {
+        crowd.wait_for_polls(3);
+        crowd.is_done.store(true, SeqCst);
+        for one in all {
+            one.join().unwrap();
+        }
+    }
+    new.stop();
+}
+
+#[test]
 fn inherited_sockets_outlive_the_process_with_their_queued_requests() {
     let origin = origin();
     let socket = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -67,6 +67,23 @@ pub fn skipped(why: &str) {
 const IMMEDIATE: &str = "SSE_GUARD_HEARTBEAT_IMMEDIATE";
 const BINARY: &str = env!("CARGO_BIN_EXE_sse-guard");
 
+/// A command with two sockets, as a service manager passes them.
+#[cfg(unix)]
+pub fn activated_by(sockets: [OwnedFd; 2], names: &str, flags: &[&str]) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    let activate = "exec 3<&0 4>&1 </dev/null >/dev/null; export LISTEN_PID=$$; exec \"$0\" \"$@\"";
+    let [first, second] = sockets;
+    shell
+        .args(["-c", activate, BINARY])
+        .args(flags)
+        .env_clear()
+        .env("LISTEN_FDS", "2")
+        .env("LISTEN_FDNAMES", names)
+        .stdin(first)
+        .stdout(second);
+    shell
+}
+
 /// A running `sse-guard`, killed on drop.
 pub struct Proxy {
     child: Child,
@@ -148,18 +165,14 @@ impl Proxy {
     #[cfg(unix)]
     pub fn activated(clients: &TcpListener, admin: &TcpListener, flags: &[&str]) -> Self {
         let duplicate = |socket: &TcpListener| OwnedFd::from(socket.try_clone().unwrap());
-        let mut shell = Command::new("/bin/sh");
-        let activate =
-            "exec 3<&0 4>&1 </dev/null >/dev/null; export LISTEN_PID=$$; exec \"$0\" \"$@\"";
-        shell
-            .args(["-c", activate, BINARY])
-            .args(flags)
-            .env_clear()
-            .env("LISTEN_FDS", "2")
-            .env("LISTEN_FDNAMES", "web:admin")
-            .stdin(duplicate(clients))
-            .stdout(duplicate(admin));
-        Self::spawn_with_output(shell)
+        let sockets = [duplicate(clients), duplicate(admin)];
+        Self::spawn_with_output(activated_by(sockets, "web:admin", flags))
+    }
+
+    /// On two sockets that it inherits under these names.
+    #[cfg(unix)]
+    pub fn activated_with(sockets: [OwnedFd; 2], names: &str, flags: &[&str]) -> Self {
+        Self::spawn_with_output(activated_by(sockets, names, flags))
     }
 
     fn spawn(mut command: Command) -> Self {

@@ -7,7 +7,7 @@ use super::super::key::{Key, Table};
 use super::super::kind::Shape;
 use super::super::listen_address::ListenAddress;
 use super::super::mistake::{Mistake, ValueSource};
-use super::super::unix::FileMode;
+use super::super::unix::{FileMode, TrustedProxies};
 use super::super::value::{Choice, choice};
 use super::top::{LISTEN, trusted_proxies};
 
@@ -104,7 +104,7 @@ impl ListenerConfig {
     pub(crate) fn changed_file_key(&self, before: &Self) -> Option<&'static str> {
         let of_table = usize::from(self.key == ADDRESS);
         match self.address {
-            ListenAddress::Tcp(_) => None,
+            ListenAddress::Tcp(_) | ListenAddress::Passed(_) => None,
             _ if self.file_mode != before.file_mode => Some(MODE[of_table]),
             _ if self.file_owner != before.file_owner => Some(OWNER[of_table]),
             _ => None,
@@ -214,6 +214,8 @@ fn untrusted_header(config: &ListenerConfig, scope: Scope<'_>) -> Result<Option<
     let is_useless = match &config.address {
         ListenAddress::Tcp(_) => trusted.networks.is_empty(),
         ListenAddress::Unix(_) => !trusted.unix,
+        // Of either kind.
+        ListenAddress::Passed(_) => trusted == TrustedProxies::default(),
     };
     let is_required = config.proxy_protocol == ProxyProtocol::Required;
     let given = scope

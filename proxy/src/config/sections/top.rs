@@ -20,7 +20,7 @@ pub(super) const TABLE: Table = Table {
             .help(
                 "Address to accept clients on, or a list of several; :8080 for all interfaces, \
                  IPv4 and IPv6; localhost stands for 127.0.0.1; unix:/run/sse-guard.sock for a \
-                 Unix socket",
+                 Unix socket; fd:NAME for a socket that the service manager passes",
             )
             .advice(
                 "Keep loopback, or use a Unix socket, if TLS is terminated on the same machine. For \
