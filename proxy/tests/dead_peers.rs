@@ -13,7 +13,9 @@ mod network;
 mod support;
 
 use network::{Network, Side, Unheard, in_a_network};
+use rustls::ALL_VERSIONS;
 use std::net::SocketAddr;
+use support::tls::{Authority, Files, TlsOrigin, server_config};
 use support::{Answer, Client, End, Gate, Origin, PATIENCE, Proxy, gate, wait_until};
 
 /// What could end a stream but for what a test is about.
@@ -172,6 +174,36 @@ fn dead_upstream_is_found_by_keepalive_and_its_stream_is_broken_off() {
             "--upstream-user-timeout=off",
         ];
         an_upstream_that_dies(network, &flags);
+    });
+}
+
+#[test]
+fn dead_upstream_over_tls_is_found_by_keepalive_and_its_stream_is_broken_off() {
+    in_a_network(|network| {
+        let (authority, files) = (Authority::new("test CA"), Files::new());
+        let address = network.upstream();
+        let host = address.split(':').next().unwrap();
+        let config = server_config(&authority.issue(&[host]), ALL_VERSIONS);
+        let origin = TlsOrigin::listening(&address, config, |_, to| {
+            to.stream();
+            to.chunk("data: 1\n\n");
+            to.wait_for_close();
+        });
+        let ca = files.write("ca.pem", &authority.pem());
+        let flags = [
+            "--heartbeat-interval=off",
+            "--upstream-keepalive=1s",
+            "--upstream-user-timeout=off",
+            "--upstream-tls-ca",
+            &ca,
+        ];
+        let url = format!("https://{}", origin.addr);
+        let proxy = network.proxy_to(&url, &[&ALONE[..], &flags].concat());
+        let mut client = stream(&proxy);
+        network.cut(Side::Upstream);
+        assert_eq!(client.rest(), (Vec::new(), End::Broken));
+        assert_ended(&proxy, "upstream_error");
+        network.mend(Side::Upstream);
     });
 }
 

@@ -177,7 +177,11 @@ impl Network {
     }
 
     pub fn proxy(&self, origin: SocketAddr, flags: &[&str]) -> Proxy {
-        let upstream = format!("--upstream-url=http://{origin}");
+        self.proxy_to(&format!("http://{origin}"), flags)
+    }
+
+    pub fn proxy_to(&self, url: &str, flags: &[&str]) -> Proxy {
+        let upstream = format!("--upstream-url={url}");
         let address = format!("{}.1:0", Side::Client.subnet());
         let flags = [&[upstream.as_str()], flags].concat();
         Proxy::in_network(&self.proxy.file(), &address, &flags)

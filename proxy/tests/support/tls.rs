@@ -166,7 +166,16 @@ impl TlsOrigin {
         config: ServerConfig,
         answer: impl Fn(ReceivedRequest, &mut TlsAnswer) + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::listening("127.0.0.1:0", config, answer)
+    }
+
+    /// On this address.
+    pub fn listening(
+        address: &str,
+        config: ServerConfig,
+        answer: impl Fn(ReceivedRequest, &mut TlsAnswer) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let addr = listener.local_addr().unwrap();
         let handshakes = Arc::<Mutex<Vec<_>>>::default();
         let (config, answer, seen) = (Arc::new(config), Arc::new(answer), handshakes.clone());

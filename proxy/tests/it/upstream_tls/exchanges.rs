@@ -221,6 +221,30 @@ fn upstream_stream_over_tls_ends_with_its_client() {
 }
 
 #[test]
+fn early_answer_goes_ahead_of_a_slow_upstream_over_tls() {
+    let setup = Setup::new();
+    let (go, waits) = gate();
+    let origin = setup.origin(move |_, to| {
+        waits.wait();
+        to.stream();
+        to.chunk("data: 1\n\n");
+        to.chunk("");
+    });
+    let flags = [
+        "--early-enabled",
+        "--early-after=30ms",
+        "--heartbeat-interval=10ms",
+    ];
+    let proxy = setup.proxy(origin.addr, &flags);
+    let mut client = proxy.get("/");
+    assert!(client.head().starts_with("http/1.1 200 "));
+    client.read_until(":");
+    go.send(()).unwrap();
+    client.read_until("data: 1\n\n");
+    assert_eq!(client.rest().1, End::Clean);
+}
+
+#[test]
 fn stream_is_resumed_over_tls() {
     let setup = Setup::new();
     let origin = setup.origin(|request, to| {
