@@ -58,8 +58,8 @@ pub(super) use sections::port_of;
 pub use sections::{
     Admin, Budget, Budgets, Client, Completion, Drain, Early, Health, HealthCheck, Heartbeat, Idle,
     IdleAction, KEYS, LISTENER, Level, Limit, ListenerConfig, Log, LogFormat, LogRequests,
-    OwnCounts, ProxyProtocol, Reject, RequestsFormat, Resume, Rotation, Style, TABLES, Takeover,
-    TrustedHeader, Unavailable, Upstream, UpstreamHost,
+    OwnCounts, ProxyProtocol, ProxyVersion, Reject, RequestsFormat, Resume, Rotation, Style,
+    TABLES, Takeover, TrustedHeader, Unavailable, Upstream, UpstreamHost,
 };
 pub use settings::{Config, Route, Settings};
 pub(super) use source::AdminAccess;

@@ -20,6 +20,7 @@ mod outgoing;
 mod pins;
 mod pool;
 mod progress;
+mod proxy_header;
 mod rewrite;
 #[cfg(test)]
 mod tests;
@@ -218,7 +219,7 @@ impl RouteUpstream {
             }
             binding.lose();
         }
-        let socket = binding.member().connect().await?;
+        let socket = binding.connect().await?;
         let sent = Sent {
             request,
             upload,

@@ -1,8 +1,10 @@
 //! The upstream connection of a request, and what happens to it afterwards.
 
+use super::error::Failure;
 use super::member::Member;
 use super::pins::{Lease, Pins};
 use super::pool::PoolReturn;
+use super::proxy_header;
 use http::header::CONNECTION;
 use http::{HeaderMap, Request, Version, response};
 use sse_guard::client_key::{ClientKey, ForwardedIp, KeyExtractor, PeerAddr};
@@ -11,6 +13,7 @@ use sse_guard::internal::connection_auth;
 use sse_guard::internal::list_has;
 use sse_guard::serve::Io;
 use sse_guard::serve::RequestBody;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What ties a request to its client's connection.
@@ -26,6 +29,8 @@ pub(super) struct Binding<'m> {
     /// The right to return the client's own connection.
     lease: Option<Lease>,
     switches: bool,
+    /// The client, if the upstream connection begins with its address. A box, as few do.
+    source: Option<Box<SocketAddr>>,
 }
 
 impl<'m> Binding<'m> {
@@ -39,6 +44,10 @@ impl<'m> Binding<'m> {
         let peer = extensions.get::<PeerAddr>();
         let is_trusted = peer.is_some_and(|peer| trusted.is_trusted_peer(*peer));
         let key = is_trusted.then(|| trusted.key(request));
+        let source = match member.names_client() {
+            true => proxy_header::source(trusted.key(request).as_ref(), peer),
+            false => None,
+        };
         Self {
             client: extensions.get().cloned(),
             key: key.flatten(),
@@ -46,7 +55,13 @@ impl<'m> Binding<'m> {
             is_bound: connection_auth::in_request(request.headers()),
             lease: None,
             switches,
+            source: source.map(Box::new),
         }
+    }
+
+    /// Connects for this request.
+    pub(super) async fn connect(&self) -> Result<Io, Failure> {
+        self.member.connect(self.source.as_deref().copied()).await
     }
 
     pub(super) fn member(&self) -> &'m Member {

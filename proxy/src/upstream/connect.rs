@@ -5,16 +5,19 @@
 use super::address::{Address, Transport};
 use super::dns::Resolver;
 use super::error::Failure;
-use crate::config;
+use super::proxy_header;
+use crate::config::{self, ProxyVersion};
 use crate::tls::{ClientTls, TlsFailure};
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use sse_guard::internal::KeepaliveOptions;
 use sse_guard::serve::Io;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tower_service::Service;
@@ -29,18 +32,31 @@ pub(super) struct SocketOptions {
     keepalive: Option<Duration>,
     user_timeout: Option<Duration>,
     receive_buffer: Option<usize>,
+    proxy_protocol: Option<ProxyVersion>,
 }
 
 impl SocketOptions {
     /// The options of connections for requests. They do not apply to a Unix socket.
     pub(super) fn of(config: &config::Upstream, address: &Address) -> Self {
         match address.transport() {
-            Transport::Unix(_) => Self::default(),
+            Transport::Unix(_) => Self {
+                proxy_protocol: config.proxy_protocol,
+                ..Self::default()
+            },
             Transport::Tcp(..) => Self {
                 keepalive: config.keepalive,
                 user_timeout: config.user_timeout,
                 receive_buffer: config.receive_buffer,
+                proxy_protocol: config.proxy_protocol,
             },
+        }
+    }
+
+    /// The options of connections for checks, which the upstream has to accept.
+    pub(super) fn for_checks(self) -> Self {
+        Self {
+            proxy_protocol: self.proxy_protocol,
+            ..Self::default()
         }
     }
 }
@@ -50,6 +66,7 @@ impl SocketOptions {
 pub(super) struct Connector {
     transport: Connect,
     keepalive: KeepaliveOptions,
+    proxy_protocol: Option<ProxyVersion>,
 }
 
 #[derive(Clone, Debug)]
@@ -103,6 +120,7 @@ impl Connector {
         Self {
             transport,
             keepalive,
+            proxy_protocol: options.proxy_protocol,
         }
     }
 
@@ -122,8 +140,14 @@ impl Connector {
         this
     }
 
+    /// Connects without a client.
     pub(super) async fn connect(&self) -> Result<Io, Failure> {
-        let socket: Io = match &self.transport {
+        self.connect_for(None).await
+    }
+
+    /// Connects for a client, whose address the connection begins with by option.
+    pub(super) async fn connect_for(&self, client: Option<SocketAddr>) -> Result<Io, Failure> {
+        let mut socket: Io = match &self.transport {
             Connect::Tcp { connector, url, .. } => {
                 let mut connector = connector.clone();
                 poll_fn(|cx| connector.poll_ready(cx))
@@ -153,6 +177,14 @@ impl Connector {
         if let Err(error) = self.keepalive.apply(&socket) {
             // Its use will show whether it still works.
             tracing::debug!(%error, "an upstream's connection is not watched");
+        }
+        if let Some(version) = self.proxy_protocol {
+            // Before TLS, as the specification requires. A new socket has room for it.
+            let destination = socket.socket().peer_addr();
+            let destination = destination.ok().and_then(|address| address.as_socket());
+            let header = proxy_header::encode(version, client, destination);
+            let written = Box::pin(async { socket.write_all(&header).await }).await;
+            written.map_err(|error| Failure::Connect(error.into()))?;
         }
         match &self.transport {
             // A box, as few connections are made at any time, and futures are as large as all that they await.

@@ -2,7 +2,7 @@
 //!
 //! | shared | by all routes with equal |
 //! | --- | --- |
-//! | reachability by requests, connection attempts | address: scheme, host and port with `upstream.tls`, or Unix socket |
+//! | reachability by requests, connection attempts | address: scheme, host and port with `upstream.tls`, or Unix socket; `upstream.proxy_protocol` |
 //! | active checks | address, and settings of the check (`Host` among them) |
 //! | the pool | address, and [`SocketOptions`]: what a socket has from its start to its end |
 //! | the queue of streams that reconnect | URL, `resume.rate` and `resume.max_concurrent` |
@@ -48,6 +48,11 @@ impl Endpoint {
     /// Whether it is the endpoint for connections with these options.
     pub(super) fn is_for(&self, address: &Address, options: SocketOptions) -> bool {
         self.address == *address && self.options == options
+    }
+
+    /// Whether checks of this address with these options are checks of this endpoint.
+    pub(super) fn is_checked_as(&self, address: &Address, options: SocketOptions) -> bool {
+        self.address == *address && self.options.for_checks() == options.for_checks()
     }
 
     pub(super) fn address(&self) -> &Address {

@@ -68,9 +68,9 @@ impl Endpoints {
         let before = previous.and_then(|before| before.find(|it| it.is_for(&address, options)));
         let endpoint = before.cloned().unwrap_or_else(|| {
             let mut all = [Some(&*self), previous].into_iter().flatten();
-            let same = all.find_map(|all| all.find(|known| *known.address() == address));
+            let same = all.find_map(|all| all.find(|known| known.is_checked_as(&address, options)));
             let health = same.map(|known| known.health().clone());
-            let health = health.unwrap_or_else(|| Health::new(&address));
+            let health = health.unwrap_or_else(|| Health::new(&address, options));
             Arc::new(Endpoint::new(address, options, health))
         });
         self.endpoints.push(endpoint.clone());

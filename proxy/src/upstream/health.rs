@@ -60,10 +60,10 @@ struct SharedHealth {
 }
 
 impl Health {
-    pub(super) fn new(address: &Address) -> Self {
+    pub(super) fn new(address: &Address, options: SocketOptions) -> Self {
         Self(Arc::new(SharedHealth {
             address: address.clone(),
-            connector: Connector::new(address, SocketOptions::default()),
+            connector: Connector::new(address, options.for_checks()),
             reachability: Mutex::default(),
             checks: Mutex::default(),
             queues: RwLock::default(),

@@ -10,6 +10,7 @@ use crate::fd_limit;
 use http::Uri;
 use sse_guard::client_key::ClientKey;
 use sse_guard::serve::Io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(super) struct Member {
     /// With the route's time limit.
     connector: Connector,
     idle_timeout: Duration,
+    /// A connection begins with the address of its client.
+    names_client: bool,
     /// Put in front of the request's path; without a slash at its end.
     base: String,
     host: HostField,
@@ -34,7 +37,12 @@ impl Member {
         Self {
             url: config.url.clone(),
             connector: endpoint.connector().with_timeout(config.connect_timeout),
-            idle_timeout: config.idle_timeout,
+            // A connection that carries the address of its client is for no other client.
+            idle_timeout: match config.proxy_protocol {
+                None => config.idle_timeout,
+                Some(_) => Duration::ZERO,
+            },
+            names_client: config.proxy_protocol.is_some(),
             base: base.trim_end_matches('/').to_owned(),
             host: HostField::of(config),
             endpoint,
@@ -62,13 +70,18 @@ impl Member {
         self.endpoint.pool().for_route(self.idle_timeout)
     }
 
-    pub(super) async fn connect(&self) -> Result<Io, Failure> {
+    pub(super) fn names_client(&self) -> bool {
+        self.names_client
+    }
+
+    /// Connects for this client.
+    pub(super) async fn connect(&self, client: Option<SocketAddr>) -> Result<Io, Failure> {
         if !fd_limit::has_room() {
             return Err(Failure::Files(
                 "the last file descriptors are reserved".into(),
             ));
         }
-        self.connector.connect().await
+        self.connector.connect_for(client).await
     }
 
     /// A request got a response.

@@ -1,7 +1,9 @@
 //! A load balancer that names clients by the PROXY protocol, and what is not one.
 
-use crate::support::{Client, Origin, Proxy, wait_until};
+use crate::support::{Client, Origin, PATIENCE, Proxy, wait_until};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 /// A proxy with a listener that requires the header from loopback.
@@ -216,4 +218,61 @@ fn limits_count_the_client_of_the_proxy_header() {
     assert!(idle.remove(0).raw().is_empty());
     let closed = "sse_guard_connections_closed_total{reason=\"per_client\"} 1\n";
     wait_until(closed, || run.metrics().contains(closed));
+}
+
+/// An upstream that requires a header of version 1, and answers with it.
+fn header_origin(requests_per_connection: Sender<String>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for socket in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(socket.try_clone().unwrap());
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            requests_per_connection.send(line.clone()).unwrap();
+            let mut socket = socket;
+            thread::spawn(move || {
+                let mut text = String::new();
+                while reader.read_line(&mut text).is_ok_and(|len| len > 0) {
+                    if text.ends_with("\r\n\r\n") {
+                        socket
+                            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                            .unwrap();
+                        text.clear();
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn upstream_gets_a_header_with_each_client_on_a_connection_of_its_own() {
+    let (lines, headers) = channel();
+    let origin = header_origin(lines);
+    let flags = [
+        "--upstream-proxy-protocol=v1",
+        "--trusted-proxies=127.0.0.0/8",
+    ];
+    let proxy = Proxy::start(origin, &flags);
+    let mut client = Client::connect(proxy.addr);
+    for (fields, expected) in [
+        ("", "127.0.0.1"),
+        ("X-Forwarded-For: 192.0.2.1\r\n", "192.0.2.1"),
+        ("X-Forwarded-For: 192.0.2.1\r\n", "192.0.2.1"),
+        ("X-Forwarded-For: 192.0.2.2\r\n", "192.0.2.2"),
+        ("X-Forwarded-For: 2001:db8::1\r\n", "2001:db8::1"),
+    ] {
+        client.send(&format!("GET / HTTP/1.1\r\nHost: x\r\n{fields}\r\n"));
+        assert!(client.head().starts_with("http/1.1 200 "));
+        assert_eq!(client.bytes(2), b"ok");
+        let line = headers.recv_timeout(PATIENCE).unwrap();
+        let mut words = line.trim_end().split(' ');
+        assert_eq!(words.nth(2), Some(expected), "{line}");
+        let port = words.nth(1).unwrap();
+        assert_eq!(port == "0", !fields.is_empty(), "{line}");
+        assert_eq!(words.next(), Some(&*origin.port().to_string()), "{line}");
+    }
+    assert!(headers.try_recv().is_err());
 }

@@ -113,6 +113,17 @@ pub(super) const TABLE: Table = Table {
                 "28KiB halves the kernel memory of a client that never reads, and costs 10 to 33 % \
                  more CPU at full speed.",
             ),
+        Key::route("upstream.proxy_protocol", Shape::Choice(ProxyVersion::WORDS))
+            .or_off()
+            .default("off")
+            .help(
+                "Begin connections to the upstream with a header of the PROXY protocol (v1 or v2) \
+                 that names the client; connections are then not reused",
+            )
+            .advice(
+                "Only for upstreams that require it: each request opens a connection. Others read \
+                 X-Forwarded-For.",
+            ),
         Key::route(
             "upstream.cache_control",
             Shape::Choice(CacheControl::WORDS),
@@ -175,6 +186,8 @@ pub struct Upstream {
     pub title_case_headers: bool,
     /// The kernel's receive buffer in bytes; the kernel's choice if `None`.
     pub receive_buffer: Option<usize>,
+    /// The version of the PROXY header that connections begin with; none if `None`.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Time without a byte after which a tunnel is closed; above zero; never if `None`.
     pub tunnel_idle_timeout: Option<Duration>,
     /// Its active health checks.
@@ -202,6 +215,7 @@ impl Upstream {
             max_head: scope.get("upstream.max_head")?,
             title_case_headers: scope.get("upstream.title_case_headers")?,
             receive_buffer: scope.get("upstream.receive_buffer")?,
+            proxy_protocol: scope.get("upstream.proxy_protocol")?,
             tunnel_idle_timeout: tunnel::idle_timeout(scope)?,
             health_check: HealthCheck::read(scope)?,
         })
@@ -241,6 +255,20 @@ impl Upstream {
             || ((host.is_unspecified() || named_localhost) && listening.is_loopback())
     }
 }
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+choice! { ProxyVersion {
+    "v1" => V1,
+    "v2" => V2,
+} }
 
 /// The `Host` of requests to an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]

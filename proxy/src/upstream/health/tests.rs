@@ -53,7 +53,7 @@ impl Upstream {
 fn health(address: &str) -> Upstream {
     let url: Uri = format!("http://{address}/base").parse().unwrap();
     Upstream {
-        health: Health::new(&Address::of(&url, None)),
+        health: Health::new(&Address::of(&url, None), SocketOptions::default()),
         url,
     }
 }
