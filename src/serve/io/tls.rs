@@ -185,12 +185,13 @@ impl TlsIo {
             len
         };
         loop {
+            // First, as the runtime ends a task's turn by it: a peer that sends at full speed has always more.
+            ready!(self.poll_read_ready(cx))?;
             match self.try_take(&mut take) {
                 Ok(_) => return Poll::Ready(Ok(())),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
-            ready!(self.poll_read_ready(cx))?;
         }
     }
 
@@ -200,11 +201,11 @@ impl TlsIo {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         loop {
+            ready!(self.poll_write_ready(cx))?;
             match self.try_write(bufs) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
-            ready!(self.poll_write_ready(cx))?;
         }
     }
 

@@ -3,7 +3,8 @@ use super::test_certificates::{NAME, configs, mutual_configs, name};
 use super::*;
 use std::future::poll_fn;
 use std::net::Shutdown;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::pin::Pin;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::yield_now;
 
@@ -166,6 +167,23 @@ async fn blocked_write_continues_with_what_was_accepted() {
     client.read_to_end(&mut received).await.unwrap();
     assert!(received == text);
     assert_holds_no_buffer(&server);
+}
+
+#[tokio::test]
+async fn task_that_writes_without_an_end_ends_its_turn() {
+    let (server, client) = configs(rustls::ALL_VERSIONS);
+    let (client, mut server) = connected(server, client).await;
+    let count_writes = |cx: &mut Context<'_>| {
+        let mut writes = 0;
+        while Pin::new(&mut server).poll_write(cx, b"x").is_ready() {
+            writes += 1;
+        }
+        Poll::Ready(writes)
+    };
+    let writes = poll_fn(count_writes).await;
+    // The kernel takes more, and the budget of tokio's tasks is 128.
+    assert!((1..1_000).contains(&writes), "{writes}");
+    drop(client);
 }
 
 #[tokio::test]
