@@ -56,10 +56,13 @@ mod client_io;
 mod connection;
 mod group;
 mod http1;
+#[cfg(feature = "http2")]
+mod http2;
 mod idle;
 mod io;
 mod keepalive;
 mod listener;
+mod oneshot;
 mod options;
 mod proxy_protocol;
 mod registry;
@@ -76,7 +79,7 @@ pub use io::TlsInfo;
 pub use listener::Listener;
 #[cfg(feature = "tls")]
 pub use listener::TlsListener;
-pub use request_body::RequestBody;
+pub use request_body::{RequestBody, RequestBodyError};
 pub use server::Server;
 
 /// See [`crate::internal`].

@@ -53,6 +53,9 @@ pub(super) struct ClientSocket {
     has_interim: AtomicBool,
     /// Bytes of a response body that hyper has taken and not written.
     queued_body: AtomicUsize,
+    /// Number of open event streams of a connection of HTTP/2.
+    #[cfg(feature = "http2")]
+    http2_streams: AtomicUsize,
     /// The body is not polled until hyper has written some of it.
     body_waits: AtomicBool,
     state: Mutex<ClientIoState>,
@@ -112,6 +115,8 @@ impl ClientIo {
             accepts_interim: AtomicBool::new(false),
             has_interim: AtomicBool::new(false),
             queued_body: AtomicUsize::new(0),
+            #[cfg(feature = "http2")]
+            http2_streams: AtomicUsize::new(0),
             body_waits: AtomicBool::new(false),
             state: Mutex::default(),
         }))
@@ -201,6 +206,28 @@ impl ClientIo {
         if self.0.allows_pause.swap(allows_pause, Relaxed) != allows_pause {
             let timeouts = &self.0.stall_timeouts;
             timeouts.set_allows_pause(&self.0.socket, allows_pause);
+        }
+    }
+
+    /// HTTP/2 is served from now on. Its client may pause each response by the flow control of its stream.
+    #[cfg(feature = "http2")]
+    pub(super) fn begin_http2(&self) {
+        self.begin_response(false, true);
+    }
+
+    /// The connection serves one more event stream: the stall timeout of streams applies.
+    #[cfg(feature = "http2")]
+    pub(super) fn add_http2_stream(&self) {
+        if self.0.http2_streams.fetch_add(1, Relaxed) == 0 {
+            self.entry().set_stream();
+            self.begin_response(true, false);
+        }
+    }
+
+    #[cfg(feature = "http2")]
+    pub(super) fn remove_http2_stream(&self) {
+        if self.0.http2_streams.fetch_sub(1, Relaxed) == 1 {
+            self.begin_http2();
         }
     }
 }

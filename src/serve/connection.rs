@@ -44,11 +44,14 @@ pin_project! {
         Idle {
             #[pin]
             wait: IdleWait,
+            // Nothing was received yet, so that the client may begin HTTP/2.
+            is_new: bool,
         },
         // On the heap, as few connections have a header.
         ProxyHeader { reader: Pin<Box<HeaderReader>> },
-        // On the heap, so that no other state reserves the space that hyper needs to parse a request.
-        Http1 { driver: Pin<Box<dyn Future<Output = NextStep<B>> + Send>> },
+        // By hyper, or by HTTP/2 to the end of the connection. On the heap, so that no other state reserves the space that
+        // hyper needs to parse a request.
+        Driven { driver: Pin<Box<dyn Future<Output = NextStep<B>> + Send>> },
         AwaitingResponse { request: Box<PendingRequest<B>> },
         Streaming { writer: Pin<Box<StreamWriter<B>>> },
     }
@@ -71,7 +74,7 @@ impl<S, B> Connection<S, B> {
             peer,
             service,
             state: match options.proxy_protocol {
-                None => ConnectionState::Idle { wait },
+                None => ConnectionState::Idle { wait, is_new: true },
                 Some(_) => ConnectionState::ProxyHeader {
                     reader: Box::pin(HeaderReader::new(wait)),
                 },
@@ -95,7 +98,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         let http1 = |peer: PeerAddr, deadline: Instant, response: Option<Box<ReadyResponse<B>>>| {
-            ConnectionState::Http1 {
+            ConnectionState::Driven {
                 driver: Box::pin(drive(
                     this.io.clone(),
                     peer,
@@ -110,9 +113,15 @@ where
         let head_deadline = || deadline_after(Instant::now(), this.options.head_timeout);
         loop {
             let next = match this.state.as_mut().project() {
-                ConnectionStateProj::Idle { wait } => {
+                ConnectionStateProj::Idle { wait, is_new } => {
                     let deadline = wait.deadline();
-                    match ready!(wait.poll_request_start(this.io, cx)) {
+                    let may_be_http2 = *is_new && this.options.is_http2_enabled();
+                    let has_begun = |input: &[u8]| !may_be_http2 || is_version_known(input);
+                    match ready!(wait.poll_request_start(this.io, cx, has_begun)) {
+                        #[cfg(feature = "http2")]
+                        true if may_be_http2 && this.io.peek(super::http2::has_preface) => {
+                            NextStep::Http2(deadline)
+                        }
                         true => NextStep::ReadRequest(deadline),
                         false => NextStep::Close,
                     }
@@ -124,19 +133,19 @@ where
                     };
                     let peer = reader.as_mut().poll_peer(this.io, *this.peer, protocol, cx);
                     match ready!(peer) {
-                        Some(peer) if peer == *this.peer => NextStep::Idle(deadline),
+                        Some(peer) if peer == *this.peer => NextStep::Begin(deadline),
                         Some(peer) => {
                             *this.peer = peer;
                             let limit = &this.options.per_client;
                             match this.io.entry().set_peer(peer.ip(), limit) {
-                                true => NextStep::Idle(deadline),
+                                true => NextStep::Begin(deadline),
                                 false => NextStep::Close,
                             }
                         }
                         None => NextStep::Close,
                     }
                 }
-                ConnectionStateProj::Http1 { driver } => ready!(driver.as_mut().poll(cx)),
+                ConnectionStateProj::Driven { driver } => ready!(driver.as_mut().poll(cx)),
                 ConnectionStateProj::AwaitingResponse { request } => {
                     ready!(request.poll_outside_hyper(this.io, cx))
                 }
@@ -155,9 +164,25 @@ where
                     tracing::trace!(peer = %this.peer, "a connection waits for a request");
                     ConnectionState::Idle {
                         wait: IdleWait::new(deadline, this.stop),
+                        is_new: false,
                     }
                 }
+                NextStep::Begin(deadline) => ConnectionState::Idle {
+                    wait: IdleWait::new(deadline, this.stop),
+                    is_new: true,
+                },
                 NextStep::ReadRequest(deadline) => http1(*this.peer, deadline, None),
+                #[cfg(feature = "http2")]
+                NextStep::Http2(deadline) => ConnectionState::Driven {
+                    driver: Box::pin(super::http2::drive(
+                        this.io.clone(),
+                        *this.peer,
+                        this.service.clone(),
+                        this.options.clone(),
+                        this.stop.clone(),
+                        deadline,
+                    )),
+                },
                 NextStep::WriteResponse(response) => {
                     this.io.unread(&response.replay_head());
                     http1(*this.peer, head_deadline(), Some(response))
@@ -170,6 +195,17 @@ where
             };
             this.state.set(state);
         }
+    }
+}
+
+/// Returns true if the input shows the version of HTTP.
+fn is_version_known(input: &[u8]) -> bool {
+    #[cfg(feature = "http2")]
+    return !super::http2::is_preface_incomplete(input);
+    #[cfg(not(feature = "http2"))]
+    {
+        let _ = input;
+        true
     }
 }
 

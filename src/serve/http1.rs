@@ -28,10 +28,15 @@ use tokio::time::Instant;
 /// What a connection does next.
 pub(super) enum NextStep<B> {
     Close,
+    /// Waits for the first request, whose head is due at the deadline.
+    Begin(Instant),
     /// Waits for a request, whose head is due at the deadline.
     Idle(Instant),
     /// hyper reads a request, whose head is due at the deadline.
     ReadRequest(Instant),
+    /// The client has begun HTTP/2. Its settings are due at the deadline.
+    #[cfg(feature = "http2")]
+    Http2(Instant),
     /// Waits for the response to a request that has been received completely.
     AwaitResponse(Box<PendingRequest<B>>),
     /// hyper writes a response.

@@ -54,14 +54,16 @@ impl IdleWait {
         }
     }
 
-    /// Ready with true when a request may have begun; with false if the connection must close: the client has
+    /// Ready with true when a request may have begun, as `has_begun` determines from the input; with false if the
+    /// connection must close: the client has
     /// disconnected, the deadline has passed, the server stops, or the attachment forbids another request.
     pub(super) fn poll_request_start(
         self: Pin<&mut Self>,
         io: &ClientIo,
         cx: &mut Context<'_>,
+        has_begun: impl Fn(&[u8]) -> bool,
     ) -> Poll<bool> {
-        if let Poll::Ready(has_begun) = io.poll_request_start(cx) {
+        if let Poll::Ready(has_begun) = io.poll_request_start(cx, has_begun) {
             return Poll::Ready(has_begun);
         }
         if io.poll_closing(cx).is_ready() {

@@ -24,6 +24,8 @@ pub(super) struct ServerOptions {
     pub(super) send_buffer: Option<usize>,
     pub(super) keepalive: KeepaliveOptions,
     pub(super) per_client: PerClientLimit,
+    #[cfg(feature = "http2")]
+    pub(super) http2: super::http2::Http2Options,
     pub(super) has_free_file: fn() -> bool,
     /// `None` if connections begin with a request.
     pub(super) proxy_protocol: Option<ProxyProtocol>,
@@ -48,6 +50,8 @@ impl Default for ServerOptions {
                 ipv6_prefix: IPV6_PREFIX,
                 exempt: Arc::new([]),
             },
+            #[cfg(feature = "http2")]
+            http2: super::http2::Http2Options::default(),
             has_free_file: || true,
             proxy_protocol: None,
         }
@@ -55,6 +59,14 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
+    /// Whether a client may begin HTTP/2 without TLS.
+    pub(super) fn is_http2_enabled(&self) -> bool {
+        #[cfg(feature = "http2")]
+        return self.http2.enabled;
+        #[cfg(not(feature = "http2"))]
+        false
+    }
+
     fn field_case(&self) -> FieldCase {
         match self.title_case_headers {
             true => FieldCase::Title,

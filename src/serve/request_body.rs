@@ -1,8 +1,14 @@
 //! The body of a request, as the service reads it.
 
+mod incoming;
+
+#[cfg(feature = "http2")]
+pub(super) use incoming::Http2Body;
+pub(super) use incoming::Incoming;
+pub use incoming::RequestBodyError;
+
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
@@ -45,7 +51,10 @@ impl Drop for RequestBody {
         };
         // hyper skips a rest that fits into one read, and nothing of a chunked body.
         let rest = incoming.size_hint().exact();
-        if !incoming.is_end_stream() && rest.is_none_or(|rest| rest > MAX_SKIPPED_BYTES) {
+        if incoming.is_http1()
+            && !incoming.is_end_stream()
+            && rest.is_none_or(|rest| rest > MAX_SKIPPED_BYTES)
+        {
             self.upload.set(Upload::ABANDONED);
         }
     }
@@ -95,10 +104,10 @@ impl Upload {
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming) -> (Self, Upload) {
+    pub(super) fn new(incoming: impl Into<Incoming>) -> (Self, Upload) {
         let upload = Upload::default();
         let body = Self {
-            incoming: Some(incoming),
+            incoming: Some(incoming.into()),
             upload: upload.clone(),
             inspect: None,
             read_ahead: None,
@@ -179,12 +188,12 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = RequestBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         if let Some(frame) = self.next_read_ahead() {
             self.inspect_frame(&frame);
             return Poll::Ready(Some(Ok(frame)));

@@ -181,6 +181,38 @@ impl Server {
         self
     }
 
+    /// Accepts HTTP/2 from clients that begin it with prior knowledge, RFC 9113 section 3.3; all others get HTTP/1.1. Off by
+    /// default.
+    ///
+    /// A connection is closed after [`head_timeout`](Self::head_timeout) without a stream, and a stream whose client
+    /// leaves its window closed is reset after [`write_stall`](Self::write_stall) or
+    /// [`response_stall`](Self::response_stall). A client that resets most of its requests is disconnected. Requests and
+    /// responses with an authentication scheme of connections, such as NTLM, are reset with `HTTP_1_1_REQUIRED`.
+    #[cfg(feature = "http2")]
+    #[must_use]
+    pub fn http2(mut self, enabled: bool) -> Self {
+        self.options.http2.enabled = enabled;
+        self
+    }
+
+    /// Limits the streams that a client of HTTP/2 opens at a time. 250 by default: each event stream is one, and a
+    /// browser opens one connection for all its pages.
+    #[cfg(feature = "http2")]
+    #[must_use]
+    pub fn http2_max_streams(mut self, streams: u32) -> Self {
+        self.options.http2.max_streams = streams;
+        self
+    }
+
+    /// Sends a PING on each connection of HTTP/2 that has streams in this interval, and closes one whose client does not
+    /// answer within 20 s. 60 s by default; `None` for no PING.
+    #[cfg(feature = "http2")]
+    #[must_use]
+    pub fn http2_ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.options.http2.ping_interval = interval.into();
+        self
+    }
+
     /// Sets the check before a connection is accepted: it returns true if a file descriptor is free, besides those that
     /// are reserved.
     #[doc(hidden)]

@@ -17,6 +17,9 @@ struct StopState {
     notify: Arc<Notify>,
     /// Connections close after their current response; the signal follows later.
     is_draining: bool,
+    /// Notified then.
+    #[cfg(feature = "http2")]
+    drain: Arc<Notify>,
 }
 
 impl StopSender {
@@ -30,11 +33,13 @@ impl StopSender {
 
     /// From now on, connections close after each response.
     pub(super) fn drain(&self) {
-        // No connection must be woken for it.
+        // No connection of HTTP/1.1 must be woken for it.
         self.0.send_if_modified(|state| {
             state.is_draining = true;
             false
         });
+        #[cfg(feature = "http2")]
+        self.0.borrow().drain.notify_waiters();
     }
 
     pub(super) fn stop(&self) {
@@ -58,6 +63,13 @@ impl StopSignal {
     pub(super) fn is_closing(&self) -> bool {
         // Without a sender, the server is dropped.
         self.0.borrow().is_draining || self.0.has_changed().unwrap_or(true)
+    }
+
+    /// Resolves when connections begin to close after their responses; `None` if they do so already.
+    #[cfg(feature = "http2")]
+    pub(super) fn drained(&self) -> Option<OwnedNotified> {
+        let notified = self.0.borrow().drain.clone().notified_owned();
+        (!self.is_closing()).then_some(notified)
     }
 
     /// Resolves when the signal is sent; `None` if it was sent before.

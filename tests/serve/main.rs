@@ -11,6 +11,8 @@ mod client;
 #[path = "../support/server.rs"]
 mod server;
 
+#[cfg(feature = "http2")]
+mod http2;
 mod requests;
 mod stall;
 mod stop;

@@ -251,7 +251,7 @@ impl From<ExchangeError> for Failure {
         // The body is the client's connection's, which has an error of its own.
         let of_the_client = failed
             .source()
-            .is_some_and(|cause| cause.is::<hyper::Error>());
+            .is_some_and(|cause| cause.is::<RequestBodyError>());
         match failed {
             ExchangeError::Http(error) if error.is_parse_too_large() => {
                 Self::LongHead(ExchangeError::Http(error))

@@ -62,11 +62,15 @@ impl ClientIo {
         Some(taken)
     }
 
-    /// Ready with true when a request may have begun; with false if the client has closed its side, or the
-    /// connection has failed.
-    pub(in crate::serve) fn poll_request_start(&self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Ready with true when a request may have begun, which is known once `has_begun` returns true for the input; with
+    /// false if the client has closed its side, or the connection has failed.
+    pub(in crate::serve) fn poll_request_start(
+        &self,
+        cx: &mut Context<'_>,
+        has_begun: impl Fn(&[u8]) -> bool,
+    ) -> Poll<bool> {
         loop {
-            if self.skip_empty_lines() {
+            if self.skip_empty_lines() && has_begun(&self.state().read_ahead) {
                 return Poll::Ready(true);
             }
             if ready!(self.poll_readable(cx)).is_err() {
@@ -79,6 +83,12 @@ impl ClientIo {
                 Err(_) => return Poll::Ready(false),
             }
         }
+    }
+
+    /// Calls `f` with the input that was read ahead.
+    #[cfg(feature = "http2")]
+    pub(in crate::serve) fn peek<T>(&self, f: impl FnOnce(&[u8]) -> T) -> T {
+        f(&self.state().read_ahead)
     }
 
     /// RFC 9112 section 2.2: empty lines before a request line are ignored. Old clients send one after a body.

@@ -130,12 +130,9 @@ where
         let (options, method) = (RequestOptions::of(&request), request.method().clone());
         let (mut parts, incoming) = request.into_parts();
         let (body, upload) = RequestBody::new(incoming);
-        parts.extensions.insert(self.peer);
-        parts.extensions.insert(self.connection.clone());
-        #[cfg(feature = "axum")]
-        if let Some(address) = self.peer.socket_addr() {
-            parts.extensions.insert(axum::extract::ConnectInfo(address));
-        }
+        self.connection
+            .clone()
+            .insert_into(&mut parts.extensions, self.peer);
         let request = Request::from_parts(parts, body);
         let request = PendingRequest::new(self.service.clone(), request, method, options, upload);
         self.handoff.set(HandoffState::Request(request));

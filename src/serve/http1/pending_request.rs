@@ -6,6 +6,7 @@ use super::writer::StreamWriter;
 use crate::guard::BoxError;
 use crate::request_info::ResponseKind;
 use crate::serve::client_io::ClientIo;
+use crate::serve::oneshot::Oneshot;
 use crate::serve::request_body::{RequestBody, Upload};
 use crate::serve::stall::MAX_BUFFERED_RESPONSE;
 use crate::serve::stop::StopSignal;
@@ -13,7 +14,6 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
-use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -79,9 +79,8 @@ impl<B: Body<Data = Bytes>> PendingRequest<B> {
         S::Error: Into<BoxError>,
         S::Future: Send,
     {
-        let request = Some(Box::new(request));
         Self {
-            response: Box::pin(Oneshot::Starting { service, request }),
+            response: Box::pin(Oneshot::new(service, request)),
             method,
             request_options,
             upload,
@@ -175,46 +174,4 @@ fn ends_with_connection<B: Body>(request_options: RequestOptions, response: &Res
     is_old
         && !response.headers().contains_key(CONTENT_LENGTH)
         && response.body().size_hint().exact().is_none()
-}
-
-pin_project! {
-    /// One call of a service. The request is moved into the call before the wait: its head would keep the buffer that it
-    /// was read into.
-    #[project = OneshotProj]
-    enum Oneshot<S, F> {
-        Starting {
-            service: S,
-            request: Option<Box<Request<RequestBody>>>,
-        },
-        Started {
-            #[pin]
-            future: F,
-        },
-    }
-}
-
-impl<S> Future for Oneshot<S, S::Future>
-where
-    S: Service<Request<RequestBody>>,
-    S::Error: Into<BoxError>,
-{
-    type Output = Result<S::Response, BoxError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        loop {
-            let future = match self.as_mut().project() {
-                OneshotProj::Started { future } => {
-                    return future.poll(cx).map_err(Into::into);
-                }
-                OneshotProj::Starting { service, request } => {
-                    ready!(service.poll_ready(cx)).map_err(Into::into)?;
-                    match request.take() {
-                        Some(request) => service.call(*request),
-                        None => return Poll::Pending,
-                    }
-                }
-            };
-            self.set(Self::Started { future });
-        }
-    }
 }

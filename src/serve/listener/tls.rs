@@ -12,8 +12,8 @@ use std::sync::Arc;
 /// The handshake is a part of the wait for the first request: [`Server::head_timeout`](crate::serve::Server::head_timeout)
 /// bounds it, and no client holds up another. While nothing is sent, a connection holds no buffer.
 ///
-/// The server supports HTTP/1.1, so that `http/1.1` is the only protocol to offer in
-/// [`ServerConfig::alpn_protocols`]. To replace certificates while the server runs, implement
+/// The protocols to offer in [`ServerConfig::alpn_protocols`] are `http/1.1`, and before it `h2` if the server accepts
+/// HTTP/2 (feature `http2`). To replace certificates while the server runs, implement
 /// [`ResolvesServerCert`](rustls::server::ResolvesServerCert). Early data (0-RTT) is never accepted, as it can be
 /// replayed.
 ///
