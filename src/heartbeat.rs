@@ -3,8 +3,8 @@
 //! Heartbeats reset idle timeouts on the path (nginx, ALB and Traefik 60 s, Heroku 55 s, Cloudflare 100 s) and
 //! timeouts of clients. The events that a client dispatches do not change. Heartbeats are sent only at
 //! event boundaries, in the stream's own line end, and do not count as output of the upstream. The
-//! first is sent immediately if the upstream sends no event with its head, for
-//! [some families](HeartbeatLayer::immediate) by default; a byte order mark of the upstream after it is
+//! first is sent immediately if the upstream sends no event with its head, by default over HTTP/2 and for
+//! [some families](HeartbeatLayer::immediate); a byte order mark of the upstream after it is
 //! removed, as clients accept one only at the start.
 //!
 //! ```
@@ -180,7 +180,7 @@ impl HeartbeatLayer {
 
     /// Sets whether to send the first heartbeat immediately when the upstream sends no event with its head:
     /// buffering proxies and HTTP/2 hops hold the head back until the first byte of the body. `None`, the
-    /// default, sends it for the families [`EventSource`](crate::family::Family::EventSource) and
+    /// default, sends it over HTTP/2, and for the families [`EventSource`](crate::family::Family::EventSource) and
     /// [`Mcp`](crate::family::Family::Mcp), whose streams may be quiet from the start, and whose clients wait for the head.
     #[must_use]
     pub fn immediate(self, immediate: impl Into<Option<bool>>) -> Self {
@@ -216,8 +216,9 @@ impl StreamLayer for HeartbeatLayer {
                 beat: self.beat.clone(),
                 due: Some(stream.opened()),
             };
-            let by_family = || head.request_info.family.is_feed();
-            if !self.beat.immediate.unwrap_or_else(by_family) {
+            let request = &head.request_info;
+            let by_request = || request.is_multiplexed || request.family.is_feed();
+            if !self.beat.immediate.unwrap_or_else(by_request) {
                 policy.sent(stream.opened());
             }
             policy

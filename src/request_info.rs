@@ -4,13 +4,15 @@ use crate::family::Family;
 use crate::head::CacheControl;
 use crate::head::{accepts_event_stream, is_encoded, is_event_stream};
 use crate::stream::ClientReconnects;
-use http::{Method, Request, StatusCode, response};
+use http::{Method, Request, StatusCode, Version, response};
 
 /// What is kept of the head of a request until its response is there.
 #[derive(Clone, Debug)]
 pub struct RequestInfo {
     pub(crate) method: Method,
     pub(crate) accepts_stream: bool,
+    /// By HTTP/2 or later.
+    pub(crate) is_multiplexed: bool,
     pub(crate) family: Family,
     /// The application has set the family: neither headers nor events change it.
     pub(crate) is_family_fixed: bool,
@@ -26,6 +28,7 @@ impl RequestInfo {
             // A preflight does not request a stream, even if it accepts one.
             accepts_stream: request.method() != Method::OPTIONS
                 && accepts_event_stream(request.headers()),
+            is_multiplexed: request.version() >= Version::HTTP_2,
             family: Family::of(request),
             is_family_fixed: request.extensions().get::<Family>().is_some(),
             cache_control: CacheControl::of(request.extensions()).unwrap_or_default(),

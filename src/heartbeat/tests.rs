@@ -1,6 +1,7 @@
 use super::*;
 use crate::family::Family;
 use crate::guard::testing::{ScriptedUpstream, get, send_request};
+use http::Version;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 fn every(secs: u64) -> HeartbeatLayer {
@@ -118,6 +119,18 @@ async fn first_heartbeat_is_immediate_by_family() {
         assert_eq!(first(every(10), family).await, *expected, "{family:?}");
         assert_eq!(first(every(10).immediate(true), family).await.0, 0);
         assert_eq!(first(every(10).immediate(false), family).await, event);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn first_heartbeat_is_immediate_over_http2_for_every_family() {
+    for &family in Family::ALL {
+        let mut request = Request::new(());
+        *request.version_mut() = Version::HTTP_2;
+        request.extensions_mut().insert(family);
+        let upstream = ScriptedUpstream::new().wait(5).send("data: 1\n\n");
+        let response = send_request(every(10), request, upstream).await;
+        assert_eq!(response.timed().await[0].0, 0, "{family:?}");
     }
 }
 

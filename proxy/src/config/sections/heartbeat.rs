@@ -63,7 +63,7 @@ pub(super) const TABLE: Table = Table {
             .default("auto")
             .help(
                 "Send the first heartbeat right after the response head, because some proxies hold \
-                 the head back until data follows; auto: for families eventsource and mcp",
+                 the head back until data follows; auto: over HTTP/2, and for families eventsource and mcp",
             )
             .advice("true or false applies to every family."),
     ],
