@@ -46,8 +46,8 @@
 //! # Features
 //!
 //! None is on by default. `axum` reads the client's address from axum's `ConnectInfo`; `serve` is
-//! a server on which quiet streams cost next to nothing, and `tls` adds TLS to its listeners. The reverse proxy
-//! `sse-guard` is a package of its own, `sse-guard-proxy`.
+//! a server on which quiet streams cost next to nothing, `http2` adds HTTP/2 to it, and `tls` adds TLS to its listeners.
+//! The reverse proxy `sse-guard` is a package of its own, `sse-guard-proxy`.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,6 +1,6 @@
 //! A server that needs little memory for quiet event streams.
 //!
-//! hyper reads requests and writes all responses that are not event streams. The connection of an event stream
+//! hyper reads HTTP/1.1 requests and writes all responses that are not event streams. The connection of an event stream
 //! leaves hyper: this module writes its head and chunks from the same layered body. A quiet stream then holds no
 //! buffers, ready events are written with one system call, and a client that stops reading is detected (see
 //! [`write_stall`](Server::write_stall)). After the stream, hyper serves the connection again.
@@ -22,6 +22,13 @@
 //! descriptor each. When none is left for a new connection, the oldest of these are closed; a connection that serves a
 //! request is not. [`max_connections_per_client`](Server::max_connections_per_client) limits the connections of one
 //! address.
+//!
+//! # HTTP/2
+//!
+//! With the feature `http2` a client may begin HTTP/2 with prior knowledge, if that is enabled, or by the ALPN of TLS. The
+//! `h2` crate frames it. A request has the form of HTTP/1.1 for the service: `:authority` is `Host`, the target is a path,
+//! cookies are one field. Bounds are set on streams, windows, header lists, resets, and the time without a stream or an
+//! answer to a PING.
 //!
 //! # Invalid requests
 //!

@@ -54,7 +54,7 @@ step "format"
 cargo fmt --all --check
 
 # The feature sets of the library: none and each alone; all of them with the proxy.
-for features in "" axum serve tls; do
+for features in "" axum serve http2 tls; do
     step "lints of the library, features: ${features:-none}"
     cargo clippy -p sse-guard --all-targets --features "$features" -- -D warnings
 done

@@ -209,6 +209,15 @@ impl ClientIo {
         }
     }
 
+    /// Returns true if the handshake of TLS is complete, and ALPN has selected HTTP/2.
+    #[cfg(feature = "http2")]
+    pub(super) fn has_negotiated_http2(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.0.socket.has_selected(b"h2");
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
     /// HTTP/2 is served from now on. Its client may pause each response by the flow control of its stream.
     #[cfg(feature = "http2")]
     pub(super) fn begin_http2(&self) {

@@ -115,11 +115,21 @@ where
             let next = match this.state.as_mut().project() {
                 ConnectionStateProj::Idle { wait, is_new } => {
                     let deadline = wait.deadline();
-                    let may_be_http2 = *is_new && this.options.is_http2_enabled();
-                    let has_begun = |input: &[u8]| !may_be_http2 || is_version_known(input);
+                    #[cfg(feature = "http2")]
+                    let may_be_http2 = || {
+                        *is_new && (this.options.http2.enabled || this.io.has_negotiated_http2())
+                    };
+                    #[cfg(feature = "http2")]
+                    let has_begun = |input: &[u8]| {
+                        !super::http2::is_preface_incomplete(input) || !may_be_http2()
+                    };
+                    #[cfg(not(feature = "http2"))]
+                    let has_begun = |_: &[u8]| true;
+                    #[cfg(not(feature = "http2"))]
+                    let _ = is_new;
                     match ready!(wait.poll_request_start(this.io, cx, has_begun)) {
                         #[cfg(feature = "http2")]
-                        true if may_be_http2 && this.io.peek(super::http2::has_preface) => {
+                        true if this.io.peek(super::http2::has_preface) && may_be_http2() => {
                             NextStep::Http2(deadline)
                         }
                         true => NextStep::ReadRequest(deadline),
@@ -195,17 +205,6 @@ where
             };
             this.state.set(state);
         }
-    }
-}
-
-/// Returns true if the input shows the version of HTTP.
-fn is_version_known(input: &[u8]) -> bool {
-    #[cfg(feature = "http2")]
-    return !super::http2::is_preface_incomplete(input);
-    #[cfg(not(feature = "http2"))]
-    {
-        let _ = input;
-        true
     }
 }
 

@@ -105,6 +105,15 @@ impl Io {
         Ok(Self(Transport::Tls(tls)))
     }
 
+    /// Returns true if the handshake is complete, and ALPN has selected this protocol.
+    #[cfg(feature = "http2")]
+    pub(super) fn has_selected(&self, protocol: &[u8]) -> bool {
+        match &self.0 {
+            Transport::Tls(tls) => tls.has_selected(protocol),
+            _ => false,
+        }
+    }
+
     /// What the handshake has negotiated, if this is a TLS connection.
     pub fn tls_info(&self) -> Option<TlsInfo> {
         match &self.0 {

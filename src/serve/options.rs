@@ -59,14 +59,6 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
-    /// Whether a client may begin HTTP/2 without TLS.
-    pub(super) fn is_http2_enabled(&self) -> bool {
-        #[cfg(feature = "http2")]
-        return self.http2.enabled;
-        #[cfg(not(feature = "http2"))]
-        false
-    }
-
     fn field_case(&self) -> FieldCase {
         match self.title_case_headers {
             true => FieldCase::Title,

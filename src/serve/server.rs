@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tower_service::Service;
 
-/// An HTTP/1.1 server for any tower service. See the [module docs](super).
+/// An HTTP server for any tower service. See the [module docs](super).
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(super) options: ServerOptions,
@@ -182,7 +182,7 @@ impl Server {
     }
 
     /// Accepts HTTP/2 from clients that begin it with prior knowledge, RFC 9113 section 3.3; all others get HTTP/1.1. Off by
-    /// default.
+    /// default. Clients that negotiate `h2` by ALPN get HTTP/2 in any case: see `TlsListener`.
     ///
     /// A connection is closed after [`head_timeout`](Self::head_timeout) without a stream, and a stream whose client
     /// leaves its window closed is reset after [`write_stall`](Self::write_stall) or

@@ -2,14 +2,12 @@
 
 use super::*;
 use crate::client::wait_until;
+use crate::http2_client::{Http2, frame, rest};
 use crate::server::{Running, Stop, start};
-use h2::client::SendRequest;
-use h2::{Reason, RecvStream};
+use h2::Reason;
 use http::{HeaderMap, Method, StatusCode, Version};
 use sse_guard::{EndReason, SseGuardLayer, Stream};
-use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tower::ServiceBuilder;
 
@@ -17,75 +15,6 @@ const STALL: Duration = Duration::from_millis(200);
 
 fn http2_servers() -> [Server; 2] {
     servers().map(|server| server.http2(true))
-}
-
-/// A client's connection, and the task that runs it.
-struct Http2 {
-    requests: SendRequest<Bytes>,
-    connection: JoinHandle<Result<(), h2::Error>>,
-}
-
-impl Http2 {
-    async fn connect(addr: SocketAddr) -> Self {
-        Self::with(addr, h2::client::Builder::new()).await
-    }
-
-    async fn with(addr: SocketAddr, builder: h2::client::Builder) -> Self {
-        let socket = tokio::net::TcpStream::connect(addr).await.unwrap();
-        let (requests, connection) = builder.handshake(socket).await.unwrap();
-        let connection = tokio::spawn(connection);
-        Self {
-            requests,
-            connection,
-        }
-    }
-
-    async fn send(
-        &mut self,
-        request: Request<()>,
-        body: &[Bytes],
-    ) -> Result<Response<RecvStream>, h2::Error> {
-        std::future::poll_fn(|cx| self.requests.poll_ready(cx)).await?;
-        let (response, mut send) = self.requests.send_request(request, body.is_empty())?;
-        for (n, piece) in body.iter().enumerate() {
-            let mut piece = piece.clone();
-            while !piece.is_empty() {
-                send.reserve_capacity(piece.len());
-                let granted = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
-                let now = piece.split_to(granted.unwrap()?.min(piece.len()));
-                let is_last = n + 1 == body.len() && piece.is_empty();
-                send.send_data(now, is_last)?;
-            }
-        }
-        timeout(PATIENCE, response).await.unwrap()
-    }
-
-    async fn get(&mut self, path: &str) -> Result<Response<RecvStream>, h2::Error> {
-        let request = Request::get(format!("http://a.test{path}"));
-        self.send(request.body(()).unwrap(), &[]).await
-    }
-}
-
-/// The next DATA frame.
-async fn frame(body: &mut RecvStream) -> Option<Result<Bytes, h2::Error>> {
-    let data = timeout(PATIENCE, body.data()).await.unwrap()?;
-    let data = data.inspect(|data| {
-        let _ = body.flow_control().release_capacity(data.len());
-    });
-    Some(data)
-}
-
-/// The data to the end of the stream, the number of its frames, and how it ends.
-async fn rest(body: &mut RecvStream) -> (Vec<u8>, usize, Result<(), Option<Reason>>) {
-    let (mut seen, mut frames) = (Vec::new(), 0);
-    while let Some(data) = frame(body).await {
-        match data {
-            Ok(data) => seen.extend_from_slice(&data),
-            Err(error) => return (seen, frames, Err(error.reason())),
-        }
-        frames += 1;
-    }
-    (seen, frames, Ok(()))
 }
 
 async fn assert_gets(client: &mut Http2, path: &str, text: &str) {
@@ -120,7 +49,7 @@ async fn http2_is_refused_unless_it_is_enabled() {
     let server = start(Server::new(), service_fn(plain));
     let mut client = Http2::connect(server.addr).await;
     assert!(client.get("/").await.is_err());
-    let _ = timeout(PATIENCE, client.connection).await.unwrap();
+    let _ = client.closed().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -335,11 +264,7 @@ async fn stop_sends_goaway_and_waits_for_the_streams() {
         assert_eq!(rest(&mut ended).await.2, Ok(()));
         let Running { stop, done, .. } = server;
         stop.send(Stop::Properly).unwrap();
-        timeout(PATIENCE, idle.connection)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        idle.closed().await.unwrap().unwrap().unwrap();
         let refused = loop {
             if let Err(error) = client.get("/").await {
                 break error;
@@ -354,11 +279,7 @@ async fn stop_sends_goaway_and_waits_for_the_streams() {
         drop(pieces);
         let (seen, _, end) = rest(&mut body).await;
         assert_eq!((seen, end), (b"data: 1\n\n".to_vec(), Ok(())));
-        timeout(PATIENCE, client.connection)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        client.closed().await.unwrap().unwrap().unwrap();
         done.recv_timeout(PATIENCE).unwrap();
     }
 }
@@ -372,21 +293,13 @@ async fn connection_is_closed_for_idleness_only_without_streams() {
     let mut body = quiet.get("/").await.unwrap().into_body();
     let pieces = streams.recv_timeout(PATIENCE).unwrap();
     let idle = Http2::connect(server.addr).await;
-    timeout(PATIENCE, idle.connection)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
+    idle.closed().await.unwrap().unwrap().unwrap();
     // The stream is older than the other connection.
     pieces.send(data("data: 1\n\n")).unwrap();
     assert_eq!(frame(&mut body).await.unwrap().unwrap(), "data: 1\n\n");
     drop(pieces);
     assert_eq!(rest(&mut body).await.2, Ok(()));
-    timeout(PATIENCE, quiet.connection)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
+    quiet.closed().await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

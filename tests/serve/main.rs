@@ -8,6 +8,9 @@
 
 #[path = "../support/client.rs"]
 mod client;
+#[cfg(feature = "http2")]
+#[path = "../support/http2.rs"]
+mod http2_client;
 #[path = "../support/server.rs"]
 mod server;
 

@@ -11,6 +11,7 @@ use sse_guard::BoxError;
 use sse_guard::internal::LogLimits;
 use sse_guard::internal::OwnResponse;
 use sse_guard::internal::Unreachable;
+use sse_guard::serve::RequestBodyError;
 use std::error::Error;
 use std::io;
 use std::mem::{Discriminant, discriminant};

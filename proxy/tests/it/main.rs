@@ -26,6 +26,7 @@ mod health;
 mod health_command;
 mod http;
 mod http10;
+mod http2;
 mod injection;
 mod interim_heads;
 mod ipv6;

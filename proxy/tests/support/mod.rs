@@ -14,6 +14,8 @@
 
 #[path = "../../../tests/support/client.rs"]
 mod client;
+#[path = "../../../tests/support/http2.rs"]
+pub mod http2;
 mod origin;
 pub mod tls;
 

@@ -224,6 +224,11 @@ impl TlsIo {
         Poll::Ready(self.shutdown())
     }
 
+    #[cfg(feature = "http2")]
+    pub(super) fn has_selected(&self, protocol: &[u8]) -> bool {
+        lock(&self.session).connection().alpn_protocol() == Some(protocol)
+    }
+
     pub(super) fn info(&self) -> TlsInfo {
         let session = lock(&self.session);
         let connection = session.connection();

@@ -45,6 +45,20 @@ pub(super) const TABLE: Table = Table {
                 "Send header names as Content-Type instead of content-type, for old clients that \
                  compare them byte by byte",
             ),
+        Key::proxy("client.http2", Shape::Bool)
+            .default("false")
+            .help("Accept HTTP/2 without TLS, from clients that begin it with prior knowledge (h2c)")
+            .advice("A load balancer that speaks h2c to its servers needs it."),
+        Key::proxy("client.http2_max_streams", Shape::Count)
+            .default("250")
+            .help("Maximum requests, and so streams, that a client opens at a time over one HTTP/2 connection"),
+        Key::proxy("client.http2_ping", Shape::Duration)
+            .or_off()
+            .default("60s")
+            .help(
+                "Send a PING on HTTP/2 connections with streams in this interval, and close one \
+                 that does not answer within 20s",
+            ),
         Key::proxy("client.write_stall", Shape::Duration)
             .or_off()
             .default("30s")
@@ -108,6 +122,12 @@ pub struct Client {
     pub max_head: usize,
     /// Whether header names are sent as `Content-Type`.
     pub title_case_headers: bool,
+    /// Whether HTTP/2 is accepted without TLS.
+    pub http2: bool,
+    /// Maximum streams of an HTTP/2 connection.
+    pub http2_max_streams: NonZeroU32,
+    /// Interval of PINGs on an HTTP/2 connection; above zero; none if `None`.
+    pub http2_ping: Option<Duration>,
     /// Time after which a client with pending output is reset; above zero; never if `None`.
     pub write_stall: Option<Duration>,
     /// Maximum unsent bytes in the kernel; the kernel's choice if `None`.
@@ -134,6 +154,9 @@ impl Client {
             head_timeout: proxy.get("client.head_timeout")?,
             max_head: proxy.get("client.max_head")?,
             title_case_headers: proxy.get("client.title_case_headers")?,
+            http2: proxy.get("client.http2")?,
+            http2_max_streams: proxy.get("client.http2_max_streams")?,
+            http2_ping: proxy.get("client.http2_ping")?,
             write_stall: proxy.get("client.write_stall")?,
             notsent_lowat: proxy.get("client.notsent_lowat")?,
             send_buffer: proxy.get("client.send_buffer")?,
@@ -154,6 +177,9 @@ impl Client {
             .head_timeout(self.head_timeout)
             .max_head(self.max_head)
             .title_case_headers(self.title_case_headers)
+            .http2(self.http2)
+            .http2_max_streams(self.http2_max_streams.get())
+            .http2_ping_interval(self.http2_ping)
             .write_stall(self.write_stall)
             .response_stall(self.write_stall)
             .notsent_lowat(self.notsent_lowat)
