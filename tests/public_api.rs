@@ -29,7 +29,6 @@ const NAMED: &[&str] = &[
     "tower_service::Service",
     "tracing::Level",
     // Of the feature `serve`.
-    "hyper::Error",
     "tokio::AsyncRead",
     "tokio::AsyncWrite",
     "tokio::TcpListener",

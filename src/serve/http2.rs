@@ -2,8 +2,8 @@
 //!
 //! The `h2` crate handles frames, header compression and flow control. Each request is served by a task of its own
 //! ([`ResponseTask`]), which writes the response as the HTTP/1.1 writer does: what is ready together leaves in one
-//! DATA frame, a quiet stream holds no buffer, and a client whose window stays closed is detected even though nobody
-//! polls the body then. The connection ([`drive`]) bounds what a client can cause: streams, resets, header lists,
+//! DATA frame, a quiet stream holds no buffer, and a client whose window stays closed is detected even while the body
+//! is not polled. The connection ([`drive`]) bounds what a client can cause: streams, resets, header lists,
 //! windows, and time without a stream or without an acknowledged PING.
 
 mod connection;

@@ -205,7 +205,7 @@ impl Server {
     }
 
     /// Sends a PING on each connection of HTTP/2 that has streams in this interval, and closes one whose client does not
-    /// answer within 20 s. 60 s by default; `None` for no PING.
+    /// respond within 20 s. 60 s by default; `None` for no PING.
     #[cfg(feature = "http2")]
     #[must_use]
     pub fn http2_ping_interval(mut self, interval: impl Into<Option<Duration>>) -> Self {

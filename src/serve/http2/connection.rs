@@ -134,7 +134,7 @@ struct Driver<S> {
 }
 
 impl<S> Driver<S> {
-    /// The client opens no more streams, once it has the GOAWAY; those that are open go on.
+    /// The client opens no more streams, once it has the GOAWAY; those that are open continue.
     fn close(&mut self, connection: &mut Connection<Http2Io, Bytes>, idle: Pin<&mut Sleep>) {
         self.is_closing = true;
         connection.graceful_shutdown();

@@ -48,7 +48,7 @@ pub(super) const TABLE: Table = Table {
         Key::proxy("client.http2", Shape::Bool)
             .default("false")
             .help("Accept HTTP/2 without TLS, from clients that begin it with prior knowledge (h2c)")
-            .advice("A load balancer that speaks h2c to its servers needs it."),
+            .advice("A load balancer that connects to its servers by h2c needs it."),
         Key::proxy("client.http2_max_streams", Shape::Count)
             .default("250")
             .help("Maximum requests, and so streams, that a client opens at a time over one HTTP/2 connection"),
@@ -57,7 +57,7 @@ pub(super) const TABLE: Table = Table {
             .default("60s")
             .help(
                 "Send a PING on HTTP/2 connections with streams in this interval, and close one \
-                 that does not answer within 20s",
+                 that does not respond within 20s",
             ),
         Key::proxy("client.write_stall", Shape::Duration)
             .or_off()
