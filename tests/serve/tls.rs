@@ -34,12 +34,13 @@ where
         generate_simple_self_signed(vec![NAME.to_owned()]).unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
     let provider = Arc::new(default_provider());
-    let config = ServerConfig::builder_with_provider(provider.clone())
+    let mut config = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(vec![cert.der().clone()], key)
         .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let mut roots = RootCertStore::empty();
     roots.add(cert.der().clone()).unwrap();
     let client = ClientConfig::builder_with_provider(provider)
@@ -182,4 +183,33 @@ fn plain_request_on_a_tls_listener_gets_an_alert() {
     socket.read_exact(&mut seen).unwrap();
     // RFC 8446 section 6: a fatal alert.
     assert_eq!((seen[0], seen[5]), (21, 2));
+}
+
+#[cfg(feature = "http2")]
+#[test]
+fn client_that_selects_h2_by_alpn_gets_http2() {
+    for server in servers() {
+        let mut server = start(server, service_fn(plain));
+        let mut config = ClientConfig::clone(&server.client);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        server.client = Arc::new(config);
+        let mut connection = server.connect();
+        let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        // Settings, and GET https://x/ in the compressed form of RFC 7541.
+        hello.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+        hello.extend([0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x87, 0x84, 0x41, 1, b'x']);
+        connection.get_mut().write_all(&hello).unwrap();
+        loop {
+            let mut head = [0; 9];
+            connection.read_exact(&mut head).unwrap();
+            let mut payload = vec![0; usize::from(head[2])];
+            connection.read_exact(&mut payload).unwrap();
+            // The response's head, which begins with status 200.
+            if head[3] == 1 {
+                assert_eq!(payload[0], 0x88);
+                break;
+            }
+        }
+        assert_eq!(connection.get_ref().conn.alpn_protocol(), Some(&b"h2"[..]));
+    }
 }

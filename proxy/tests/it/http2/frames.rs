@@ -133,8 +133,10 @@ const GET: [(&str, &str); 4] = [
     (":authority", "a.test"),
 ];
 
+type Fields<'a> = Vec<(&'a str, &'a str)>;
+
 /// GET with this field in place of the one of its name, or after all.
-fn with<'a>(name: &'a str, value: &'a str) -> Vec<(&'a str, &'a str)> {
+fn with<'a>(name: &'a str, value: &'a str) -> Fields<'a> {
     let mut fields = GET.to_vec();
     match fields.iter_mut().find(|(known, _)| *known == name) {
         Some(field) => field.1 = value,
@@ -143,7 +145,7 @@ fn with<'a>(name: &'a str, value: &'a str) -> Vec<(&'a str, &'a str)> {
     fields
 }
 
-fn without(name: &str) -> Vec<(&'static str, &'static str)> {
+fn without(name: &str) -> Fields<'static> {
     GET.into_iter()
         .filter(|(known, _)| *known != name)
         .collect()
@@ -160,7 +162,7 @@ fn ambiguous_heads_of_http2_do_not_reach_the_upstream() {
     extended.push((":protocol", "websocket"));
     let mut lengths = with("content-length", "5");
     lengths.push(("content-length", "6"));
-    let heads: Vec<(&str, Vec<(&str, &str)>, Outcome)> = vec![
+    let heads: Vec<(&str, Fields<'_>, Outcome)> = vec![
         ("upper-case name", with("X-Up", "1"), GoAway(PROTOCOL_ERROR)),
         (
             "connection",
