@@ -1,8 +1,9 @@
 //! A load balancer that names clients by the PROXY protocol, and what is not one.
 
 use crate::support::{Client, Origin, PATIENCE, Proxy, wait_until};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
@@ -218,6 +219,34 @@ fn limits_count_the_client_of_the_proxy_header() {
     assert!(idle.remove(0).raw().is_empty());
     let closed = "sse_guard_connections_closed_total{reason=\"per_client\"} 1\n";
     wait_until(closed, || run.metrics().contains(closed));
+}
+
+#[test]
+fn proxy_header_names_the_client_of_a_connection_to_a_unix_socket() {
+    let origin = origin();
+    let dir = tempfile::tempdir().unwrap();
+    let (file, path) = (dir.path().join("guard.toml"), dir.path().join("lb.sock"));
+    let text = format!(
+        "admin = false\nupstream.url = 'http://{}'\n\
+         [[listener]]\naddress = 'unix:{}'\nproxy_protocol = 'required'\n",
+        origin.addr,
+        path.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let _proxy = Proxy::from_file(&file);
+    for (header, client) in [
+        (v1("192.0.2.1"), Some("192.0.2.1")),
+        (v2(0x21, 0x11, &IPV4), Some("192.0.2.7")),
+        (v2(0x20, 0x00, &[]), None),
+    ] {
+        let mut socket = UnixStream::connect(&path).unwrap();
+        socket.write_all(&header).unwrap();
+        socket.write_all(REQUEST.as_bytes()).unwrap();
+        let mut response = String::new();
+        socket.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+        assert_eq!(origin.last_request().field("x-forwarded-for"), client);
+    }
 }
 
 /// An upstream that requires a header of version 1, and answers with it.
