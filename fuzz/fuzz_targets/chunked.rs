@@ -9,6 +9,7 @@
 //! - more than 64 blanks behind a size: hyper has no bound for them;
 //! - a bare LF in the trailer section: to httparse it ends a line, or the section, while hyper looks
 //!   for the CRLF behind it;
+//! - a control character in an extension, which ends a line to some readers;
 //! - trailers of more than 8 KiB or 32 fields: hyper's bounds are 16 KiB and 100.
 //!
 //! What we hand out is the same up to the byte that is refused, only that of the piece in which it
@@ -171,6 +172,7 @@ fn is_wanted(why: BadChunk, read: &[u8]) -> bool {
             .all(|byte| b" \t".contains(byte)),
         BadChunk::LineEnd => last(1) == b"\n",
         BadChunk::Trailers => true,
+        BadChunk::Control => last(1)[0].is_ascii_control(),
         BadChunk::Size | BadChunk::Overlong | BadChunk::Extensions => false,
     }
 }

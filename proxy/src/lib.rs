@@ -50,4 +50,6 @@ mod watch;
 pub use cli::main;
 pub use memory::release_memory_with;
 #[doc(hidden)]
+pub use request_target::resolve_target;
+#[doc(hidden)]
 pub use upstream::chunked;

@@ -14,6 +14,7 @@ mod authority;
 pub(super) use self::authority::AuthorityError;
 use super::path::{self, Normalize, PathError};
 use super::percent::encode_raw;
+use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -153,6 +154,20 @@ pub(super) fn route<B, R: PartialEq>(
         *request.uri_mut() = Uri::from(target.map_err(|_| TargetError::TooLong)?);
     }
     Ok(resolved.route)
+}
+
+/// The route of a target in a request line, and what the upstream gets, for the fuzz target; `None` if it is refused.
+#[doc(hidden)]
+pub fn resolve_target<R: PartialEq>(
+    target: &[u8],
+    normalize: Normalize,
+    route_of: impl Fn(&str) -> R,
+    is_bounded: impl Fn(&R) -> bool,
+) -> Option<(R, String)> {
+    let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(target)).ok()?;
+    let mut request = Request::get(uri).header(HOST, "a.test").body(()).ok()?;
+    let route = route(&mut request, normalize, route_of, is_bounded).ok()?;
+    Some((route, request.uri().to_string()))
 }
 
 /// Checks a host with perhaps a port, as `Host` has it.

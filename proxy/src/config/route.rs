@@ -48,7 +48,11 @@ fn glob(pattern: &str) -> Result<GlobMatcher, String> {
 
 impl RoutePath {
     /// Parses a path of a `[[route]]`.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    ///
+    /// Why it is not one.
+    pub fn parse(text: &str) -> Result<Self, String> {
         if !text.starts_with('/') {
             return Err("a path begins with a slash; write one such as \"/v1\"".to_owned());
         }
