@@ -96,9 +96,13 @@ pub(super) fn resolve<R: PartialEq>(
             false => Err(PathError::Ambiguous),
         },
     )?;
-    // A server that compares what it gets byte by byte. To decode unreserved characters changes
-    // nothing of what a URI means (RFC 3986 section 6.2.2.2).
-    if route_of(&forwarded) != route {
+    // A server that decodes nothing ahead of its routes, and may resolve or merge segments. To decode unreserved
+    // characters changes nothing of what a URI means (RFC 3986 section 6.2.2.2).
+    let agrees = |segments: SegmentRule| {
+        let undecoded = segments.of(&forwarded);
+        undecoded.is_ok_and(|undecoded| route_of(&undecoded) == route)
+    };
+    if !SegmentRule::ALL.into_iter().all(agrees) {
         forwarded = decode(path, EscapeRule::Unreserved).into();
     }
     Ok(ResolvedPath {

@@ -178,6 +178,21 @@ fn path_has_one_route_or_is_refused() {
     }
 }
 
+/// A server that resolves and merges segments as they stand, and decodes none: found by the fuzz target.
+#[test]
+fn escaped_dots_are_decoded_where_a_server_that_decodes_nothing_sees_another_route() {
+    for (path, forwarded) in [
+        ("/.//admin/%2E%2e", "/.//admin/.."),
+        ("/a/%2e%2e/b", "/a/%2e%2e/b"),
+    ] {
+        assert_eq!(
+            resolved(path, Match),
+            Ok(("/", forwarded.to_owned())),
+            "{path}"
+        );
+    }
+}
+
 #[test]
 fn off_forwards_what_was_sent_but_nothing_above_a_base_path() {
     for path in [
