@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Longer than anything takes, also on a machine with a load of 30: a test that waits for this time has failed.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Polls until it holds, and asserts that it comes to that.
 #[track_caller]
@@ -111,6 +111,12 @@ impl Client {
             head.push_str(&line.to_ascii_lowercase());
             head.push('\n');
         }
+    }
+
+    /// The response head, if the connection does not close without one.
+    pub fn head_if_any(&mut self) -> Option<String> {
+        let has_input = self.reader.fill_buf().is_ok_and(|input| !input.is_empty());
+        has_input.then(|| self.head())
     }
 
     /// The head of an event stream that is empty but for a reconnection time, and this, in milliseconds.
