@@ -10,7 +10,7 @@ use super::listen::{ClientListener, ListenError, Listener, PassedError, assign, 
 use super::logging::{self, Logging};
 use super::server::Proxy;
 use super::state::{Inherited, ProxyState};
-use super::watch::ConfigWatch;
+use super::watch::{ConfigWatch, WatchedFile};
 use super::{cgroup, demo, fd_limit, health_command, maintenance, notify, overload};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -64,10 +64,11 @@ async fn start(reader: ConfigReader) -> ExitCode {
         }
     };
     let reading = tokio::select! {
-        reading = reader.read() => reading,
+        reading = reader.read(Vec::new()) => reading,
         // It may take its time, and the first process of a container has no default for signals.
         () = stop_command(&mut signals) => return OK,
     };
+    let files = reading.files;
     let loaded = match reading.loaded {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -77,8 +78,8 @@ async fn start(reader: ConfigReader) -> ExitCode {
     };
     match reader.matches.subcommand_name() {
         Some("check") => check(&reader, &loaded),
-        Some("demo") => run(reader, loaded, signals, true).await,
-        _ => run(reader, loaded, signals, false).await,
+        Some("demo") => run(reader, (loaded, files), signals, true).await,
+        _ => run(reader, (loaded, files), signals, false).await,
     }
 }
 
@@ -107,7 +108,15 @@ fn check(reader: &ConfigReader, loaded: &LoadedConfig) -> ExitCode {
     }
 }
 
-async fn run(reader: ConfigReader, loaded: LoadedConfig, signals: Signals, demo: bool) -> ExitCode {
+/// With the files that the config names.
+type LoadedFiles = (LoadedConfig, Vec<WatchedFile>);
+
+async fn run(
+    reader: ConfigReader,
+    (loaded, files): LoadedFiles,
+    signals: Signals,
+    demo: bool,
+) -> ExitCode {
     let config = &loaded.config;
     let logging = logging::start(&config.log);
     for warning in &config.warnings {
@@ -116,7 +125,7 @@ async fn run(reader: ConfigReader, loaded: LoadedConfig, signals: Signals, demo:
     for warning in overload::warnings(config) {
         tracing::warn!("{warning}");
     }
-    match serve(reader, loaded, logging, signals, demo).await {
+    match serve(reader, (loaded, files), logging, signals, demo).await {
         Ok(()) => OK,
         Err(error) => {
             eprintln!("error: {error}");
@@ -156,7 +165,7 @@ enum RunError {
 
 async fn serve(
     reader: ConfigReader,
-    loaded: LoadedConfig,
+    (loaded, files): LoadedFiles,
     logging: Logging,
     signals: Signals,
     is_demo: bool,
@@ -198,11 +207,11 @@ async fn serve(
     for route in &config.routes {
         tracing::info!(path = %route.path, upstream = %route.settings.upstream.url, "route");
     }
-    for listener in &listeners {
-        tracing::info!("listening on {}", listener.url());
+    for (listener, of) in listeners.iter().zip(&config.listeners) {
+        tracing::info!("listening on {}", listener.url(of));
     }
     let threads = threads(config);
-    let watch = ConfigWatch::new(reader.file(), loaded.file_text());
+    let watch = ConfigWatch::new(reader.file(), loaded.file_text(), files);
     let exporter = admin_listener.is_some().then(Exporter::install);
     let ended = admin_listener.is_some().then(Arc::default);
     let carryover = Carryover::new(ended);

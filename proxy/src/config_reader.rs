@@ -2,7 +2,7 @@
 
 use super::config::{self, ConfigError, LoadedConfig};
 use super::off_thread::OffThread;
-use super::watch;
+use super::watch::{self, WatchedFile};
 use clap::ArgMatches;
 
 /// Where the config comes from, each time it is read.
@@ -19,6 +19,8 @@ pub(super) struct ReadConfig {
     pub(super) loaded: Result<LoadedConfig, ConfigError>,
     /// The previous text of the file, if it can be read twice.
     pub(super) seen: Option<String>,
+    /// The files that the config names; those of the config before if it cannot be used.
+    pub(super) files: Vec<WatchedFile>,
 }
 
 impl ConfigReader {
@@ -35,16 +37,37 @@ impl ConfigReader {
         }
     }
 
-    /// Reads all of it, off this thread: a path may block, and a long file takes its time.
-    pub(super) async fn read(&self) -> ReadConfig {
+    /// Reads all of it, off this thread: a path may block, and a long file takes its time. `known` are the files that
+    /// the config before names.
+    pub(super) async fn read(&self, known: Vec<String>) -> ReadConfig {
         let reader = self.clone();
-        let read = self.thread.run(move || ReadConfig {
-            seen: reader.file().and_then(|file| watch::regular_text(&file)),
-            loaded: config::load(&reader.matches, config::process_env(), &reader.defaults),
+        let read = self.thread.run(move || {
+            // First, so that what changes meanwhile is seen.
+            let seen = reader.file().and_then(|file| watch::regular_text(&file));
+            let mut files: Vec<_> = known.iter().map(|name| WatchedFile::new(name)).collect();
+            let loaded = config::load(&reader.matches, config::process_env(), &reader.defaults);
+            if let Ok(loaded) = &loaded {
+                files = watched(loaded.files(), &files);
+            }
+            ReadConfig {
+                loaded,
+                seen,
+                files,
+            }
         });
         read.await.unwrap_or_else(|hung| ReadConfig {
             loaded: Err(config::hung(&self.matches, config::process_env(), &hung)),
             seen: None,
+            files: Vec::new(),
         })
     }
+}
+
+/// The files of these names, as they were before if they are among those.
+fn watched(names: Vec<String>, before: &[WatchedFile]) -> Vec<WatchedFile> {
+    let file = |name: String| {
+        let known = before.iter().find(|file| file.name() == name);
+        known.cloned().unwrap_or_else(|| WatchedFile::new(&name))
+    };
+    names.into_iter().map(file).collect()
 }

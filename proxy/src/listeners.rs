@@ -5,7 +5,7 @@ use super::listen::{ClientListener, Step};
 use super::route::Handler;
 use super::state::ProxyState;
 use sse_guard::internal::{self, Accepted, ConnectionGroup};
-use sse_guard::serve::Server;
+use sse_guard::serve::{Io, Server};
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -28,13 +28,35 @@ struct OpenListener {
     group: Arc<ConnectionGroup>,
 }
 
+impl OpenListener {
+    fn url(&self) -> String {
+        self.socket.url(self.handler.listener())
+    }
+
+    /// The connection as its requests come: over TLS, if the listener has it. The handshake is a part of the wait for
+    /// the first request.
+    fn wrap(&self, io: Io) -> io::Result<Io> {
+        let Some(tls) = &self.handler.listener().tls else {
+            return Ok(io);
+        };
+        // Of this connection alone, not of the socket.
+        let failed = |error| io::Error::new(io::ErrorKind::ConnectionAborted, error);
+        io.accept_tls(tls.config().clone()).map_err(failed)
+    }
+}
+
 /// The server with the options of a listener.
 fn server_of(listener: &ListenerConfig, state: &ProxyState, server: &Server) -> Server {
     let trusted = match listener.proxy_protocol {
         ProxyProtocol::Off => None,
         ProxyProtocol::Required => Some(state.active().config().trusted_proxies.clients()),
     };
-    server.clone().proxy_protocol(trusted)
+    // Over TLS it is ALPN that selects HTTP/2.
+    let has_prior_knowledge = listener.http2 && listener.tls.is_none();
+    server
+        .clone()
+        .proxy_protocol(trusted)
+        .http2(has_prior_knowledge)
 }
 
 impl internal::Listeners<Handler> for Listeners {
@@ -89,13 +111,16 @@ impl Listeners {
         let mut before: Vec<_> = self.open.drain(..).map(Some).collect();
         let mut opened = opened.into_iter();
         let configs = state.active().config().listeners.clone();
-        for (step, config) in steps.iter().zip(configs) {
-            let server = server_of(&config, state, server);
-            let handler = Handler::new(state, config);
+        for (step, mut config) in steps.iter().zip(configs) {
             let kept = match step {
                 Step::Keep(index) | Step::Hold(index) => before[*index].take(),
                 Step::Open => None,
             };
+            if let Some(kept) = &kept {
+                config.keep_tls_of(kept.handler.listener());
+            }
+            let server = server_of(&config, state, server);
+            let handler = Handler::new(state, config);
             match (kept, step) {
                 (Some(kept), _) => {
                     kept.group.set_options(&server);
@@ -103,7 +128,7 @@ impl Listeners {
                 }
                 (None, _) => {
                     self.open.extend(opened.next().map(|socket| {
-                        tracing::info!("listening on {}", socket.url());
+                        tracing::info!("listening on {}", socket.url(handler.listener()));
                         let group = Arc::new(server.group());
                         OpenListener {
                             socket,
@@ -132,7 +157,7 @@ impl Listeners {
 
     /// As logs name them.
     pub(super) fn urls(&self) -> String {
-        let urls: Vec<_> = self.open.iter().map(|it| it.socket.url()).collect();
+        let urls: Vec<_> = self.open.iter().map(OpenListener::url).collect();
         urls.join(", ")
     }
 
@@ -143,11 +168,13 @@ impl Listeners {
             let listener = &self.open[index];
             if let Poll::Ready(accepted) = listener.socket.poll_accept(cx) {
                 self.next.store(index + 1, Relaxed);
-                return Poll::Ready(accepted.map(|(io, peer)| Accepted {
-                    io,
-                    peer,
-                    service: &listener.handler,
-                    group: &listener.group,
+                return Poll::Ready(accepted.and_then(|(io, peer)| {
+                    Ok(Accepted {
+                        io: listener.wrap(io)?,
+                        peer,
+                        service: &listener.handler,
+                        group: &listener.group,
+                    })
                 }));
             }
         }

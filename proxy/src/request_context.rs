@@ -1,5 +1,6 @@
 //! What is known of a request from its head on: for log lines, towards the upstream and towards the client.
 
+use crate::config::ListenerConfig;
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use sse_guard::client_key::ClientKey;
 use sse_guard::internal::{MAX_REQUEST_ID, X_REQUEST_ID};
@@ -20,6 +21,8 @@ struct Inner {
     route: Option<Arc<str>>,
     /// If it has a name in the config.
     listener: Option<Arc<str>>,
+    /// The client connected over TLS.
+    is_tls: bool,
     client: Option<ClientKey>,
     /// As the client wrote it, without the query: tokens travel there.
     path: Box<str>,
@@ -43,6 +46,7 @@ impl RequestContext {
             version: request.version(),
             route: None,
             listener: None,
+            is_tls: false,
             client,
             path: request.uri().path().into(),
         }))
@@ -56,9 +60,10 @@ impl RequestContext {
     }
 
     /// Has an effect only before the context is shared.
-    pub(crate) fn set_listener(&mut self, listener: Option<&Arc<str>>) {
+    pub(crate) fn set_listener(&mut self, listener: &ListenerConfig) {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
-            inner.listener = listener.cloned();
+            inner.listener = listener.log_name().cloned();
+            inner.is_tls = listener.tls.is_some();
         }
     }
 
@@ -86,6 +91,11 @@ impl RequestContext {
     /// Nothing if it has no name in the config.
     pub(crate) fn listener(&self) -> Option<&Arc<str>> {
         self.0.listener.as_ref()
+    }
+
+    /// Whether the client connected over TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.0.is_tls
     }
 
     pub(crate) fn client(&self) -> Option<&ClientKey> {

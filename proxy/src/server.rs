@@ -79,7 +79,7 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
                 ServerEvent::Command(Command::Stop) => break,
                 ServerEvent::Command(Command::Reload(requester)) => reload.request(requester),
                 ServerEvent::Read(read) => {
-                    self.watch.saw(read.seen);
+                    self.watch.saw(read.seen, read.files);
                     let result = self
                         .reload(read.loaded, &mut listeners, &mut connections)
                         .await;

@@ -132,7 +132,8 @@ impl ProxyState {
     /// Reads the config again, for [`reload`](Self::reload).
     pub(super) fn read_config(&self) -> impl Future<Output = ReadConfig> + use<> {
         let reader = self.reader.clone();
-        async move { reader.read().await }
+        let known = self.active().loaded.files();
+        async move { reader.read(known).await }
     }
 
     /// Uses this config for new streams. Atomic: on an error the old config stays in use completely.
@@ -269,7 +270,9 @@ mod tests {
         let state = state("", Inherited::default());
         let loaded = config(&format!("listen = '{clients}'\nadmin.listen = '{admin}'"));
         let reloaded = state.reload(Ok(loaded)).unwrap();
-        assert_eq!(reloaded.opened[0].url(), format!("http://{clients}"));
+        let active = state.active();
+        let url = reloaded.opened[0].url(&active.config().listeners[0]);
+        assert_eq!(url, format!("http://{clients}"));
         let listener = reloaded.admin.flatten().unwrap();
         assert_eq!(listener.socket.local_addr().unwrap(), admin);
         assert!(reloaded.waiting.is_empty());

@@ -240,6 +240,7 @@ fn value_name(kind: Kind) -> String {
         Shape::Header => "NAME",
         Shape::UpstreamHost => "auto|pass|upstream|HOST",
         Shape::File => "FILE",
+        Shape::Files => "FILE,...",
         Shape::ServerName => "NAME",
         Shape::Secret => "SECRET",
         Shape::Address => "IP:PORT",

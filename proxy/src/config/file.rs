@@ -10,7 +10,9 @@ use super::key::Key;
 use super::mistake::{Mistake, OF_THE_PROXY, ValueSource};
 use super::not_toml::slip;
 use super::route::RoutePath;
-use super::sections::{KEYS, LISTENER, find, find_of_listener, is_table, renamed, table_names};
+use super::sections::{
+    KEYS, LISTENER, find, find_of_listener, is_table, is_table_of_listener, renamed, table_names,
+};
 use super::suggest;
 use super::value::Value;
 
@@ -196,6 +198,14 @@ impl FileReader {
         };
         let Some(known) = known else {
             if part == FilePart::Listener {
+                if let (true, Some(inner)) =
+                    (is_table_of_listener(&name), value.get_ref().as_table())
+                {
+                    for (key, value) in inner {
+                        self.entry(part, &name, key, value, values);
+                    }
+                    return;
+                }
                 return self.mistake(offset, &name, unknown_of_listener(&name));
             }
             // `admin = false`: a table whose first key turns all of it off.

@@ -51,6 +51,8 @@ pub enum Shape {
     UpstreamHost,
     /// The path of a file.
     File,
+    /// One of these, or a list of them.
+    Files,
     /// The name or the address of a server, without a port.
     ServerName,
     /// A secret of 16 visible characters or more.

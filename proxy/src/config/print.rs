@@ -302,6 +302,10 @@ fn toml(value: &Value) -> String {
             [address] => quote(&address.to_string()),
             addresses => array(addresses.iter().map(ToString::to_string)),
         },
+        Value::Files(files) => match files.as_slice() {
+            [file] => quote(file),
+            files => array(files.iter().cloned()),
+        },
         Value::Mode(mode) => quote(&mode.to_string()),
         Value::Url(url) => quote(&url.to_string()),
         Value::Path(path) => quote(path.as_str()),

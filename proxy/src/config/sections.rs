@@ -113,6 +113,12 @@ pub(super) fn find_of_listener(name: &str) -> Option<&'static Key> {
     LISTENER.keys.iter().find(|key| key.name == name)
 }
 
+/// Whether a `[[listener]]` may have a table of this name.
+pub(super) fn is_table_of_listener(name: &str) -> bool {
+    let mut tables = LISTENER.keys.iter().map(|key| key.table_and_leaf().0);
+    name != LISTENER.name && tables.any(|table| table == Some(name))
+}
+
 /// Whether the file may have a table of this name.
 pub(super) fn is_table(name: &str) -> bool {
     table_names().any(|table| table == name)

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 
 use super::given::{AllValues, Values};
 use super::key::Key;
+use super::kind::Shape;
 use super::mistake::{ConfigError, Mistake, ValueSource};
 use super::sections::{KEYS, admin, find, top::LISTEN};
 use super::settings::{self, Config};
+use super::value::Value;
 use super::{env, file};
 
 /// A valid configuration, with the source of each value.
@@ -22,6 +24,29 @@ impl LoadedConfig {
     /// What was in the config file, if there is one.
     pub(crate) fn file_text(&self) -> Option<&str> {
         self.file_text.as_deref()
+    }
+
+    /// The certificates and keys that it names, each once.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let values = &self.values;
+        let routes = values.routes.iter().map(|route| &route.values);
+        let listeners = values.listeners.iter().map(|listener| &listener.values);
+        let all = [&values.global].into_iter().chain(routes).chain(listeners);
+        let mut files = Vec::new();
+        for (name, given) in all.flatten() {
+            match &given.value {
+                Value::Files(names) => files.extend(names.iter().cloned()),
+                Value::Text(file)
+                    if find(name).is_some_and(|key| key.kind.shape == Shape::File) =>
+                {
+                    files.push(file.clone());
+                }
+                _ => {}
+            }
+        }
+        files.sort_unstable();
+        files.dedup();
+        files
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) enum Value {
     Address(SocketAddr),
     Listen(ListenAddress),
     ListenAll(Vec<ListenAddress>),
+    Files(Vec<String>),
     Mode(FileMode),
     Url(Uri),
     Path(PathAndQuery),
@@ -99,6 +100,10 @@ impl Value {
             },
             Shape::UpstreamHost => upstream_host(text),
             Shape::File => file(text),
+            Shape::Files => {
+                let items = text.split(',').map(|item| file_name(item.trim()));
+                items.collect::<Result<_, _>>().map(Self::Files)
+            }
             Shape::ServerName => server_name(text),
             Shape::Secret => secret(text),
             Shape::Address => address(text).map(Self::Address),
@@ -150,6 +155,9 @@ impl Value {
             DeValue::String(text) if shape == Shape::ListenAll => {
                 listen_address(text).map(|address| Self::ListenAll(vec![address]))
             }
+            DeValue::String(text) if shape == Shape::Files => {
+                file_name(text).map(|file| Self::Files(vec![file]))
+            }
             DeValue::String(text) => Self::from_text(kind, text),
             DeValue::Integer(digits) if number => {
                 match i64::from_str_radix(digits.as_str(), digits.radix()) {
@@ -161,7 +169,10 @@ impl Value {
             DeValue::Boolean(value) if boolean => Ok(Self::Bool(*value)),
             DeValue::Array(items)
                 if kind.is_list()
-                    || matches!(shape, Shape::Origins | Shape::ReadyWhen | Shape::ListenAll) =>
+                    || matches!(
+                        shape,
+                        Shape::Origins | Shape::ReadyWhen | Shape::ListenAll | Shape::Files
+                    ) =>
             {
                 let texts: Option<Vec<&str>> =
                     items.iter().map(|item| item.get_ref().as_str()).collect();
@@ -176,6 +187,13 @@ impl Value {
                         }
                         let addresses = texts.into_iter().map(listen_address);
                         addresses.collect::<Result<_, _>>().map(Self::ListenAll)
+                    }
+                    Some(texts) if shape == Shape::Files => {
+                        if texts.is_empty() {
+                            return Err(format!("lists no file; write {}", example(kind)));
+                        }
+                        let files = texts.into_iter().map(file_name);
+                        files.collect::<Result<_, _>>().map(Self::Files)
                     }
                     Some(texts) => list(shape, texts),
                     None => Err("every item of the list is a text; put each in quotes".to_owned()),
@@ -224,6 +242,7 @@ fn example(kind: Kind) -> String {
             "",
         ),
         Shape::File => ("the path of a file in quotes", ", or \"off\""),
+        Shape::Files => ("the path of a file in quotes, or a list of them", ""),
         Shape::ServerName => ("\"app.example\"", " or \"off\""),
         Shape::Secret => ("a text of 16 characters or more in quotes", ", or \"off\""),
         // Of an address that may be off, that of the admin address.
@@ -271,10 +290,14 @@ fn upstream_host(text: &str) -> Result<Value, String> {
 }
 
 fn file(text: &str) -> Result<Value, String> {
+    file_name(text).map(Value::Text)
+}
+
+fn file_name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains(char::is_control) {
         return Err("is not the path of a file".to_owned());
     }
-    Ok(Value::Text(text.to_owned()))
+    Ok(text.to_owned())
 }
 
 fn server_name(text: &str) -> Result<Value, String> {

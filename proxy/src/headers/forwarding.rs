@@ -19,8 +19,14 @@ static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port"
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// Describes the client to the upstream. Fields of the request count if the peer is trusted.
-pub(crate) fn forward(headers: &mut HeaderMap, peer: PeerAddr, trusted: &ForwardedIp) {
+/// Describes the client to the upstream. Fields of the request count if the peer is trusted; where none has the
+/// scheme, it is that of the peer's connection.
+pub(crate) fn forward(
+    headers: &mut HeaderMap,
+    peer: PeerAddr,
+    is_tls: bool,
+    trusted: &ForwardedIp,
+) {
     claims::remove_misspelt(headers);
     let client = match (trusted.is_trusted_peer(peer), trusted.believed()) {
         (true, ForwardedHeader::XForwardedFor) => Some(Client::by_x_forwarded(headers, trusted)),
@@ -29,14 +35,20 @@ pub(crate) fn forward(headers: &mut HeaderMap, peer: PeerAddr, trusted: &Forward
         _ => None,
     };
     let peer = peer.ip().map(|ip| ip.to_canonical());
+    let own = is_tls.then_some("https");
     match client {
-        Some(client) => {
+        Some(mut client) => {
+            client.proto = client.proto.or(own);
             let port = client.write(headers, peer);
             client.correct_others(headers, peer, port);
         }
         None => {
             claims::remove(headers);
-            Client::default().write(headers, peer);
+            let client = Client {
+                proto: own,
+                ..Client::default()
+            };
+            client.write(headers, peer);
         }
     }
 }

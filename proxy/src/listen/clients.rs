@@ -98,11 +98,11 @@ impl ClientListener {
         }
     }
 
-    /// As logs name it.
-    pub(crate) fn url(&self) -> String {
+    /// As logs name it, with the scheme of this listener.
+    pub(crate) fn url(&self, config: &ListenerConfig) -> String {
         match self {
             Self::Tcp(listener) => match listener.socket.local_addr() {
-                Ok(address) => format!("http://{address}"),
+                Ok(address) => format!("{}://{address}", config.scheme()),
                 Err(_) => String::new(),
             },
             Self::Unix(socket) => format!("unix:{}", socket.path().display()),

@@ -47,7 +47,7 @@ async fn start() -> (Controls, Proxy<BoxStream<'static, Command>>) {
     std::fs::write(&file, keys).unwrap();
     let arguments = ["sse-guard", "--config", file.to_str().unwrap()];
     let reader = ConfigReader::new(command().get_matches_from(arguments), Vec::new());
-    let loaded = reader.read().await.loaded.unwrap();
+    let loaded = reader.read(Vec::new()).await.loaded.unwrap();
     let carryover = Carryover::new(Some(Arc::default()));
     let state = ProxyState::new(reader, loaded, carryover, Inherited::default()).unwrap();
     let state = Arc::new(state);
@@ -60,7 +60,7 @@ async fn start() -> (Controls, Proxy<BoxStream<'static, Command>>) {
         threads: NonZeroUsize::MIN,
         admin: AdminServer::new(Some(admin), Some(admin_listener)),
         logging: Logging::detached(),
-        watch: ConfigWatch::new(None, None),
+        watch: ConfigWatch::new(None, None, Vec::new()),
         signals: tokio_stream::wrappers::ReceiverStream::new(signal).boxed(),
         operator: commands,
     };

@@ -1,10 +1,9 @@
 //! What a failed TLS connection to a server means, and what to do about it.
 
+use super::time;
 use super::verifier::SelfSigned;
-use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, OtherError};
 use std::io;
-use std::time::{Duration, UNIX_EPOCH};
 
 /// Names of a certificate that an error contains.
 const MAX_NAMES: usize = 5;
@@ -77,11 +76,6 @@ impl TlsFailure {
     pub(crate) fn remedy(&self) -> &'static str {
         self.remedy
     }
-}
-
-fn time(time: UnixTime) -> String {
-    let time = UNIX_EPOCH + Duration::from_secs(time.as_secs());
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 fn of_certificate(error: &CertificateError) -> TlsFailure {

@@ -5,6 +5,7 @@ use super::outgoing::{BoxedBody, Outgoing, nothing};
 use super::progress::{Progress, Uploading};
 use super::without_trailers::WithoutTrailers;
 use crate::headers::{self, Options};
+use crate::request_context::RequestContext;
 use bytes::BytesMut;
 use http::header::{ALT_SVC, CONTENT_LENGTH, EXPECT, TRAILER, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
@@ -54,7 +55,9 @@ impl Rewrite {
         // declines one would take the body for the next request.
         parts.headers.remove(EXPECT);
         if let Some(peer) = peer {
-            headers::forward(&mut parts.headers, peer, &self.trusted);
+            let context = parts.extensions.get::<RequestContext>();
+            let is_tls = context.is_some_and(RequestContext::is_tls);
+            headers::forward(&mut parts.headers, peer, is_tls, &self.trusted);
         }
         // Behind what names the client's host to the upstream.
         member.host().set(&mut parts.headers);

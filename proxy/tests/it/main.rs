@@ -33,6 +33,7 @@ mod ipv6;
 mod judgement;
 mod kinds;
 mod limits;
+mod listener_tls;
 mod listeners;
 mod logs;
 mod parser;

@@ -213,7 +213,8 @@ impl Proxy {
         };
         let line = proxy.wait_for_log("listening on ");
         // A Unix socket has no address.
-        if let Some(addr) = line.split("listening on http://").nth(1) {
+        if let Some((_, addr)) = line.split_once("listening on http") {
+            let addr = addr.trim_start_matches("s").trim_start_matches("://");
             proxy.addr = addr.split('"').next().unwrap().parse().unwrap();
         }
         proxy

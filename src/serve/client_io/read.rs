@@ -80,7 +80,16 @@ impl ClientIo {
                 Ok(0) => return Poll::Ready(false),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(false),
+                Err(error) => {
+                    // Of TLS: most likely of the handshake.
+                    if error.kind() == io::ErrorKind::InvalidData {
+                        let peer = self.0.socket.socket().peer_addr().ok();
+                        let peer = peer.and_then(|peer| peer.as_socket());
+                        let peer = peer.map(tracing::field::display);
+                        tracing::debug!(peer, %error, "a client's TLS connection failed");
+                    }
+                    return Poll::Ready(false);
+                }
             }
         }
     }

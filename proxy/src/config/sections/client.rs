@@ -122,8 +122,6 @@ pub struct Client {
     pub max_head: usize,
     /// Whether header names are sent as `Content-Type`.
     pub title_case_headers: bool,
-    /// Whether HTTP/2 is accepted without TLS.
-    pub http2: bool,
     /// Maximum streams of an HTTP/2 connection.
     pub http2_max_streams: NonZeroU32,
     /// Interval of PINGs on an HTTP/2 connection; above zero; none if `None`.
@@ -154,7 +152,6 @@ impl Client {
             head_timeout: proxy.get("client.head_timeout")?,
             max_head: proxy.get("client.max_head")?,
             title_case_headers: proxy.get("client.title_case_headers")?,
-            http2: proxy.get("client.http2")?,
             http2_max_streams: proxy.get("client.http2_max_streams")?,
             http2_ping: proxy.get("client.http2_ping")?,
             write_stall: proxy.get("client.write_stall")?,
@@ -177,7 +174,6 @@ impl Client {
             .head_timeout(self.head_timeout)
             .max_head(self.max_head)
             .title_case_headers(self.title_case_headers)
-            .http2(self.http2)
             .http2_max_streams(self.http2_max_streams.get())
             .http2_ping_interval(self.http2_ping)
             .write_stall(self.write_stall)
@@ -205,6 +201,11 @@ impl Client {
             )
         })
     }
+}
+
+/// Whether HTTP/2 is accepted without TLS, where no listener has a setting of its own.
+pub(super) fn http2(proxy: Scope<'_>) -> Result<bool, Mistake> {
+    proxy.get("client.http2")
 }
 
 /// The time limit without a byte of a request's body, which is up to the route.

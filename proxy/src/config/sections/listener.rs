@@ -1,5 +1,7 @@
 //! `[[listener]]`: where clients connect, if there are several addresses or one needs settings of its own.
 
+mod tls;
+
 use std::sync::Arc;
 
 use super::super::given::{AllValues, Scope};
@@ -9,11 +11,14 @@ use super::super::listen_address::ListenAddress;
 use super::super::mistake::{Mistake, ValueSource};
 use super::super::unix::{FileMode, TrustedProxies};
 use super::super::value::{Choice, choice};
+use super::client;
 use super::top::{LISTEN, trusted_proxies};
+use crate::tls::ServerTls;
 
 const ADDRESS: &str = "listener.address";
 const NAME: &str = "listener.name";
 const ROUTES: &str = "listener.routes";
+const HTTP2: &str = "listener.http2";
 const PROXY_PROTOCOL: &str = "listener.proxy_protocol";
 
 /// The keys of a `[[listener]]`. They have neither a flag nor a variable.
@@ -46,6 +51,22 @@ pub const LISTENER: Table = Table {
                 "Header of the PROXY protocol (version 1 or 2) that names the client, from \
                  trusted_proxies; required: a connection without it is closed; default: off",
             ),
+        Key::proxy(HTTP2, Shape::Bool).example("true").help(
+            "Accept HTTP/2: with TLS by ALPN, without TLS by prior knowledge; default: true with \
+                 TLS, else client.http2",
+        ),
+        Key::proxy(tls::CERTIFICATE, Shape::Files)
+            .example("\"/etc/sse-guard/app.pem\"")
+            .help(
+                "Clients connect over TLS: PEM file with the certificate and its intermediate \
+                 certificates, or a list of files, of which the client's SNI selects one",
+            ),
+        Key::proxy(tls::KEY, Shape::Files)
+            .example("\"/etc/sse-guard/app.key\"")
+            .help(
+                "PEM file with the private key of listener.tls.certificate, not encrypted; for a \
+                 list, that of each in their order",
+            ),
     ],
 };
 
@@ -66,6 +87,10 @@ pub struct ListenerConfig {
     pub routes: Option<Vec<String>>,
     /// Whether connections begin with a PROXY header.
     pub proxy_protocol: ProxyProtocol,
+    /// Whether HTTP/2 is accepted: over TLS by ALPN, without TLS by prior knowledge.
+    pub http2: bool,
+    /// TLS, if clients connect over it.
+    pub tls: Option<ServerTls>,
 }
 
 /// Whether connections begin with a PROXY header.
@@ -86,6 +111,21 @@ impl ListenerConfig {
     /// The name in log lines; none for the addresses of `listen`.
     pub(crate) fn log_name(&self) -> Option<&Arc<str>> {
         Some(&self.name).filter(|_| self.key == ADDRESS)
+    }
+
+    /// The scheme of its requests.
+    pub(crate) fn scheme(&self) -> &'static str {
+        match self.tls {
+            Some(_) => "https",
+            None => "http",
+        }
+    }
+
+    /// Keeps the TLS settings of the listener before if these are equal: they have the keys of its session tickets.
+    pub(crate) fn keep_tls_of(&mut self, before: &Self) {
+        if self.tls == before.tls {
+            self.tls.clone_from(&before.tls);
+        }
     }
 
     /// Whether the route of this path is served.
@@ -139,6 +179,10 @@ pub(in super::super) fn listeners(
         };
         let address: ListenAddress = scope.get(ADDRESS)?;
         let name: Option<String> = scope.get_if_set(NAME)?;
+        let http2 = match scope.get_if_set(HTTP2)? {
+            Some(http2) => http2,
+            None => tls::is_set(scope) || client::http2(proxy)?,
+        };
         let config = ListenerConfig {
             key: ADDRESS,
             name: name.unwrap_or_else(|| address.to_string()).into(),
@@ -155,6 +199,8 @@ pub(in super::super) fn listeners(
             proxy_protocol: scope
                 .get_if_set(PROXY_PROTOCOL)?
                 .unwrap_or(ProxyProtocol::Off),
+            http2,
+            tls: tls::read(scope, http2, problems)?,
         };
         problems.extend(untrusted_header(&config, scope)?);
         if let (Some(routes), Some(given)) = (&config.routes, scope.given(ROUTES)) {
@@ -175,6 +221,7 @@ fn of_listen(proxy: Scope<'_>, problems: &mut Vec<Mistake>) -> Result<Vec<Placed
     let addresses: Vec<ListenAddress> = proxy.get(LISTEN)?;
     let (mode, owner): (FileMode, Option<String>) =
         (proxy.get("listen_mode")?, proxy.get("listen_owner")?);
+    let http2 = client::http2(proxy)?;
     let source = proxy.given(LISTEN).map(|given| given.source.clone());
     let source = source.unwrap_or(ValueSource::Default);
     let all = addresses.into_iter().map(|address| Placed {
@@ -186,6 +233,8 @@ fn of_listen(proxy: Scope<'_>, problems: &mut Vec<Mistake>) -> Result<Vec<Placed
             file_owner: owner.clone(),
             routes: None,
             proxy_protocol: ProxyProtocol::Off,
+            http2,
+            tls: None,
         },
         source: source.clone(),
         name_source: source.clone(),
@@ -258,7 +307,7 @@ fn check_names(all: &[Placed], problems: &mut Vec<Mistake>) {
     }
 }
 
-/// Routes that no client reaches.
+/// Routes that no client reaches, and certificates that clients reject.
 pub(in super::super) fn warnings<'a>(
     listeners: &[ListenerConfig],
     routes: impl Iterator<Item = &'a str>,
@@ -266,6 +315,7 @@ pub(in super::super) fn warnings<'a>(
     let unserved = routes.filter(|route| listeners.iter().all(|listener| !listener.serves(route)));
     unserved
         .map(|route| format!("no listener serves the route {route}: add it to listener.routes"))
+        .chain(tls::warnings(listeners))
         .collect()
 }
 

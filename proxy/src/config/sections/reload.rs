@@ -15,10 +15,11 @@ pub(super) const TABLE: Table = Table {
         .or_off()
         .default("off")
         .help(
-            "Check the config file for changes at this interval, and reload it; SIGHUP reloads at \
-             any time",
+            "Check the config file, and the certificates and keys that it names, for changes at this \
+             interval, and reload it; SIGHUP reloads at any time",
         )
-        .advice("Use 5s if the file is mounted and replaced without a signal, as in Kubernetes.")],
+        .advice("Use 5s if the file is mounted and replaced without a signal, as in Kubernetes, and so are \
+                 certificates.")],
 };
 
 /// The interval of checks for changes of the file; none if `None`.

@@ -56,11 +56,20 @@ from_variant! {
     Url => Uri,
     Path => PathAndQuery,
     Networks => Vec<IpNet>,
-    Words => Vec<String>,
     Methods => Vec<Method>,
     Origins => Origins,
     ReadyWhen => ReadyWhen,
     Prefix => u8,
+}
+
+/// Either is a list of texts.
+impl FromValue for Vec<String> {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Words(texts) | Value::Files(texts) => Some(texts.clone()),
+            _ => None,
+        }
+    }
 }
 
 /// One impl per type of a size; the kind guarantees that the value fits.

@@ -21,7 +21,7 @@ fn told(header: ForwardedHeader, peer: &str, fields: &[(&str, &[u8])]) -> Header
     }
     let networks = ["10.0.0.0/8", "2001:db8:aaaa::/48"].map(|net| net.parse().unwrap());
     let trusted = ForwardedIp::new(networks).header(header).unix(true);
-    forward(&mut headers, peer_at(peer), &trusted);
+    forward(&mut headers, peer_at(peer), false, &trusted);
     headers
 }
 
@@ -464,7 +464,29 @@ fn peer_on_a_unix_socket_adds_no_address() {
 fn peer_on_a_unix_socket_is_a_stranger_unless_it_is_trusted() {
     let mut headers = HeaderMap::new();
     headers.insert("x-forwarded-for", HeaderValue::from_static("203.0.113.1"));
-    forward(&mut headers, PeerAddr::unix(), &ForwardedIp::new([]));
+    forward(&mut headers, PeerAddr::unix(), false, &ForwardedIp::new([]));
     assert!(!headers.contains_key("x-forwarded-for"), "{headers:?}");
     assert_eq!(headers["forwarded"], "for=unknown;proto=http");
+}
+
+#[test]
+fn scheme_of_a_tls_connection_counts_unless_a_trusted_peer_reports_another() {
+    let trusted = || ForwardedIp::new(["10.0.0.0/8".parse().unwrap()]);
+    for (peer, reported, expected) in [
+        (STRANGER, None, "https"),
+        (STRANGER, Some("http"), "https"),
+        (PEER, None, "https"),
+        (PEER, Some("http"), "http"),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, HeaderValue::from_static("a.test"));
+        if let Some(proto) = reported {
+            headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(proto));
+        }
+        forward(&mut headers, peer_at(peer), true, &trusted());
+        assert_eq!(headers[&X_FORWARDED_PROTO], expected, "{peer} {reported:?}");
+        let forwarded = headers[&FORWARDED].to_str().unwrap();
+        let end = format!(";host=\"a.test\";proto={expected}");
+        assert!(forwarded.ends_with(&end), "{forwarded}");
+    }
 }

@@ -1,0 +1,250 @@
+//! TLS as a server, for the clients of a listener.
+
+use super::provider;
+use rustls::client::verify_server_name;
+use rustls::crypto::ring::Ticketer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{Error, ServerConfig};
+use std::sync::Arc;
+use webpki::{EndEntityCert, KeyUsage};
+
+const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";
+
+/// Settings of TLS for the clients of a listener.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    identity: Arc<Identity>,
+    /// Also has the keys of the session tickets.
+    config: Arc<ServerConfig>,
+}
+
+/// What one config must have in common with another in place of which it may stay in use.
+#[derive(Debug, PartialEq, Eq)]
+struct Identity {
+    certificates: Vec<ServerIdentity>,
+    http2: bool,
+}
+
+/// A certificate of the server, its chain, and its key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ServerIdentity {
+    /// Where the certificate is from.
+    pub(crate) file: String,
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServerTlsError {
+    /// Of the pair with this index.
+    #[error("does not belong to the certificate")]
+    KeyMismatch(usize),
+    #[error("cannot be used: {1}")]
+    Unusable(usize, Error),
+    #[error(transparent)]
+    Other(#[from] Error),
+}
+
+impl ServerTls {
+    /// With these certificates, at least one.
+    pub(crate) fn new(
+        certificates: Vec<ServerIdentity>,
+        http2: bool,
+    ) -> Result<Self, ServerTlsError> {
+        let keys = certificates.iter().enumerate().map(|(index, identity)| {
+            let (chain, key) = (identity.chain.clone(), identity.key.clone_key());
+            let key = CertifiedKey::from_der(chain, key, &provider());
+            key.map(Arc::new).map_err(|error| match error {
+                Error::InconsistentKeys(_) => ServerTlsError::KeyMismatch(index),
+                error => ServerTlsError::Unusable(index, error),
+            })
+        });
+        let keys = keys.collect::<Result<_, _>>()?;
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(ByName(keys)));
+        config.alpn_protocols = match http2 {
+            true => vec![HTTP2.to_vec(), HTTP1.to_vec()],
+            false => vec![HTTP1.to_vec()],
+        };
+        // They hold the sessions in place of this process.
+        config.ticketer = Ticketer::new()?;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(Self {
+            identity: Arc::new(Identity {
+                certificates,
+                http2,
+            }),
+            config: Arc::new(config),
+        })
+    }
+
+    pub(crate) fn config(&self) -> &Arc<ServerConfig> {
+        &self.config
+    }
+
+    /// The certificates that are not valid at this time, with the reason.
+    pub(crate) fn invalid_at(&self, now: UnixTime) -> impl Iterator<Item = (&str, String)> {
+        let certificates = self.identity.certificates.iter();
+        certificates.filter_map(move |identity| {
+            let reason = validity_error(identity.chain.first()?, now)?;
+            Some((identity.file.as_str(), reason))
+        })
+    }
+}
+
+/// Equal settings have the same tickets: a config that is replaced by an equal one would end all sessions.
+impl PartialEq for ServerTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+}
+
+impl Eq for ServerTls {}
+
+/// Why clients reject the certificate by their clock.
+fn validity_error(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<String> {
+    let certificate = EndEntityCert::try_from(certificate).ok()?;
+    let algorithms = provider().signature_verification_algorithms.all;
+    // The validity comes first of all that is verified; what follows is up to the clients.
+    let verified = certificate.verify_for_usage(
+        algorithms,
+        &[],
+        &[],
+        now,
+        KeyUsage::server_auth(),
+        None,
+        None,
+    );
+    match verified.err()? {
+        webpki::Error::CertExpired { not_after, .. } => {
+            Some(format!("expired on {}", super::time(not_after)))
+        }
+        webpki::Error::CertNotValidYet { not_before, .. } => {
+            Some(format!("is not valid before {}", super::time(not_before)))
+        }
+        _ => None,
+    }
+}
+
+/// Selects a certificate by the name in the client's hello (SNI); the first without a match.
+#[derive(Debug)]
+struct ByName(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let schemes = hello.signature_schemes();
+        let can_sign = |key: &&&Arc<CertifiedKey>| key.key.choose_scheme(schemes).is_some();
+        let name = hello.server_name();
+        let name = name.and_then(|name| ServerName::try_from(name).ok());
+        let matching: Vec<_> = match &name {
+            Some(name) if self.0.len() > 1 => {
+                self.0.iter().filter(|key| is_for(key, name)).collect()
+            }
+            _ => Vec::new(),
+        };
+        // Of several for a name, as one with RSA may be beside one with ECDSA.
+        let usable = matching.iter().find(can_sign).or(matching.first());
+        usable.copied().or(self.0.first()).cloned()
+    }
+}
+
+fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
+    let certificate = key.end_entity_cert().and_then(ParsedCertificate::try_from);
+    certificate.is_ok_and(|certificate| verify_server_name(&certificate, name).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use std::time::Duration;
+
+    fn pair(change: impl Fn(&mut CertificateParams)) -> ServerIdentity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["app.test".to_owned()]).unwrap();
+        change(&mut params);
+        let certificate = params.self_signed(&key).unwrap();
+        ServerIdentity {
+            file: "app.pem".to_owned(),
+            chain: vec![certificate.der().clone()],
+            key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        }
+    }
+
+    fn same(pair: &ServerIdentity) -> ServerIdentity {
+        ServerIdentity {
+            file: pair.file.clone(),
+            chain: pair.chain.clone(),
+            key: pair.key.clone_key(),
+        }
+    }
+
+    #[test]
+    fn server_settings_are_equal_if_all_of_them_are() {
+        let (one, other) = (pair(|_| {}), pair(|_| {}));
+        let new = |pairs: &[&ServerIdentity], http2| {
+            ServerTls::new(pairs.iter().map(|pair| same(pair)).collect(), http2).unwrap()
+        };
+        let first = new(&[&one], true);
+        assert_eq!(first, new(&[&one], true));
+        for another in [
+            new(&[&one], false),
+            new(&[&other], true),
+            new(&[&one, &other], true),
+        ] {
+            assert_ne!(first, another);
+        }
+        assert_eq!(first.config().alpn_protocols, [HTTP2, HTTP1]);
+        assert_eq!(first.config().max_early_data_size, 0);
+        let text = format!("{first:?}");
+        assert!(
+            !text.contains(&format!("{:?}", one.key.secret_der())),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn key_of_another_certificate_and_bad_certificates_are_refused() {
+        let good = pair(|_| {});
+        let mismatch = ServerIdentity {
+            key: pair(|_| {}).key,
+            ..same(&good)
+        };
+        let error = ServerTls::new(vec![same(&good), mismatch], true).unwrap_err();
+        assert!(matches!(error, ServerTlsError::KeyMismatch(1)), "{error:?}");
+        let bad = ServerIdentity {
+            chain: vec![CertificateDer::from(vec![0; 9])],
+            ..good
+        };
+        let error = ServerTls::new(vec![bad], true).unwrap_err();
+        assert!(matches!(error, ServerTlsError::Unusable(0, _)), "{error:?}");
+    }
+
+    #[test]
+    fn certificate_outside_of_its_validity_is_reported() {
+        let pair = pair(|params| {
+            params.not_before = date_time_ymd(2024, 1, 1);
+            params.not_after = date_time_ymd(2025, 1, 1);
+        });
+        let tls = ServerTls::new(vec![pair], true).unwrap();
+        let at = |seconds| {
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+            tls.invalid_at(now).map(|(_, reason)| reason).next()
+        };
+        assert_eq!(at(1_720_000_000), None);
+        assert_eq!(
+            at(1_800_000_000).unwrap(),
+            "expired on 2025-01-01T00:00:00Z"
+        );
+        assert_eq!(
+            at(1_600_000_000).unwrap(),
+            "is not valid before 2024-01-01T00:00:00Z"
+        );
+    }
+}
