@@ -1,6 +1,5 @@
 //! What is known of a request from its head on: for log lines, towards the upstream and towards the client.
 
-use crate::config::ListenerConfig;
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use sse_guard::client_key::ClientKey;
 use sse_guard::internal::{MAX_REQUEST_ID, X_REQUEST_ID};
@@ -60,10 +59,10 @@ impl RequestContext {
     }
 
     /// Has an effect only before the context is shared.
-    pub(crate) fn set_listener(&mut self, listener: &ListenerConfig) {
+    pub(crate) fn set_listener(&mut self, name: Option<&Arc<str>>, is_tls: bool) {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
-            inner.listener = listener.log_name().cloned();
-            inner.is_tls = listener.tls.is_some();
+            inner.listener = name.cloned();
+            inner.is_tls = is_tls;
         }
     }
 

@@ -82,7 +82,7 @@ async fn answer(
     let id = RequestId::of(request.headers_mut(), is_trusted);
     let client = router.clients.key(&*request);
     let mut context = RequestContext::new(&request, id, client);
-    context.set_listener(listener);
+    context.set_listener(listener.log_name(), listener.tls.is_some());
     let route = router.route_of(&mut request, listener);
     let metrics = match &route {
         Ok(Some(route)) => {

@@ -140,7 +140,7 @@ fn sample() -> String {
 fn sample_listener() -> String {
     let mut text = format!("# Listeners: {}\n#\n#   [[listener]]\n", LISTENER.about);
     for key in LISTENER.keys {
-        let (_, leaf) = key.table_and_leaf();
+        let leaf = key.name.trim_start_matches("listener.");
         let help = comment(&format!("  {}.", key.help)).replace("\n# ", "\n#   ");
         text += &help;
         let example = key.example.or(key.default).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `[reload]`: when the config file is read again.
+//! `[reload]`: when the config is read again.
 
 use std::time::Duration;
 
