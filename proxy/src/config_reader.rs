@@ -40,11 +40,11 @@ impl ConfigReader {
     /// Reads all of it, off this thread: a path may block, and a long file takes its time. `known` are the files that
     /// the config before names.
     pub(super) async fn read(&self, known: Vec<String>) -> ReadConfig {
-        let reader = self.clone();
+        let (reader, names) = (self.clone(), known.clone());
         let read = self.thread.run(move || {
             // First, so that what changes meanwhile is seen.
             let seen = reader.file().and_then(|file| watch::regular_text(&file));
-            let mut files: Vec<_> = known.iter().map(|name| WatchedFile::new(name)).collect();
+            let mut files: Vec<_> = names.iter().map(|name| WatchedFile::new(name)).collect();
             let loaded = config::load(&reader.matches, config::process_env(), &reader.defaults);
             if let Ok(loaded) = &loaded {
                 files = watched(loaded.files(), &files);
@@ -58,7 +58,7 @@ impl ConfigReader {
         read.await.unwrap_or_else(|hung| ReadConfig {
             loaded: Err(config::hung(&self.matches, config::process_env(), &hung)),
             seen: None,
-            files: Vec::new(),
+            files: known.iter().map(|name| WatchedFile::unread(name)).collect(),
         })
     }
 }

@@ -10,7 +10,7 @@ mod verifier;
 pub(crate) use client::{ClientIdentity, ClientTls, ClientTlsError, Trust};
 pub(crate) use error::TlsFailure;
 pub(crate) use pem::{PemError, certificates, private_key};
-pub(crate) use server::{ServerIdentity, ServerTls, ServerTlsError};
+pub(crate) use server::{ClientAuth, ServerIdentity, ServerTls, ServerTlsError};
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{ServerName, UnixTime};

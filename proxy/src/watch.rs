@@ -31,6 +31,14 @@ impl WatchedFile {
         }
     }
 
+    /// Whatever it contains is a change.
+    pub(super) fn unread(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            hash: None,
+        }
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }

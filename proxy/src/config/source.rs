@@ -6,7 +6,7 @@ use super::given::{AllValues, Values};
 use super::key::Key;
 use super::kind::Shape;
 use super::mistake::{ConfigError, Mistake, ValueSource};
-use super::sections::{KEYS, admin, find, top::LISTEN};
+use super::sections::{KEYS, admin, find, find_of_listener, top::LISTEN};
 use super::settings::{self, Config};
 use super::value::Value;
 use super::{env, file};
@@ -37,7 +37,9 @@ impl LoadedConfig {
             match &given.value {
                 Value::Files(names) => files.extend(names.iter().cloned()),
                 Value::Text(file)
-                    if find(name).is_some_and(|key| key.kind.shape == Shape::File) =>
+                    if find(name)
+                    .or_else(|| find_of_listener(name))
+                    .is_some_and(|key| key.kind.shape == Shape::File) =>
                 {
                     files.push(file.clone());
                 }

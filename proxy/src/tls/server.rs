@@ -1,10 +1,14 @@
 //! TLS as a server, for the clients of a listener.
 
 use super::provider;
+use super::roots::{BadRoot, Roots};
 use rustls::client::verify_server_name;
 use rustls::crypto::ring::Ticketer;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{Error, ServerConfig};
 use std::sync::Arc;
@@ -26,6 +30,7 @@ pub struct ServerTls {
 struct Identity {
     certificates: Vec<ServerIdentity>,
     http2: bool,
+    clients: Option<ClientAuth>,
 }
 
 /// A certificate of the server, its chain, and its key.
@@ -37,6 +42,15 @@ pub(crate) struct ServerIdentity {
     pub(crate) key: PrivateKeyDer<'static>,
 }
 
+/// Certificates that clients have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClientAuth {
+    /// Of the CAs that may issue them.
+    pub(crate) roots: Vec<CertificateDer<'static>>,
+    /// A client without one is refused.
+    pub(crate) is_required: bool,
+}
+
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServerTlsError {
@@ -45,6 +59,8 @@ pub(crate) enum ServerTlsError {
     KeyMismatch(usize),
     #[error("cannot be used: {1}")]
     Unusable(usize, Error),
+    #[error("certificate {number} of the file is not valid: {error}")]
+    ClientRoot { number: usize, error: Error },
     #[error(transparent)]
     Other(#[from] Error),
 }
@@ -54,6 +70,7 @@ impl ServerTls {
     pub(crate) fn new(
         certificates: Vec<ServerIdentity>,
         http2: bool,
+        clients: Option<ClientAuth>,
     ) -> Result<Self, ServerTlsError> {
         let keys = certificates.iter().enumerate().map(|(index, identity)| {
             let (chain, key) = (identity.chain.clone(), identity.key.clone_key());
@@ -64,10 +81,13 @@ impl ServerTls {
             })
         });
         let keys = keys.collect::<Result<_, _>>()?;
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(ByName(keys)));
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()?;
+        let builder = match &clients {
+            None => builder.with_no_client_auth(),
+            Some(clients) => builder.with_client_cert_verifier(clients.verifier()?),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(ByName(keys)));
         config.alpn_protocols = match http2 {
             true => vec![HTTP2.to_vec(), HTTP1.to_vec()],
             false => vec![HTTP1.to_vec()],
@@ -79,6 +99,7 @@ impl ServerTls {
             identity: Arc::new(Identity {
                 certificates,
                 http2,
+                clients,
             }),
             config: Arc::new(config),
         })
@@ -95,6 +116,26 @@ impl ServerTls {
             let reason = validity_error(identity.chain.first()?, now)?;
             Some((identity.file.as_str(), reason))
         })
+    }
+}
+
+impl ClientAuth {
+    fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, ServerTlsError> {
+        let roots = Roots::new(self.roots.clone())?;
+        let builder =
+            WebPkiClientVerifier::builder_with_provider(roots.store().clone(), provider());
+        let builder = match self.is_required {
+            true => builder,
+            false => builder.allow_unauthenticated(),
+        };
+        let verifier = builder.build();
+        verifier.map_err(|error| Error::General(error.to_string()).into())
+    }
+}
+
+impl From<BadRoot> for ServerTlsError {
+    fn from(BadRoot { number, error }: BadRoot) -> Self {
+        Self::ClientRoot { number, error }
     }
 }
 
@@ -188,15 +229,23 @@ mod tests {
     #[test]
     fn server_settings_are_equal_if_all_of_them_are() {
         let (one, other) = (pair(|_| {}), pair(|_| {}));
-        let new = |pairs: &[&ServerIdentity], http2| {
-            ServerTls::new(pairs.iter().map(|pair| same(pair)).collect(), http2).unwrap()
+        let new = |pairs: &[&ServerIdentity], http2, clients| {
+            let pairs = pairs.iter().map(|pair| same(pair)).collect();
+            ServerTls::new(pairs, http2, clients).unwrap()
         };
-        let first = new(&[&one], true);
-        assert_eq!(first, new(&[&one], true));
+        let clients = |is_required| ClientAuth {
+            roots: other.chain.clone(),
+            is_required,
+        };
+        let first = new(&[&one], true, None);
+        assert_eq!(first, new(&[&one], true, None));
+        let required = new(&[&one], true, Some(clients(true)));
+        assert_ne!(required, new(&[&one], true, Some(clients(false))));
         for another in [
-            new(&[&one], false),
-            new(&[&other], true),
-            new(&[&one, &other], true),
+            new(&[&one], false, None),
+            new(&[&other], true, None),
+            new(&[&one, &other], true, None),
+            required,
         ] {
             assert_ne!(first, another);
         }
@@ -216,14 +265,24 @@ mod tests {
             key: pair(|_| {}).key,
             ..same(&good)
         };
-        let error = ServerTls::new(vec![same(&good), mismatch], true).unwrap_err();
+        let error = ServerTls::new(vec![same(&good), mismatch], true, None).unwrap_err();
         assert!(matches!(error, ServerTlsError::KeyMismatch(1)), "{error:?}");
+        let bytes = || vec![CertificateDer::from(vec![0; 9])];
         let bad = ServerIdentity {
-            chain: vec![CertificateDer::from(vec![0; 9])],
-            ..good
+            chain: bytes(),
+            ..same(&good)
         };
-        let error = ServerTls::new(vec![bad], true).unwrap_err();
+        let error = ServerTls::new(vec![bad], true, None).unwrap_err();
         assert!(matches!(error, ServerTlsError::Unusable(0, _)), "{error:?}");
+        let clients = ClientAuth {
+            roots: bytes(),
+            is_required: true,
+        };
+        let error = ServerTls::new(vec![good], true, Some(clients)).unwrap_err();
+        assert!(
+            matches!(error, ServerTlsError::ClientRoot { number: 1, .. }),
+            "{error:?}"
+        );
     }
 
     #[test]
@@ -232,7 +291,7 @@ mod tests {
             params.not_before = date_time_ymd(2024, 1, 1);
             params.not_after = date_time_ymd(2025, 1, 1);
         });
-        let tls = ServerTls::new(vec![pair], true).unwrap();
+        let tls = ServerTls::new(vec![pair], true, None).unwrap();
         let at = |seconds| {
             let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
             tls.invalid_at(now).map(|(_, reason)| reason).next()

@@ -4,7 +4,7 @@ use crate::support::tls::{Authority, Files, Pem};
 use crate::support::{Client, Origin, PATIENCE, Proxy, wait_until};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
@@ -105,13 +105,29 @@ fn client(
     authority: &Authority,
     versions: &[&'static SupportedProtocolVersion],
 ) -> Arc<ClientConfig> {
+    client_with(authority, versions, None)
+}
+
+/// With a client certificate.
+fn client_with(
+    authority: &Authority,
+    versions: &[&'static SupportedProtocolVersion],
+    pem: Option<&Pem>,
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap();
     roots.add(root).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(versions)
         .unwrap();
-    Arc::new(config.with_root_certificates(roots).with_no_client_auth())
+    let config = config.with_root_certificates(roots);
+    Arc::new(match pem {
+        None => config.with_no_client_auth(),
+        Some(pem) => {
+            let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).unwrap();
+            config.with_client_auth_cert(vec![der(pem)], key).unwrap()
+        }
+    })
 }
 
 fn over(socket: TcpStream, client: &Arc<ClientConfig>, name: &str) -> Tls {
@@ -340,6 +356,32 @@ fn http2_get(tls: &mut Tls) -> io::Result<(u8, Vec<u8>)> {
         }
         if frame[4] & 1 == 1 {
             return Ok((status, body));
+        }
+    }
+}
+
+#[test]
+fn client_certificate_is_required_or_optional_and_must_be_of_the_ca() {
+    for (auth, serves_without) in [("", false), ("client_auth = 'optional'", true)] {
+        let tls = "certificate = 'DIR/app.pem'\nkey = 'DIR/app.key'\nclient_ca = 'DIR/clients.pem'\n";
+        let clients = Authority::new("CA of clients");
+        let setup = Setup::with("", &format!("{tls}{auth}"), |_, files| {
+            files.write("clients.pem", &clients.pem());
+        });
+        for version in [&TLS12, &TLS13] {
+            let is_served = |pem: Option<&Pem>| {
+                let client = client_with(&setup.authority, &[version], pem);
+                let mut tls = connect(setup.proxy.addr, &client, "app.test");
+                let sent = tls.get_mut().write_all(PLAIN.as_bytes());
+                // The verdict comes behind the handshake of TLS 1.3.
+                let mut line = String::new();
+                sent.and_then(|()| tls.read_line(&mut line)).is_ok_and(|_| line.contains(" 200 "))
+            };
+            let own = clients.issue(&["client.test"]);
+            assert!(is_served(Some(&own)), "{auth} {version:?}");
+            assert_eq!(is_served(None), serves_without, "{auth} {version:?}");
+            let foreign = setup.authority.issue(&["client.test"]);
+            assert!(!is_served(Some(&foreign)), "{auth} {version:?}");
         }
     }
 }

@@ -67,6 +67,18 @@ pub const LISTENER: Table = Table {
                 "PEM file with the private key of listener.tls.certificate, not encrypted; for a \
                  list, that of each in their order",
             ),
+        Key::proxy(tls::CLIENT_CA, Shape::File)
+            .example("\"/etc/sse-guard/clients.pem\"")
+            .help(
+                "Clients need a certificate: PEM file with the certificates of the CAs that may \
+                 issue it",
+            ),
+        Key::proxy(tls::CLIENT_AUTH, Shape::Choice(tls::CLIENT_AUTH_WORDS))
+            .example("\"required\"")
+            .help(
+                "Whether each client needs a certificate of listener.tls.client_ca; optional: one \
+                 without it is served, too; default: required",
+            ),
     ],
 };
 

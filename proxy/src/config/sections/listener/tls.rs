@@ -6,11 +6,27 @@ use rustls::pki_types::UnixTime;
 
 use super::super::super::given::Scope;
 use super::super::super::mistake::{Mistake, ValueSource};
+use super::super::super::value::{Choice, choice};
 use super::ListenerConfig;
-use crate::tls::{ServerIdentity, ServerTls, ServerTlsError, certificates, private_key};
+use crate::tls::{ClientAuth, ServerIdentity, ServerTls, ServerTlsError, certificates, private_key};
 
 pub(super) const CERTIFICATE: &str = "listener.tls.certificate";
 pub(super) const KEY: &str = "listener.tls.key";
+pub(super) const CLIENT_CA: &str = "listener.tls.client_ca";
+pub(super) const CLIENT_AUTH: &str = "listener.tls.client_auth";
+pub(super) const CLIENT_AUTH_WORDS: &[&str] = Need::WORDS;
+
+/// Which clients need a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    Optional,
+    Required,
+}
+
+choice! { Need {
+    "optional" => Optional,
+    "required" => Required,
+} }
 
 /// Whether the listener has TLS, be its settings usable or not.
 pub(super) fn is_set(scope: Scope<'_>) -> bool {
@@ -26,7 +42,13 @@ pub(super) fn read(
     let certificate_files: Option<Vec<String>> = scope.get_if_set(CERTIFICATE)?;
     let key_files: Option<Vec<String>> = scope.get_if_set(KEY)?;
     let (certificate_files, key_files) = match (certificate_files, key_files) {
-        (None, None) => return Ok(None),
+        (None, None) => {
+            let of_clients = [CLIENT_CA, CLIENT_AUTH].into_iter();
+            let set = of_clients.filter(|key| scope.given(key).is_some());
+            let problem = format!("requires {CERTIFICATE}, which is not set");
+            problems.extend(set.map(|key| mistake(scope, key, &problem)));
+            return Ok(None);
+        }
         (Some(certificates), Some(keys)) => (certificates, keys),
         (certificates, _) => {
             let (is_set, missing) = match certificates {
@@ -66,10 +88,11 @@ pub(super) fn read(
             }
         }
     }
+    let clients = clients(scope, problems)?;
     if problems.len() > known {
         return Ok(None);
     }
-    match ServerTls::new(identities, http2) {
+    match ServerTls::new(identities, http2, clients) {
         Ok(tls) => Ok(Some(tls)),
         Err(error) => {
             let (name, problem) = match &error {
@@ -88,12 +111,36 @@ pub(super) fn read(
                     );
                     (CERTIFICATE, problem)
                 }
+                ServerTlsError::ClientRoot { .. } => (CLIENT_CA, error.to_string()),
                 ServerTlsError::Other(_) => (CERTIFICATE, error.to_string()),
             };
             problems.push(mistake(scope, name, problem));
             Ok(None)
         }
     }
+}
+
+/// Certificates of clients, if the listener requests them.
+fn clients(scope: Scope<'_>, problems: &mut Vec<Mistake>) -> Result<Option<ClientAuth>, Mistake> {
+    let need: Option<Need> = scope.get_if_set(CLIENT_AUTH)?;
+    let file: Option<String> = scope.get_if_set(CLIENT_CA)?;
+    let Some(file) = file else {
+        if need.is_some() {
+            let problem = format!("requires {CLIENT_CA}, which is not set");
+            problems.push(mistake(scope, CLIENT_AUTH, problem));
+        }
+        return Ok(None);
+    };
+    Ok(match certificates(Path::new(&file)) {
+        Ok(roots) => Some(ClientAuth {
+            roots,
+            is_required: need != Some(Need::Optional),
+        }),
+        Err(error) => {
+            problems.push(mistake(scope, CLIENT_CA, error.to_string()));
+            None
+        }
+    })
 }
 
 fn mistake(scope: Scope<'_>, key: &str, problem: impl AsRef<str>) -> Mistake {
@@ -218,6 +265,18 @@ mod tests {
             (
                 "certificate = []\nkey = '/f/a.key'",
                 "5: listener.tls.certificate: lists no file; write",
+            ),
+            (
+                "client_ca = '/f/a.pem'",
+                "5: listener.tls.client_ca: requires listener.tls.certificate",
+            ),
+            (
+                "certificate = '/f/a.pem'\nkey = '/f/a.key'\nclient_auth = 'optional'",
+                "7: listener.tls.client_auth: requires listener.tls.client_ca",
+            ),
+            (
+                "certificate = '/f/a.pem'\nkey = '/f/a.key'\nclient_ca = '/f/a.key'",
+                "7: listener.tls.client_ca: /f/a.key contains no certificate",
             ),
             (
                 "certificat = '/f/a.pem'",
