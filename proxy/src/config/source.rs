@@ -38,8 +38,8 @@ impl LoadedConfig {
                 Value::Files(names) => files.extend(names.iter().cloned()),
                 Value::Text(file)
                     if find(name)
-                    .or_else(|| find_of_listener(name))
-                    .is_some_and(|key| key.kind.shape == Shape::File) =>
+                        .or_else(|| find_of_listener(name))
+                        .is_some_and(|key| key.kind.shape == Shape::File) =>
                 {
                     files.push(file.clone());
                 }

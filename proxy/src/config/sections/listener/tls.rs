@@ -8,7 +8,9 @@ use super::super::super::given::Scope;
 use super::super::super::mistake::{Mistake, ValueSource};
 use super::super::super::value::{Choice, choice};
 use super::ListenerConfig;
-use crate::tls::{ClientAuth, ServerIdentity, ServerTls, ServerTlsError, certificates, private_key};
+use crate::tls::{
+    ClientAuth, ServerIdentity, ServerTls, ServerTlsError, certificates, private_key,
+};
 
 pub(super) const CERTIFICATE: &str = "listener.tls.certificate";
 pub(super) const KEY: &str = "listener.tls.key";
