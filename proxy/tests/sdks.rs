@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
-use support::{Answer, Origin, Proxy, ReceivedRequest, skipped};
+use support::{Answer, Origin, Proxy, ReceivedRequest, free_address, skipped};
 use tempfile::TempDir;
 
 const CHAT: &str = include_str!("clients/chat.sse");
@@ -242,9 +242,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let origin = Origin::start(|received, to| answer(&received, to));
-        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let away = nobody.local_addr().unwrap().to_string();
-        drop(nobody);
+        let away = free_address().to_string();
         let files = TempDir::new().unwrap();
         let file = files.path().join("guard.toml");
         let upstream = format!("upstream.url = \"http://{}\"\n", origin.addr);

@@ -1,7 +1,7 @@
 //! `sse-guard demo`, as the README has it.
 
 use crate::browser::Browser;
-use crate::support::{Client, End, Proxy};
+use crate::support::{Client, End, Proxy, free_address};
 use std::net::TcpListener;
 
 fn send_request(proxy: &Proxy, path: &str) -> (String, Client) {
@@ -13,9 +13,7 @@ fn send_request(proxy: &Proxy, path: &str) -> (String, Client) {
 
 #[test]
 fn demo_shows_streams_of_its_own_origin_through_the_proxy() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let upstream = format!("--upstream-url=http://{}", port.local_addr().unwrap());
-    drop(port);
+    let upstream = format!("--upstream-url=http://{}", free_address());
     let mut proxy = Proxy::with_flags(&["--heartbeat-interval=50ms", &upstream, "demo"]);
     let (page, _) = send_request(&proxy, "/");
     assert!(page.contains("\ncontent-type: text/html"), "{page}");
@@ -40,9 +38,7 @@ fn demo_page_shows_each_stream_without_and_with_the_proxy() {
     let Some(browser) = Browser::start() else {
         return;
     };
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let upstream = format!("--upstream-url=http://{}", port.local_addr().unwrap());
-    drop(port);
+    let upstream = format!("--upstream-url=http://{}", free_address());
     let flags = ["--heartbeat-interval=200ms", "--admin-listen=127.0.0.1:0"];
     let proxy = Proxy::with_flags(&[flags[0], flags[1], &upstream, "demo"]);
     browser.open(&format!("http://{}/", proxy.addr));

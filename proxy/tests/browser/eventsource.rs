@@ -7,17 +7,12 @@ mod preflights;
 mod waiting;
 
 use crate::browser::Browser;
-use crate::support::{Answer, Client, End, Gate, Origin, Proxy, ReceivedRequest, gate, wait_until};
+use crate::support::{
+    Answer, Client, End, Gate, Origin, Proxy, ReceivedRequest, free_address, gate, wait_until,
+};
 use serde_json::json;
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-
-/// Where nobody listens.
-fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
 
 fn status(client: &mut Client) -> u16 {
     client.head()[9..12].parse().unwrap()

@@ -1,6 +1,6 @@
 //! The operator's address of the real binary: what it tells, what it steers, and whom it hears.
 
-use crate::support::{Client, End, Origin, Proxy, wait_until};
+use crate::support::{Client, End, Origin, Proxy, free_address, wait_until};
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 
@@ -306,9 +306,7 @@ fn metrics_are_readable_by_a_prometheus_parser() {
 
 #[test]
 fn readiness_is_red_with_a_reason_while_the_upstream_is_unreachable() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let address = free_address();
     let upstream = format!("http://{address}");
     let flags = ["--upstream-url", &upstream, "--admin-listen", "127.0.0.1:0"];
     let proxy = Proxy::with_flags(&flags);

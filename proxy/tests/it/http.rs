@@ -1,8 +1,8 @@
 //! What is no event stream passes the real binary untouched, and its failures are told.
 
-use crate::support::{End, Origin, Proxy, gate};
+use crate::support::{End, Origin, Proxy, free_address, gate};
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 const CLOSE: &str = "Host: x\r\nConnection: close\r\n\r\n";
 
@@ -10,12 +10,6 @@ const CLOSE: &str = "Host: x\r\nConnection: close\r\n\r\n";
 fn get(proxy: &Proxy, path: &str) -> (String, Vec<u8>) {
     let mut client = proxy.send_request(&format!("GET {path} HTTP/1.1\r\n{CLOSE}"));
     (client.head(), client.raw())
-}
-
-/// An address at which nobody listens.
-fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 /// The status of a response head.
@@ -305,7 +299,7 @@ fn connection_serves_further_requests_after_a_stream_unless_the_request_closes_i
 
 #[test]
 fn unreachable_upstream_is_a_502_with_advice_in_the_log() {
-    let nobody = nobody();
+    let nobody = free_address();
     let proxy = Proxy::start(nobody, &[]);
     let (head, body) = get(&proxy, "/");
     assert_eq!(status(&head), "502");

@@ -1,6 +1,6 @@
 //! Several listeners: addresses with settings of their own, at the start and at reloads.
 
-use crate::support::{Client, Origin, Proxy, activated_by, wait_until};
+use crate::support::{Client, Origin, Proxy, activated_by, free_address, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
@@ -23,12 +23,6 @@ fn origin() -> Origin {
         let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n");
         to.raw(format!("{head}{}", request.path).as_bytes());
     })
-}
-
-/// An address of loopback that no socket listens on.
-fn free() -> SocketAddr {
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap()
 }
 
 /// A proxy that reads this file, and its folder.
@@ -141,7 +135,7 @@ fn listen_flag_may_be_given_several_times() {
 #[test]
 fn listener_serves_its_routes_alone() {
     let origin = origin();
-    let (public, all) = (free(), free());
+    let (public, all) = (free_address(), free_address());
     let tables = |routes: &str| {
         listener("public", public, routes)
             + &listener("all", all, "")
@@ -171,7 +165,7 @@ fn listener_serves_its_routes_alone() {
 #[test]
 fn listeners_have_files_of_their_own_mode_and_names_in_metrics_and_streams() {
     let origin = origin();
-    let tcp = free();
+    let tcp = free_address();
     let run = Run::start(&origin, |dir| {
         let unix = |name: &str| format!("unix:{}", dir.join(name).display());
         listener("a", unix("a.sock"), "mode = '600'")
@@ -201,7 +195,7 @@ fn listeners_have_files_of_their_own_mode_and_names_in_metrics_and_streams() {
 #[test]
 fn reload_keeps_opens_and_closes_listeners() {
     let origin = origin();
-    let (stays, goes, comes) = (free(), free(), free());
+    let (stays, goes, comes) = (free_address(), free_address(), free_address());
     let before = listener("stays", stays, "") + &listener("goes", goes, "");
     let mut run = Run::start(&origin, |_| before.clone());
     let (mut kept, mut idle) = (Client::connect(stays), Client::connect(goes));
@@ -235,7 +229,7 @@ fn reload_keeps_opens_and_closes_listeners() {
 #[test]
 fn reload_to_an_address_in_use_changes_nothing() {
     let origin = origin();
-    let (first, other) = (free(), free());
+    let (first, other) = (free_address(), free_address());
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let before = listener("first", first, "");
     let run = Run::start(&origin, |_| before.clone());

@@ -1,14 +1,8 @@
 //! What the real binary says of streams, and what it never says.
 
-use crate::support::{Client, Origin, Proxy, wait_until};
+use crate::support::{Client, Origin, Proxy, free_address, wait_until};
 use serde_json::Value;
-use std::net::{SocketAddr, TcpListener};
-
-/// An address at which nobody listens.
-fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
+use std::net::SocketAddr;
 
 /// Two events and a proper end.
 fn short() -> Origin {
@@ -155,7 +149,7 @@ fn log_lines_of_many_failures_are_few_per_kind_and_upstream_with_exact_counts() 
     let origin = faulty();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("guard.toml");
-    let dead = [nobody(), nobody()];
+    let dead = [free_address(), free_address()];
     let routes = ["/dead", "/other"];
     let routes: String = (routes.iter().zip(dead))
         .map(|(path, address)| {
@@ -324,7 +318,7 @@ fn token_in_a_query_is_never_logged() {
         ask_admin(path);
     }
     proxy.stop();
-    let refused = Proxy::start(nobody(), &["--log-level", "trace"]);
+    let refused = Proxy::start(free_address(), &["--log-level", "trace"]);
     said.push(refused.get("/refused?token=hunter2").head());
     refused.wait_for_log("\"status\":502");
     said.extend([proxy.log(), refused.log()]);

@@ -1,6 +1,6 @@
 //! A load balancer that names clients by the PROXY protocol, and what is not one.
 
-use crate::support::{Client, Origin, PATIENCE, Proxy, wait_until};
+use crate::support::{Client, Origin, PATIENCE, Proxy, free_address, wait_until};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
@@ -30,10 +30,7 @@ fn origin() -> Origin {
 
 fn behind(trusted: &str, keys: &str) -> Behind {
     let origin = origin();
-    let address = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let address = free_address();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("guard.toml");
     let text = format!(

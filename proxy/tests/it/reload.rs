@@ -1,6 +1,6 @@
 //! The real binary while its config changes: what is new holds for new streams, and nothing is lost.
 
-use crate::support::{Client, End, Origin, Proxy, wait_until};
+use crate::support::{Client, End, Origin, Proxy, free_address, wait_until};
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -69,11 +69,6 @@ fn post(admin: SocketAddr, path: &str) -> (u16, String) {
     ));
     let status = client.head()[9..12].parse().unwrap();
     (status, String::from_utf8(client.raw()).unwrap())
-}
-
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
 }
 
 #[test]
@@ -204,7 +199,7 @@ fn route_that_returns_keeps_its_counts() {
 #[test]
 fn listen_address_on_the_same_port_requires_a_restart() {
     let origin = Origin::held();
-    let at = free_address();
+    let at = free_address().to_string();
     let port = at.rsplit(':').next().unwrap();
     let text = |address: &str| {
         format!(
@@ -226,7 +221,7 @@ fn listen_address_on_the_same_port_requires_a_restart() {
 #[test]
 fn reload_moves_listeners_and_keeps_streams() {
     let origin = Origin::held();
-    let (first, second, admin) = (free_address(), free_address(), free_address());
+    let [first, second, admin] = [(); 3].map(|()| free_address().to_string());
     let listen = |at: &str, admin: &str| {
         format!(
             "listen = '{at}'\nadmin.listen = '{admin}'\nheartbeat.interval = '100ms'\n\
@@ -257,7 +252,7 @@ fn reload_moves_listeners_and_keeps_streams() {
     begun(second.parse().unwrap(), "/");
 
     // Who asks for it on the listener that goes is answered.
-    let moved = free_address();
+    let moved = free_address().to_string();
     fs::write(&file, listen(&second, &moved)).unwrap();
     assert_eq!(post(admin.parse().unwrap(), "/api/reload").0, 200);
     wait_until("the operator's address has moved", || {

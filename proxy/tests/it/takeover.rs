@@ -1,6 +1,6 @@
 //! One process takes over from another, and no client is refused or given up meanwhile.
 
-use crate::support::{Client, End, Origin, Proxy, wait_until};
+use crate::support::{Client, End, Origin, Proxy, free_address, wait_until};
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -218,10 +218,7 @@ fn second_process_without_a_signal_fails() {
 
 #[test]
 fn several_listeners_are_taken_over_together() {
-    let second = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let second = free_address();
     let listen = format!("--listen={second}");
     let origin = origin();
     let upstream = format!("--upstream-url=http://{}", origin.addr);

@@ -30,6 +30,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -57,6 +58,24 @@ impl Gate {
         let gate = self.0.lock().unwrap();
         while gate.try_recv().is_ok() {}
         gate.recv_timeout(PATIENCE).unwrap();
+    }
+}
+
+/// An address that no socket listens on. Its port is below those that the kernel chooses, so that no other socket gets it
+/// meanwhile.
+pub fn free_address() -> SocketAddr {
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Another binary of tests may run beside this one.
+    let start = std::process::id().wrapping_mul(127);
+    loop {
+        let offset = start.wrapping_add(NEXT.fetch_add(1, Relaxed)) % COUNT;
+        let port = u16::try_from(FIRST + offset).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
     }
 }
 

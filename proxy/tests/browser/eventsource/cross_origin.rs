@@ -71,7 +71,7 @@ fn listed_origins_read_the_status_of_a_path_without_a_route() {
              [[route]]\npath = '/plain'\nupstream.url = 'http://{}'\n\
              [[route]]\npath = '/away'\nupstream.url = 'http://{}'\n",
             origin.addr,
-            nobody(),
+            free_address(),
         );
         std::fs::write(&file, text).unwrap();
     };

@@ -33,7 +33,7 @@ fn event_source_gets_a_retry_for_each_kind_of_upstream_failure() {
     let origin = failing();
     let flags = ["--limit-retry-after=4s"];
     let proxy = Proxy::start(origin.addr, &flags);
-    let away = Proxy::start(nobody(), &flags);
+    let away = Proxy::start(free_address(), &flags);
     // Not for the responses that a slow machine delays.
     let impatient = Proxy::start(origin.addr, &[flags[0], "--upstream-head-timeout=300ms"]);
     for (proxy, path, code) in [
@@ -135,7 +135,7 @@ fn response_in_place_of_a_failure_is_counted_as_a_failure() {
 
 #[test]
 fn event_source_is_served_as_soon_as_its_upstream_is_back() {
-    let address = nobody();
+    let address = free_address();
     let proxy = Proxy::start(address, &["--limit-retry-after=100ms"]);
     let (_, retry) = proxy.get("/").retry_later();
     assert!((50..=150).contains(&retry), "{retry}");

@@ -23,7 +23,7 @@ fn numbered(address: &str) -> Origin {
 
 #[test]
 fn new_stream_waits_for_its_upstream_if_resume_is_on() {
-    let address = nobody();
+    let address = free_address();
     let mut flags = WAIT.to_vec();
     flags.push("--admin-listen=127.0.0.1:0");
     let proxy = Proxy::start(address, &flags);
@@ -90,7 +90,7 @@ fn waiting_stream_is_readable_by_an_origin_that_its_upstream_allows() {
 
 #[test]
 fn unavailable_wait_without_resume_sends_a_retry() {
-    let proxy = Proxy::start(nobody(), &WAIT[..1]);
+    let proxy = Proxy::start(free_address(), &WAIT[..1]);
     proxy.get("/").retry_later();
     proxy.wait_for_log("requires resume.mode, which is off");
 }
@@ -102,7 +102,7 @@ fn browsers_event_source_of_another_origin_waits_for_its_upstream() {
     };
     let pages = pages();
     let app = format!("http://{}", pages.addr);
-    let address = nobody();
+    let address = free_address();
     let mut flags = WAIT.to_vec();
     // From the start on, when nothing was seen yet.
     let origins = format!("--cors-allowed-origins={app}");
