@@ -169,6 +169,16 @@ impl Browser {
         log.into_iter().map(|entry| entry.message).collect()
     }
 
+    /// Takes a picture at this size and in this scheme, once the page fits: it does not scroll sideways.
+    pub fn photograph_at(&self, name: &str, scheme: &str, width: u32, height: u32) {
+        self.colours(scheme);
+        self.resize(width, height);
+        self.wait_for(&format!(
+            "innerWidth === {width} && document.documentElement.scrollWidth <= {width}"
+        ));
+        self.photograph(name);
+    }
+
     /// Puts a picture where those who look after the tests find it: `dashboard/` of cargo's
     /// directory.
     pub fn photograph(&self, name: &str) -> PathBuf {

@@ -76,12 +76,7 @@ fn demo_page_shows_each_stream_without_and_with_the_proxy() {
     let streams = browser.run("return document.querySelectorAll('#streams input').length");
     assert_eq!(streams, 12);
     for (name, scheme, width) in [("demo", "light", 1280), ("demo-phone", "dark", 390)] {
-        browser.colours(scheme);
-        browser.resize(width, 900);
-        browser.wait_for(&format!(
-            "innerWidth === {width} && document.documentElement.scrollWidth <= {width}"
-        ));
-        browser.photograph(name);
+        browser.photograph_at(name, scheme, width, 900);
     }
 }
 

@@ -3,7 +3,7 @@
 mod frames;
 
 use crate::support::http2::{Http2, frame, rest};
-use crate::support::{Answer, Origin, PATIENCE, Proxy, ReceivedRequest, gate, wait_until};
+use crate::support::{Answer, Origin, PATIENCE, Proxy, ReceivedRequest, gate};
 use h2::Reason;
 use http::{Method, Request, Response, StatusCode};
 
@@ -109,9 +109,7 @@ async fn ambiguous_http2_requests_are_refused() {
         "http://a.test/a%zz",
         "http://a.test/a\\b",
     ] {
-        let Ok(request) = Request::get(target).body(()) else {
-            continue;
-        };
+        let request = Request::get(target).body(()).unwrap();
         assert_eq!(status(&mut client, request).await, 400, "{target}");
     }
     let connect = Request::builder().method(Method::CONNECT).uri("a.test:443");
@@ -205,5 +203,5 @@ async fn http2_is_off_by_default() {
     let proxy = Proxy::start(origin.addr, &[]);
     let mut client = Http2::connect(proxy.addr).await;
     assert!(client.send(get("/"), &[]).await.is_err());
-    wait_until("nothing has reached the upstream", || origin.served() == 0);
+    assert_eq!(origin.served(), 0);
 }

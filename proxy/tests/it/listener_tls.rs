@@ -33,19 +33,6 @@ fn write(files: &Files, name: &str, pem: &Pem) {
     files.write(&format!("{name}.key"), &pem.key);
 }
 
-/// Plain responses, and streams for `/feed` that stay open.
-fn origin() -> Origin {
-    Origin::start(|request, to| {
-        if request.path == "/feed" {
-            to.stream();
-            to.chunk("data: 1\n\n");
-            to.wait_for_close();
-            return;
-        }
-        to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
-    })
-}
-
 impl Setup {
     fn new(keys: &str) -> Self {
         Self::with(
@@ -60,7 +47,7 @@ impl Setup {
         let (authority, files) = (Authority::new("test CA"), Files::new());
         write(&files, "app", &authority.issue(&["app.test", "127.0.0.1"]));
         more(&authority, &files);
-        let origin = origin();
+        let origin = Origin::with_feed();
         let dir = files.path("").display().to_string();
         let tls = tls.replace("DIR", dir.trim_end_matches('/'));
         let (keys, of_listener) = keys.split_once("[[listener]]").unwrap_or((keys, ""));

@@ -15,21 +15,8 @@ struct Behind {
     _dir: tempfile::TempDir,
 }
 
-/// Answers with the path.
-fn origin() -> Origin {
-    Origin::start(|request, to| {
-        if request.path == "/feed" {
-            to.stream();
-            to.chunk("data: 1\n\n");
-            to.wait_for_close();
-            return;
-        }
-        to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
-    })
-}
-
 fn behind(trusted: &str, keys: &str) -> Behind {
-    let origin = origin();
+    let origin = Origin::with_feed();
     let address = free_address();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("guard.toml");
@@ -220,7 +207,7 @@ fn limits_count_the_client_of_the_proxy_header() {
 
 #[test]
 fn proxy_header_names_the_client_of_a_connection_to_a_unix_socket() {
-    let origin = origin();
+    let origin = Origin::with_feed();
     let dir = tempfile::tempdir().unwrap();
     let (file, path) = (dir.path().join("guard.toml"), dir.path().join("lb.sock"));
     let text = format!(

@@ -120,6 +120,19 @@ impl Origin {
         })
     }
 
+    /// Plain responses, and at `/feed` a stream of one event that stays open.
+    pub fn with_feed() -> Self {
+        Self::start(|request, to| {
+            if request.path == "/feed" {
+                to.stream();
+                to.chunk("data: 1\n\n");
+                to.wait_for_close();
+                return;
+            }
+            to.raw(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        })
+    }
+
     /// On this address.
     pub fn listening(
         address: &str,

@@ -145,13 +145,7 @@ fn table_of_a_thousand_streams_holds_the_rows_in_view_alone() {
         ("dark", "dark", 1280, 2300),
         ("phone", "light", 400, 1800),
     ] {
-        browser.colours(scheme);
-        browser.resize(width, height);
-        // Nothing sticks out: the page itself does not scroll sideways.
-        browser.wait_for(&format!(
-            "innerWidth === {width} && document.documentElement.scrollWidth <= {width}"
-        ));
-        browser.photograph(name);
+        browser.photograph_at(name, scheme, width, height);
     }
     assert_eq!(browser.problems(), Vec::<String>::new());
 }

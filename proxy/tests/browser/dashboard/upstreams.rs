@@ -58,12 +58,7 @@ fn unreachable_upstream_is_shown_with_cause_and_remedy_until_it_is_back() {
         ("failing-dark", "dark", 1280, 1000),
         ("failing-phone", "light", 480, 1000),
     ] {
-        browser.colours(scheme);
-        browser.resize(width, height);
-        browser.wait_for(&format!(
-            "innerWidth === {width} && document.documentElement.scrollWidth <= {width}"
-        ));
-        browser.photograph(name);
+        browser.photograph_at(name, scheme, width, height);
     }
 
     drop(place);

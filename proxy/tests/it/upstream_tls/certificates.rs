@@ -81,16 +81,15 @@ fn client_certificate_is_sent_to_an_upstream_that_requires_it() {
         let setup = Setup::new();
         let pem = setup.authority.issue(NAMES);
         let origin = TlsOrigin::start(mutual_config(&pem, &[version], &setup.authority), plain);
-        let client = setup.authority.issue(&["client.test"]);
-        let certificate = setup.files.write("client.pem", &client.certificate);
-        let key = setup.files.write("client.key", &client.key);
-        let flags = [
-            "--upstream-tls-certificate",
-            &certificate,
-            "--upstream-tls-key",
-            &key,
-        ];
-        let proxy = setup.proxy(origin.addr, &flags);
+        let with_client = |name: &str, authority: &Authority| {
+            let client = authority.issue(&["client.test"]);
+            let write = |kind: &str, pem: &str| setup.files.write(&format!("{name}.{kind}"), pem);
+            let certificate = write("pem", &client.certificate);
+            let key = write("key", &client.key);
+            let [of_certificate, of_key] = ["--upstream-tls-certificate", "--upstream-tls-key"];
+            setup.proxy(origin.addr, &[of_certificate, &certificate, of_key, &key])
+        };
+        let proxy = with_client("client", &setup.authority);
         assert_ok(&proxy, "/");
         assert!(origin.handshakes()[0].has_client_certificate);
 
@@ -100,16 +99,7 @@ fn client_certificate_is_sent_to_an_upstream_that_requires_it() {
         assert!(line.contains(cause), "{version:?}: {line}");
         assert!(line.contains("upstream.tls.certificate"), "{line}");
 
-        let foreign = Authority::new("another CA").issue(&["client.test"]);
-        let certificate = setup.files.write("foreign.pem", &foreign.certificate);
-        let key = setup.files.write("foreign.key", &foreign.key);
-        let flags = [
-            "--upstream-tls-certificate",
-            &certificate,
-            "--upstream-tls-key",
-            &key,
-        ];
-        let (_, line) = fault(&setup.proxy(origin.addr, &flags));
+        let (_, line) = fault(&with_client("foreign", &Authority::new("another CA")));
         let cause = "it rejected the client certificate";
         assert!(line.contains(cause), "{version:?}: {line}");
     }
