@@ -251,6 +251,19 @@ async fn credentials_of_a_connection_require_http1() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn connection_whose_only_request_was_refused_is_idle() {
+    let server = Server::new().http2(true).max_connections_per_client(1);
+    let server = start(server, service_fn(plain));
+    let mut refused = Http2::connect(server.addr).await;
+    let request = Request::get("http://a.test/").header("authorization", "NTLM TlRM");
+    let sent = refused.send(request.body(()).unwrap(), &[]).await;
+    assert!(sent.is_err());
+    // The idle connection is closed for the new one.
+    let mut other = Http2::connect(server.addr).await;
+    assert_gets(&mut other, "/", "plain").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn stop_sends_goaway_and_waits_for_the_streams() {
     for server in http2_servers() {
         let (streams, service) = controlled();

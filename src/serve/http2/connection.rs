@@ -162,20 +162,22 @@ impl<S> Driver<S> {
             });
         }
     }
+}
 
-    fn poll<B>(
+impl<S, B> Driver<S>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn poll(
         &mut self,
         connection: &mut Connection<Http2Io, Bytes>,
         mut idle: Pin<&mut Sleep>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), BoxError>>
-    where
-        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+    ) -> Poll<Result<(), BoxError>> {
         loop {
             self.poll_ends(idle.as_mut(), cx);
             if self.resets.is_flood() && !self.is_closing {
@@ -215,17 +217,7 @@ impl<S> Driver<S> {
     }
 
     /// Returns false if the connection is being closed.
-    fn serve<B>(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> bool
-    where
-        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send,
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        if !self.io.entry().begin_request() {
-            return false;
-        }
+    fn serve(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> bool {
         self.resets.add_request();
         let method = request.method().clone();
         let interim = Arc::<InterimHeads>::default();
@@ -237,6 +229,10 @@ impl<S> Driver<S> {
                 return true;
             }
         };
+        // Not before: without a task the connection stays idle.
+        if !self.io.entry().begin_request() {
+            return false;
+        }
         let response = Box::pin(Oneshot::new(self.service.clone(), request));
         let (io, options) = (self.io.clone(), self.options.clone());
         let task = ResponseTask::new(response, respond, method, interim, io, options);
