@@ -152,6 +152,12 @@ impl<'a> Scope<'a> {
             .ok_or_else(|| Mistake::new(given.source.clone(), name, "is of another kind"))
     }
 
+    /// A mistake in the value of a key, where that was set.
+    pub(super) fn mistake(self, name: &str, problem: impl AsRef<str>) -> Mistake {
+        let source = self.given(name).map(|given| given.source.clone());
+        Mistake::new(source.unwrap_or(ValueSource::Config), name, problem)
+    }
+
     /// The value of a key without a default, if it is set.
     pub(super) fn get_if_set<T: FromValue>(self, name: &str) -> Result<Option<T>, Mistake> {
         self.given(name).map(|_| self.get(name)).transpose()

@@ -2,8 +2,7 @@
 
 use super::provider;
 use super::roots::{BadRoot, Roots};
-use super::verifier::{SkipVerify, Verify};
-use rustls::client::danger::ServerCertVerifier;
+use super::verifier::Verifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, Error};
@@ -76,17 +75,13 @@ impl ClientTls {
             Trust::Roots(certificates) => Some(Arc::new(Roots::new(certificates)?)),
             Trust::Any => None,
         };
-        let verifier: Arc<dyn ServerCertVerifier> = match &roots {
-            None => Arc::new(SkipVerify(provider())),
-            Some(roots) => {
-                let store = roots.store().clone();
-                let verifier = WebPkiServerVerifier::builder_with_provider(store, provider());
-                let verifier = verifier
-                    .build()
-                    .map_err(|error| Error::General(error.to_string()))?;
-                Arc::new(Verify(verifier))
-            }
-        };
+        let webpki = roots.as_ref().map(|roots| {
+            let store = roots.store().clone();
+            let verifier = WebPkiServerVerifier::builder_with_provider(store, provider());
+            let verifier = verifier.build();
+            verifier.map_err(|error| Error::General(error.to_string()))
+        });
+        let verifier = Arc::new(Verifier::new(provider(), webpki.transpose()?));
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?
             .dangerous()

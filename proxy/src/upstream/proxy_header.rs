@@ -2,9 +2,8 @@
 
 use crate::config::ProxyVersion;
 use sse_guard::client_key::{ClientKey, PeerAddr};
+use sse_guard::internal::ProxyHeader;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-
-const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// The address of the client that limits count. Its port is known if it is the peer.
 pub(super) fn source(client: Option<&ClientKey>, peer: Option<&PeerAddr>) -> Option<SocketAddr> {
@@ -40,7 +39,7 @@ pub(super) fn encode(
                 Some((SocketAddr::V4(_), _)) => (0x11, 12),
                 Some((SocketAddr::V6(_), _)) => (0x21, 36),
             };
-            let mut header = [V2_SIGNATURE, &[0x21, family, 0, len]].concat();
+            let mut header = [ProxyHeader::V2_SIGNATURE, &[0x21, family, 0, len]].concat();
             if let Some((source, destination)) = pair {
                 for ip in [source.ip(), destination.ip()] {
                     match ip {
@@ -80,7 +79,6 @@ fn of_one_family(source: SocketAddr, destination: Option<SocketAddr>) -> (Socket
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sse_guard::internal::ProxyHeader;
 
     #[test]
     fn proxy_header_names_the_client_in_each_version() {

@@ -13,7 +13,6 @@ const MIN_LEN: usize = 15;
 /// A port with all its digits.
 const MAX_PORT_DIGITS: usize = 5;
 
-const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Up to and with the length of what follows.
 const V2_FIXED_LEN: usize = 16;
 /// In all. Load balancers send less than 600 bytes, also with a certificate's name.
@@ -63,6 +62,9 @@ pub enum ProxyHeaderError {
 }
 
 impl ProxyHeader {
+    /// What a header of version 2 begins with.
+    pub const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
     /// Parses the header at the start of `bytes`.
     ///
     /// # Errors
@@ -75,7 +77,7 @@ impl ProxyHeader {
         };
         if begins(V1_START) {
             parse_v1(bytes)
-        } else if begins(V2_SIGNATURE) {
+        } else if begins(ProxyHeader::V2_SIGNATURE) {
             parse_v2(bytes)
         } else {
             Err(ProxyHeaderError::Missing)
@@ -260,7 +262,7 @@ mod tests {
     fn v2(version_and_command: u8, family: u8, content: &[u8]) -> Vec<u8> {
         let len = u16::try_from(content.len()).unwrap().to_be_bytes();
         let fixed = [&[version_and_command, family][..], &len].concat();
-        [V2_SIGNATURE, &fixed, content].concat()
+        [ProxyHeader::V2_SIGNATURE, &fixed, content].concat()
     }
 
     const IPV4: [u8; 12] = [192, 0, 2, 1, 198, 51, 100, 1, 0xC0, 0x00, 0x01, 0xBB];

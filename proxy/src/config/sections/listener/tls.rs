@@ -5,7 +5,7 @@ use std::path::Path;
 use rustls::pki_types::UnixTime;
 
 use super::super::super::given::Scope;
-use super::super::super::mistake::{Mistake, ValueSource};
+use super::super::super::mistake::Mistake;
 use super::super::super::value::{Choice, choice};
 use super::ListenerConfig;
 use crate::tls::{
@@ -48,7 +48,7 @@ pub(super) fn read(
             let of_clients = [CLIENT_CA, CLIENT_AUTH].into_iter();
             let set = of_clients.filter(|key| scope.given(key).is_some());
             let problem = format!("requires {CERTIFICATE}, which is not set");
-            problems.extend(set.map(|key| mistake(scope, key, &problem)));
+            problems.extend(set.map(|key| scope.mistake(key, &problem)));
             return Ok(None);
         }
         (Some(certificates), Some(keys)) => (certificates, keys),
@@ -58,7 +58,7 @@ pub(super) fn read(
                 None => (KEY, CERTIFICATE),
             };
             let problem = format!("requires {missing}, which is not set");
-            problems.push(mistake(scope, is_set, problem));
+            problems.push(scope.mistake(is_set, problem));
             return Ok(None);
         }
     };
@@ -68,7 +68,7 @@ pub(super) fn read(
             "lists {keys} files for {certificates} of {CERTIFICATE}: list the key of each certificate, in \
              their order"
         );
-        problems.push(mistake(scope, KEY, problem));
+        problems.push(scope.mistake(KEY, problem));
         return Ok(None);
     }
     let known = problems.len();
@@ -85,8 +85,7 @@ pub(super) fn read(
             (chain, key) => {
                 let chain = chain.err().map(|error| (CERTIFICATE, error));
                 let errors = chain.into_iter().chain(key.err().map(|error| (KEY, error)));
-                problems
-                    .extend(errors.map(|(name, error)| mistake(scope, name, error.to_string())));
+                problems.extend(errors.map(|(name, error)| scope.mistake(name, error.to_string())));
             }
         }
     }
@@ -116,7 +115,7 @@ pub(super) fn read(
                 ServerTlsError::ClientRoot { .. } => (CLIENT_CA, error.to_string()),
                 ServerTlsError::Other(_) => (CERTIFICATE, error.to_string()),
             };
-            problems.push(mistake(scope, name, problem));
+            problems.push(scope.mistake(name, problem));
             Ok(None)
         }
     }
@@ -129,7 +128,7 @@ fn clients(scope: Scope<'_>, problems: &mut Vec<Mistake>) -> Result<Option<Clien
     let Some(file) = file else {
         if need.is_some() {
             let problem = format!("requires {CLIENT_CA}, which is not set");
-            problems.push(mistake(scope, CLIENT_AUTH, problem));
+            problems.push(scope.mistake(CLIENT_AUTH, problem));
         }
         return Ok(None);
     };
@@ -139,15 +138,10 @@ fn clients(scope: Scope<'_>, problems: &mut Vec<Mistake>) -> Result<Option<Clien
             is_required: need != Some(Need::Optional),
         }),
         Err(error) => {
-            problems.push(mistake(scope, CLIENT_CA, error.to_string()));
+            problems.push(scope.mistake(CLIENT_CA, error.to_string()));
             None
         }
     })
-}
-
-fn mistake(scope: Scope<'_>, key: &str, problem: impl AsRef<str>) -> Mistake {
-    let source = scope.given(key).map(|given| given.source.clone());
-    Mistake::new(source.unwrap_or(ValueSource::Config), key, problem)
 }
 
 /// Certificates that clients reject by their clock.

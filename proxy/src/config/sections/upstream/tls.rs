@@ -8,7 +8,7 @@ use http::uri::Scheme;
 use super::super::super::given::{AllValues, Scope, URL};
 use super::super::super::key::{Key, Table};
 use super::super::super::kind::Shape;
-use super::super::super::mistake::{Mistake, ValueSource};
+use super::super::super::mistake::Mistake;
 use super::super::super::value::Value;
 use crate::tls::{
     ClientIdentity, ClientTls, ClientTlsError, PemError, Trust, certificates, private_key,
@@ -80,7 +80,7 @@ pub(super) fn read(
     for (is_set, missing) in [(CERTIFICATE, KEY), (KEY, CERTIFICATE)] {
         if has(is_set)? && !has(missing)? {
             let problem = format!("requires {missing}, which is not set");
-            own.push(mistake(scope, is_set, problem));
+            own.push(scope.mistake(is_set, problem));
         }
     }
     let name: Option<String> = scope.get("upstream.tls.server_name")?;
@@ -91,7 +91,7 @@ pub(super) fn read(
     if name.is_none() {
         let problem =
             "has a host that is not a name of a certificate; set upstream.tls.server_name";
-        own.push(mistake(scope, URL, problem));
+        own.push(scope.mistake(URL, problem));
     }
     let trust = match (scope.get("upstream.tls.insecure_skip_verify")?, ca) {
         (true, _) => Trust::Any,
@@ -113,11 +113,6 @@ pub(super) fn read(
     Ok(tls)
 }
 
-fn mistake(scope: Scope<'_>, key: &str, problem: impl AsRef<str>) -> Mistake {
-    let source = scope.given(key).map(|given| given.source.clone());
-    Mistake::new(source.unwrap_or(ValueSource::Config), key, problem)
-}
-
 /// What `read` makes of the file that the key names.
 fn file<T>(
     scope: Scope<'_>,
@@ -131,7 +126,7 @@ fn file<T>(
     match read(Path::new(&path)) {
         Ok(found) => Ok(Some(found)),
         Err(error) => {
-            problems.push(mistake(scope, key, error.to_string()));
+            problems.push(scope.mistake(key, error.to_string()));
             Ok(None)
         }
     }
@@ -144,12 +139,12 @@ fn unusable(scope: Scope<'_>, error: &ClientTlsError) -> Mistake {
                 "{error}, which https:// requires: install them (the package ca-certificates), or set \
                  {CA}"
             );
-            mistake(scope, URL, problem)
+            scope.mistake(URL, problem)
         }
-        ClientTlsError::Root { .. } => mistake(scope, CA, error.to_string()),
-        ClientTlsError::KeyMismatch => mistake(scope, KEY, error.to_string()),
-        ClientTlsError::Client(_) => mistake(scope, CERTIFICATE, error.to_string()),
-        ClientTlsError::Other(_) => mistake(scope, URL, error.to_string()),
+        ClientTlsError::Root { .. } => scope.mistake(CA, error.to_string()),
+        ClientTlsError::KeyMismatch => scope.mistake(KEY, error.to_string()),
+        ClientTlsError::Client(_) => scope.mistake(CERTIFICATE, error.to_string()),
+        ClientTlsError::Other(_) => scope.mistake(URL, error.to_string()),
     }
 }
 
