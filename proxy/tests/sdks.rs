@@ -70,13 +70,16 @@ fn answer(received: &ReceivedRequest, to: &mut Answer) {
     let mut path = received.path.splitn(4, '/').skip(1);
     let mut part = || path.next().unwrap_or_default();
     let (how, count, api) = (part(), part().parse::<usize>().unwrap(), part());
+    // What is not read turns the end of the connection into a reset, which may overtake the answer.
+    let length = received.field("content-length");
+    let body = to.body(length.map_or(0, |length| length.parse().unwrap()));
     let all = match api {
         "v1/chat/completions" => events(CHAT),
         "v1/responses" => events(RESPONSES),
         "v1/messages" => events(MESSAGES),
         "feed" => events(FEED),
         "ids" => feed(received),
-        "mcp" => match tool(received, to) {
+        "mcp" => match tool(&body, to) {
             Some(all) => all,
             None => return,
         },
@@ -168,10 +171,8 @@ fn feed(received: &ReceivedRequest) -> Vec<String> {
 }
 
 /// What a server of the Model Context Protocol says to a call of its tool; the rest is answered here.
-fn tool(received: &ReceivedRequest, to: &mut Answer) -> Option<Vec<String>> {
-    let length = received.field("content-length");
-    let body = to.body(length.map_or(0, |length| length.parse().unwrap()));
-    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+fn tool(body: &[u8], to: &mut Answer) -> Option<Vec<String>> {
+    let request: Value = serde_json::from_slice(body).unwrap_or_default();
     let id = &request["id"];
     let result = match request["method"].as_str() {
         Some("tools/call") => return Some(call(&request)),

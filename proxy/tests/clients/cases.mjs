@@ -79,8 +79,17 @@ export async function run(cases) {
  */
 export function* ofAnApi(api, read, proper) {
   const last = EVENTS[api];
-  const alike = ["/whole/0", "/crlf/0", "/late/0", `/cut-clean/${last}`];
-  for (const status of [400, 401, 429, 500, 529]) alike.push(`/status/${status}`);
+  for (const path of ["/whole/0", "/crlf/0", "/late/0", `/cut-clean/${last}`]) {
+    yield [
+      api + path,
+      async () => {
+        // What comes at once, with line ends by LF: no part of it depends on where reads fall.
+        const [expected] = await outcome(read(`${DIRECT}/cut-clean/${last}`));
+        assert.deepEqual(await outcome(read(THROUGH + path)), [expected, null]);
+      },
+    ];
+  }
+  const alike = [400, 401, 429, 500, 529].map((status) => `/status/${status}`);
   for (let count = 0; count < last; count++) alike.push(`/told/${count}`);
   for (const path of alike) {
     yield [

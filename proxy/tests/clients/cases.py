@@ -93,6 +93,11 @@ def of_an_api(api, read, proper, status_error, in_pieces=True):
     """
     last = EVENTS[api]
 
+    async def complete(case):
+        # What comes at once, with line ends by LF: no part of it depends on where reads fall.
+        expected, _ = await outcome(read(f"{DIRECT}/cut-clean/{last}"))
+        same(await outcome(read(THROUGH + case)), (expected, None))
+
     async def like_direct(case):
         (direct, how), (seen, error) = await both(read, case)
         same(seen, direct)
@@ -134,8 +139,9 @@ def of_an_api(api, read, proper, status_error, in_pieces=True):
         _, error = await outcome(read(f"{THROUGH}/away/0"))
         assert isinstance(error, status_error) and error.status_code == 502, repr(error)
 
-    alike = ["/whole/0", "/crlf/0", "/late/0", f"/cut-clean/{last}"]
-    alike += [f"/status/{status}" for status in (400, 401, 429, 500, 529)]
+    for case in ("/whole/0", "/crlf/0", "/late/0", f"/cut-clean/{last}"):
+        yield f"{api}{case}", complete(case)
+    alike = [f"/status/{status}" for status in (400, 401, 429, 500, 529)]
     alike += [f"/told/{count}" for count in range(last)]
     for case in alike:
         yield f"{api}{case}", like_direct(case)
