@@ -55,10 +55,23 @@ fn in_time<T>(result: std::io::Result<T>) -> Option<T> {
     }
 }
 
+/// What a connection's bytes pass through: its socket, or TLS over it.
+pub trait Transport: Read + Write + Send {
+    /// Ends the own direction.
+    fn end_output(&mut self);
+}
+
+impl Transport for TcpStream {
+    fn end_output(&mut self) {
+        // Whoever was reset meanwhile has nothing left to close.
+        let _ = self.shutdown(Shutdown::Write);
+    }
+}
+
 /// A client's connection.
 pub struct Client {
     pub socket: TcpStream,
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Box<dyn Transport>>,
 }
 
 impl Client {
@@ -76,23 +89,37 @@ impl Client {
     }
 
     fn on(socket: TcpStream) -> Self {
+        Self::over(socket, |socket| Box::new(socket))
+    }
+
+    /// Over this on top of the socket.
+    pub fn over(
+        socket: TcpStream,
+        transport: impl FnOnce(TcpStream) -> Box<dyn Transport>,
+    ) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_nodelay(true).unwrap();
-        let reader = BufReader::new(socket.try_clone().unwrap());
+        let reader = BufReader::new(transport(socket.try_clone().unwrap()));
         Self { socket, reader }
     }
 
     pub fn send(&mut self, bytes: &str) {
-        self.socket.write_all(bytes.as_bytes()).unwrap();
+        self.send_bytes(bytes.as_bytes());
     }
 
     /// Sends it if the other side takes it: it may have closed the connection.
     pub fn try_send(&mut self, bytes: &str) -> bool {
-        self.socket.write_all(bytes.as_bytes()).is_ok()
+        self.try_send_bytes(bytes.as_bytes()).is_ok()
     }
 
     pub fn send_bytes(&mut self, bytes: &[u8]) {
-        self.socket.write_all(bytes).unwrap();
+        self.try_send_bytes(bytes).unwrap();
+    }
+
+    pub fn try_send_bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let transport = self.reader.get_mut();
+        transport.write_all(bytes)?;
+        transport.flush()
     }
 
     /// The response head, in lower case, with `\n` for line ends.
@@ -202,9 +229,8 @@ impl Client {
     }
 
     /// Says that no more will come, and listens on.
-    pub fn close_own_side(&self) {
-        // Whoever was reset meanwhile has nothing left to close.
-        let _ = self.socket.shutdown(Shutdown::Write);
+    pub fn close_own_side(&mut self) {
+        self.reader.get_mut().end_output();
     }
 
     /// Goes without a farewell.

@@ -8,6 +8,7 @@ use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
 use http::{Request, Response};
 use std::net::SocketAddr;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -24,12 +25,25 @@ impl Http2 {
 
     pub async fn with(addr: SocketAddr, builder: h2::client::Builder) -> Self {
         let socket = tokio::net::TcpStream::connect(addr).await.unwrap();
-        let (requests, connection) = builder.handshake(socket).await.unwrap();
+        Self::over(socket, builder).await
+    }
+
+    pub async fn over(
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        builder: h2::client::Builder,
+    ) -> Self {
+        let (requests, connection) = builder.handshake(io).await.unwrap();
         let connection = tokio::spawn(connection);
         Self {
             requests,
             connection,
         }
+    }
+
+    /// Drops the connection without a word.
+    pub async fn vanish(self) {
+        self.connection.abort();
+        let _ = self.connection.await;
     }
 
     pub async fn send(
@@ -50,6 +64,16 @@ impl Http2 {
             }
         }
         timeout(PATIENCE, response).await.unwrap()
+    }
+
+    /// Ends the connection, and with it all streams.
+    pub async fn end(self) {
+        drop(self.requests);
+        timeout(PATIENCE, self.connection)
+            .await
+            .unwrap()
+            .unwrap()
+            .ok();
     }
 
     /// Waits until the connection has ended.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const GET: &str = "GET /held HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n";
 /// Half of an upload.
-const HALF: &str = "first";
+pub(super) const HALF: &str = "first";
 
 /// How one side goes.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ impl Watched {
 }
 
 /// What [`Watched`] asks for, and `/mute`, which gets no answer.
-fn answer(received: &ReceivedRequest, to: &mut Answer) {
+pub(super) fn answer(received: &ReceivedRequest, to: &mut Answer) {
     if received.path == "/short" {
         to.stream();
         to.chunk("data: 1\n\n");
@@ -124,11 +124,11 @@ fn upload(path: &str) -> String {
 }
 
 /// Pieces of a response, each with the event that it makes whole.
-type Pieces = &'static [(&'static str, &'static str)];
+pub(super) type Pieces = &'static [(&'static str, &'static str)];
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n";
 
-const CHUNKED: Pieces = &[
+pub(super) const CHUNKED: Pieces = &[
     (HEAD, ""),
     ("Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n", ""),
     ("11\r\nid: 1\ndata: one\n\n", "id: 1\ndata: one\n\n"),
@@ -136,7 +136,7 @@ const CHUNKED: Pieces = &[
     ("\r\n0\r\nX-Sum: 7\r\n\r\n", ""),
 ];
 
-const LENGTH: Pieces = &[
+pub(super) const LENGTH: Pieces = &[
     (HEAD, ""),
     ("Content-Length: 28\r\n\r\n", ""),
     ("id: 1\ndata: one\n\n", "id: 1\ndata: one\n\n"),
@@ -333,7 +333,7 @@ fn upload_that_breaks_off_during_its_response_fails_alone() {
         for death in DEATHS {
             let upload = upload("/early");
             death.of(watched.proxy.send_request(&upload));
-            let half = watched.proxy.send_request(&upload);
+            let mut half = watched.proxy.send_request(&upload);
             half.close_own_side();
         }
     }

@@ -53,6 +53,7 @@ mod support;
 #[cfg(target_os = "linux")]
 mod takeover;
 mod target;
+mod twins;
 mod unix_sockets;
 mod uploads;
 mod upstream_host;

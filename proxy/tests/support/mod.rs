@@ -18,6 +18,7 @@ mod client;
 pub mod http2;
 mod origin;
 pub mod tls;
+pub mod ways;
 
 use client::reset_on_close;
 pub use client::{Client, End, Gone, PATIENCE, wait_until};
@@ -109,7 +110,14 @@ pub fn activated_by(sockets: [OwnedFd; 2], names: &str, flags: &[&str]) -> Comma
 pub struct Proxy {
     child: Child,
     pub addr: SocketAddr,
-    log: Arc<(Mutex<String>, Condvar)>,
+    log: Arc<(Mutex<Log>, Condvar)>,
+}
+
+#[derive(Default)]
+struct Log {
+    text: String,
+    /// The process has ended.
+    is_over: bool,
 }
 
 impl Proxy {
@@ -214,16 +222,18 @@ impl Proxy {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = Arc::new((Mutex::new(String::new()), Condvar::new()));
+        let log = Arc::<(Mutex<Log>, Condvar)>::default();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let lines = log.clone();
         thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                let mut text = lines.0.lock().unwrap();
-                text.push_str(&line);
-                text.push('\n');
+                let mut log = lines.0.lock().unwrap();
+                log.text.push_str(&line);
+                log.text.push('\n');
                 lines.1.notify_all();
             }
+            lines.0.lock().unwrap().is_over = true;
+            lines.1.notify_all();
         });
         let mut proxy = Self {
             child,
@@ -254,27 +264,29 @@ impl Proxy {
     /// All lines with `text` in them, when there are so many.
     pub fn wait_for_log_lines(&self, text: &str, count: usize) -> Vec<String> {
         let (log, more) = &*self.log;
-        let lines = |log: &String| -> Vec<String> {
-            log.lines()
+        let lines = |log: &Log| -> Vec<String> {
+            let lines = log.text.lines();
+            lines
                 .filter(|line| line.contains(text))
                 .map(Into::into)
                 .collect()
         };
         let (log, _) = more
             .wait_timeout_while(log.lock().unwrap(), PATIENCE, |log| {
-                lines(log).len() < count
+                lines(log).len() < count && !log.is_over
             })
             .unwrap();
         let found = lines(&log);
         assert!(
             found.len() >= count,
-            "no {count} lines with {text:?} in the log:\n{log}"
+            "no {count} lines with {text:?} in the log:\n{}",
+            log.text
         );
         found
     }
 
     pub fn log(&self) -> String {
-        self.log.0.lock().unwrap().clone()
+        self.log.0.lock().unwrap().text.clone()
     }
 
     pub fn pid(&self) -> u32 {

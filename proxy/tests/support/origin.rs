@@ -1,7 +1,8 @@
 //! A server that sends exactly the bytes that a test gives it.
 
 use super::{PATIENCE, reset_on_close};
-use std::io::{BufRead, BufReader, Read, Write};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
@@ -39,14 +40,69 @@ pub struct Origin {
 /// The connection that a request came on.
 pub struct Answer {
     pub socket: TcpStream,
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Transport>,
     resets: bool,
+    is_truncated: bool,
+}
+
+/// What its bytes pass through.
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ServerConnection, TcpStream>>),
+}
+
+impl Read for Transport {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.read(bytes),
+            Self::Tls(tls) => tls.read(bytes),
+        }
+    }
+}
+
+impl Write for Transport {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.write(bytes),
+            Self::Tls(tls) => tls.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.flush(),
+            Self::Tls(tls) => tls.flush(),
+        }
+    }
+}
+
+impl Transport {
+    /// Nothing if the handshake fails.
+    fn accept(socket: TcpStream, config: Option<Arc<ServerConfig>>) -> Option<Self> {
+        let Some(config) = config else {
+            return Some(Self::Plain(socket));
+        };
+        let mut tls = StreamOwned::new(ServerConnection::new(config).unwrap(), socket);
+        while tls.conn.is_handshaking() {
+            tls.conn.complete_io(&mut tls.sock).ok()?;
+        }
+        Some(Self::Tls(Box::new(tls)))
+    }
+
+    /// Says over TLS that what was sent is complete.
+    fn end(&mut self) {
+        if let Self::Tls(tls) = self {
+            tls.conn.send_close_notify();
+            let _ = tls.conn.write_tls(&mut tls.sock);
+        }
+    }
 }
 
 impl Answer {
     /// Bytes as they are. Whether they were taken.
     pub fn raw(&mut self, bytes: &[u8]) -> bool {
-        self.socket.write_all(bytes).is_ok()
+        let to = self.reader.get_mut();
+        to.write_all(bytes).and_then(|()| to.flush()).is_ok()
     }
 
     /// The head of a chunked event stream.
@@ -88,6 +144,11 @@ impl Answer {
         self.resets = true;
     }
 
+    /// Over TLS, the connection ends without the word that what was sent is complete.
+    pub fn truncate(&mut self) {
+        self.is_truncated = true;
+    }
+
     /// Waits until the other side is gone. Whether it went in time.
     pub fn wait_for_close(&mut self) -> bool {
         // A stream that is held has to outlast everything that its test waits for.
@@ -95,7 +156,9 @@ impl Answer {
         let mut rest = Vec::new();
         match self.reader.read_to_end(&mut rest) {
             Ok(_) => true,
-            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+            Err(error) => {
+                [ErrorKind::ConnectionReset, ErrorKind::UnexpectedEof].contains(&error.kind())
+            }
         }
     }
 }
@@ -133,9 +196,25 @@ impl Origin {
         })
     }
 
+    /// On a free port, over TLS.
+    pub fn over_tls(
+        config: ServerConfig,
+        answer: impl Fn(ReceivedRequest, &mut Answer) + Send + Sync + 'static,
+    ) -> Self {
+        Self::serving("127.0.0.1:0", Some(Arc::new(config)), answer)
+    }
+
     /// On this address.
     pub fn listening(
         address: &str,
+        answer: impl Fn(ReceivedRequest, &mut Answer) + Send + Sync + 'static,
+    ) -> Self {
+        Self::serving(address, None, answer)
+    }
+
+    fn serving(
+        address: &str,
+        tls: Option<Arc<ServerConfig>>,
         answer: impl Fn(ReceivedRequest, &mut Answer) + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).unwrap();
@@ -156,23 +235,30 @@ impl Origin {
             for socket in listener.incoming().map_while(Result::ok) {
                 let (answer, open) = (answer.clone(), open.clone());
                 let (served, received) = (served.clone(), received.clone());
+                let tls = tls.clone();
                 *open.0.lock().unwrap() += 1;
                 open.1.notify_all();
                 thread::spawn(move || {
                     socket.set_nodelay(true).unwrap();
-                    let mut reader = BufReader::new(socket.try_clone().unwrap());
-                    if let Some(request) = read_request(&mut reader) {
+                    let transport = Transport::accept(socket.try_clone().unwrap(), tls);
+                    let mut reader = transport.map(BufReader::new);
+                    let request = reader.as_mut().and_then(read_request);
+                    if let (Some(request), Some(reader)) = (request, reader) {
                         served.fetch_add(1, SeqCst);
                         received.lock().unwrap().push(request.clone());
                         let mut to = Answer {
                             socket,
                             reader,
                             resets: false,
+                            is_truncated: false,
                         };
                         answer(request, &mut to);
                         if to.resets {
                             reset_on_close(&to.socket);
                         } else {
+                            if !to.is_truncated {
+                                to.reader.get_mut().end();
+                            }
                             let _ = to.socket.shutdown(Shutdown::Both);
                         }
                     }

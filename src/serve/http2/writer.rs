@@ -44,6 +44,8 @@ enum BodyEnd {
     Trailers(HeaderMap),
     /// The stream must not end properly.
     Broken,
+    /// As `Broken`, and what was sent before has been written as far as the client takes it.
+    Flushed,
 }
 
 /// Counts the event streams of a connection while it lives.
@@ -177,7 +179,6 @@ where
     /// Sends what is unsent, and the end after it, as far as the client's window allows.
     fn poll_unsent(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         let this = self.project();
-        let mut has_sent = false;
         while !this.unsent.is_empty() {
             let mut capacity = this.send.capacity();
             if capacity == 0 {
@@ -219,7 +220,6 @@ where
             if is_last {
                 return Poll::Ready(Ok(()));
             }
-            has_sent = true;
             if let Some(timer) = this.stall_timer
                 && timer.as_mut().is_satisfied_by(len)
             {
@@ -231,8 +231,10 @@ where
                 stream.set_unsent(this.unsent.len());
             }
         }
-        if has_sent && matches!(this.end, Some(BodyEnd::Broken)) {
-            // A reset discards what the connection has not written: it writes before this task is polled again.
+        if let Some(end @ BodyEnd::Broken) = this.end {
+            // A reset discards what the connection has not written, be it the head: it writes before this task is polled
+            // again.
+            *end = BodyEnd::Flushed;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -241,7 +243,7 @@ where
             None => return Poll::Ready(Ok(())),
             Some(BodyEnd::Complete) => this.send.send_data(Bytes::new(), true),
             Some(BodyEnd::Trailers(trailers)) => this.send.send_trailers(trailers),
-            Some(BodyEnd::Broken) => {
+            Some(BodyEnd::Broken | BodyEnd::Flushed) => {
                 this.send.send_reset(Reason::INTERNAL_ERROR);
                 Ok(())
             }
