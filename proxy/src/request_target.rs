@@ -30,6 +30,8 @@ const OTHER_METHODS: HeaderValue =
 pub(super) enum TargetError {
     #[error("an HTTP/1.1 request must have a Host field")]
     NoHost,
+    #[error("a redirect to https requires a Host field")]
+    NoHostToRedirect,
     #[error("the request has more than one Host field")]
     SeveralHosts,
     #[error("the Host field is not a host with an optional port: {0}")]

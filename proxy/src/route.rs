@@ -3,6 +3,7 @@
 
 mod handler;
 mod prepare;
+mod redirect;
 mod stack;
 mod table;
 #[cfg(test)]

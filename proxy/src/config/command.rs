@@ -235,6 +235,7 @@ fn value_name(kind: Kind) -> String {
         Shape::Fraction => "0..1",
         Shape::Bool => "true|false",
         Shape::BoolOrAuto => "auto|true|false",
+        Shape::BoolOrPort => "true|false|PORT",
         Shape::Text | Shape::Filled => "TEXT",
         Shape::Path => "PATH",
         Shape::Header => "NAME",

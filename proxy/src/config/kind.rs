@@ -37,6 +37,8 @@ pub enum Shape {
     Bool,
     /// `true`, `false` or `auto`.
     BoolOrAuto,
+    /// `true`, `false` or the number of a port.
+    BoolOrPort,
     /// One line of text, which may be empty.
     Text,
     /// One line of text that is not empty.

@@ -324,6 +324,7 @@ fn toml(value: &Value) -> String {
         Value::ReadyWhen(ReadyWhen::All) => quote("all"),
         Value::ReadyWhen(ReadyWhen::Routes(routes)) => array(routes.iter().cloned()),
         Value::Prefix(bits) => bits.to_string(),
+        Value::Port(port) => port.to_string(),
     }
 }
 

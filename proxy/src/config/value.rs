@@ -1,7 +1,7 @@
 //! Values: from text or TOML to a [`Kind`], with problems that name a correct value.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -58,6 +58,7 @@ pub(super) enum Value {
     Origins(Origins),
     ReadyWhen(ReadyWhen),
     Prefix(u8),
+    Port(NonZeroU16),
 }
 
 /// The problem of a URL with `..` in its path.
@@ -87,6 +88,7 @@ impl Value {
                 }
                 _ => Err(format!("{} is neither true nor false", echo(text))),
             },
+            Shape::BoolOrPort => bool_or_port(text),
             Shape::Text => line(text, true),
             Shape::Filled => line(text, false),
             Shape::Choice(words) => choice(words, text),
@@ -139,8 +141,9 @@ impl Value {
     /// Reads a value of the file, in the TOML type that is natural for the kind.
     pub(super) fn from_toml(kind: Kind, value: &DeValue<'_>) -> Result<Self, String> {
         let shape = kind.shape;
-        let number = matches!(shape, Shape::Count | Shape::Prefix | Shape::Fraction);
-        let boolean = matches!(shape, Shape::Bool | Shape::BoolOrAuto);
+        let is_port = shape == Shape::BoolOrPort;
+        let number = is_port || matches!(shape, Shape::Count | Shape::Prefix | Shape::Fraction);
+        let boolean = is_port || matches!(shape, Shape::Bool | Shape::BoolOrAuto);
         match value {
             DeValue::String(text) if shape == Shape::BoolOrAuto && text == "auto" => Ok(Self::Auto),
             DeValue::String(text) if kind.off && text == "off" => Ok(Self::Off),
@@ -234,6 +237,7 @@ fn example(kind: Kind) -> String {
         Shape::Fraction => ("a number from 0 to 1, such as 0.1", ", or \"off\""),
         Shape::Bool => ("true or false", ", or \"off\""),
         Shape::BoolOrAuto => ("true, false or \"auto\"", ", or \"off\""),
+        Shape::BoolOrPort => ("true, false or a port such as 8443", ""),
         Shape::Text | Shape::Filled => ("a text in quotes", ", or \"off\""),
         Shape::Path => ("\"/healthz\"", " or \"off\""),
         Shape::Header => ("\"x-user-id\"", " or \"off\""),
@@ -275,6 +279,19 @@ fn example(kind: Kind) -> String {
 /// The end of a list of correct values.
 fn or_off(kind: Kind) -> &'static str {
     if kind.off { ", or \"off\"" } else { "" }
+}
+
+fn bool_or_port(text: &str) -> Result<Value, String> {
+    match (text, text.parse()) {
+        ("true", _) => Ok(Value::Bool(true)),
+        ("false", _) => Ok(Value::Bool(false)),
+        // The parser takes a sign, too.
+        (_, Ok(port)) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Value::Port(port)),
+        _ => Err(format!(
+            "{} is neither a port from 1 to 65535, nor true, nor false",
+            echo(text)
+        )),
+    }
 }
 
 /// A word, or what `Host` can contain.

@@ -1,12 +1,14 @@
 //! The service of the proxy: each request is handled by the config that is active when it arrives.
 
+use super::redirect;
 use super::stack::{RouteBody, RouteService};
 use super::table::{Route, Router};
-use crate::config::{self, ListenerConfig};
+use crate::config::{self, HttpsRedirect, ListenerConfig};
 use crate::headers;
 use crate::json_stream_flag;
 use crate::request_context::{RequestContext, RequestId};
 use crate::request_log::{LoggedBody, RequestRecord};
+use crate::request_target::TargetError;
 use crate::state::ProxyState;
 use bytes::Bytes;
 use http::header::CONNECTION;
@@ -73,6 +75,21 @@ impl Service<Request<RequestBody>> for Handler {
     }
 }
 
+/// Why a request has no route. Small, as it is held while a request waits for its response.
+enum Unrouted {
+    Refused(TargetError),
+    Redirect(HttpsRedirect),
+}
+
+impl Unrouted {
+    fn answer(self, request: &mut Request<RequestBody>) -> Response<Full<Bytes>> {
+        match self {
+            Self::Refused(error) => error.answer(),
+            Self::Redirect(to) => redirect::answer(request, to),
+        }
+    }
+}
+
 async fn answer(
     router: &Router,
     listener: &ListenerConfig,
@@ -83,7 +100,13 @@ async fn answer(
     let client = router.clients.key(&*request);
     let mut context = RequestContext::new(&request, id, client);
     context.set_listener(listener.log_name(), listener.tls.is_some());
-    let route = router.route_of(&mut request, listener);
+    let route = match router.redirect_of(listener) {
+        Some(to) => Err(Unrouted::Redirect(to)),
+        None => {
+            let route = router.route_of(&mut request, listener);
+            route.map_err(Unrouted::Refused)
+        }
+    };
     let metrics = match &route {
         Ok(Some(route)) => {
             context.set_route(route.name.clone());
@@ -100,7 +123,10 @@ async fn answer(
             *response.status_mut() = StatusCode::NOT_FOUND;
             without_route(router, &request, response)
         }
-        Err(refused) => without_route(router, &request, refused.answer()),
+        Err(unrouted) => {
+            let response = unrouted.answer(&mut request);
+            without_route(router, &request, response)
+        }
     };
     let id = context.id().header_value();
     response.headers_mut().insert(X_REQUEST_ID, id);

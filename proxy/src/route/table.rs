@@ -3,7 +3,9 @@
 use super::prepare::Prepare;
 use super::stack::{self, RouteService, SharedParts};
 use crate::carryover::{Carryover, RouteLimit};
-use crate::config::{self, Config, ListenerConfig, RoutePath, Settings, TrustedHeader};
+use crate::config::{
+    self, Config, HttpsRedirect, ListenerConfig, RoutePath, Settings, TrustedHeader,
+};
 use crate::request_log::{RequestLog, RouteMetrics};
 use crate::request_target::{self, TargetError};
 use crate::upstream::{Endpoints, Upstream};
@@ -182,6 +184,13 @@ impl Router {
         let mut listeners = self.listeners.iter();
         let current = listeners.find(|current| current.name == listener.name);
         current.unwrap_or(listener)
+    }
+
+    /// Where the listener redirects requests to, if it does.
+    pub(super) fn redirect_of(&self, listener: &ListenerConfig) -> Option<HttpsRedirect> {
+        let redirect = self.current(listener).redirect;
+        // A connection over TLS may be of a listener that had the name before.
+        redirect.filter(|_| listener.tls.is_none())
     }
 
     fn route(&self, path: &RoutePath) -> Option<&Route> {

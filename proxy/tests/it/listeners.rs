@@ -1,5 +1,7 @@
 //! Several listeners: addresses with settings of their own, at the start and at reloads.
 
+mod redirect;
+
 use crate::support::{Client, Origin, Proxy, activated_by, free_address, wait_until};
 use serde_json::Value;
 use std::fs;

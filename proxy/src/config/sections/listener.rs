@@ -1,5 +1,6 @@
 //! `[[listener]]`: where clients connect, if there are several addresses or one needs settings of its own.
 
+mod redirect;
 mod tls;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use super::super::value::{Choice, choice};
 use super::client;
 use super::top::{LISTEN, trusted_proxies};
 use crate::tls::ServerTls;
+pub use redirect::HttpsRedirect;
 
 const ADDRESS: &str = "listener.address";
 const NAME: &str = "listener.name";
@@ -38,6 +40,12 @@ pub const LISTENER: Table = Table {
             "Routes that are served here, by their paths; a request for another route gets a \
                  404; default: all",
         ),
+        Key::proxy(redirect::KEY, Shape::BoolOrPort)
+            .example("true")
+            .help(
+                "Redirect each request to https at the host that it names, on port 443 (true) or another \
+                 port; no route is served; default: false",
+            ),
         Key::proxy("listener.mode", Shape::Mode)
             .example("\"660\"")
             .help("Permissions of the socket file of a Unix socket; default: listen_mode"),
@@ -103,6 +111,8 @@ pub struct ListenerConfig {
     pub http2: bool,
     /// TLS, if clients connect over it.
     pub tls: Option<ServerTls>,
+    /// Where requests are redirected to, in place of being served; never together with TLS or routes.
+    pub redirect: Option<HttpsRedirect>,
 }
 
 /// Whether connections begin with a PROXY header.
@@ -143,7 +153,8 @@ impl ListenerConfig {
     /// Whether the route of this path is served.
     pub(crate) fn serves(&self, route: &str) -> bool {
         let routes = self.routes.as_deref();
-        routes.is_none_or(|routes| routes.iter().any(|path| path == route))
+        self.redirect.is_none()
+            && routes.is_none_or(|routes| routes.iter().any(|path| path == route))
     }
 }
 
@@ -213,6 +224,7 @@ pub(in super::super) fn listeners(
                 .unwrap_or(ProxyProtocol::Off),
             http2,
             tls: tls::read(scope, http2, problems)?,
+            redirect: redirect::read(scope, problems)?,
         };
         problems.extend(untrusted_header(&config, scope)?);
         if let (Some(routes), Some(given)) = (&config.routes, scope.given(ROUTES)) {
@@ -247,6 +259,7 @@ fn of_listen(proxy: Scope<'_>, problems: &mut Vec<Mistake>) -> Result<Vec<Placed
             proxy_protocol: ProxyProtocol::Off,
             http2,
             tls: None,
+            redirect: None,
         },
         source: source.clone(),
         name_source: source.clone(),
@@ -325,8 +338,12 @@ pub(in super::super) fn warnings<'a>(
     routes: impl Iterator<Item = &'a str>,
 ) -> Vec<String> {
     let unserved = routes.filter(|route| listeners.iter().all(|listener| !listener.serves(route)));
+    let remedy = match listeners.iter().all(|it| it.redirect.is_some()) {
+        true => "add a [[listener]] without redirect_https",
+        false => "add it to listener.routes",
+    };
     unserved
-        .map(|route| format!("no listener serves the route {route}: add it to listener.routes"))
+        .map(|route| format!("no listener serves the route {route}: {remedy}"))
         .chain(tls::warnings(listeners))
         .collect()
 }

@@ -1,7 +1,7 @@
 //! From a [`Value`] to a type of the config.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -60,6 +60,7 @@ from_variant! {
     Origins => Origins,
     ReadyWhen => ReadyWhen,
     Prefix => u8,
+    Port => NonZeroU16,
 }
 
 /// Either is a list of texts.

@@ -308,6 +308,34 @@ fn problems_repeat_no_secret() {
 }
 
 #[test]
+fn port_may_be_a_boolean() {
+    let kind = Shape::BoolOrPort;
+    for (text, value) in [
+        ("true", Value::Bool(true)),
+        ("false", Value::Bool(false)),
+        ("1", Value::Port(NonZeroU16::MIN)),
+        ("65535", Value::Port(NonZeroU16::MAX)),
+    ] {
+        assert_eq!(from_text(kind, text), Ok(value.clone()));
+        assert_eq!(toml(kind, text), Ok(value));
+        assert!(
+            toml(kind, &format!("\"{text}\""))
+                .unwrap_err()
+                .contains("without quotes")
+        );
+    }
+    for text in ["0", "65536", "+443", "https", "off", "4.5"] {
+        assert!(problem(kind, text).contains("neither a port"), "{text}");
+    }
+    assert!(toml(kind, "4.5").unwrap_err().contains("neither a port"));
+    assert!(
+        toml(kind, "[443]")
+            .unwrap_err()
+            .contains("true, false or a port")
+    );
+}
+
+#[test]
 fn lists_are_arrays_in_the_file_and_commas_elsewhere() {
     let networks = toml(Shape::Networks, "[\"10.0.0.0/8\", \"::1\"]");
     assert_eq!(networks, from_text(Shape::Networks, "10.1.2.3/8, ::1"));
