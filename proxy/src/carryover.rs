@@ -4,6 +4,7 @@
 //! New streams use the current config, open ones keep the config that they opened with. Both share this:
 //! one drain, one count of each limit, one set of numbers.
 
+use super::client_keys::ClientKeys;
 use super::config::{self, Rate};
 use super::ended::EndedStreams;
 use super::overload::{Budgets, Holders};
@@ -11,7 +12,6 @@ use super::phase::Phases;
 use super::upstream::Tunnels;
 use http::Uri;
 use sse_guard::StreamRegistry;
-use sse_guard::client_key::ForwardedIp;
 use sse_guard::connection_limit::{ConnectionLimitLayer, RejectReason};
 use sse_guard::internal::LogLimits;
 use sse_guard::internal::lock;
@@ -23,7 +23,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The limits of a route.
-pub(super) type RouteLimit = ConnectionLimitLayer<ForwardedIp>;
+pub(super) type RouteLimit = ConnectionLimitLayer<ClientKeys>;
 
 /// The rate of reconnects, and how many may be under way at once.
 type ReconnectPace = (Option<Rate>, NonZeroU32);

@@ -14,6 +14,7 @@ mod admin;
 mod carryover;
 mod cgroup;
 mod cli;
+mod client_keys;
 pub mod config;
 mod config_reader;
 mod control;

@@ -1,5 +1,6 @@
 //! What is known of a request from its head on: for log lines, towards the upstream and towards the client.
 
+use crate::config::ListenerConfig;
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 use sse_guard::client_key::ClientKey;
 use sse_guard::internal::{MAX_REQUEST_ID, X_REQUEST_ID};
@@ -18,13 +19,22 @@ struct Inner {
     method: Method,
     version: Version,
     route: Option<Arc<str>>,
-    /// If it has a name in the config.
-    listener: Option<Arc<str>>,
-    /// The client connected over TLS.
-    is_tls: bool,
+    /// That of the connection.
+    listener: Option<Arc<ListenerConfig>>,
     client: Option<ClientKey>,
+    /// Most requests have none, so it takes little room.
+    identity: Option<Arc<Identity>>,
     /// As the client wrote it, without the query: tokens travel there.
     path: Box<str>,
+}
+
+/// What is known of a client beyond its address.
+#[derive(Debug)]
+struct Identity {
+    /// As a trusted proxy names it, else that of the certificate.
+    user: Arc<str>,
+    /// The subject of the certificate by which the client has connected.
+    subject: Option<Arc<str>>,
 }
 
 /// Copied for each use, so that a waiting request holds no header value.
@@ -45,8 +55,8 @@ impl RequestContext {
             version: request.version(),
             route: None,
             listener: None,
-            is_tls: false,
             client,
+            identity: None,
             path: request.uri().path().into(),
         }))
     }
@@ -59,10 +69,19 @@ impl RequestContext {
     }
 
     /// Has an effect only before the context is shared.
-    pub(crate) fn set_listener(&mut self, name: Option<&Arc<str>>, is_tls: bool) {
+    pub(crate) fn set_listener(&mut self, listener: &Arc<ListenerConfig>) {
         if let Some(inner) = Arc::get_mut(&mut self.0) {
-            inner.listener = name.cloned();
-            inner.is_tls = is_tls;
+            inner.listener = Some(listener.clone());
+        }
+    }
+
+    /// The user as a trusted proxy names it, and the subject of the client's certificate. Has an effect only before the
+    /// context is shared.
+    pub(crate) fn set_identity(&mut self, user: Option<Arc<str>>, subject: Option<Arc<str>>) {
+        let user = user.or_else(|| subject.clone());
+        let identity = user.map(|user| Arc::new(Identity { user, subject }));
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.identity = identity;
         }
     }
 
@@ -89,12 +108,23 @@ impl RequestContext {
 
     /// Nothing if it has no name in the config.
     pub(crate) fn listener(&self) -> Option<&Arc<str>> {
-        self.0.listener.as_ref()
+        self.0.listener.as_ref()?.log_name()
     }
 
     /// Whether the client connected over TLS.
     pub(crate) fn is_tls(&self) -> bool {
-        self.0.is_tls
+        let mut listener = self.0.listener.iter();
+        listener.any(|listener| listener.tls.is_some())
+    }
+
+    /// The user: as a trusted proxy names it, else that of the certificate.
+    pub(crate) fn user(&self) -> Option<&Arc<str>> {
+        self.0.identity.as_ref().map(|identity| &identity.user)
+    }
+
+    /// The subject of the certificate by which the client has connected.
+    pub(crate) fn client_subject(&self) -> Option<&str> {
+        self.0.identity.as_ref()?.subject.as_deref()
     }
 
     pub(crate) fn client(&self) -> Option<&ClientKey> {

@@ -168,6 +168,7 @@ impl RequestRecord {
             RequestsFormat::Log => tracing::info!(
                 request_id = %context.id(),
                 client = context.client().map(tracing::field::display),
+                user = context.user().map(|user| &**user),
                 method = context.method().as_str(),
                 path = context.path(),
                 route = context.route(),
@@ -201,8 +202,12 @@ impl RequestRecord {
         // Writing to a string does not fail.
         let _ = writeln!(
             line,
-            "{} - - [{}] \"{} {} {:?}\" {status} {} \"{}\" \"{}\"",
+            "{} - {} [{}] \"{} {} {:?}\" {status} {} \"{}\" \"{}\"",
             client.as_deref().unwrap_or("-"),
+            // A space would end the field.
+            Escaped(context.user().map_or("-", |user| user))
+                .to_string()
+                .replace(' ', "\\x20"),
             common_date(at),
             context.method(),
             Escaped(context.path()),
@@ -344,6 +349,24 @@ mod tests {
             line,
             "192.0.2.1 - - [26/Nov/2026:12:00:00 +0000] \"POST /a\\x22b HTTP/1.1\" 200 12 \
              \"https://a.example/page\" \"x\\x22 \u{fffd} 404 \\x09\\x5C\"\n"
+        );
+        record.dismiss_for_stream();
+    }
+
+    #[test]
+    fn combined_line_has_the_user_as_one_field() {
+        let id = RequestId::Given("id".into());
+        let mut context = RequestContext::new(&Request::new(()), id, None);
+        context.set_identity(None, Some("CN=ann,O=a \"b\"".into()));
+        let log = RequestLog {
+            requests: LogRequests::All,
+            format: RequestsFormat::Combined,
+        };
+        let record = RequestRecord::new(&Request::new(()), log, context, Arc::default());
+        let line = record.combined(200, UNIX_EPOCH);
+        assert!(
+            line.starts_with("- - CN=ann,O=a\\x20\\x22b\\x22 [01/Jan/1970:"),
+            "{line}"
         );
         record.dismiss_for_stream();
     }

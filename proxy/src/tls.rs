@@ -5,12 +5,14 @@ mod error;
 mod pem;
 mod roots;
 mod server;
+mod subject;
 mod verifier;
 
 pub(crate) use client::{ClientIdentity, ClientTls, ClientTlsError, Trust};
 pub(crate) use error::TlsFailure;
 pub(crate) use pem::{PemError, certificates, private_key};
 pub(crate) use server::{ClientAuth, ServerIdentity, ServerTls, ServerTlsError};
+pub(crate) use subject::client_subject;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{ServerName, UnixTime};

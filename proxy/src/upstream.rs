@@ -106,6 +106,7 @@ impl Upstream {
             rewrite: Rewrite {
                 trusted,
                 max_body: config.max_body,
+                client_subject: config.client_subject_header.clone(),
             },
             // A client that comes back at once finds no room.
             retry_after: settings.limit.retry_after,

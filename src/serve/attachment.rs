@@ -5,6 +5,8 @@ use super::client_io::{ClientIo, ClientSocket};
 use super::http2::InterimHeads;
 use crate::client_key::{ClientKey, PeerAddr};
 use http::{Extensions, HeaderMap, StatusCode};
+#[cfg(feature = "tls")]
+use rustls::pki_types::CertificateDer;
 use std::any::Any;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
@@ -61,6 +63,13 @@ impl ClientConnection {
             return None;
         }
         self.socket.upgrade()
+    }
+
+    /// Returns the certificate that the client has proved to have in the handshake of TLS: that of the connection, and
+    /// so of each of its requests.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate(&self) -> Option<CertificateDer<'static>> {
+        self.socket.upgrade()?.peer_certificate()
     }
 
     /// Sets the client of the connection's request; `None` if no limit applies to it.

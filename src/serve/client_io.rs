@@ -12,6 +12,8 @@ use super::registry::ConnectionEntry;
 use super::stall::{StallTimeouts, StallTimer};
 use crate::lock::lock;
 use bytes::BytesMut;
+#[cfg(feature = "tls")]
+use rustls::pki_types::CertificateDer;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -76,6 +78,11 @@ struct ClientIoState {
 impl ClientSocket {
     pub(super) fn entry(&self) -> &ConnectionEntry {
         &self.entry
+    }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+        self.socket.peer_certificate()
     }
 
     pub(super) fn attachment(&self) -> Option<Arc<dyn Attachment>> {

@@ -7,7 +7,9 @@ mod tls;
 pub use tls::TlsInfo;
 
 #[cfg(feature = "tls")]
-use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
+#[cfg(feature = "tls")]
+use rustls::{ClientConfig, ServerConfig};
 use socket2::SockRef;
 use std::io::{self, IoSlice, Read as _};
 use std::mem::MaybeUninit;
@@ -111,6 +113,14 @@ impl Io {
         match &self.0 {
             Transport::Tls(tls) => tls.has_selected(protocol),
             _ => false,
+        }
+    }
+
+    /// The certificate of the peer, if it has sent one in the handshake and a verifier of the config has accepted it.
+    pub(super) fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+        match &self.0 {
+            Transport::Tls(tls) => tls.peer_certificate(),
+            _ => None,
         }
     }
 

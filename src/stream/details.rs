@@ -23,9 +23,9 @@ pub struct Details(Arc<str>);
 #[derive(Debug)]
 pub struct RequestDetails(String);
 
-/// Extension of a request: the value of the header that the proxy was configured to read.
+/// Extension of a request: the user that sent it.
 #[derive(Clone, Debug)]
-pub struct User(pub Box<str>);
+pub struct User(pub Arc<str>);
 
 /// Extension of a request: the name of the listener that it was received on.
 #[derive(Clone, Debug)]

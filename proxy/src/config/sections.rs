@@ -37,7 +37,7 @@ pub use health::Health;
 pub use health_check::HealthCheck;
 pub use heartbeat::{Heartbeat, Style};
 pub use idle::{Idle, IdleAction};
-pub use limit::{Limit, OwnCounts, Reject};
+pub use limit::{Limit, LimitKey, OwnCounts, Reject};
 pub use listener::{HttpsRedirect, LISTENER, ListenerConfig, ProxyProtocol};
 pub use log::{Level, Log, LogFormat, LogRequests, RequestsFormat};
 pub use memory::{Budget, Budgets};

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::Uri;
 
 use super::super::path::Normalize;
+use super::super::tls::ServerTls;
 use super::RoutePath;
 use super::given::{AllValues, RouteValues, Scope, URL};
 use super::listen_address::ListenAddress;
@@ -285,6 +286,14 @@ fn warnings(config: &Config, has_catch_all: bool) -> Vec<String> {
         ListenAddress::Passed(_) => config.trusted_proxies != TrustedProxies::default(),
     });
     warnings.extend(config.admin.warning(has_proxies));
+    let mut tls = config.listeners.iter().filter_map(|it| it.tls.as_ref());
+    if !tls.any(ServerTls::requests_certificates) {
+        let upstreams = config.routes.iter().map(|route| &route.settings.upstream);
+        warnings.extend(upstream::unused_subject(upstreams));
+        if config.admin.user_header.is_none() {
+            warnings.extend(config.limit.unused_key());
+        }
+    }
     let routes = config.routes.iter().map(|route| route.path.as_str());
     warnings.extend(listener::warnings(&config.listeners, routes));
     let (fallback, routes) = match config.routes.split_last() {

@@ -1,8 +1,8 @@
 //! The service of the proxy: each request is handled by the config that is active when it arrives.
 
-use super::redirect;
 use super::stack::{RouteBody, RouteService};
 use super::table::{Route, Router};
+use super::{prepare, redirect};
 use crate::config::{self, HttpsRedirect, ListenerConfig};
 use crate::headers;
 use crate::json_stream_flag;
@@ -39,14 +39,14 @@ pub(crate) struct Handler(Arc<ListenerState>);
 /// One allocation: each connection has a handle to it.
 struct ListenerState {
     state: Arc<ProxyState>,
-    listener: ListenerConfig,
+    listener: Arc<ListenerConfig>,
 }
 
 impl Handler {
     pub(crate) fn new(state: &Arc<ProxyState>, listener: ListenerConfig) -> Self {
         Self(Arc::new(ListenerState {
             state: state.clone(),
-            listener,
+            listener: Arc::new(listener),
         }))
     }
 
@@ -92,14 +92,16 @@ impl Unrouted {
 
 async fn answer(
     router: &Router,
-    listener: &ListenerConfig,
+    listener: &Arc<ListenerConfig>,
     mut request: Box<Request<RequestBody>>,
 ) -> Response<ResponseBody> {
     let is_trusted = router.prepare.is_by_trusted(&request);
     let id = RequestId::of(request.headers_mut(), is_trusted);
     let client = router.clients.key(&*request);
     let mut context = RequestContext::new(&request, id, client);
-    context.set_listener(listener.log_name(), listener.tls.is_some());
+    context.set_listener(listener);
+    let user = router.prepare.user(&mut request);
+    context.set_identity(user, prepare::client_subject(&request, listener));
     let route = match router.redirect_of(listener) {
         Some(to) => Err(Unrouted::Redirect(to)),
         None => {
@@ -214,6 +216,7 @@ fn log_rejection(router: &Router, reason: RejectReason, context: &RequestContext
                 route = context.route(),
                 listener = context.listener().map(|name| &**name),
                 client = context.client().map(tracing::field::display),
+                user = context.user().map(|user| &**user),
                 path = context.path(),
                 request_id = %context.id(),
                 "request rejected"
@@ -276,9 +279,9 @@ mod tests {
         let route = service.call(Request::new(RequestBody::default()));
         let route = size_of_val(&*route);
         assert!((641..=896).contains(&route), "{route}");
-        let listener = &config.config.listeners[0];
+        let listener = Arc::new(config.config.listeners[0].clone());
         let request = Box::new(Request::new(RequestBody::default()));
-        let answer = answer(&router, listener, request);
+        let answer = answer(&router, &listener, request);
         let answer = size_of_val(&answer);
         assert!((385..=512).contains(&answer), "{answer}");
     }

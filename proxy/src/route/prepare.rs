@@ -1,14 +1,15 @@
 //! What a request gets before the layers of its route: family, user, client, and whether it requires a stream.
 
-use crate::config::{Config, Settings};
+use crate::config::{Config, ListenerConfig, Settings};
 use crate::headers;
 use crate::json_stream_flag::{self, StreamFlag};
 use crate::request_context::RequestContext;
 use http::{HeaderName, Request};
 use sse_guard::client_key::{ForwardedIp, PeerAddr};
 use sse_guard::early::StreamRequested;
-use sse_guard::internal::{ListenerName, User, is_json};
+use sse_guard::internal::{ClientConnection, ListenerName, User, is_json};
 use sse_guard::serve::RequestBody;
+use std::sync::Arc;
 
 /// A longer name of a user does not count.
 const MAX_USER_BYTES: usize = 256;
@@ -46,8 +47,8 @@ impl Prepare {
         if let Some(family) = settings.family {
             request.extensions_mut().insert(family);
         }
-        if let Some(user) = self.user(request) {
-            request.extensions_mut().insert(User(user));
+        if let Some(user) = context.user() {
+            request.extensions_mut().insert(User(user.clone()));
         }
         if let Some(client) = context.client() {
             // For metrics and health, which detect failures of a single client.
@@ -62,7 +63,7 @@ impl Prepare {
 
     /// The user, if a trusted proxy names exactly one. Other values do not reach the upstream, which may trust
     /// the header.
-    fn user(&self, request: &mut Request<RequestBody>) -> Option<Box<str>> {
+    pub(super) fn user(&self, request: &mut Request<RequestBody>) -> Option<Arc<str>> {
         let name = self.user_header.as_ref()?;
         let is_trusted = self.is_by_trusted(request);
         headers::remove_field(request.headers_mut(), name, is_trusted);
@@ -76,6 +77,20 @@ impl Prepare {
         let peer: Option<&PeerAddr> = request.extensions().get();
         peer.is_some_and(|peer| self.clients.is_trusted_peer(*peer))
     }
+}
+
+/// The subject of the certificate by which the client has connected, if the listener requests certificates.
+pub(super) fn client_subject(
+    request: &Request<RequestBody>,
+    listener: &ListenerConfig,
+) -> Option<Arc<str>> {
+    let tls = listener.tls.as_ref()?;
+    let connection: &ClientConnection = request.extensions().get()?;
+    let certificate = match tls.requests_certificates() {
+        true => connection.client_certificate()?,
+        false => return None,
+    };
+    crate::tls::client_subject(&certificate).map(Into::into)
 }
 
 /// Clients of LLM APIs request a stream in the body, and not all of them in the head as well.

@@ -1,11 +1,11 @@
 //! The layers of a route, from the client to the upstream.
 
 use crate::carryover::RouteLimit;
+use crate::client_keys::ClientKeys;
 use crate::config::{self, Settings};
 use crate::request_context::RequestContext;
 use crate::upstream::{Upstream, UpstreamBody};
 use http::{Request, Response};
-use sse_guard::client_key::ForwardedIp;
 use sse_guard::cors::CorsLayer;
 use sse_guard::early::EarlyBody;
 use sse_guard::metrics::MetricsLayer;
@@ -25,7 +25,7 @@ pub(super) type RouteService =
 
 /// The body of its responses: that of the upstream, behind resume and early answer, in the guard that all other
 /// layers of a stream share, unless the unavailable or the CORS layer has answered instead.
-pub(super) type RouteBody = AnswerBody<AnswerBody<Guarded<InnerBody, StackLayers<ForwardedIp>>>>;
+pub(super) type RouteBody = AnswerBody<AnswerBody<Guarded<InnerBody, StackLayers<ClientKeys>>>>;
 type InnerBody = EarlyBody<ResumeFuture, ResumeBody<UpstreamBody>>;
 type ResumeFuture = <Resume<Upstream> as Service<Request<RequestBody>>>::Future;
 

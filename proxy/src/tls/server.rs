@@ -110,6 +110,11 @@ impl ServerTls {
         &self.config
     }
 
+    /// Whether clients may have certificates.
+    pub(crate) fn requests_certificates(&self) -> bool {
+        self.identity.clients.is_some()
+    }
+
     /// The certificates that are not valid at this time, with the reason.
     pub(crate) fn invalid_at(&self, now: UnixTime) -> impl Iterator<Item = (&str, String)> {
         let certificates = self.identity.certificates.iter();

@@ -9,7 +9,7 @@ use crate::request_context::RequestContext;
 use bytes::BytesMut;
 use http::header::{ALT_SVC, CONTENT_LENGTH, EXPECT, TRAILER, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use sse_guard::client_key::{ForwardedIp, PeerAddr};
@@ -21,6 +21,8 @@ use sse_guard::serve::RequestBody;
 pub(super) struct Rewrite {
     pub(super) trusted: ForwardedIp,
     pub(super) max_body: Option<u64>,
+    /// The header with the name in the client's certificate.
+    pub(super) client_subject: Option<HeaderName>,
 }
 
 impl Rewrite {
@@ -58,6 +60,16 @@ impl Rewrite {
             let context = parts.extensions.get::<RequestContext>();
             let is_tls = context.is_some_and(RequestContext::is_tls);
             headers::forward(&mut parts.headers, peer, is_tls, &self.trusted);
+        }
+        // Behind the removal of what a client claims, which includes fields about certificates.
+        if let Some(field) = &self.client_subject {
+            headers::remove_field(&mut parts.headers, field, false);
+            let context = parts.extensions.get::<RequestContext>();
+            let name = context.and_then(RequestContext::client_subject);
+            // It is visible ASCII.
+            if let Some(Ok(name)) = name.map(HeaderValue::from_str) {
+                parts.headers.insert(field, name);
+            }
         }
         // Behind what names the client's host to the upstream.
         member.host().set(&mut parts.headers);

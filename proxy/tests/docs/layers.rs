@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "activation",
             "cgroup",
+            "client_keys",
             "control",
             "ended",
             "fd_limit",
@@ -27,7 +28,6 @@ const LAYERS: &[(&str, &[&str])] = &[
             "off_thread",
             "percent",
             "phase",
-            "request_context",
             "tls",
         ],
     ),
@@ -45,6 +45,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "health_command",
             "listen",
             "logging",
+            "request_context",
             "request_log",
             "watch",
         ],

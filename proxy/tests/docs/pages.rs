@@ -270,10 +270,12 @@ fn every_config_example_is_valid() -> Result {
     let file = folder.path().join("sse-guard.toml");
     // The files that examples name.
     let pair = rcgen::generate_simple_self_signed(["app.example".to_owned()])?;
-    fs::write(folder.path().join("app.pem"), pair.cert.pem())?;
+    for name in ["app.pem", "clients.pem"] {
+        fs::write(folder.path().join(name), pair.cert.pem())?;
+    }
     let key = pair.signing_key.serialize_pem();
     fs::write(folder.path().join("app.key"), key)?;
-    let at = format!("\"{}/app.", folder.path().display());
+    let at = format!("\"{}/", folder.path().display());
     let mut checked = 0;
     for (path, text) in pages()? {
         for block in blocks(&text, "toml") {
@@ -281,7 +283,7 @@ fn every_config_example_is_valid() -> Result {
             if block.starts_with("[dependencies]") {
                 continue;
             }
-            fs::write(&file, block.replace("\"/etc/sse-guard/app.", &at))?;
+            fs::write(&file, block.replace("\"/etc/sse-guard/", &at))?;
             let mut check = Command::new(env!("CARGO_BIN_EXE_sse-guard"));
             check.env_clear().arg("check").arg("--config").arg(&file);
             if !block.contains("[upstream]") {

@@ -1,5 +1,7 @@
 //! Clients that connect over TLS.
 
+mod client_certificates;
+
 use crate::support::tls::{Authority, Files, Pem};
 use crate::support::{Client, Origin, PATIENCE, Proxy, wait_until};
 use rustls::crypto::ring::default_provider;

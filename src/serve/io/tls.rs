@@ -229,6 +229,12 @@ impl TlsIo {
         lock(&self.session).connection().alpn_protocol() == Some(protocol)
     }
 
+    pub(super) fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+        let session = lock(&self.session);
+        // Those of the resumed session, if it is one.
+        session.connection().peer_certificates()?.first().cloned()
+    }
+
     pub(super) fn info(&self) -> TlsInfo {
         let session = lock(&self.session);
         let connection = session.connection();

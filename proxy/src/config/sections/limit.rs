@@ -10,6 +10,7 @@ use super::super::key::{Key, Table};
 use super::super::kind::Shape;
 use super::super::mistake::Mistake;
 use super::super::value::{Choice, Rate, choice, count_or_off};
+use crate::client_keys::ClientKeys;
 use sse_guard::client_key::ForwardedIp;
 use sse_guard::connection_limit::{self, ConnectionLimitLayer, SeparateCounts};
 
@@ -63,6 +64,13 @@ pub(super) const TABLE: Table = Table {
                 "Set it at least to the number of streams that a page with many tabs opens when \
                  the network returns.",
             ),
+        Key::proxy(KEY, Shape::Choice(LimitKey::WORDS))
+            .default("address")
+            .help(
+                "What limits per client count by; address; or user: the user that admin.user_header or the \
+                 client's certificate names, else the address",
+            )
+            .advice("Set it to user if many users share an address."),
         Key::proxy("limit.ipv6_prefix", Shape::Prefix)
             .default("64")
             .help("IPv6 addresses with this many leading bits in common count as one client")
@@ -107,6 +115,8 @@ pub struct Limit {
     pub rate: Option<Rate>,
     /// New streams that may exceed `rate` at once.
     pub burst: NonZeroU32,
+    /// What identifies a client.
+    pub key: LimitKey,
     /// Leading bits of an IPv6 address that identify a client; 1 to 128.
     pub ipv6_prefix: u8,
     /// Clients that are exempt from limits per address.
@@ -116,6 +126,20 @@ pub struct Limit {
     /// The delay that it gets before it may return; above zero.
     pub retry_after: Duration,
 }
+
+/// What limits per client count by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitKey {
+    /// Its address.
+    Address,
+    /// Its user, else its address.
+    User,
+}
+
+choice! { LimitKey {
+    "address" => Address,
+    "user" => User,
+} }
 
 /// The response to a client over the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +168,7 @@ pub struct OwnCounts {
     pub rate: bool,
 }
 
+const KEY: &str = "limit.key";
 const PER_IP: &str = "limit.per_ip";
 const REQUESTS_PER_IP: &str = "limit.requests_per_ip";
 
@@ -159,6 +184,7 @@ impl Limit {
             max_clients: scope.get("limit.max_clients")?,
             rate: scope.get("limit.rate")?,
             burst: scope.get("limit.burst")?,
+            key: scope.get(KEY)?,
             ipv6_prefix: ipv6_prefix(scope)?,
             allow: allow(scope)?,
             reject: scope.get("limit.reject")?,
@@ -166,8 +192,12 @@ impl Limit {
         })
     }
 
-    /// The layer, which counts by the address of `clients`.
-    pub(crate) fn layer(&self, clients: ForwardedIp) -> ConnectionLimitLayer<ForwardedIp> {
+    /// The layer, which counts by the users or addresses of `clients`.
+    pub(crate) fn layer(&self, clients: ForwardedIp) -> ConnectionLimitLayer<ClientKeys> {
+        let clients = match self.key {
+            LimitKey::Address => ClientKeys::addresses(clients),
+            LimitKey::User => ClientKeys::users(clients, &self.allow),
+        };
         let layer = ConnectionLimitLayer::with_extractor(clients)
             .per_client(self.per_ip.map(u32::from))
             .requests_per_client(self.requests_per_ip.map(u32::from))
@@ -184,6 +214,15 @@ impl Limit {
             Some(rate) => layer.rate(rate.count, rate.per, self.burst),
             None => layer,
         }
+    }
+
+    /// A key that no request has.
+    pub(in super::super) fn unused_key(&self) -> Option<String> {
+        (self.key == LimitKey::User).then(|| {
+            format!(
+                "{KEY} = \"user\" has no effect: set admin.user_header, or listener.tls.client_ca"
+            )
+        })
     }
 
     pub(in super::super) fn warning(&self) -> Option<String> {

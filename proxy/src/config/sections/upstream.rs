@@ -7,8 +7,11 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 use http::uri::Scheme;
-use http::{HeaderValue, Uri};
+use http::{HeaderName, HeaderValue, Uri};
 
 use super::super::given::{Scope, URL};
 use super::super::key::{Key, Table};
@@ -124,6 +127,14 @@ pub(super) const TABLE: Table = Table {
                 "Only for upstreams that require it: each request opens a connection. Others read \
                  X-Forwarded-For.",
             ),
+        Key::route(CLIENT_SUBJECT_HEADER, Shape::Header)
+            .or_off()
+            .default("off")
+            .help(
+                "Header in which the upstream gets the subject of the client's certificate; a field of this \
+                 name in a request is removed",
+            )
+            .advice("Requires listener.tls.client_ca. Set it for each route of an upstream that trusts the field."),
         Key::route(
             "upstream.cache_control",
             Shape::Choice(CacheControl::WORDS),
@@ -188,6 +199,8 @@ pub struct Upstream {
     pub receive_buffer: Option<usize>,
     /// The version of the PROXY header that connections begin with; none if `None`.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// The header with the subject of the client's certificate.
+    pub client_subject_header: Option<HeaderName>,
     /// Time without a byte after which a tunnel is closed; above zero; never if `None`.
     pub tunnel_idle_timeout: Option<Duration>,
     /// Its active health checks.
@@ -216,6 +229,7 @@ impl Upstream {
             title_case_headers: scope.get("upstream.title_case_headers")?,
             receive_buffer: scope.get("upstream.receive_buffer")?,
             proxy_protocol: scope.get("upstream.proxy_protocol")?,
+            client_subject_header: client_subject_header(scope, problems)?,
             tunnel_idle_timeout: tunnel::idle_timeout(scope)?,
             health_check: HealthCheck::read(scope)?,
         })
@@ -308,6 +322,50 @@ fn host_and_port(url: &Uri) -> (&str, u16) {
     let host = url.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
     (host, port(url))
+}
+
+const CLIENT_SUBJECT_HEADER: &str = "upstream.client_subject_header";
+
+/// Fields that frame or route a request, or that this proxy writes.
+fn has_a_meaning(name: &HeaderName) -> bool {
+    let known = [
+        CONNECTION,
+        CONTENT_LENGTH,
+        EXPECT,
+        FORWARDED,
+        HOST,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ];
+    known.contains(name) || name.as_str().starts_with("x-forwarded-")
+}
+
+fn client_subject_header(
+    scope: Scope<'_>,
+    problems: &mut Vec<Mistake>,
+) -> Result<Option<HeaderName>, Mistake> {
+    let name: Option<String> = scope.get(CLIENT_SUBJECT_HEADER)?;
+    let name = name.and_then(|name| name.parse().ok());
+    if name.as_ref().is_some_and(has_a_meaning) {
+        let problem =
+            "has a meaning of its own in requests; choose a name such as \"x-client-subject\"";
+        let mistake = scope.mistake(CLIENT_SUBJECT_HEADER, problem);
+        // Routes that share the key share its mistake.
+        if !problems.contains(&mistake) {
+            problems.push(mistake);
+        }
+    }
+    Ok(name)
+}
+
+/// A header that no upstream gets.
+pub(in super::super) fn unused_subject<'a>(
+    mut upstreams: impl Iterator<Item = &'a Upstream>,
+) -> Option<String> {
+    let is_set = upstreams.any(|upstream| upstream.client_subject_header.is_some());
+    is_set.then(|| format!("{CLIENT_SUBJECT_HEADER} has no effect: no listener has tls.client_ca"))
 }
 
 choice! { CacheControl {

@@ -236,3 +236,28 @@ fn warnings_of_a_route_are_its_own() {
     assert!(warnings[0].starts_with("route /b: heartbeat.interval 15s"));
     assert!(warnings[1].starts_with("limit.per_ip"));
 }
+
+#[test]
+fn subject_of_client_certificates_needs_a_field_of_its_own_and_a_listener() {
+    let text = |name: &str| format!("upstream.client_subject_header = '{name}'");
+    for name in [
+        "host",
+        "Content-Length",
+        "connection",
+        "forwarded",
+        "X-Forwarded-For",
+    ] {
+        let found = problems(&format!("upstream.url = 'http://app'\n{}", text(name)));
+        let start = "sse-guard.toml:2: upstream.client_subject_header: has a meaning of its own";
+        assert!(found.len() == 1 && found[0].starts_with(start), "{found:?}");
+    }
+    let unused = "upstream.client_subject_header has no effect: no listener has tls.client_ca";
+    assert_eq!(warnings(&text("x-client-subject")), [unused]);
+    let unused =
+        "limit.key = \"user\" has no effect: set admin.user_header, or listener.tls.client_ca";
+    assert_eq!(warnings("limit.key = 'user'"), [unused]);
+    let by_header =
+        "limit.key = 'user'\nadmin.user_header = 'x-user'\ntrusted_proxies = ['10.0.0.0/8']";
+    assert_eq!(warnings(by_header), [""; 0]);
+    assert!(problems("limit.key = 'token'")[0].contains("\"token\" is not one of address, user"));
+}
