@@ -96,6 +96,8 @@ pub mod internal {
     pub use super::attachment::{Attachment, ClientConnection};
     pub use super::group::ConnectionGroup;
     pub use super::http1::{HYPER_IDLE_TIMEOUT, log_invalid_request};
+    #[cfg(feature = "http2")]
+    pub use super::http2::PingTimer;
     pub use super::io::DetachedIo;
     pub use super::keepalive::KeepaliveOptions;
     pub use super::proxy_protocol::{ProxyHeader, ProxyHeaderError, RefusedHeader};

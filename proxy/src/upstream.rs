@@ -2,7 +2,7 @@
 //!
 //! A request goes from [`Upstream`], which has the settings of one route, to a [`Cluster`], which chooses one of its
 //! members; a member is an [`endpoint`] as the route uses it. Routes share endpoints, and so do the configs
-//! before and after a reload: [`endpoints`]. The protocol on a connection is [`http1`].
+//! before and after a reload: [`endpoints`]. The protocol on a connection is [`http1`] or [`http2`].
 
 mod address;
 mod binding;
@@ -15,6 +15,7 @@ mod error;
 mod health;
 mod host;
 mod http1;
+mod http2;
 mod member;
 mod outgoing;
 mod pins;
@@ -35,6 +36,7 @@ pub(super) use self::tunnel::Tunnels;
 use self::binding::Binding;
 use self::error::Failure;
 use self::http1::{ExchangeError, Exchanged, HeadOptions, HyperBody, Sent, StreamBody};
+use self::http2::{Http2Body, Sending};
 use self::member::Member;
 use self::outgoing::Outgoing;
 use self::progress::{Overdue, Progress};
@@ -62,8 +64,9 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower_service::Service;
 
-/// An event stream, another body that hyper reads, or a short text of the proxy.
-pub(crate) type UpstreamBody = Either<StreamBody, Either<HyperBody, Full<Bytes>>>;
+/// An event stream, a body of HTTP/2, another one that hyper reads, or a short text of the proxy.
+pub(crate) type UpstreamBody =
+    Either<StreamBody, Either<Http2Body, Either<HyperBody, Full<Bytes>>>>;
 
 /// The upstream of one route.
 #[derive(Clone)]
@@ -155,7 +158,7 @@ impl RouteUpstream {
             .request(member, request, protocol, &progress)
             .map_err(Failure::Request)?;
         let (mut response, switched) = {
-            let response = self.send(request, &upload, &progress, &mut binding, switches);
+            let response = self.send(request, &upload, &progress, &mut binding);
             self.with_head_timeout(pin!(response), &progress).await?
         };
         if binding.is_bound() {
@@ -182,15 +185,25 @@ impl RouteUpstream {
     /// Sends the request on the client's own connection if it has one, else on an idle one, else on a new one.
     async fn send(
         &self,
-        mut request: Outgoing,
+        request: Outgoing,
         upload: &Upload,
         progress: &Progress,
         binding: &mut Binding<'_>,
-        switches: bool,
     ) -> Result<Exchanged, Failure> {
         let mut used = binding.take().await;
-        // A login begins on a new connection, and so does what may be no HTTP any more.
-        if used.is_none() && !binding.is_bound() && !switches {
+        // A login begins on a new connection, and so does what may be no HTTP any more. HTTP/2 has neither.
+        let is_free = used.is_none() && !binding.is_bound() && !binding.switches();
+        let mut request = match is_free && binding.member().endpoint().http2().is_some() {
+            false => request,
+            true => {
+                let max_head = self.heads.max_bytes;
+                match http2::send(binding.member(), request, upload, max_head).await? {
+                    Sending::Response(response) => return Ok((response, None)),
+                    Sending::Http1(unsent) => unsent,
+                }
+            }
+        };
+        if is_free {
             used = binding.member().pool().take();
         }
         if let Some(socket) = used {

@@ -18,6 +18,7 @@ mod writer;
 
 pub(super) use connection::drive;
 pub(super) use interim::InterimHeads;
+pub use ping::PingTimer;
 pub(super) use preface::{has_preface, is_preface_incomplete};
 
 use std::time::Duration;

@@ -45,7 +45,7 @@ pub use resume::Resume;
 pub use rotation::Rotation;
 pub use top::{Takeover, TrustedHeader};
 pub(crate) use upstream::port as port_of;
-pub use upstream::{ProxyVersion, Unavailable, Upstream, UpstreamHost};
+pub use upstream::{Http2Mode, ProxyVersion, Unavailable, Upstream, UpstreamHost};
 
 use super::key::{Key, Table};
 

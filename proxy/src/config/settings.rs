@@ -207,6 +207,7 @@ fn read_all(values: &AllValues, problems: &mut Vec<Mistake>) -> Result<Config, M
     let mut upstreams = config.routes.iter().map(|route| &route.settings.upstream);
     if upstreams.all(|upstream| upstream.tls.is_none()) {
         config.warnings.extend(upstream::tls::unused(values));
+        config.warnings.extend(upstream::unused_http2(values));
     }
     Ok(config)
 }

@@ -21,6 +21,10 @@ pub(crate) fn describe() {
         "Open tunnels, such as WebSockets"
     );
     gauge!("sse_guard_tunnels").increment(0.0);
+    let connections = "HTTP/2 connections to upstreams";
+    let name = "sse_guard_upstream_shared_connections";
+    describe_gauge!(name, Unit::Count, connections);
+    gauge!(name).increment(0.0);
     let closed = "Tunnels that were closed because they were idle, or because memory or files ran \
                   short";
     describe_counter!("sse_guard_tunnels_closed_total", Unit::Count, closed);

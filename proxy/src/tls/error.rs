@@ -9,7 +9,7 @@ use std::io;
 const MAX_NAMES: usize = 5;
 
 /// Why a server cannot be used over TLS, and the remedy.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{cause}")]
 pub(crate) struct TlsFailure {
     cause: String,
@@ -41,6 +41,21 @@ impl TlsFailure {
             "the handshake was not over in time",
             "is it an https server? upstream.connect_timeout bounds the wait",
         )
+    }
+
+    /// ALPN has not selected HTTP/2.
+    pub(crate) fn without_http2() -> Self {
+        Self::new(
+            "it does not support HTTP/2 over TLS (ALPN)",
+            "upstream.http2 = \"auto\" uses HTTP/1.1 then; else enable HTTP/2 at the upstream",
+        )
+    }
+
+    /// Returns true if the server supports none of the protocols that it was offered.
+    pub(crate) fn is_of_alpn(error: &io::Error) -> bool {
+        let error = error.get_ref().and_then(|error| error.downcast_ref());
+        let alert = AlertDescription::NoApplicationProtocol;
+        error.is_some_and(|error: &Error| *error == Error::AlertReceived(alert))
     }
 
     /// Of an error of a connection during its handshake.
@@ -167,7 +182,7 @@ fn of_alert(alert: AlertDescription) -> TlsFailure {
         ),
         Alert::NoApplicationProtocol => TlsFailure::new(
             "it does not support HTTP/1.1 over TLS (ALPN)",
-            "enable HTTP/1.1 at the upstream",
+            "enable HTTP/1.1 at the upstream, or set upstream.http2",
         ),
         alert => TlsFailure::new(format!("it sent the alert {alert:?}"), CHECK_LOG),
     }

@@ -76,6 +76,11 @@ impl<'m> Binding<'m> {
         self.is_bound
     }
 
+    /// Whether the request offers to switch protocols.
+    pub(super) fn switches(&self) -> bool {
+        self.switches
+    }
+
     /// The client's own connection, if it has one.
     pub(super) async fn take(&mut self) -> Option<Io> {
         let client = self.client.as_ref()?;

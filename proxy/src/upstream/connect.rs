@@ -1,15 +1,18 @@
 //! Connections to an upstream: one way for requests, health checks and connection attempts.
 //!
-//! A connection is ready for HTTP: its TLS handshake is over. What ALPN has selected is part of the [`Io`].
+//! A connection is ready for HTTP: its TLS handshake is over, and the upstream's settings of HTTP/2 have come.
 
 use super::address::{Address, Transport};
 use super::dns::Resolver;
 use super::error::Failure;
+use super::http2::{self, Handshake, Http2Options};
 use super::proxy_header;
 use crate::config::{self, ProxyVersion};
 use crate::tls::{ClientTls, TlsFailure};
 use http::Uri;
+use http::uri::Scheme;
 use hyper_util::client::legacy::connect::HttpConnector;
+use rustls::ClientConfig;
 use sse_guard::internal::KeepaliveOptions;
 use sse_guard::serve::Io;
 use std::future::poll_fn;
@@ -33,6 +36,7 @@ pub(super) struct SocketOptions {
     user_timeout: Option<Duration>,
     receive_buffer: Option<usize>,
     proxy_protocol: Option<ProxyVersion>,
+    http2: Option<Http2Options>,
 }
 
 impl SocketOptions {
@@ -41,6 +45,7 @@ impl SocketOptions {
         match address.transport() {
             Transport::Unix(_) => Self {
                 proxy_protocol: config.proxy_protocol,
+                http2: Http2Options::of(config),
                 ..Self::default()
             },
             Transport::Tcp(..) => Self {
@@ -48,6 +53,7 @@ impl SocketOptions {
                 user_timeout: config.user_timeout,
                 receive_buffer: config.receive_buffer,
                 proxy_protocol: config.proxy_protocol,
+                http2: Http2Options::of(config),
             },
         }
     }
@@ -56,9 +62,20 @@ impl SocketOptions {
     pub(super) fn for_checks(self) -> Self {
         Self {
             proxy_protocol: self.proxy_protocol,
+            http2: self.http2.map(Http2Options::for_checks),
             ..Self::default()
         }
     }
+
+    pub(super) fn http2(&self) -> Option<Http2Options> {
+        self.http2
+    }
+}
+
+/// A connection by the protocol that it has.
+pub(super) enum Established {
+    Http1(Io),
+    Http2(Box<Handshake>),
 }
 
 /// Connects to one address.
@@ -67,6 +84,9 @@ pub(super) struct Connector {
     transport: Connect,
     keepalive: KeepaliveOptions,
     proxy_protocol: Option<ProxyVersion>,
+    http2: Option<Http2Options>,
+    /// Of each step.
+    limit: Option<Duration>,
 }
 
 #[derive(Clone, Debug)]
@@ -76,27 +96,22 @@ enum Connect {
         url: Uri,
         tls: Option<Tls>,
     },
-    Unix {
-        socket: Arc<Path>,
-        timeout: Option<Duration>,
-    },
+    Unix(Arc<Path>),
 }
 
 /// A handshake that follows.
 #[derive(Clone, Debug)]
 struct Tls {
     settings: ClientTls,
-    timeout: Option<Duration>,
+    /// With the protocols that are offered where HTTP/2 may be used.
+    http2: Option<Arc<ClientConfig>>,
 }
 
 impl Connector {
     /// Without a time limit.
     pub(super) fn new(address: &Address, options: SocketOptions) -> Self {
         let transport = match address.transport() {
-            Transport::Unix(socket) => Connect::Unix {
-                socket: socket.clone(),
-                timeout: None,
-            },
+            Transport::Unix(socket) => Connect::Unix(socket.clone()),
             Transport::Tcp(url, tls) => {
                 let mut connector = HttpConnector::new_with_resolver(Resolver::new());
                 // The scheme selects the port alone.
@@ -107,8 +122,12 @@ impl Connector {
                     connector,
                     url: url.clone(),
                     tls: tls.clone().map(|settings| Tls {
+                        http2: options.http2.map(|http2| {
+                            let mut config = ClientConfig::clone(settings.config());
+                            config.alpn_protocols = http2.protocols();
+                            Arc::new(config)
+                        }),
                         settings,
-                        timeout: None,
                     }),
                 }
             }
@@ -121,32 +140,60 @@ impl Connector {
             transport,
             keepalive,
             proxy_protocol: options.proxy_protocol,
+            http2: options.http2,
+            limit: None,
+        }
+    }
+
+    fn is_tls(&self) -> bool {
+        matches!(&self.transport, Connect::Tcp { tls: Some(_), .. })
+    }
+
+    /// The scheme of the requests.
+    pub(super) fn scheme(&self) -> Scheme {
+        match self.is_tls() {
+            true => Scheme::HTTPS,
+            false => Scheme::HTTP,
         }
     }
 
     /// A connector with this time limit. It is divided among the addresses of a name, so that one that does not respond
-    /// does not use up the time of the others; the lookup is not part of it. A handshake has this time once more.
+    /// does not use up the time of the others; the lookup is not part of it. A handshake of TLS has this time once more,
+    /// and so have the settings of HTTP/2.
     pub(super) fn with_timeout(&self, limit: Duration) -> Self {
         let mut this = self.clone();
-        match &mut this.transport {
-            Connect::Tcp { connector, tls, .. } => {
-                connector.set_connect_timeout(Some(limit));
-                if let Some(tls) = tls {
-                    tls.timeout = Some(limit);
-                }
-            }
-            Connect::Unix { timeout, .. } => *timeout = Some(limit),
+        this.limit = Some(limit);
+        if let Connect::Tcp { connector, .. } = &mut this.transport {
+            connector.set_connect_timeout(Some(limit));
         }
         this
     }
 
-    /// Connects without a client.
-    pub(super) async fn connect(&self) -> Result<Io, Failure> {
-        self.connect_for(None).await
+    /// Connects for HTTP/1.1, and for a client, whose address the connection begins with by option.
+    pub(super) fn connect_for(
+        &self,
+        client: Option<SocketAddr>,
+    ) -> impl Future<Output = Result<Io, Failure>> + Send + '_ {
+        self.connect(client, false)
     }
 
-    /// Connects for a client, whose address the connection begins with by option.
-    pub(super) async fn connect_for(&self, client: Option<SocketAddr>) -> Result<Io, Failure> {
+    /// Connects without a client, by the protocol that the options and the upstream select.
+    pub(super) async fn establish(&self) -> Result<Established, Failure> {
+        let socket = self.connect(None, self.http2.is_some()).await?;
+        let Some(http2) = self.http2 else {
+            return Ok(Established::Http1(socket));
+        };
+        if self.is_tls() && !http2::is_selected(&socket) {
+            return match http2.is_required() {
+                true => Err(Failure::Handshake(TlsFailure::without_http2())),
+                false => Ok(Established::Http1(socket)),
+            };
+        }
+        let handshake = Handshake::new(socket, http2, self.limit);
+        Ok(Established::Http2(Box::new(handshake.await?)))
+    }
+
+    async fn connect(&self, client: Option<SocketAddr>, is_http2: bool) -> Result<Io, Failure> {
         let mut socket: Io = match &self.transport {
             Connect::Tcp { connector, url, .. } => {
                 let mut connector = connector.clone();
@@ -159,14 +206,11 @@ impl Connector {
                     .into_inner()
                     .into()
             }
-            Connect::Unix {
-                socket,
-                timeout: limit,
-            } => {
+            Connect::Unix(socket) => {
                 // It waits only while the upstream's queue is full.
                 let connect = UnixStream::connect(socket);
-                let connected = match limit {
-                    Some(limit) => timeout(*limit, connect)
+                let connected = match self.limit {
+                    Some(limit) => timeout(limit, connect)
                         .await
                         .map_err(|late| Failure::Connect(late.into()))?,
                     None => connect.await,
@@ -188,20 +232,19 @@ impl Connector {
         }
         match &self.transport {
             // A box, as few connections are made at any time, and futures are as large as all that they await.
-            Connect::Tcp { tls: Some(tls), .. } => Box::pin(tls.handshake(socket)).await,
+            Connect::Tcp { tls: Some(tls), .. } => {
+                Box::pin(tls.handshake(socket, is_http2, self.limit)).await
+            }
             _ => Ok(socket),
         }
     }
 
-    /// Connects with a time limit that covers the lookup, too.
-    pub(super) async fn connect_within(&self, limit: Duration) -> Result<Io, Failure> {
-        let handshake = match &self.transport {
-            Connect::Tcp { tls: Some(_), .. } => limit,
-            _ => Duration::ZERO,
-        };
+    /// Connects without a client, with a time limit that covers the lookup, too.
+    pub(super) async fn establish_within(&self, limit: Duration) -> Result<Established, Failure> {
+        let steps = 1 + u32::from(self.is_tls()) + u32::from(self.http2.is_some());
         timeout(
-            limit + handshake + LOOKUP_TIMEOUT,
-            self.with_timeout(limit).connect(),
+            limit * steps + LOOKUP_TIMEOUT,
+            self.with_timeout(limit).establish(),
         )
         .await
         .map_err(|late| Failure::Connect(late.into()))?
@@ -209,16 +252,29 @@ impl Connector {
 }
 
 impl Tls {
-    async fn handshake(&self, socket: Io) -> Result<Io, Failure> {
-        let (config, name) = (self.settings.config().clone(), self.settings.name().clone());
+    async fn handshake(
+        &self,
+        socket: Io,
+        is_http2: bool,
+        limit: Option<Duration>,
+    ) -> Result<Io, Failure> {
+        let http2 = self.http2.as_ref().filter(|_| is_http2);
+        let config = http2.unwrap_or(self.settings.config()).clone();
+        let name = self.settings.name().clone();
         let connect = socket.connect_tls(config, name);
-        let connected = match self.timeout {
+        let connected = match limit {
             Some(limit) => timeout(limit, connect)
                 .await
                 .map_err(|_| Failure::Handshake(TlsFailure::timeout()))?,
             None => connect.await,
         };
-        connected.map_err(|error| Failure::Handshake(TlsFailure::of_handshake(&error)))
+        let offers_http2_alone = http2.is_some_and(|config| config.alpn_protocols.len() == 1);
+        connected.map_err(|error| {
+            Failure::Handshake(match offers_http2_alone && TlsFailure::is_of_alpn(&error) {
+                true => TlsFailure::without_http2(),
+                false => TlsFailure::of_handshake(&error),
+            })
+        })
     }
 }
 
@@ -234,10 +290,10 @@ mod tests {
         let url: Uri = format!("http://unix:{}", path.display()).parse().unwrap();
         let connector = Connector::new(&Address::of(&url, None), SocketOptions::default());
         let connector = connector.with_timeout(Duration::from_secs(5));
-        let failure = connector.connect().await.unwrap_err();
+        let failure = connector.connect_for(None).await.unwrap_err();
         assert!(matches!(failure, Failure::Connect(_)), "{failure}");
         let listener = UnixListener::bind(&path).unwrap();
-        let (connected, accepted) = tokio::join!(connector.connect(), listener.accept());
+        let (connected, accepted) = tokio::join!(connector.connect_for(None), listener.accept());
         assert!(connected.unwrap().tcp().is_none());
         accepted.unwrap();
     }

@@ -2,9 +2,9 @@
 //!
 //! | shared | by all routes with equal |
 //! | --- | --- |
-//! | reachability by requests, connection attempts | address: scheme, host and port with `upstream.tls`, or Unix socket; `upstream.proxy_protocol` |
+//! | reachability by requests, connection attempts | address: scheme, host and port with `upstream.tls`, or Unix socket; `upstream.proxy_protocol`; `upstream.http2` |
 //! | active checks | address, and settings of the check (`Host` among them) |
-//! | the pool | address, and [`SocketOptions`]: what a socket has from its start to its end |
+//! | the pool, and the connections of HTTP/2 | address, and [`SocketOptions`]: what a socket has from its start to its end |
 //! | the queue of streams that reconnect | URL, `resume.rate` and `resume.max_concurrent` |
 //! | nothing: applied for each connection | `upstream.connect_timeout` |
 //! | nothing: applied when a connection is taken from the pool and returned to it | `upstream.idle_timeout` |
@@ -13,13 +13,13 @@
 //! `upstream.max_pending` counts the requests of each route alone: a route with a low bound would otherwise get a
 //! 503 for what others wait for. Connections that carry a client's login are in no pool: see [`pins`](super::pins).
 //!
-//! The pool holds connections for one request at a time. A connection for many at once, as HTTP/2 has, stands
-//! beside it in [`Endpoint`]: it is not taken out, but used by a clone of its sender, and replaced once it is
-//! closed.
+//! The pool holds connections for one request at a time. Those of HTTP/2 stand beside it in [`Endpoint`]: a request
+//! takes a stream of one: see [`http2`](super::http2). Requests that HTTP/2 has no form for use the pool.
 
 use super::address::Address;
 use super::connect::{Connector, SocketOptions};
 use super::health::Health;
+use super::http2::Connections;
 use super::pool::Pool;
 
 /// An address with the pool of one set of socket options.
@@ -30,6 +30,8 @@ pub(super) struct Endpoint {
     /// Without a time limit, which is the route's.
     connector: Connector,
     pool: Pool,
+    /// None if HTTP/2 is never used.
+    http2: Option<Connections>,
     /// Of the address, whatever the socket options.
     health: Health,
 }
@@ -38,6 +40,7 @@ impl Endpoint {
     pub(super) fn new(address: Address, options: SocketOptions, health: Health) -> Self {
         Self {
             connector: Connector::new(&address, options),
+            http2: options.http2().map(Connections::new),
             address,
             options,
             pool: Pool::default(),
@@ -65,6 +68,18 @@ impl Endpoint {
 
     pub(super) fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    pub(super) fn http2(&self) -> Option<&Connections> {
+        self.http2.as_ref()
+    }
+
+    /// Closes connections that serve no request.
+    pub(super) fn close_idle_connections(&self) {
+        self.pool.clear();
+        if let Some(http2) = &self.http2 {
+            http2.close_idle();
+        }
     }
 
     pub(super) fn health(&self) -> &Health {

@@ -89,7 +89,7 @@ impl Endpoints {
     /// Closes connections that serve no request.
     pub(crate) fn close_idle_connections(&self) {
         for endpoint in &self.endpoints {
-            endpoint.pool().clear();
+            endpoint.close_idle_connections();
         }
     }
 
@@ -181,6 +181,37 @@ mod tests {
         let (all, routes) = endpoints(&two("upstream.url = 'http://app:81'"), None);
         assert!(!routes[0].health().is_same(routes[1].health()));
         assert_eq!(all.addresses().count(), 2);
+    }
+
+    #[test]
+    fn endpoint_of_another_protocol_shares_nothing() {
+        for (first, shares_endpoint, shares_health) in [
+            ("upstream.http2 = 'off'", true, true),
+            ("upstream.http2 = 'on'", false, false),
+            // There is no ALPN without TLS.
+            ("upstream.http2 = 'auto'", true, true),
+            (
+                "upstream.http2_max_streams = 7\nupstream.ping = 'off'",
+                true,
+                true,
+            ),
+        ] {
+            let (_, routes) = endpoints(&two(first), None);
+            let same = Arc::ptr_eq(&routes[0], &routes[1]);
+            assert_eq!(same, shares_endpoint, "{first}");
+            let same = routes[0].health().is_same(routes[1].health());
+            assert_eq!(same, shares_health, "{first}");
+        }
+        let on = |first: &str| format!("upstream.http2 = 'on'\n{}", two(first));
+        for first in [
+            "upstream.http2_max_streams = 7",
+            "upstream.ping = '7s'",
+            "upstream.max_head = '9KiB'",
+        ] {
+            let (_, routes) = endpoints(&on(first), None);
+            assert!(!Arc::ptr_eq(&routes[0], &routes[1]), "{first}");
+            assert!(routes[0].health().is_same(routes[1].health()), "{first}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::UpstreamBody;
 use super::http1::{ExchangeError, TooManyInterim};
+use super::http2::Http2Error;
 use crate::request_context::RequestContext;
 use crate::tls::TlsFailure;
 use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
@@ -28,14 +29,19 @@ pub(super) enum Failure {
     /// Behind our side of the handshake: with TLS 1.3 the server verifies the client's certificate then.
     #[error("the upstream ended the TLS connection")]
     Tls(#[source] TlsFailure),
+    /// It does not respond as a server of HTTP/2.
+    #[error("the upstream does not support HTTP/2")]
+    NoHttp2(#[source] Box<Http2Error>),
     #[error("no more files can be opened")]
     Files(#[source] BoxError),
     #[error("the upstream sent no valid response head")]
     Broken(#[source] ExchangeError),
+    #[error("the upstream ended the request without a response")]
+    Http2(#[source] Box<Http2Error>),
     #[error("the upstream sent too many interim (1xx) heads and no final one")]
-    Interim(#[source] ExchangeError),
+    Interim(#[source] BoxError),
     #[error("the head of the upstream's response is too large")]
-    LongHead(#[source] ExchangeError),
+    LongHead(#[source] BoxError),
     #[error("the upstream sent no response head in time")]
     HeadTimeout,
     #[error("the request cannot be sent to the upstream")]
@@ -53,7 +59,7 @@ pub(super) enum Failure {
     #[error("the client sent no more of the request's body in time")]
     UploadStalled,
     #[error("the request's body broke off")]
-    Upload(#[source] ExchangeError),
+    Upload(#[source] BoxError),
 }
 
 /// A limit of log lines for each kind of failure.
@@ -79,10 +85,25 @@ impl Failure {
         Self::Connect(Box::new(error))
     }
 
+    /// The last file descriptors are not for requests.
+    pub(super) fn without_files() -> Self {
+        Self::Files("the last file descriptors are reserved".into())
+    }
+
+    /// Whether the upstream could not be connected to.
+    pub(super) fn is_away(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect(_) | Self::Handshake(_) | Self::NoHttp2(_)
+        )
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::Connect(_)
             | Self::Handshake(_)
+            | Self::NoHttp2(_)
+            | Self::Http2(_)
             | Self::Tls(_)
             | Self::Broken(_)
             | Self::Interim(_)
@@ -104,6 +125,8 @@ impl Failure {
             self,
             Self::Connect(_)
                 | Self::Handshake(_)
+                | Self::NoHttp2(_)
+                | Self::Http2(_)
                 | Self::Tls(_)
                 | Self::HeadTimeout
                 | Self::Broken(_)
@@ -121,6 +144,7 @@ impl Failure {
                  bounds the wait"
             }
             Self::Handshake(failure) | Self::Tls(failure) => failure.remedy(),
+            Self::NoHttp2(error) | Self::Http2(error) => error.remedy(),
             Self::Files(_) => {
                 "it is the limit of this process, not a fault of the upstream: raise it (ulimit -n)"
             }
@@ -147,7 +171,7 @@ impl Failure {
     }
 
     /// The whole chain of causes on one line.
-    fn cause(&self) -> String {
+    pub(super) fn cause(&self) -> String {
         let mut cause = String::new();
         let mut next = self.source();
         while let Some(error) = next {
@@ -213,10 +237,10 @@ impl Failure {
     pub(super) fn answer(&self, retry_after: HeaderValue) -> Response<UpstreamBody> {
         let status = self.status();
         let text = Full::from(format!("sse-guard: {self}\n"));
-        let mut response = Response::new(Either::Right(Either::Right(text)));
+        let mut response = Response::new(Either::Right(Either::Right(Either::Right(text))));
         *response.status_mut() = status;
         response.extensions_mut().insert(OwnResponse);
-        if let Self::Connect(_) | Self::Handshake(_) = self {
+        if self.is_away() {
             response.extensions_mut().insert(Unreachable);
         }
         let headers = response.headers_mut();
@@ -234,6 +258,27 @@ impl Failure {
     }
 }
 
+impl From<Http2Error> for Failure {
+    fn from(error: Http2Error) -> Self {
+        match error {
+            Http2Error::Upload(error) => {
+                let mut next: Option<&(dyn Error + 'static)> = Some(&*error);
+                while let Some(cause) = next {
+                    if cause.is::<LengthLimitError>() {
+                        return Self::TooLong;
+                    }
+                    next = cause.source();
+                }
+                Self::Upload(error)
+            }
+            Http2Error::Interim => Self::Interim(error.into()),
+            Http2Error::LongHead(_) => Self::LongHead(error.into()),
+            Http2Error::Request(error) => Self::Request(error),
+            error => Self::Http2(Box::new(error)),
+        }
+    }
+}
+
 impl From<ExchangeError> for Failure {
     fn from(failed: ExchangeError) -> Self {
         let mut next: Option<&(dyn Error + 'static)> = Some(&failed);
@@ -242,7 +287,8 @@ impl From<ExchangeError> for Failure {
                 return Self::TooLong;
             }
             if TooManyInterim::is_why(error) {
-                return Self::Interim(failed);
+                // Not the whole of it, which may have the request.
+                return Self::Interim(TooManyInterim.into());
             }
             if let Some(failure) = error.downcast_ref().and_then(TlsFailure::of) {
                 return Self::Tls(failure);
@@ -255,10 +301,10 @@ impl From<ExchangeError> for Failure {
             .is_some_and(|cause| cause.is::<RequestBodyError>());
         match failed {
             ExchangeError::Http(error) if error.is_parse_too_large() => {
-                Self::LongHead(ExchangeError::Http(error))
+                Self::LongHead(error.into())
             }
             ExchangeError::Http(error) if error.is_user() && of_the_client => {
-                Self::Upload(ExchangeError::Http(error))
+                Self::Upload(error.into())
             }
             failed => Self::Broken(failed),
         }

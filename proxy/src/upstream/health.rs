@@ -341,7 +341,7 @@ impl Health {
         let health = self.clone();
         tokio::spawn(async move {
             let connector = health.0.connector.with_timeout(PROBE_TIMEOUT);
-            let connect = connector.connect();
+            let connect = connector.establish();
             if let Ok(Ok(_)) = tokio::time::timeout(PROBE_TIMEOUT, connect).await {
                 health.wake_streams();
                 let mut state = health.lock();

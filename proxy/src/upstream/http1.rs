@@ -17,10 +17,12 @@ mod reply;
 mod status;
 mod stream_body;
 
+pub(super) use body_length::{BodyLengthError, normalize_length};
 pub(super) use error::ExchangeError;
 pub(super) use exchange::{Exchanged, Sent, Switched, exchange};
-pub(super) use head_scan::TooManyInterim;
+pub(super) use head_scan::{MAX_INTERIM_HEADS, TooManyInterim};
 pub(crate) use hyper_body::HyperBody;
+pub(super) use interim::{end_to_end, is_forwarded};
 pub(super) use reply::HeadOptions;
 pub(super) use status::status;
 pub(crate) use stream_body::StreamBody;

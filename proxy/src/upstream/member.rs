@@ -4,10 +4,12 @@ use super::connect::Connector;
 use super::endpoint::Endpoint;
 use super::error::Failure;
 use super::host::HostField;
+use super::http2::Acquire;
 use super::pool::RoutePool;
 use crate::config::{self, unix_socket};
 use crate::fd_limit;
-use http::Uri;
+use http::uri::Scheme;
+use http::{HeaderMap, Uri};
 use sse_guard::client_key::ClientKey;
 use sse_guard::serve::Io;
 use std::net::SocketAddr;
@@ -22,6 +24,7 @@ pub(super) struct Member {
     endpoint: Arc<Endpoint>,
     /// With the route's time limit.
     connector: Connector,
+    scheme: Scheme,
     idle_timeout: Duration,
     /// A connection begins with the address of its client.
     names_client: bool,
@@ -37,6 +40,7 @@ impl Member {
         Self {
             url: config.url.clone(),
             connector: endpoint.connector().with_timeout(config.connect_timeout),
+            scheme: endpoint.connector().scheme(),
             // A connection that carries the address of its client is for no other client.
             idle_timeout: match config.proxy_protocol {
                 None => config.idle_timeout,
@@ -70,6 +74,20 @@ impl Member {
         self.endpoint.pool().for_route(self.idle_timeout)
     }
 
+    /// A connection of HTTP/2 for this route's requests.
+    pub(super) fn acquire(&self) -> Acquire<'_> {
+        Acquire {
+            connector: &self.connector,
+            idle_timeout: self.idle_timeout,
+            http1: self.pool().pool_return(&HeaderMap::new()),
+        }
+    }
+
+    /// The scheme of requests to it.
+    pub(super) fn scheme(&self) -> &Scheme {
+        &self.scheme
+    }
+
     pub(super) fn names_client(&self) -> bool {
         self.names_client
     }
@@ -77,9 +95,7 @@ impl Member {
     /// Connects for this client.
     pub(super) async fn connect(&self, client: Option<SocketAddr>) -> Result<Io, Failure> {
         if !fd_limit::has_room() {
-            return Err(Failure::Files(
-                "the last file descriptors are reserved".into(),
-            ));
+            return Err(Failure::without_files());
         }
         self.connector.connect_for(client).await
     }
@@ -91,7 +107,7 @@ impl Member {
 
     /// A request of this client failed, by a fault of the upstream.
     pub(super) fn failed(&self, failure: &Failure, client: Option<&ClientKey>) {
-        let is_away = matches!(failure, Failure::Connect(_) | Failure::Handshake(_));
+        let is_away = failure.is_away();
         let health = self.endpoint.health();
         health.failed(&self.url, &failure.with_cause(), is_away, client);
     }

@@ -57,5 +57,6 @@ mod twins;
 mod unix_sockets;
 mod uploads;
 mod upstream_host;
+mod upstream_http2;
 mod upstream_tls;
 mod waiting;

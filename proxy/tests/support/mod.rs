@@ -16,6 +16,7 @@
 mod client;
 #[path = "../../../tests/support/http2.rs"]
 pub mod http2;
+pub mod http2_origin;
 mod origin;
 pub mod tls;
 pub mod ways;

@@ -1,4 +1,4 @@
-//! Detects a client that no longer answers, RFC 9113 section 6.7.
+//! Detects a peer that no longer answers, RFC 9113 section 6.7.
 
 use h2::{Ping, PingPong};
 use std::future::Future;
@@ -11,7 +11,8 @@ use tokio::time::{Instant, Sleep, sleep};
 const PONG_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Sends a PING each interval, and expects its answer.
-pub(super) struct PingTimer {
+#[derive(Debug)]
+pub struct PingTimer {
     ping_pong: PingPong,
     interval: Duration,
     timer: Pin<Box<Sleep>>,
@@ -19,7 +20,8 @@ pub(super) struct PingTimer {
 }
 
 impl PingTimer {
-    pub(super) fn new(ping_pong: PingPong, interval: Duration) -> Self {
+    /// A timer for the connection of this handle.
+    pub fn new(ping_pong: PingPong, interval: Duration) -> Self {
         Self {
             ping_pong,
             interval,
@@ -29,7 +31,7 @@ impl PingTimer {
     }
 
     /// Ready when a PING was not answered in time.
-    pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.awaits_pong && self.ping_pong.poll_pong(cx).is_ready() {
                 self.awaits_pong = false;

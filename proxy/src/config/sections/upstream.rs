@@ -13,7 +13,7 @@ use http::header::{
 use http::uri::Scheme;
 use http::{HeaderName, HeaderValue, Uri};
 
-use super::super::given::{Scope, URL};
+use super::super::given::{AllValues, Scope, URL};
 use super::super::key::{Key, Table};
 use super::super::kind::{GIB, KIB, Shape};
 use super::super::listen_address::ListenAddress;
@@ -25,6 +25,8 @@ use super::{client, tunnel};
 use crate::tls::ClientTls;
 use sse_guard::CacheControl;
 use sse_guard::unavailable::UnavailableLayer;
+
+const HTTP2: &str = "upstream.http2";
 
 pub(super) const TABLE: Table = Table {
     name: "upstream",
@@ -135,6 +137,28 @@ pub(super) const TABLE: Table = Table {
                  name in a request is removed",
             )
             .advice("Requires listener.tls.client_ca. Set it for each route of an upstream that trusts the field."),
+        Key::route(HTTP2, Shape::Choice(Http2Mode::WORDS))
+            .default("off")
+            .help(
+                "HTTP/2 to the upstream, with many requests on one connection; on: required, by prior \
+                 knowledge over http:// and Unix sockets; auto: over https://, if the upstream selects it \
+                 (ALPN), else HTTP/1.1",
+            )
+            .advice("Set it for thousands of streams of one upstream: they share a few connections."),
+        Key::route("upstream.http2_max_streams", Shape::Count)
+            .default("1000")
+            .help(
+                "Maximum streams on one HTTP/2 connection to the upstream, which may itself allow fewer; \
+                 further streams open another connection",
+            )
+            .advice("A connection that dies interrupts all streams that it has."),
+        Key::route("upstream.ping", Shape::Duration)
+            .or_off()
+            .default("30s")
+            .help(
+                "Send a PING on HTTP/2 connections to the upstream with streams in this interval, and \
+                 drop one that does not respond within 20s",
+            ),
         Key::route(
             "upstream.cache_control",
             Shape::Choice(CacheControl::WORDS),
@@ -201,6 +225,12 @@ pub struct Upstream {
     pub proxy_protocol: Option<ProxyVersion>,
     /// The header with the subject of the client's certificate.
     pub client_subject_header: Option<HeaderName>,
+    /// Whether requests are sent by HTTP/2.
+    pub http2: Http2Mode,
+    /// Maximum streams of an HTTP/2 connection.
+    pub http2_max_streams: NonZeroU32,
+    /// Interval of PINGs on an HTTP/2 connection with streams; above zero; none if `None`.
+    pub ping: Option<Duration>,
     /// Time without a byte after which a tunnel is closed; above zero; never if `None`.
     pub tunnel_idle_timeout: Option<Duration>,
     /// Its active health checks.
@@ -213,6 +243,17 @@ impl Upstream {
         problems: &mut Vec<Mistake>,
     ) -> Result<Self, Mistake> {
         let url = scope.get(URL)?;
+        let http2 = scope.get(HTTP2)?;
+        let proxy_protocol: Option<ProxyVersion> = scope.get("upstream.proxy_protocol")?;
+        if http2 != Http2Mode::Off && proxy_protocol.is_some() {
+            let problem = "cannot be combined with upstream.proxy_protocol, which names one client for each \
+                           connection; set one of them to \"off\"";
+            let mistake = scope.mistake(HTTP2, problem);
+            // Routes that share keys share their mistakes.
+            if !problems.contains(&mistake) {
+                problems.push(mistake);
+            }
+        }
         Ok(Self {
             tls: tls::read(scope, &url, problems)?,
             url,
@@ -228,8 +269,11 @@ impl Upstream {
             max_head: scope.get("upstream.max_head")?,
             title_case_headers: scope.get("upstream.title_case_headers")?,
             receive_buffer: scope.get("upstream.receive_buffer")?,
-            proxy_protocol: scope.get("upstream.proxy_protocol")?,
             client_subject_header: client_subject_header(scope, problems)?,
+            proxy_protocol,
+            http2,
+            http2_max_streams: scope.get("upstream.http2_max_streams")?,
+            ping: scope.get("upstream.ping")?,
             tunnel_idle_timeout: tunnel::idle_timeout(scope)?,
             health_check: HealthCheck::read(scope)?,
         })
@@ -283,6 +327,34 @@ choice! { ProxyVersion {
     "v1" => V1,
     "v2" => V2,
 } }
+
+/// Whether requests to an upstream are sent by HTTP/2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http2Mode {
+    /// Never.
+    Off,
+    /// Always. The upstream must support it.
+    On,
+    /// Over TLS, if the upstream selects it by ALPN.
+    Auto,
+}
+
+choice! { Http2Mode {
+    "off" => Off,
+    "on" => On,
+    "auto" => Auto,
+} }
+
+/// A warning that `auto` is set where no upstream has TLS.
+pub(in super::super) fn unused_http2(values: &AllValues) -> Option<String> {
+    let mut given = values.routes().filter_map(|scope| scope.given(HTTP2));
+    let is_auto = given.any(|given| matches!(&given.value, Value::Text(word) if word == "auto"));
+    is_auto.then(|| {
+        "upstream.http2 = \"auto\" has no effect: no upstream.url begins with https://, and HTTP/1.1 is used \
+         without TLS; set it to \"on\" for upstreams that support HTTP/2 with prior knowledge"
+            .to_owned()
+    })
+}
 
 /// The `Host` of requests to an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::super::kind::Shape;
-use super::super::sections::{IdleAction, KEYS, OwnCounts, Style, TrustedHeader};
+use super::super::sections::{Http2Mode, IdleAction, KEYS, OwnCounts, Style, TrustedHeader};
 use super::super::source::tests::{config, from_file, problems, warnings};
 use super::*;
 use sse_guard::idle_timeout::EventTimeout;
@@ -260,4 +260,34 @@ fn subject_of_client_certificates_needs_a_field_of_its_own_and_a_listener() {
         "limit.key = 'user'\nadmin.user_header = 'x-user'\ntrusted_proxies = ['10.0.0.0/8']";
     assert_eq!(warnings(by_header), [""; 0]);
     assert!(problems("limit.key = 'token'")[0].contains("\"token\" is not one of address, user"));
+}
+
+#[test]
+fn http2_to_upstreams_is_one_of_its_words_and_excludes_the_proxy_protocol() {
+    const URL: &str = "upstream.url = 'http://app'";
+    let http2 = |lines: &str| {
+        let config = config(&format!("{URL}\n{lines}"));
+        config.routes[0].settings.upstream.http2
+    };
+    assert_eq!(http2(""), Http2Mode::Off);
+    assert_eq!(http2("upstream.http2 = 'on'"), Http2Mode::On);
+    for (lines, problem) in [
+        ("upstream.http2 = 'h2c'", "upstream.http2"),
+        (
+            "upstream.http2_max_streams = 0",
+            "upstream.http2_max_streams",
+        ),
+        ("upstream.ping = '0s'", "upstream.ping"),
+        (
+            "upstream.http2 = 'on'\nupstream.proxy_protocol = 'v2'",
+            "upstream.http2: cannot be combined with upstream.proxy_protocol",
+        ),
+    ] {
+        let found = problems(&format!("{URL}\n{lines}"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains(problem), "{found:?}");
+    }
+    let found = warnings("upstream.http2 = 'auto'");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("has no effect"), "{found:?}");
 }

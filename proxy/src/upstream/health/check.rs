@@ -1,9 +1,10 @@
 //! Active health checks of upstreams.
 
-use super::super::connect::Connector;
+use super::super::connect::{Connector, Established};
 use super::super::error::Failure;
 use super::super::host::HostField;
 use super::super::http1;
+use super::super::http2;
 use super::super::outgoing::{BoxedBody, nothing};
 use crate::config;
 use http::header::{CONNECTION, HOST, USER_AGENT};
@@ -73,15 +74,25 @@ impl ActiveCheck {
 
     /// Checks the upstream that `connector` connects to.
     pub(super) async fn run(&self, connector: &Connector) -> Result<(), CheckError> {
-        let socket = connector.connect_within(self.connect_timeout).await?;
+        let established = connector.establish_within(self.connect_timeout).await?;
         let Some(path) = &self.path else {
             return Ok(());
         };
-        let answered = http1::status(socket, self.request(path), self.title_case);
-        let status = timeout(self.timeout, answered)
+        let request = self.request(path);
+        let answered = async {
+            match established {
+                Established::Http1(socket) => {
+                    Ok(http1::status(socket, request, self.title_case).await?)
+                }
+                Established::Http2(handshake) => {
+                    http2::status(*handshake, request, &connector.scheme()).await
+                }
+            }
+        };
+        let status: Result<StatusCode, Failure> = timeout(self.timeout, answered)
             .await
-            .map_err(|_| Failure::HeadTimeout)?
-            .map_err(Failure::from)?;
+            .map_err(|_| Failure::HeadTimeout)?;
+        let status = status?;
         if status.is_success() || status.is_redirection() {
             Ok(())
         } else {

@@ -73,7 +73,10 @@ impl BodyLength {
         match coding {
             Some(_) if head.version != Version::HTTP_11 => Err(BodyLengthError::Version),
             Some(coding) => coding,
-            None => length(&mut head.headers),
+            None => Ok(match normalize_length(&mut head.headers)? {
+                Some(length) => Self::Length(length),
+                None => Self::Close,
+            }),
         }
     }
 }
@@ -96,8 +99,10 @@ fn coding(headers: &HeaderMap) -> Option<Result<BodyLength, BodyLengthError>> {
     })
 }
 
-/// The end by Content-Length. Equal values become one.
-fn length(headers: &mut HeaderMap) -> Result<BodyLength, BodyLengthError> {
+/// The length by Content-Length. Equal values become one.
+pub(in crate::upstream) fn normalize_length(
+    headers: &mut HeaderMap,
+) -> Result<Option<u64>, BodyLengthError> {
     let mut found = None;
     let mut count = 0;
     for field in headers.get_all(CONTENT_LENGTH) {
@@ -114,12 +119,12 @@ fn length(headers: &mut HeaderMap) -> Result<BodyLength, BodyLengthError> {
         }
     }
     let Some(length) = found else {
-        return Ok(BodyLength::Close);
+        return Ok(None);
     };
     if count > 1 || headers.get(CONTENT_LENGTH).is_some_and(has_leading_zero) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    Ok(BodyLength::Length(length))
+    Ok(Some(length))
 }
 
 #[cfg(test)]

@@ -79,7 +79,8 @@ pub(in crate::upstream) async fn exchange(
             ahead,
             lease: binding.tunnel(),
         };
-        let body = Either::Right(Either::Left(HyperBody::new(incoming, upload)));
+        let body = HyperBody::new(incoming, upload);
+        let body = Either::Right(Either::Right(Either::Left(body)));
         return Ok((Response::from_parts(parts, body), Some(switched)));
     }
     // RFC 9110 section 15.5.9: on a connection that was used before it may be of the wait for a
@@ -105,7 +106,8 @@ pub(in crate::upstream) async fn exchange(
         let has_chunks = !incoming.is_end_stream() && matches!(length, BodyLength::Chunked(_));
         gate.open(has_chunks);
         tokio::spawn(rest(sender, driver, gate, pool_return));
-        Either::Right(Either::Left(HyperBody::new(incoming, upload)))
+        let body = HyperBody::new(incoming, upload);
+        Either::Right(Either::Right(Either::Left(body)))
     };
     Ok((Response::from_parts(parts, body), None))
 }

@@ -5,7 +5,7 @@ use std::io;
 
 /// Interim responses ahead of the final one. An upstream sends one or two, or one for each step of
 /// long work; hyper would read them without end.
-const MAX_INTERIM_HEADS: u32 = 32;
+pub(in crate::upstream) const MAX_INTERIM_HEADS: u32 = 32;
 /// Bytes of all of them; hyper allows as many for one head.
 const MAX_INTERIM_BYTES: usize = 408 * 1024;
 

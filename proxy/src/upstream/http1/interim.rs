@@ -19,12 +19,13 @@ pub(super) fn forward<B>(request: &mut Request<B>, client: &ClientConnection) {
 /// RFC 9110 section 15.2: a proxy forwards all of them, unknown ones too, but for those that it caused itself.
 /// 100 is such a one: `Expect` is answered on the client's connection as soon as the body is read, and a client
 /// without it does not wait for one. 101 is final for its connection, and comes as the response.
-fn is_forwarded(status: StatusCode) -> bool {
+pub(in crate::upstream) fn is_forwarded(status: StatusCode) -> bool {
     let is_own = [StatusCode::CONTINUE, StatusCode::SWITCHING_PROTOCOLS].contains(&status);
     status.is_informational() && !is_own
 }
 
-fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+/// The fields of an interim head that are forwarded.
+pub(in crate::upstream) fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let mut headers = headers.clone();
     remove_hop_by_hop(&mut headers, Options::All);
     // RFC 9110 section 8.6 forbids it here. A client that takes the head for the final one would wait for a body.
