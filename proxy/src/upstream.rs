@@ -198,7 +198,7 @@ impl RouteUpstream {
             true => {
                 let max_head = self.heads.max_bytes;
                 match http2::send(binding.member(), request, upload, max_head).await? {
-                    Sending::Response(response) => return Ok((response, None)),
+                    Sending::Response(response) => return Ok((*response, None)),
                     Sending::Http1(unsent) => unsent,
                 }
             }

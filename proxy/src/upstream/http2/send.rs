@@ -16,7 +16,7 @@ const MAX_REPEATS: u32 = 2;
 
 /// What becomes of a request.
 pub(in crate::upstream) enum Sending {
-    Response(Response<UpstreamBody>),
+    Response(Box<Response<UpstreamBody>>),
     /// It is to be sent by HTTP/1.1.
     Http1(Outgoing),
 }
@@ -63,7 +63,7 @@ async fn send_on(
             error,
             request: again,
         } = match exchange(slot, request, options).await {
-            Ok(response) => return Ok(Sending::Response(response)),
+            Ok(response) => return Ok(Sending::Response(Box::new(response))),
             Err(failed) => failed,
         };
         let Some(again) = again else {
