@@ -10,7 +10,9 @@ use crate::support::http2_origin::{Command, Exchange, Http2Origin, send};
 use crate::support::{Client, End, Proxy, wait_until};
 use h2::Reason;
 use h2::server::Builder;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 const ON: &str = "--upstream-http2=on";
@@ -132,6 +134,51 @@ fn stream_of_a_client_that_disconnects_is_cancelled_and_its_place_is_free() {
         runtime.block_on(seen.notified());
     }
     assert_eq!(origin.connections(), 1);
+}
+
+#[test]
+fn clients_that_cancel_their_requests_end_no_other_stream() {
+    // As an upstream does that protects itself from resets ahead of its responses.
+    let resets = Arc::new(Mutex::new(HashMap::<usize, usize>::new()));
+    let origin = Http2Origin::start(move |mut exchange: Exchange| {
+        let resets = resets.clone();
+        async move {
+            if exchange.path() != "/slow" {
+                let mut stream = exchange.stream();
+                send(&mut stream, "data: 1\n\n").await;
+                exchange.until_reset(&mut stream).await;
+                return;
+            }
+            let reset = poll_fn(|cx| exchange.respond.poll_reset(cx)).await;
+            let count = {
+                let mut resets = resets.lock().unwrap();
+                let count = resets.entry(exchange.connection).or_default();
+                *count += 1;
+                *count
+            };
+            if reset.is_ok() && count == 80 {
+                exchange.command(Command::Drop);
+            }
+        }
+    });
+    let flags = [
+        ON,
+        "--limit-rate=off",
+        "--resume-mode=off",
+        "--client-max-connections=off",
+    ];
+    let proxy = Proxy::start(origin.addr, &flags);
+    let mut client = streams(&proxy, 1).remove(0);
+    for count in 2..150 {
+        let slow = proxy.get("/slow");
+        wait_until("the request", || origin.requests().len() == count);
+        drop(slow);
+    }
+    assert!(origin.connections() > 2);
+    // The first one is kept for its stream.
+    wait_until("the end of the others", || origin.open() == 2);
+    assert!(client.try_send("x"));
+    assert!(!proxy.log().contains("upstream_error"), "{}", proxy.log());
 }
 
 #[test]

@@ -18,6 +18,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// How long the upstream has to close a connection without streams after GOAWAY.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Upstreams count requests that are reset ahead of their response, and close a connection on which they are many:
+/// CVE-2023-44487. A connection with this many, and this share of all of its requests, takes no more streams: a client that
+/// cancels its requests must not end the streams of others.
+const MAX_EARLY_RESETS: u32 = 50;
+const MAX_EARLY_SHARE: u32 = 4;
+
 /// A connection, as its streams and the set of connections hold it.
 #[derive(Debug)]
 pub(super) struct SharedConnection {
@@ -30,7 +36,10 @@ struct State {
     /// None once it takes no more streams.
     sender: Option<SendRequest<Bytes>>,
     streams: usize,
-    has_had_streams: bool,
+    /// Requests that were sent.
+    requests: u32,
+    /// Those that were reset ahead of their response.
+    early_resets: u32,
     /// Without a stream since then.
     idle_since: Instant,
     /// When it is closed, if it has no stream until then.
@@ -65,7 +74,8 @@ impl SharedConnection {
             state: Mutex::new(State {
                 sender: Some(sender),
                 streams: 0,
-                has_had_streams: false,
+                requests: 0,
+                early_resets: 0,
                 idle_since: now,
                 idle_until: now + idle_timeout,
                 driver: None,
@@ -83,8 +93,7 @@ impl SharedConnection {
     /// A stream of it, unless it takes no more of them, or was idle for this timeout.
     pub(super) fn slot(self: &Arc<Self>, idle_timeout: Duration) -> Option<Slot> {
         let mut state = lock(&self.state);
-        if state.streams == 0 && state.has_had_streams && state.idle_since.elapsed() >= idle_timeout
-        {
+        if state.streams == 0 && state.requests > 0 && state.idle_since.elapsed() >= idle_timeout {
             return None;
         }
         let has_room = state.has_room(self.max_streams);
@@ -162,7 +171,7 @@ impl Slot {
 
     /// Whether the connection has not been used before.
     pub(super) fn is_first(&self) -> bool {
-        !lock(&self.connection.state).has_had_streams
+        lock(&self.connection.state).requests == 0
     }
 
     /// Opens the stream. An error means that nothing was sent.
@@ -173,13 +182,26 @@ impl Slot {
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         let sender = {
             let mut state = lock(&self.connection.state);
-            state.has_had_streams = true;
+            state.requests = state.requests.saturating_add(1);
             state.sender.clone()
         };
         match sender {
             // A clone is not bound to the request before, which may wait for the upstream's limit.
             Some(mut sender) => sender.send_request(head, is_over),
             None => Err(h2::Reason::REFUSED_STREAM.into()),
+        }
+    }
+
+    /// The stream is reset ahead of its response.
+    pub(super) fn note_early_reset(&self) {
+        let is_too_many = {
+            let mut state = lock(&self.connection.state);
+            state.early_resets += 1;
+            state.early_resets >= MAX_EARLY_RESETS
+                && state.early_resets >= state.requests / MAX_EARLY_SHARE
+        };
+        if is_too_many {
+            self.connection.close();
         }
     }
 

@@ -72,6 +72,8 @@ pub(super) async fn exchange(
         false => UploadState::Running(Box::new(Uploader::new(body, send))),
     };
     let mut waiting = Waiting {
+        slot: &slot,
+        is_over: false,
         again: Some(Box::new(Again {
             parts,
             timer: Box::pin(sleep(KEPT_FOR)),
@@ -82,11 +84,7 @@ pub(super) async fn exchange(
         client,
     };
     let result = poll_fn(|cx| waiting.poll(cx)).await;
-    let Waiting {
-        again: kept,
-        upload,
-        ..
-    } = waiting;
+    let (kept, upload) = waiting.into_parts();
     let (mut response, recv) = match result {
         Ok(response) => response.into_parts(),
         Err(error) => {
@@ -160,7 +158,10 @@ impl UploadState {
 }
 
 /// A request that waits for the head of its response.
-struct Waiting {
+struct Waiting<'a> {
+    slot: &'a Slot,
+    /// The stream has ended, or its response has begun.
+    is_over: bool,
     again: Option<Box<Again>>,
     response: ResponseFuture,
     upload: UploadState,
@@ -174,7 +175,21 @@ struct Again {
     timer: Pin<Box<Sleep>>,
 }
 
-impl Waiting {
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.slot.note_early_reset();
+        }
+    }
+}
+
+impl Waiting<'_> {
+    /// What is left when the wait is over.
+    fn into_parts(mut self) -> (Option<Box<Again>>, UploadState) {
+        let upload = std::mem::replace(&mut self.upload, UploadState::Forgotten);
+        (self.again.take(), upload)
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<RecvStream>, Http2Error>> {
         if let Some(again) = &mut self.again
             && again.timer.as_mut().poll(cx).is_ready()
@@ -183,9 +198,13 @@ impl Waiting {
             self.upload.forget();
         }
         self.upload.poll(cx).map_err(Http2Error::Upload)?;
-        ready!(self.poll_interim(cx))?;
-        let response = ready!(Pin::new(&mut self.response).poll(cx));
-        Poll::Ready(response.map_err(Http2Error::of_stream))
+        let response = match ready!(self.poll_interim(cx)) {
+            Ok(()) => ready!(Pin::new(&mut self.response).poll(cx)).map_err(Http2Error::of_stream),
+            Err(error) => Err(error),
+        };
+        // A reset from now on is due to the upstream.
+        self.is_over = true;
+        Poll::Ready(response)
     }
 
     /// Ready when the next head is the final one.

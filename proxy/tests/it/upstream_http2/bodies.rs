@@ -89,6 +89,20 @@ fn upload_that_breaks_off_cancels_the_stream() {
 }
 
 #[test]
+fn upload_beyond_its_limit_is_a_413() {
+    let origin = Http2Origin::start(|mut exchange: Exchange| async move {
+        exchange.read().await;
+        exchange.text(200, "ok");
+    });
+    let proxy = Proxy::start(origin.addr, &[ON, "--upstream-max-body=1KiB"]);
+    let body = "x".repeat(2000);
+    let mut client = proxy.send_request(&format!(
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n7d0\r\n{body}\r\n0\r\n\r\n"
+    ));
+    assert_eq!(status(&client.head()), "413");
+}
+
+#[test]
 fn responses_without_a_body_end_with_their_head() {
     let origin = Http2Origin::start(|mut exchange: Exchange| async move {
         let mut head = Response::builder().status(match exchange.path() {
