@@ -10,11 +10,12 @@ use rustls::ServerConfig;
 use sse_guard::serve::Io;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
@@ -65,8 +66,33 @@ impl Http2Origin {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        Self::on(None, builder, tls, answer)
+    }
+
+    /// On this Unix socket.
+    pub fn unix<F>(path: &Path, answer: impl Fn(Exchange) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::on(Some(path), Builder::new(), None, answer)
+    }
+
+    fn on<F>(
+        path: Option<&Path>,
+        builder: Builder,
+        tls: Option<ServerConfig>,
+        answer: impl Fn(Exchange) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
+        let unix = path.map(|path| {
+            let unix = std::os::unix::net::UnixListener::bind(path).unwrap();
+            unix.set_nonblocking(true).unwrap();
+            unix
+        });
         let this = Self {
             addr: listener.local_addr().unwrap(),
             connections: Arc::default(),
@@ -84,12 +110,15 @@ impl Http2Origin {
                 .build();
             runtime.unwrap().block_on(async {
                 let listener = TcpListener::from_std(listener).unwrap();
+                let unix = unix.map(|unix| UnixListener::from_std(unix).unwrap());
                 loop {
-                    let (socket, _) = listener.accept().await.unwrap();
+                    let mut io = match &unix {
+                        Some(unix) => Io::from(unix.accept().await.unwrap().0),
+                        None => Io::from(listener.accept().await.unwrap().0),
+                    };
                     let number = connections.fetch_add(1, SeqCst);
                     let (sender, receiver) = unbounded_channel();
                     commands.lock().unwrap().push(sender.clone());
-                    let mut io = Io::from(socket);
                     if let Some(tls) = &tls {
                         io = io.accept_tls(tls.clone()).unwrap();
                     }

@@ -77,7 +77,7 @@ impl SharedConnection {
                 requests: 0,
                 early_resets: 0,
                 idle_since: now,
-                idle_until: now + idle_timeout,
+                idle_until: now + Duration::from_millis(millis(idle_timeout).into()),
                 driver: None,
                 is_ping_timeout: false,
             }),
@@ -96,14 +96,13 @@ impl SharedConnection {
         if state.streams == 0 && state.requests > 0 && state.idle_since.elapsed() >= idle_timeout {
             return None;
         }
-        let has_room = state.has_room(self.max_streams);
-        if !has_room {
+        if !state.has_room(self.max_streams) {
             return None;
         }
         state.streams += 1;
         Some(Slot {
             connection: self.clone(),
-            idle_millis: u32::try_from(idle_timeout.as_millis()).unwrap_or(u32::MAX),
+            idle_millis: millis(idle_timeout),
         })
     }
 
@@ -149,6 +148,11 @@ impl SharedConnection {
             driver.wake();
         }
     }
+}
+
+/// At most 49 days.
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 impl State {

@@ -25,6 +25,8 @@ const MAX_SEND_BUFFER: usize = 16 * 1024;
 /// How many small DATA frames a stream may have received and not delivered, counted over all streams of a connection: the
 /// crate closes it beyond that. One event a frame is usual, and clients that do not read must not end the others' streams.
 const SMALL_FRAMES_PER_STREAM: usize = 2048;
+/// Of a connection with few streams.
+const MIN_SMALL_FRAMES: usize = 256 * 1024;
 /// What the crate counts for one of them.
 const SMALL_FRAME_COST: usize = 256;
 /// Frames of streams that were reset are ignored for this long: they were sent before the reset had arrived.
@@ -99,6 +101,8 @@ impl Handshake {
 
 fn builder(options: Http2Options) -> Builder {
     let streams = options.max_streams as usize;
+    let small_frames = streams.saturating_mul(SMALL_FRAMES_PER_STREAM);
+    let small_frames = small_frames.max(MIN_SMALL_FRAMES);
     let connection_window = STREAM_WINDOW.saturating_mul(options.max_streams);
     let max_head = options.max_head.saturating_mul(HEAD_SLACK);
     let mut builder = Builder::new();
@@ -109,7 +113,7 @@ fn builder(options: Http2Options) -> Builder {
         .initial_connection_window_size(connection_window.min(MAX_WINDOW))
         .max_header_list_size(u32::try_from(max_head).unwrap_or(u32::MAX))
         .max_send_buffer_size(MAX_SEND_BUFFER)
-        .data_frame_budget(streams.saturating_mul(SMALL_FRAMES_PER_STREAM * SMALL_FRAME_COST))
+        .data_frame_budget(small_frames.saturating_mul(SMALL_FRAME_COST))
         .reset_stream_duration(RESET_MEMORY)
         .max_concurrent_reset_streams(MAX_RESET_MEMORY)
         .max_local_error_reset_streams(Some(MAX_STREAM_ERRORS));

@@ -4,6 +4,7 @@ use super::*;
 use crate::support::PATIENCE;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::thread;
 
 const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
@@ -59,6 +60,11 @@ fn begin(socket: &mut TcpStream) -> Option<u32> {
     socket.set_read_timeout(Some(10 * PATIENCE)).unwrap();
     socket.write_all(&frame(SETTINGS, 0, 0, b"")).ok()?;
     socket.read_exact(&mut [0; PREFACE]).ok()?;
+    next_request(socket)
+}
+
+/// The stream of the next request.
+fn next_request(socket: &mut TcpStream) -> Option<u32> {
     loop {
         let mut head = [0; 9];
         socket.read_exact(&mut head).ok()?;
@@ -68,6 +74,101 @@ fn begin(socket: &mut TcpStream) -> Option<u32> {
             return Some(u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
         }
     }
+}
+
+/// A literal field with a new name, without Huffman coding: RFC 7541 section 6.2.2.
+fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut field = vec![0];
+    for text in [name, value] {
+        assert!(text.len() < 127, "one byte");
+        field.push(text.len() as u8);
+        field.extend(text);
+    }
+    field
+}
+
+/// An upstream that answers its requests with these heads in turn, and then with plain responses.
+fn answering(heads: Vec<Vec<u8>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let heads = Arc::new(Mutex::new(heads.into_iter()));
+    thread::spawn(move || {
+        for mut socket in listener.incoming().map_while(Result::ok) {
+            let heads = heads.clone();
+            thread::spawn(move || {
+                let mut stream = begin(&mut socket);
+                while let Some(id) = stream {
+                    let head = heads.lock().unwrap().next().unwrap_or(vec![OK]);
+                    let frame = frame(HEADERS, END_HEADERS | END_STREAM, id, &head);
+                    if socket.write_all(&frame).is_err() {
+                        return;
+                    }
+                    stream = next_request(&mut socket);
+                }
+            });
+        }
+    });
+    address
+}
+
+/// By RFC 9113 section 8.
+#[test]
+fn malformed_heads_are_a_502() {
+    let ok = (&b":status"[..], &b"200"[..]);
+    let cases: &[(&str, &[(&[u8], &[u8])])] = &[
+        ("no status", &[(b"x", b"1")]),
+        ("an empty status", &[(b":status", b"")]),
+        ("a status of two digits", &[(b":status", b"99")]),
+        ("a status of four digits", &[(b":status", b"2000")]),
+        ("a status that is not a number", &[(b":status", b"2xx")]),
+        ("two statuses", &[ok, (b":status", b"404")]),
+        ("a status behind a field", &[(b"x", b"1"), ok]),
+        ("a protocol switch", &[(b":status", b"101")]),
+        ("an unknown pseudo-header", &[ok, (b":x", b"1")]),
+        ("a name in upper case", &[ok, (b"X-Name", b"1")]),
+        ("a name with a space", &[ok, (b"x name", b"1")]),
+        ("a name with a colon", &[ok, (b"x:name", b"1")]),
+        ("an empty name", &[ok, (b"", b"1")]),
+        ("a value with a line end", &[ok, (b"x", b"1\r\ny: 2")]),
+        ("a value with a NUL", &[ok, (b"x", b"1\0")]),
+        ("Connection", &[ok, (b"connection", b"close")]),
+        ("Keep-Alive", &[ok, (b"keep-alive", b"timeout=5")]),
+        ("Proxy-Connection", &[ok, (b"proxy-connection", b"close")]),
+        (
+            "Transfer-Encoding",
+            &[ok, (b"transfer-encoding", b"chunked")],
+        ),
+        ("Upgrade", &[ok, (b"upgrade", b"websocket")]),
+        (
+            "two lengths",
+            &[ok, (b"content-length", b"0"), (b"content-length", b"1")],
+        ),
+        (
+            "a length that is not a number",
+            &[ok, (b"content-length", b"x")],
+        ),
+        ("a length with a sign", &[ok, (b"content-length", b"+0")]),
+        ("a length without data", &[ok, (b"content-length", b"9")]),
+    ];
+    let block = |fields: &[(&[u8], &[u8])]| -> Vec<u8> {
+        let fields = fields.iter();
+        fields
+            .flat_map(|(name, value)| field(name, value))
+            .collect()
+    };
+    let heads = cases.iter().map(|(_, fields)| block(fields)).collect();
+    let proxy = Proxy::start(answering(heads), &[ON]);
+    // Not repeated, whatever its connection does.
+    const POST: &str = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+    let mut passed = Vec::new();
+    for (what, _) in cases {
+        let head = proxy.send_request(POST).head();
+        if status(&head) != "502" || head.contains("\nx:") || head.contains("\ny:") {
+            passed.push((what, head));
+        }
+    }
+    assert!(passed.is_empty(), "{passed:#?}");
+    assert_eq!(status(&proxy.send_request(POST).head()), "200");
 }
 
 #[test]

@@ -163,6 +163,22 @@ fn upstream_without_http2_is_a_502_with_cause_and_remedy() {
 }
 
 #[test]
+fn unix_socket_has_http2_by_prior_knowledge() {
+    let files = Files::new();
+    let path = files.path("app.sock");
+    let origin = Http2Origin::unix(&path, |mut exchange: Exchange| async move {
+        let target = exchange.head.uri.to_string();
+        exchange.text(200, &target);
+    });
+    let url = format!("--upstream-url=unix:{}:/base", path.display());
+    let proxy = Proxy::with_flags(&[&url, ON]);
+    for _ in 0..2 {
+        assert_eq!(get(&proxy, "/a").1, "http://proxy.test/base/a");
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+#[test]
 fn protocol_switch_uses_a_connection_of_http1() {
     let setup = Setup::new();
     let origin = setup.http1(&["h2", "http/1.1"]);
