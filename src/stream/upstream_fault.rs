@@ -10,13 +10,13 @@ use std::io;
 pub enum UpstreamFault {
     /// Its connection was reset, or failed in another way.
     ConnectionLost,
-    /// Its connection was closed before the end of the response.
+    /// Its connection was closed, or the stream was reset, before the end of the response.
     Truncated,
     /// It ended the response properly, without the last event that the stream's family requires.
     NoLastEvent,
-    /// Its chunks or trailers are malformed.
+    /// Its chunks, frames or trailers are malformed.
     Framing,
-    /// Its connection timed out: the peer acknowledged nothing.
+    /// Its connection timed out: the peer acknowledged nothing, or did not respond to a PING.
     TimedOut,
     /// It responded with another type than an event stream, after the client had one.
     Refused,
@@ -54,14 +54,14 @@ impl UpstreamFault {
         match self {
             Self::ConnectionLost => "the connection to the upstream failed",
             Self::Truncated => {
-                "the upstream closed its connection before the end of the response: \
+                "the upstream closed its connection, or reset the stream, before the end of the response: \
                  its process or a worker timeout ended it"
             }
             Self::NoLastEvent => {
                 "the upstream ended the answer without its last event; \
                  completion.required = false lets it pass"
             }
-            Self::Framing => "the upstream's chunks or trailers are malformed",
+            Self::Framing => "the upstream's chunks, frames or trailers are malformed",
             Self::TimedOut => "the connection to the upstream timed out",
             Self::Refused => "the upstream's response was not an event stream",
             Self::Other => "the upstream's body failed",

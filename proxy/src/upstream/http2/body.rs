@@ -4,7 +4,7 @@ use super::connection::Slot;
 use super::error;
 use super::upload::RunningUpload;
 use crate::headers;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http_body::{Body, Frame, SizeHint};
 use sse_guard::{BoxError, EndReason, StreamError};
@@ -20,10 +20,16 @@ pub(crate) struct Http2Body {
     stream: Option<OpenStream>,
 }
 
+/// Frames that are ready together become one of at most this size, unless the first is larger: what follows has less to do
+/// for it, and writes it at once.
+const MAX_JOINED: usize = 16 * 1024;
+
 /// The order of its fields is that in which they are dropped: the stream is reset before another takes its place.
 #[derive(Debug)]
 struct OpenStream {
     recv: RecvStream,
+    /// The last poll returned data. Only then is it likely that more than one frame is ready.
+    has_returned_data: bool,
     /// A box, as few streams have one.
     upload: Option<Box<RunningUpload>>,
     slot: Slot,
@@ -33,6 +39,7 @@ impl Http2Body {
     pub(super) fn new(recv: RecvStream, slot: Slot, upload: Option<RunningUpload>) -> Self {
         let stream = OpenStream {
             recv,
+            has_returned_data: false,
             upload: upload.map(Box::new),
             slot,
         };
@@ -59,6 +66,44 @@ impl Http2Body {
     }
 }
 
+impl OpenStream {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        let is_joined = std::mem::replace(&mut self.has_returned_data, false);
+        let first = loop {
+            match ready!(self.recv.poll_data(cx)) {
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) => break data,
+                end => return Poll::Ready(end),
+            }
+        };
+        let data = match is_joined && first.len() < MAX_JOINED {
+            true => self.join(first, cx),
+            false => first,
+        };
+        // The body is polled when its client has room. This fails only for more than was received.
+        let _ = self.recv.flow_control().release_capacity(data.len());
+        self.has_returned_data = true;
+        Poll::Ready(Some(Ok(data)))
+    }
+
+    /// The data with what is ready behind it. An end comes again with the next poll.
+    fn join(&mut self, first: Bytes, cx: &mut Context<'_>) -> Bytes {
+        let Poll::Ready(Some(Ok(second))) = self.recv.poll_data(cx) else {
+            return first;
+        };
+        let mut joined = BytesMut::with_capacity(2 * (first.len() + second.len()));
+        joined.extend_from_slice(&first);
+        joined.extend_from_slice(&second);
+        while joined.len() < MAX_JOINED {
+            let Poll::Ready(Some(Ok(next))) = self.recv.poll_data(cx) else {
+                break;
+            };
+            joined.extend_from_slice(&next);
+        }
+        joined.freeze()
+    }
+}
+
 impl Body for Http2Body {
     type Data = Bytes;
     type Error = BoxError;
@@ -71,16 +116,11 @@ impl Body for Http2Body {
         let Some(stream) = &mut this.stream else {
             return Poll::Ready(None);
         };
-        while let Some(data) = ready!(stream.recv.poll_data(cx)) {
-            let data = match data {
-                Ok(data) => data,
-                Err(error) => return Poll::Ready(Some(Err(this.fail(error)))),
-            };
-            // The layers are polled when the client has room. It fails only for more than was received.
-            let _ = stream.recv.flow_control().release_capacity(data.len());
-            if !data.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(data))));
-            }
+        match stream.poll_data(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(Ok(data))) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(this.fail(error)))),
+            Poll::Ready(None) => {}
         }
         let trailers = ready!(stream.recv.poll_trailers(cx));
         Poll::Ready(match trailers {
@@ -126,6 +166,6 @@ mod tests {
     #[test]
     fn body_is_small() {
         // Thousands of quiet streams have one each.
-        assert!(size_of::<Http2Body>() <= 40, "{}", size_of::<Http2Body>());
+        assert!(size_of::<Http2Body>() <= 48, "{}", size_of::<Http2Body>());
     }
 }

@@ -165,6 +165,22 @@ fn response_shorter_or_longer_than_its_length_is_broken_off() {
 }
 
 #[test]
+fn data_of_many_small_frames_arrives_whole() {
+    let origin = Http2Origin::start(|mut exchange: Exchange| async move {
+        let mut stream = exchange.stream();
+        for n in 0..5000 {
+            send(&mut stream, &format!("data: {n}\n\n")).await;
+        }
+        let _ = stream.send_data(Bytes::new(), true);
+    });
+    let proxy = Proxy::start(origin.addr, &[ON]);
+    let mut client = proxy.get("/");
+    assert_eq!(status(&client.head()), "200");
+    let expected: String = (0..5000).map(|n| format!("data: {n}\n\n")).collect();
+    assert_eq!(client.rest(), (expected.into_bytes(), End::Clean));
+}
+
+#[test]
 fn trailers_are_forwarded_without_fields_of_the_head() {
     let origin = Http2Origin::start(|mut exchange: Exchange| async move {
         let mut stream = exchange.stream();

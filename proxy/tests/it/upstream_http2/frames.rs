@@ -111,11 +111,14 @@ fn answering(heads: Vec<Vec<u8>>) -> SocketAddr {
     address
 }
 
+/// Name and value.
+type Field<'a> = (&'a [u8], &'a [u8]);
+
 /// By RFC 9113 section 8.
 #[test]
 fn malformed_heads_are_a_502() {
     let ok = (&b":status"[..], &b"200"[..]);
-    let cases: &[(&str, &[(&[u8], &[u8])])] = &[
+    let cases: &[(&str, &[Field<'_>])] = &[
         ("no status", &[(b"x", b"1")]),
         ("an empty status", &[(b":status", b"")]),
         ("a status of two digits", &[(b":status", b"99")]),
@@ -150,7 +153,7 @@ fn malformed_heads_are_a_502() {
         ("a length with a sign", &[ok, (b"content-length", b"+0")]),
         ("a length without data", &[ok, (b"content-length", b"9")]),
     ];
-    let block = |fields: &[(&[u8], &[u8])]| -> Vec<u8> {
+    let block = |fields: &[Field<'_>]| -> Vec<u8> {
         let fields = fields.iter();
         fields
             .flat_map(|(name, value)| field(name, value))
