@@ -41,6 +41,8 @@ pub(super) struct ClientSocket {
     has_many_fields: AtomicBool,
     /// `stall_timer` is set.
     has_stall_timer: AtomicBool,
+    /// Output was not read in time.
+    is_stalled: AtomicBool,
     /// The runtime's read readiness was cleared while the kernel may hold input: see `poll_half_closed`.
     readiness_cleared: AtomicBool,
     /// Number of responses of the service since hyper serves the connection.
@@ -115,6 +117,7 @@ impl ClientIo {
             awaits_head: AtomicBool::new(false),
             has_many_fields: AtomicBool::new(false),
             has_stall_timer: AtomicBool::new(false),
+            is_stalled: AtomicBool::new(false),
             readiness_cleared: AtomicBool::new(false),
             responses: AtomicU32::new(0),
             is_switch: AtomicBool::new(false),

@@ -2,7 +2,7 @@
 
 use super::client_io::ClientIo;
 use super::http1::{NextStep, PendingRequest, ReadyResponse, StreamWriter, drive};
-use super::idle::{IdleWait, deadline_after};
+use super::idle::{IdleEnd, IdleWait, deadline_after};
 use super::io::Io;
 use super::options::ServerOptions;
 use super::proxy_protocol::HeaderReader;
@@ -20,6 +20,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::time::Instant;
 use tower_service::Service;
 
@@ -44,8 +45,7 @@ pin_project! {
         Idle {
             #[pin]
             wait: IdleWait,
-            // Nothing was received yet, so that the client may begin HTTP/2.
-            is_new: bool,
+            first: FirstRequest,
         },
         // On the heap, as few connections have a header.
         ProxyHeader { reader: Pin<Box<HeaderReader>> },
@@ -55,6 +55,20 @@ pin_project! {
         AwaitingResponse { request: Box<PendingRequest<B>> },
         Streaming { writer: Pin<Box<StreamWriter<B>>> },
     }
+}
+
+/// How long a server that stops waits for the first request of a connection, from its start: its client may have
+/// connected just before, and a handshake of TLS takes a while.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
+
+/// The first request of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FirstRequest {
+    /// No request was received yet, so that the client may begin HTTP/2.
+    Awaited,
+    /// As well, while the server stops.
+    Settling,
+    Received,
 }
 
 impl<S, B> Connection<S, B> {
@@ -74,7 +88,10 @@ impl<S, B> Connection<S, B> {
             peer,
             service,
             state: match options.proxy_protocol {
-                None => ConnectionState::Idle { wait, is_new: true },
+                None => ConnectionState::Idle {
+                    wait,
+                    first: FirstRequest::Awaited,
+                },
                 Some(_) => ConnectionState::ProxyHeader {
                     reader: Box::pin(HeaderReader::new(wait)),
                 },
@@ -113,11 +130,14 @@ where
         let head_deadline = || deadline_after(Instant::now(), this.options.head_timeout);
         loop {
             let next = match this.state.as_mut().project() {
-                ConnectionStateProj::Idle { wait, is_new } => {
+                ConnectionStateProj::Idle { mut wait, first } => {
                     let deadline = wait.deadline();
+                    let start = deadline.checked_sub(this.options.head_timeout);
+                    let settled = start.unwrap_or(deadline) + SETTLE_TIME;
                     #[cfg(feature = "http2")]
                     let may_be_http2 = || {
-                        *is_new && (this.options.http2.enabled || this.io.has_negotiated_http2())
+                        *first != FirstRequest::Received
+                            && (this.options.http2.enabled || this.io.has_negotiated_http2())
                     };
                     #[cfg(feature = "http2")]
                     let has_begun = |input: &[u8]| {
@@ -125,15 +145,29 @@ where
                     };
                     #[cfg(not(feature = "http2"))]
                     let has_begun = |_: &[u8]| true;
-                    #[cfg(not(feature = "http2"))]
-                    let _ = is_new;
-                    match ready!(wait.poll_request_start(this.io, cx, has_begun)) {
+                    let end = wait
+                        .as_mut()
+                        .poll_request_start(this.io, *this.peer, cx, has_begun);
+                    match ready!(end) {
                         #[cfg(feature = "http2")]
-                        true if this.io.peek(super::http2::has_preface) && may_be_http2() => {
+                        IdleEnd::Request
+                            if this.io.peek(super::http2::has_preface) && may_be_http2() =>
+                        {
                             NextStep::Http2(deadline)
                         }
-                        true => NextStep::ReadRequest(deadline),
-                        false => NextStep::Close,
+                        IdleEnd::Request => NextStep::ReadRequest(deadline),
+                        IdleEnd::Stop
+                            if *first == FirstRequest::Awaited && Instant::now() < settled =>
+                        {
+                            *first = FirstRequest::Settling;
+                            wait.settle(settled);
+                            continue;
+                        }
+                        IdleEnd::Close | IdleEnd::Stop => {
+                            // Every message is complete: over TLS, the client gets a `close_notify`.
+                            let _ = this.io.shutdown();
+                            NextStep::Close
+                        }
                     }
                 }
                 ConnectionStateProj::ProxyHeader { reader } => {
@@ -174,12 +208,12 @@ where
                     tracing::trace!(peer = %this.peer, "a connection waits for a request");
                     ConnectionState::Idle {
                         wait: IdleWait::new(deadline, this.stop),
-                        is_new: false,
+                        first: FirstRequest::Received,
                     }
                 }
                 NextStep::Begin(deadline) => ConnectionState::Idle {
                     wait: IdleWait::new(deadline, this.stop),
-                    is_new: true,
+                    first: FirstRequest::Awaited,
                 },
                 NextStep::ReadRequest(deadline) => http1(*this.peer, deadline, None),
                 #[cfg(feature = "http2")]
@@ -216,6 +250,7 @@ mod tests {
     use http_body_util::Empty;
     use std::convert::Infallible;
     use std::future::Ready;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
     /// Of the size of the proxy's service.
@@ -246,12 +281,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stop_closes_an_idle_connection_before_and_during_its_wait() {
+    async fn stop_closes_a_new_connection_unless_a_request_follows_soon() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        for is_early in [true, false] {
+        for (is_early, has_request) in [(true, false), (false, false), (true, true), (false, true)]
+        {
             let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
-            let (_ours, (theirs, peer)) = (ours.unwrap(), theirs.unwrap());
+            let (mut ours, (theirs, peer)) = (ours.unwrap(), theirs.unwrap());
             let stopper = StopSender::new();
             let stop = stopper.subscribe();
             if is_early {
@@ -270,6 +306,14 @@ mod tests {
             if !is_early {
                 stopper.stop();
             }
+            if has_request {
+                tokio::task::yield_now().await;
+                let request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+                ours.write_all(request.as_bytes()).await.unwrap();
+            }
+            let mut response = String::new();
+            ours.read_to_string(&mut response).await.unwrap();
+            assert_eq!(response.starts_with("HTTP/1.1 200 "), has_request);
             task.await.unwrap();
             stopper.closed().await;
         }

@@ -2,11 +2,14 @@
 
 use super::client_io::ClientIo;
 use super::stop::StopSignal;
+use crate::client_key::PeerAddr;
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -16,6 +19,17 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 /// `now + timeout`, without overflow.
 pub(super) fn deadline_after(now: Instant, timeout: Duration) -> Instant {
     now + timeout.min(MAX_TIMEOUT)
+}
+
+/// How the wait for a request ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IdleEnd {
+    /// A request may have begun.
+    Request,
+    /// The client has disconnected, the deadline has passed, or the attachment forbids another request.
+    Close,
+    /// The server stops.
+    Stop,
 }
 
 pin_project! {
@@ -41,6 +55,14 @@ impl IdleWait {
         self.timer.deadline()
     }
 
+    /// From now on only this deadline counts, although the server stops.
+    pub(super) fn settle(self: Pin<&mut Self>, deadline: Instant) {
+        let mut this = self.project();
+        this.timer.reset(deadline);
+        this.stop
+            .set(Some(Arc::new(Notify::new()).notified_owned()));
+    }
+
     /// Ready with true at the deadline, with false if the server stops.
     pub(super) fn poll_deadline(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
         let this = self.project();
@@ -54,29 +76,26 @@ impl IdleWait {
         }
     }
 
-    /// Ready with true when a request may have begun, as `has_begun` determines from the input; with false if the
-    /// connection must close: the client has
-    /// disconnected, the deadline has passed, the server stops, or the attachment forbids another request.
+    /// Ready when a request may have begun, as `has_begun` determines from the input, or the connection must close.
     pub(super) fn poll_request_start(
         self: Pin<&mut Self>,
         io: &ClientIo,
+        peer: PeerAddr,
         cx: &mut Context<'_>,
         has_begun: impl Fn(&[u8]) -> bool,
-    ) -> Poll<bool> {
-        if let Poll::Ready(has_begun) = io.poll_request_start(cx, has_begun) {
-            return Poll::Ready(has_begun);
+    ) -> Poll<IdleEnd> {
+        if let Poll::Ready(has_begun) = io.poll_request_start(peer, cx, has_begun) {
+            return Poll::Ready(match has_begun {
+                true => IdleEnd::Request,
+                false => IdleEnd::Close,
+            });
         }
         if io.poll_closing(cx).is_ready() {
-            return Poll::Ready(false);
+            return Poll::Ready(IdleEnd::Close);
         }
-        let this = self.project();
-        let is_over = match this.stop.as_pin_mut() {
-            Some(stop) => stop.poll(cx).is_ready() || this.timer.poll(cx).is_ready(),
-            None => true,
-        };
-        match is_over {
-            true => Poll::Ready(false),
-            false => Poll::Pending,
-        }
+        self.poll_deadline(cx).map(|is_deadline| match is_deadline {
+            true => IdleEnd::Close,
+            false => IdleEnd::Stop,
+        })
     }
 }

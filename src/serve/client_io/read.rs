@@ -1,6 +1,7 @@
 //! Input of a client, and the detection of its end.
 
 use super::ClientIo;
+use crate::client_key::PeerAddr;
 use bytes::{Buf, BytesMut};
 use std::cell::RefCell;
 use std::future::Future;
@@ -66,6 +67,7 @@ impl ClientIo {
     /// false if the client has closed its side, or the connection has failed.
     pub(in crate::serve) fn poll_request_start(
         &self,
+        peer: PeerAddr,
         cx: &mut Context<'_>,
         has_begun: impl Fn(&[u8]) -> bool,
     ) -> Poll<bool> {
@@ -83,10 +85,7 @@ impl ClientIo {
                 Err(error) => {
                     // Of TLS: most likely of the handshake.
                     if error.kind() == io::ErrorKind::InvalidData {
-                        let peer = self.0.socket.socket().peer_addr().ok();
-                        let peer = peer.and_then(|peer| peer.as_socket());
-                        let peer = peer.map(tracing::field::display);
-                        tracing::debug!(peer, %error, "a client's TLS connection failed");
+                        tracing::debug!(%peer, %error, "a client's TLS connection failed");
                     }
                     return Poll::Ready(false);
                 }

@@ -28,6 +28,12 @@ impl ClientIo {
         self.0.is_blocked.load(Relaxed)
     }
 
+    /// Returns true if the connection ends because the client did not read.
+    #[cfg(feature = "http2")]
+    pub(in crate::serve) fn is_stalled(&self) -> bool {
+        self.0.is_stalled.load(Relaxed)
+    }
+
     /// How long the client of the response in progress may leave it unread.
     fn stall_timeout(&self) -> Option<Duration> {
         match self.0.is_stream.load(Relaxed) {
@@ -114,6 +120,7 @@ impl ClientIo {
 
     /// Resets the connection on close, and returns the error of a client that does not read.
     pub(in crate::serve) fn stall_error(&self) -> io::Error {
+        self.0.is_stalled.store(true, Relaxed);
         self.reset_on_close();
         let timeout = self.stall_timeout().unwrap_or_default();
         io::Error::new(io::ErrorKind::TimedOut, WriteStalled(timeout))

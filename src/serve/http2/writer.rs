@@ -37,6 +37,18 @@ pin_project! {
         // Dropped with the body's writer.
         event_stream: Option<EventStream>,
     }
+
+    impl<B> PinnedDrop for BodyWriter<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            // The drop of the body would end the stream as `ClientGone`.
+            if let (Some(stream), Some(event_stream)) = (&*this.stream, &*this.event_stream)
+                && event_stream.io.is_stalled()
+            {
+                stream.end(EndReason::ClientStalled);
+            }
+        }
+    }
 }
 
 enum BodyEnd {
