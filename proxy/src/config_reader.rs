@@ -19,7 +19,7 @@ pub(super) struct ReadConfig {
     pub(super) loaded: Result<LoadedConfig, ConfigError>,
     /// The previous text of the file, if it can be read twice.
     pub(super) seen: Option<String>,
-    /// The files that the config names; those of the config before if it cannot be used.
+    /// The files that the config names, and those of the config before if it cannot be used.
     pub(super) files: Vec<WatchedFile>,
 }
 
@@ -46,8 +46,12 @@ impl ConfigReader {
             let seen = reader.file().and_then(|file| watch::regular_text(&file));
             let mut files: Vec<_> = names.iter().map(|name| WatchedFile::new(name)).collect();
             let loaded = config::load(&reader.matches, config::process_env(), &reader.defaults);
-            if let Ok(loaded) = &loaded {
-                files = watched(loaded.files(), &files);
+            match &loaded {
+                Ok(loaded) => files = watched(loaded.files(), &files),
+                Err(error) => {
+                    let new = error.files.iter().filter(|name| !names.contains(name));
+                    files.extend(new.map(|name| WatchedFile::new(name)));
+                }
             }
             ReadConfig {
                 loaded,

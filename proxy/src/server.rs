@@ -19,7 +19,9 @@ use sse_guard::internal::Connections;
 use sse_guard::serve::Server;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 /// The server of clients, with these limits.
 pub(super) fn server(config: &config::Client) -> Server {
@@ -29,9 +31,16 @@ pub(super) fn server(config: &config::Client) -> Server {
         .has_free_file(fd_limit::has_room)
 }
 
+/// For this long a change of the files may be incomplete: a certificate and its key are replaced one after the other.
+const MAX_INCOMPLETE: Duration = Duration::from_secs(5);
+
 /// What the proxy acts on while it serves.
 enum ServerEvent {
     Command(Command),
+    /// A watched file has changed.
+    Changed,
+    /// A change is still one that cannot be used.
+    Failed(String),
     /// The config has been read.
     Read(Box<ReadConfig>),
 }
@@ -64,6 +73,7 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
             notify::reloading();
             state.read_config()
         });
+        let (mut held, mut is_by_watch) = (HeldFailure::default(), false);
         loop {
             let every = self.state.active().config().watch;
             let event = tokio::select! {
@@ -71,18 +81,41 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
                 Some(command) = self.signals.next() => ServerEvent::Command(command),
                 Some(command) = self.operator.recv() => ServerEvent::Command(command),
                 () = self.watch.changed(every), if !reload.is_reading() => {
-                    ServerEvent::Command(Command::Reload(None))
+                    ServerEvent::Changed
                 }
+                error = held.due() => ServerEvent::Failed(error),
                 read = reload.read() => ServerEvent::Read(Box::new(read)),
             };
             match event {
                 ServerEvent::Command(Command::Stop) => break,
-                ServerEvent::Command(Command::Reload(requester)) => reload.request(requester),
+                ServerEvent::Command(Command::Reload(requester)) => {
+                    is_by_watch = false;
+                    reload.request(requester);
+                }
+                ServerEvent::Changed => {
+                    is_by_watch = true;
+                    reload.request(None);
+                }
+                ServerEvent::Failed(error) => log_failure(&error),
                 ServerEvent::Read(read) => {
                     self.watch.saw(read.seen, read.files);
                     let result = self
                         .reload(read.loaded, &mut listeners, &mut connections)
                         .await;
+                    match (&result, every.filter(|_| is_by_watch)) {
+                        (Ok(_), _) => held.clear(),
+                        (Err(error), Some(every)) => {
+                            tracing::debug!(
+                                "a change of the watched files cannot be used yet: {error}"
+                            );
+                            // Several checks, so that the rest of the change is seen.
+                            held.hold(error, every.saturating_mul(10).min(MAX_INCOMPLETE));
+                        }
+                        (Err(error), None) => {
+                            held.clear();
+                            log_failure(error);
+                        }
+                    }
                     notify::reloaded(&listeners.urls(), result.is_ok());
                     reload.finish(&result);
                 }
@@ -104,10 +137,7 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
     ) -> ReloadResult {
         let reloaded = match self.state.reload(loaded) {
             Ok(reloaded) => reloaded,
-            Err(error) => {
-                tracing::error!("reload failed, keeping the current config: {error}");
-                return Err(error.to_string());
-            }
+            Err(error) => return Err(error.to_string()),
         };
         let active = self.state.active();
         let config = active.config();
@@ -136,6 +166,40 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
         }
         tracing::info!(?changed, "config reloaded: new streams use it");
         Ok((changed, waiting))
+    }
+}
+
+fn log_failure(error: &str) {
+    tracing::error!("reload failed, keeping the current config: {error}");
+}
+
+/// The failure of a reload because of a change that may be incomplete, until it is to be logged.
+#[derive(Default)]
+struct HeldFailure(Option<(String, Instant)>);
+
+impl HeldFailure {
+    /// The time runs from the first failure.
+    fn hold(&mut self, error: &str, time: Duration) {
+        let deadline = match &self.0 {
+            Some((_, deadline)) => *deadline,
+            None => Instant::now() + time,
+        };
+        self.0 = Some((error.to_owned(), deadline));
+    }
+
+    fn clear(&mut self) {
+        self.0 = None;
+    }
+
+    /// Waits until a failure is to be logged; forever if there is none.
+    async fn due(&mut self) -> String {
+        if let Some((_, deadline)) = &self.0 {
+            sleep_until(*deadline).await;
+        }
+        match self.0.take() {
+            Some((error, _)) => error,
+            None => std::future::pending().await,
+        }
     }
 }
 

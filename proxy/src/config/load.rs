@@ -148,6 +148,7 @@ pub(crate) fn hung(
     };
     ConfigError {
         mistakes: vec![mistake],
+        files: Vec::new(),
     }
 }
 

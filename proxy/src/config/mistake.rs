@@ -85,6 +85,8 @@ impl fmt::Display for Mistake {
 pub struct ConfigError {
     /// The mistakes, at least one, in the order flags, environment, file by line, combinations.
     pub mistakes: Vec<Mistake>,
+    /// The certificates and keys that the config names: a change of one may correct a mistake.
+    pub(crate) files: Vec<String>,
 }
 
 fn lines(mistakes: &[Mistake]) -> String {

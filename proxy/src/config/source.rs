@@ -28,7 +28,13 @@ impl LoadedConfig {
 
     /// The certificates and keys that it names, each once.
     pub(crate) fn files(&self) -> Vec<String> {
-        let values = &self.values;
+        self.values.files()
+    }
+}
+
+impl AllValues {
+    fn files(&self) -> Vec<String> {
+        let values = self;
         let routes = values.routes.iter().map(|route| &route.values);
         let listeners = values.listeners.iter().map(|listener| &listener.values);
         let all = [&values.global].into_iter().chain(routes).chain(listeners);
@@ -75,7 +81,8 @@ pub(super) fn read(inputs: ConfigInputs) -> Result<LoadedConfig, ConfigError> {
     let merged = merge(inputs, &mut mistakes);
     // Without the file, further checks would report mistakes that may not exist.
     if !merged.is_file_read {
-        return Err(ConfigError { mistakes });
+        let files = Vec::new();
+        return Err(ConfigError { mistakes, files });
     }
     let config = settings::read(&merged.values, &mut mistakes);
     match config {
@@ -84,7 +91,10 @@ pub(super) fn read(inputs: ConfigInputs) -> Result<LoadedConfig, ConfigError> {
             values: merged.values,
             file_text: merged.file_text,
         }),
-        _ => Err(ConfigError { mistakes }),
+        _ => Err(ConfigError {
+            mistakes,
+            files: merged.values.files(),
+        }),
     }
 }
 

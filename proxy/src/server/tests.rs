@@ -217,3 +217,30 @@ async fn reload_by_a_signal_uses_the_config_file() {
     };
     tokio::join!(proxy.run(), test).0.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn failure_of_an_incomplete_change_is_logged_unless_the_rest_follows() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let mut held = HeldFailure::default();
+    assert!(
+        tokio::time::timeout(100 * SECOND, held.due())
+            .await
+            .is_err()
+    );
+    held.hold("the key", 5 * SECOND);
+    assert!(tokio::time::timeout(4 * SECOND, held.due()).await.is_err());
+    held.clear();
+    assert!(
+        tokio::time::timeout(100 * SECOND, held.due())
+            .await
+            .is_err()
+    );
+    held.hold("the key", 5 * SECOND);
+    tokio::time::sleep(4 * SECOND).await;
+    // Another attempt does not extend the time.
+    held.hold("the certificate", 5 * SECOND);
+    let due = tokio::time::timeout(2 * SECOND, held.due()).await;
+    assert_eq!(due.unwrap(), "the certificate");
+    let logged_once = tokio::time::timeout(100 * SECOND, held.due()).await;
+    assert!(logged_once.is_err());
+}

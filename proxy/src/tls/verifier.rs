@@ -35,6 +35,17 @@ fn is_self_signed(certificate: &CertificateDer<'_>) -> bool {
     EndEntityCert::try_from(certificate).is_ok_and(|it| it.issuer() == it.subject())
 }
 
+/// Returns true if no trusted CA has issued the certificate. One that has only the name of its issuer has not: the
+/// signature is then another one, or even by an algorithm that its key cannot have.
+fn is_of_issuer(error: &CertificateError) -> bool {
+    matches!(
+        error,
+        CertificateError::UnknownIssuer
+            | CertificateError::BadSignature
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+    )
+}
+
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
@@ -48,11 +59,11 @@ impl ServerCertVerifier for Verifier {
             return Ok(ServerCertVerified::assertion());
         };
         match webpki.verify_server_cert(end_entity, intermediates, name, ocsp_response, now) {
-            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-                if is_self_signed(end_entity) =>
-            {
-                let error = CertificateError::Other(OtherError(Arc::new(SelfSigned)));
-                Err(error.into())
+            Err(Error::InvalidCertificate(error)) if is_of_issuer(&error) => {
+                Err(Error::from(match is_self_signed(end_entity) {
+                    true => CertificateError::Other(OtherError(Arc::new(SelfSigned))),
+                    false => CertificateError::UnknownIssuer,
+                }))
             }
             verified => verified,
         }
