@@ -16,6 +16,7 @@ use network::{Network, Side, Unheard, in_a_network};
 use rustls::ALL_VERSIONS;
 use std::net::SocketAddr;
 use support::tls::{Authority, Files, TlsOrigin, server_config};
+use support::ways::Way;
 use support::{Answer, Client, End, Gate, Origin, PATIENCE, Proxy, gate, wait_until};
 
 /// What could end a stream but for what a test is about.
@@ -112,6 +113,88 @@ fn client_user_timeout_ends_the_wait_for_a_keepalive_response() {
             "--client-user-timeout=2s",
         ];
         a_client_that_dies(network, &flags);
+    });
+}
+
+/// Clients over TLS and HTTP/2 die in their streams, each with this reason.
+fn clients_that_die_on_any_way(network: &Network, flags: &[&str], reason: &str, is_busy: bool) {
+    let (go, goes) = gate();
+    let origin = held(network, move |to| {
+        if goes.opens() {
+            let event = format!("data: {}\n\n", "x".repeat(8 * 1024));
+            while to.chunk(&event) {}
+        }
+    });
+    let mut ways = network.ways(origin.addr, flags);
+    let dead = Way::TWINS.map(|way| {
+        let mut client = ways.get(way, "/");
+        client.opened("data: 1\n\n");
+        client
+    });
+    for client in &dead {
+        // Only then the kernel asks, and does not repeat.
+        let (proxy, address) = (ways.proxy.pid(), client.local_addr());
+        Unheard::wait(proxy, address, "all is acknowledged", |of| {
+            of.unacknowledged == 0
+        });
+    }
+    network.cut(Side::Client);
+    if is_busy {
+        dead.iter().for_each(|_| go.send(()).unwrap());
+    }
+    let ends = ways
+        .proxy
+        .wait_for_log_lines("\"stream ended\"", dead.len());
+    for line in &ends {
+        assert!(line.contains(&format!("\"reason\":\"{reason}\"")), "{line}");
+    }
+    drop(go);
+    origin.wait_for_open(0);
+    network.mend(Side::Client);
+    let last = ways.proxy.stop();
+    assert_eq!((&last["active"], &last["slots"]), (&0.into(), &0.into()));
+    drop(dead);
+}
+
+#[test]
+fn dead_clients_over_tls_and_http2_are_found_by_unacknowledged_heartbeats() {
+    in_a_network(|network| {
+        let flags = [
+            "--heartbeat-interval=200ms",
+            "--client-keepalive=off",
+            "--client-user-timeout=2s",
+            "--client-http2-ping=off",
+            "--client-write-stall=off",
+        ];
+        clients_that_die_on_any_way(network, &flags, "client_gone", false);
+    });
+}
+
+#[test]
+fn dead_clients_over_tls_and_http2_are_found_by_keepalive() {
+    in_a_network(|network| {
+        let flags = [
+            "--heartbeat-interval=off",
+            "--client-keepalive=1s",
+            "--client-user-timeout=off",
+            "--client-http2-ping=off",
+            "--client-write-stall=off",
+        ];
+        clients_that_die_on_any_way(network, &flags, "client_gone", false);
+    });
+}
+
+#[test]
+fn dead_clients_over_tls_and_http2_of_busy_streams_count_as_stalled() {
+    in_a_network(|network| {
+        let flags = [
+            "--heartbeat-interval=off",
+            "--client-keepalive=off",
+            "--client-user-timeout=off",
+            "--client-http2-ping=off",
+            "--client-write-stall=1s",
+        ];
+        clients_that_die_on_any_way(network, &flags, "client_stalled", true);
     });
 }
 

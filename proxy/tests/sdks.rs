@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
+use support::tls::{Authority, Files, server_config};
+use support::ways::Ways;
 use support::{Answer, Origin, Proxy, ReceivedRequest, free_address, skipped};
-use tempfile::TempDir;
 
 const CHAT: &str = include_str!("clients/chat.sse");
 const RESPONSES: &str = include_str!("clients/responses.sse");
@@ -24,13 +25,14 @@ const FEED: &str = include_str!("clients/feed.sse");
 /// Longer than the proxy waits until it answers early.
 const LATE: Duration = Duration::from_millis(100);
 
+/// As well, where that is two seconds.
+const LATE_TOOL: Duration = Duration::from_millis(2_300);
+
 /// The last event of the feed whose events have ids.
 const LAST: u64 = 24;
 
 /// What the proxy does differently for some of the paths; `{away}` is where nobody listens.
 const CONFIG: &str = r#"
-listen = "127.0.0.1:0"
-admin = false
 heartbeat.interval = "2ms"
 limit.per_ip = "off"
 limit.rate = "off"
@@ -38,6 +40,12 @@ limit.rate = "off"
 [[route]]
 path = "/silent"
 idle.timeout = "300ms"
+
+# The client's other requests get JSON, which is too late behind an early answer.
+[[route]]
+path = "/late/0/mcp"
+early.enabled = true
+early.after = "2s"
 
 [[route]]
 path = "/late"
@@ -90,7 +98,7 @@ fn answer(received: &ReceivedRequest, to: &mut Answer) {
         "whole" => slowly(&all.concat(), to),
         "crlf" => slowly(&all.concat().replace('\n', "\r\n"), to),
         "late" => {
-            thread::sleep(LATE);
+            thread::sleep(if api == "mcp" { LATE_TOOL } else { LATE });
             to.stream();
             to.chunk(all.concat());
             to.end();
@@ -237,25 +245,57 @@ fn installed(name: &str) -> Option<PathBuf> {
 struct World {
     origin: Origin,
     proxy: Proxy,
-    _files: TempDir,
+    /// Of the proxy, for clients.
+    url: String,
+    files: Files,
+    /// The upstream, unless it is the origin.
+    _upstream: Option<Origin>,
 }
 
 impl World {
     fn new() -> Self {
+        let files = Files::new();
         let origin = Origin::start(|received, to| answer(&received, to));
-        let away = free_address().to_string();
-        let files = TempDir::new().unwrap();
-        let file = files.path().join("guard.toml");
-        let upstream = format!("upstream.url = \"http://{}\"\n", origin.addr);
-        std::fs::write(&file, upstream + &CONFIG.replace("{away}", &away)).unwrap();
-        // As it is by default.
-        let variables = [("SSE_GUARD_HEARTBEAT_IMMEDIATE", "auto")];
-        let proxy = Proxy::from_file_with(&file, &variables);
+        let url = format!("http://{}", origin.addr);
+        let keys = "listen = '127.0.0.1:0'\nadmin = false\n";
+        let proxy = Self::proxy(&files, &url, keys, "");
         Self {
+            url: format!("http://{}", proxy.addr),
             origin,
             proxy,
-            _files: files,
+            files,
+            _upstream: None,
         }
+    }
+
+    /// TLS on both sides of the proxy, and HTTP/2 for clients that have it.
+    fn with_tls() -> Self {
+        let (authority, files) = (Authority::new("test CA"), Files::new());
+        let origin = Origin::start(|received, to| answer(&received, to));
+        let config = server_config(&authority.issue(&["127.0.0.1"]), rustls::ALL_VERSIONS);
+        let upstream = Origin::over_tls(config, |received, to| answer(&received, to));
+        let ca = files.write("ca.pem", &authority.pem());
+        let listeners = Ways::listeners(&authority, &files, ["127.0.0.1:0"; 2]);
+        let keys = format!("admin = false\nupstream.tls.ca = '{ca}'\n");
+        let url = format!("https://{}", upstream.addr);
+        let proxy = Self::proxy(&files, &url, &keys, &listeners);
+        Self {
+            url: format!("https://{}", Ways::tls_addr_of(&proxy)),
+            origin,
+            proxy,
+            files,
+            _upstream: Some(upstream),
+        }
+    }
+
+    fn proxy(files: &Files, upstream: &str, keys: &str, listeners: &str) -> Proxy {
+        let away = free_address().to_string();
+        let routes = CONFIG.replace("{away}", &away);
+        let text = format!("upstream.url = '{upstream}'\n{keys}{routes}{listeners}");
+        let file = files.write("guard.toml", &text);
+        // As it is by default.
+        let variables = [("SSE_GUARD_HEARTBEAT_IMMEDIATE", "auto")];
+        Proxy::from_file_with(Path::new(&file), &variables)
     }
 
     /// Runs a script of `tests/clients/`, and asserts that all its cases pass.
@@ -277,7 +317,7 @@ impl World {
         let output = Command::new(program)
             .arg(Path::new(path).join(script))
             .arg(format!("http://{}", self.origin.addr))
-            .arg(format!("http://{}", self.proxy.addr))
+            .arg(&self.url)
             .arg(counts.to_string())
             .arg(whole.to_string())
             .env_clear()
@@ -353,4 +393,45 @@ fn httpx_sse_gets_each_event_and_detects_a_break() {
 #[test]
 fn node_eventsource_gets_each_event_once_across_cuts() {
     node("eventsource.mjs");
+}
+
+/// A client, and whether it is to use HTTP/2.
+const OVER_TLS: [(&str, bool); 5] = [
+    ("openai_sdk.py", true),
+    ("anthropic_sdk.py", false),
+    ("mcp_sdk.py", true),
+    ("openai_sdk.mjs", false),
+    ("eventsource.mjs", false),
+];
+
+#[test]
+fn official_clients_over_tls_and_http2_get_the_stream_of_an_https_upstream() {
+    let (Some(python), Some(modules)) = (
+        installed("python/bin/python"),
+        installed("node/node_modules"),
+    ) else {
+        return;
+    };
+    let world = World::with_tls();
+    let ca = world.files.path("ca.pem");
+    thread::scope(|scope| {
+        for (script, http2) in OVER_TLS {
+            let (world, ca, python, modules) = (&world, &ca, &python, &modules);
+            scope.spawn(move || {
+                let program = match script.ends_with("py") {
+                    true => python,
+                    false => Path::new("node"),
+                };
+                let variables = [
+                    ("NODE_PATH", modules.as_path()),
+                    ("NODE_EXTRA_CA_CERTS", ca),
+                    ("SSL_CERT_FILE", ca),
+                    ("HTTP2", Path::new(if http2 { "1" } else { "" })),
+                    ("CASES", Path::new("few")),
+                ];
+                world.run(program, script, &variables);
+            });
+        }
+    });
+    assert!(heartbeats(&world) > 0);
 }

@@ -152,6 +152,10 @@ class Lab:
         # Another process may listen on the same port.
         return await guard.writes("listening on")
 
+    async def guard_by(self, config, port):
+        """The proxy with this file, which listens on `port`."""
+        return await self.start([GUARD, "--config", config], port).writes("listening on")
+
     def node_client(self, script, *args):
         argv = [need_node(), HERE / "clients" / script, *args]
         return self.start(argv, 0, {"NODE_PACKAGES": str(NODE_PACKAGES)})

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs sse-guard between servers and clients as people have them: FastAPI with sse-starlette, Express,
 # the MCP SDKs (both transports), the OpenAI and Anthropic SDKs, Node's EventSource, Chromium on
-# another origin, and Caddy in front.
+# another origin, and Caddy in front; and curl, openssl, h2load and a WebSocket client over TLS and HTTP/2.
 #
 #     tests/stacks/run.sh              # all cases
 #     tests/stacks/run.sh drain mcp    # the cases whose names contain one of these words
@@ -9,7 +9,7 @@
 #     SSE_GUARD=/path/to/sse-guard tests/stacks/run.sh   # with this binary
 #
 # Installs what is missing: Python and Node packages below cargo's target directory, and, as root on
-# Debian, caddy, chromium, nodejs and python3. A case whose parts cannot be installed is skipped, with the
+# Debian, caddy, chromium, curl, nghttp2-client, nodejs, openssl and python3. A case whose parts cannot be installed is skipped, with the
 # reason. All traffic stays on 127.0.0.1. The exit code is 0 if no case failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -17,7 +17,8 @@ here="tests/stacks"
 target="${CARGO_TARGET_DIR:-target}"
 . tests/install.sh
 
-install_packages "caddy:caddy" "chromedriver:chromium chromium-driver" "npm:nodejs npm"
+install_packages "caddy:caddy" "chromedriver:chromium chromium-driver" "npm:nodejs npm" "curl:curl" \
+    "openssl:openssl" "h2load:nghttp2-client"
 python3 -c "import ensurepip" 2>/dev/null || install_packages "no-such-command:python3 python3-venv"
 
 python_packages() {

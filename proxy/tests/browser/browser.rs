@@ -17,6 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use thirtyfour::CapabilitiesHelper;
 use thirtyfour::common::capabilities::chromium::ChromiumLikeCapabilities;
 use thirtyfour::error::{WebDriverError, WebDriverResult};
 use thirtyfour::session::http::{Body, HttpClient};
@@ -225,6 +226,8 @@ fn wishes() -> WebDriverResult<thirtyfour::ChromeCapabilities> {
     ] {
         wishes.add_arg(argument)?;
     }
+    // The CA of a test is not the browser's.
+    wishes.accept_insecure_certs(true)?;
     wishes.set_browser_log_level(LoggingPrefsLogLevel::Severe)?;
     Ok(wishes)
 }

@@ -9,5 +9,6 @@ mod browser;
 mod dashboard;
 mod demo;
 mod eventsource;
+mod http2;
 #[path = "../support/mod.rs"]
 mod support;

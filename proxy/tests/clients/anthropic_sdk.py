@@ -1,13 +1,14 @@
 """Anthropic's own Python SDK: messages as raw events, and by its helper that collects them."""
 
 import anthropic
-from cases import of_an_api, run
+import httpx2
+from cases import http_client, of_an_api, run
 
 ASKED = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
 
 
 def client(base):
-    return anthropic.AsyncAnthropic(api_key="test", base_url=base, max_retries=0, timeout=None)
+    return anthropic.AsyncAnthropic(api_key="test", base_url=base, max_retries=0, timeout=None, http_client=http_client(httpx2))
 
 
 async def events(base):

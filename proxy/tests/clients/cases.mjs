@@ -32,6 +32,10 @@ export async function outcome(items) {
   return [seen, null];
 }
 
+/** With these alone, where what is tried is not the client, but the way to it. */
+const FEW =
+  /\/(late\/0|status\/429|cut-close\/1|half-reset\/1|silent\/1|refused\/401)$|^cut-close\/5/;
+
 /** Cases that run side by side: hundreds that start at once do not get as far as their handshakes on a busy machine. */
 const AT_ONCE = 8;
 
@@ -43,7 +47,8 @@ const STALLED = 120_000;
  * all that are under way have failed when none of them ends for long.
  */
 export async function run(cases) {
-  const [waiting, underWay] = [[...cases], new Set()];
+  const chosen = [...cases].filter(([name]) => process.env.CASES !== "few" || FEW.test(name));
+  const [waiting, underWay] = [chosen, new Set()];
   let [passed, failed] = [0, 0];
   const finish = () => {
     console.log(`${passed} passed, ${failed} failed`);

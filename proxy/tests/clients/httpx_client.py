@@ -2,11 +2,11 @@
 
 import httpx
 import httpx_sse
-from cases import CUTS, DIRECT, EVENTS, THROUGH, outcome, run, same
+from cases import CUTS, DIRECT, EVENTS, THROUGH, http_client, outcome, run, same
 
 
 async def events(base):
-    async with httpx.AsyncClient(timeout=None) as client:
+    async with http_client(httpx) as client:
         async with httpx_sse.aconnect_sse(client, "GET", f"{base}/feed") as source:
             async for event in source.aiter_sse():
                 yield event.event, event.data, event.id

@@ -2,7 +2,7 @@
 
 import httpx2
 import mcp
-from cases import CUTS, DIRECT, EVENTS, THROUGH, run, same
+from cases import CUTS, DIRECT, EVENTS, THROUGH, http_client, run, same
 from mcp.client.streamable_http import streamable_http_client
 
 
@@ -14,8 +14,7 @@ async def call(base):
         told.append((done, total, message))
 
     async with (
-        # What bounds a case is progress, not a client's clock.
-        httpx2.AsyncClient(timeout=None) as client,
+        http_client(httpx2) as client,
         streamable_http_client(f"{base}/mcp", http_client=client) as (reads, writes),
         mcp.ClientSession(reads, writes) as session,
     ):

@@ -1,11 +1,12 @@
 """OpenAI's own Python SDK: chat completions and responses."""
 
 import openai
-from cases import of_an_api, run
+import httpx2
+from cases import http_client, of_an_api, run
 
 
 def client(base):
-    return openai.AsyncOpenAI(api_key="test", base_url=f"{base}/v1", max_retries=0, timeout=None)
+    return openai.AsyncOpenAI(api_key="test", base_url=f"{base}/v1", max_retries=0, timeout=None, http_client=http_client(httpx2))
 
 
 async def chat(base):

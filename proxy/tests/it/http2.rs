@@ -1,6 +1,6 @@
 //! Clients of HTTP/2, by prior knowledge. Their connections run on another thread than the test, which may block.
 
-mod frames;
+pub(super) mod frames;
 
 use crate::support::http2::{Http2, frame, rest};
 use crate::support::{Answer, Origin, PATIENCE, Proxy, ReceivedRequest, gate};

@@ -279,10 +279,47 @@ fn sessions_are_resumed_until_the_certificate_changes() {
 fn files_of_certificates_are_watched() {
     let setup = Setup::new("reload.watch = '20ms'");
     let next = setup.authority.issue(&["app.test"]);
-    // Between the two writes the pair is a bad one.
-    write(&setup.files, "app", &next);
+    setup.files.write("app.pem", &next.certificate);
+    // Until the key follows, the pair is a bad one.
+    let line = setup.proxy.wait_for_log("cannot be used yet");
+    assert!(
+        line.contains("\"DEBUG\"") && line.contains("app.key"),
+        "{line}"
+    );
+    setup.files.write("app.key", &next.key);
     setup.proxy.wait_for_log("config reloaded");
     wait_until("the new certificate", || setup.certificate() == der(&next));
+    // One that stays bad is reported.
+    setup
+        .files
+        .write("app.key", &setup.authority.issue(&["app.test"]).key);
+    let line = setup
+        .proxy
+        .wait_for_log("reload failed, keeping the current config");
+    assert!(
+        line.contains("\"ERROR\"") && line.contains("app.key"),
+        "{line}"
+    );
+}
+
+#[test]
+fn files_that_a_refused_config_names_are_watched() {
+    let setup = Setup::new("reload.watch = '20ms'");
+    let file = setup.files.path("guard.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let renamed = text
+        .replace("app.pem", "next.pem")
+        .replace("app.key", "next.key");
+    setup.files.write("guard.new", &renamed);
+    std::fs::rename(setup.files.path("guard.new"), file).unwrap();
+    let line = setup
+        .proxy
+        .wait_for_log("reload failed, keeping the current config");
+    assert!(line.contains("next.pem"), "{line}");
+    let next = setup.authority.issue(&["app.test"]);
+    write(&setup.files, "next", &next);
+    setup.proxy.wait_for_log("config reloaded");
+    assert_eq!(setup.certificate(), der(&next));
 }
 
 #[test]
@@ -409,6 +446,11 @@ fn tls_follows_the_proxy_header() {
     let request = setup.origin.last_request();
     assert_eq!(request.field("x-forwarded-for"), Some("192.0.2.7"));
     assert_eq!(request.field("x-forwarded-proto"), Some("https"));
+    let mut client = Client::connect(setup.proxy.addr);
+    client.send("PROXY TCP4 192.0.2.8 198.51.100.1 49152 443\r\n");
+    client.send(PLAIN);
+    let line = setup.proxy.wait_for_log("a client's TLS connection failed");
+    assert!(line.contains("\"peer\":\"192.0.2.8:49152\""), "{line}");
 }
 
 #[test]
@@ -424,8 +466,8 @@ fn stop_ends_streams_and_idle_connections_over_tls() {
     // With a `close_notify`.
     stream.read_to_string(&mut rest).unwrap();
     assert!(rest.ends_with("0\r\n\r\n"), "{rest}");
-    // What ends is no message.
+    // As well: without one, it would be a truncation.
     let mut rest = Vec::new();
-    let _ = idle.read_to_end(&mut rest);
+    idle.read_to_end(&mut rest).unwrap();
     assert!(rest.is_empty(), "{rest:?}");
 }

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use std::io::Read;
 
 /// As in the report: 40 streams take 80 of these.
-const FILES: usize = 256;
+pub(super) const FILES: usize = 256;
 const STREAMS: usize = 40;
 const GET: &str = "GET /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n";
 const PLAIN: &str = "GET /plain HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// An address of a client of its own.
-fn other(number: usize) -> [u8; 4] {
+pub(super) fn other(number: usize) -> [u8; 4] {
     [127, 0, 1, u8::try_from(number).unwrap()]
 }
 
@@ -33,7 +33,7 @@ fn stream_of(path: &str, source: [u8; 4], proxy: &Proxy) -> Client {
 }
 
 /// `/plain` is a short text; all else a stream whose second event waits for the gate.
-fn origin() -> (std::sync::mpsc::Sender<()>, Origin) {
+pub(super) fn origin() -> (std::sync::mpsc::Sender<()>, Origin) {
     let (go, goes) = gate();
     let origin = Origin::start(move |received: ReceivedRequest, to: &mut Answer| {
         if received.path == "/hang" {
@@ -94,7 +94,7 @@ fn admin(proxy: &Proxy, path: &str) -> String {
     String::from_utf8(client.raw()).unwrap()
 }
 
-fn json(proxy: &Proxy, path: &str) -> Value {
+pub(super) fn json(proxy: &Proxy, path: &str) -> Value {
     let answer = admin(proxy, path);
     serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
 }
@@ -112,7 +112,7 @@ fn clients(list: &Value, member: &str) -> Vec<(String, Value)> {
 }
 
 /// The value of a metric, named with its labels.
-fn metric(proxy: &Proxy, name: &str) -> f64 {
+pub(super) fn metric(proxy: &Proxy, name: &str) -> f64 {
     let text = admin(proxy, "/metrics");
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
     let value = lines.find_map(|line| line.strip_prefix(' '));

@@ -31,8 +31,11 @@ fn configured(origin: &Origin, text: &str, flags: &[&str]) -> Configured {
 }
 
 impl Configured {
+    /// In one step: a watch must not see the half of it.
     fn write(&self, text: &str) {
-        fs::write(&self.file, text).unwrap();
+        let new = self.file.with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, &self.file).unwrap();
     }
 
     /// The line of the log that tells what came of it.

@@ -1,12 +1,17 @@
 //! The faults of HTTP/1.1 in plain text over TLS and HTTP/2: one scenario runs over each way to connect.
 
+#[cfg(target_os = "linux")]
+mod certificates;
 mod clients;
+#[cfg(target_os = "linux")]
+mod takeover;
+mod uploads;
 mod upstreams;
 
 use crate::faults::answer;
-use crate::support::tls::{Authority, server_config};
+use crate::support::tls::{Authority, Files, server_config};
 use crate::support::ways::{Death, Peer, Way, Ways};
-use crate::support::{Answer, End, Origin, ReceivedRequest, wait_until};
+use crate::support::{Answer, End, Origin, PATIENCE, ReceivedRequest, gate, wait_until};
 use rustls::ALL_VERSIONS;
 
 /// A proxy that lets one stream of a client in, so that what is left of another shows.
@@ -71,7 +76,7 @@ impl Watched {
     fn post_half(&self, way: Way, path: &str) -> Peer {
         let mut peer = self.ways.connect(way);
         peer.post(path, 10);
-        assert!(peer.upload(crate::faults::HALF.as_bytes(), false));
+        assert!(peer.upload(crate::faults::HALF.as_bytes()));
         peer
     }
 

@@ -107,6 +107,21 @@ pub fn activated_by(sockets: [OwnedFd; 2], names: &str, flags: &[&str]) -> Comma
     shell
 }
 
+/// The binary, with so many files at the most.
+fn limited(files: usize) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    let limited = format!("ulimit -n {files}; exec \"$0\" \"$@\"");
+    shell.args(["-c", &limited, BINARY]);
+    shell
+}
+
+/// The binary in a network that this file of the kernel's stands for.
+fn in_network(network: &str) -> Command {
+    let mut there = Command::new("nsenter");
+    there.arg(format!("--net={network}")).arg(BINARY);
+    there
+}
+
 /// A running `sse-guard`, killed on drop.
 pub struct Proxy {
     child: Child,
@@ -145,24 +160,33 @@ impl Proxy {
         let upstream = format!("http://{origin}");
         let mut all = vec!["--upstream-url", &upstream];
         all.extend(flags);
-        let mut shell = Command::new("/bin/sh");
-        let limited = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
-        shell.args(["-c", &limited, BINARY]);
-        Self::run(shell, "127.0.0.1:0", &all)
+        Self::run(limited(limit), "127.0.0.1:0", &all)
     }
 
     /// With just these arguments: on the addresses that they or the defaults name.
     pub fn with_arguments(arguments: &[&str]) -> Self {
-        let mut command = Command::new(BINARY);
-        command.env_clear().args(arguments);
+        Self::by(Command::new(BINARY), arguments)
+    }
+
+    fn by(mut command: Command, arguments: &[&str]) -> Self {
+        command.args(arguments);
+        command.env_clear();
         Self::spawn(command)
+    }
+
+    /// With just these arguments, and with so many files at the most.
+    pub fn with_few_files_and_arguments(limit: usize, arguments: &[&str]) -> Self {
+        Self::by(limited(limit), arguments)
     }
 
     /// On the host of a network that this file of the kernel's stands for.
     pub fn in_network(network: &str, address: &str, flags: &[&str]) -> Self {
-        let mut there = Command::new("nsenter");
-        there.arg(format!("--net={network}")).arg(BINARY);
-        Self::run(there, address, flags)
+        Self::run(in_network(network), address, flags)
+    }
+
+    /// The same with just these arguments.
+    pub fn in_network_with(network: &str, arguments: &[&str]) -> Self {
+        Self::by(in_network(network), arguments)
     }
 
     /// By what this file says, also of its addresses.

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
+use super::support::tls::Authority;
+use super::support::ways::Ways;
 use super::support::{PATIENCE, Proxy, skipped};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -180,6 +182,15 @@ impl Network {
         self.proxy_to(&format!("http://{origin}"), flags)
     }
 
+    /// A proxy with a listener for each way to connect.
+    pub fn ways(&self, origin: SocketAddr, flags: &[&str]) -> Ways {
+        let address = format!("{}.1:0", Side::Client.subnet());
+        let (authority, url) = (Authority::new("test CA"), format!("http://{origin}"));
+        Ways::with(authority, &address, &url, flags, |arguments| {
+            Proxy::in_network_with(&self.proxy.file(), arguments)
+        })
+    }
+
     pub fn proxy_to(&self, url: &str, flags: &[&str]) -> Proxy {
         let upstream = format!("--upstream-url={url}");
         let address = format!("{}.1:0", Side::Client.subnet());
@@ -197,6 +208,8 @@ fn run(script: &str) {
 /// What the kernel of a process does about a connection of which it has heard nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unheard {
+    /// Bytes that were sent and not acknowledged.
+    pub unacknowledged: u32,
     /// Times that the same bytes were sent again.
     pub repeats: u32,
     /// Questions that got no answer.
@@ -219,7 +232,9 @@ impl Unheard {
             .filter(|row| row[2] == to);
         let row = rows.next().unwrap();
         assert!(rows.next().is_none(), "two connections to {to}");
+        let (unacknowledged, _) = row[4].split_once(':').unwrap();
         Self {
+            unacknowledged: u32::from_str_radix(unacknowledged, 16).unwrap(),
             repeats: u32::from_str_radix(row[6], 16).unwrap(),
             questions: row[8].parse().unwrap(),
         }

@@ -134,6 +134,14 @@ impl Answer {
         body
     }
 
+    /// What comes until the other side is gone, however it goes.
+    pub fn rest_of_input(&mut self) -> Vec<u8> {
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut rest = Vec::new();
+        let _ = self.reader.read_to_end(&mut rest);
+        rest
+    }
+
     /// The next request on this connection, if one comes.
     pub fn next_request(&mut self) -> Option<ReceivedRequest> {
         read_request(&mut self.reader)

@@ -69,8 +69,16 @@ fn params(names: &[&str], change: impl Fn(&mut CertificateParams)) -> Certificat
 
 /// A certificate that is its own issuer.
 pub fn self_signed(names: &[&str], change: impl Fn(&mut CertificateParams)) -> Pem {
-    let key = KeyPair::generate().unwrap();
-    let certificate = params(names, change).self_signed(&key).unwrap();
+    self_signed_with(&KeyPair::generate().unwrap(), names, change)
+}
+
+/// With this key.
+pub fn self_signed_with(
+    key: &KeyPair,
+    names: &[&str],
+    change: impl Fn(&mut CertificateParams),
+) -> Pem {
+    let certificate = params(names, change).self_signed(key).unwrap();
     Pem {
         certificate: certificate.pem(),
         key: key.serialize_pem(),

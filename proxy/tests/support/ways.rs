@@ -13,8 +13,10 @@ use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use sse_guard::serve::Io;
 use std::future::poll_fn;
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
@@ -81,15 +83,36 @@ impl Ways {
 
     /// That also trusts upstreams of this CA.
     pub fn with_authority(authority: Authority, upstream: &str, flags: &[&str]) -> Self {
+        Self::with(authority, "127.0.0.1:0", upstream, flags, |arguments| {
+            Proxy::with_arguments(arguments)
+        })
+    }
+
+    /// With so many files at the most.
+    pub fn with_few_files(limit: usize, upstream: &str, flags: &[&str]) -> Self {
+        let authority = Authority::new("test CA");
+        Self::with(authority, "127.0.0.1:0", upstream, flags, |arguments| {
+            Proxy::with_few_files_and_arguments(limit, arguments)
+        })
+    }
+
+    /// With listeners on this address, started with arguments.
+    pub fn with(
+        authority: Authority,
+        address: &str,
+        upstream: &str,
+        flags: &[&str],
+        start: impl FnOnce(&[&str]) -> Proxy,
+    ) -> Self {
         let files = Files::new();
         let ca = files.write("ca.pem", &authority.pem());
-        let config = Self::write_config(&authority, &files, ["127.0.0.1:0"; 2]);
+        let config = Self::write_config(&authority, &files, [address; 2]);
         let mut arguments = vec!["--config", &config, "--upstream-url", upstream];
         if upstream.starts_with("https") {
             arguments.extend(["--upstream-tls-ca", &ca]);
         }
         arguments.extend(flags);
-        let proxy = Proxy::with_arguments(&arguments);
+        let proxy = start(&arguments);
         let tls_addr = Self::tls_addr_of(&proxy);
         Self {
             proxy,
@@ -101,17 +124,21 @@ impl Ways {
 
     /// A config with listeners on these addresses, the second of which has TLS. Returns the file's path.
     pub fn write_config(authority: &Authority, files: &Files, addresses: [&str; 2]) -> String {
-        let pem = authority.issue(&["app.test"]);
+        let listeners = Self::listeners(authority, files, addresses);
+        let keys = "admin.listen = 'off'\ndrain = { window = '0s', answers = '0s' }\n";
+        files.write("guard.toml", &format!("{keys}{listeners}"))
+    }
+
+    /// The listeners of a config on these addresses, the second of which has TLS.
+    pub fn listeners(authority: &Authority, files: &Files, addresses: [&str; 2]) -> String {
+        let pem = authority.issue(&["app.test", "127.0.0.1"]);
         let certificate = files.write("app.pem", &pem.certificate);
         let key = files.write("app.key", &pem.key);
         let [plain, tls] = addresses;
-        files.write(
-            "guard.toml",
-            &format!(
-                "admin.listen = 'off'\ndrain = {{ window = '0s', answers = '0s' }}\n\
-                 [[listener]]\nname = 'plain'\naddress = '{plain}'\nhttp2 = true\n\
-                 [[listener]]\nname = 'tls'\naddress = '{tls}'\ntls = {{ certificate = '{certificate}', key = '{key}' }}\n"
-            ),
+        format!(
+            "[[listener]]\nname = 'plain'\naddress = '{plain}'\nhttp2 = true\n\
+             [[listener]]\nname = 'tls'\naddress = '{tls}'\n\
+             tls = {{ certificate = '{certificate}', key = '{key}' }}\n"
         )
     }
 
@@ -158,21 +185,50 @@ pub fn server_name() -> ServerName<'static> {
     ServerName::try_from("app.test").unwrap()
 }
 
-type Tls = StreamOwned<ClientConnection, TcpStream>;
+/// Reads what has come also when no more can be sent.
+struct Tls(StreamOwned<ClientConnection, TcpStream>);
+
+impl Read for Tls {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let StreamOwned { conn, sock } = &mut self.0;
+        loop {
+            match conn.reader().read(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+            while conn.wants_write() && conn.write_tls(sock).is_ok() {}
+            conn.read_tls(sock)?;
+            conn.process_new_packets().map_err(io::Error::other)?;
+        }
+    }
+}
+
+impl Write for Tls {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
 
 impl Transport for Tls {
     fn end_output(&mut self) {
-        self.conn.send_close_notify();
-        let _ = self.conn.write_tls(&mut self.sock);
-        let _ = self.sock.shutdown(Shutdown::Write);
+        let StreamOwned { conn, sock } = &mut self.0;
+        conn.send_close_notify();
+        let _ = conn.write_tls(sock);
+        let _ = sock.shutdown(Shutdown::Write);
     }
 }
 
 /// A client with one request at a time.
 pub struct Peer {
     protocol: Protocol,
-    /// The response's head, in lower case.
+    /// The response's head, in lower case, or the error of HTTP/2 in place of it.
     pub head: String,
+    /// The request came behind a GOAWAY and was not processed, RFC 9113 section 6.8: clients send it again.
+    pub is_to_be_repeated: bool,
 }
 
 enum Protocol {
@@ -187,6 +243,8 @@ struct Exchange {
     socket: TcpStream,
     upload: Option<SendStream<Bytes>>,
     response: Option<ResponseFuture>,
+    /// Of earlier requests, which continue.
+    before: Vec<ResponseFuture>,
     body: Option<RecvStream>,
 }
 
@@ -204,13 +262,14 @@ impl Peer {
                 true => {
                     let config = client_config(authority, b"http/1.1");
                     let tls = ClientConnection::new(config, server_name()).unwrap();
-                    Box::new(StreamOwned::new(tls, socket))
+                    Box::new(Tls(StreamOwned::new(tls, socket)))
                 }
             }))
         };
         Self {
             protocol,
             head: String::new(),
+            is_to_be_repeated: false,
         }
     }
 
@@ -220,7 +279,17 @@ impl Peer {
             Protocol::Http1(client) => client.send(&format!(
                 "GET {path} HTTP/1.1\r\nHost: app.test\r\nAccept: text/event-stream\r\n\r\n"
             )),
-            Protocol::Http2(exchange) => exchange.send(Request::get(url(path)), true),
+            Protocol::Http2(exchange) => exchange.send(stream(Request::get(url(path))), true),
+        }
+    }
+
+    /// Sends a GET behind which the connection may close. Returns whether the connection still takes one.
+    pub fn try_poll(&mut self, path: &str) -> bool {
+        match &mut self.protocol {
+            Protocol::Http1(client) => client.try_send(&format!(
+                "GET {path} HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n"
+            )),
+            Protocol::Http2(exchange) => exchange.try_send(Request::get(url(path)), true).is_ok(),
         }
     }
 
@@ -233,16 +302,48 @@ impl Peer {
             )),
             Protocol::Http2(exchange) => {
                 let request = Request::post(url(path)).header("content-length", len);
-                exchange.send(request, false);
+                exchange.send(stream(request), false);
             }
         }
     }
 
-    /// Sends a part of the body, the last one or another. Returns whether it was taken.
-    pub fn upload(&mut self, part: &[u8], is_last: bool) -> bool {
+    /// Begins a POST with a body of unknown length.
+    pub fn post_chunked(&mut self, path: &str) {
+        match &mut self.protocol {
+            Protocol::Http1(client) => client.send(&format!(
+                "POST {path} HTTP/1.1\r\nHost: app.test\r\nAccept: text/event-stream\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n"
+            )),
+            Protocol::Http2(exchange) => exchange.send(stream(Request::post(url(path))), false),
+        }
+    }
+
+    /// Sends a part of a body of unknown length.
+    pub fn upload_chunk(&mut self, part: &str) -> bool {
+        match &mut self.protocol {
+            Protocol::Http1(client) => client.try_send(&format!("{:x}\r\n{part}\r\n", part.len())),
+            Protocol::Http2(exchange) => exchange.upload(part.as_bytes(), PATIENCE),
+        }
+    }
+
+    /// Uploads until nothing is taken any more.
+    pub fn upload_all_that_is_taken(&mut self) {
+        let full = Duration::from_millis(200);
+        let part = [b'x'; 64 * 1024];
+        match &mut self.protocol {
+            Protocol::Http1(client) => {
+                client.socket.set_write_timeout(Some(full)).unwrap();
+                while client.try_send_bytes(&part).is_ok() {}
+            }
+            Protocol::Http2(exchange) => while exchange.upload(&part, full) {},
+        }
+    }
+
+    /// Sends a part of the body. Returns whether it was taken.
+    pub fn upload(&mut self, part: &[u8]) -> bool {
         match &mut self.protocol {
             Protocol::Http1(client) => client.try_send_bytes(part).is_ok(),
-            Protocol::Http2(exchange) => exchange.upload(part, is_last),
+            Protocol::Http2(exchange) => exchange.upload(part, PATIENCE),
         }
     }
 
@@ -256,7 +357,13 @@ impl Peer {
             Protocol::Http2(exchange) => {
                 let response = exchange.response.take().unwrap();
                 let response = RUNTIME.block_on(async { timeout(PATIENCE, response).await });
-                let response = response.unwrap().ok()?;
+                let response = response.unwrap();
+                if let Err(error) = &response {
+                    self.head = format!("{error:?}");
+                    let is_orderly = error.reason() == Some(h2::Reason::NO_ERROR);
+                    self.is_to_be_repeated = error.is_go_away() && is_orderly;
+                }
+                let response = response.ok()?;
                 let (parts, body) = response.into_parts();
                 for (name, value) in &parts.headers {
                     let value = value.to_str().unwrap().to_ascii_lowercase();
@@ -293,16 +400,39 @@ impl Peer {
         }
     }
 
+    /// The next piece of a stream: empty at its proper end, nothing if it is broken off.
+    pub fn piece(&mut self) -> Option<Vec<u8>> {
+        match &mut self.protocol {
+            Protocol::Http1(client) => match length(&self.head) {
+                None => client.chunk(),
+                Some(len) => {
+                    let all = client.bytes(len);
+                    self.head = String::from("content-length: 0");
+                    Some(all)
+                }
+            },
+            Protocol::Http2(exchange) => match exchange.frame() {
+                None => Some(Vec::new()),
+                Some(data) => data.ok().map(Into::into),
+            },
+        }
+    }
+
+    /// Waits until the connection has ended.
+    pub fn wait_for_end(self) {
+        match self.protocol {
+            Protocol::Http1(mut client) => drop(client.raw()),
+            Protocol::Http2(exchange) => drop(RUNTIME.block_on(exchange.client.closed())),
+        }
+    }
+
     /// What is left of the response, and how it ended.
     pub fn rest(&mut self) -> (Vec<u8>, End) {
         match &mut self.protocol {
-            Protocol::Http1(client) => {
-                let mut fields = self.head.lines();
-                match fields.find_map(|field| field.strip_prefix("content-length: ")) {
-                    Some(len) => (client.bytes(len.parse().unwrap()), End::Clean),
-                    None => client.rest(),
-                }
-            }
+            Protocol::Http1(client) => match length(&self.head) {
+                Some(len) => (client.bytes(len), End::Clean),
+                None => client.rest(),
+            },
             Protocol::Http2(exchange) => {
                 let mut seen = Vec::new();
                 loop {
@@ -328,6 +458,14 @@ impl Peer {
         }
     }
 
+    pub fn local_addr(&self) -> SocketAddr {
+        let socket = match &self.protocol {
+            Protocol::Http1(client) => &client.socket,
+            Protocol::Http2(exchange) => &exchange.socket,
+        };
+        socket.local_addr().unwrap()
+    }
+
     /// Ends its own direction of the connection, with a `close_notify` over TLS by HTTP/1.1.
     pub fn close_own_side(&mut self) {
         match &mut self.protocol {
@@ -343,6 +481,16 @@ impl Peer {
             Protocol::Http2(_) => panic!("it is one of HTTP/2"),
         }
     }
+}
+
+fn length(head: &str) -> Option<usize> {
+    let mut fields = head.lines();
+    let len = fields.find_map(|field| field.strip_prefix("content-length: "));
+    len.map(|len| len.parse().unwrap())
+}
+
+fn stream(request: http::request::Builder) -> http::request::Builder {
+    request.header("accept", "text/event-stream")
 }
 
 fn url(path: &str) -> String {
@@ -369,38 +517,49 @@ impl Exchange {
             socket: same,
             upload: None,
             response: None,
+            before: Vec::new(),
             body: None,
         }
     }
 
     fn send(&mut self, request: http::request::Builder, is_whole: bool) {
-        let request = request.header("accept", "text/event-stream").body(());
+        self.try_send(request, is_whole).unwrap();
+    }
+
+    fn try_send(
+        &mut self,
+        request: http::request::Builder,
+        is_whole: bool,
+    ) -> Result<(), h2::Error> {
+        let request = request.body(());
         let sent = RUNTIME.block_on(async {
             poll_fn(|cx| self.client.requests.poll_ready(cx)).await?;
             let requests = &mut self.client.requests;
             requests.send_request(request.unwrap(), is_whole)
         });
-        let (response, upload) = sent.unwrap();
-        self.response = Some(response);
+        let (response, upload) = sent?;
+        self.before.extend(self.response.replace(response));
         self.upload = Some(upload).filter(|_| !is_whole);
+        Ok(())
     }
 
-    fn upload(&mut self, part: &[u8], is_last: bool) -> bool {
+    /// Returns false if it is not taken, at all or in this time.
+    fn upload(&mut self, part: &[u8], patience: Duration) -> bool {
         let upload = self.upload.as_mut().unwrap();
         let mut part = Bytes::copy_from_slice(part);
         RUNTIME.block_on(async {
-            loop {
+            while !part.is_empty() {
                 upload.reserve_capacity(part.len());
-                let granted = timeout(PATIENCE, poll_fn(|cx| upload.poll_capacity(cx)));
-                let Some(Ok(granted)) = granted.await.unwrap() else {
+                let granted = timeout(patience, poll_fn(|cx| upload.poll_capacity(cx)));
+                let Ok(Some(Ok(granted))) = granted.await else {
                     return false;
                 };
                 let now = part.split_to(granted.min(part.len()));
-                let is_end = part.is_empty();
-                if upload.send_data(now, is_last && is_end).is_err() || is_end {
-                    return is_end;
+                if upload.send_data(now, false).is_err() {
+                    return false;
                 }
             }
+            true
         })
     }
 
@@ -417,7 +576,7 @@ impl Exchange {
                 Death::Close | Death::Reset => self.client.vanish().await,
                 Death::Proper => {
                     // RST_STREAM for what is not over, and a GOAWAY behind it.
-                    drop((self.upload, self.response, self.body));
+                    drop((self.upload, self.response, self.before, self.body));
                     self.client.end().await;
                 }
             }

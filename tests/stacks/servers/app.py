@@ -1,6 +1,7 @@
 """A FastAPI application with sse-starlette, as its users write them: feeds, a job, and an LLM API.
 
     python app.py PORT [ALLOWED_ORIGIN]
+    python app.py PORT --tls CERTIFICATE KEY
 """
 
 import asyncio
@@ -8,13 +9,14 @@ import json
 import sys
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 app = FastAPI()
-if len(sys.argv) > 2:
+TLS = sys.argv[3:] if sys.argv[2:3] == ["--tls"] else []
+if len(sys.argv) > 2 and not TLS:
     app.add_middleware(
         CORSMiddleware, allow_origins=[sys.argv[2]], allow_credentials=True, allow_methods=["*"]
     )
@@ -74,6 +76,25 @@ async def job(seconds: float):
 @app.get("/plain")
 async def plain():
     return JSONResponse({"ok": True})
+
+
+@app.post("/count")
+async def count(request: Request):
+    """The length of an upload, in its response."""
+    length = 0
+    async for part in request.stream():
+        length += len(part)
+    return JSONResponse({"length": length})
+
+
+@app.websocket("/echo")
+async def echo(socket: WebSocket):
+    await socket.accept()
+    try:
+        while True:
+            await socket.send_text(await socket.receive_text())
+    except WebSocketDisconnect:
+        pass
 
 
 def chat(finish=None, **more):
@@ -150,4 +171,5 @@ async def messages(request: Request):
     return EventSourceResponse(answer())
 
 
-uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning")
+options = dict(zip(("ssl_certfile", "ssl_keyfile"), TLS))
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", **options)

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::faults::{CHUNKED, LENGTH, Pieces};
-use crate::support::gate;
 
 /// How an upstream goes.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,8 @@
 //! Handshakes that fail, and what the log has about them.
 
 use super::*;
-use crate::support::tls::Pem;
-use rcgen::{BasicConstraints, IsCa, date_time_ymd};
+use crate::support::tls::{Pem, self_signed_with};
+use rcgen::{BasicConstraints, DnType, IsCa, KeyPair, date_time_ymd};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
@@ -21,6 +21,13 @@ fn certificate_that_cannot_be_trusted_is_reported_with_cause_and_remedy() {
     let ca = |params: &mut rcgen::CertificateParams| {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     };
+    // It has the name of the trusted CA, and another key, also one of which there can be no such signature.
+    let namesake = |params: &mut rcgen::CertificateParams| {
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "test CA");
+    };
+    let other_key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
     let own_ca = self_signed(NAMES, ca);
     let own_ca_file = setup.files.write("own.pem", &own_ca.certificate);
     let cases: &[(Pem, &str, &str, &str)] = &[
@@ -58,6 +65,24 @@ fn certificate_that_cannot_be_trusted_is_reported_with_cause_and_remedy() {
             self_signed(NAMES, |_| {}),
             &setup.ca,
             "its certificate is self-signed",
+            "upstream.tls.ca",
+        ),
+        (
+            self_signed(NAMES, namesake),
+            &setup.ca,
+            "its certificate is self-signed",
+            "upstream.tls.ca",
+        ),
+        (
+            self_signed_with(&other_key, NAMES, namesake),
+            &setup.ca,
+            "its certificate is self-signed",
+            "upstream.tls.ca",
+        ),
+        (
+            Authority::new("test CA").issue(NAMES),
+            &setup.ca,
+            "its certificate was issued by an unknown CA",
             "upstream.tls.ca",
         ),
         (
