@@ -4,6 +4,7 @@
 //! New streams use the current config, open ones keep the config that they opened with. Both share this:
 //! one drain, one count of each limit, one set of numbers.
 
+use super::acme::HttpChallenges;
 use super::client_keys::ClientKeys;
 use super::config::{self, Rate};
 use super::ended::EndedStreams;
@@ -50,6 +51,8 @@ pub(super) struct Carryover {
     /// For lines about rejected requests.
     pub(super) rejections: Arc<LogLimits<RejectReason>>,
     phases: Phases,
+    /// Of orders of certificates.
+    pub(super) http_challenges: Arc<HttpChallenges>,
 }
 
 /// The numbers of routes.

@@ -56,11 +56,11 @@ pub(super) use print::Entry;
 pub use route::RoutePath;
 pub(super) use sections::port_of;
 pub use sections::{
-    Admin, Budget, Budgets, Client, Completion, Drain, Early, Health, HealthCheck, Heartbeat,
-    Http2Mode, HttpsRedirect, Idle, IdleAction, KEYS, LISTENER, Level, Limit, LimitKey,
-    ListenerConfig, Log, LogFormat, LogRequests, OwnCounts, ProxyProtocol, ProxyVersion, Reject,
-    RequestsFormat, Resume, Rotation, Style, TABLES, Takeover, TrustedHeader, Unavailable,
-    Upstream, UpstreamHost,
+    Acme, AcmeChallenge, AcmeName, Admin, Budget, Budgets, Client, Completion, Drain, Early,
+    Health, HealthCheck, Heartbeat, Http2Mode, HttpsRedirect, Idle, IdleAction, KEYS, LISTENER,
+    Level, Limit, LimitKey, ListenerConfig, Log, LogFormat, LogRequests, OwnCounts, ProxyProtocol,
+    ProxyVersion, Reject, RequestsFormat, Resume, Rotation, Style, TABLES, Takeover, TrustedHeader,
+    Unavailable, Upstream, UpstreamHost,
 };
 pub use settings::{Config, Route, Settings};
 pub(super) use source::AdminAccess;

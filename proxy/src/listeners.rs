@@ -4,6 +4,7 @@ use super::config::{ListenerConfig, ProxyProtocol, Takeover};
 use super::listen::{ClientListener, Step};
 use super::route::Handler;
 use super::state::ProxyState;
+use super::tls::{ManagedKeys, ServerTls};
 use sse_guard::internal::{self, Accepted, ConnectionGroup};
 use sse_guard::serve::{Io, Server};
 use std::future::poll_fn;
@@ -149,6 +150,15 @@ impl Listeners {
             closed: Vec::new(),
             next: AtomicUsize::new(0),
         }
+    }
+
+    /// The certificates of ACME, of all listeners.
+    pub(super) fn managed_keys(&self) -> Vec<Arc<ManagedKeys>> {
+        let tls = self
+            .open
+            .iter()
+            .filter_map(|it| it.handler.listener().tls.as_ref());
+        tls.filter_map(ServerTls::managed).cloned().collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Serves clients until a command stops the proxy, and reloads the config meanwhile.
 
+use super::acme::CertificateManager;
 use super::admin::AdminServer;
 use super::config;
 use super::config_reader::ReadConfig;
@@ -67,6 +68,12 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
         let mut connections = server.connections(&self.state.carryover.connections)?;
         let sockets = std::mem::take(&mut self.sockets);
         let mut listeners = Listeners::new(sockets, &self.state, &server);
+        let certificates = CertificateManager::start(
+            self.state.active().config().acme.clone(),
+            listeners.managed_keys(),
+            self.state.carryover.http_challenges.clone(),
+        )
+        .await;
         notify::ready(&listeners.urls());
         let state = self.state.clone();
         let mut reload = PendingReload::new(move || {
@@ -116,11 +123,16 @@ impl<S: Stream<Item = Command> + Unpin> Proxy<S> {
                             log_failure(error);
                         }
                     }
+                    // Before the next connection.
+                    let acme = self.state.active().config().acme.clone();
+                    certificates.reload(acme, listeners.managed_keys());
                     notify::reloaded(&listeners.urls(), result.is_ok());
                     reload.finish(&result);
                 }
             }
         }
+        // The next process orders from now on.
+        drop(certificates);
         // Pending reloads get an error.
         drop(reload);
         drop(self.operator);

@@ -2,6 +2,7 @@
 
 mod client;
 mod error;
+mod managed;
 mod pem;
 mod roots;
 mod server;
@@ -10,8 +11,12 @@ mod verifier;
 
 pub(crate) use client::{ClientIdentity, ClientTls, ClientTlsError, Trust};
 pub(crate) use error::TlsFailure;
+pub(crate) use managed::ManagedKeys;
 pub(crate) use pem::{PemError, certificates, private_key};
-pub(crate) use server::{ClientAuth, ServerIdentity, ServerTls, ServerTlsError};
+pub(crate) use server::{
+    ClientAuth, ServerCertificates, ServerIdentity, ServerTls, ServerTlsError, certified_key,
+    challenge_key,
+};
 pub(crate) use subject::client_subject;
 
 use rustls::crypto::{CryptoProvider, ring};
@@ -34,7 +39,7 @@ fn time(time: UnixTime) -> String {
 }
 
 /// The cipher suites, key exchanges and signatures of all connections.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
         LazyLock::new(|| Arc::new(ring::default_provider()));
     PROVIDER.clone()

@@ -219,6 +219,14 @@ impl ClientIo {
         }
     }
 
+    /// Returns true if the handshake of TLS is complete, and ALPN has selected the protocol by which a CA verifies a name.
+    pub(super) fn has_negotiated_acme(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.0.socket.has_selected(b"acme-tls/1");
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
     /// Returns true if the handshake of TLS is complete, and ALPN has selected HTTP/2.
     #[cfg(feature = "http2")]
     pub(super) fn has_negotiated_http2(&self) -> bool {

@@ -149,6 +149,13 @@ where
                         .as_mut()
                         .poll_request_start(this.io, *this.peer, cx, has_begun);
                     match ready!(end) {
+                        // RFC 8737 section 3: a CA that verifies a name ends the connection after the handshake.
+                        IdleEnd::Request
+                            if *first != FirstRequest::Received
+                                && this.io.has_negotiated_acme() =>
+                        {
+                            NextStep::Close
+                        }
                         #[cfg(feature = "http2")]
                         IdleEnd::Request
                             if this.io.peek(super::http2::has_preface) && may_be_http2() =>

@@ -108,7 +108,6 @@ impl Io {
     }
 
     /// Returns true if the handshake is complete, and ALPN has selected this protocol.
-    #[cfg(feature = "http2")]
     pub(super) fn has_selected(&self, protocol: &[u8]) -> bool {
         match &self.0 {
             Transport::Tls(tls) => tls.has_selected(protocol),

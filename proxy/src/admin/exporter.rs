@@ -1,7 +1,7 @@
 //! `/metrics`: the numbers of all layers and of the process, as Prometheus text.
 
 use super::{Admin, SharedAdmin};
-use crate::{health, overload, request_log};
+use crate::{acme, health, overload, request_log};
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -34,6 +34,7 @@ impl Exporter {
         overload::describe();
         health::describe();
         request_log::describe();
+        acme::describe();
         metrics::describe_gauge!(
             "sse_guard_oldest_stream_age_seconds",
             metrics::Unit::Seconds,

@@ -242,6 +242,7 @@ fn value_name(kind: Kind) -> String {
         Shape::UpstreamHost => "auto|pass|upstream|HOST",
         Shape::File => "FILE",
         Shape::Files => "FILE,...",
+        Shape::Folder => "FOLDER",
         Shape::ServerName => "NAME",
         Shape::Secret => "SECRET",
         Shape::Address => "IP:PORT",

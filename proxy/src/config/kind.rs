@@ -55,6 +55,8 @@ pub enum Shape {
     File,
     /// One of these, or a list of them.
     Files,
+    /// The path of a folder.
+    Folder,
     /// The name or the address of a server, without a port.
     ServerName,
     /// A secret of 16 visible characters or more.

@@ -4,6 +4,7 @@
 //! Flags, environment variables, the file's spelling, help texts and defaults all derive from
 //! [`KEYS`]; a key that is missing here does not exist.
 
+pub(super) mod acme;
 pub(super) mod admin;
 mod client;
 mod completion;
@@ -28,6 +29,7 @@ pub(super) mod top;
 mod tunnel;
 pub(super) mod upstream;
 
+pub use acme::{Acme, AcmeChallenge, AcmeName};
 pub use admin::Admin;
 pub use client::Client;
 pub use completion::Completion;
@@ -52,6 +54,7 @@ use super::key::{Key, Table};
 /// All tables, in the order of the help and of `check`.
 pub const TABLES: &[Table] = &[
     top::TABLE,
+    acme::TABLE,
     client::TABLE,
     path::TABLE,
     upstream::TABLE,

@@ -15,10 +15,10 @@ use super::given::{AllValues, RouteValues, Scope, URL};
 use super::listen_address::ListenAddress;
 use super::mistake::{Mistake, ValueSource};
 use super::sections::{
-    Admin, Budgets, Client, Completion, Drain, Early, Health, Heartbeat, Idle, Limit,
+    Acme, Admin, Budgets, Client, Completion, Drain, Early, Health, Heartbeat, Idle, Limit,
     ListenerConfig, Log, OwnCounts, Resume, Rotation, Takeover, TrustedHeader, Unavailable,
-    Upstream, cors, files, health_check, listener, listener::Placed, memory, path, ready, reload,
-    top, upstream,
+    Upstream, acme, cors, files, health_check, listener, listener::Placed, memory, path, ready,
+    reload, top, upstream,
 };
 use super::unix::TrustedProxies;
 use super::value::{Origins, ReadyWhen};
@@ -30,6 +30,8 @@ use sse_guard::family::Family;
 pub struct Config {
     /// Addresses for clients; at least one.
     pub listeners: Vec<ListenerConfig>,
+    /// The CA of their certificates, if they have some of ACME.
+    pub acme: Option<Acme>,
     /// When another process may listen there, too.
     pub takeover: Takeover,
     /// Peers whose forwarding headers are trusted; none by default.
@@ -181,6 +183,7 @@ fn read_all(values: &AllValues, problems: &mut Vec<Mistake>) -> Result<Config, M
     let listeners = listener::listeners(values, problems)?;
     let routes = routes(values, &listeners, problems)?;
     let mut config = Config {
+        acme: Acme::read(proxy, &listeners, problems)?,
         takeover: Takeover::read(proxy)?,
         trusted_proxies: top::trusted_proxies(proxy)?,
         trusted_header: TrustedHeader::read(proxy)?,
@@ -204,6 +207,8 @@ fn read_all(values: &AllValues, problems: &mut Vec<Mistake>) -> Result<Config, M
     let has_catch_all = proxy.given(URL).is_some();
     config.warnings = warnings(&config, has_catch_all);
     config.warnings.extend(config.drain.warning(proxy)?);
+    let unused = acme::warning(proxy, config.acme.as_ref())?;
+    config.warnings.extend(unused);
     let mut upstreams = config.routes.iter().map(|route| &route.settings.upstream);
     if upstreams.all(|upstream| upstream.tls.is_none()) {
         config.warnings.extend(upstream::tls::unused(values));

@@ -101,7 +101,7 @@ impl Value {
                 )),
             },
             Shape::UpstreamHost => upstream_host(text),
-            Shape::File => file(text),
+            Shape::File | Shape::Folder => file(text),
             Shape::Files => {
                 let items = text.split(',').map(|item| file_name(item.trim()));
                 items.collect::<Result<_, _>>().map(Self::Files)
@@ -246,6 +246,7 @@ fn example(kind: Kind) -> String {
             "",
         ),
         Shape::File => ("the path of a file in quotes", ", or \"off\""),
+        Shape::Folder => ("the path of a folder in quotes", ", or \"off\""),
         Shape::Files => ("the path of a file in quotes, or a list of them", ""),
         Shape::ServerName => ("\"app.example\"", " or \"off\""),
         Shape::Secret => ("a text of 16 characters or more in quotes", ", or \"off\""),

@@ -8,10 +8,10 @@ use crate::headers;
 use crate::json_stream_flag;
 use crate::request_context::{RequestContext, RequestId};
 use crate::request_log::{LoggedBody, RequestRecord};
-use crate::request_target::TargetError;
+use crate::request_target::{self, TargetError};
 use crate::state::ProxyState;
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
 use sse_guard::Stream;
@@ -79,15 +79,40 @@ impl Service<Request<RequestBody>> for Handler {
 enum Unrouted {
     Refused(TargetError),
     Redirect(HttpsRedirect),
+    /// A CA verifies a name.
+    Challenge,
 }
 
 impl Unrouted {
-    fn answer(self, request: &mut Request<RequestBody>) -> Response<Full<Bytes>> {
+    fn answer(
+        self,
+        router: &Router,
+        listener: &ListenerConfig,
+        request: &mut Request<RequestBody>,
+    ) -> Response<Full<Bytes>> {
         match self {
             Self::Refused(error) => error.answer(),
             Self::Redirect(to) => redirect::answer(request, to),
+            Self::Challenge => {
+                if let Err(error) = request_target::check(request) {
+                    return error.answer();
+                }
+                let Some(answer) = router.challenge_of(request, listener) else {
+                    return not_found();
+                };
+                let mut response = Response::new(answer.into());
+                let binary = HeaderValue::from_static("application/octet-stream");
+                response.headers_mut().insert(CONTENT_TYPE, binary);
+                response
+            }
         }
     }
+}
+
+fn not_found() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from("sse-guard: no route for this path\n"));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
 }
 
 async fn answer(
@@ -102,12 +127,13 @@ async fn answer(
     context.set_listener(listener);
     let user = router.prepare.user(&mut request);
     context.set_identity(user, prepare::client_subject(&request, listener));
-    let route = match router.redirect_of(listener) {
-        Some(to) => Err(Unrouted::Redirect(to)),
-        None => {
-            let route = router.route_of(&mut request, listener);
-            route.map_err(Unrouted::Refused)
-        }
+    let route = if router.challenge_of(&request, listener).is_some() {
+        Err(Unrouted::Challenge)
+    } else if let Some(to) = router.redirect_of(listener) {
+        Err(Unrouted::Redirect(to))
+    } else {
+        let route = router.route_of(&mut request, listener);
+        route.map_err(Unrouted::Refused)
     };
     let metrics = match &route {
         Ok(Some(route)) => {
@@ -119,14 +145,9 @@ async fn answer(
     let record = RequestRecord::new(&request, router.requests, context.clone(), metrics.clone());
     let mut response = match route {
         Ok(Some(route)) => forward(router, route, request, &context).await,
-        Ok(None) => {
-            let text = Full::from("sse-guard: no route for this path\n");
-            let mut response = Response::new(text);
-            *response.status_mut() = StatusCode::NOT_FOUND;
-            without_route(router, &request, response)
-        }
+        Ok(None) => without_route(router, &request, not_found()),
         Err(unrouted) => {
-            let response = unrouted.answer(&mut request);
+            let response = unrouted.answer(router, listener, &mut request);
             without_route(router, &request, response)
         }
     };

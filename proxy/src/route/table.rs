@@ -2,6 +2,7 @@
 
 use super::prepare::Prepare;
 use super::stack::{self, RouteService, SharedParts};
+use crate::acme::HttpChallenges;
 use crate::carryover::{Carryover, RouteLimit};
 use crate::config::{
     self, Config, HttpsRedirect, ListenerConfig, RoutePath, Settings, TrustedHeader,
@@ -30,6 +31,7 @@ pub(crate) struct Router {
     pub(super) prepare: Prepare,
     pub(super) clients: ForwardedIp,
     pub(super) drain: StreamRegistry,
+    http_challenges: Arc<HttpChallenges>,
     pub(super) requests: RequestLog,
     /// Of requests that match no route.
     pub(super) unrouted: Arc<RouteMetrics>,
@@ -105,6 +107,7 @@ impl Router {
             prepare: Prepare::new(config, clients.clone()),
             clients: clients.clone(),
             drain: carryover.drain.clone(),
+            http_challenges: carryover.http_challenges.clone(),
             requests: RequestLog {
                 requests: config.log.requests,
                 format: config.log.requests_format,
@@ -184,6 +187,18 @@ impl Router {
         let mut listeners = self.listeners.iter();
         let current = listeners.find(|current| current.name == listener.name);
         current.unwrap_or(listener)
+    }
+
+    /// The answer to a CA that verifies a name by HTTP-01: on each listener without TLS, be it for redirects.
+    pub(super) fn challenge_of(
+        &self,
+        request: &Request<RequestBody>,
+        listener: &ListenerConfig,
+    ) -> Option<String> {
+        match listener.tls {
+            None => self.http_challenges.answer(request),
+            Some(_) => None,
+        }
     }
 
     /// Where the listener redirects requests to, if it does.

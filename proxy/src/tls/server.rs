@@ -1,5 +1,6 @@
 //! TLS as a server, for the clients of a listener.
 
+use super::managed::{ACME_TLS, ManagedKeys};
 use super::provider;
 use super::roots::{BadRoot, Roots};
 use rustls::client::verify_server_name;
@@ -24,14 +25,25 @@ pub struct ServerTls {
     identity: Arc<Identity>,
     /// Also has the keys of the session tickets.
     config: Arc<ServerConfig>,
+    /// Its certificates, if they come from ACME.
+    managed: Option<Arc<ManagedKeys>>,
 }
 
 /// What one config must have in common with another in place of which it may stay in use.
 #[derive(Debug, PartialEq, Eq)]
 struct Identity {
-    certificates: Vec<ServerIdentity>,
+    certificates: ServerCertificates,
     http2: bool,
     clients: Option<ClientAuth>,
+}
+
+/// The certificates of a listener, at least one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ServerCertificates {
+    /// From files.
+    Files(Vec<ServerIdentity>),
+    /// From ACME, for these names in lower case.
+    Managed(Vec<String>),
 }
 
 /// A certificate of the server, its chain, and its key.
@@ -67,32 +79,33 @@ pub(crate) enum ServerTlsError {
 }
 
 impl ServerTls {
-    /// With these certificates, at least one.
     pub(crate) fn new(
-        certificates: Vec<ServerIdentity>,
+        certificates: ServerCertificates,
         http2: bool,
         clients: Option<ClientAuth>,
     ) -> Result<Self, ServerTlsError> {
-        let keys = certificates.iter().enumerate().map(|(index, identity)| {
-            let (chain, key) = (identity.chain.clone(), identity.key.clone_key());
-            let key = CertifiedKey::from_der(chain, key, &provider());
-            key.map(Arc::new).map_err(|error| match error {
-                Error::InconsistentKeys(_) => ServerTlsError::KeyMismatch(index),
-                error => ServerTlsError::Unusable(index, error),
-            })
-        });
-        let keys = keys.collect::<Result<_, _>>()?;
+        let (resolver, managed): (Arc<dyn ResolvesServerCert>, _) = match &certificates {
+            ServerCertificates::Files(files) => (Arc::new(ByName::new(files)?), None),
+            ServerCertificates::Managed(names) => {
+                let managed = Arc::new(ManagedKeys::new(names.clone()));
+                (managed.clone(), Some(managed))
+            }
+        };
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()?;
         let builder = match &clients {
             None => builder.with_no_client_auth(),
             Some(clients) => builder.with_client_cert_verifier(clients.verifier()?),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(ByName(keys)));
+        let mut config = builder.with_cert_resolver(resolver);
         config.alpn_protocols = match http2 {
             true => vec![HTTP2.to_vec(), HTTP1.to_vec()],
             false => vec![HTTP1.to_vec()],
         };
+        if managed.is_some() {
+            // Last: a client that offers another one is served.
+            config.alpn_protocols.push(ACME_TLS.to_vec());
+        }
         // They hold the sessions in place of this process.
         config.ticketer = Ticketer::new()?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -103,11 +116,28 @@ impl ServerTls {
                 clients,
             }),
             config: Arc::new(config),
+            managed,
         })
     }
 
     pub(crate) fn config(&self) -> &Arc<ServerConfig> {
         &self.config
+    }
+
+    /// Its certificates, if they come from ACME.
+    pub(crate) fn managed(&self) -> Option<&Arc<ManagedKeys>> {
+        self.managed.as_ref()
+    }
+
+    /// The names whose certificates come from ACME.
+    pub(crate) fn managed_names(&self) -> &[String] {
+        self.managed.as_ref().map_or(&[], |managed| managed.names())
+    }
+
+    /// Whether each client needs a certificate.
+    pub(crate) fn requires_certificates(&self) -> bool {
+        let mut clients = self.identity.clients.iter();
+        clients.any(|clients| clients.is_required)
     }
 
     /// Whether clients may have certificates.
@@ -117,8 +147,11 @@ impl ServerTls {
 
     /// The certificates that are not valid at this time, with the reason.
     pub(crate) fn invalid_at(&self, now: UnixTime) -> impl Iterator<Item = (&str, String)> {
-        let certificates = self.identity.certificates.iter();
-        certificates.filter_map(move |identity| {
+        let files = match &self.identity.certificates {
+            ServerCertificates::Files(files) => files.as_slice(),
+            ServerCertificates::Managed(_) => &[],
+        };
+        files.iter().filter_map(move |identity| {
             let reason = validity_error(identity.chain.first()?, now)?;
             Some((identity.file.as_str(), reason))
         })
@@ -183,6 +216,37 @@ fn validity_error(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<Str
 #[derive(Debug)]
 struct ByName(Vec<Arc<CertifiedKey>>);
 
+impl ByName {
+    fn new(files: &[ServerIdentity]) -> Result<Self, ServerTlsError> {
+        let keys = files.iter().enumerate().map(|(index, identity)| {
+            let key = certified_key(identity.chain.clone(), identity.key.clone_key());
+            key.map_err(|error| match error {
+                Error::InconsistentKeys(_) => ServerTlsError::KeyMismatch(index),
+                error => ServerTlsError::Unusable(index, error),
+            })
+        });
+        keys.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// A certificate with its key, which belongs to it.
+pub(crate) fn certified_key(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<CertifiedKey>, Error> {
+    CertifiedKey::from_der(chain, key, &provider()).map(Arc::new)
+}
+
+/// The same for a certificate that only a CA reads to verify a name. Its critical extension is unknown to webpki, which
+/// compares keys.
+pub(crate) fn challenge_key(
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<CertifiedKey>, Error> {
+    let key = provider().key_provider.load_private_key(key)?;
+    Ok(Arc::new(CertifiedKey::new(vec![certificate], key)))
+}
+
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let schemes = hello.signature_schemes();
@@ -232,12 +296,19 @@ mod tests {
         }
     }
 
+    fn files(
+        pairs: Vec<ServerIdentity>,
+        clients: Option<ClientAuth>,
+    ) -> Result<ServerTls, ServerTlsError> {
+        ServerTls::new(ServerCertificates::Files(pairs), true, clients)
+    }
+
     #[test]
     fn server_settings_are_equal_if_all_of_them_are() {
         let (one, other) = (pair(|_| {}), pair(|_| {}));
         let new = |pairs: &[&ServerIdentity], http2, clients| {
             let pairs = pairs.iter().map(|pair| same(pair)).collect();
-            ServerTls::new(pairs, http2, clients).unwrap()
+            ServerTls::new(ServerCertificates::Files(pairs), http2, clients).unwrap()
         };
         let clients = |is_required| ClientAuth {
             roots: other.chain.clone(),
@@ -271,20 +342,20 @@ mod tests {
             key: pair(|_| {}).key,
             ..same(&good)
         };
-        let error = ServerTls::new(vec![same(&good), mismatch], true, None).unwrap_err();
+        let error = files(vec![same(&good), mismatch], None).unwrap_err();
         assert!(matches!(error, ServerTlsError::KeyMismatch(1)), "{error:?}");
         let bytes = || vec![CertificateDer::from(vec![0; 9])];
         let bad = ServerIdentity {
             chain: bytes(),
             ..same(&good)
         };
-        let error = ServerTls::new(vec![bad], true, None).unwrap_err();
+        let error = files(vec![bad], None).unwrap_err();
         assert!(matches!(error, ServerTlsError::Unusable(0, _)), "{error:?}");
         let clients = ClientAuth {
             roots: bytes(),
             is_required: true,
         };
-        let error = ServerTls::new(vec![good], true, Some(clients)).unwrap_err();
+        let error = files(vec![good], Some(clients)).unwrap_err();
         assert!(
             matches!(error, ServerTlsError::ClientRoot { number: 1, .. }),
             "{error:?}"
@@ -297,7 +368,7 @@ mod tests {
             params.not_before = date_time_ymd(2024, 1, 1);
             params.not_after = date_time_ymd(2025, 1, 1);
         });
-        let tls = ServerTls::new(vec![pair], true, None).unwrap();
+        let tls = files(vec![pair], None).unwrap();
         let at = |seconds| {
             let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
             tls.invalid_at(now).map(|(_, reason)| reason).next()

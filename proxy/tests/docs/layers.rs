@@ -41,6 +41,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "what needs no more than the config",
         &[
+            "acme",
             "demo",
             "health_command",
             "listen",

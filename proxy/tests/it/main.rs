@@ -5,6 +5,7 @@
     reason = "a failed expectation is how a test fails"
 )]
 
+mod acme;
 mod addresses;
 mod admin;
 #[cfg(target_os = "linux")]

@@ -2,7 +2,9 @@
 
 use super::origin::{ReceivedRequest, read_request};
 use super::{PATIENCE, reset_on_close};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PublicKeyData,
+};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -54,6 +56,16 @@ impl Authority {
             certificate: certificate.pem(),
             key: key.serialize_pem(),
         }
+    }
+
+    /// A certificate for the key of someone else, as PEM.
+    pub fn sign(
+        &self,
+        names: &[&str],
+        key: &impl PublicKeyData,
+        change: impl Fn(&mut CertificateParams),
+    ) -> String {
+        params(names, change).signed_by(key, &self.0).unwrap().pem()
     }
 }
 

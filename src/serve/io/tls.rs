@@ -224,7 +224,6 @@ impl TlsIo {
         Poll::Ready(self.shutdown())
     }
 
-    #[cfg(feature = "http2")]
     pub(super) fn has_selected(&self, protocol: &[u8]) -> bool {
         lock(&self.session).connection().alpn_protocol() == Some(protocol)
     }

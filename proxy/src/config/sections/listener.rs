@@ -1,5 +1,6 @@
 //! `[[listener]]`: where clients connect, if there are several addresses or one needs settings of its own.
 
+mod acme_names;
 mod redirect;
 mod tls;
 
@@ -15,6 +16,7 @@ use super::super::value::{Choice, choice};
 use super::client;
 use super::top::{LISTEN, trusted_proxies};
 use crate::tls::ServerTls;
+pub(super) use acme_names::KEY as ACME_NAMES;
 pub use redirect::HttpsRedirect;
 
 const ADDRESS: &str = "listener.address";
@@ -74,6 +76,12 @@ pub const LISTENER: Table = Table {
             .help(
                 "PEM file with the private key of listener.tls.certificate, not encrypted; for a \
                  list, that of each in their order",
+            ),
+        Key::proxy(ACME_NAMES, Shape::Words)
+            .example("[\"app.example\"]")
+            .help(
+                "In place of listener.tls.certificate: names whose certificates are ordered and renewed at a CA by \
+                 ACME; see the table acme",
             ),
         Key::proxy(tls::CLIENT_CA, Shape::File)
             .example("\"/etc/sse-guard/clients.pem\"")

@@ -62,6 +62,10 @@ fn choices_have_a_different_meaning_for_each_word() {
         let Shape::Choice(words) = key.kind.shape else {
             continue;
         };
+        // Without a listener that has names it has no effect; it has a test of its own.
+        if key.name == "acme.challenge" {
+            continue;
+        }
         let mut seen = Vec::new();
         for word in words {
             let config = config(&format!(

@@ -8,8 +8,10 @@ use super::super::super::given::Scope;
 use super::super::super::mistake::Mistake;
 use super::super::super::value::{Choice, choice};
 use super::ListenerConfig;
+use super::acme_names::{self, KEY as ACME};
 use crate::tls::{
-    ClientAuth, ServerIdentity, ServerTls, ServerTlsError, certificates, private_key,
+    ClientAuth, ServerCertificates, ServerIdentity, ServerTls, ServerTlsError, certificates,
+    private_key,
 };
 
 pub(super) const CERTIFICATE: &str = "listener.tls.certificate";
@@ -32,7 +34,8 @@ choice! { Need {
 
 /// Whether the listener has TLS, be its settings usable or not.
 pub(super) fn is_set(scope: Scope<'_>) -> bool {
-    scope.given(CERTIFICATE).is_some() || scope.given(KEY).is_some()
+    let mut keys = [CERTIFICATE, KEY, ACME].into_iter();
+    keys.any(|key| scope.given(key).is_some())
 }
 
 /// The settings of a listener; nothing for one without TLS, and with a problem.
@@ -43,11 +46,22 @@ pub(super) fn read(
 ) -> Result<Option<ServerTls>, Mistake> {
     let certificate_files: Option<Vec<String>> = scope.get_if_set(CERTIFICATE)?;
     let key_files: Option<Vec<String>> = scope.get_if_set(KEY)?;
+    let acme: Option<Vec<String>> = scope.get_if_set(ACME)?;
     let (certificate_files, key_files) = match (certificate_files, key_files) {
+        (None, None) if acme.is_some() => {
+            return managed(scope, &acme.unwrap_or_default(), http2, problems);
+        }
+        (Some(_), _) | (_, Some(_)) if acme.is_some() => {
+            let problem = format!(
+                "cannot be combined with {CERTIFICATE} and {KEY}: write a [[listener]] for each"
+            );
+            problems.push(scope.mistake(ACME, problem));
+            return Ok(None);
+        }
         (None, None) => {
             let of_clients = [CLIENT_CA, CLIENT_AUTH].into_iter();
             let set = of_clients.filter(|key| scope.given(key).is_some());
-            let problem = format!("requires {CERTIFICATE}, which is not set");
+            let problem = format!("requires {CERTIFICATE} or {ACME}, neither of which is set");
             problems.extend(set.map(|key| scope.mistake(key, &problem)));
             return Ok(None);
         }
@@ -93,7 +107,7 @@ pub(super) fn read(
     if problems.len() > known {
         return Ok(None);
     }
-    match ServerTls::new(identities, http2, clients) {
+    match ServerTls::new(ServerCertificates::Files(identities), http2, clients) {
         Ok(tls) => Ok(Some(tls)),
         Err(error) => {
             let (name, problem) = match &error {
@@ -116,6 +130,28 @@ pub(super) fn read(
                 ServerTlsError::Other(_) => (CERTIFICATE, error.to_string()),
             };
             problems.push(scope.mistake(name, problem));
+            Ok(None)
+        }
+    }
+}
+
+/// The settings of a listener whose certificates come from ACME.
+fn managed(
+    scope: Scope<'_>,
+    names: &[String],
+    http2: bool,
+    problems: &mut Vec<Mistake>,
+) -> Result<Option<ServerTls>, Mistake> {
+    let known = problems.len();
+    let names = acme_names::check(scope, names, problems);
+    let clients = clients(scope, problems)?;
+    if problems.len() > known {
+        return Ok(None);
+    }
+    match ServerTls::new(ServerCertificates::Managed(names), http2, clients) {
+        Ok(tls) => Ok(Some(tls)),
+        Err(error) => {
+            problems.push(scope.mistake(CLIENT_CA, error.to_string()));
             Ok(None)
         }
     }
@@ -264,7 +300,7 @@ mod tests {
             ),
             (
                 "client_ca = '/f/a.pem'",
-                "5: listener.tls.client_ca: requires listener.tls.certificate",
+                "5: listener.tls.client_ca: requires listener.tls.certificate or listener.tls.acme",
             ),
             (
                 "certificate = '/f/a.pem'\nkey = '/f/a.key'\nclient_auth = 'optional'",
