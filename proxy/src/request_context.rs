@@ -31,8 +31,7 @@ struct Inner {
 /// What is known of a client beyond its address.
 #[derive(Debug)]
 struct Identity {
-    /// As a trusted proxy names it, else that of the certificate.
-    user: Arc<str>,
+    user: Option<Arc<str>>,
     /// The subject of the certificate by which the client has connected.
     subject: Option<Arc<str>>,
 }
@@ -75,13 +74,13 @@ impl RequestContext {
         }
     }
 
-    /// The user as a trusted proxy names it, and the subject of the client's certificate. Has an effect only before the
-    /// context is shared.
+    /// The user, and the subject of the client's certificate. Has an effect only before the context is shared.
     pub(crate) fn set_identity(&mut self, user: Option<Arc<str>>, subject: Option<Arc<str>>) {
-        let user = user.or_else(|| subject.clone());
-        let identity = user.map(|user| Arc::new(Identity { user, subject }));
+        if user.is_none() && subject.is_none() {
+            return;
+        }
         if let Some(inner) = Arc::get_mut(&mut self.0) {
-            inner.identity = identity;
+            inner.identity = Some(Arc::new(Identity { user, subject }));
         }
     }
 
@@ -117,9 +116,9 @@ impl RequestContext {
         listener.any(|listener| listener.tls.is_some())
     }
 
-    /// The user: as a trusted proxy names it, else that of the certificate.
+    /// As a trusted proxy names it, or by the certificate of a client that is not one.
     pub(crate) fn user(&self) -> Option<&Arc<str>> {
-        self.0.identity.as_ref().map(|identity| &identity.user)
+        self.0.identity.as_ref()?.user.as_ref()
     }
 
     /// The subject of the certificate by which the client has connected.

@@ -357,7 +357,7 @@ mod tests {
     fn combined_line_has_the_user_as_one_field() {
         let id = RequestId::Given("id".into());
         let mut context = RequestContext::new(&Request::new(()), id, None);
-        context.set_identity(None, Some("CN=ann,O=a \"b\"".into()));
+        context.set_identity(Some("CN=ann,O=a \"b\"".into()), None);
         let log = RequestLog {
             requests: LogRequests::All,
             format: RequestsFormat::Combined,

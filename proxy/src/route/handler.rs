@@ -125,8 +125,11 @@ async fn answer(
     let client = router.clients.key(&*request);
     let mut context = RequestContext::new(&request, id, client);
     context.set_listener(listener);
-    let user = router.prepare.user(&mut request);
-    context.set_identity(user, prepare::client_subject(&request, listener));
+    let subject = prepare::client_subject(&request, listener);
+    // The certificate of a trusted proxy is that of all its clients.
+    let own = subject.clone().filter(|_| !is_trusted);
+    let user = router.prepare.user(&mut request).or(own);
+    context.set_identity(user, subject);
     let route = if router.challenge_of(&request, listener).is_some() {
         Err(Unrouted::Challenge)
     } else if let Some(to) = router.redirect_of(listener) {

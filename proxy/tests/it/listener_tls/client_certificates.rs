@@ -171,6 +171,33 @@ fn session_of_one_listener_is_not_resumed_by_another() {
 }
 
 #[test]
+fn certificate_of_a_trusted_proxy_is_not_the_user_of_its_clients() {
+    let keys = "limit = { key = 'user', per_ip = 1 }\ntrusted_proxies = ['127.0.0.0/8']\n\
+                admin.user_header = 'x-user'";
+    let clients = Clients::new(keys);
+    let proxy = clients.client("proxy", &[&TLS13]);
+    let open = |fields: &str| {
+        let mut tls = clients.connect(&proxy);
+        let head = FEED.trim_end();
+        send(&mut tls, &format!("{head}\r\n{fields}\r\n\r\n"));
+        let head = read_until(&mut tls, "\r\n\r\n");
+        (head[9..12].parse::<u16>().unwrap(), tls)
+    };
+    let mut streams = Vec::new();
+    for (fields, status) in [
+        ("X-Forwarded-For: 192.0.2.1", 200),
+        ("X-Forwarded-For: 192.0.2.2", 200),
+        ("X-Forwarded-For: 192.0.2.2", 429),
+        ("X-Forwarded-For: 192.0.2.2\r\nX-User: ann", 200),
+        ("X-Forwarded-For: 192.0.2.3\r\nX-User: ann", 429),
+    ] {
+        let (found, tls) = open(fields);
+        assert_eq!(found, status, "{fields}");
+        streams.push(tls);
+    }
+}
+
+#[test]
 fn limits_count_users_by_option_and_logs_and_streams_name_them() {
     let clients = Clients::new("limit = { key = 'user', per_ip = 1 }");
     let (ann, bob) = (
