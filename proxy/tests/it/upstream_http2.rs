@@ -13,7 +13,9 @@ use h2::server::Builder;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 const ON: &str = "--upstream-http2=on";
 
@@ -181,37 +183,57 @@ fn clients_that_cancel_their_requests_end_no_other_stream() {
     assert!(!proxy.log().contains("upstream_error"), "{}", proxy.log());
 }
 
-#[test]
-fn client_that_does_not_read_stalls_no_other_stream_and_is_reset() {
-    let (ends, more) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    let (ended, next) = (ends.clone(), more.clone());
-    let origin = Http2Origin::start(move |mut exchange: Exchange| {
-        let (ends, more) = (ends.clone(), more.clone());
+/// At `/flood` a stream without end, with a word when its window stays closed; else events on notice.
+fn flooding(stalls: Arc<Notify>, ends: Arc<Notify>, more: Arc<Notify>) -> Http2Origin {
+    Http2Origin::start(move |mut exchange: Exchange| {
+        let (stalls, ends, more) = (stalls.clone(), ends.clone(), more.clone());
         async move {
             let mut stream = exchange.stream();
-            if exchange.path() == "/flood" {
-                let event = format!("data: {}\n\n", "x".repeat(4000));
-                while send(&mut stream, &event).await {}
-                ends.notify_one();
-                return;
+            if exchange.path() != "/flood" {
+                loop {
+                    send(&mut stream, "data: 1\n\n").await;
+                    more.notified().await;
+                }
             }
-            loop {
-                send(&mut stream, "data: 1\n\n").await;
-                more.notified().await;
-            }
+            let event = format!("data: {}\n\n", "x".repeat(4000));
+            let closed = Duration::from_millis(200);
+            while let Ok(true) = timeout(closed, send(&mut stream, &event)).await {}
+            stalls.notify_one();
+            exchange.until_reset(&mut stream).await;
+            ends.notify_one();
         }
-    });
+    })
+}
+
+#[test]
+fn clients_that_do_not_read_stall_no_other_stream() {
+    let [stalls, ends, more] = [(); 3].map(|()| Arc::new(Notify::new()));
+    let origin = flooding(stalls.clone(), ends, more.clone());
+    let proxy = Proxy::start(origin.addr, &[ON, "--client-write-stall=off"]);
+    let mut reader = streams(&proxy, 1).remove(0);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.unwrap();
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        stalled.push(proxy.get("/flood"));
+        runtime.block_on(stalls.notified());
+        more.notify_one();
+        assert_eq!(reader.read_until("\n\n"), "data: 1\n\n");
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+#[test]
+fn client_that_does_not_read_is_reset_alone() {
+    let [stalls, ends, more] = [(); 3].map(|()| Arc::new(Notify::new()));
+    let origin = flooding(stalls, ends.clone(), more.clone());
     let proxy = Proxy::start(origin.addr, &[ON, "--client-write-stall=1s"]);
     let mut reader = streams(&proxy, 1).remove(0);
-    let _stalled: Vec<_> = (0..3).map(|_| proxy.get("/flood")).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    for _ in 0..3 {
-        next.notify_one();
-        assert_eq!(reader.read_until("\n\n"), "data: 1\n\n");
-        runtime.block_on(ended.notified());
-    }
+    let _stalled = proxy.get("/flood");
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.unwrap().block_on(ends.notified());
+    more.notify_one();
+    assert_eq!(reader.read_until("\n\n"), "data: 1\n\n");
     assert_eq!(origin.connections(), 1);
     assert!(!proxy.log().contains("upstream_error"), "{}", proxy.log());
 }
