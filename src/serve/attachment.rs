@@ -56,10 +56,18 @@ impl ClientConnection {
         }
     }
 
+    /// Returns true if the connection carries the responses to several requests at a time: what is read for this one
+    /// is written with theirs.
+    pub fn is_shared(&self) -> bool {
+        #[cfg(feature = "http2")]
+        return self.http2.is_some();
+        #[cfg(not(feature = "http2"))]
+        false
+    }
+
     /// The socket, if this request has the whole connection: a connection of HTTP/2 has other requests at any time.
     fn exclusive_socket(&self) -> Option<Arc<ClientSocket>> {
-        #[cfg(feature = "http2")]
-        if self.http2.is_some() {
+        if self.is_shared() {
             return None;
         }
         self.socket.upgrade()

@@ -12,6 +12,7 @@ mod io;
 mod ping;
 mod preface;
 mod request;
+mod requests;
 mod resets;
 mod response;
 mod writer;

@@ -176,6 +176,67 @@ async fn streams_share_a_connection_and_a_reset_ends_one_of_them() {
     }
 }
 
+/// More streams have output at a time than are polled between two writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn streams_that_begin_and_end_together_get_all_of_their_events() {
+    let (released, gate) = tokio::sync::watch::channel(false);
+    let service = service_fn(move |_: Request<RequestBody>| {
+        let mut gate = gate.clone();
+        async move {
+            let piece = gate.clone();
+            gate.wait_for(|open| *open).await.unwrap();
+            let pieces = stream::iter(0..3).then(move |n| {
+                let mut piece = piece.clone();
+                async move {
+                    let _ = piece.wait_for(|open| *open).await;
+                    data(format!("data: {n}\n\n"))
+                }
+            });
+            Ok::<_, Infallible>(events(pieces))
+        }
+    });
+    let server = start(Server::new().http2(true), service);
+    let mut client = Http2::connect(server.addr).await;
+    let mut responses = Vec::new();
+    for _ in 0..200 {
+        std::future::poll_fn(|cx| client.requests.poll_ready(cx))
+            .await
+            .unwrap();
+        let request = Request::get("http://a.test/").body(()).unwrap();
+        responses.push(client.requests.send_request(request, true).unwrap().0);
+    }
+    released.send(true).unwrap();
+    for response in responses {
+        let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+        let (seen, _, end) = rest(&mut response.into_body()).await;
+        assert_eq!(seen, b"data: 0\n\ndata: 1\n\ndata: 2\n\n");
+        assert_eq!(end, Ok(()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn panic_of_a_service_ends_its_request_alone() {
+    let (streams, controlled) = controlled();
+    let service = service_fn(move |request: Request<RequestBody>| {
+        let mut controlled = controlled.clone();
+        async move {
+            assert!(request.uri().path() != "/panics", "as the test wants");
+            controlled.call(request).await
+        }
+    });
+    let server = start(Server::new().http2(true), service);
+    let mut client = Http2::connect(server.addr).await;
+    let mut body = client.get("/").await.unwrap().into_body();
+    let pieces = streams.recv_timeout(PATIENCE).unwrap();
+    let failed = client.get("/panics").await.unwrap_err();
+    assert!(failed.is_reset(), "{failed}");
+    pieces.send(data("data: 1\n\n")).unwrap();
+    drop(pieces);
+    assert_eq!(rest(&mut body).await.2, Ok(()));
+    // The next request on the connection.
+    assert!(client.get("/").await.is_ok());
+}
+
 /// A server of streams that the test controls, with the records of the streams.
 fn guarded(server: Server) -> (Running, Receiver<UnboundedSender<Piece>>, Receiver<Stream>) {
     let (streams, service) = controlled();

@@ -4,8 +4,9 @@ use super::interim::InterimHeads;
 use super::io::Http2Io;
 use super::ping::PingTimer;
 use super::request;
+use super::requests::{ConnectionState, Requests};
 use super::resets::ResetCount;
-use super::response::{RequestEnd, ResponseTask};
+use super::response::{RequestEnd, ResponseTask, WaitingRequest};
 use crate::client_key::PeerAddr;
 use crate::guard::BoxError;
 use crate::serve::attachment::ClientConnection;
@@ -27,7 +28,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::futures::OwnedNotified;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tower_service::Service;
 
@@ -74,14 +74,12 @@ where
         Some(PingTimer::new(ping_pong, interval))
     });
     let mut driver = Driver {
-        tasks: JoinSet::new(),
+        requests: Requests::new(io, options),
         resets: ResetCount::default(),
         ping,
         is_closing: false,
-        io,
         peer,
         service,
-        options,
     };
     let (mut drained, mut stopped) = (pin!(stop.drained()), pin!(stop.notified()));
     let mut idle = pin!(sleep_until(deadline));
@@ -120,51 +118,55 @@ fn builder(options: &ServerOptions) -> Builder {
     builder
 }
 
-struct Driver<S> {
-    /// One for each request. Dropping it cancels them.
-    tasks: JoinSet<RequestEnd>,
+struct Driver<S, B> {
+    requests: Requests<B>,
     resets: ResetCount,
     ping: Option<PingTimer>,
     /// The client was sent a GOAWAY.
     is_closing: bool,
-    io: ClientIo,
     peer: PeerAddr,
     service: S,
-    options: Arc<ServerOptions>,
 }
 
-impl<S> Driver<S> {
+impl<S, B> Driver<S, B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     /// The client opens no more streams, once it has the GOAWAY; those that are open continue.
     fn close(&mut self, connection: &mut Connection<Http2Io, Bytes>, idle: Pin<&mut Sleep>) {
         self.is_closing = true;
         connection.graceful_shutdown();
-        if self.tasks.is_empty() {
+        if self.requests.is_empty() {
             idle.reset(Instant::now() + CLOSE_TIMEOUT);
         }
     }
 
-    /// Removes the tasks that have ended.
-    fn poll_ends(&mut self, idle: Pin<&mut Sleep>, cx: &mut Context<'_>) {
-        let had_tasks = !self.tasks.is_empty();
-        while let Poll::Ready(Some(end)) = self.tasks.poll_join_next(cx) {
+    /// Polls the requests, and removes those that have ended.
+    fn poll_requests(&mut self, idle: Pin<&mut Sleep>, cx: &mut Context<'_>) {
+        let had_requests = !self.requests.is_empty();
+        while let Poll::Ready(end) = self.requests.poll_end(cx) {
             match end {
-                Ok(RequestEnd::Reset) => self.resets.add_reset(),
-                Ok(RequestEnd::Other) => {}
-                Err(error) => tracing::error!(peer = %self.peer, %error, "a request's task failed"),
+                RequestEnd::Reset => self.resets.add_reset(),
+                RequestEnd::Panic => {
+                    tracing::error!(peer = %self.peer, "a request's service panicked");
+                }
+                RequestEnd::Other => {}
             }
         }
-        if had_tasks && self.tasks.is_empty() {
-            self.io.entry().set_idle();
+        if had_requests && self.requests.is_empty() {
+            let ConnectionState { io, options, .. } = &**self.requests.state();
+            io.entry().set_idle();
             let now = Instant::now();
             idle.reset(match self.is_closing {
                 true => now + CLOSE_TIMEOUT,
-                false => deadline_after(now, self.options.head_timeout),
+                false => deadline_after(now, options.head_timeout),
             });
         }
     }
 }
 
-impl<S, B> Driver<S>
+impl<S, B> Driver<S, B>
 where
     S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
@@ -179,7 +181,8 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), BoxError>> {
         loop {
-            self.poll_ends(idle.as_mut(), cx);
+            self.requests.begin_round();
+            self.poll_requests(idle.as_mut(), cx);
             if self.resets.is_flood() && !self.is_closing {
                 tracing::debug!(peer = %self.peer, "a client resets most of its requests");
                 self.is_closing = true;
@@ -197,7 +200,7 @@ where
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => {}
             }
-            if self.tasks.is_empty() {
+            if self.requests.is_empty() {
                 if idle.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
                 }
@@ -221,7 +224,8 @@ where
         self.resets.add_request();
         let method = request.method().clone();
         let interim = Arc::<InterimHeads>::default();
-        let connection = ClientConnection::of(&self.io);
+        let state = self.requests.state();
+        let connection = ClientConnection::of(&state.io);
         let request = match request::convert(request, self.peer, connection, &interim) {
             Ok(request) => request,
             Err(reason) => {
@@ -229,14 +233,18 @@ where
                 return true;
             }
         };
-        // Not before: without a task the connection stays idle.
-        if !self.io.entry().begin_request() {
+        // Not before: without a request the connection stays idle.
+        if !state.io.entry().begin_request() {
             return false;
         }
         let response = Box::pin(Oneshot::new(self.service.clone(), request));
-        let (io, options) = (self.io.clone(), self.options.clone());
-        let task = ResponseTask::new(response, respond, method, interim, io, options);
-        self.tasks.spawn(task);
+        let request = WaitingRequest {
+            respond,
+            method,
+            interim,
+            connection: state.clone(),
+        };
+        self.requests.push(ResponseTask::new(response, request));
         true
     }
 }

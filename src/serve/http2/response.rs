@@ -1,19 +1,20 @@
 //! One request of a connection, from its call of the service to the end of the response.
 
 use super::interim::InterimHeads;
-use super::writer::{BodyWriter, EventStream};
+use super::requests::ConnectionState;
+use super::writer::{BodyWriter, StreamConnection};
 use crate::connection_auth;
 use crate::guard::BoxError;
 use crate::request_info::{ResponseKind, has_body};
-use crate::serve::client_io::ClientIo;
-use crate::serve::options::ServerOptions;
 use bytes::Bytes;
 use h2::Reason;
 use h2::server::SendResponse;
 use http::header::{CONNECTION, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, Method, Response, StatusCode, Version};
 use http_body::Body;
+use pin_project_lite::pin_project;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -27,47 +28,44 @@ static CONNECTION_FIELDS: [HeaderName; 5] = [
     UPGRADE,
 ];
 
-/// Resolves to the way in which the request ended.
-pub(super) struct ResponseTask<B> {
-    state: ResponseState<B>,
-    respond: SendResponse<Bytes>,
-    method: Method,
-    interim: Arc<InterimHeads>,
-    io: ClientIo,
-    options: Arc<ServerOptions>,
+pin_project! {
+    /// Resolves to the way in which the request ended.
+    #[project = ResponseTaskProj]
+    pub(super) enum ResponseTask<B> {
+        Waiting {
+            response: ResponseFuture<B>,
+            request: WaitingRequest,
+        },
+        // Holds nothing of the request.
+        Writing {
+            #[pin]
+            writer: BodyWriter<B>,
+        },
+    }
 }
 
 type ResponseFuture<B> = Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>;
 
-enum ResponseState<B> {
-    Waiting(ResponseFuture<B>),
-    Writing(Pin<Box<BodyWriter<B>>>),
+/// A request whose response has not begun.
+pub(super) struct WaitingRequest {
+    pub(super) respond: SendResponse<Bytes>,
+    pub(super) method: Method,
+    pub(super) interim: Arc<InterimHeads>,
+    pub(super) connection: Arc<ConnectionState>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RequestEnd {
     /// The client has reset it before its response began.
     Reset,
+    /// Its service has panicked.
+    Panic,
     Other,
 }
 
 impl<B> ResponseTask<B> {
-    pub(super) fn new(
-        response: ResponseFuture<B>,
-        respond: SendResponse<Bytes>,
-        method: Method,
-        interim: Arc<InterimHeads>,
-        io: ClientIo,
-        options: Arc<ServerOptions>,
-    ) -> Self {
-        Self {
-            state: ResponseState::Waiting(response),
-            respond,
-            method,
-            interim,
-            io,
-            options,
-        }
+    pub(super) fn new(response: ResponseFuture<B>, request: WaitingRequest) -> Self {
+        Self::Waiting { response, request }
     }
 }
 
@@ -79,48 +77,64 @@ where
     type Output = RequestEnd;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RequestEnd> {
-        let this = self.get_mut();
-        loop {
-            let response = match &mut this.state {
-                ResponseState::Writing(writer) => {
-                    return writer.as_mut().poll(cx).map(|()| RequestEnd::Other);
-                }
-                ResponseState::Waiting(response) => {
-                    if this.respond.poll_reset(cx).is_ready() {
-                        return Poll::Ready(RequestEnd::Reset);
-                    }
-                    let response = response.as_mut().poll(cx);
-                    for head in this.interim.take(cx) {
-                        let head = head.map(|()| ());
-                        if let Err(error) = this.respond.send_informational(head) {
-                            tracing::debug!(%error, "cannot send an interim head");
-                        }
-                    }
-                    ready!(response)
-                }
-            };
-            let response = match response {
-                Ok(response) => response,
-                Err(error) => {
-                    tracing::debug!(error, "a request fails without a response");
-                    this.respond.send_reset(Reason::INTERNAL_ERROR);
-                    return Poll::Ready(RequestEnd::Other);
-                }
-            };
-            match this.begin(response) {
-                Some(writer) => this.state = ResponseState::Writing(Box::pin(writer)),
-                None => return Poll::Ready(RequestEnd::Other),
-            }
-        }
+        // The other requests of the connection continue. This one is not polled afterwards.
+        let poll = AssertUnwindSafe(|| self.poll_end(cx));
+        catch_unwind(poll).unwrap_or(Poll::Ready(RequestEnd::Panic))
     }
 }
 
 impl<B> ResponseTask<B>
 where
     B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
 {
+    fn poll_end(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RequestEnd> {
+        loop {
+            let (response, request) = match self.as_mut().project() {
+                ResponseTaskProj::Writing { writer } => {
+                    return writer.poll(cx).map(|()| RequestEnd::Other);
+                }
+                ResponseTaskProj::Waiting { response, request } => (response, request),
+            };
+            if !request.connection.may_poll() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if request.respond.poll_reset(cx).is_ready() {
+                return Poll::Ready(RequestEnd::Reset);
+            }
+            let response = response.as_mut().poll(cx);
+            request.send_interim(cx);
+            let writer = match ready!(response) {
+                Ok(response) => request.begin(response),
+                Err(error) => {
+                    tracing::debug!(error, "a request fails without a response");
+                    request.respond.send_reset(Reason::INTERNAL_ERROR);
+                    None
+                }
+            };
+            match writer {
+                Some(writer) => self.set(Self::Writing { writer }),
+                None => return Poll::Ready(RequestEnd::Other),
+            }
+        }
+    }
+}
+
+impl WaitingRequest {
+    fn send_interim(&mut self, cx: &Context<'_>) {
+        for head in self.interim.take(cx) {
+            if let Err(error) = self.respond.send_informational(head) {
+                tracing::debug!(%error, "cannot send an interim head");
+            }
+        }
+    }
+
     /// Sends the head. Returns the writer of its body, if there is one.
-    fn begin(&mut self, response: Response<B>) -> Option<BodyWriter<B>> {
+    fn begin<B>(&mut self, response: Response<B>) -> Option<BodyWriter<B>>
+    where
+        B: Body<Data = Bytes>,
+    {
         let (mut parts, body) = response.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS
             || connection_auth::in_response(&parts.headers)
@@ -147,11 +161,11 @@ where
             return None;
         }
         let timeout = match is_stream {
-            true => self.options.write_stall,
-            false => self.options.response_stall,
+            true => self.connection.options.write_stall,
+            false => self.connection.options.response_stall,
         };
-        let event_stream = is_stream.then(|| EventStream::new(&self.io));
-        Some(BodyWriter::new(body, send, stream, event_stream, timeout))
+        let connection = StreamConnection::new(self.connection.clone(), is_stream);
+        Some(BodyWriter::new(body, send, connection, stream, timeout))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Writes the body of a response.
 
+use super::requests::ConnectionState;
 use crate::guard::BoxError;
-use crate::serve::client_io::ClientIo;
 use crate::serve::stall::StallTimer;
 use crate::stream::{EndReason, Stream, WakerSlot};
 use bytes::{Bytes, BytesMut};
@@ -11,11 +11,13 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-/// A batch of this size is written without waiting for more pieces. The size of a DATA frame, RFC 9113 section 4.2.
-const BATCH_SIZE: usize = 16 * 1024;
+/// Pieces are joined up to this size: a larger one costs more to copy than a frame of its own. The stream sends the next
+/// batch of this size once the connection has written.
+const LARGE_BATCH: usize = 4 * 1024;
 /// Maximum number of batches in one poll, so that a client that reads everything at once does not delay others.
 const MAX_BATCHES_PER_POLL: usize = 16;
 
@@ -25,6 +27,9 @@ pin_project! {
         #[pin]
         body: Option<B>,
         send: SendStream<Bytes>,
+        connection: StreamConnection,
+        // The round of the connection in which the last large batch was sent.
+        large_batch_in: u32,
         stream: Option<Stream>,
         // Set once output had to wait for the client.
         waker_slot: Option<WakerSlot>,
@@ -34,16 +39,15 @@ pin_project! {
         stall_timeout: Option<Duration>,
         // A box, because only a client that does not read has one.
         stall_timer: Option<Pin<Box<StallTimer>>>,
-        // Dropped with the body's writer.
-        event_stream: Option<EventStream>,
     }
 
     impl<B> PinnedDrop for BodyWriter<B> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
             // The drop of the body would end the stream as `ClientGone`.
-            if let (Some(stream), Some(event_stream)) = (&*this.stream, &*this.event_stream)
-                && event_stream.io.is_stalled()
+            if let Some(stream) = &*this.stream
+                && this.connection.is_event_stream
+                && this.connection.state.io.is_stalled()
             {
                 stream.end(EndReason::ClientStalled);
             }
@@ -53,28 +57,37 @@ pin_project! {
 
 enum BodyEnd {
     Complete,
-    Trailers(HeaderMap),
+    // A box, because few responses have trailers.
+    Trailers(Box<HeaderMap>),
     /// The stream must not end properly.
     Broken,
-    /// As `Broken`, and what was sent before has been written as far as the client takes it.
-    Flushed,
+    /// The same; the end was reached in this round of the connection.
+    BrokenIn(u32),
 }
 
-/// Counts the event streams of a connection while it lives.
-pub(super) struct EventStream {
-    io: ClientIo,
+/// The connection of a stream. Counts it as an event stream while it lives, if it is one.
+pub(super) struct StreamConnection {
+    state: Arc<ConnectionState>,
+    is_event_stream: bool,
 }
 
-impl EventStream {
-    pub(super) fn new(io: &ClientIo) -> Self {
-        io.add_http2_stream();
-        Self { io: io.clone() }
+impl StreamConnection {
+    pub(super) fn new(state: Arc<ConnectionState>, is_event_stream: bool) -> Self {
+        if is_event_stream {
+            state.io.add_http2_stream();
+        }
+        Self {
+            state,
+            is_event_stream,
+        }
     }
 }
 
-impl Drop for EventStream {
+impl Drop for StreamConnection {
     fn drop(&mut self) {
-        self.io.remove_http2_stream();
+        if self.is_event_stream {
+            self.state.io.remove_http2_stream();
+        }
     }
 }
 
@@ -85,20 +98,21 @@ impl<B> BodyWriter<B> {
     pub(super) fn new(
         body: B,
         send: SendStream<Bytes>,
+        connection: StreamConnection,
         stream: Option<Stream>,
-        event_stream: Option<EventStream>,
         stall_timeout: Option<Duration>,
     ) -> Self {
         Self {
             body: Some(body),
             send,
+            connection,
+            large_batch_in: 0,
             stream,
             waker_slot: None,
             unsent: Bytes::new(),
             end: None,
             stall_timeout,
             stall_timer: None,
-            event_stream,
         }
     }
 }
@@ -111,6 +125,11 @@ where
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let connection = &self.connection.state;
+        if !connection.may_poll() || connection.round() == self.large_batch_in {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         // The body's drop records the reason.
         if self.as_mut().project().send.poll_reset(cx).is_ready() {
             self.as_mut().project().body.set(None);
@@ -126,6 +145,9 @@ where
             }
             if self.end.is_some() {
                 return Poll::Ready(());
+            }
+            if self.large_batch_in == self.connection.state.round() {
+                break;
             }
             let is_body_pending = self.as_mut().poll_body(cx);
             if self.unsent.is_empty() && self.end.is_none() && is_body_pending {
@@ -147,7 +169,7 @@ where
         let mut this = self.project();
         let mut batch = Batch::default();
         let mut is_pending = false;
-        while this.end.is_none() && batch.len() < BATCH_SIZE {
+        while this.end.is_none() && batch.len() < LARGE_BATCH {
             let Some(body) = this.body.as_mut().as_pin_mut() else {
                 break;
             };
@@ -165,7 +187,7 @@ where
                     Ok(piece) => batch.push(piece),
                     Err(frame) => {
                         if let Ok(trailers) = frame.into_trailers() {
-                            *this.end = Some(BodyEnd::Trailers(trailers));
+                            *this.end = Some(BodyEnd::Trailers(Box::new(trailers)));
                         }
                     }
                 },
@@ -224,6 +246,10 @@ where
                 }
             }
             let len = capacity.min(this.unsent.len());
+            this.connection.state.add_sent(len);
+            if len >= LARGE_BATCH {
+                *this.large_batch_in = this.connection.state.round();
+            }
             let data = this.unsent.split_to(len);
             let is_last = this.unsent.is_empty() && matches!(this.end, Some(BodyEnd::Complete));
             if this.send.send_data(data, is_last).is_err() {
@@ -243,10 +269,12 @@ where
                 stream.set_unsent(this.unsent.len());
             }
         }
-        if let Some(end @ BodyEnd::Broken) = this.end {
-            // A reset discards what the connection has not written, be it the head: it writes before this task is polled
-            // again.
-            *end = BodyEnd::Flushed;
+        // A reset discards what the connection has not written, be it the head.
+        let round = this.connection.state.round();
+        if matches!(this.end, Some(BodyEnd::Broken)) {
+            *this.end = Some(BodyEnd::BrokenIn(round));
+        }
+        if matches!(this.end, Some(BodyEnd::BrokenIn(reached)) if *reached == round) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -254,8 +282,8 @@ where
         let _ = match this.end.take() {
             None => return Poll::Ready(Ok(())),
             Some(BodyEnd::Complete) => this.send.send_data(Bytes::new(), true),
-            Some(BodyEnd::Trailers(trailers)) => this.send.send_trailers(trailers),
-            Some(BodyEnd::Broken | BodyEnd::Flushed) => {
+            Some(BodyEnd::Trailers(trailers)) => this.send.send_trailers(*trailers),
+            Some(BodyEnd::Broken | BodyEnd::BrokenIn(_)) => {
                 this.send.send_reset(Reason::INTERNAL_ERROR);
                 Ok(())
             }
@@ -310,7 +338,7 @@ impl Batch {
         }
         if self.joined.is_empty() {
             self.joined
-                .reserve(BATCH_SIZE.max(self.first.len() + piece.len()));
+                .reserve(LARGE_BATCH.max(self.first.len() + piece.len()));
             self.joined.extend_from_slice(&self.first);
         }
         self.joined.extend_from_slice(&piece);

@@ -12,14 +12,13 @@ use super::error::ExchangeError;
 use super::gate::Gate;
 use super::hyper_body::HyperBody;
 use super::reply::{Driver, HeadOptions, Reply, reply, socket_of};
-use super::stream_body::StreamBody;
+use super::stream_body::{Pace, StreamBody};
 use bytes::BytesMut;
 use http::{Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::Either;
 use hyper::client::conn::http1::SendRequest;
-use sse_guard::internal::ResponseKind;
-use sse_guard::internal::Upload;
+use sse_guard::internal::{ClientConnection, ResponseKind, Upload};
 use sse_guard::serve::Io;
 use std::future::poll_fn;
 use std::task::Poll;
@@ -61,6 +60,11 @@ pub(in crate::upstream) async fn exchange(
         heads,
     } = sent;
     let method = request.method().clone();
+    let client: Option<&ClientConnection> = request.extensions().get();
+    let pace = match client.is_some_and(ClientConnection::is_shared) {
+        true => Pace::Steady,
+        false => Pace::default(),
+    };
     let Reply {
         response,
         sender,
@@ -101,7 +105,7 @@ pub(in crate::upstream) async fn exchange(
         let stays = parts.version == Version::HTTP_11 && !closes && !driver.has_ended();
         let (socket, ahead) = socket_of(driver);
         let pool_return = pool_return.filter(|_| stays);
-        Either::Left(StreamBody::new(socket, pool_return, ahead, length))
+        Either::Left(StreamBody::new(socket, pool_return, ahead, length, pace))
     } else {
         let has_chunks = !incoming.is_end_stream() && matches!(length, BodyLength::Chunked(_));
         gate.open(has_chunks);

@@ -26,34 +26,48 @@ const FAST_READ_BYTES: usize = 128 * 1024;
 /// exceed what a client that does not read is sent.
 const RUN_UP_READS: u8 = 24;
 
+/// Buffers of a thread. One is enough where what was read is written at once; the connections of HTTP/2 clients write
+/// what several streams have read.
+const BUFFERS: usize = 8;
+
 thread_local! {
-    static BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    static READ_BUFFERS: RefCell<[BytesMut; BUFFERS]> = RefCell::default();
 }
 
-/// The read size of a connection, adapted to its speed.
-#[derive(Debug, Default)]
-pub(super) struct Pace {
-    /// Large reads in a row.
-    large: u8,
+/// The read size of a connection.
+#[derive(Debug)]
+pub(super) enum Pace {
+    /// Adapted to its speed: the number of large reads in a row.
+    Adaptive(u8),
+    /// Small, because the client's connection does not take more of one stream at a time.
+    Steady,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self::Adaptive(0)
+    }
 }
 
 impl Pace {
     fn most(&self) -> usize {
-        match self.large {
-            RUN_UP_READS => FAST_READ_BYTES,
+        match self {
+            Self::Adaptive(RUN_UP_READS) => FAST_READ_BYTES,
             _ => READ_BYTES,
         }
     }
 
     fn note(&mut self, read: usize) {
-        self.large = match read >= READ_BYTES / 2 {
-            true => RUN_UP_READS.min(self.large + 1),
-            false => 0,
-        };
+        if let Self::Adaptive(large) = self {
+            *large = match read >= READ_BYTES / 2 {
+                true => RUN_UP_READS.min(*large + 1),
+                false => 0,
+            };
+        }
     }
 }
 
-/// Reads what is there into the thread's buffer; nothing at the end of the input.
+/// Reads what is there into a buffer of the thread; nothing at the end of the input.
 ///
 /// The buffer is reused once earlier data is dropped: to keep data for long, copy it.
 pub(super) fn read(
@@ -61,8 +75,11 @@ pub(super) fn read(
     pace: &mut Pace,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<BytesMut>> {
-    BUFFER.with_borrow_mut(|buffer| {
+    READ_BUFFERS.with_borrow_mut(|buffers| {
         let most = pace.most();
+        let is_free = |buffer: &mut BytesMut| buffer.capacity() >= most || buffer.try_reclaim(most);
+        let free = buffers.iter_mut().position(is_free).unwrap_or(0);
+        let buffer = &mut buffers[free];
         buffer.reserve(most);
         let mut room = (&mut *buffer).limit(most);
         let read = ready!(poll_read_buf(Pin::new(socket), cx, &mut room))?;
@@ -120,12 +137,13 @@ impl StreamBody {
         pool_return: Option<PoolReturn>,
         ahead: BytesMut,
         length: BodyLength,
+        pace: Pace,
     ) -> Self {
         Self {
             socket: Some(socket),
             pool_return,
             ahead: (!ahead.is_empty()).then(|| Box::new(ahead)),
-            pace: Pace::default(),
+            pace,
             length,
         }
     }
