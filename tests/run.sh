@@ -53,14 +53,10 @@ skip() { echo "skipped: $*" | tee -a "$log"; }
 step "format"
 cargo fmt --all --check
 
-# The feature sets of the library: none and each alone; all of them with the proxy.
-for features in "" axum; do
+# The feature sets of the library: none and each alone; all of them with the proxy. Its tests without features are
+# built below.
+for features in "" axum serve http2 tls; do
     step "lints of the library, features: ${features:-none}"
-    cargo clippy -p sse-guard --all-targets --features "$features" -- -D warnings
-done
-# Their tests need axum, too.
-for features in serve http2 tls; do
-    step "lints of the library, features: $features"
     cargo clippy -p sse-guard --lib --features "$features" -- -D warnings
 done
 step "lints of both packages, all features"
@@ -71,11 +67,9 @@ oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 if cargo "+$oldest" --version >/dev/null 2>&1 ||
     rustup toolchain install --profile minimal --no-self-update "$oldest" >/dev/null 2>&1; then
     step "build with Rust $oldest, the oldest that is supported"
-    for package in "sse-guard" "sse-guard --all-features" "sse-guard-proxy"; do
-        # Its lints are not those that the code is written for.
-        # shellcheck disable=SC2086
-        RUSTFLAGS="-A warnings" cargo "+$oldest" check --quiet --target-dir "${CARGO_TARGET_DIR:-target}/oldest" -p $package
-    done
+    # Its lints are not those that the code is written for.
+    RUSTFLAGS="-A warnings" cargo "+$oldest" check --quiet --target-dir "${CARGO_TARGET_DIR:-target}/oldest" \
+        --workspace --all-features
 else
     skip "the build with Rust $oldest: rustup cannot install it"
 fi
