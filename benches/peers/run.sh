@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures sse-guard side by side with nginx, HAProxy and a TCP forwarder. README.md explains.
 #
-#   benches/peers/run.sh [WORKLOAD...]     idle waiting latency throughput hold slow churn; all of them by default
+#   benches/peers/run.sh [WORKLOAD...]     idle waiting latency throughput hold slow churn tls h2 h2-tls h2-upstream;
+#                                          all of them by default
 #
 # From the environment, with defaults:
 #   QUICK=1          all is shorter and smaller, and what only sse-guard promises is measured on it alone:
@@ -22,19 +23,21 @@ root=$(cd "$here/../.." && pwd)
 if [ -n "${QUICK:-}" ]; then
     : "${ROUNDS:=1}" "${SECS:=2}" "${EVENTS:=40000}"
     streams=2000 hold=2 rest=1 held_streams=5000 held=16 stalled=37 churn=4
+    tls_streams=500 shared=20 handshakes=500
 else
     : "${ROUNDS:=6}" "${SECS:=10}" "${EVENTS:=200000}"
     streams=5000 hold=10 rest=5 held_streams=9500 held=60 stalled=40 churn=60
+    tls_streams=3000 shared=100 handshakes=4000
 fi
 export THREADS=${THREADS:-2}
 export GUARD_FLAGS=${GUARD_FLAGS:---threads $THREADS --limit-per-ip off --limit-rate off --limit-total off --log-level warn}
 read -ra targets <<<"${TARGETS:-sse-guard nginx haproxy tcp}"
 workloads=("$@")
-[ $# -gt 0 ] || workloads=(idle waiting latency throughput hold slow churn)
+[ $# -gt 0 ] || workloads=(idle waiting latency throughput hold slow churn tls h2 h2-tls h2-upstream)
 for workload in "${workloads[@]}"; do
     case $workload in
-    idle | waiting | latency | throughput | hold | slow | churn) ;;
-    *) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+    idle | waiting | latency | throughput | hold | slow | churn | tls | h2 | h2-tls | h2-upstream) ;;
+    *) sed -n '2,16s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
     esac
 done
 
@@ -70,6 +73,16 @@ FILES=$(ulimit -n)
 export FILES
 
 scratch=$(mktemp -d)
+export PROTOCOL=h1 UPSTREAM_FLAGS=
+# Of the kind that most servers have today.
+export CERTIFICATE=$scratch/certificate.pem
+case " ${workloads[*]} " in *tls*)
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+        -addext subjectAltName=DNS:localhost -keyout "$scratch/key.pem" -out "$CERTIFICATE" 2>"$scratch/openssl" ||
+        { cat "$scratch/openssl" >&2 && exit 1; }
+    cat "$scratch/key.pem" >>"$CERTIFICATE"
+    ;;
+esac
 running=() # targets
 load=      # the load generator
 origin_pid=
@@ -129,18 +142,37 @@ measure() { # LABEL STREAMS -- NAME... -- WORKLOAD ARGS...: one turn of all thes
     say "$label"
     start_all "${names[@]}"
     # In the background, so that a signal does not have to wait for it.
-    "$SSELOAD" "$@" --origin "$origin" --targets "$list" >>"$out/$label.jsonl" &
+    "$SSELOAD" "$@" --protocol "$PROTOCOL" --origin "$origin" --targets "$list" >>"$out/$label.jsonl" &
     load=$!
     wait "$load" || say "$label: not all went well"
     load=
     stop_all
 }
 
+# A forwarder of bytes has no TLS and no HTTP/2.
+servers=()
+for name in "${targets[@]}"; do [ "$name" = tcp ] || servers+=("$name"); done
+
+events() { # STREAMS-PER-CONNECTION: latency and throughput of the servers by PROTOCOL
+    begin "$PROTOCOL-latency"
+    begin "$PROTOCOL-throughput"
+    for turn in $(seq "$ROUNDS"); do
+        ordered "$turn"
+        measure "$PROTOCOL-latency" 1000 -- "${turn_servers[@]}" -- \
+            latency --conns 1000 --per-connection "$1" --rate 10 --secs "$SECS"
+        measure "$PROTOCOL-throughput" 16 -- "${turn_servers[@]}" -- \
+            throughput --conns 16 --per-connection "$1" --events "$EVENTS"
+    done
+}
+
 reversed=()
 for name in "${targets[@]}"; do reversed=("$name" "${reversed[@]}"); done
-ordered() { # TURN: sets `turn_targets`
+ordered() { # TURN: sets `turn_targets` and `turn_servers`
     turn_targets=("${targets[@]}")
     [ $(($1 % 2)) -eq 1 ] || turn_targets=("${reversed[@]}")
+    turn_servers=()
+    local name
+    for name in "${turn_targets[@]}"; do [ "$name" = tcp ] || turn_servers+=("$name"); done
 }
 
 files=()
@@ -192,6 +224,42 @@ for workload in "${workloads[@]}"; do
     churn)
         begin churn
         measure churn 2000 -- "${all[@]}" -- churn --rate 500 --secs "$churn"
+        ;;
+    tls)
+        PROTOCOL=tls
+        begin tls-idle
+        measure tls-idle "$tls_streams" -- "${servers[@]}" -- \
+            idle --conns "$tls_streams" --hold "$hold" --rest "$rest" --opening 64
+        for what in full resumed; do
+            begin "tls-handshake-$what"
+            resume=
+            [ "$what" = full ] || resume=--resume
+            for turn in $(seq "$ROUNDS"); do
+                ordered "$turn"
+                # shellcheck disable=SC2086
+                measure "tls-handshake-$what" 8 -- "${turn_servers[@]}" -- handshake --conns "$handshakes" $resume
+            done
+        done
+        events 1
+        PROTOCOL=h1
+        ;;
+    h2 | h2-tls)
+        PROTOCOL=$workload
+        begin "$workload-shared"
+        measure "$workload-shared" $((shared * 50)) -- "${servers[@]}" -- idle \
+            --conns $((shared * 50)) --per-connection 50 --hold "$hold" --rest "$rest" --opening 64
+        begin "$workload-apart"
+        measure "$workload-apart" "$tls_streams" -- "${servers[@]}" -- \
+            idle --conns "$tls_streams" --hold "$hold" --rest "$rest" --opening 64
+        events 4
+        PROTOCOL=h1
+        ;;
+    h2-upstream)
+        begin h2-upstream
+        UPSTREAM_FLAGS="--upstream-http2 on --upstream-http2-max-streams 100000"
+        measure h2-upstream "$streams" -- "${guards[@]}" -- \
+            idle --conns "$streams" --hold "$hold" --rest "$rest" --opening 64
+        UPSTREAM_FLAGS=
         ;;
     esac
 done

@@ -28,8 +28,8 @@ class Row(NamedTuple):
     limit: float | None = None
     # Whether the ratio tells something.
     ratio: bool = False
-    # Whether the ratio is promised to be 1 at most.
-    peer: bool = False
+    # What the ratio is promised not to exceed.
+    peer: float | None = None
 
 
 def of(key, unit=1):
@@ -74,14 +74,53 @@ def waiting(limit):
     ]
 
 
-COST = Row("CPU s per million events", of("cpu_s_per_million_events"), ratio=True, peer=True)
+def cost(peer):
+    """CPU of an event."""
+    return Row("CPU s per million events", of("cpu_s_per_million_events"), ratio=True, peer=peer)
+
+
+COST = cost(1)
 OTHERS = Row("noise: CPU time of all else, %", of("noise_percent"))
+LOST = Row("streams cut, events lost or out of order", total("not_opened", "dropped", "lost", "misordered"), 0)
 THROUGHPUT = [
     Row("streams failed, events lost or out of order", total("failed", "lost", "misordered"), 0),
     COST,
     Row("events a second", of("events_per_s")),
     OTHERS,
 ]
+
+
+def steady(peer):
+    """Events over TLS or HTTP/2 at a steady rate, whose CPU may be so many times the peers'."""
+    return [
+        LOST,
+        cost(peer),
+        Row("p50, us", of("p50_us"), ratio=True),
+        Row("p99, us", of("p99_us"), ratio=True),
+        OTHERS,
+    ]
+
+
+def streams(limit, kept=None, peer=None):
+    """Idle streams, each of which may cost so many KB, or so many times the peers'."""
+    return [
+        Row("streams not opened or cut", total("not_opened", "dropped"), 0),
+        Row("user space, KB a stream", of("pss_bytes_per_conn", KIB), limit, ratio=True, peer=peer),
+        Row("kept after they left, KB a stream", of("pss_kept_bytes_per_conn", KIB), kept),
+        Row("files kept after they left", of("fds_kept"), 0),
+        Row("CPU to open, ms a stream", of("open_cpu_ms_per_conn"), ratio=True),
+    ]
+
+
+def handshake(peer):
+    """TLS connections that are made and closed."""
+    return [
+        Row("failed, or not of this kind", total("failed", "not_as_wanted"), 0),
+        Row("CPU ms a connection", of("cpu_s_per_million_events", 1 / 1000), ratio=True, peer=peer),
+        OTHERS,
+    ]
+
+
 # By file: what was done, and what of it is told.
 TABLES = {
     "idle": ("{conns:,} idle streams, {opening} being opened at a time, after {hold:g} s", IDLE),
@@ -92,16 +131,36 @@ TABLES = {
     "latency": (
         "{conns:,} streams with {rate:g} events a second each",
         [
-            Row("streams cut, events lost or out of order", total("not_opened", "dropped", "lost", "misordered"), 0),
+            LOST,
             COST,
-            Row("p50, us", of("p50_us"), ratio=True, peer=True),
-            Row("p99, us", of("p99_us"), ratio=True, peer=True),
+            Row("p50, us", of("p50_us"), ratio=True, peer=1),
+            Row("p99, us", of("p99_us"), ratio=True, peer=1),
             Row("p99.9, us", of("p999_us"), ratio=True),
             OTHERS,
         ],
     ),
     "throughput": ("{conns} streams flat out, one event a chunk", THROUGHPUT),
     "throughput-8k": ("{conns} streams flat out, chunks of 8 KiB", THROUGHPUT),
+    "tls-idle": ("{conns:,} idle streams over TLS 1.3 and HTTP/1.1, after {hold:g} s", streams(7, 0.6)),
+    "tls-handshake-full": ("{conns:,} TLS 1.3 connections, each with a full handshake", handshake(0.8)),
+    "tls-handshake-resumed": ("{conns:,} TLS 1.3 connections, each by the ticket of the one before", handshake(None)),
+    "tls-latency": ("{conns:,} streams over TLS with {rate:g} events a second each", steady(1)),
+    "tls-throughput": ("{conns} streams over TLS flat out, one event a chunk", THROUGHPUT),
+    "h2-shared": ("{conns:,} idle streams over HTTP/2, 50 on a connection, after {hold:g} s", streams(None)),
+    "h2-apart": ("{conns:,} idle streams over HTTP/2, one on a connection, after {hold:g} s", streams(None)),
+    "h2-latency": ("{conns:,} streams over HTTP/2, 4 on a connection, with {rate:g} events a second each", steady(1.15)),
+    "h2-throughput": ("{conns} streams over HTTP/2, 4 on a connection, flat out", THROUGHPUT),
+    "h2-tls-shared": ("{conns:,} idle streams over TLS and HTTP/2, 50 on a connection, after {hold:g} s", streams(5)),
+    "h2-tls-apart": (
+        "{conns:,} idle streams over TLS and HTTP/2, one on a connection, after {hold:g} s",
+        streams(None, peer=1),
+    ),
+    "h2-tls-latency": (
+        "{conns:,} streams over TLS and HTTP/2, 4 on a connection, with {rate:g} events a second each",
+        steady(1.15),
+    ),
+    "h2-tls-throughput": ("{conns} streams over TLS and HTTP/2, 4 on a connection, flat out", THROUGHPUT),
+    "h2-upstream": ("{conns:,} idle streams from an upstream over one HTTP/2 connection, after {hold:g} s", streams(None)),
     "hold": (
         "{conns:,} streams through one process, held for {hold:g} s",
         [
@@ -179,9 +238,10 @@ def cells(row, runs):
         turns = [r for r in turns if r is not None] or [middle]
         shown = f"x{middle:.2f}" + (f" ({min(turns):.2f}-{max(turns):.2f})" if len(turns) > 1 else "")
     if row.peer:
-        promise = "<= x1"
+        promise = f"<= x{row.peer:g}"
         if middle is not None:
-            verdict = ("met" if middle <= 1 else "MISSED") + ("~" if min(turns) <= 1 < max(turns) else "")
+            verdict = "met" if middle <= row.peer else "MISSED"
+            verdict += "~" if min(turns) <= row.peer < max(turns) else ""
     elif row.limit is not None:
         promise = f"<= {pretty(row.limit)}"
         if medians.get(OURS) is not None:

@@ -1,9 +1,11 @@
 //! What all workloads share: options, a target with its process, runs by turns.
 
 use crate::client::{Dialer, OriginStats, get};
+use crate::opener::Opener;
 use crate::procfs::{Memory, Tree, machine_busy};
 use crate::report::Report;
 use crate::target::Target;
+use crate::transport::Protocol;
 use anyhow::{Context, Result, ensure};
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -27,6 +29,12 @@ pub struct Common {
     /// Connections being opened at the same time
     #[arg(long, default_value_t = 128)]
     pub opening: usize,
+    /// How streams are carried to the target
+    #[arg(long, value_enum, default_value_t = Protocol::H1)]
+    pub protocol: Protocol,
+    /// Streams on one connection of HTTP/2
+    #[arg(long, default_value_t = 1)]
+    pub per_connection: usize,
     /// Seconds that opening one stream may take
     #[arg(long, default_value_t = 30.0)]
     pub timeout: f64,
@@ -48,7 +56,12 @@ impl Bench<'_> {
         Dialer { addr: self.target.addr, receive_buffer: None }
     }
 
-    /// The request for `path`.
+    /// Opens streams for `path`.
+    pub fn opener(&self, path: &str) -> Opener {
+        Opener::new(self.dialer(), self.common.protocol, self.common.per_connection, path)
+    }
+
+    /// The request for `path` by HTTP/1.1.
     pub fn request(&self, path: &str) -> Vec<u8> {
         get(self.target.addr, path)
     }

@@ -1,18 +1,13 @@
 //! Connections of the load generator.
 
-use crate::clock::now_ns;
 use crate::report::Report;
-use crate::wire::{Response, Scanner, Seen, WireError};
+use crate::wire::{Response, WireError};
 use anyhow::{Context, Result, ensure};
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::pin::Pin;
-use std::task::{Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
 /// Why a connection was of no use.
@@ -30,6 +25,10 @@ pub enum Failure {
     Io(io::Error),
     /// The answer was no valid HTTP or ended before its end.
     Protocol(WireError),
+    /// The TLS handshake failed.
+    Tls(io::Error),
+    /// The stream or connection of HTTP/2 failed.
+    Http2(h2::Error),
     /// A proper end where more was due.
     Ended,
 }
@@ -44,6 +43,8 @@ impl Failure {
             Self::NotEvents(kind) => format!("content-type {kind:?}"),
             Self::Io(e) => format!("io: {}", e.kind()),
             Self::Protocol(e) => format!("protocol: {e}"),
+            Self::Tls(e) => format!("tls: {e}"),
+            Self::Http2(e) => format!("http2: {e}"),
             Self::Ended => "ended".into(),
         }
     }
@@ -63,6 +64,13 @@ impl Failures {
     /// Counts one.
     pub fn add(&mut self, failure: &Failure) {
         *self.0.entry(failure.key()).or_default() += 1;
+    }
+
+    /// Counts those of another, too.
+    pub fn merge(&mut self, other: &Self) {
+        for (key, n) in &other.0 {
+            *self.0.entry(key.clone()).or_default() += n;
+        }
     }
 
     /// How many in all.
@@ -110,80 +118,6 @@ impl Dialer {
 pub fn get(addr: SocketAddrV4, path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nAccept: text/event-stream\r\nUser-Agent: sseload\r\n\r\n")
         .into_bytes()
-}
-
-thread_local! {
-    /// Connections read into one buffer per thread, so that thousands of them stay cheap.
-    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; 128 << 10]);
-}
-
-/// One event stream that is being read.
-pub struct Stream {
-    tcp: TcpStream,
-    response: Response,
-    scanner: Scanner,
-    /// Bytes of the body so far.
-    pub body_bytes: u64,
-}
-
-impl Stream {
-    /// Sends `request` on an open connection.
-    pub async fn start(mut tcp: TcpStream, request: &[u8]) -> Result<Self, Failure> {
-        tcp.write_all(request).await.map_err(Failure::Io)?;
-        Ok(Self { tcp, response: Response::default(), scanner: Scanner::default(), body_bytes: 0 })
-    }
-
-    /// Reads once. `on` gets what came, with the time of the read. False at the proper end.
-    pub async fn read(&mut self, on: &mut (dyn FnMut(Seen, u64) + Send)) -> Result<bool, Failure> {
-        let Self { tcp, response, scanner, body_bytes } = self;
-        poll_fn(|cx| {
-            BUFFER.with_borrow_mut(|buffer| {
-                let mut buffer = ReadBuf::new(buffer);
-                ready!(Pin::new(&mut *tcp).poll_read(cx, &mut buffer)).map_err(Failure::Io)?;
-                let now = now_ns();
-                let input = buffer.filled();
-                if input.is_empty() {
-                    response.at_eof()?;
-                    return Poll::Ready(Ok(false));
-                }
-                response.feed(input, &mut |body| {
-                    *body_bytes += body.len() as u64;
-                    scanner.feed(body, &mut |seen| on(seen, now))
-                })?;
-                Poll::Ready(match response.status() {
-                    None => Ok(true),
-                    Some(200) if response.is_event_stream() => Ok(!response.done()),
-                    Some(200) => Err(Failure::NotEvents(response.content_type().to_owned())),
-                    Some(other) => Err(Failure::Status(other)),
-                })
-            })
-        })
-        .await
-    }
-
-    /// Reads up to the first event, which makes the stream count as open.
-    pub async fn ready(&mut self, on: &mut (dyn FnMut(Seen, u64) + Send)) -> Result<(), Failure> {
-        let mut events = 0_u64;
-        loop {
-            let more = self
-                .read(&mut |seen, now| {
-                    events += u64::from(matches!(seen, Seen::Event(_)));
-                    on(seen, now);
-                })
-                .await?;
-            if events > 0 {
-                return Ok(());
-            }
-            if !more {
-                return Err(Failure::Ended);
-            }
-        }
-    }
-
-    /// The connection itself.
-    pub fn into_tcp(self) -> TcpStream {
-        self.tcp
-    }
 }
 
 /// Runs `work`, for so long at most.

@@ -1,7 +1,7 @@
 //! Many streams that are opened, read for a while, and dropped.
 
 use crate::bench::Bench;
-use crate::client::{Failure, Failures, Stream, within};
+use crate::client::{Failure, Failures, within};
 use crate::clock::{now_ns, secs};
 use crate::report::Report;
 use crate::wire::{Seen, Sequence};
@@ -37,21 +37,20 @@ impl Crowd {
     {
         let shared = Arc::new(Shared::default());
         let opening = Arc::new(Semaphore::new(bench.common.opening.max(1)));
-        let request: Arc<[u8]> = bench.request(path).into();
-        let (dialer, limit) = (bench.dialer(), bench.open_limit());
+        let (opener, limit) = (Arc::new(bench.opener(path)), bench.open_limit());
         let mut tasks = JoinSet::new();
         let begin = now_ns();
         for i in 0..n {
             let permit = opening.clone().acquire_owned().await?;
-            let (shared, request, mut on) = (shared.clone(), request.clone(), handler(i));
+            let (shared, opener, mut on) = (shared.clone(), opener.clone(), handler(i));
             tasks.spawn(async move {
                 let opened = within(limit, async {
-                    let mut stream = Stream::start(dialer.dial(i).await?, &request).await?;
+                    let mut stream = opener.connect(i).await?.start().await?;
                     stream.ready(&mut on).await?;
                     Ok(stream)
                 })
                 .await;
-                drop((permit, request));
+                drop((permit, opener));
                 let mut stream = match opened {
                     Ok(stream) => {
                         shared.opened.fetch_add(1, Relaxed);

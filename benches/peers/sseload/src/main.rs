@@ -8,11 +8,14 @@ mod clock;
 mod crowd;
 mod event;
 mod forward;
+mod opener;
 mod origin;
 mod procfs;
 mod report;
 mod run;
+mod stream;
 mod target;
+mod transport;
 mod wire;
 
 use anyhow::Result;
@@ -85,6 +88,13 @@ enum Command {
         #[command(flatten)]
         workload: run::slow::Slow,
     },
+    /// Make TLS connections and close them: CPU time per handshake
+    Handshake {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        workload: run::handshake::Handshake,
+    },
     /// Hold connections that wait for a response's head or for a request: memory per connection
     Waiting {
         #[command(flatten)]
@@ -126,6 +136,7 @@ fn main() -> Result<()> {
         Command::Throughput { common, workload } => on_threads(1, drive(workload, common)),
         Command::Churn { common, workload } => on_threads(1, drive(workload, common)),
         Command::Slow { common, workload } => on_threads(1, drive(workload, common)),
+        Command::Handshake { common, workload } => on_threads(1, drive(workload, common)),
         Command::Waiting { common, workload } => on_threads(1, drive(workload, common)),
     }
 }

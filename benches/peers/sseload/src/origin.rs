@@ -9,8 +9,12 @@
 //! | `/plain` | a short text |
 //! | `/stats` | counters as JSON |
 //!
+//! A connection that begins as HTTP/2 by prior knowledge has `/idle` and `/tick`.
+//!
 //! Streams go out chunked. An event is one chunk and one write, but for `/burst`, whose writes are 64 KiB
 //! and whose chunks are `chunk` bytes wherever events end, or one event each with `chunk=0`.
+
+mod http2;
 
 use crate::clock::now_ns;
 use crate::event::{self, Stamp};
@@ -73,7 +77,12 @@ pub async fn serve(address: SocketAddrV4) -> Result<()> {
                 tokio::spawn(async move {
                     let _open = Up::new(&counters.open_connections);
                     let _ = stream.set_nodelay(true);
+                    let mut first = [0; 3];
                     // An error here is the peer's going away: nothing to tell.
+                    if matches!(stream.peek(&mut first).await, Ok(3)) && &first == b"PRI" {
+                        let _ = http2::serve(&counters, stream).await;
+                        return;
+                    }
                     let _ = Connection { counters: &counters, stream, number, input: Vec::new() }.run().await;
                 });
             }
@@ -253,9 +262,7 @@ impl Connection<'_> {
     async fn tick(&mut self, request: &Request, mut out: Vec<u8>) -> io::Result<()> {
         let every = Duration::from_secs_f64(param(request, "interval_ms", 1000.0_f64).clamp(0.1, 1e9) / 1e3);
         let size = param(request, "size", 200);
-        // Connections that open together must not tick together: spread them by the golden ratio.
-        let phase = every.mul_f64((self.number as f64 * 0.618_033_988_75).fract());
-        let mut clock = interval_at(Instant::now() + phase, every);
+        let mut clock = interval_at(Instant::now() + tick_phase(every, self.number), every);
         clock.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut plain = Vec::new();
         for seq in 0.. {
@@ -300,6 +307,11 @@ impl Connection<'_> {
         }
         self.send(&mut out, seq - sent).await
     }
+}
+
+/// When the first tick is: streams that open together must not tick together. They are spread by the golden ratio.
+fn tick_phase(every: Duration, number: u64) -> Duration {
+    every.mul_f64((number as f64 * 0.618_033_988_75).fract())
 }
 
 /// Appends one event as one chunk; `plain` is scratch space.

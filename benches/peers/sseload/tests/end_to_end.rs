@@ -59,6 +59,23 @@ fn idle() {
     }
 }
 
+/// The origin serves HTTP/2, too.
+#[test]
+fn streams_of_http2_share_connections() {
+    let shared = ["--protocol", "h2", "--per-connection", "10"];
+    for run in forwarded(&[&["idle", "--conns", "50", "--hold", "0.5", "--rest", "0.1"], &shared[..]].concat()) {
+        assert_eq!((&run["opened"], &run["origin_streams_held"], &run["dropped"]), (&50.into(), &50.into(), &0.into()));
+        // Five connections through a forwarder.
+        assert_eq!((&run["fds_per_conn"], &run["fds_kept"]), (&0.2.into(), &0.into()), "{run}");
+    }
+    let latency = ["latency", "--conns", "20", "--rate", "50", "--secs", "1", "--warm-up", "0.5"];
+    for run in forwarded(&[&latency, &shared[..]].concat()) {
+        let received = run["received"].as_f64().unwrap();
+        assert!((900.0..1100.0).contains(&received), "{run}");
+        assert_eq!((&run["lost"], &run["misordered"], &run["foreign_events"]), (&0.into(), &0.into(), &0.into()));
+    }
+}
+
 #[test]
 fn latency() {
     for run in forwarded(&["latency", "--conns", "20", "--rate", "50", "--secs", "1", "--warm-up", "0.5"]) {

@@ -1,7 +1,7 @@
 //! Clients that come and go: half of them close (FIN), half of them break off (RST).
 
 use crate::bench::{Bench, Workload};
-use crate::client::{Failures, Stream, within};
+use crate::client::{Failures, within};
 use crate::clock::{now_ns, secs};
 use crate::crowd::Crowd;
 use crate::procfs::Memory;
@@ -50,8 +50,7 @@ impl Workload for Churn {
         let (path, tree) = ("/idle", bench.tree);
         Crowd::open(bench, path, self.warm_up, |_| |_, _| ()).await?.close().await;
         sleep(Duration::from_millis(500)).await;
-        let request: Arc<[u8]> = bench.request(path).into();
-        let (dialer, limit) = (bench.dialer(), bench.open_limit());
+        let (opener, limit) = (Arc::new(bench.opener(path)), bench.open_limit());
         let seen = Arc::new(Mutex::new(Seen {
             first_event: Histogram::new_with_bounds(1_000, 120_000_000_000, 3)?,
             failures: Failures::default(),
@@ -72,11 +71,11 @@ impl Workload for Churn {
                 memory_halfway = tree.memory()?;
             }
             let permit = at_once.clone().acquire_owned().await?;
-            let (request, seen) = (request.clone(), seen.clone());
+            let (opener, seen) = (opener.clone(), seen.clone());
             tasks.spawn(async move {
                 let start = now_ns();
                 let opened = within(limit, async {
-                    let mut stream = Stream::start(dialer.dial(i).await?, &request).await?;
+                    let mut stream = opener.connect(i).await?.start().await?;
                     stream.ready(&mut |_, _| ()).await?;
                     Ok(stream)
                 })
@@ -91,9 +90,10 @@ impl Workload for Churn {
                 }
                 if let Ok(stream) = opened
                     && i % 2 == 0
+                    && let Some(tcp) = stream.tcp()
                 {
                     // Makes the close that follows a reset.
-                    let _ = stream.into_tcp().set_zero_linger();
+                    let _ = tcp.set_zero_linger();
                 }
                 drop(permit);
             });

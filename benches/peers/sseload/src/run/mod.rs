@@ -1,6 +1,7 @@
 //! The workloads.
 
 pub mod churn;
+pub mod handshake;
 pub mod idle;
 pub mod latency;
 pub mod slow;

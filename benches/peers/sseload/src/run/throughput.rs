@@ -1,7 +1,7 @@
 //! Streams as fast as they go.
 
 use crate::bench::{Bench, Workload};
-use crate::client::{Failure, Failures, Stream, within};
+use crate::client::{Failure, Failures, within};
 use crate::clock::{now_ns, secs};
 use crate::report::Report;
 use crate::wire::{Seen, Sequence};
@@ -40,19 +40,18 @@ impl Workload for Throughput {
 
     async fn run(&self, bench: &Bench<'_>) -> Result<Report> {
         let path = format!("/burst?events={}&size={}&chunk={}", self.events, self.size, self.chunk);
-        let request: Arc<[u8]> = bench.request(&path).into();
-        let (dialer, limit) = (bench.dialer(), Duration::from_secs_f64(self.limit));
+        let opener = Arc::new(bench.opener(&path));
+        let limit = Duration::from_secs_f64(self.limit);
         let mut connections = Vec::new();
         for i in 0..self.conns {
-            let tcp = within(bench.open_limit(), dialer.dial(i)).await;
-            connections.push(tcp.map_err(|f| anyhow::anyhow!("connection {i}: {}", f.key()))?);
+            let connected = within(bench.open_limit(), opener.connect(i)).await;
+            connections.push(connected.map_err(|f| anyhow::anyhow!("connection {i}: {}", f.key()))?);
         }
 
         let before = bench.clocks().await?;
         let begin = now_ns();
         let mut tasks = JoinSet::new();
-        for tcp in connections {
-            let request = request.clone();
+        for connected in connections {
             tasks.spawn(async move {
                 let mut sequence = Sequence::default();
                 let mut on = |seen, _| {
@@ -62,7 +61,7 @@ impl Workload for Throughput {
                     }
                 };
                 let work = async {
-                    let mut stream = Stream::start(tcp, &request).await?;
+                    let mut stream = connected.start().await?;
                     while stream.read(&mut on).await? {}
                     Ok::<_, Failure>(stream.body_bytes)
                 };
