@@ -10,6 +10,9 @@ cd "$(dirname "$0")/.."
 
 . tests/install.sh
 
+# Panics name their line without debug information, which takes time to generate and to link.
+export CARGO_PROFILE_DEV_DEBUG="${CARGO_PROFILE_DEV_DEBUG:-0}"
+
 # With rustup the components may be missing; without it, the toolchain has them or not.
 for component in rustfmt clippy; do
     if ! cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1; then
